@@ -1,0 +1,106 @@
+"""Who may do what: one table, and the two ways to ask it.
+
+Lists: `Model.objects.where(user, Can.X)`. One row: `get_for(Model.objects.all(), user, Can.X, uuid=…)`, which is 404 to
+a stranger (the same as a row that does not exist) and 403 to a member without the right.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import PermissionDenied
+from django.db import models
+from django.db.models import Q
+from django.http import Http404, HttpRequest
+
+
+class OrganizationRole(models.TextChoices):
+    ADMIN = "admin"
+    MEMBER = "member"
+
+
+class WorkspaceRole(models.TextChoices):
+    ADMIN = "admin"  # the API's BodoAdmin
+    USER = "user"
+    VIEWER = "viewer"  # the API's BodoViewer
+
+
+class Can(StrEnum):
+    SEE_ORGANIZATION = "see organization"
+    MANAGE_ORGANIZATION = "manage organization"  # workspaces, cloud configurations, people
+    SEE_WORKSPACE = "see workspace"  # that it exists, its name and state
+    VIEW = "view"  # what is inside a workspace
+    RUN_JOBS = "run jobs"
+    MANAGE_CLUSTERS = "manage clusters"
+    MANAGE_WORKSPACE = "manage workspace"
+
+
+_ORGANIZATION: dict[Can, frozenset[OrganizationRole]] = {
+    Can.SEE_ORGANIZATION: frozenset(OrganizationRole),
+    Can.MANAGE_ORGANIZATION: frozenset({OrganizationRole.ADMIN}),
+    Can.SEE_WORKSPACE: frozenset({OrganizationRole.ADMIN}),
+}
+_WORKSPACE: dict[Can, frozenset[WorkspaceRole]] = {
+    Can.SEE_WORKSPACE: frozenset(WorkspaceRole),
+    Can.VIEW: frozenset(WorkspaceRole),
+    Can.RUN_JOBS: frozenset({WorkspaceRole.ADMIN, WorkspaceRole.USER}),
+    Can.MANAGE_CLUSTERS: frozenset({WorkspaceRole.ADMIN}),
+    Can.MANAGE_WORKSPACE: frozenset({WorkspaceRole.ADMIN}),
+}
+
+Person = Any  # a User or AnonymousUser; `accounts.models` imports this module
+M = TypeVar("M", bound=models.Model)
+
+
+class AccessQuerySet(models.QuerySet[M]):
+    """A queryset that knows the way from its rows to the workspace and the organization they belong to."""
+
+    workspace_path: str | None = None  # e.g. "cluster__workspace"; "" when the row is the workspace itself
+    organization_path: str | None = None
+    sees: Can = Can.VIEW  # the right that makes a row exist for a person
+
+    def where(self, user: Person, can: Can) -> Self:
+        """The rows on which this person has this right. Nobody signed in, or an inactive account: none."""
+        if isinstance(user, AnonymousUser) or user is None or not user.is_active:
+            return self.none()
+        allowed = Q(pk__in=[])
+        if self.workspace_path is not None and can in _WORKSPACE:
+            at = f"{self.workspace_path}__" if self.workspace_path else ""
+            allowed |= Q(**{f"{at}members__user": user, f"{at}members__role__in": _WORKSPACE[can]})
+        if self.organization_path is not None and can in _ORGANIZATION:
+            at = f"{self.organization_path}__" if self.organization_path else ""
+            allowed |= Q(**{f"{at}memberships__user": user, f"{at}memberships__role__in": _ORGANIZATION[can]})
+        # A subquery, because the joins to members may give a row twice.
+        return self.filter(pk__in=self.model._default_manager.filter(allowed).values("pk"))
+
+    def seen_by(self, user: Person, uuid: UUID | str) -> M | None:
+        """The row with this uuid if this person may see it."""
+        return self.where(user, self.sees).filter(uuid=uuid).first()
+
+
+def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) -> M:
+    """The one row. Raises Http404 where the person may not even see it, PermissionDenied where they may only see it."""
+    row = queryset.where(user, queryset.sees).filter(**lookup).first()
+    if row is None:
+        raise Http404
+    if can != queryset.sees and not queryset.where(user, can).filter(pk=row.pk).exists():
+        raise PermissionDenied
+    return row
+
+
+def may(request: HttpRequest) -> dict[str, Any]:
+    """For templates: `{% if may.run_jobs %}` by the role in the workspace of the page (`request.workspace`)."""
+    roles = getattr(request, "roles", None)
+    if roles is None:
+        return {"may": {}}
+    organization_role, workspace_role = roles
+    return {
+        "may": {
+            can.name.lower(): organization_role in _ORGANIZATION.get(can, ())
+            or workspace_role in _WORKSPACE.get(can, ())
+            for can in Can
+        }
+    }

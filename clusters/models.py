@@ -1,0 +1,213 @@
+"""Clusters, their nodes, and the engine versions that run on them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+
+from django.contrib.contenttypes.fields import GenericRelation
+from django.db import models
+from django.db.models import Q
+
+from accounts.access import AccessQuerySet
+from accounts.models import User
+from portal import clouds, secrets, ssh
+from portal.statuses import Badge
+from portal.tasks.models import Task
+from workspaces.models import Workspace
+
+
+class EngineVersion(models.Model):
+    """What runs on the nodes: a Bodo release, or plain MPI. `packages` are pip requirements."""
+
+    class Kind(models.TextChoices):
+        MPI = "mpi", "Plain MPI"
+        BODO = "bodo", "Bodo"
+
+    kind = models.CharField(max_length=10, choices=Kind)
+    version = models.CharField(max_length=40)
+    packages = models.JSONField()
+    offered = models.BooleanField(default=True)  # in the form; old ones stay for the clusters that have them
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["kind", "version"], name="engine_versions_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.version}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.kind}-{self.version}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For `mpiexec -n N`: without it, every rank of a Bodo program tries to spawn workers of its own."""
+        return {"BODO_SPAWN_MODE": "0"} if self.kind == self.Kind.BODO else {}
+
+
+class ClusterQuerySet(AccessQuerySet["Cluster"]):
+    workspace_path = "workspace"
+
+    def live(self) -> ClusterQuerySet:
+        return self.exclude(status=Cluster.Status.TERMINATED)
+
+
+class Cluster(models.Model):
+    """Nodes of one instance type with an engine version, ready for MPI."""
+
+    class Status(models.TextChoices):
+        NEW = "new"
+        INPROGRESS = "inprogress"
+        RUNNING = "running"
+        FAILED = "failed"
+        TERMINATING = "terminating"
+        TERMINATED = "terminated"
+
+    PAGE: ClassVar[dict[str, Badge]] = {
+        Status.NEW: Badge.waiting("NEW"),
+        Status.INPROGRESS: Badge.working("INPROGRESS"),
+        Status.RUNNING: Badge.good("RUNNING"),
+        Status.FAILED: Badge.bad("FAILED"),
+        Status.TERMINATING: Badge.working("TERMINATING"),
+        Status.TERMINATED: Badge.gone("TERMINATED"),
+    }
+    API: ClassVar[dict[str, str]] = {status: status.name for status in Status}
+    COMES_FROM: ClassVar[dict[str, set[str]]] = {
+        Status.INPROGRESS: {Status.NEW, Status.FAILED, Status.RUNNING},
+        Status.RUNNING: {Status.INPROGRESS},
+        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
+        Status.TERMINATING: {Status.RUNNING, Status.FAILED},
+        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="clusters")
+    name = models.CharField(max_length=40)
+    instance_type = models.CharField(max_length=40)
+    cores_per_node = models.PositiveSmallIntegerField()
+    node_count = models.PositiveSmallIntegerField()
+    engine_version = models.ForeignKey(EngineVersion, models.PROTECT, related_name="+")
+    status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
+    key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
+    key_private = models.TextField(blank=True, editable=False)  # encrypted
+    note = models.CharField(max_length=200, blank=True)  # what the cloud wants people to know of its nodes
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
+
+    objects = ClusterQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace", "name"], condition=~Q(status="terminated"), name="live_cluster_names_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["new", "inprogress", "running", "failed", "terminating", "terminated"]),
+                name="cluster_status_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def badge(self) -> Badge:
+        return self.PAGE[self.status]
+
+    @property
+    def cores(self) -> int:
+        return self.cores_per_node * self.node_count
+
+    @property
+    def tags(self) -> clouds.Tags:
+        return self.workspace.tags(self.uuid)
+
+    def belongs_to(self, field: str) -> str:
+        return f"{self.workspace.organization.uuid}/cluster/{self.uuid}/{field}"
+
+    @property
+    def key(self) -> str:
+        return secrets.decrypt(self.key_private, belongs_to=self.belongs_to("key_private"))
+
+    @property
+    def hostfile(self) -> str:
+        """Where the hostfile lies on the shared filesystem, as the nodes see it."""
+        head = self.nodes.order_by("rank").first()
+        return f"{head.shared if head else '/shared'}/.hostfile-{self.uuid}"
+
+    @property
+    def engine_folder(self) -> str:
+        head = self.nodes.order_by("rank").first()
+        return f"{head.shared if head else '/shared'}/.engines/{self.engine_version.slug}"
+
+    def move(self, to: Status) -> bool:
+        """Change the status, and say whether this call was the one that did it."""
+        moved = Cluster.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
+        if moved:
+            self.status = to
+        return bool(moved)
+
+    @property
+    def last_task(self) -> Task | None:
+        last: Task | None = self.tasks.order_by("-pk").first()
+        return last
+
+    def live_names(self) -> list[str]:
+        return [f"cluster.{self.uuid}", *self.workspace.live_names()]
+
+
+class Node(models.Model):
+    """One computer of a cluster, as the portal last saw it."""
+
+    class State(models.TextChoices):
+        ASKED = "asked"
+        ANSWERS = "answers"
+        SILENT = "silent"  # exists, does not answer
+        GONE = "gone"  # the cloud does not list it, or lists it as stopped
+
+    PAGE: ClassVar[dict[str, Badge]] = {
+        State.ASKED: Badge.waiting("WAITING"),
+        State.ANSWERS: Badge.good("ANSWERS"),
+        State.SILENT: Badge("SILENT", "st-warn", "bi-question-circle-fill"),
+        State.GONE: Badge.bad("GONE"),
+    }
+
+    cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
+    rank = models.PositiveSmallIntegerField()
+    hostname = models.CharField(max_length=80)
+    host_public = models.TextField()
+    host_private = models.TextField(editable=False)  # encrypted
+    cloud_id = models.CharField(max_length=120, blank=True)
+    address = models.CharField(max_length=64, blank=True)  # from the portal
+    port = models.PositiveIntegerField(default=22)
+    private_address = models.CharField(max_length=64, blank=True)  # from the other nodes
+    user = models.CharField(max_length=40, blank=True)
+    home = models.CharField(max_length=300, blank=True)
+    shared = models.CharField(max_length=300, default="/shared")
+    state = models.CharField(max_length=10, choices=State, default=State.ASKED)
+    seen = models.DateTimeField(null=True)  # when it last answered
+
+    class Meta:
+        ordering = ["rank"]
+        constraints = [models.UniqueConstraint(fields=["cluster", "rank"], name="one_node_per_rank")]
+
+    def __str__(self) -> str:
+        return self.hostname
+
+    @property
+    def badge(self) -> Badge:
+        return self.PAGE[self.state]
+
+    @property
+    def host_key(self) -> clouds.HostKey:
+        private = secrets.decrypt(self.host_private, belongs_to=self.cluster.belongs_to(f"host-{self.rank}"))
+        return clouds.HostKey(private, self.host_public)
+
+    @property
+    def host(self) -> ssh.Host:
+        """For the portal's own connections."""
+        key = self.cluster.workspace.login_key
+        return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public)
+
+

@@ -1,0 +1,343 @@
+"""How a cluster is made, and taken apart again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils.timezone import now
+
+from clusters.models import Cluster, Node
+from portal import detached, secrets, ssh
+from portal.clouds import CloudNode, ClusterSpec
+from portal.clouds.errors import Passing, PortalError, Refused
+from portal.tasks.ledger import Plan, StepPlan, Work
+from portal.tasks.models import Task, TaskStatus
+
+
+def check_cloud(work: Work) -> None:
+    cluster: Cluster = work.subject
+    cloud = cluster.workspace.cloud
+    identity = cloud.check()
+    if cluster.instance_type not in {offer.name for offer in cloud.instance_types()}:
+        raise Refused(
+            f"{cluster.instance_type} cannot be had in {cluster.workspace.region}.",
+            advice="Delete this cluster and choose another instance type.",
+        )
+    work.log(f"{identity.name}: {cluster.node_count} × {cluster.instance_type}, {cluster.cores} cores.")
+
+
+def make_keys(work: Work) -> None:
+    """The cluster's own key, and each node's host key before the node exists."""
+    cluster: Cluster = work.subject
+    with transaction.atomic():
+        work.prove()
+        if not cluster.key_public:
+            private, cluster.key_public = ssh.new_key(f"cluster {cluster.uuid}")
+            cluster.key_private = secrets.encrypt(private, belongs_to=cluster.belongs_to("key_private"))
+            cluster.save(update_fields=["key_public", "key_private"])
+        have = set(cluster.nodes.values_list("rank", flat=True))
+        for rank in set(range(cluster.node_count)) - have:
+            private, public = ssh.new_key(f"{cluster.name}-{rank}")
+            Node.objects.create(
+                cluster=cluster,
+                rank=rank,
+                hostname=f"{cluster.name}-{rank}",
+                host_public=public,
+                host_private=secrets.encrypt(private, belongs_to=cluster.belongs_to(f"host-{rank}")),
+            )
+    work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
+
+
+def _spec(cluster: Cluster) -> ClusterSpec:
+    return ClusterSpec(
+        tags=cluster.tags,
+        name=cluster.name,
+        instance_type=cluster.instance_type,
+        host_keys=tuple(node.host_key for node in cluster.nodes.all()),
+        authorized_keys=(cluster.workspace.login_public, cluster.key_public),
+    )
+
+
+def ask_for_nodes(work: Work) -> None:
+    cluster: Cluster = work.subject
+    cluster.workspace.cloud.ensure_nodes(_spec(cluster))
+    work.log(f"Asked for {cluster.node_count} nodes.")
+
+
+def drop_nodes(work: Work) -> None:
+    cluster: Cluster = work.subject
+    cloud = cluster.workspace.cloud
+    cloud.delete_nodes(cluster.tags)
+    if left := cloud.nodes(cluster.tags):
+        work.wait(1, f"{len(left)} of {cluster.node_count} nodes still stop")
+    cluster.nodes.update(state=Node.State.GONE)
+
+
+def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
+    """What the cloud says of the nodes, into their rows."""
+    rows = {node.rank: node for node in cluster.nodes.all()}
+    for node in seen:
+        row = rows.get(node.rank)
+        if row is None:
+            continue
+        row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
+        row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
+        row.shared = node.shared
+        row.save()
+    if seen and seen[0].note != cluster.note:
+        cluster.note = seen[0].note
+        cluster.save(update_fields=["note"])
+
+
+def reach_nodes(work: Work) -> None:
+    """Wait until each node runs and answers over SSH. One that died meanwhile is asked for again."""
+    cluster: Cluster = work.subject
+    seen = cluster.workspace.cloud.nodes(cluster.tags)
+    running = {node.rank for node in seen if node.running}
+    if len(running) < cluster.node_count:
+        missing = sorted(set(range(cluster.node_count)) - running)
+        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}.")
+        cluster.workspace.cloud.ensure_nodes(_spec(cluster))
+        work.wait(0.5, f"{len(running)} of {cluster.node_count} nodes run")
+    with transaction.atomic():
+        work.prove()
+        _write_down(cluster, seen)
+    ready = [node for node in seen if node.address]
+    if len(ready) < cluster.node_count:
+        work.wait(0.3, f"{len(ready)} of {cluster.node_count} nodes have booted")
+    nodes = list(cluster.nodes.all())
+    answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
+    silent = []
+    for node, answer in zip(nodes, answers, strict=True):
+        if isinstance(answer, Refused):
+            raise answer
+        if isinstance(answer, PortalError) or answer.status:
+            silent.append(node)
+        elif node.state != Node.State.ANSWERS:
+            Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
+            work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
+    if silent:
+        count = cluster.node_count - len(silent)
+        work.wait(1, f"{count} of {cluster.node_count} answer, waiting for {silent[0].hostname}")
+
+
+def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
+    """The answers of all nodes. Raises `Passing` when one does not answer, after having asked the cloud for it again."""
+    nodes = list(cluster.nodes.all())
+    good: list[ssh.Answer] = []
+    for node, answer in zip(
+        nodes, ssh.run_on_all([node.host for node in nodes], command, input=input), strict=True
+    ):
+        if isinstance(answer, PortalError):
+            if isinstance(answer, Passing):
+                cluster.workspace.cloud.ensure_nodes(_spec(cluster))
+            raise answer
+        if answer.status:
+            raise Refused(f"{what} failed on {node.hostname}.", evidence=answer.said)
+        good.append(answer)
+    return good
+
+
+def introduce_nodes(work: Work) -> None:
+    """The cluster's key, known hosts, ssh configuration and hostfile, on every node and on /shared."""
+    cluster: Cluster = work.subject
+    nodes = list(cluster.nodes.all())
+    home = nodes[0].home
+    folder = f"{home}/.ssh"
+    known = "".join(
+        f"{node.hostname},{node.private_address},[{node.private_address}]:{node.port} {node.host_public}\n"
+        for node in nodes
+    )
+    config = "".join(f"Host {node.hostname}\n  HostName {node.private_address}\n  Port {node.port}\n" for node in nodes)
+    config += (
+        f"Host *\n  User {nodes[0].user}\n  IdentityFile {{folder}}/id_cluster\n  IdentitiesOnly yes\n"
+        "  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n"
+        "  HashKnownHosts no\n  BatchMode yes\n  LogLevel ERROR\n  ConnectTimeout 10\n"
+        "  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
+    )
+    hostfile = "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
+    # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
+    for node in nodes:
+        folder = f"{node.home}/.ssh"
+        for name, text, mode in (
+            ("id_cluster", cluster.key, "600"),
+            ("known_hosts", known, "600"),
+            ("config", config.replace("{folder}", folder), "600"),
+        ):
+            ssh.check(node.host, f"mkdir -p -m 700 {shlex.quote(folder)}", what="Making ~/.ssh")
+            ssh.put(node.host, f"{folder}/{name}", text.encode(), mode=mode)
+        ssh.put(node.host, f"{node.home}/hostfile", hostfile.encode(), mode="644")
+    ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
+    detached.prepare(nodes[0].host, nodes[0].shared)
+    names = [answer.text for answer in _all_or_passing(cluster, "hostname", what="Asking for the hostname")]
+    if names != [node.hostname for node in nodes]:
+        raise Refused("The nodes do not have the names they were given.", evidence=", ".join(names))
+    work.log(f"Hostfile {cluster.hostfile}: {len(nodes)} nodes, {cluster.cores} cores.")
+
+
+def forget_nodes(work: Work) -> None:
+    """Take the hostfile off /shared, by any node that answers."""
+    cluster: Cluster = work.subject
+    for node in cluster.nodes.exclude(address=""):
+        try:
+            ssh.run(node.host, f"rm -f {shlex.quote(cluster.hostfile)}", seconds=15)
+        except PortalError as error:
+            work.log(f"{error.message} Asking the next node.")
+        else:
+            return
+
+
+def install_engine(work: Work) -> None:
+    """Once for each workspace and version, into /shared; as a command of the head node, looked at from time to time."""
+    cluster: Cluster = work.subject
+    head = cluster.nodes.get(rank=0)
+    folder = cluster.engine_folder
+    if ssh.run(head.host, f"test -f {shlex.quote(folder)}/.complete").status == 0:
+        work.log(f"{cluster.engine_version} is in this workspace already.")
+        return
+    # A folder for each try: a detached command runs once in a folder's life.
+    trial = work.memo.setdefault("trial", 1)
+    place = f"{head.shared}/.engines/.install-{cluster.engine_version.slug}-{cluster.uuid.hex[:8]}-{trial}"
+    end, started, said = detached.look(head.host, place)
+    if not started:
+        packages = [str(package) for package in cluster.engine_version.packages]
+        detached.start(
+            head.host,
+            head.shared,
+            place,
+            argv=["/bin/sh", "-c", _INSTALL, "install", folder, *packages],
+            env={},
+        )
+        work.log(f"Installing {', '.join(packages)} into {folder}.")
+        work.wait(0.5, f"installing {cluster.engine_version}")
+    if end is None:
+        last = said.splitlines()[-1] if said else f"installing {cluster.engine_version}"
+        work.wait(1, last[:200])
+    ssh.run(head.host, f"rm -rf {shlex.quote(place)}")
+    if end["status"] != 0:
+        work.memo["trial"] = trial + 1
+        raise Passing(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
+
+
+# Made beside its place and moved there when whole. A lock, because two clusters of a workspace may want it at once.
+_INSTALL = """
+set -eu
+final=$1; shift
+mkdir -p "$(dirname "$final")"
+exec 9> "$final.lock"
+flock 9
+if [ -f "$final/.complete" ]; then exit 0; fi
+rm -rf "$final"
+if command -v uv > /dev/null; then
+  uv venv --quiet --python "$(command -v python3)" "$final"
+  uv pip install --python "$final/bin/python" --link-mode copy "$@" || {
+    echo "uv could not; trying pip"
+    python3 -m venv --clear "$final"
+    "$final/bin/python" -m pip install --disable-pip-version-check --no-input "$@"
+  }
+else
+  python3 -m venv --clear "$final"
+  "$final/bin/python" -m pip install --disable-pip-version-check --no-input "$@"
+fi
+"$final/bin/python" -m compileall -q "$final/lib" || true
+touch "$final/.complete"
+echo "installed"
+"""
+
+_HELLO = (
+    "from mpi4py import MPI; import socket; w = MPI.COMM_WORLD; "
+    "t = w.allreduce(w.rank); names = w.gather(socket.gethostname(), 0); "
+    "print(__import__('json').dumps([w.size, t, sorted(set(names))])) if w.rank == 0 else None"
+)
+
+
+def try_mpi(work: Work) -> None:
+    """A small MPI program on all cores of all nodes: the cluster is only RUNNING when that worked."""
+    cluster: Cluster = work.subject
+    head = cluster.nodes.get(rank=0)
+    python = f"{cluster.engine_folder}/bin/python"
+    environment = {**cluster.engine_version.environment, "PATH": f"{cluster.engine_folder}/bin"}
+    words = ["mpiexec", "-n", str(cluster.cores), "-f", f"{head.home}/hostfile", python, "-c", _HELLO]
+    path = environment.pop("PATH")
+    command = (
+        f"export PATH={shlex.quote(path)}:$PATH; {shlex.join(['env', *(f'{k}={v}' for k, v in environment.items())])} "
+        f"timeout -k 2 40 {shlex.join(words)}"
+    )
+    answer = ssh.run(head.host, command, seconds=50)
+    if answer.status:
+        cluster.workspace.cloud.ensure_nodes(_spec(cluster))  # if it failed because a node has died
+        raise Passing(f"The MPI program ended with exit status {answer.status}.", evidence=answer.said)
+    try:
+        size, total, names = json.loads(answer.text.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise Passing("The MPI program printed something else than its result.", evidence=answer.said) from error
+    expected = [node.hostname for node in cluster.nodes.all()]
+    if (size, total) != (cluster.cores, cluster.cores * (cluster.cores - 1) // 2) or names != sorted(expected):
+        raise Refused("The MPI program did not reach every core of every node.", evidence=answer.text)
+    work.log(f"{size} ranks on {len(names)} nodes added up their numbers: {total}, as it should be.")
+
+
+def check_nothing_is_left(work: Work) -> None:
+    cluster: Cluster = work.subject
+    left = cluster.workspace.cloud.leftovers(cluster.tags)
+    if left:
+        raise Passing(f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}.")
+    for node in cluster.nodes.all():
+        work.log(f"{node.hostname}: confirmed gone.")
+    Node.objects.filter(cluster=cluster).update(host_private="")
+    Cluster.objects.filter(pk=cluster.pk).update(key_private="")
+
+
+def begin(task: Task) -> None:
+    task.subject.move(Cluster.Status.INPROGRESS)
+
+
+def settle_create(task: Task) -> None:
+    to = {TaskStatus.FINISHED: Cluster.Status.RUNNING, TaskStatus.CANCELLED: Cluster.Status.TERMINATED}
+    task.subject.move(to.get(TaskStatus(task.status), Cluster.Status.FAILED))
+
+
+def settle_repair(task: Task) -> None:
+    task.subject.move(Cluster.Status.RUNNING if task.status == TaskStatus.FINISHED else Cluster.Status.FAILED)
+
+
+def begin_delete(task: Task) -> None:
+    task.subject.move(Cluster.Status.TERMINATING)
+
+
+def settle_delete(task: Task) -> None:
+    done = task.status == TaskStatus.FINISHED
+    task.subject.move(Cluster.Status.TERMINATED if done else Cluster.Status.FAILED)
+
+
+CREATE = Plan(
+    [
+        StepPlan("check", "Check the cloud and the instance type", check_cloud),
+        StepPlan("keys", "Make keys and host keys", make_keys),
+        StepPlan("nodes", "Ask for the nodes", ask_for_nodes, undo=drop_nodes),
+        StepPlan("reach", "Nodes boot and answer", reach_nodes, limit=timedelta(minutes=15)),
+        StepPlan("introduce", "Introduce the nodes to each other", introduce_nodes, undo=forget_nodes),
+        StepPlan("engine", "Install the engine version", install_engine, limit=timedelta(minutes=30), tries=3),
+        StepPlan("try", "Try a small MPI program on all nodes", try_mpi),
+    ],
+    queue="provision",
+    begin=begin,
+    settle=settle_create,
+)
+
+# The same steps: each finds what is there, and makes what is missing. Cancelling it takes nothing away.
+REPAIR = Plan(CREATE.steps, queue="provision", begin=begin, settle=settle_repair, undo_on_cancel=False)
+
+DELETE = Plan(
+    [
+        *CREATE.teardown(),
+        StepPlan("gone", "Ask the cloud what is left", check_nothing_is_left),
+    ],
+    queue="teardown",
+    begin=begin_delete,
+    settle=settle_delete,
+    undo_on_cancel=False,
+)

@@ -1,0 +1,170 @@
+"""Jobs (what a person defines) and runs (one execution each)."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import ClassVar
+
+from django.contrib.contenttypes.fields import GenericRelation
+from django.db import models
+from django.db.models import Q
+from django.utils.timezone import now
+
+from accounts.access import AccessQuerySet
+from accounts.models import User
+from clusters.models import Cluster
+from portal.statuses import Badge
+from portal.tasks.models import Output, Task
+from workspaces.models import Workspace
+
+
+class JobQuerySet(AccessQuerySet["Job"]):
+    workspace_path = "workspace"
+
+
+class Job(models.Model):
+    """A Python program from a Git repository, run on every core of a cluster."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="jobs")
+    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="jobs")
+    name = models.CharField(max_length=80)
+    git_url = models.CharField(max_length=500)
+    reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
+    command = models.TextField()
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["workspace", "name"], name="job_names_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def last_run(self) -> Run | None:
+        return self.runs.order_by("-number").first()
+
+
+class RunQuerySet(AccessQuerySet["Run"]):
+    workspace_path = "job__workspace"
+
+    def unfinished(self) -> RunQuerySet:
+        return self.filter(status__in=(Run.Status.NEW, Run.Status.INPROGRESS))
+
+
+class Run(models.Model):
+    """One execution of a job. What ran is copied from the job, so that changing the job changes no history."""
+
+    class Status(models.TextChoices):
+        NEW = "new"
+        INPROGRESS = "inprogress"
+        FINISHED = "finished"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    PAGE: ClassVar[dict[str, Badge]] = {
+        Status.NEW: Badge.waiting("NEW"),
+        Status.INPROGRESS: Badge.working("INPROGRESS"),
+        Status.FINISHED: Badge.good("FINISHED"),
+        Status.FAILED: Badge.bad("FAILED"),
+        Status.CANCELLED: Badge.gone("CANCELLED"),
+    }
+    API: ClassVar[dict[str, str]] = {
+        Status.NEW: "PENDING",
+        Status.INPROGRESS: "RUNNING",
+        Status.FINISHED: "SUCCEEDED",
+        Status.FAILED: "FAILED",
+        Status.CANCELLED: "CANCELLED",
+    }
+    COMES_FROM: ClassVar[dict[str, set[str]]] = {
+        Status.INPROGRESS: {Status.NEW},
+        Status.FINISHED: {Status.INPROGRESS},
+        Status.FAILED: {Status.NEW, Status.INPROGRESS},
+        Status.CANCELLED: {Status.NEW, Status.INPROGRESS},
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    job = models.ForeignKey(Job, models.PROTECT, related_name="runs")
+    number = models.PositiveIntegerField()
+    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="runs")
+    git_url = models.CharField(max_length=500)
+    reference = models.CharField(max_length=200, blank=True)
+    command = models.TextField()
+    cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
+    status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
+    phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
+    commit = models.CharField(max_length=40, blank=True)
+    commit_subject = models.CharField(max_length=200, blank=True)
+    exit_status = models.IntegerField(null=True)
+    exit_signal = models.IntegerField(null=True)
+    observed = models.BooleanField(default=False)  # the watch process has seen it to its end
+    digests = models.JSONField(null=True)  # the node's own checksums, by stream
+    cause = models.TextField(blank=True)
+    evidence = models.TextField(blank=True)
+    advice = models.TextField(blank=True)
+    silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
+    output = models.OneToOneField(Output, models.PROTECT, related_name="run")
+    started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+    started = models.DateTimeField(null=True)  # on the node
+    ended = models.DateTimeField(null=True)
+    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["cluster", "status"], name="run_cluster_status"),
+            models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
+        ]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
+            models.CheckConstraint(
+                condition=Q(status__in=["new", "inprogress", "finished", "failed", "cancelled"]),
+                name="run_status_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, run {self.number}"
+
+    @property
+    def badge(self) -> Badge:
+        task = self.last_task
+        return Badge.working("CANCELLING") if task and task.is_cancelling else self.PAGE[self.status]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        return (self.ended or now()) - self.started if self.started else None
+
+    @property
+    def last_task(self) -> Task | None:
+        last: Task | None = self.tasks.order_by("-pk").first()
+        return last
+
+    def folder(self, shared: str) -> str:
+        """Its folder on the nodes."""
+        return f"{shared}/.runs/{self.uuid}"
+
+    @property
+    def mark(self) -> str:
+        """NAME=VALUE in the environment of each of its processes, on every node."""
+        return f"COXSWAIN_RUN={self.uuid}"
+
+    def move(self, to: Status, **fields: object) -> bool:
+        """Change the status, and say whether this call was the one that did it."""
+        moved = Run.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to, **fields)
+        if moved:
+            self.status = to
+        return bool(moved)
+
+    def live_names(self) -> list[str]:
+        return [f"run.{self.uuid}", f"cluster.{self.cluster.uuid}", *self.job.workspace.live_names()]

@@ -1,0 +1,60 @@
+"""The examples as Git repositories, which the portal serves read-only at /examples/NAME."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+from django.conf import settings
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+def names() -> list[str]:
+    return sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
+
+
+def folder_of(name: str) -> Path:
+    return Path(settings.VAR) / "examples" / name
+
+
+def publish(name: str) -> Path:
+    """Make the repository, unless the one that is there has the same files. Returns its folder."""
+    source, final = EXAMPLES / name, folder_of(name)
+    files = sorted(f for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
+    content = sha256()
+    for file in files:
+        content.update(f"{file.relative_to(source)}\0".encode() + sha256(file.read_bytes()).digest())
+    mark = content.hexdigest()
+    if (final / "published").is_file() and (final / "published").read_text() == mark:
+        return final
+    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{name}-"))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(draft),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_DIR": str(draft),
+        "GIT_WORK_TREE": str(source),
+        # The same files give the same commit, whoever publishes them.
+        **{f"GIT_{who}_{what}": text for who in ("AUTHOR", "COMMITTER") for what, text in _SIGNATURE.items()},
+    }
+    for words in (
+        ("init", "--quiet", "--bare", "--initial-branch=main"),
+        ("add", "--", *(str(file.relative_to(source)) for file in files)),
+        ("commit", "--quiet", "-m", f"The {name} example"),
+        ("repack", "-a", "-d", "-q"),
+        ("update-server-info",),
+    ):
+        subprocess.run(["git", *words], env=environment, cwd=source, check=True, capture_output=True)
+    (draft / "published").write_text(mark)
+    shutil.rmtree(final, ignore_errors=True)
+    draft.replace(final)
+    return final
+
+
+_SIGNATURE = {"NAME": "Coxswain", "EMAIL": "examples@coxswain.invalid", "DATE": "2026-01-01T00:00:00+00:00"}

@@ -1,0 +1,55 @@
+"""What is wrong with the settings, before a person finds out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 (Django's own name)
+from django.utils.module_loading import import_string
+
+
+@register(Tags.security)
+def settings_are_sane(**_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    site = urlsplit(settings.PORTAL_URL)
+    if site.scheme not in {"http", "https"} or not site.hostname:
+        found.append(
+            Error(
+                f"PORTAL_URL is {settings.PORTAL_URL!r}.",
+                hint="Give the address as people type it, e.g. https://portal.example.org.",
+                id="portal.E001",
+            )
+        )
+    if len(settings.SECRET_KEY) < 32:
+        found.append(Error("PORTAL_SECRET_KEY is short.", hint="Use 50 random characters.", id="portal.E002"))
+    if any(len(key) < 32 for key in settings.ENCRYPTION_KEYS):
+        found.append(
+            Error("A key in PORTAL_ENCRYPTION_KEYS is short.", hint="Use 43 random characters.", id="portal.E003")
+        )
+    if settings.VAR.stat().st_mode & 0o077:
+        found.append(
+            Error(f"{settings.VAR} can be read by others.", hint="chmod 700 it: it holds secrets.", id="portal.E004")
+        )
+    for kind, path in settings.PLANS.items():
+        try:
+            import_string(path)
+        except ImportError as error:
+            found.append(Error(f"The plan of {kind} cannot be imported: {error}", id="portal.E005"))
+    return found
+
+
+@register(Tags.security, deploy=True)
+def ready_for_production(**_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+        found.append(
+            Warning("The database is SQLite.", hint="Set DATABASE_URL=postgresql://… for a team.", id="portal.W001")
+        )
+    if settings.EMBEDDED_REDIS:
+        found.append(Warning("Redis is the embedded one.", hint="Set REDIS_URL=redis://….", id="portal.W002"))
+    if sys.platform != "linux":
+        found.append(Warning("Only Linux is supported.", id="portal.W003"))
+    return found

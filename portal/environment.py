@@ -1,0 +1,96 @@
+"""Reading settings from the environment: NAME, or NAME_FILE naming a file that holds the value."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+
+def text(name: str, default: str = "") -> str:
+    if path := os.environ.get(f"{name}_FILE"):
+        return Path(path).read_text().strip()
+    return os.environ.get(name, default)
+
+
+def flag(name: str, *, default: bool) -> bool:
+    return text(name, "yes" if default else "no").strip().lower() in {"1", "yes", "true", "on"}
+
+
+def number(name: str, default: int) -> int:
+    return int(text(name) or default)
+
+
+def words(name: str) -> list[str]:
+    return [word for word in text(name).replace(",", " ").split() if word]
+
+
+def private_folder(path: Path) -> Path:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def generated_secret(path: Path) -> str:
+    """The secret in this file, which is made on the first call. Two processes starting at once agree on one."""
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
+            draft.write(secrets.token_urlsafe(48))
+        try:
+            os.link(draft.name, path)  # fails when another process was first; then theirs counts
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(draft.name)
+    return path.read_text().strip()
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the embedded Valkey listens. A unix socket's path must be shorter than 108 characters."""
+    path = folder / "valkey.sock"
+    if len(os.fsencode(path)) < 100:
+        return path
+    short = sha256(os.fsencode(folder)).hexdigest()[:12]
+    place = private_folder(Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{short}")
+    if place.stat().st_uid != os.getuid():
+        raise PermissionError(f"{place} belongs to somebody else")
+    return place / "valkey.sock"
+
+
+def redis_url(base: str, *, database: int) -> str:
+    return f"{base}?db={database}" if base.startswith("unix:") else f"{base.rstrip('/')}/{database}"
+
+
+def database(url: str, folder: Path) -> dict[str, Any]:
+    """Django's DATABASES entry for `postgresql://…`, or SQLite in the folder when no URL is given."""
+    if not url:
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": folder / "portal.sqlite3",
+            # DEFERRED transactions fail at once with "database is locked" when a read turns into a write;
+            # IMMEDIATE ones wait their turn.
+            "OPTIONS": {
+                "timeout": 20,
+                "transaction_mode": "IMMEDIATE",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-20000;",
+            },
+        }
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ValueError(f"DATABASE_URL must begin with postgresql://, not {parts.scheme}://")
+    options: dict[str, Any] = dict(parse_qsl(parts.query))
+    host = options.pop("host", "") or unquote(parts.hostname or "")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": str(parts.port or options.pop("port", "")),
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": options,
+    }

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from django.core.management import BaseCommand
+
+from portal.tasks import watch
+
+
+class Command(BaseCommand):
+    help = "Look after tasks, runs and nodes. Any number may be started; one of them leads."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        asyncio.run(watch.main())

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from django.core.management import BaseCommand, CommandParser
+
+
+class Command(BaseCommand):
+    help = "Serve pages and live sockets."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        uvicorn.run(
+            "portal.asgi:application",
+            host=options["host"],
+            port=options["port"],
+            ws="websockets-sansio",
+            # Frames are shared by all viewers of an output; deflating each for itself would cost more than it saves.
+            ws_per_message_deflate=False,
+            ws_max_size=64 * 1024,
+            proxy_headers=bool(settings.TRUSTED_PROXIES),
+            forwarded_allow_ips="*" if settings.TRUSTED_PROXIES else None,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+        )

@@ -1,0 +1,232 @@
+"""Every setting, from the environment. `NAME_FILE` may name a file holding NAME's value. See `portal/checks.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from portal import environment as env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR = env.private_folder(Path(env.text("PORTAL_VAR") or BASE_DIR / "var").absolute())
+
+PORTAL_NAME = env.text("PORTAL_NAME", "Coxswain")
+PORTAL_URL = env.text("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/")  # as people type it
+SUPPORT_ADDRESS = env.text("PORTAL_SUPPORT_ADDRESS")
+DEBUG = env.flag("PORTAL_DEBUG", default=False)
+SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
+# Newest first: the first one encrypts, all of them decrypt.
+ENCRYPTION_KEYS = env.words("PORTAL_ENCRYPTION_KEYS") or [env.generated_secret(VAR / "encryption_key")]
+
+_site = urlsplit(PORTAL_URL)
+_local = _site.hostname in {"127.0.0.1", "localhost", "::1"}
+ORIGINS = [PORTAL_URL]
+if _local:
+    ORIGINS = [f"{_site.scheme}://{host}:{_site.port or 80}" for host in ("127.0.0.1", "localhost")]
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"] if _local else [_site.hostname or ""]
+CSRF_TRUSTED_ORIGINS = ORIGINS
+# How many proxies stand in front and may be believed about the client's address and the scheme.
+TRUSTED_PROXIES = env.number("PORTAL_TRUSTED_PROXIES", 0)
+if TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+INSTALLED_APPS = [
+    "portal",
+    "portal.tasks",
+    "accounts",
+    "workspaces",
+    "clusters",
+    "jobs",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "allauth",
+    "allauth.account",
+    "channels",
+    "csp",
+    "django_htmx",
+    "django_rq",
+    "template_partials",
+]
+MIDDLEWARE = [
+    "portal.logs.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "portal.views.NoStoreMiddleware",
+]
+ROOT_URLCONF = "portal.urls"
+ASGI_APPLICATION = "portal.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "portal.views.frame",
+                "accounts.access.may",
+            ],
+            "builtins": ["portal.templatetags.portal"],
+        },
+    }
+]
+
+DATABASES = {"default": env.database(env.text("DATABASE_URL"), VAR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+EMBEDDED_REDIS = not env.text("REDIS_URL")
+REDIS_URL = env.text("REDIS_URL") or f"unix://{env.socket_path(VAR)}"
+REDIS_PREFIX = env.text("PORTAL_REDIS_PREFIX", "coxswain")
+QUEUES = ("launch", "teardown", "provision", "housekeeping")
+RQ_QUEUES = {
+    name: {"URL": env.redis_url(REDIS_URL, database=0), "SERIALIZER": "rq.serializers.JSONSerializer"}
+    for name in QUEUES
+}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            # redis-py 8 caps a pool at 100 connections and raises beyond; every live page may need one.
+            "hosts": [{"address": env.redis_url(REDIS_URL, database=0), "max_connections": 10_000}],
+            "prefix": f"{REDIS_PREFIX}-live",
+        },
+    }
+}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": env.redis_url(REDIS_URL, database=0),
+        "KEY_PREFIX": REDIS_PREFIX,
+    }
+}
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    # Finished outputs: the metadata store. Any storage of django-storages will do.
+    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
+}
+STATIC_URL = "/static/"
+STATIC_ROOT = VAR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+
+# What a worker does for each kind of task, and what the watch process looks after. Named here, so that `portal`
+# imports no app and the apps do not name each other upwards.
+PLANS = {
+    "workspaces.create": "workspaces.plans.CREATE",
+    "workspaces.delete": "workspaces.plans.DELETE",
+    "clusters.create": "clusters.plans.CREATE",
+    "clusters.delete": "clusters.plans.DELETE",
+    "clusters.repair": "clusters.plans.REPAIR",
+    "jobs.run": "jobs.plans.RUN",
+}
+WATCHERS = ["jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
+# What a live page may ask to hear about: a name and the model whose `seen_by` decides.
+LIVE_SUBJECTS = {
+    "task": "portal.tasks.models.Task",
+    "organization": "accounts.models.Organization",
+    "workspace": "workspaces.models.Workspace",
+    "cluster": "clusters.models.Cluster",
+    "run": "jobs.models.Run",
+}
+
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "dashboard"
+ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_LOGOUT_ON_GET = False
+ACCOUNT_EMAIL_SUBJECT_PREFIX = f"[{PORTAL_NAME}] "
+EMAIL_BACKEND = env.text("PORTAL_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+DEFAULT_FROM_EMAIL = env.text("PORTAL_FROM_ADDRESS", f"portal@{_site.hostname}")
+
+USE_TZ = True
+TIME_ZONE = "UTC"  # Django exports it as TZ, and RQ reads local time
+USE_I18N = False
+LANGUAGE_CODE = "en-us"
+
+CSRF_USE_SESSIONS = True
+CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+# Cookies are shared by every port of a host: without a name of its own, a second portal would sign this one out.
+SESSION_COOKIE_NAME = f"coxswain-{_site.port or _site.scheme}"
+if _site.scheme == "https":
+    SESSION_COOKIE_NAME = "__Host-coxswain"
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+    SECURE_HSTS_SECONDS = env.number("PORTAL_HSTS_SECONDS", 31_536_000)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "font-src": ["'self'"],
+        "img-src": ["'self'", "data:"],  # data: for the arrows and ticks inside Bootstrap's css
+        "connect-src": ["'self'", *(origin.replace("http", "ws", 1) for origin in ORIGINS)],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+# Runs. Git over https and ssh always; `file` paths never; http only to this machine, and only where this says so.
+GIT_FROM_THIS_MACHINE = env.flag("PORTAL_GIT_FROM_THIS_MACHINE", default=_local)
+FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"context": {"()": "portal.logs.ContextFilter"}},
+    "formatters": {
+        "json": {"()": "portal.logs.JsonFormatter"},
+        "plain": {"format": "%(asctime)s %(levelname)s %(name)s %(context)s%(message)s"},
+    },
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "filters": ["context"],
+            "formatter": env.text("PORTAL_LOG_FORMAT", "json"),
+        }
+    },
+    "root": {"handlers": ["stderr"], "level": env.text("PORTAL_LOG_LEVEL", "INFO")},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "django.server": {"level": "WARNING"},
+        "asyncssh": {"level": "WARNING"},
+        "rq.worker": {"level": "WARNING"},
+        "uvicorn.access": {"level": "WARNING"},
+    },
+}
+SILENCED_SYSTEM_CHECKS = [
+    "security.W003",  # CSRF cookie: the token lives in the session
+    "models.W042",
+]

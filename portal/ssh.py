@@ -1,0 +1,212 @@
+"""Commands on nodes. Everything of ours that goes over SSH goes through here, over connections that are kept.
+
+Host keys are made by us before a node first boots, so even the first connection is pinned; a changed key is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncssh
+
+from portal import background
+from portal.clouds.errors import Passing, PortalError, Refused
+
+Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
+
+CONNECT_SECONDS = 10
+IDLE_SECONDS = 300  # how long a connection nobody uses is kept
+
+
+@dataclass(frozen=True)
+class Host:
+    name: str  # for messages
+    address: str
+    port: int
+    user: str
+    key: str = field(repr=False)  # our private key, OpenSSH format
+    host_key: str = ""  # the node's public key
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def text(self) -> str:
+        return self.out.decode(errors="replace").strip()
+
+    @property
+    def said(self) -> str:
+        """The end of what the command said, for evidence."""
+        return (self.err or self.out).decode(errors="replace").strip()[-1500:]
+
+
+def new_key(comment: str) -> tuple[str, str]:
+    """A new Ed25519 key pair: private and public, in OpenSSH's formats."""
+    key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
+    return key.export_private_key().decode(), key.export_public_key().decode().strip()
+
+
+class Connections:
+    """Kept connections of one event loop, one a host."""
+
+    def __init__(self) -> None:
+        self._open: dict[Host, asyncio.Task[asyncssh.SSHClientConnection]] = {}
+        self._used: dict[Host, float] = {}
+
+    async def connection(self, host: Host) -> asyncssh.SSHClientConnection:
+        loop = asyncio.get_running_loop()
+        for other, used in list(self._used.items()):
+            if loop.time() - used > IDLE_SECONDS and other != host:
+                self.drop(other)
+        self._used[host] = loop.time()
+        opening = self._open.get(host)
+        if opening is None or (opening.done() and (opening.exception() or opening.result().is_closed())):
+            opening = self._open[host] = asyncio.create_task(self._connect(host))
+        return await asyncio.shield(opening)
+
+    @staticmethod
+    async def _connect(host: Host) -> asyncssh.SSHClientConnection:
+        try:
+            return await asyncssh.connect(
+                host.address,
+                host.port,
+                username=host.user,
+                client_keys=[asyncssh.import_private_key(host.key)],
+                known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
+                config=None,  # nothing of the machine's own ssh_config
+                agent_path=None,
+                connect_timeout=CONNECT_SECONDS,
+                keepalive_interval=5,
+                keepalive_count_max=3,
+                compression_algs=None,
+            )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise Refused(
+                f"{host.name} shows another host key than the one it was given. Not connecting.",
+                evidence=f"{host.address} port {host.port}",
+                advice="If you did not rebuild this node yourself, treat it as taken over, and delete the cluster.",
+            ) from error
+        except asyncssh.PermissionDenied as error:
+            raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
+        except (OSError, asyncssh.Error) as error:
+            raise Passing(f"{host.name} does not answer.", evidence=str(error) or type(error).__name__) from error
+
+    def drop(self, host: Host) -> None:
+        self._used.pop(host, None)
+        opening = self._open.pop(host, None)
+        if opening is None:
+            return
+        if not opening.done():
+            opening.cancel()
+        elif not opening.cancelled() and not opening.exception():
+            opening.result().abort()
+
+    async def _open_process(self, host: Host, command: str) -> asyncssh.SSHClientProcess[bytes]:
+        for last in (False, True):
+            connection = await self.connection(host)
+            try:
+                return await connection.create_process(command, encoding=None)
+            except (OSError, asyncssh.Error) as error:
+                # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
+                self.drop(host)
+                if last:
+                    raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
+        raise AssertionError("not reached")
+
+    async def run(self, host: Host, command: str, *, input: bytes = b"", seconds: float = 45) -> Answer:  # noqa: A002
+        """Run a command to its end. Raises `Passing` when the node does not answer, `Refused` for a wrong key."""
+        process = await self._open_process(host, command)
+        try:
+            async with asyncio.timeout(seconds):
+                out, err = await process.communicate(input)
+        except TimeoutError as error:
+            process.terminate()
+            raise Passing(f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command[:200]) from error
+        except (OSError, asyncssh.Error) as error:
+            self.drop(host)
+            raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
+        if process.exit_status is None or process.exit_status < 0:
+            # asyncssh says None, and raises nothing, when the node dies under the command; -1 for a signal.
+            if process.exit_signal:
+                return Answer(128, bytes(out or b""), bytes(err or b""))
+            self.drop(host)
+            raise Passing(f"{host.name} went away in the middle of a command.", evidence=command[:200])
+        return Answer(process.exit_status, bytes(out or b""), bytes(err or b""))
+
+    @contextlib.asynccontextmanager
+    async def stream(self, host: Host, command: str) -> AsyncIterator[asyncssh.SSHReader[bytes]]:
+        """The standard output of a command as it comes. Leaving the block ends the command."""
+        process: Any = await self._open_process(host, command)
+        try:
+            process.stdin.write_eof()
+            yield process.stdout
+        except (OSError, asyncssh.Error) as error:
+            self.drop(host)
+            raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
+        finally:
+            process.close()
+
+    def close(self) -> None:
+        for host in list(self._open):
+            self.drop(host)
+
+
+_kept: Connections | None = None
+
+
+async def _run_kept(host: Host, command: str, input: bytes, seconds: float) -> Answer:  # noqa: A002
+    global _kept
+    if _kept is None:
+        _kept = Connections()
+    return await _kept.run(host, command, input=input, seconds=seconds)
+
+
+def run(host: Host, command: str, *, input: bytes = b"", seconds: float = 45) -> Answer:  # noqa: A002
+    """`Connections.run` for synchronous code."""
+    return background.wait_for(_run_kept(host, command, input, seconds))
+
+
+def run_on_all(
+    hosts: Sequence[Host],
+    command: str,
+    *,
+    input: bytes = b"",  # noqa: A002
+    seconds: float = 45,
+) -> list[Answer | PortalError]:
+    """Run it everywhere at once; one answer or error a host, in their order."""
+    waiting = [background.submit(_run_kept(host, command, input, seconds)) for host in hosts]
+    answers: list[Answer | PortalError] = []
+    for future in waiting:
+        try:
+            answers.append(future.result())
+        except PortalError as error:
+            answers.append(error)
+    return answers
+
+
+def check(host: Host, command: str, *, input: bytes = b"", seconds: float = 45, what: str = "") -> Answer:  # noqa: A002
+    """`run`, and `Refused` with the end of its output as evidence when the command fails."""
+    answer = run(host, command, input=input, seconds=seconds)
+    if answer.status:
+        raise Refused(f"{what or 'A command'} failed on {host.name}, exit status {answer.status}.", evidence=answer.said)
+    return answer
+
+
+def put(host: Host, path: str, data: bytes, *, mode: str = "600") -> None:
+    """Write a file, all of it or nothing."""
+    to, draft = shlex.quote(path), shlex.quote(f"{path}.new")
+    check(
+        host,
+        f"umask 077 && cat > {draft} && chmod {mode} {draft} && mv -f {draft} {to}",
+        input=data,
+        what=f"Writing {path}",
+    )

@@ -1,0 +1,335 @@
+"""Tasks, their steps, and output: what a task or a run had to say, byte for byte."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.contrib.contenttypes.fields import GenericForeignKey
+from django.contrib.contenttypes.models import ContentType
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils.timezone import now
+
+from portal.statuses import Badge
+from portal.tasks import live
+
+# A worker that has not been heard of for this long is taken to be dead. It says so every LEASE / 4, from a thread.
+LEASE = timedelta(seconds=10)
+
+
+class TaskStatus(models.TextChoices):
+    """The ledger's words. `PAGE` and `API` are the two vocabularies they are shown in."""
+
+    NEW = "new"
+    INPROGRESS = "inprogress"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = (TaskStatus.NEW, TaskStatus.INPROGRESS)
+
+PAGE: dict[str, Badge] = {
+    TaskStatus.NEW: Badge.waiting("NEW"),
+    TaskStatus.INPROGRESS: Badge.working("INPROGRESS"),
+    TaskStatus.FINISHED: Badge.good("FINISHED"),
+    TaskStatus.FAILED: Badge.bad("FAILED"),
+    TaskStatus.CANCELLED: Badge.gone("CANCELLED"),
+}
+API: dict[str, str] = {
+    TaskStatus.NEW: "PENDING",
+    TaskStatus.INPROGRESS: "RUNNING",
+    TaskStatus.FINISHED: "SUCCEEDED",
+    TaskStatus.FAILED: "FAILED",
+    TaskStatus.CANCELLED: "CANCELLED",
+}
+
+
+class Stream(models.IntegerChoices):
+    STDOUT = 1
+    STDERR = 2
+    PORTAL = 3  # what our worker says
+    SETUP = 4  # what was done on the node before the command: clone, packages
+
+
+class WrongOffset(Exception):
+    """Somebody else has written this part of the stream already."""
+
+
+class Output(models.Model):
+    """The output of a task or a run: one sequence of bytes, each in one stream.
+
+    A `position` counts bytes of all streams in the order they were stored, and is the cursor of every reader;
+    an `offset` counts the bytes of one stream and is the same as in the node's file. `head` is the next position.
+    """
+
+    CHUNK = 64 * 1024
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    head = models.BigIntegerField(default=0)
+    lines = models.BigIntegerField(default=0)  # newlines stored so far
+    stdout = models.BigIntegerField(default=0)
+    stderr = models.BigIntegerField(default=0)
+    portal = models.BigIntegerField(default=0)
+    setup = models.BigIntegerField(default=0)
+    ended = models.BooleanField(default=False)  # nothing more will come
+    file = models.CharField(max_length=200, blank=True)  # in STORAGES["outputs"], once compacted
+    digests = models.JSONField(default=dict)  # stream name → sha256 of what is stored
+    agrees = models.BooleanField(null=True)  # with the checksums that the node computed; None: not compared
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+    @property
+    def live_name(self) -> str:
+        return f"output.{self.uuid}"
+
+    def size(self, stream: Stream) -> int:
+        return int(getattr(self, stream.name.lower()))
+
+    @transaction.atomic
+    def append(self, stream: Stream, data: bytes, *, offset: int | None = None) -> None:
+        """Store bytes at the end. With `offset`, only if the stream ends there now; else raises `WrongOffset`.
+
+        That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
+        """
+        if not data:
+            return
+        field = stream.name.lower()
+        mine = Output.objects.filter(pk=self.pk, **({field: offset} if offset is not None else {}))
+        newlines = data.count(b"\n")
+        if not mine.update(head=F("head") + len(data), lines=F("lines") + newlines, **{field: F(field) + len(data)}):
+            raise WrongOffset
+        self.refresh_from_db(fields=["head", "lines", field])
+        position, line = self.head - len(data), self.lines - newlines
+        begin = self.size(stream) - len(data)
+        rows = []
+        at = now()
+        for start in range(0, len(data), self.CHUNK):
+            piece = data[start : start + self.CHUNK]
+            rows.append(
+                Chunk(
+                    output=self,
+                    stream=stream,
+                    position=position + start,
+                    offset=begin + start,
+                    size=len(piece),
+                    line=line,
+                    at=at,
+                    data=piece,
+                )
+            )
+            line += piece.count(b"\n")
+        Chunk.objects.bulk_create(rows)
+        live.ring(self.live_name)
+
+
+class Chunk(models.Model):
+    """A piece of output of at most 64 KiB. Once the output is compacted, `data` is None and lies in its file."""
+
+    output = models.ForeignKey(Output, models.CASCADE, related_name="chunks")
+    stream = models.PositiveSmallIntegerField(choices=Stream)
+    position = models.BigIntegerField()
+    offset = models.BigIntegerField()
+    size = models.PositiveIntegerField()
+    line = models.BigIntegerField()  # newlines before it, in all streams
+    at = models.DateTimeField()
+    data = models.BinaryField(null=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["output", "position"], name="one_chunk_at_a_position")]
+
+    def __str__(self) -> str:
+        return f"{self.output_id} at {self.position}"
+
+
+class TaskQuerySet(models.QuerySet["Task"]):
+    def unfinished(self) -> Self:
+        return self.filter(status__in=UNFINISHED)
+
+    def due(self) -> Self:
+        """What somebody should be working on, and nobody is."""
+        free = Q(lease_until=None) | Q(lease_until__lt=now())
+        return self.unfinished().filter(free, wake_at__lte=now())
+
+    def seen_by(self, user: Any, uuid: Any) -> Task | None:
+        """The task, if this person may see its subject."""
+        task = self.filter(uuid=uuid).select_related("subject_type", "output", "asked_by").first()
+        if task is None:
+            return None
+        subjects: Any = task.subject_type.model_class()
+        assert subjects is not None
+        queryset = subjects.objects
+        return task if queryset.where(user, queryset.all().sees).filter(pk=task.subject_id).exists() else None
+
+
+class Task(models.Model):
+    """A piece of work that we do for a subject (a workspace, a cluster, a run), and can go on with after any crash."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    kind = models.CharField(max_length=40)  # a key of settings.PLANS
+    title = models.CharField(max_length=200)
+    subject_type = models.ForeignKey(ContentType, models.PROTECT, related_name="+")
+    subject_id = models.BigIntegerField()
+    subject: Any = GenericForeignKey("subject_type", "subject_id")
+    cloud = models.CharField(max_length=20, blank=True)  # for the history of step durations
+    queue = models.CharField(max_length=20)
+    asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.NEW)
+    cause = models.TextField(blank=True)  # why it failed, as a sentence
+    evidence = models.TextField(blank=True)
+    advice = models.TextField(blank=True)
+    cancel_asked = models.BooleanField(default=False)
+    lease = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    worker = models.CharField(max_length=80, blank=True)
+    resumed = models.PositiveSmallIntegerField(default=0)  # how often it was taken over from a dead worker
+    wake_at = models.DateTimeField(default=now)
+    ticket = models.CharField(max_length=40, blank=True)  # the hint in the queue
+    output = models.ForeignKey(Output, models.PROTECT, related_name="tasks")
+    created = models.DateTimeField(default=now)
+    started = models.DateTimeField(null=True)
+    finished = models.DateTimeField(null=True)
+
+    taken_over = False  # set by `claim`: the worker before this one went away
+
+    objects = TaskQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["wake_at"], name="task_unfinished", condition=Q(status__in=["new", "inprogress"])),
+            models.Index(fields=["subject_type", "subject_id", "-id"], name="task_subject"),
+            models.Index(fields=["kind", "cloud", "-id"], name="task_history"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subject_type", "subject_id"],
+                condition=Q(status__in=["new", "inprogress"]),
+                name="one_unfinished_task_per_subject",
+            ),
+            models.CheckConstraint(condition=Q(status__in=TaskStatus.values), name="task_status_known"),
+        ]
+
+    def __str__(self) -> str:
+        return self.title
+
+    @classmethod
+    def claim(cls, pk: int, *, worker: str) -> Task | None:
+        """Take the task for this worker, or return None if it is finished, not due, or another's."""
+        lease = uuid.uuid4()
+        was_left = cls.objects.filter(pk=pk, lease_until__lt=now()).exists()
+        claimed = (
+            cls.objects.due()
+            .filter(pk=pk)
+            .update(
+                status=TaskStatus.INPROGRESS,
+                lease=lease,
+                lease_until=now() + LEASE,
+                worker=worker,
+                ticket="",
+                resumed=F("resumed") + int(was_left),
+            )
+        )
+        if not claimed:
+            return None
+        task = cls.objects.select_related("output", "subject_type").get(pk=pk)
+        task.taken_over = was_left
+        return task
+
+    def hold(self, **changes: Any) -> bool:
+        """Write to the task while it is ours, renewing the lease. False: another worker has it, write nothing."""
+        ours = Task.objects.filter(pk=self.pk, lease=self.lease, status=TaskStatus.INPROGRESS)
+        return bool(ours.update(**{"lease_until": now() + LEASE, **changes}))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in UNFINISHED
+
+    @property
+    def is_cancelling(self) -> bool:
+        return self.cancel_asked and not self.is_finished
+
+    @property
+    def badge(self) -> Badge:
+        return Badge.working("CANCELLING") if self.is_cancelling else PAGE[self.status]
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        return (self.finished or now()) - self.started if self.started else None
+
+    def live_names(self) -> list[str]:
+        return [f"task.{self.uuid}", *(self.subject.live_names() if self.subject else [])]
+
+    def changed(self) -> None:
+        """Tell open pages, once what was written is there to read."""
+        live.ring(*self.live_names())
+
+
+class StepStatus(models.TextChoices):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+class Step(models.Model):
+    task = models.ForeignKey(Task, models.CASCADE, related_name="steps")
+    position = models.PositiveSmallIntegerField()
+    name = models.CharField(max_length=40)
+    title = models.CharField(max_length=120)
+    status = models.CharField(max_length=10, choices=StepStatus, default=StepStatus.WAITING)
+    detail = models.CharField(max_length=300, blank=True)  # what it waits for, or what it found
+    attempts = models.PositiveSmallIntegerField(default=0)
+    memo = models.JSONField(default=dict)  # what the step must remember if it is interrupted
+    started = models.DateTimeField(null=True)
+    finished = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [models.UniqueConstraint(fields=["task", "name"], name="step_names_unique_in_a_task")]
+
+    def __str__(self) -> str:
+        return self.title
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        if not self.started:
+            return None
+        end: datetime = self.finished or self.task.finished or now()
+        return end - self.started
+
+
+class Leader(models.Model):
+    """Who does what only one process may do. Held for a few seconds at a time; a dead one is succeeded."""
+
+    TERM = timedelta(seconds=6)
+
+    name = models.CharField(max_length=40, unique=True)
+    holder = models.UUIDField()
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def hold(cls, name: str, holder: uuid.UUID) -> bool:
+        """Become or stay the leader. False while another one is."""
+        free = Q(holder=holder) | Q(until__lt=now())
+        if cls.objects.filter(free, name=name).update(holder=holder, until=now() + cls.TERM):
+            return True
+        return cls.objects.get_or_create(name=name, defaults={"holder": holder, "until": now() + cls.TERM})[1]
+
+    @classmethod
+    def step_down(cls, name: str, holder: uuid.UUID) -> None:
+        cls.objects.filter(name=name, holder=holder).update(until=now())
+
+    @classmethod
+    def last_seen(cls, name: str) -> datetime | None:
+        """When the leader last said that it lives."""
+        until = cls.objects.filter(name=name).values_list("until", flat=True).first()
+        return until - cls.TERM if until else None

@@ -1,0 +1,66 @@
+"""Pages that belong to no app: health, errors, and what every page's frame needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.timezone import now
+
+from portal.tasks.live import WATCH
+from portal.tasks.models import Leader
+
+
+class NoStoreMiddleware:
+    """What a person may see is kept in no cache."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if "Cache-Control" not in response and not request.path.startswith(settings.STATIC_URL):
+            response["Cache-Control"] = "no-store"
+        return response
+
+
+def frame(request: HttpRequest) -> dict[str, Any]:
+    theme = request.COOKIES.get("theme", "auto")
+    return {
+        "portal_name": settings.PORTAL_NAME,
+        "support_address": settings.SUPPORT_ADDRESS,
+        "theme": theme if theme in {"auto", "light", "dark"} else "auto",
+    }
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("ok", content_type="text/plain")
+
+
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether work can be done: 200, or 503 naming what is missing."""
+    found = {}
+    try:
+        connection.ensure_connection()
+        seen = Leader.last_seen(WATCH)
+        found["database"] = "ok"
+        late = seen is None or now() - seen > 2 * Leader.TERM
+        found["watch"] = "has not been heard of" if late else "ok"
+    except DatabaseError as error:
+        found["database"] = type(error).__name__
+    try:
+        redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2).ping()
+        found["redis"] = "ok"
+    except redis.exceptions.RedisError as error:
+        found["redis"] = type(error).__name__
+    good = all(state == "ok" for state in found.values())
+    return JsonResponse(found, status=200 if good else 503)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return render(request, "403_csrf.html", status=403)

@@ -1,0 +1,82 @@
+"""The cast: alice runs the lab, bob may run jobs in it, vera only looks, charlie is a stranger with a lab of his own."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from accounts.access import OrganizationRole, WorkspaceRole
+from accounts.models import Membership, Organization, User
+from portal.tasks import ledger, live
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+
+
+@pytest.fixture
+def rings(monkeypatch):
+    """The doorbells that were rung, in place of a channel layer."""
+    heard: list[str] = []
+
+    async def send(*names):
+        heard.extend(names)
+
+    monkeypatch.setattr(live, "send", send)
+    return heard
+
+
+@pytest.fixture
+def no_heartbeat(monkeypatch):
+    """Inside a test's transaction a second connection would wait for the first."""
+    monkeypatch.setattr(ledger, "_heartbeat", lambda task: contextlib.nullcontext())
+
+
+@pytest.fixture
+def harbor(db):
+    return Organization.objects.create(name="Harbor Analytics")
+
+
+@pytest.fixture
+def elsewhere(db):
+    return Organization.objects.create(name="Elsewhere")
+
+
+def person(name, organization=None, role=OrganizationRole.MEMBER):
+    user = User.objects.create_user(f"{name}@example.org", password="correct horse battery", name=name.title())
+    if organization:
+        Membership.objects.create(organization=organization, user=user, role=role)
+    return user
+
+
+@pytest.fixture
+def alice(harbor):
+    return person("alice", harbor, OrganizationRole.ADMIN)
+
+
+@pytest.fixture
+def bob(harbor):
+    return person("bob", harbor)
+
+
+@pytest.fixture
+def vera(harbor):
+    return person("vera", harbor)
+
+
+@pytest.fixture
+def charlie(elsewhere):
+    return person("charlie", elsewhere, OrganizationRole.ADMIN)
+
+
+@pytest.fixture
+def this_computer(harbor, alice):
+    return CloudConfig.objects.create(organization=harbor, name="This computer", kind="local", created_by=alice)
+
+
+@pytest.fixture
+def lab(harbor, this_computer, alice, bob, vera):
+    workspace = Workspace.objects.create(
+        organization=harbor, cloud_config=this_computer, name="lab", region="this-computer", status="ready"
+    )
+    for user, role in ((alice, WorkspaceRole.ADMIN), (bob, WorkspaceRole.USER), (vera, WorkspaceRole.VIEWER)):
+        WorkspaceMember.objects.create(workspace=workspace, user=user, role=role)
+    return workspace

@@ -1,0 +1,192 @@
+"""Runs beside a portal that is up, with its settings: does what its pages do, and tells what its database says."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from hashlib import sha256
+from uuid import UUID
+
+import django
+
+django.setup()
+
+from accounts.actions import create_first_administrator  # noqa: E402
+from accounts.models import Organization, User  # noqa: E402
+from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
+from clusters.models import Cluster, EngineVersion  # noqa: E402
+from jobs import repositories  # noqa: E402
+from jobs.actions import cancel_run, create_job, start_run  # noqa: E402
+from jobs.models import Job, Run  # noqa: E402
+from portal import ssh  # noqa: E402
+from portal.tasks import ledger, output  # noqa: E402
+from portal.tasks.models import Stream, Task  # noqa: E402
+from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
+from workspaces.models import CloudConfig, Workspace  # noqa: E402
+
+EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
+
+
+def setup():
+    """alice and her organization with this computer."""
+    user = User.objects.filter(email=EMAIL).first() or create_first_administrator(
+        email=EMAIL, name="Alice", password=PASSWORD, organization="Harbor Analytics"
+    )
+    organization = Organization.objects.get()
+    if not organization.cloud_configs.exists():
+        create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
+    return {"email": EMAIL, "password": PASSWORD}
+
+
+def alice():
+    return User.objects.get(email=EMAIL)
+
+
+def make_workspace(name="lab"):
+    organization = Organization.objects.get()
+    config = organization.cloud_configs.get()
+    workspace = create_workspace(
+        organization, name=name, cloud_config=config, region=config.cloud("").regions()[0].name, by=alice()
+    )
+    return str(workspace.uuid)
+
+
+def make_cluster(workspace, name="tide", nodes=3, cores=2):
+    workspace = Workspace.objects.get(uuid=workspace)
+    offers = workspace.cloud.instance_types()
+    offer = next((offer for offer in offers if offer.cores == cores), offers[0])
+    cluster = create_cluster(
+        workspace,
+        name=name,
+        instance_type=offer,
+        node_count=nodes,
+        engine_version=EngineVersion.objects.get(kind="mpi"),
+        by=alice(),
+    )
+    return str(cluster.uuid)
+
+
+def make_job(workspace, cluster, git_url, command, name="job", reference=""):
+    job, run = create_job(
+        Workspace.objects.get(uuid=workspace),
+        name=name,
+        cluster=Cluster.objects.get(uuid=cluster),
+        git_url=git_url,
+        reference=reference,
+        command=command,
+        by=alice(),
+    )
+    return {"job": str(job.uuid), "run": str(run.uuid)}
+
+
+def run_again(job, command=None):
+    job = Job.objects.get(uuid=job)
+    if command is not None:
+        job.command = command
+        job.save()
+    return str(start_run(job, by=alice()).uuid)
+
+
+def publish(name):
+    return str(repositories.publish(name))
+
+
+def state(kind, uuid):
+    model = {"workspace": Workspace, "cluster": Cluster, "run": Run}[kind]
+    row = model.objects.get(uuid=UUID(uuid))
+    task = row.last_task
+    return {
+        "status": row.status,
+        "cause": getattr(row, "cause", "") or task.cause,
+        "evidence": getattr(row, "evidence", "") or task.evidence,
+        "task": str(task.uuid),
+        "task_status": task.status,
+        "task_cause": task.cause,
+        "resumed": task.resumed,
+        "steps": {step.name: [step.status, step.detail, step.attempts] for step in task.steps.all()},
+    }
+
+
+def run_state(run):
+    row = Run.objects.get(uuid=run)
+    stored = row.output
+    return {
+        **state("run", run),
+        "phase": row.phase,
+        "commit": row.commit,
+        "exit_status": row.exit_status,
+        "started": row.started and row.started.timestamp(),
+        "ended": row.ended and row.ended.timestamp(),
+        "silent": row.silent_since is not None,
+        "output": str(stored.uuid),
+        "head": stored.head,
+        "stdout": stored.stdout,
+        "stderr": stored.stderr,
+        "output_ended": stored.ended,
+        "kept": bool(stored.file),
+        "agrees": stored.agrees,
+        "digests": row.digests,
+    }
+
+
+def read_output(run, stream="stdout", limit=200_000):
+    data = b"".join(output.stream_bytes(Run.objects.get(uuid=run).output, Stream[stream.upper()] if stream else None))
+    return {"size": len(data), "sha256": sha256(data).hexdigest(), "text": data[:limit].decode(errors="replace")}
+
+
+def cancel(run):
+    return cancel_run(Run.objects.get(uuid=run))
+
+
+def cancel_task(task):
+    return ledger.cancel_task(Task.objects.get(uuid=task))
+
+
+def retry(task):
+    ledger.retry_task(Task.objects.get(uuid=task), by=alice())
+
+
+def drop_cluster(cluster):
+    return str(delete_cluster(Cluster.objects.get(uuid=cluster), by=alice()).uuid)
+
+
+def repair(cluster):
+    return str(repair_cluster(Cluster.objects.get(uuid=cluster), by=alice()).uuid)
+
+
+def drop_workspace(workspace):
+    return str(delete_workspace(Workspace.objects.get(uuid=workspace), by=alice()).uuid)
+
+
+def nodes(cluster):
+    return [
+        {"name": n.hostname, "state": n.state, "address": n.address, "port": n.port, "id": n.cloud_id}
+        for n in Cluster.objects.get(uuid=cluster).nodes.all()
+    ]
+
+
+def on_node(cluster, command, rank=0):
+    node = Cluster.objects.get(uuid=cluster).nodes.get(rank=rank)
+    answer = ssh.run(node.host, command)
+    return {"status": answer.status, "out": answer.text}
+
+
+def leftovers(cluster):
+    cluster = Cluster.objects.get(uuid=cluster)
+    return [f"{r.kind} {r.id}" for r in cluster.workspace.cloud.leftovers(cluster.tags)]
+
+
+def main():
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = {"result": globals()[name](**arguments)}
+        except Exception:  # noqa: BLE001 (told to the test)
+            answer = {"error": traceback.format_exc()}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A real portal, started as a person starts it, in a throw-away data folder; and a hand inside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def until(condition, *, seconds=30, what="it"):
+    """Wait for something that other processes do. Returns what the condition returned."""
+    end = time.monotonic() + seconds
+    while True:
+        if found := condition():
+            return found
+        assert time.monotonic() < end, f"{what} did not come true within {seconds} s"
+        time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RunningPortal:
+    def __init__(self, folder: Path, **env: str):
+        self.folder = folder
+        self.failpoints = folder / "failpoints"
+        self.failpoints.mkdir(parents=True, exist_ok=True)
+        self.var = folder / "var"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("PORTAL_", "DJANGO_", "PYTEST_"))},
+            "PORTAL_VAR": str(self.var),
+            "PORTAL_URL": self.url,
+            "PORTAL_FAILPOINTS": str(self.failpoints),
+            "DJANGO_SETTINGS_MODULE": "portal.settings",
+            **env,
+        }
+        self.process = None
+        self.driver = None
+
+    def start(self):
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "up", "--port", str(self.port)],
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+        self.said: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self._wait_for("Ready: ")
+        return self
+
+    def _read(self, stdout):
+        for line in stdout:
+            self.said.put(line)
+
+    def _wait_for(self, words):
+        end = time.monotonic() + 60
+        while True:
+            try:
+                line = self.said.get(timeout=0.2)
+            except queue.Empty:
+                assert self.process.poll() is None, f"the portal ended: {self.log()[-3000:]}"
+                assert time.monotonic() < end, f"the portal did not say {words!r}: {self.log()[-3000:]}"
+                continue
+            if words in line:
+                return line
+
+    def log(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def stop(self):
+        if self.driver:
+            self.driver.stdin.close()
+            self.driver.wait(10)
+            self.driver = None
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(40)
+
+    def kill(self):
+        """-9 to the supervisor itself."""
+        self.process.kill()
+        self.process.wait()
+
+    def pids(self, word):
+        """Of the supervisor's children whose command has this word: web, watch, worker, valkey."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if parent == self.process.pid and any(w == word or w.endswith(f"/{word}") or word in w for w in words):
+                    found.append(int(entry.name))
+        return found
+
+    def kill_part(self, word):
+        pids = until(lambda: self.pids(word), what=f"a {word} process")
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return pids
+
+    def arm(self, name):
+        """The next process that passes this failpoint dies there of SIGKILL."""
+        (self.failpoints / name).touch()
+
+    def fired(self, name):
+        return not (self.failpoints / name).exists()
+
+    def call(self, function, **arguments):
+        """Run a function of tests/driver.py inside the portal's code, against its database."""
+        if self.driver is None or self.driver.poll() is not None:
+            self.driver = subprocess.Popen(
+                [sys.executable, "-m", "tests.driver"],
+                cwd=ROOT,
+                env={**self.env, "PORTAL_FAILPOINTS": ""},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        self.driver.stdin.write(json.dumps([function, arguments]) + "\n")
+        self.driver.stdin.flush()
+        answer = json.loads(self.driver.stdout.readline())
+        assert "error" not in answer, f"{answer['error']}\n{self.log()[-2000:]}"
+        return answer["result"]

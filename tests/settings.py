@@ -1,0 +1,24 @@
+"""The portal's settings, in a throw-away data folder, with fast password hashes."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_folder = tempfile.mkdtemp(prefix="cx-")  # short: a socket lies in it
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+os.environ["PORTAL_VAR"] = _folder
+os.environ["PORTAL_URL"] = "http://testserver"
+os.environ.setdefault("PORTAL_LOG_FORMAT", "plain")
+
+from portal.settings import *  # noqa: E402, F403
+from portal.settings import DATABASES, STORAGES  # noqa: E402
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    # A file, because threads of one test share it as processes do.
+    DATABASES["default"]["TEST"] = {"NAME": str(Path(_folder) / "test.sqlite3")}

@@ -1,0 +1,194 @@
+"""The live page: nothing lost, nothing twice, and nothing to people who may not see it."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.routing import URLRouter
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+from django.urls import path
+
+from portal.tasks import consumers, ledger, live
+from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
+from portal.tasks.models import Output, Stream
+from tests.sockets import Page
+from workspaces.models import WorkspaceMember
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(consumers, "PACE", 0.0)
+    monkeypatch.setattr(consumers, "RECHECK", 0.05)
+
+
+@pytest.fixture
+def task(lab, alice, monkeypatch):
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+    return ledger.start_task(lab, "workspaces.create", title="Create workspace lab", by=alice)
+
+
+def page_of(user):
+    session = SessionStore()
+    if user:
+        session[SESSION_KEY] = str(user.pk)
+        session[BACKEND_SESSION_KEY] = "allauth.account.auth_backends.AuthenticationBackend"
+        session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.save()
+    return Page(URLRouter([path("live/", LiveConsumer.as_asgi())]), "/live/", session=session)
+
+
+def parse(frame):
+    size = struct.unpack(">I", frame[:4])[0]
+    return json.loads(frame[4 : 4 + size]), frame[4 + size :]
+
+
+@sync_to_async
+def write(output, data, stream=Stream.STDOUT):
+    Output.objects.get(pk=output.pk).append(stream, data)
+
+
+async def ask(page, output, after, *, ended=False, kept=False):
+    await page.send_json_to({"output": str(output.uuid), "after": after, "ended": ended, "kept": kept})
+
+
+async def frame_of(page):
+    """The next frame of output; words are passed over."""
+    while True:
+        message = await page.receive_output(timeout=5)
+        if message.get("bytes"):
+            return parse(message["bytes"])
+        assert message["type"] == "websocket.send", message
+
+
+async def closed_with(page):
+    while True:
+        message = await page.receive_output(timeout=5)
+        if message["type"] == "websocket.close":
+            return message["code"]
+
+
+async def test_a_page_is_told_that_what_it_watches_changed(task, bob):
+    page = await sync_to_async(page_of)(bob)
+    assert await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert await page.receive_json_from(5) == {"watching": [f"task.{task.uuid}"]}
+    await live.send(f"task.{task.uuid}")
+    assert await page.receive_json_from(5) == {"changed": [f"task.{task.uuid}"]}
+    await page.disconnect()
+
+
+async def test_output_comes_from_the_pages_own_cursor_and_then_as_it_is_written(task, bob):
+    await write(task.output, b"one\ntwo\n")
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 4)
+    header, body = await frame_of(page)
+    assert (header["after"], header["next"], body) == (4, 8, b"two\n")
+    await ask(page, task.output, header["next"])
+    await write(task.output, b"three\n")
+    header, body = await frame_of(page)
+    assert body == b"three\n"
+    await page.disconnect()
+
+
+async def test_a_page_that_does_not_ask_is_sent_nothing_more(task, bob):
+    await write(task.output, b"one\n")
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 0)
+    await frame_of(page)
+    await write(task.output, b"two\n")
+    assert await page.receive_nothing(0.3)
+    await page.disconnect()
+
+
+async def test_a_page_that_reconnects_goes_on_where_it_was(task, bob):
+    await write(task.output, b"one\n")
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 0)
+    header, _ = await frame_of(page)
+    await page.disconnect()
+    await write(task.output, b"missed\n")
+    again = await sync_to_async(page_of)(bob)
+    await again.connect()
+    await ask(again, task.output, header["next"])
+    assert (await frame_of(again))[1] == b"missed\n"
+    await again.disconnect()
+
+
+async def test_two_pages_get_the_same_bytes(task, alice, bob):
+    pages = [await sync_to_async(page_of)(user) for user in (alice, bob)]
+    for page in pages:
+        await page.connect()
+        await ask(page, task.output, 0)
+    await write(task.output, b"hello\n")
+    assert [(await frame_of(page))[1] for page in pages] == [b"hello\n"] * 2
+    for page in pages:
+        await page.disconnect()
+
+
+async def test_the_end_is_told_once(task, bob):
+    await write(task.output, b"x\n")
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 2)
+    await sync_to_async(Output.objects.filter(pk=task.output_id).update)(ended=True)
+    await live.send(task.output.live_name)
+    header, body = await frame_of(page)
+    assert (header["ended"], header["kept"], body) == (True, False, b"")
+    await ask(page, task.output, 2, ended=True)
+    assert await page.receive_nothing(0.3)
+    await page.disconnect()
+
+
+@pytest.mark.parametrize("what", ["task", "output"])
+async def test_a_stranger_is_sent_away(task, charlie, what):
+    page = await sync_to_async(page_of)(charlie)
+    await page.connect()
+    if what == "task":
+        await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    else:
+        await ask(page, task.output, 0)
+    assert await closed_with(page) == GONE
+
+
+async def test_nobody_signed_in_is_told_to_sign_in(task):
+    page = await sync_to_async(page_of)(None)
+    await page.connect()
+    assert await closed_with(page) == SIGNED_OUT
+
+
+async def test_someone_who_is_removed_hears_no_more(task, bob):
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    await page.receive_json_from(5)
+    await ask(page, task.output, 0)
+    await sync_to_async(WorkspaceMember.objects.filter(user=bob).delete)()
+    assert await closed_with(page) == GONE
+    await write(task.output, b"private\n")
+
+
+async def test_someone_who_signs_out_elsewhere_hears_no_more(task, bob):
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await sync_to_async(page.scope["session"].flush)()
+    assert await closed_with(page) == SIGNED_OUT
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "no json", "[1]", '{"output": "x", "after": 0, "ended": 0, "kept": 0}', '{"watch": 7}', '{"watch": ["x.y"]}'],
+)
+async def test_nonsense_closes_the_socket_and_nothing_else(task, bob, words):
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await page.send_to(text_data=words)
+    assert await closed_with(page) in (1003, GONE)

@@ -1,0 +1,410 @@
+"""The rules of long work, each with a test that fails when the rule is broken."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.utils.timezone import now
+
+from portal.clouds.errors import Passing, PortalError, Refused
+from portal.tasks import ledger, queue
+from portal.tasks.ledger import Plan, StepPlan, cancel_task, retry_task, run_task, start_task
+from portal.tasks.models import API, PAGE, LEASE, Output, StepStatus, Stream, Task, TaskStatus
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings", "no_queue")]
+
+NAMES = ("one", "two", "three")
+
+
+class WorkerDied(BaseException):
+    """Like a SIGKILL: nothing after it runs in this worker."""
+
+
+@pytest.fixture
+def no_queue(monkeypatch):
+    pushed = []
+    monkeypatch.setattr(queue, "push", lambda task: pushed.append(task.pk))
+    return pushed
+
+
+class World:
+    """What the steps do something to. Each makes a thing of its name, and finds before it makes."""
+
+    def __init__(self):
+        self.things: list[str] = []
+        self.calls: list[str] = []
+        self.settled: list[str] = []
+        self.do = {}
+        self.undo = {}
+
+    def step(self, name):
+        def do(work):
+            self.calls.append(name)
+            self.do.get(name, lambda work: None)(work)
+            if name not in self.things:
+                self.things.append(name)
+            self.do.get(f"{name} after", lambda work: None)(work)
+
+        def undo(work):
+            self.calls.append(f"undo {name}")
+            self.undo.get(name, lambda work: None)(work)
+            if name in self.things:
+                self.things.remove(name)
+
+        return StepPlan(name, f"Make {name}", do, undo, tries=3)
+
+
+@pytest.fixture
+def world(monkeypatch, settings):
+    world = World()
+    plan = Plan(
+        [world.step(name) for name in NAMES],
+        queue="provision",
+        begin=lambda task: None,
+        settle=lambda task: world.settled.append(task.status),
+    )
+    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan, raising=False)
+    settings.PLANS = {"test": "tests.tasks.test_ledger.PLAN"}
+    return world
+
+
+@pytest.fixture
+def task(world, lab, alice):
+    return start_task(lab, "test", title="Make three things", by=alice)
+
+
+def lease_runs_out(task):
+    Task.objects.filter(pk=task.pk).update(lease_until=now() - timedelta(seconds=1))
+
+
+def is_due(task):
+    Task.objects.filter(pk=task.pk).update(wake_at=now())
+
+
+def said(task):
+    return b"".join(bytes(c.data) for c in task.output.chunks.order_by("position")).decode().splitlines()
+
+
+def statuses(task):
+    return [step.status for step in task.steps.all()]
+
+
+def test_steps_are_done_in_order_and_the_outcome_is_settled(task, world):
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.calls, world.settled) == ("finished", list(NAMES), ["finished"])
+    assert statuses(task) == ["done"] * 3
+    assert task.lease is None
+    task.output.refresh_from_db()
+    assert task.output.ended
+
+
+@pytest.mark.parametrize("when", ["", " after"])
+@pytest.mark.parametrize("where", NAMES)
+def test_a_worker_may_die_anywhere(task, world, where, when):
+    def die(work):
+        world.do.clear()
+        raise WorkerDied
+
+    world.do[f"{where}{when}"] = die
+    with pytest.raises(WorkerDied):
+        run_task(task.pk)
+    calls = len(world.calls)
+    run_task(task.pk)  # too early: the dead worker's lease still runs
+    assert len(world.calls) == calls
+    lease_runs_out(task)
+    assert list(Task.objects.due()) == [task]
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert world.things == list(NAMES)
+    done_before = NAMES[: NAMES.index(where)]
+    assert [world.calls.count(name) for name in done_before] == [1] * len(done_before)
+    assert task.resumed == 1
+    assert any("went away" in line for line in said(task))
+
+
+def test_a_worker_that_was_only_slow_writes_nothing(task, world):
+    def overtaken(work):
+        world.do.clear()
+        lease_runs_out(task)
+        run_task(task.pk)  # another worker takes over, and finishes
+        task.steps.update(detail="as the other left it")
+        work.log("I was slow")
+
+    world.do["two"] = overtaken
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert {step.detail for step in task.steps.all()} == {"as the other left it"}
+    assert "I was slow" not in said(task)
+    assert world.settled == ["finished"]
+
+
+def test_a_passing_fault_gives_the_worker_back_and_is_tried_again(task, world):
+    faults = [Passing("Busy."), Passing("Busy.")]
+
+    def busy(work):
+        if faults:
+            raise faults.pop()
+
+    world.do["one"] = busy
+    for _ in range(2):
+        run_task(task.pk)
+        task.refresh_from_db()
+        assert task.status == "inprogress"
+        assert task.lease is None
+        assert task.wake_at > now()
+        is_due(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert len([line for line in said(task) if line.startswith("Busy. Trying again")]) == 2
+
+
+def test_a_fault_that_does_not_pass_fails_with_cause_evidence_and_advice(task, world):
+    def busy(work):
+        raise Passing("Busy.", evidence="code 503", advice="Come back tomorrow.")
+
+    world.do["two"] = busy
+    for _ in range(3):
+        run_task(task.pk)
+        is_due(task)
+    task.refresh_from_db()
+    assert (task.status, task.cause, task.evidence) == ("failed", "Busy.", "code 503")
+    assert task.advice == "Come back tomorrow."
+    assert statuses(task) == ["done", "failed", "waiting"]
+    assert world.settled == ["failed"]
+
+
+def test_a_refusal_is_not_tried_again(task, world):
+    def refuse(work):
+        raise Refused("Your account may have 0 nodes of this type.")
+
+    world.do["two"] = refuse
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause) == ("failed", "Your account may have 0 nodes of this type.")
+    assert world.calls == ["one", "two"]
+
+
+def test_a_bug_is_logged_and_not_shown(task, world, caplog):
+    def bug(work):
+        raise KeyError("internal detail")
+
+    world.do["two"] = bug
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "failed"
+    assert f"Ask about task {task.uuid}" in task.cause
+    assert "internal detail" not in task.cause + task.evidence + "".join(said(task))
+    assert "internal detail" in caplog.text
+
+
+def test_a_step_that_waits_gives_the_worker_back_and_keeps_its_memo(task, world):
+    def wait(work):
+        seen = work.memo.setdefault("looks", 0)
+        if seen < 2:
+            work.memo["looks"] = seen + 1
+            work.log(f"look {seen}")
+            work.wait(5, f"{seen} of 2 ready")
+
+    world.do["two"] = wait
+    for look in range(2):
+        run_task(task.pk)
+        task.refresh_from_db()
+        step = task.steps.get(name="two")
+        assert (step.status, step.detail, step.attempts) == ("running", f"{look} of 2 ready", 0)
+        assert task.lease is None
+        run_task(task.pk)  # not yet
+        assert Task.objects.get(pk=task.pk).lease is None
+        is_due(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert [line for line in said(task) if line.startswith("look")] == ["look 0", "look 1"]
+
+
+def test_a_step_that_waits_for_too_long_fails_and_says_for_what(task, world, time_machine=None):
+    def wait(work):
+        work.record.started = now() - timedelta(hours=1)
+        work.wait(5, "2 of 3 nodes answer")
+
+    world.do["two"] = wait
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "failed"
+    assert task.cause == "Gave up after 20 minutes: 2 of 3 nodes answer."
+
+
+@pytest.mark.parametrize("where", NAMES)
+def test_cancelling_undoes_what_was_begun_the_last_first(task, world, where):
+    world.do[f"{where} after"] = lambda work: cancel_task(Task.objects.get(pk=task.pk))
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "cancelled"
+    assert world.things == []
+    begun = NAMES[: NAMES.index(where) + 1]
+    assert [c for c in world.calls if c.startswith("undo")] == [f"undo {name}" for name in reversed(begun)]
+    assert world.settled == ["cancelled"]
+
+
+def test_a_task_that_was_cancelled_before_it_began_does_nothing(task, world):
+    assert cancel_task(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.calls) == ("cancelled", [])
+    assert not cancel_task(task)
+
+
+def test_cancelling_a_task_that_waits_does_not_wait(task, world):
+    world.do["two"] = lambda work: work.wait(3600)
+    run_task(task.pk)
+    cancel_task(task)
+    assert list(Task.objects.due()) == [task]
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.things) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("where", NAMES)
+def test_a_worker_may_die_while_undoing(task, world, where):
+    world.do["three after"] = lambda work: cancel_task(Task.objects.get(pk=task.pk))
+
+    def die(work):
+        world.undo.clear()
+        raise WorkerDied
+
+    world.undo[where] = die
+    with pytest.raises(WorkerDied):
+        run_task(task.pk)
+    lease_runs_out(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.things) == ("cancelled", [])
+    assert "three" not in world.calls[4:]  # nothing is made again
+
+
+def test_undoing_may_wait(task, world):
+    looks = []
+
+    def wait(work):
+        looks.append(1)
+        if len(looks) < 3:
+            work.wait(1, "still stops")
+
+    world.undo["two"] = wait
+    world.do["three after"] = lambda work: cancel_task(Task.objects.get(pk=task.pk))
+    for _ in range(3):
+        run_task(task.pk)
+        is_due(task)
+    task.refresh_from_db()
+    assert (task.status, world.things, len(looks)) == ("cancelled", [], 3)
+
+
+def test_a_person_may_try_again_from_the_step_that_failed(task, world, alice):
+    def refuse(work):
+        world.do.clear()
+        raise Refused("No.")
+
+    world.do["two"] = refuse
+    run_task(task.pk)
+    task.refresh_from_db()
+    retry_task(task, by=alice)
+    assert (task.status, task.cause) == ("new", "")
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert world.calls == ["one", "two", "two", "three"]
+    with pytest.raises(PortalError):
+        retry_task(task, by=alice)
+
+
+def test_a_step_that_kills_workers_is_given_up(task, world):
+    def die(work):
+        raise WorkerDied
+
+    world.do["two"] = die
+    for _ in range(4):
+        with pytest.raises(WorkerDied):
+            run_task(task.pk)
+        lease_runs_out(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.cause == "Stopped at “Make two”: it ended our worker 3 times."
+
+
+def test_one_unfinished_task_per_subject(task, lab, alice):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        start_task(lab, "test", title="Another", by=alice)
+
+
+def test_a_finished_task_makes_room_for_the_next(task, lab, alice):
+    run_task(task.pk)
+    assert start_task(lab, "test", title="Another", by=alice).status == "new"
+
+
+def test_the_outcome_and_its_meaning_are_one_transaction(task, world, monkeypatch):
+    def unsettled(task):
+        raise WorkerDied
+
+    monkeypatch.setattr(
+        "tests.tasks.test_ledger.PLAN",
+        Plan([world.step(n) for n in NAMES], queue="provision", begin=lambda t: None, settle=unsettled),
+    )
+    with pytest.raises(WorkerDied):
+        run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "inprogress"
+
+
+def test_a_plan_that_changed_under_a_task_fails_it_with_words(task, world, monkeypatch):
+    plan = Plan([world.step("other")], queue="provision", begin=lambda t: None, settle=lambda t: None)
+    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert "upgraded" in task.cause
+
+
+def test_two_vocabularies_have_a_word_for_each_status():
+    assert set(PAGE) == set(API) == set(TaskStatus.values)
+    assert PAGE[TaskStatus.INPROGRESS].word == "INPROGRESS"
+    assert API[TaskStatus.FINISHED] == "SUCCEEDED"
+
+
+def test_what_a_step_says_has_no_credentials(task, world):
+    world.do["one"] = lambda work: work.log("cloning https://bob:s3cret@git.example.org/x")
+    run_task(task.pk)
+    assert "s3cret" not in "".join(said(task))
+
+
+def test_teardown_is_the_build_backwards(world):
+    plan = ledger.plan_of("test")
+    assert [step.name for step in plan.teardown()] == ["undo-three", "undo-two", "undo-one"]
+
+
+def test_queueing_waits_for_the_commit(world, lab, alice, no_queue, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        start_task(lab, "test", title="x", by=alice)
+        assert no_queue == []
+    assert len(no_queue) == 1
+
+
+def test_steps_undone_are_marked(task, world):
+    world.do["two after"] = lambda work: cancel_task(Task.objects.get(pk=task.pk))
+    run_task(task.pk)
+    assert statuses(task) == [StepStatus.UNDONE, StepStatus.UNDONE, StepStatus.WAITING]
+
+
+def test_the_lease_is_short_enough_to_resume_within_15_seconds():
+    assert timedelta(seconds=12) > LEASE
+
+
+def test_output_belongs_to_the_task(task, world):
+    world.do["one"] = lambda work: work.log("hello")
+    run_task(task.pk)
+    output = Output.objects.get(pk=task.output_id)
+    assert output.portal == output.head == len("hello\n")
+    assert output.chunks.get().stream == Stream.PORTAL

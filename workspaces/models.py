@@ -1,0 +1,181 @@
+"""Where a team works: a cloud configuration's trust, and workspaces with a shared filesystem and a network."""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.contenttypes.fields import GenericRelation
+from django.db import models
+from django.db.models import Q
+
+from accounts.access import AccessQuerySet, Can, WorkspaceRole
+from accounts.models import Organization, User
+from portal import clouds, secrets
+from portal.statuses import Badge
+from portal.tasks.models import Task
+
+
+class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
+    organization_path = "organization"
+    sees = Can.MANAGE_ORGANIZATION
+
+
+class CloudConfig(models.Model):
+    """A cloud account that an organization has trusted the portal with; or this computer."""
+
+    class Kind(models.TextChoices):
+        LOCAL = "local", "This computer"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
+    name = models.CharField(max_length=80)
+    kind = models.CharField(max_length=10, choices=Kind)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+
+    objects = CloudConfigQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["organization", "name"], name="cloud_config_names_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What `clouds.connect` needs to know."""
+        match self.Kind(self.kind):
+            case self.Kind.LOCAL:
+                return {"root": str(settings.VAR / "local" / str(self.uuid)), "hidden": [str(settings.VAR)]}
+
+    def cloud(self, region: str) -> clouds.Cloud:
+        return clouds.connect(clouds.CloudKind(self.kind), self.options, region=region)
+
+
+class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
+    workspace_path = ""
+    organization_path = "organization"
+    sees = Can.SEE_WORKSPACE
+
+    def live(self) -> WorkspaceQuerySet:
+        return self.exclude(status=Workspace.Status.TERMINATED)
+
+
+class Workspace(models.Model):
+    """A shared filesystem, a network and people, in one region of one cloud configuration."""
+
+    class Status(models.TextChoices):
+        NEW = "new"
+        INPROGRESS = "inprogress"
+        READY = "ready"
+        FAILED = "failed"
+        TERMINATING = "terminating"
+        TERMINATED = "terminated"
+
+    PAGE: ClassVar[dict[str, Badge]] = {
+        Status.NEW: Badge.waiting("NEW"),
+        Status.INPROGRESS: Badge.working("INPROGRESS"),
+        Status.READY: Badge.good("READY"),
+        Status.FAILED: Badge.bad("FAILED"),
+        Status.TERMINATING: Badge.working("TERMINATING"),
+        Status.TERMINATED: Badge.gone("TERMINATED"),
+    }
+    API: ClassVar[dict[str, str]] = {status: status.name for status in Status}
+    COMES_FROM: ClassVar[dict[str, set[str]]] = {
+        Status.INPROGRESS: {Status.NEW, Status.FAILED},
+        Status.READY: {Status.INPROGRESS},
+        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
+        Status.TERMINATING: {Status.READY, Status.FAILED},
+        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="workspaces")
+    cloud_config = models.ForeignKey(CloudConfig, models.PROTECT, related_name="workspaces")
+    name = models.CharField(max_length=80)
+    region = models.CharField(max_length=40)
+    status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
+    login_public = models.TextField(blank=True)  # the portal's key for every node in here
+    login_private = models.TextField(blank=True, editable=False)  # encrypted
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
+
+    objects = WorkspaceQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "name"], condition=~Q(status="terminated"), name="live_workspace_names_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["new", "inprogress", "ready", "failed", "terminating", "terminated"]),
+                name="workspace_status_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def badge(self) -> Badge:
+        return self.PAGE[self.status]
+
+    @property
+    def cloud(self) -> clouds.Cloud:
+        return self.cloud_config.cloud(self.region)
+
+    def tags(self, subject: UUID | None = None) -> clouds.Tags:
+        """For the workspace's own things, or for those of a cluster in it."""
+        return clouds.Tags(
+            portal=settings.PORTAL_NAME.lower(),
+            organization=str(self.organization.uuid),
+            workspace=str(self.uuid),
+            subject=str(subject or self.uuid),
+        )
+
+    def _belongs_to(self, field: str) -> str:
+        return f"{self.organization.uuid}/workspace/{self.uuid}/{field}"
+
+    @property
+    def login_key(self) -> str:
+        return secrets.decrypt(self.login_private, belongs_to=self._belongs_to("login_private"))
+
+    def keep_login_key(self, private: str, public: str) -> None:
+        self.login_private = secrets.encrypt(private, belongs_to=self._belongs_to("login_private"))
+        self.login_public = public
+        self.save(update_fields=["login_private", "login_public"])
+
+    def move(self, to: Status) -> bool:
+        """Change the status, and say whether this call was the one that did it."""
+        moved = Workspace.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
+        if moved:
+            self.status = to
+        return bool(moved)
+
+    @property
+    def last_task(self) -> Task | None:
+        last: Task | None = self.tasks.order_by("-pk").first()
+        return last
+
+    def live_names(self) -> list[str]:
+        return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
+
+
+class WorkspaceMember(models.Model):
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="members")
+    user = models.ForeignKey(User, models.CASCADE, related_name="workspace_memberships")
+    role = models.CharField(max_length=10, choices=WorkspaceRole)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "user"], name="one_role_per_person_and_workspace"),
+            models.CheckConstraint(condition=Q(role__in=WorkspaceRole.values), name="workspace_role_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user}, {self.role} of {self.workspace}"
