@@ -61,6 +61,7 @@ class AccessQuerySet(models.QuerySet[M]):
     workspace_path: str | None = None  # e.g. "cluster__workspace"; "" when the row is the workspace itself
     organization_path: str | None = None
     sees: Can = Can.VIEW  # the right that makes a row exist for a person
+    changes: Can = Can.MANAGE_WORKSPACE  # the right to cancel or retry what is done to a row
 
     def where(self, user: Person, can: Can) -> Self:
         """The rows on which this person has this right. Nobody signed in, or an inactive account: none."""
@@ -79,6 +80,9 @@ class AccessQuerySet(models.QuerySet[M]):
     def seen_by(self, user: Person, uuid: UUID | str) -> M | None:
         """The row with this uuid if this person may see it."""
         return self.where(user, self.sees).filter(uuid=uuid).first()
+
+    def may_change(self, user: Person, row: models.Model) -> bool:
+        return self.where(user, self.changes).filter(pk=row.pk).exists()
 
 
 def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) -> M:

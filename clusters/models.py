@@ -9,7 +9,7 @@ from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
 
-from accounts.access import AccessQuerySet
+from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from portal import clouds, secrets, ssh
 from portal.statuses import Badge
@@ -47,6 +47,7 @@ class EngineVersion(models.Model):
 
 class ClusterQuerySet(AccessQuerySet["Cluster"]):
     workspace_path = "workspace"
+    changes = Can.MANAGE_CLUSTERS
 
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)

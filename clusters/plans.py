@@ -195,12 +195,12 @@ def install_engine(work: Work) -> None:
     cluster: Cluster = work.subject
     head = cluster.nodes.get(rank=0)
     folder = cluster.engine_folder
-    if ssh.run(head.host, f"test -f {shlex.quote(folder)}/.complete").status == 0:
-        work.log(f"{cluster.engine_version} is in this workspace already.")
-        return
     # A folder for each try: a detached command runs once in a folder's life.
     trial = work.memo.setdefault("trial", 1)
     place = f"{head.shared}/.engines/.install-{cluster.engine_version.slug}-{cluster.uuid.hex[:8]}-{trial}"
+    if ssh.run(head.host, f"test -f {shlex.quote(folder)}/.complete && rm -rf {shlex.quote(place)}").status == 0:
+        work.log(f"{cluster.engine_version} is in {folder}.")
+        return
     end, started, said = detached.look(head.host, place)
     if not started:
         packages = [str(package) for package in cluster.engine_version.packages]

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils.timezone import now
 
-from accounts.access import AccessQuerySet
+from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.models import Cluster
 from portal.statuses import Badge
@@ -21,6 +21,7 @@ from workspaces.models import Workspace
 
 class JobQuerySet(AccessQuerySet["Job"]):
     workspace_path = "workspace"
+    changes = Can.RUN_JOBS
 
 
 class Job(models.Model):
@@ -51,6 +52,7 @@ class Job(models.Model):
 
 class RunQuerySet(AccessQuerySet["Run"]):
     workspace_path = "job__workspace"
+    changes = Can.RUN_JOBS
 
     def unfinished(self) -> RunQuerySet:
         return self.filter(status__in=(Run.Status.NEW, Run.Status.INPROGRESS))

@@ -2,4 +2,13 @@ from django.urls import path
 
 from jobs import views
 
-urlpatterns = [path("examples/<slug:name>/<path:file>", views.example_file, name="example-file")]
+urlpatterns = [
+    path("", views.dashboard, name="dashboard"),
+    path("workspaces/<uuid:uuid>/jobs/", views.jobs, name="jobs"),
+    path("workspaces/<uuid:uuid>/jobs/new/", views.new_job, name="new-job"),
+    path("jobs/<uuid:uuid>/", views.job, name="job"),
+    path("jobs/<uuid:uuid>/run/", views.run_job, name="run-job"),
+    path("runs/<uuid:uuid>/", views.run, name="run"),
+    path("runs/<uuid:uuid>/cancel/", views.cancel, name="cancel-run"),
+    path("examples/<slug:name>/<path:file>", views.example_file, name="example-file"),
+]

@@ -1,11 +1,171 @@
+"""The dashboard, jobs and runs. The dashboard is here because it shows everything, and this app may name all others."""
+
 from __future__ import annotations
 
-from django.http import Http404, HttpRequest
+from uuid import UUID, uuid4
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.views.decorators.http import require_safe
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django.views.static import serve
 
+from accounts.access import Can, OrganizationRole, get_for
+from clusters.models import Cluster
 from jobs import repositories
+from jobs.actions import cancel_run, create_job, start_run
+from jobs.forms import JobForm
+from jobs.models import Job, Run
+from portal.clouds.errors import PortalError
+from portal.tasks.views import viewer
+from workspaces.models import Workspace
+from workspaces.place import enter, enter_organization, workspace_for
+from workspaces.views import person
+
+
+@require_safe
+@login_required
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """What runs, what failed, what waits; or, until there is a run, the steps to the first one."""
+    organization = enter_organization(request)
+    workspaces = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization).live()
+    inside = Workspace.objects.where(request.user, Can.VIEW).filter(organization=organization)
+    clusters = Cluster.objects.filter(workspace__in=inside).live()
+    runs = Run.objects.filter(job__workspace__in=inside).select_related("job__workspace__organization", "cluster")
+    ready = workspaces.filter(status=Workspace.Status.READY).first()
+    is_admin = getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN
+    context = {
+        "organization": organization,
+        "is_admin": is_admin,
+        "has_config": organization.cloud_configs.exists(),
+        "workspaces": workspaces.select_related("cloud_config").order_by("name"),
+        "ready": ready,
+        "clusters": clusters.select_related("workspace__organization", "engine_version").order_by("-pk")[:8],
+        "cluster_count": clusters.filter(status=Cluster.Status.RUNNING).count(),
+        "running": runs.unfinished().order_by("-pk")[:8],
+        "recent": runs.exclude(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)).order_by("-pk")[:8],
+        "failed": runs.filter(status=Run.Status.FAILED).order_by("-pk")[:3],
+    }
+    part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
+    return render(request, part or "dashboard.html", context)
+
+
+@require_safe
+@login_required
+def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    rows = []
+    for job in Job.objects.filter(workspace=workspace).select_related("cluster").order_by("-pk")[:200]:
+        rows.append((job, job.last_run))
+    context = {
+        "workspace": workspace,
+        "rows": rows,
+        "clusters": workspace.clusters.live().exists(),
+    }
+    part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""
+    return render(request, part or "jobs/jobs.html", context)
+
+
+@login_required
+def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    workspace_for(request, uuid, Can.RUN_JOBS)
+    form = JobForm(request.POST or None, workspace=workspace)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            _, run = create_job(
+                workspace,
+                name=data["name"],
+                cluster=data["cluster"],
+                git_url=data["git_url"],
+                reference=data["reference"],
+                command=data["command"],
+                by=person(request),
+                uuid=data["key"],
+            )
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            return redirect("run", uuid=run.uuid)
+    examples = [(name, request.build_absolute_uri(f"/examples/{name}")) for name in repositories.names()]
+    return render(request, "jobs/job_new.html", {"workspace": workspace, "form": form, "examples": examples})
+
+
+def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
+    queryset = Job.objects.select_related("workspace__organization", "workspace__cloud_config", "cluster", "created_by")
+    job = get_for(queryset, request.user, can, uuid=uuid)
+    enter(request, job.workspace)
+    return job
+
+
+@require_safe
+@login_required
+def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.VIEW)
+    context = {
+        "job": found,
+        "runs": found.runs.select_related("job", "cluster", "started_by", "output").order_by("-number")[:50],
+        "may_change": Job.objects.all().may_change(request.user, found),
+        "key": uuid4(),
+    }
+    part = "jobs/job.html#runs" if request.headers.get("HX-Target") == "run-list" else ""
+    return render(request, part or "jobs/job.html", context)
+
+
+@login_required
+@require_POST
+def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    try:
+        key = UUID(request.POST.get("key", "")) if request.POST.get("key") else None
+        return redirect("run", uuid=start_run(found, by=person(request), uuid=key).uuid)
+    except ValueError as error:
+        raise Http404 from error
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect("job", uuid=uuid)
+
+
+def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
+    queryset = Run.objects.select_related(
+        "job__workspace__organization", "job__workspace__cloud_config", "cluster__engine_version", "output", "started_by"
+    )
+    run = get_for(queryset, request.user, can, uuid=uuid)
+    enter(request, run.job.workspace)
+    return run
+
+
+@require_safe
+@login_required
+def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _run_for(request, uuid, Can.VIEW)
+    task = found.last_task
+    context = {
+        "run": found,
+        "task": task,
+        "steps": [(step, None) for step in task.steps.select_related("task")] if task else [],
+        "viewer": viewer(found.output),
+        "may_change": Run.objects.all().may_change(request.user, found),
+        "key": uuid4(),
+    }
+    target = request.headers.get("HX-Target")
+    part = {"run-head": "jobs/run.html#head", "run-facts": "jobs/run.html#facts"}.get(target or "", "jobs/run.html")
+    return render(request, part, context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will be ended; POST asks for it."""
+    found = _run_for(request, uuid, Can.RUN_JOBS)
+    if request.method == "POST":
+        if not cancel_run(found):
+            messages.info(request, "It had ended already.")
+        return redirect("run", uuid=uuid)
+    return render(request, "jobs/run_cancel.html", {"run": found})
 
 
 @require_safe

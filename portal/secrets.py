@@ -47,7 +47,7 @@ def decrypt(text: str, *, belongs_to: str) -> str:
         raise CannotDecrypt from error
 
 
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s]+(?=@)")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

@@ -23,6 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+
+from portal.clouds.local import LocalCloud
+from portal.environment import private_folder
 
 READY_WITHIN = 60.0
 
@@ -121,7 +126,8 @@ class Supervisor:
             self._add("valkey", _valkey_command())
             _wait_for_redis(lambda: self.stopping)
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-        subprocess.run([*manage, "migrate", "--verbosity", "0"], env=self.env, check=True)
+        call_command("migrate", verbosity=0)
+        connections.close_all()
         _power_on_nodes()
         self._add("web", [*manage, "web", "--port", str(port)])
         self._add("watch", [*manage, "watch"])
@@ -137,13 +143,17 @@ class Supervisor:
 
     def _spawn(self, process: Process) -> None:
         process.started = time.monotonic()
+        log = (private_folder(settings.VAR / "log") / f"{process.name}.log").open("ab")
         process.handle = subprocess.Popen(
             process.argv,
             env=self.env,
             stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             start_new_session=True,  # Ctrl-C is for us; we end the others in order
-            preexec_fn=_die_with_us,  # noqa: PLW1509 (no threads here)
+            preexec_fn=_die_with_us,
         )
+        log.close()
 
     def _wait_until_ready(self, url: str) -> None:
         until = time.monotonic() + READY_WITHIN
@@ -152,7 +162,7 @@ class Supervisor:
                 with urllib.request.urlopen(url, timeout=2):  # noqa: S310 (ours)
                     return
             if time.monotonic() > until:
-                raise CannotStart(f"The portal was not ready within {READY_WITHIN:.0f} seconds; its log says why.")
+                raise CannotStart(f"The portal was not ready within {READY_WITHIN:.0f} seconds; the files in {settings.VAR / 'log'} say why.")
             self._revive()
             time.sleep(0.05)
 
@@ -184,7 +194,7 @@ class Supervisor:
         order = [p for p in self.processes if p.name not in {"web", "valkey"}]
         for group in (order, [p for p in self.processes if p.name == "web"]):
             _end(group, 8)
-        _power_off_nodes(self.say)
+        _power_off_nodes()
         _end([p for p in self.processes if p.name == "valkey"], 5)
         _reap_orphans(set())
 
@@ -249,15 +259,17 @@ def _wait_for_redis(stopped: Callable[[], bool]) -> None:
             return
 
 
+def _this_computer() -> list[LocalCloud]:
+    """The local cloud of each cloud configuration that has made something."""
+    root = settings.VAR / "local"
+    return [LocalCloud(folder, hidden=[settings.VAR]) for folder in sorted(root.glob("*")) if folder.is_dir()]
+
+
 def _power_on_nodes() -> None:
-    from portal.clouds.local import power_on
+    for cloud in _this_computer():
+        cloud.power_on()
 
-    power_on(settings.VAR / "local", hidden=[settings.VAR])
 
-
-def _power_off_nodes(say: Callable[[str], None]) -> None:
-    from portal.clouds.local import power_off
-
-    stopped = power_off(settings.VAR / "local")
-    if stopped:
-        say(f"Stopped {stopped} nodes of this computer; they start again with the portal.")
+def _power_off_nodes() -> None:
+    for cloud in _this_computer():
+        cloud.power_off()

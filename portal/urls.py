@@ -6,6 +6,12 @@ urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("accounts/", include("allauth.account.urls")),
+    path("", include("portal.tasks.urls")),
     path("", include("accounts.urls")),
+    path("", include("workspaces.urls")),
+    path("", include("clusters.urls")),
     path("", include("jobs.urls")),
 ]
+handler403 = "portal.views.forbidden"
+handler404 = "portal.views.not_found"
+handler500 = "portal.views.broken"

@@ -85,7 +85,9 @@ class RunningPortal:
                 return line
 
     def log(self):
-        return (self.folder / "log").read_text(errors="replace")
+        """What the supervisor and its processes wrote."""
+        files = [self.folder / "log", *sorted((self.var / "log").glob("*.log"))]
+        return "\n".join(f"== {file.name}\n{file.read_text(errors='replace')[-4000:]}" for file in files if file.exists())
 
     def stop(self):
         if self.driver:

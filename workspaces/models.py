@@ -59,6 +59,7 @@ class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
     workspace_path = ""
     organization_path = "organization"
     sees = Can.SEE_WORKSPACE
+    changes = Can.MANAGE_ORGANIZATION
 
     def live(self) -> WorkspaceQuerySet:
         return self.exclude(status=Workspace.Status.TERMINATED)

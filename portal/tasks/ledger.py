@@ -26,7 +26,7 @@ from portal.clouds.errors import Passing, PortalError
 from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
-from portal.tasks import queue
+from portal.tasks import live, queue
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
 
 logger = logging.getLogger(__name__)
@@ -293,6 +293,7 @@ class Work:
             self._store(detail)
             # A cancel that came since the claim has set wake_at, which was overwritten just now.
             Task.objects.filter(pk=self.task.pk, cancel_asked=True).exclude(cancel_asked=undoing).update(wake_at=now())
+            live.ring(live.WATCH)
         raise GivenBack
 
     def match(self, plan: Plan) -> list[tuple[Step, StepPlan]]:
@@ -318,7 +319,7 @@ class Work:
         self._call(step.do, step)
         failpoint(f"{self.task.kind}.{step.name}.after")
         record.status, record.finished, record.attempts = StepStatus.DONE, now(), 0
-        self.save()
+        self.save(self._unsaved[-1] if self._unsaved else "")  # what it found, in place of what it waited for
 
     def take_back(self, steps: Sequence[tuple[Step, StepPlan]]) -> None:
         """Undo every step that was begun, the last one first. Like doing, undoing may be repeated."""

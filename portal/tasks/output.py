@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from channels.db import database_sync_to_async
 from django.core.files.base import File
 from django.core.files.storage import storages
 from django.db import transaction
@@ -129,6 +130,16 @@ def stream_bytes(output: Output, stream: Stream | None) -> Iterator[bytes]:
         pieces = read(output, position, limit=1024 * 1024)
         if not pieces:
             return
+        for piece in pieces:
+            if stream is None or piece.stream == stream:
+                yield piece.data
+        position = pieces[-1].position + len(pieces[-1].data)
+
+
+async def stream_bytes_async(output: Output, stream: Stream | None) -> AsyncIterator[bytes]:
+    """`stream_bytes` for a server that is asynchronous: one read at a time, none of it kept."""
+    position = 0
+    while pieces := await database_sync_to_async(read)(output, position, limit=1024 * 1024):
         for piece in pieces:
             if stream is None or piece.stream == stream:
                 yield piece.data

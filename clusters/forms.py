@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.validators import RegexValidator
+
+from clusters.models import EngineVersion
+from portal.clouds import InstanceType
+from portal.clouds.errors import PortalError
+from workspaces.forms import OnceForm
+from workspaces.models import Workspace
+
+MOST_NODES = 64
+
+
+class ClusterForm(OnceForm):
+    """The instance types come from the cloud; where it offers none, `trouble` says why."""
+
+    name = forms.CharField(
+        max_length=40,
+        validators=[
+            RegexValidator(
+                r"^[a-z]([a-z0-9-]*[a-z0-9])?\Z",
+                "Use small letters, digits and hyphens, beginning with a letter; the nodes are named after it.",
+            )
+        ],
+        help_text="Its nodes will be called NAME-0, NAME-1 and so on.",
+    )
+    instance_type = forms.ChoiceField(widget=forms.RadioSelect)
+    node_count = forms.IntegerField(
+        label="Number of nodes", min_value=1, max_value=MOST_NODES, initial=2, help_text=f"1 to {MOST_NODES}."
+    )
+    engine_version = forms.ModelChoiceField(EngineVersion.objects.none(), empty_label=None)
+
+    def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.workspace = workspace
+        self.trouble: PortalError | None = None
+        self.offers: list[InstanceType] = []
+        try:
+            self.offers = workspace.cloud.instance_types()
+        except PortalError as error:
+            self.trouble = error
+        self.fields["instance_type"].choices = [(offer.name, offer.name) for offer in self.offers]  # type: ignore[attr-defined]
+        if self.offers:
+            self.fields["instance_type"].initial = self.offers[-1].name
+        engines = EngineVersion.objects.filter(offered=True).order_by("-kind", "-version")
+        self.fields["engine_version"].queryset = engines  # type: ignore[attr-defined]
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if self.is_taken(self.workspace.clusters.live(), name):
+            raise forms.ValidationError("There is a cluster of this name in the workspace.")
+        return name
+
+    def clean_instance_type(self) -> InstanceType:
+        return next(offer for offer in self.offers if offer.name == self.cleaned_data["instance_type"])

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from accounts.access import Can, get_for
+from clusters.actions import create_cluster, delete_cluster, repair_cluster
+from clusters.forms import ClusterForm
+from clusters.models import Cluster, Node
+from portal.clouds.errors import PortalError
+from workspaces.forms import ConfirmDeleteForm
+from workspaces.place import enter, workspace_for
+from workspaces.views import person
+
+
+@require_safe
+@login_required
+def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    rows = (
+        Cluster.objects.filter(workspace=workspace)
+        .live()
+        .select_related("engine_version", "workspace__organization")
+        .annotate(answering=Count("nodes", filter=Q(nodes__state=Node.State.ANSWERS)))
+        .order_by("name")
+    )
+    part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
+    return render(request, part or "clusters/clusters.html", {"workspace": workspace, "clusters": rows})
+
+
+@login_required
+def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
+    form = ClusterForm(request.POST or None, workspace=workspace)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            cluster = create_cluster(
+                workspace,
+                name=data["name"],
+                instance_type=data["instance_type"],
+                node_count=data["node_count"],
+                engine_version=data["engine_version"],
+                by=person(request),
+                uuid=data["key"],
+            )
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            task = cluster.last_task
+            return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
+    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form})
+
+
+def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
+    queryset = Cluster.objects.select_related(
+        "workspace__organization", "workspace__cloud_config", "engine_version", "created_by"
+    )
+    cluster = get_for(queryset, request.user, can, uuid=uuid)
+    enter(request, cluster.workspace)
+    return cluster
+
+
+@require_safe
+@login_required
+def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _cluster_for(request, uuid, Can.VIEW)
+    nodes = list(found.nodes.all())
+    context = {
+        "cluster": found,
+        "nodes": nodes,
+        "broken": [node for node in nodes if node.state in (Node.State.SILENT, Node.State.GONE)],
+        "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
+        "runs": found.runs.select_related("job", "cluster").order_by("-pk")[:10],
+        "may_change": Cluster.objects.all().may_change(request.user, found),
+    }
+    part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
+    return render(request, part or "clusters/cluster.html", context)
+
+
+@login_required
+@require_POST
+def repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    try:
+        return redirect("task", uuid=repair_cluster(found, by=person(request)).uuid)
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect("cluster", uuid=uuid)
+
+
+@login_required
+def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will be destroyed; POST with the cluster's name does it."""
+    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+    if request.method == "POST" and form.is_valid():
+        try:
+            return redirect("task", uuid=delete_cluster(found, by=person(request)).uuid)
+        except PortalError as error:
+            form.add_error(None, error.message)
+    context = {
+        "cluster": found,
+        "form": form,
+        "nodes": found.nodes.all(),
+        "runs": found.runs.unfinished().select_related("job"),
+    }
+    return render(request, "clusters/cluster_delete.html", context)

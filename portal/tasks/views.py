@@ -1,0 +1,144 @@
+"""Pages of tasks, and outputs by cursor. Permission is the subject's: who may see it may see what was done to it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.core.handlers.asgi import ASGIRequest
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.utils.module_loading import import_string
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from portal.clouds.errors import PortalError
+from portal.tasks import output as store
+from portal.tasks.history import progress
+from portal.tasks.ledger import cancel_task, plan_of, retry_task
+from portal.tasks.models import Output, Stream, Task
+
+
+def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task:
+    """The task, if the person may see its subject; to change it, what the subject's own pages would ask for."""
+    task = Task.objects.seen_by(request.user, uuid)
+    if task is None:
+        raise Http404
+    import_string(settings.ENTER)(request, task.subject)
+    if change and not _may_change(request, task):
+        raise PermissionDenied
+    return task
+
+
+def _may_change(request: HttpRequest, task: Task) -> bool:
+    return bool(type(task.subject).objects.all().may_change(request.user, task.subject))
+
+
+def viewer(output: Output, *, after: int | None = None) -> dict[str, Any]:
+    """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins."""
+    start = store.tail_position(output) if after is None else max(0, min(after, output.head))
+    return {
+        "output": output,
+        "start": start,
+        "rows": store.rows(store.read(output, start, limit=store.TAIL)),
+        "streams": [stream.name.lower() for stream in Stream if output.size(stream)],
+    }
+
+
+@require_safe
+@login_required
+def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    task = _task_for(request, uuid)
+    shown = progress(task)
+    context = {
+        "task": task,
+        "subject": task.subject,
+        "steps": [(step, shown.usual.get(step.name)) for step in task.steps.select_related("task")],
+        "progress": shown,
+        "viewer": viewer(task.output),
+        "may_change": _may_change(request, task),
+        "undoes": plan_of(task.kind).undo_on_cancel,
+    }
+    part = request.headers.get("HX-Target")
+    return render(request, "tasks/task.html#head" if part == "task-head" else "tasks/task.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will be undone; POST asks for it."""
+    task = _task_for(request, uuid, change=True)
+    if request.method == "POST":
+        if not cancel_task(task):
+            messages.info(request, "It had ended already.")
+        return redirect("task", uuid=uuid)
+    return render(request, "tasks/cancel.html", {"task": task, "undoes": plan_of(task.kind).undo_on_cancel})
+
+
+@login_required
+@require_POST
+def retry(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    task = _task_for(request, uuid, change=True)
+    try:
+        retry_task(task, by=request.user)
+    except PortalError as error:
+        messages.error(request, error.message)
+    return redirect("task", uuid=uuid)
+
+
+def _output_for(request: HttpRequest, uuid: UUID) -> Output:
+    task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
+    if task is None or Task.objects.seen_by(request.user, task.uuid) is None:
+        raise Http404
+    return task.output
+
+
+@login_required
+@require_safe
+def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What is stored from `?after=` on, up to `?until=`, as one frame; what the live socket sends too."""
+    output = _output_for(request, uuid)
+    try:
+        after = max(0, int(request.GET.get("after", 0)))
+        until = min(int(request.GET["until"]), output.head) if "until" in request.GET else output.head
+    except ValueError as error:
+        raise Http404 from error
+    frame = store.frame(output, after, store.read(output, after, until=until))
+    return HttpResponse(frame, content_type="application/octet-stream")
+
+
+@login_required
+@require_safe
+def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """A part of the output for a page without JavaScript, from `?after=` on."""
+    output = _output_for(request, uuid)
+    task = Task.objects.filter(output=output).order_by("-pk")[0]
+    import_string(settings.ENTER)(request, task.subject)
+    try:
+        after = max(0, int(request.GET.get("after", 0)))
+    except ValueError as error:
+        raise Http404 from error
+    shown = viewer(output, after=after)
+    context = {"task": task, "viewer": shown, "earlier": max(0, after - store.TAIL), "later": after + store.TAIL}
+    return render(request, "tasks/output.html", context)
+
+
+@login_required
+@require_safe
+def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
+    """All of it, or one `?stream=`, byte for byte."""
+    output = _output_for(request, uuid)
+    name = request.GET.get("stream", "")
+    if name and name.upper() not in Stream.names:
+        raise Http404
+    stream = Stream[name.upper()] if name else None
+    # Each kind of server has its own: a synchronous iterator would be gathered in memory under ASGI.
+    read = store.stream_bytes_async if isinstance(request, ASGIRequest) else store.stream_bytes
+    response = StreamingHttpResponse(read(output, stream), content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="output-{str(uuid)[:8]}{f"-{name}" if name else ""}.txt"'
+    response["Content-Length"] = str(output.size(stream) if stream else output.head)
+    return response

@@ -1,0 +1,210 @@
+"""A cloud in memory, and bad clouds: each wraps a cloud and spoils one thing that clouds do."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from portal.clouds import CloudKind, CloudNode, Identity, InstanceType, Passing, Refused, Region, Resource
+
+
+class MemoryCloud:
+    """A cloud without machines. Nodes run at once; nobody can sign in."""
+
+    kind = CloudKind.LOCAL
+    types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
+
+    def __init__(self):
+        self.networks, self.filesystems, self.clusters = {}, {}, {}
+        self._numbers = itertools.count(1)
+
+    def check(self):
+        return Identity("Memory")
+
+    def regions(self):
+        return [Region("memory", "Memory")]
+
+    def instance_types(self):
+        return list(self.types)
+
+    def ensure_network(self, tags):
+        self.networks.setdefault((tags.portal, tags.subject), tags)
+
+    def delete_network(self, tags):
+        self.networks.pop((tags.portal, tags.subject), None)
+
+    def ensure_filesystem(self, tags):
+        self.filesystems.setdefault((tags.portal, tags.subject), tags)
+
+    def delete_filesystem(self, tags):
+        self.filesystems.pop((tags.portal, tags.subject), None)
+
+    def ensure_nodes(self, spec):
+        if spec.instance_type not in {kind.name for kind in self.types}:
+            raise Refused(f"There is no instance type {spec.instance_type!r}.")
+        cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
+        for rank in range(spec.nodes):
+            if rank not in cluster or not cluster[rank].running:
+                number = next(self._numbers)
+                cluster[rank] = CloudNode(
+                    id=f"node-{number}",
+                    rank=rank,
+                    hostname=f"{spec.name}-{rank}",
+                    running=True,
+                    address=f"10.0.{number >> 8}.{number & 255}",
+                    port=22,
+                    private_address=f"10.0.{number >> 8}.{number & 255}",
+                    user="ubuntu",
+                    home="/home/ubuntu",
+                    shared="/shared",
+                )
+
+    def nodes(self, tags):
+        return [node for _, node in sorted(self.clusters.get((tags.portal, tags.subject), {}).items())]
+
+    def delete_nodes(self, tags):
+        self.clusters.pop((tags.portal, tags.subject), None)
+
+    def leftovers(self, tags):
+        found = [Resource("node", node.id, node.hostname) for node in self.nodes(tags)]
+        for kind, things in (("network", self.networks), ("filesystem", self.filesystems)):
+            if (tags.portal, tags.subject) in things:
+                found.append(Resource(kind, tags.subject))
+        return found
+
+    def kill(self, tags, rank):
+        cluster = self.clusters[tags.portal, tags.subject]
+        cluster[rank] = replace(cluster[rank], running=False, address=None)
+
+
+class _Around:
+    """Another cloud, unspoiled."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.kind = inner.kind
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class Slow(_Around):
+    """Nodes run only after they have been looked at `looks` times."""
+
+    def __init__(self, inner, looks=3):
+        super().__init__(inner)
+        self.looks = looks
+        self._seen = {}
+
+    def nodes(self, tags):
+        seen = self.inner.nodes(tags)
+        for node in seen:
+            self._seen[node.id] = self._seen.get(node.id, 0) + 1
+        return [
+            node if self._seen[node.id] > self.looks else replace(node, running=False, address=None) for node in seen
+        ]
+
+
+class Full(_Around):
+    """Has room for `capacity` nodes of a cluster: makes these, then refuses."""
+
+    def __init__(self, inner, capacity):
+        super().__init__(inner)
+        self.capacity = capacity
+
+    def ensure_nodes(self, spec):
+        if spec.nodes <= self.capacity:
+            return self.inner.ensure_nodes(spec)
+        if self.capacity:
+            self.inner.ensure_nodes(replace(spec, host_keys=spec.host_keys[: self.capacity]))
+        raise Refused(
+            f"The cloud has no room for {spec.nodes} nodes of type {spec.instance_type}.",
+            evidence="InsufficientInstanceCapacity",
+            advice="Choose another instance type or fewer nodes.",
+        )
+
+
+class Refusing(_Around):
+    """Bad credentials: nothing can be checked or made."""
+
+    def _refuse(self, *_):
+        raise Refused("The cloud does not accept these credentials.", evidence="UnauthorizedOperation")
+
+    check = ensure_network = ensure_filesystem = ensure_nodes = _refuse
+
+
+class Forgetful(_Around):
+    """Does what it is asked, but the first reply to each kind of request is lost."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self._lost = set()
+
+    def _lose(self, name, argument):
+        getattr(self.inner, name)(argument)
+        if name not in self._lost:
+            self._lost.add(name)
+            raise Passing("The cloud's reply was lost.", evidence="read timed out")
+
+    def ensure_network(self, tags):
+        self._lose("ensure_network", tags)
+
+    def ensure_filesystem(self, tags):
+        self._lose("ensure_filesystem", tags)
+
+    def ensure_nodes(self, spec):
+        self._lose("ensure_nodes", spec)
+
+    def delete_nodes(self, tags):
+        self._lose("delete_nodes", tags)
+
+    def delete_filesystem(self, tags):
+        self._lose("delete_filesystem", tags)
+
+    def delete_network(self, tags):
+        self._lose("delete_network", tags)
+
+
+class Died(BaseException):
+    """The worker's process is gone: nothing catches this."""
+
+
+class Dying(_Around):
+    """The worker dies in the `call`-th request that changes something; of several nodes, half were made."""
+
+    def __init__(self, inner, call=1):
+        super().__init__(inner)
+        self.call = call
+        self.calls = 0
+
+    def _count(self):
+        self.calls += 1
+        return self.calls == self.call
+
+    def ensure_nodes(self, spec):
+        if not self._count():
+            return self.inner.ensure_nodes(spec)
+        if half := spec.nodes // 2:
+            self.inner.ensure_nodes(replace(spec, host_keys=spec.host_keys[:half]))
+        raise Died
+
+    def _then_die(self, name, argument):
+        dying = self._count()
+        getattr(self.inner, name)(argument)
+        if dying:
+            raise Died
+
+    def ensure_network(self, tags):
+        self._then_die("ensure_network", tags)
+
+    def ensure_filesystem(self, tags):
+        self._then_die("ensure_filesystem", tags)
+
+    def delete_nodes(self, tags):
+        self._then_die("delete_nodes", tags)
+
+    def delete_filesystem(self, tags):
+        self._then_die("delete_filesystem", tags)
+
+    def delete_network(self, tags):
+        self._then_die("delete_network", tags)

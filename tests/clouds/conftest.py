@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from portal.clouds.local import LocalCloud
+
+from . import hands
+
+
+@functools.cache
+def why_not(rung):
+    """What this computer lacks for nodes of this kind."""
+    if rung == "plain":
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        found, why = LocalCloud(Path(folder), rung=None).rung()
+    return "" if found == "uts" else f"this computer grants no namespaces here: {why}"
+
+
+@pytest.fixture(autouse=True)
+def _no_forced_rung(monkeypatch):
+    monkeypatch.delenv("PORTAL_LOCAL_RUNG", raising=False)
+
+
+@pytest.fixture
+def local():
+    """Makes local clouds and ends everything of them afterwards."""
+    made = []
+    # Not pytest's tmp_path: it lies in /tmp, which nodes do not see anyway, so hiding would not be tested.
+    base = Path(__file__).resolve().parents[2] / "var" if os.access(Path(__file__).parents[2], os.W_OK) else None
+    if base is not None:
+        base.mkdir(mode=0o700, exist_ok=True)
+    data = Path(tempfile.mkdtemp(prefix="test data ", dir=base))
+
+    def make(rung="uts", name="local"):
+        if reason := why_not(rung):
+            pytest.skip(reason)
+        made.append(LocalCloud(data / name, hidden=[data], rung=rung))
+        return made[-1]
+
+    yield make
+    for cloud in made:
+        for workspace in cloud._workspaces():
+            for cluster in workspace.clusters():
+                cloud.delete_nodes(hands.tags(workspace.path.name, cluster.path.name))
+        cloud.power_off()
+    shutil.rmtree(data, ignore_errors=True)

@@ -1,0 +1,261 @@
+"""What every cloud promises."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import pytest
+
+from portal.clouds import Passing, Refused
+
+from . import bad, hands
+
+
+class Memory:
+    def __init__(self, _local):
+        self.cloud = bad.MemoryCloud()
+
+    def kill(self, where, rank):
+        self.cloud.kill(where, rank)
+
+    def identity(self, where, rank):
+        return self.cloud.nodes(where)[rank].id
+
+
+class Local:
+    rung = "uts"
+
+    def __init__(self, local):
+        self.cloud = local(self.rung)
+
+    def _state(self, where, rank):
+        return self.cloud._workspace(where).cluster(where.subject).node(rank).state()
+
+    def kill(self, where, rank):
+        self._state(where, rank).first.send(signal.SIGKILL)
+        hands.until(lambda: not self.cloud.nodes(where)[rank].running)
+
+    def identity(self, where, rank):
+        return self._state(where, rank).first
+
+
+class Plain(Local):
+    rung = "plain"
+
+
+@pytest.fixture(params=[Memory, Local, Plain], ids=["memory", "uts", "plain"])
+def here(request, local):
+    return request.param(local)
+
+
+@pytest.fixture
+def cloud(here):
+    return here.cloud
+
+
+def ranks(nodes):
+    return [node.rank for node in nodes]
+
+
+def test_says_who_and_what_it_is(cloud):
+    assert cloud.check().name
+    assert cloud.regions()
+    sizes = [kind.cores for kind in cloud.instance_types()]
+    assert sizes
+    assert sizes == sorted(sizes)
+
+
+def test_making_twice_makes_once(here, cloud):
+    workspace, where = hands.deploy(cloud)
+    cloud.ensure_network(workspace)
+    cloud.ensure_filesystem(workspace)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    cloud.ensure_nodes(hands.spec(where, 2))
+    before = hands.up(cloud, where, 2)
+    identities = [here.identity(where, rank) for rank in range(2)]
+    cloud.ensure_nodes(hands.spec(where, 2))
+    assert cloud.nodes(where) == before
+    assert [here.identity(where, rank) for rank in range(2)] == identities
+    assert ranks(before) == [0, 1]
+    assert [node.hostname for node in before] == ["demo-0", "demo-1"]
+    assert len({node.address for node in before}) == 2
+
+
+def test_after_a_crash_half_way_exactly_the_missing_nodes_are_made(here, cloud):
+    _, where = hands.deploy(cloud)
+    with pytest.raises(bad.Died):
+        bad.Dying(cloud).ensure_nodes(hands.spec(where, 4))
+    assert ranks(hands.up(cloud, where, 2)) == [0, 1]
+    first = [here.identity(where, rank) for rank in range(2)]
+    cloud.ensure_nodes(hands.spec(where, 4))
+    assert ranks(hands.up(cloud, where, 4)) == [0, 1, 2, 3]
+    assert [here.identity(where, rank) for rank in range(2)] == first
+
+
+def test_a_killed_node_is_made_again_and_the_others_are_left_alone(here, cloud):
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 3))
+    hands.up(cloud, where, 3)
+    before = [here.identity(where, rank) for rank in range(3)]
+    here.kill(where, 1)
+    assert [node.running for node in cloud.nodes(where)] == [True, False, True]
+    cloud.ensure_nodes(hands.spec(where, 3))
+    hands.up(cloud, where, 3)
+    after = [here.identity(where, rank) for rank in range(3)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_nothing_is_left_after_deleting_and_deleting_twice_is_quiet(cloud):
+    workspace, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.up(cloud, where, 2)
+    assert cloud.leftovers(where)
+    assert cloud.leftovers(workspace)
+    for _ in range(2):
+        cloud.delete_nodes(where)
+        assert cloud.nodes(where) == []
+        assert cloud.leftovers(where) == []
+    for _ in range(2):
+        cloud.delete_filesystem(workspace)
+        cloud.delete_network(workspace)
+        assert cloud.leftovers(workspace) == []
+
+
+def test_deleting_what_never_was_is_quiet(cloud):
+    workspace, where = hands.tags(), hands.tags()
+    cloud.delete_nodes(where)
+    cloud.delete_filesystem(workspace)
+    cloud.delete_network(workspace)
+    assert cloud.nodes(where) == cloud.leftovers(where) == []
+
+
+def test_deleting_a_cluster_that_still_starts_leaves_nothing(cloud):
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 3))
+    cloud.delete_nodes(where)
+    assert cloud.nodes(where) == cloud.leftovers(where) == []
+
+
+def test_a_deleted_cluster_can_be_made_again(cloud):
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 1))
+    cloud.delete_nodes(where)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    assert ranks(hands.up(cloud, where, 2)) == [0, 1]
+
+
+def test_other_clusters_and_other_portals_are_never_listed_or_touched(here, cloud):
+    workspace, where = hands.deploy(cloud)
+    other = hands.tags(workspace.workspace)
+    other = hands.tags(workspace.workspace, "other-" + other.subject)
+    stranger = hands.tags(where.workspace, where.subject, portal="portal-2")
+    cloud.ensure_nodes(hands.spec(where, 1))
+    cloud.ensure_nodes(hands.spec(other, 1, name="other"))
+    hands.up(cloud, where, 1)
+    kept = hands.up(cloud, other, 1)
+    identity = here.identity(where, 0)
+    assert cloud.nodes(stranger) == cloud.leftovers(stranger) == []
+    cloud.delete_nodes(stranger)
+    assert here.identity(where, 0) == identity
+    assert cloud.nodes(where)[0].running
+    cloud.delete_nodes(where)
+    assert cloud.leftovers(where) == []
+    assert cloud.nodes(other) == kept
+
+
+def test_an_unknown_type_is_refused_with_a_sentence(cloud):
+    _, where = hands.deploy(cloud)
+    with pytest.raises(Refused, match=r"type 'huge\.9000'"):
+        cloud.ensure_nodes(hands.spec(where, 1, kind="huge.9000"))
+    assert cloud.nodes(where) == []
+    cloud.delete_nodes(where)
+    assert cloud.leftovers(where) == []
+
+
+def test_no_message_or_listing_has_a_private_key(cloud):
+    _, where = hands.deploy(cloud)
+    spec = hands.spec(where, 1)
+    said = [repr(spec)]
+    for kind in ("huge.9000", "local.1"):
+        try:
+            cloud.ensure_nodes(hands.spec(where, 1, kind=kind))
+        except Refused as exc:
+            said += [exc.message, exc.evidence, exc.advice, repr(exc)]
+    said += [repr(cloud.nodes(where)), repr(cloud.leftovers(where))]
+    secret = spec.host_keys[0].private.splitlines()[2]
+    assert not any("PRIVATE KEY" in text or secret in text for text in said)
+
+
+def test_a_slow_cloud_gets_there(cloud):
+    slow = bad.Slow(cloud, looks=3)
+    _, where = hands.deploy(slow)
+    slow.ensure_nodes(hands.spec(where, 2))
+    assert not any(node.running for node in slow.nodes(where))
+    hands.up(slow, where, 2)
+
+
+def test_lost_replies_make_nothing_twice(cloud):
+    forgetful = bad.Forgetful(cloud)
+    workspace, where = hands.tags(), None
+    where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
+    requests = [
+        (forgetful.ensure_network, workspace),
+        (forgetful.ensure_filesystem, workspace),
+        (forgetful.ensure_nodes, hands.spec(where, 2)),
+        (forgetful.delete_nodes, where),
+        (forgetful.delete_filesystem, workspace),
+        (forgetful.delete_network, workspace),
+    ]
+    for request, argument in requests:
+        with pytest.raises(Passing):
+            request(argument)
+        request(argument)
+        if request == forgetful.ensure_nodes:
+            assert ranks(hands.up(cloud, where, 2)) == [0, 1]
+    assert cloud.leftovers(where) == cloud.leftovers(workspace) == []
+
+
+def test_a_full_cloud_leaves_what_it_made_to_be_found_and_deleted(cloud):
+    full = bad.Full(cloud, capacity=1)
+    _, where = hands.deploy(full)
+    with pytest.raises(Refused):
+        full.ensure_nodes(hands.spec(where, 3))
+    assert ranks(full.nodes(where)) == [0]
+    assert full.leftovers(where)
+    full.delete_nodes(where)
+    assert full.leftovers(where) == []
+
+
+def test_a_refusing_cloud_has_nothing(cloud):
+    refusing = bad.Refusing(cloud)
+    workspace = hands.tags()
+    for request in (refusing.ensure_network, refusing.ensure_filesystem):
+        with pytest.raises(Refused):
+            request(workspace)
+    with contextlib.suppress(Refused):
+        refusing.check()
+    assert refusing.leftovers(workspace) == []
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_dying_in_any_request_is_repaired_by_asking_again(cloud, call):
+    if call > 3 and not isinstance(cloud, bad.MemoryCloud):
+        pytest.skip("deleting half-way has tests of its own")
+    dying = bad.Dying(cloud, call)
+    workspace = hands.tags()
+    where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
+
+    def build_and_remove():
+        dying.ensure_network(workspace)
+        dying.ensure_filesystem(workspace)
+        dying.ensure_nodes(hands.spec(where, 2))
+        assert ranks(hands.up(cloud, where, 2)) == [0, 1]
+        dying.delete_nodes(where)
+        dying.delete_filesystem(workspace)
+        dying.delete_network(workspace)
+
+    with pytest.raises(bad.Died):
+        build_and_remove()
+    build_and_remove()
+    assert cloud.leftovers(where) == cloud.leftovers(workspace) == []

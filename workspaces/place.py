@@ -1,0 +1,55 @@
+"""Where a page is: the organization and, inside one, the workspace; for the frame, the crumbs and `{% if may.… %}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import Http404, HttpRequest
+
+from accounts.access import Can, get_for
+from accounts.models import Membership, Organization
+from workspaces.models import Workspace, WorkspaceMember
+
+
+def enter_organization(request: HttpRequest) -> Organization:
+    """The person's organization. Raises Http404 for somebody who is in none."""
+    membership = (
+        Membership.objects.filter(user=request.user)  # type: ignore[misc]
+        .select_related("organization")
+        .order_by("created", "pk")
+        .first()
+    )
+    if membership is None:
+        raise Http404
+    place: Any = request
+    place.organization, place.roles = membership.organization, (membership.role, None)
+    return membership.organization
+
+
+def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
+    """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
+    roles = (
+        Membership.objects.filter(user=request.user, organization=workspace.organization_id)  # type: ignore[misc]
+        .values_list("role", flat=True)
+        .first(),
+        WorkspaceMember.objects.filter(user=request.user, workspace=workspace)  # type: ignore[misc]
+        .values_list("role", flat=True)
+        .first(),
+    )
+    place: Any = request
+    place.organization, place.workspace, place.roles = workspace.organization, workspace, roles
+    return workspace
+
+
+def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
+    """The workspace of the address, entered. Raises Http404 or PermissionDenied."""
+    queryset = Workspace.objects.select_related("organization", "cloud_config", "created_by")
+    return enter(request, get_for(queryset, request.user, can, uuid=uuid))
+
+
+def enter_subject(request: HttpRequest, subject: Any) -> None:
+    """For a page of a task: the workspace of what it was done to."""
+    if isinstance(subject, Workspace):
+        enter(request, subject)
+    else:
+        enter(request, getattr(subject, "workspace", None) or subject.job.workspace)

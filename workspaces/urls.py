@@ -1,0 +1,13 @@
+from django.urls import path
+
+from workspaces import views
+
+urlpatterns = [
+    path("cloud-configurations/", views.cloud_configs, name="cloud-configs"),
+    path("cloud-configurations/new/", views.new_cloud_config, name="new-cloud-config"),
+    path("workspaces/", views.workspaces, name="workspaces"),
+    path("workspaces/new/", views.new_workspace, name="new-workspace"),
+    path("workspaces/<uuid:uuid>/", views.workspace, name="workspace"),
+    path("workspaces/<uuid:uuid>/settings/", views.workspace_settings, name="workspace-settings"),
+    path("workspaces/<uuid:uuid>/delete/", views.remove_workspace, name="delete-workspace"),
+]
