@@ -13,7 +13,7 @@ demo: ## From nothing to a cluster on this machine and a real MPI job's output; 
 up: ## Start the portal on this machine; Ctrl-C stops it. ARGS='--port 8001' chooses the port
 	exec bin/python manage.py up $(ARGS)
 
-test: ## Run the tests; what the machine lacks (Chromium, PostgreSQL) is skipped and named. ARGS='-k words' chooses some
+test: ## Run the tests; what the machine lacks is skipped and named. ARGS='-k words' chooses
 	exec bin/python --test -m pytest $(ARGS)
 
 lint: ## Check style, types, imports, templates, migrations and production settings

@@ -96,7 +96,9 @@ def only_one(lock: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
     except OSError as error:
-        sys.exit(f"The environment can not be made in {lock.parent}: {error.strerror}. PORTAL_VENV may name another folder.")
+        sys.exit(
+            f"The environment can not be made in {lock.parent}: {error.strerror}. PORTAL_VENV may name another folder."
+        )
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

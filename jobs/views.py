@@ -25,6 +25,10 @@ from workspaces.place import enter, enter_organization, workspace_for
 from workspaces.views import person
 
 
+def _has(request: HttpRequest, workspace: Workspace, can: Can) -> bool:
+    return Workspace.objects.where(request.user, can).filter(pk=workspace.pk).exists()
+
+
 @require_safe
 @login_required
 def dashboard(request: HttpRequest) -> HttpResponse:
@@ -34,7 +38,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     inside = Workspace.objects.where(request.user, Can.VIEW).filter(organization=organization)
     clusters = Cluster.objects.filter(workspace__in=inside).live()
     runs = Run.objects.filter(job__workspace__in=inside).select_related("job__workspace__organization", "cluster")
-    ready = workspaces.filter(status=Workspace.Status.READY).first()
+    ready = inside.filter(status=Workspace.Status.READY).order_by("pk").first()
     is_admin = getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN
     context = {
         "organization": organization,
@@ -42,6 +46,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "has_config": organization.cloud_configs.exists(),
         "workspaces": workspaces.select_related("cloud_config").order_by("name"),
         "ready": ready,
+        "may_run": ready is not None and _has(request, ready, Can.RUN_JOBS),
+        "may_build": ready is not None and _has(request, ready, Can.MANAGE_CLUSTERS),
         "clusters": clusters.select_related("workspace__organization", "engine_version").order_by("-pk")[:8],
         "cluster_count": clusters.filter(status=Cluster.Status.RUNNING).count(),
         "running": runs.unfinished().order_by("-pk")[:8],
@@ -72,7 +78,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
     workspace_for(request, uuid, Can.RUN_JOBS)
-    form = JobForm(request.POST or None, workspace=workspace)
+    form = JobForm(request.POST or None, workspace=workspace, initial={"cluster": request.GET.get("cluster")})
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from portal.clouds.local import LocalCloud
 from portal.environment import private_folder
@@ -185,6 +185,7 @@ class Supervisor:
                 pause = min(10.0, 0.1 * 2**process.restarts)
                 process.not_before = time.monotonic() + pause
                 self.say(f"{process.name} ended ({_how(code)}); starting it again in {pause:.1f} s.")
+                _release(process.handle.pid)
                 continue
             process.not_before = 0.0
             self._spawn(process)
@@ -197,6 +198,16 @@ class Supervisor:
         _power_off_nodes()
         _end([p for p in self.processes if p.name == "valkey"], 5)
         _reap_orphans(set())
+
+
+def _release(pid: int) -> None:
+    """A worker that we saw die holds nothing any more. Without this, its lease would run out in its own time."""
+    from portal.tasks.models import Task
+
+    try:
+        Task.release(worker=f"{socket.gethostname()}:{pid}")
+    except DatabaseError:
+        connections.close_all()  # then the lease does run out in its own time
 
 
 def _how(code: int) -> str:

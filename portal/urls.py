@@ -12,6 +12,3 @@ urlpatterns = [
     path("", include("clusters.urls")),
     path("", include("jobs.urls")),
 ]
-handler403 = "portal.views.forbidden"
-handler404 = "portal.views.not_found"
-handler500 = "portal.views.broken"

@@ -34,6 +34,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     return {
         "portal_name": settings.PORTAL_NAME,
         "support_address": settings.SUPPORT_ADDRESS,
+        "now_ms": int(now().timestamp() * 1000),
         "theme": theme if theme in {"auto", "light", "dark"} else "auto",
     }
 

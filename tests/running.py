@@ -53,24 +53,29 @@ class RunningPortal:
         self.driver = None
 
     def start(self):
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "manage.py", "up", "--port", str(self.port)],
-            cwd=ROOT,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "up", "--port", str(self.port)],
+                cwd=ROOT,
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
         self.said: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
-        self._wait_for("Ready: ")
+        try:
+            self._wait_for("Ready: ")
+        except AssertionError:
+            self.stop()
+            raise
         return self
 
     def _read(self, stdout):
-        for line in stdout:
-            self.said.put(line)
+        with stdout:
+            for line in stdout:
+                self.said.put(line)
 
     def _wait_for(self, words):
         end = time.monotonic() + 60
@@ -91,8 +96,9 @@ class RunningPortal:
 
     def stop(self):
         if self.driver:
-            self.driver.stdin.close()
-            self.driver.wait(10)
+            with self.driver.stdin, self.driver.stdout:
+                self.driver.stdin.close()
+                self.driver.wait(10)
             self.driver = None
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

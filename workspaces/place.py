@@ -38,6 +38,8 @@ def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     )
     place: Any = request
     place.organization, place.workspace, place.roles = workspace.organization, workspace, roles
+    siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)
+    place.other_workspaces = siblings.live().exclude(pk=workspace.pk).order_by("name")[:8]  # asked for by the template
     return workspace
 
 

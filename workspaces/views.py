@@ -74,7 +74,8 @@ def workspaces(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request)
     inside = set(Workspace.objects.where(request.user, Can.VIEW).values_list("pk", flat=True))
     rows = [(workspace, workspace.pk in inside) for workspace in _workspaces(request, organization)]
-    return render(request, "workspaces/workspaces.html", {"rows": rows, "organization": organization})
+    part = "workspaces/workspaces.html#list" if request.headers.get("HX-Target") == "workspace-list" else ""
+    return render(request, part or "workspaces/workspaces.html", {"rows": rows, "organization": organization})
 
 
 @login_required

@@ -240,6 +240,12 @@ class Task(models.Model):
         task.taken_over = was_left
         return task
 
+    @classmethod
+    def release(cls, *, worker: str) -> None:
+        """Let go of what a worker holds that is known to be dead."""
+        if cls.objects.unfinished().filter(worker=worker, lease__isnull=False).update(lease_until=now()):
+            live.ring(live.WATCH)
+
     def hold(self, **changes: Any) -> bool:
         """Write to the task while it is ours, renewing the lease. False: another worker has it, write nothing."""
         ours = Task.objects.filter(pk=self.pk, lease=self.lease, status=TaskStatus.INPROGRESS)

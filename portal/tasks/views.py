@@ -13,6 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -63,8 +64,11 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "may_change": _may_change(request, task),
         "undoes": plan_of(task.kind).undo_on_cancel,
     }
-    part = request.headers.get("HX-Target")
-    return render(request, "tasks/task.html#head" if part == "task-head" else "tasks/task.html", context)
+    if not task.kind.endswith(".delete"):
+        context["subject_page"] = reverse(task.subject_type.model, args=[task.subject.uuid])
+    target = request.headers.get("HX-Target", "")
+    part = {"task-head": "tasks/task.html#head", "task-steps": "tasks/task.html#steps"}.get(target, "tasks/task.html")
+    return render(request, part, context)
 
 
 @login_required

@@ -1,3 +1,133 @@
+"""How times, sizes and statuses are written on pages. Loaded for every template."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
 from django import template
+from django.forms import BoundField
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.timezone import now
+
+from portal.statuses import Badge
 
 register = template.Library()
+
+
+@register.filter
+def duration(value: timedelta | None) -> str:
+    """12 s, 3 min 02 s, 0:41:07. The same in live.js."""
+    if value is None:
+        return ""
+    seconds = max(0, int(value.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+@register.filter
+def roughly(value: timedelta | None) -> str:
+    """For what is only expected: 4 s, 3 min, 2 h."""
+    if value is None:
+        return ""
+    seconds = max(1, round(value.total_seconds()))
+    if seconds < 90:
+        return f"{seconds} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{round(seconds / 3600)} h"
+
+
+@register.filter
+def since(value: datetime | None) -> SafeString | str:
+    """How long ago something began that still goes on. Pages with JavaScript count it up."""
+    if value is None:
+        return ""
+    return format_html('<span data-since="{}">{}</span>', value.isoformat(), duration(now() - value))
+
+
+@register.filter
+def clock(value: datetime | None) -> SafeString | str:
+    """15:42:07 UTC today; with the day for other days."""
+    if value is None:
+        return ""
+    form = "%H:%M:%S UTC" if value.date() == now().date() else "%-d %b %Y, %H:%M UTC"
+    return _time(value, form)
+
+
+@register.filter
+def short(value: datetime | None) -> SafeString | str:
+    """24 Nov 15:42; for columns, whose heading says UTC."""
+    return "" if value is None else _time(value, "%-d %b %H:%M")
+
+
+def _time(value: datetime, form: str) -> SafeString:
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        value.isoformat(),
+        value.strftime("%A %-d %B %Y, %H:%M:%S UTC"),
+        value.strftime(form),
+    )
+
+
+@register.filter
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+@register.filter
+def plural(value: int, words: str) -> str:
+    """{{ n|plural:"node,nodes" }}: 1 node, 3 nodes."""
+    one, many = words.split(",")
+    return f"{value:,} {one if value == 1 else many}"
+
+
+@register.simple_tag
+def badge(look: Badge) -> SafeString:
+    """A status: word, colour and icon, never one alone."""
+    return format_html('<span class="st {}"><i class="bi {}" aria-hidden="true"></i>{}</span>', *_parts(look))
+
+
+def _parts(look: Badge) -> tuple[str, str, str]:
+    return look.look, look.icon, look.word
+
+
+@register.filter
+def control(field: BoundField) -> SafeString:
+    """The control of a form's field, with its classes, and tied to its hint and its errors."""
+    widget = field.field.widget
+    kind = getattr(widget, "input_type", "text")
+    look = {"select": "form-select", "checkbox": "form-check-input", "hidden": ""}.get(kind, "form-control")
+    attrs: dict[str, Any] = {"class": f"{look} {widget.attrs.get('class', '')}".strip()}
+    described = [f"{field.id_for_label}-hint"] if field.help_text else []
+    if field.errors:
+        attrs["class"] += " is-invalid"
+        attrs["aria-invalid"] = "true"
+        described.append(f"{field.id_for_label}-error")
+    if described:
+        attrs["aria-describedby"] = " ".join(described)
+    return field.as_widget(attrs=attrs)
+
+
+_SECTIONS = {
+    "clusters": ("/clusters/",),
+    "jobs": ("/jobs/", "/runs/"),
+    "settings": ("/settings/", "/delete/"),
+    "cloud-configs": ("/cloud-configurations/",),
+    "workspaces": ("/workspaces/",),
+}
+
+
+@register.simple_tag(takes_context=True)
+def section(context: dict[str, Any]) -> str:
+    """Which entry of the bar this page belongs to; the pages of a task belong to its subject's."""
+    request = context.get("request")
+    if request is None:
+        return ""
+    if request.path == "/":
+        return "dashboard"
+    task = context.get("task")
+    path = f"/{task.kind.split('.')[0]}/" if task is not None else request.path
+    return next((name for name, parts in _SECTIONS.items() if any(part in path for part in parts)), "")

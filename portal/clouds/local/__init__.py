@@ -146,7 +146,7 @@ class LocalCloud:
             cluster = workspace.cluster(_name(spec.tags.subject))
             record = self._agree(spec, kind, cluster)
             cluster.path.mkdir(mode=0o700, exist_ok=True)
-            missing = [rank for rank in range(spec.nodes) if not cluster.node(rank).taken]
+            missing = [rank for rank in range(spec.nodes) if not _runs(cluster.node(rank))]
             for rank in missing:
                 self._prepare(cluster.node(rank), spec)
             self._start(cluster, record, missing)
@@ -225,7 +225,7 @@ class LocalCloud:
                     missing = [
                         node.rank
                         for node in cluster.nodes()
-                        if node.rank < record.nodes and node.host_key.exists() and not node.taken
+                        if node.rank < record.nodes and node.host_key.exists() and not _runs(node)
                     ]
                     self._start(cluster, record, missing)
 
@@ -421,8 +421,7 @@ class LocalCloud:
 
 def _seen(record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> CloudNode:
     state = node.state()
-    # Without a state of this life it is starting. A pid alone would prove nothing: another process may have it by now.
-    running = node.taken and (state is None or state.alive)
+    running = _runs(node)
     simulated = state is not None and state.rung == PLAIN
     ready = running and state is not None and state.ready
     address = record.address(node.rank) if ready else None
@@ -439,6 +438,14 @@ def _seen(record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> Cl
         shared=str(cluster.shared if simulated else SHARED),
         note=_SIMULATED if simulated else "",
     )
+
+
+def _runs(node: NodeFolder) -> bool:
+    """Whether it runs or starts. Held without a state of this life, it is starting; with a dead one, it is ending."""
+    if not node.taken:
+        return False
+    state = node.state()
+    return state is None or state.alive
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:

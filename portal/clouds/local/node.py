@@ -163,10 +163,14 @@ def _lock(node: NodeFolder) -> int | None:
         descriptor = os.open(node.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:  # deleted meanwhile
         return None
-    if kernel.try_lock(descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
+    deadline = time.monotonic() + 3
+    while not kernel.try_lock(descriptor):
+        state = node.state()
+        if state is None or state.alive or time.monotonic() > deadline:  # somebody else is starting it, or it runs
+            os.close(descriptor)
+            return None
+        time.sleep(0.02)  # its last processes are just being ended
+    return descriptor
 
 
 def _listen(address: str, port: int) -> socket.socket:

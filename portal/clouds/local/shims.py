@@ -53,7 +53,7 @@ def session_environment(
         "PYTHONUNBUFFERED": "1",  # else a program's lines come all at once at its end
         "HYDRA_LAUNCHER": "ssh",
         "HYDRA_LAUNCHER_EXEC": str(programs / "ssh"),
-        # UCX, the default of MPICH's wheel, needs an address that is not a loopback's; this works without any network.
+        # MPICH's own choice fails when there is no address but loopback's; this works without any network, and as fast.
         "MPIR_CVAR_CH4_NETMOD": "ofi",
         "FI_PROVIDER": "tcp",
         "FI_TCP_IFACE": "lo",
@@ -61,6 +61,10 @@ def session_environment(
     }
     if simulated:
         environment["COXSWAIN_HOSTNAME"] = hostname
+        environment["HYDRA_LAUNCHER_EXEC"] = "ssh"  # Hydra breaks at a blank in a path; ours is the first on PATH
+        environment["HYDRA_IFACE"] = (
+            "lo"  # else Hydra's proxies look for the computer's name, which may have no address
+        )
         environment["PATH"] = f"{programs / _SIMULATED}:{environment['PATH']}"
         environment["PYTHONPATH"] = str(programs / _SIMULATED / "python")
     return environment

@@ -1,0 +1,666 @@
+/* The output viewer: bytes by cursor in, rows out. Only text nodes are made, never markup.
+
+   A frame is what `portal.tasks.output.frame` makes. The cursor is the position of the next byte that we do not have:
+   a frame that begins elsewhere is dropped, so that nothing is shown twice and nothing is left out. The page shows a
+   window of at most LIMIT rows; while the reader is at its end it moves on, else it stands still, and what is not shown
+   is said in words with its line numbers. */
+"use strict";
+
+const LIMIT = 5000; // rows in the page
+const LONGEST = 8 * 1024; // characters of one row, until asked for more
+const KEPT = 1024 * 1024; // characters of one row that are kept for asking
+const REACH = 192 * 1024; // bytes before the window that "Load earlier" fetches
+const FAR = 2 * 1024 * 1024; // bytes behind the head that are jumped over by a reader who follows
+const NAMES = { 1: "stdout", 2: "stderr", 3: "portal", 4: "setup" };
+const TOKEN = /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
+const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
+
+/* Bytes to rows: one decoder, one colour and one open row for each stream. */
+class Screen {
+  constructor() {
+    this.streams = {};
+    this.rows = []; // made since the last `taken`
+    this.touched = new Set(); // rows of before that got more text
+  }
+
+  feed(stream, position, lineBefore, ms, bytes) {
+    const state = (this.streams[stream] ??= { decoder: new TextDecoder("utf-8", { ignoreBOM: true }), look: "", held: "", row: null, fresh: position > 0 });
+    let line = lineBefore;
+    let i = 0;
+    if (state.fresh) while (i < 3 && bytes[i] >> 6 === 2) i++; // begun within a character
+    state.fresh = false;
+    while (i < bytes.length) {
+      const newline = bytes.indexOf(10, i);
+      const end = newline < 0 ? bytes.length : newline;
+      let row = state.row;
+      if (!row) {
+        row = state.row = { line: line + 1, ms, stream, position: position + i, parts: [], length: 0, rest: [], restLength: 0, returned: false, element: null };
+        this.rows.push(row);
+      } else if (row.element) {
+        this.touched.add(row);
+      }
+      this.write(state, row, state.decoder.decode(bytes.subarray(i, end), { stream: newline < 0 }), newline >= 0);
+      if (newline < 0) break;
+      state.row = null;
+      line++;
+      i = newline + 1;
+    }
+  }
+
+  write(state, row, text, ends) {
+    if (state.held) {
+      text = state.held + text;
+      state.held = "";
+    }
+    const cut = text.includes("\x1b") ? text.search(UNFINISHED) : -1;
+    if (cut >= 0 && text.length - cut < 4096) {
+      // The rest of the sequence may be in the next piece; at the end of a line there is none, and it is shown.
+      if (ends) text = text.slice(0, cut) + text.slice(cut).replaceAll("\x1b", "");
+      else {
+        state.held = text.slice(cut);
+        text = text.slice(0, cut);
+      }
+    }
+    for (const [token] of text.matchAll(TOKEN)) {
+      const code = token.charCodeAt(0);
+      if (code === 13) row.returned = true;
+      else if (code === 27 && /^\x1b\[[\d;:]*m$/.test(token)) state.look = colour(state.look, token.slice(2, -1));
+      else if (code >= 32 && code !== 127 && !(code >= 128 && code < 160) && code !== 0x2028 && code !== 0x2029 || code === 9) this.print(row, state.look, token);
+    }
+  }
+
+  print(row, look, text) {
+    if (row.returned) {
+      // As on a terminal: what comes after a carriage return takes the place of what was there.
+      Object.assign(row, { returned: false, parts: [], length: 0, rest: [], restLength: 0 });
+    }
+    if (row.length < LONGEST) {
+      const fits = text.slice(0, LONGEST - row.length);
+      const last = row.parts.at(-1);
+      if (last && last[0] === look) last[1] += fits;
+      else row.parts.push([look, fits]);
+      row.length += fits.length;
+      text = text.slice(fits.length);
+    }
+    if (text) {
+      row.restLength += text.length;
+      if (row.restLength <= KEPT) row.rest.push(text);
+    }
+  }
+
+  taken() {
+    const taken = [this.rows, this.touched];
+    this.rows = [];
+    this.touched = new Set();
+    return taken;
+  }
+}
+
+/* A sequence of SGR numbers, as classes: c0 to c15, b bold, d dim, i italic, u underlined, v inverse. */
+function colour(look, numbers) {
+  const on = new Set(look.split(" ").filter(Boolean));
+  const paint = (name) => {
+    for (const one of on) if (/^c\d/.test(one)) on.delete(one);
+    if (name) on.add(name);
+  };
+  const list = numbers.split(/[;:]/).map(Number);
+  for (let k = 0; k < list.length; k++) {
+    const n = list[k];
+    if (n === 0) on.clear();
+    else if (n === 1) on.add("b");
+    else if (n === 2) on.add("d");
+    else if (n === 3) on.add("i");
+    else if (n === 4) on.add("u");
+    else if (n === 7) on.add("v");
+    else if (n === 22) on.delete("b"), on.delete("d");
+    else if (n === 23) on.delete("i");
+    else if (n === 24) on.delete("u");
+    else if (n === 27) on.delete("v");
+    else if (n >= 30 && n <= 37) paint(`c${n - 30}`);
+    else if (n >= 90 && n <= 97) paint(`c${n - 82}`);
+    else if (n === 39) paint("");
+    else if (n === 38 || n === 48) {
+      const palette = list[k + 1] === 5;
+      if (n === 38) paint(palette && list[k + 2] < 16 ? `c${list[k + 2]}` : "");
+      k += palette ? 2 : 4;
+    }
+  }
+  return [...on].sort().join(" ");
+}
+
+const two = (n) => String(n).padStart(2, "0");
+const number = (n) => n.toLocaleString("en-US");
+function make(tag, look, text) {
+  const element = document.createElement(tag);
+  if (look) element.className = look;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+function icon(name) {
+  const i = make("i", `bi ${name}`);
+  i.ariaHidden = "true";
+  return i;
+}
+
+class Viewer {
+  constructor(root) {
+    const data = root.dataset;
+    this.root = root;
+    this.log = root.querySelector(".log");
+    this.list = this.log.querySelector("ol");
+    this.output = data.output;
+    this.url = data.frame;
+    this.cursor = Number(data.start); // of the line to the portal
+    this.shownTo = this.cursor; // of the window
+    this.told = { ended: false, kept: false };
+    this.header = null;
+    this.screen = new Screen();
+    this.rows = [];
+    this.waiting = []; // frames' pieces that are not rows yet
+    this.moving = true; // the window goes on with the cursor
+    this.asking = null;
+    this.painting = 0;
+    this.begun = false;
+    this.following = true;
+    this.hits = [];
+    this.at = -1;
+    this.wired = false;
+    this.top = null;
+    this.bottom = null;
+    this.wire();
+    line.viewers.push(this);
+    this.askByHttp();
+  }
+
+  get complete() {
+    return Boolean(this.header?.ended && this.header.kept && this.cursor >= this.header.head);
+  }
+
+  // Asking, one frame in flight
+
+  ask() {
+    if (this.asking || this.complete || line.stopped) return;
+    if (!line.open) return this.askByHttp();
+    this.asking = "socket";
+    line.socket.send(JSON.stringify({ output: this.output, after: this.cursor, ...this.told }));
+  }
+
+  lineLost() {
+    if (this.asking === "socket") this.asking = null;
+  }
+
+  async askByHttp() {
+    if (this.asking || line.stopped) return;
+    this.asking = "http";
+    let frame = null;
+    try {
+      frame = await this.fetch(this.cursor);
+    } catch {
+      // the line says that there is no connection
+    }
+    if (this.asking === "http") this.asking = null;
+    if (frame) this.take(frame, "http");
+    else if (line.open) setTimeout(() => this.ask(), 1000);
+  }
+
+  async fetch(after, until) {
+    const response = await fetch(`${this.url}?after=${after}${until === undefined ? "" : `&until=${until}`}`, { cache: "no-store" });
+    if (response.redirected) line.signedOut();
+    else if (response.status === 404) line.gone();
+    if (response.redirected || !response.ok) throw new Error(`frame: ${response.status}`);
+    return response.arrayBuffer();
+  }
+
+  static read(buffer) {
+    const size = new DataView(buffer).getUint32(0);
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+    let at = 4 + size;
+    header.pieces = header.pieces.map(([stream, position, length, lineBefore, ms]) => {
+      const bytes = new Uint8Array(buffer, at, length);
+      at += length;
+      return [stream, position, lineBefore, ms, bytes];
+    });
+    return header;
+  }
+
+  /* A frame has come. Asks for the next one when this one is painted. */
+  take(buffer, way) {
+    const header = Viewer.read(buffer);
+    if (way === "socket") this.asking = null;
+    if (header.after !== this.cursor || this.loading) {
+      if (!this.loading) this.ask();
+      return false;
+    }
+    const wasComplete = this.complete;
+    this.header = header;
+    this.told = { ended: header.ended, kept: header.kept };
+    const news = header.next > this.cursor;
+    this.cursor = header.next;
+    if (news) this.newsAt = Date.now();
+    if (this.following && header.head - header.next > FAR) {
+      this.jump();
+      return true;
+    }
+    if (this.moving) {
+      this.shownTo = header.next;
+      this.waiting.push(...header.pieces);
+    }
+    if (!this.begun) {
+      this.begun = true;
+      this.list.replaceChildren();
+    }
+    if (this.complete && !wasComplete && way === "socket") say(`Output complete, ${number(header.lines)} lines`);
+    if (this.complete) line.show();
+    this.paintSoon(() => {
+      if (way === "socket" || line.open || header.next < header.head) this.ask();
+    });
+    return true;
+  }
+
+  // Painting
+
+  paintSoon(then) {
+    this.after = then;
+    if (this.painting) return;
+    this.painting = requestAnimationFrame(() => {
+      this.painting = 0;
+      this.paint();
+      const next = this.after;
+      this.after = null;
+      next?.();
+    });
+  }
+
+  paint() {
+    for (const piece of this.waiting) this.screen.feed(...piece);
+    this.waiting = [];
+    let [fresh, touched] = this.screen.taken();
+    if (this.moving && !this.following && this.rows.length + fresh.length > LIMIT && this.rows.length) {
+      // The reader looks at something: the window stops here, and ends with the rows it has.
+      this.stopMoving(fresh);
+      fresh = [];
+    }
+    for (const row of touched) if (row.element?.isConnected) this.fill(row);
+    if (fresh.length > LIMIT) fresh = fresh.slice(-LIMIT);
+    const part = document.createDocumentFragment();
+    for (const row of fresh) part.append(this.build(row));
+    const tooMany = this.rows.length + fresh.length - LIMIT;
+    if (tooMany > 0) {
+      for (const row of this.rows.splice(0, tooMany)) row.element.remove();
+      this.hits = this.hits.filter((hit) => hit.row.element.isConnected);
+    }
+    this.rows.push(...fresh);
+    if (this.bottom) this.bottom.before(part);
+    else this.list.append(part);
+    this.edges();
+    if (this.following) this.toEnd();
+    if (fresh.length && this.query) this.findSoon();
+    this.showState();
+  }
+
+  build(row) {
+    const li = make("li", `ln ${NAMES[row.stream]}`);
+    const at = new Date(row.ms);
+    const clock = make("span", "at", `${two(at.getUTCHours())}:${two(at.getUTCMinutes())}:${two(at.getUTCSeconds())}`);
+    clock.title = `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    li.append(make("span", "no", row.line), clock, make("span", "rk", row.stream === 1 ? "" : NAMES[row.stream]), make("span", "x"));
+    row.element = li;
+    this.fill(row);
+    return li;
+  }
+
+  fill(row) {
+    const x = row.element.lastChild;
+    const parts = row.parts.map(([look, text]) => (look ? make("span", look, text) : document.createTextNode(text)));
+    if (row.restLength) {
+      const whole = row.restLength <= KEPT;
+      const button = make("button", "btn btn-sm", whole ? `Show all ${number(row.length + row.restLength)} characters` : `${number(row.restLength)} more characters, whole in the download`);
+      button.type = "button";
+      button.disabled = !whole;
+      button.addEventListener("click", () => {
+        button.replaceWith(document.createTextNode(row.rest.join("")));
+        this.log.focus();
+      });
+      parts.push(document.createTextNode(" "), button);
+    }
+    x.replaceChildren(...parts);
+  }
+
+  /* What is stored and not in the page, above and below, in words. */
+  edges() {
+    const first = this.rows[0];
+    const hiddenAbove = first ? first.line - 1 : 0;
+    this.top = this.edge(this.top, hiddenAbove > 0, `Lines 1–${number(hiddenAbove)} are not shown`, [["earlier", "Load earlier"]], true);
+    const last = this.rows.at(-1);
+    const below = !this.moving && this.header && last ? this.header.lines - last.line : 0;
+    this.bottom = this.edge(this.bottom, !this.moving, `${number(Math.max(0, below))} later lines are not shown`, [["later", "Load later"], ["end", "Jump to the end"]], false);
+    const end = this.root.querySelector(".follow");
+    if (end) end.hidden = this.following && this.moving;
+  }
+
+  edge(element, wanted, words, buttons, above) {
+    if (!wanted) {
+      element?.remove();
+      return null;
+    }
+    if (!element) {
+      element = make("li", "gap-row");
+      element.append(make("span"));
+      for (const [action, label] of buttons) {
+        const button = make("button", "btn btn-sm ms-2", label);
+        button.type = "button";
+        button.dataset.do = action;
+        element.append(button);
+      }
+      if (above) {
+        const link = make("a", "btn btn-sm ms-2", "Download all");
+        link.href = this.root.dataset.download;
+        element.append(link);
+      }
+    }
+    if (above && this.list.firstChild !== element) this.list.prepend(element);
+    if (!above && this.list.lastChild !== element) this.list.append(element);
+    if (element.firstChild.textContent !== words) element.firstChild.textContent = words;
+    return element;
+  }
+
+  stopMoving(dropped) {
+    this.moving = false;
+    this.shownTo = dropped[0]?.position ?? this.shownTo;
+    this.screen = new Screen();
+  }
+
+  showState() {
+    const place = this.root.querySelector("[data-state]");
+    const h = this.header;
+    if (!place || !h) return;
+    const size = `${number(this.cursor)} of ${number(h.head)} bytes`;
+    let look, sign, words;
+    if (this.complete) [look, sign, words] = ["t-ok", "bi-patch-check-fill", `Complete: ${size}, ${number(h.lines)} lines`];
+    else if (!line.open && line.state === "cut") [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; shown up to byte ${number(this.cursor)}`];
+    else if (h.ended && h.next >= h.head) [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
+    else if (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500) [look, sign, words] = ["t-ok", "bi-broadcast", `Receiving, ${number(h.lines)} lines so far`];
+    else [look, sign, words] = ["muted", "bi-hourglass", h.head ? `Waiting for output, ${number(h.lines)} lines so far` : "Waiting for output"];
+    clearTimeout(this.quiet);
+    if (sign === "bi-broadcast") this.quiet = setTimeout(() => this.showState(), 2600);
+    const key = words + h.agrees + JSON.stringify(h.sha256) + this.complete;
+    if (key === this.shownState) return;
+    this.shownState = key;
+    const parts = [make("span", look)];
+    parts[0].append(icon(sign), ` ${words}`);
+    if (this.complete) {
+      if (h.agrees === true) parts.push(this.note("t-ok", "bi-check2", "agrees with the node's copy"));
+      if (h.agrees === false) parts.push(this.note("t-bad", "bi-exclamation-triangle-fill", "differs from the node's copy"));
+      const sums = Object.entries(h.sha256);
+      const shown = sums.filter(([name]) => name === "stdout" || name === "stderr");
+      for (const [name, sum] of shown.length ? shown : sums) parts.push(this.sum(name, sum));
+    }
+    place.replaceChildren(...parts);
+  }
+
+  note(look, sign, words) {
+    const span = make("span", look);
+    span.append(icon(sign), ` ${words}`);
+    return span;
+  }
+
+  sum(name, sum) {
+    const span = make("span", "muted nowrap", `sha256 of ${name} `);
+    const button = make("button", "copy");
+    button.type = "button";
+    button.dataset.copy = sum;
+    button.append(icon("bi-copy"), make("span", "visually-hidden", `Copy the checksum of ${name}`));
+    span.append(make("span", "mono", `${sum.slice(0, 6)}…${sum.slice(-6)}`), button);
+    return span;
+  }
+
+  // The window: at the end, or anywhere before it
+
+  toEnd() {
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  async range(from, to, most) {
+    const screen = new Screen();
+    let at = from;
+    while (at < to && at - from < most) {
+      const header = Viewer.read(await this.fetch(at, to));
+      if (header.next <= at) break;
+      for (const piece of header.pieces) screen.feed(...piece);
+      at = header.next;
+    }
+    return [screen, at];
+  }
+
+  async load(from, { until, end, keep }) {
+    if (this.loading) return;
+    this.loading = true;
+    this.log.ariaBusy = "true";
+    const offset = keep?.element.getBoundingClientRect().top;
+    try {
+      const target = until ?? this.cursor;
+      let [screen, at] = await this.range(from, target, end ? Infinity : 3 * REACH);
+      let [rows] = screen.taken();
+      if (end) rows = rows.slice(-LIMIT);
+      else if (rows.length > LIMIT) {
+        at = rows[LIMIT].position;
+        rows = rows.slice(0, LIMIT);
+      }
+      this.waiting = [];
+      this.screen = screen;
+      this.rows = rows;
+      this.top = this.bottom = null;
+      this.begun = true;
+      this.moving = end || at >= this.cursor;
+      this.following = Boolean(end);
+      this.shownTo = at;
+      if (!this.moving) this.screen = new Screen();
+      const part = document.createDocumentFragment();
+      for (const row of rows) part.append(this.build(row));
+      this.list.replaceChildren(part);
+      this.edges();
+      if (end) this.toEnd();
+      else if (keep) {
+        const same = rows.find((row) => row.line === keep.line);
+        if (same) this.log.scrollTop += same.element.getBoundingClientRect().top - offset;
+      }
+      if (this.query) this.findSoon();
+    } catch {
+      say("The lines could not be loaded; try again");
+    }
+    this.loading = false;
+    this.log.ariaBusy = "false";
+    this.showState();
+    this.ask();
+  }
+
+  async jump() {
+    if (this.loading) return;
+    const head = Math.max(this.cursor, this.header?.head ?? 0);
+    this.cursor = head;
+    await this.load(Math.max(0, head - REACH), { until: head, end: true });
+  }
+
+  // What the reader can do
+
+  wire() {
+    const { root, log } = this;
+    const keep = (name) => `viewer.${name}`;
+    const stored = (name) => {
+      try {
+        return localStorage.getItem(keep(name));
+      } catch {
+        return null;
+      }
+    };
+    for (const name of ["wrap", "times"]) {
+      const button = root.querySelector(`[data-do=${name}]`);
+      if (button && stored(name) !== null) this[name](button, stored(name) === "true");
+    }
+    this.remember = (name, on) => {
+      try {
+        localStorage.setItem(keep(name), on);
+      } catch {
+        // private windows may refuse
+      }
+    };
+    root.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-do]");
+      if (button) this[button.dataset.do](button);
+    });
+    root.querySelector("[name=stream]")?.addEventListener("change", (event) => {
+      log.dataset.show = event.target.value;
+      if (this.query) this.findSoon();
+      if (this.following) this.toEnd();
+    });
+    const find = root.querySelector("[name=find]");
+    find?.addEventListener("input", () => this.findSoon(true));
+    find?.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") {
+        event.preventDefault();
+        this.step(event.shiftKey ? -1 : 1);
+      } else if (event.key === "Escape") log.focus();
+    });
+    log.addEventListener("keydown", (event) => {
+      if (event.target !== log || event.ctrlKey || event.metaKey || event.altKey) return;
+      const act = {
+        "/": () => find?.focus(),
+        n: () => this.step(1),
+        p: () => this.step(-1),
+        f: () => this.first(),
+        e: () => this.end(),
+        w: () => this.wrap(root.querySelector("[data-do=wrap]")),
+        End: () => this.end(),
+      }[event.key];
+      if (act) {
+        event.preventDefault();
+        act();
+      }
+    });
+    log.addEventListener("scroll", () => {
+      const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 32;
+      this.following = atEnd && this.moving;
+      const end = root.querySelector(".follow");
+      if (end) end.hidden = this.following && this.moving;
+    }, { passive: true });
+    addEventListener("resize", () => this.following && this.toEnd());
+    document.fonts?.ready.then(() => this.following && this.toEnd());
+  }
+
+  press(name, button, on) {
+    const pressed = on ?? button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", pressed);
+    this.remember?.(name, pressed);
+    return pressed;
+  }
+
+  wrap(button, on) {
+    this.log.classList.toggle("wrap", this.press("wrap", button, on));
+    if (this.following) this.toEnd();
+  }
+
+  times(button, on) {
+    this.log.classList.toggle("no-times", !this.press("times", button, on));
+  }
+
+  end() {
+    if (!this.moving) return this.jump();
+    this.following = true;
+    this.toEnd();
+    this.edges();
+    return undefined;
+  }
+
+  earlier() {
+    const first = this.rows[0];
+    if (first) this.load(Math.max(0, first.position - REACH), { keep: first });
+    this.log.focus();
+  }
+
+  later() {
+    const keep = this.rows.at(-1);
+    if (keep) this.load(this.rows[this.rows.length >> 1].position, { keep });
+    this.log.focus();
+  }
+
+  first() {
+    const row = this.rows.find((one) => one.stream === 2 && one.element.checkVisibility());
+    if (row) this.show(row);
+    else say("No stderr in the lines shown");
+  }
+
+  show(row) {
+    this.here?.classList.remove("is-here");
+    this.here = row.element;
+    this.here.classList.add("is-here");
+    this.following = false;
+    const { log } = this;
+    log.scrollTop += this.here.getBoundingClientRect().top - log.getBoundingClientRect().top - log.clientHeight / 3;
+    this.edges();
+  }
+
+  findSoon(typed = false) {
+    clearTimeout(this.finding);
+    this.finding = setTimeout(() => this.find(typed), typed ? 80 : 400);
+  }
+
+  find(typed) {
+    const words = this.root.querySelector("[name=find]").value.toLowerCase();
+    const before = this.hits[this.at]?.row;
+    this.query = words;
+    this.hits = [];
+    this.at = -1;
+    if (words) {
+      for (const row of this.rows) {
+        const text = row.element.lastChild.textContent.toLowerCase();
+        for (let i = text.indexOf(words); i >= 0 && this.hits.length < 10000; i = text.indexOf(words, i + words.length)) this.hits.push({ row, start: i, end: i + words.length });
+      }
+      const show = this.log.dataset.show;
+      if (show) this.hits = this.hits.filter((hit) => hit.row.element.checkVisibility());
+      this.at = before ? this.hits.findIndex((hit) => hit.row === before) : -1;
+    }
+    this.paintHits();
+    if (typed && this.hits.length) this.step(this.at < 0 ? 1 : 0);
+    else this.sayHits();
+  }
+
+  paintHits() {
+    if (!window.CSS?.highlights) return;
+    const range = (hit) => {
+      const found = new Range();
+      const walk = document.createTreeWalker(hit.row.element.lastChild, NodeFilter.SHOW_TEXT);
+      let seen = 0;
+      for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+        const end = seen + node.length;
+        if (hit.start >= seen && hit.start < end) found.setStart(node, hit.start - seen);
+        if (hit.end > seen && hit.end <= end) {
+          found.setEnd(node, hit.end - seen);
+          break;
+        }
+        seen = end;
+      }
+      return found;
+    };
+    CSS.highlights.set("found", new Highlight(...this.hits.slice(0, 1000).map(range)));
+    CSS.highlights.set("found-here", new Highlight(...(this.hits[this.at] ? [range(this.hits[this.at])] : [])));
+  }
+
+  step(by) {
+    if (!this.hits.length) return this.sayHits();
+    this.at = (Math.max(this.at, by > 0 ? -1 : 0) + by + this.hits.length) % this.hits.length;
+    this.show(this.hits[this.at].row);
+    this.paintHits();
+    return this.sayHits();
+  }
+
+  sayHits() {
+    const place = this.root.querySelector("[data-hits]");
+    if (!this.query) place.textContent = "";
+    else if (!this.hits.length) place.textContent = "not in the lines shown";
+    else place.textContent = `${this.at + 1 || "–"} of ${number(this.hits.length)} in the lines shown`;
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const root of document.querySelectorAll("[data-viewer]")) root.viewer = new Viewer(root);
+});

@@ -1,0 +1,676 @@
+"""Nodes on this computer are real: what people do on a node works, and what they must not see they do not see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from portal.clouds import Passing, Refused
+from portal.clouds import local as local_module
+from portal.clouds.local import LocalCloud, limits, processes
+
+from . import hands
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["uts", "plain"])
+def rung(request):
+    return request.param
+
+
+class Cluster:
+    def __init__(self, cloud, nodes, kind="local.1"):
+        self.cloud = cloud
+        self.workspace, self.tags = hands.deploy(cloud)
+        self.spec = hands.spec(self.tags, nodes, kind=kind)
+        cloud.ensure_nodes(self.spec)
+        self.nodes = hands.up(cloud, self.tags, nodes)
+        self.folder = cloud._workspace(self.tags).cluster(self.tags.subject)
+
+    def state(self, rank):
+        return self.folder.node(rank).state()
+
+
+@pytest.fixture
+def make(local):
+    def make(rung, nodes=1, **options):
+        return Cluster(local(rung), nodes, **options)
+
+    return make
+
+
+# -- being a node
+
+
+def test_names_addresses_homes_and_shared(make):
+    cluster = make("uts", 3)
+    names = [
+        hands.said(node, "hostname; uname -n; python3 -c 'import socket; print(socket.gethostname())'").split()
+        for node in cluster.nodes
+    ]
+    assert names == [[f"demo-{rank}"] * 3 for rank in range(3)]
+    for node in cluster.nodes:
+        assert hands.said(node, f"echo {node.rank} > ~/mine; echo {node.rank} > /shared/{node.rank}; pwd") == "/node"
+    for node in cluster.nodes:
+        assert hands.said(node, "cat ~/mine; ls -A /tmp | grep -c ' '; ls /shared").split()[0] == str(node.rank)
+        assert hands.said(node, "ls /shared").split() == ["0", "1", "2"]
+        assert hands.said(node, "getent hosts demo-2").split() == [cluster.nodes[2].address, "demo-2"]
+    assert {
+        hands.said(node, "echo ~nobody >/dev/null; getent passwd $(id -u) | cut -d: -f6") for node in cluster.nodes
+    } == {"/node"}
+
+
+def test_in_plain_names_are_simulated_and_said_to_be(make):
+    cluster = make("plain", 2)
+    names = [
+        hands.said(node, "hostname; python3 -c 'import socket; print(socket.gethostname())'").split()
+        for node in cluster.nodes
+    ]
+    assert names == [["demo-0"] * 2, ["demo-1"] * 2]
+    assert all("simulated" in node.note for node in cluster.nodes)
+    assert hands.said(cluster.nodes[0], "pwd") == cluster.nodes[0].home
+    assert Path(cluster.nodes[0].shared).is_dir()
+
+
+def test_host_keys_are_pinned_and_only_our_keys_get_in(make, rung):
+    (node,) = make(rung).nodes
+
+    async def enter(**options):
+        async with hands.connect(node, **options) as connection:
+            return (await connection.run("echo in")).stdout
+
+    assert asyncio.run(enter()) == asyncio.run(enter(who="cluster")) == "in\n"
+    with pytest.raises(asyncssh.HostKeyNotVerifiable):
+        asyncio.run(enter(host_key="host 1"))
+    with pytest.raises(asyncssh.PermissionDenied):
+        asyncio.run(enter(who="stranger"))
+    with pytest.raises(asyncssh.PermissionDenied):
+        asyncio.run(enter(user="somebody-else"))
+
+
+def test_the_environment_is_ours_alone(local, rung, monkeypatch):
+    monkeypatch.setenv("PORTAL_SECRET_KEY", "hunter2")
+    monkeypatch.setenv("DATABASE_URL", "postgres://user:hunter2@db/portal")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/opt/some wheels")
+    monkeypatch.setenv("UV_CACHE_DIR", "/portal/cache")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    (node,) = Cluster(local(rung), 1).nodes
+    env = dict(line.split("=", 1) for line in hands.said(node, "env").splitlines())
+    assert env["HOME"] == node.home
+    assert env["PIP_FIND_LINKS"] == "/opt/some wheels"
+    assert env["https_proxy"] == "http://proxy:3128"
+    assert env["HYDRA_LAUNCHER"] == "ssh"
+    assert not env.keys() & {"HOSTNAME", "PORTAL_SECRET_KEY", "DATABASE_URL", "UV_CACHE_DIR", "SSH_CLIENT"}
+    everything = hands.run(node, "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | sort -u").stdout
+    if rung == "uts":  # in plain the test's own environment can be read: that is what plain says of itself
+        assert "hunter2" not in everything
+    assert hands.said(node, 'python3 -c "import sys; assert sys.version_info >= (3, 11)"; type -p python3').endswith(
+        "/bin/python3"
+    )
+
+
+def test_from_the_client_only_harmless_variables_come(make, rung):
+    (node,) = make(rung).nodes
+    sent = {"COXSWAIN_RUN": "1", "LC_ALL": "C", "LD_PRELOAD": "x", "HOME": "/", "PATH": "/", "COXSWAIN_NODE_OF": "x"}
+    env = dict(line.split("=", 1) for line in hands.run(node, "env", env=sent).stdout.splitlines())
+    assert env["COXSWAIN_RUN"] == "1"
+    assert env["LC_ALL"] == "C"
+    assert "LD_PRELOAD" not in env
+    assert env["HOME"] == node.home
+    assert len(env["COXSWAIN_NODE_OF"]) == 32
+
+
+def test_environments_made_on_a_node_do_not_depend_on_it(make, rung):
+    (node,) = make(rung).nodes
+    out = hands.said(node, f"cd '{node.shared}' && python3 -m venv --without-pip v && cat v/pyvenv.cfg")
+    home = next(line.split(" = ")[1] for line in out.splitlines() if line.startswith("home"))
+    assert Path(home).is_relative_to(sys.base_prefix)
+
+
+# -- not seeing the portal
+
+
+def test_the_portals_folder_and_processes_cannot_be_seen(make):
+    cluster = make("uts", 2)
+    node = cluster.nodes[0]
+    data = cluster.cloud.hidden[1]
+    (data / "secrets").write_text("hunter2")
+    with socket.socket(socket.AF_UNIX) as redis:
+        os.chdir(data)  # a path of a socket is short
+        redis.bind("redis.sock")
+        os.chdir("/")
+        quoted = f"'{data}'"
+        tries = [
+            f"ls -A {quoted}",
+            f"umount {quoted}; umount -l {quoted}; ls -A {quoted}",
+            f'unshare -Urm sh -c "umount {quoted}; umount -l {quoted}; ls -A {quoted}"',
+            f'unshare -m sh -c "umount {quoted}; ls -A {quoted}"',
+            f"ls -A /proc/1/root{quoted} /proc/2/root{quoted}",
+            f"for d in /proc/[0-9]*/cwd /proc/[0-9]*/fd/*; do ls -d $d/{quoted} $d/../secrets $d/secrets; done",
+            "cat /proc/1/environ /proc/2/environ | grep -a PATH",
+            "chroot /proc/1/root ls /.old /oldroot",
+            f"touch {quoted}/x && echo made",
+            "touch /x && echo made",
+        ]
+        for attempt in tries:
+            out = hands.run(node, attempt, stderr=asyncssh.DEVNULL).stdout
+            assert "secrets" not in out, attempt
+            assert "redis" not in out, attempt
+            assert "local" not in out, attempt
+            assert "made" not in out, attempt
+    pids = hands.said(node, "ls /proc | grep '^[0-9]*$'").split()
+    assert len(pids) < 8
+    key = cluster.spec.host_keys[1].private.splitlines()[2]
+    found = hands.run(node, f"grep -rsl '{key}' /node /shared /tmp /dev/shm /.node /etc/hosts").stdout
+    assert found == ""
+
+
+def test_root_of_a_node_cannot_reach_the_kernel_or_the_disks(make):
+    if os.getuid():
+        pytest.skip("the portal does not run as root here, so nobody is root on a node")
+    (node,) = make("uts").nodes
+    for attempt in (
+        "mount -t tmpfs x /mnt",
+        "echo x > /proc/sys/kernel/hostname",
+        "echo 1 > /proc/sysrq-trigger && grep -q sysrq /proc/sysrq-trigger",
+        "mknod /tmp/disk b 8 0",
+        "ls /dev/sd* /dev/vd* /dev/nvme* /dev/mem",
+        "mkdir /sys/fs/cgroup/x /sys/fs/cgroup/memory/x",
+        "nsenter -t 1 -m true",
+        "chroot /proc/1/root true",
+    ):
+        assert hands.run(node, attempt).exit_status != 0, attempt
+
+
+def test_nothing_of_who_starts_a_node_gets_into_it(make, local):
+    """Descriptors that the worker holds open and lets its children have do not reach a node."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    cluster = make("plain")
+    os.close(writing)
+    os.set_blocking(reading, False)
+    assert os.read(reading, 1) == b"", "a process of the node holds the worker's pipe"
+    os.close(reading)
+    for process in processes.of_cluster(cluster.folder.path).machinery:
+        with contextlib.suppress(PermissionError):
+            assert b"hunter2" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+# -- running things
+
+
+def test_five_megabytes_arrive_exactly(make, rung):
+    (node,) = make(rung).nodes
+    done = hands.run(
+        node,
+        "python3 -c \"import sys; sys.stdout.buffer.write(bytes(range(256)) * 20480); print('end', file=sys.stderr)\"",
+        encoding=None,
+    )
+    assert done.stdout == bytes(range(256)) * 20480
+    assert done.stderr == b"end\n"
+    echoed = hands.run(node, "cat", input=bytes(range(256)) * 4096, encoding=None)
+    assert echoed.stdout == bytes(range(256)) * 4096
+
+
+def test_short_commands_lose_no_tail(make, rung):
+    (node,) = make(rung).nodes
+
+    async def go():
+        async with hands.connect(node) as connection:
+            return [
+                (await connection.run(f"echo out {n}; echo err {n} >&2; seq 200; echo tail {n}")).stdout
+                for n in range(30)
+            ]
+
+    for n, out in enumerate(asyncio.run(go())):
+        assert out.startswith(f"out {n}\n")
+        assert out.endswith(f"200\ntail {n}\n")
+
+
+def test_a_client_that_does_not_read_holds_the_command_back(make):
+    cluster = make("uts")
+    (node,) = cluster.nodes
+    server = max(processes.of_cluster(cluster.folder.path).machinery, key=lambda process: process.pid)
+    before = _rss(server.pid)
+
+    async def go():
+        async with hands.connect(node) as connection:
+            process = await connection.create_process(
+                "head -c 100000000 /dev/zero; touch /shared/written", encoding=None, window=1 << 16
+            )
+            await process.stdout.readexactly(1)
+            hands.until(_quiet(server.pid))  # in which this client reads nothing at all
+            assert not (cluster.folder.shared / "written").exists()
+            size = 1
+            while block := await process.stdout.read(1 << 20):
+                size += len(block)
+            return size, (await process.wait()).exit_status
+
+    assert asyncio.run(asyncio.wait_for(go(), 60)) == (100_000_000, 0)
+    assert _rss(server.pid) - before < 30 << 20
+
+
+def _quiet(pid):
+    """True once the process has not read anything for a while."""
+    seen = []
+
+    def look():
+        seen.append(Path(f"/proc/{pid}/io").read_text() if os.access(f"/proc/{pid}/io", os.R_OK) else "unreadable")
+        return len(seen) > 20 and len(set(seen[-20:])) == 1
+
+    return look
+
+
+def _rss(pid):
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
+
+
+def test_exit_codes_and_signals(make, rung):
+    (node,) = make(rung).nodes
+    assert [hands.run(node, f"exit {code}").exit_status for code in (0, 1, 77, 255)] == [0, 1, 77, 255]
+    killed = hands.run(node, "kill -9 $$")
+    assert killed.exit_signal[0] == "KILL"
+    assert hands.run(node, "no-such-command-here").exit_status == 127
+
+
+def test_a_child_that_keeps_the_output_open_does_not_hang_the_session(make, monkeypatch):
+    (node,) = make("uts").nodes
+    begin = time.monotonic()
+    done = hands.run(node, "sleep 60 & echo started")
+    assert (done.stdout, done.exit_status) == ("started\n", 0)
+    assert time.monotonic() - begin < 20
+
+
+def test_signals_and_terminals(make, rung):
+    (node,) = make(rung).nodes
+
+    async def go():
+        async with hands.connect(node) as connection:
+            process = await connection.create_process(
+                "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+            )
+            assert await process.stdout.readline() == "ready\n"
+            process.send_signal("TERM")
+            ended = await process.wait()
+            assert (ended.stdout, ended.exit_status) == ("caught\n", 3)
+            terminal = await connection.create_process(
+                "tty; stty size; echo $TERM", term_type="xterm", term_size=(90, 33)
+            )
+            done = await terminal.wait()
+            assert "/dev/pts/" in done.stdout
+            assert "33 90" in done.stdout
+            assert "xterm" in done.stdout
+            shell = await connection.create_process(term_type="xterm")
+            shell.stdin.write("echo $((6*7)); exit 5\n")
+            done = await shell.wait()
+            assert "42" in done.stdout
+            assert done.exit_status == 5
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_files_go_over_sftp_and_the_node_can_be_reached_through(make, rung):
+    (node,) = make(rung).nodes
+
+    async def go():
+        async with hands.connect(node) as connection:
+            async with connection.start_sftp_client() as sftp:
+                async with sftp.open("a file", "wb") as file:
+                    await file.write(b"x" * 100_000)
+                assert await sftp.getsize("a file") == 100_000
+                assert await sftp.realpath(".") == node.home
+            server = await asyncio.start_server(
+                lambda reader, writer: (writer.write(b"hello"), writer.close()), "127.0.0.1", 0
+            )
+            port = server.sockets[0].getsockname()[1]
+            reader, _ = await connection.open_connection("127.0.0.1", port)
+            assert await reader.read(5) == b"hello"
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_connection("127.0.0.2", port)
+            server.close()
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_disconnecting_ends_the_session_but_not_what_was_detached(make, rung):
+    (node,) = make(rung).nodes
+
+    async def go():
+        connection = await hands.connect(node)
+        process = await connection.create_process(
+            f"setsid sh -c 'echo $$ > detached; exec sleep 1000' </dev/null >/dev/null 2>&1 & "
+            f"trap '' HUP; (trap '' TERM; echo $BASHPID > deaf; while :; do sleep 0.1; done) & "
+            f"echo $$ > attached; echo ready; sleep 1000"
+        )
+        assert await process.stdout.readline() == "ready\n"
+        connection.abort()
+
+    asyncio.run(go())
+    alive = f"kill -0 $(cat NAME)"
+    hands.until(lambda: hands.run(node, alive.replace("NAME", "attached")).exit_status)
+    hands.until(lambda: hands.run(node, alive.replace("NAME", "deaf")).exit_status)
+    assert hands.run(node, alive.replace("NAME", "detached")).exit_status == 0
+
+
+# -- MPI
+
+
+def _prepare_mpi(cluster, cores):
+    """What the portal's plans write over SSH before the first run."""
+    host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in cluster.nodes)
+    known = "".join(f"[{n.private_address}]:{n.port} {hands.public(f'host {n.rank}')}\n" for n in cluster.nodes)
+    hosts = "".join(f"{node.hostname}:{cores}\n" for node in cluster.nodes)
+
+    async def write(node):
+        ssh = f"{node.home}/.ssh"
+        common = (
+            f'Host *\n  Port {node.port}\n  User {node.user}\n  IdentityFile "{ssh}/cluster"\n  IdentitiesOnly yes\n'
+            f'  UserKnownHostsFile "{ssh}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
+        )
+        async with hands.connect(node) as connection, connection.start_sftp_client() as sftp:
+            await sftp.makedirs(".ssh", exist_ok=True)
+            for name, text in (
+                (".ssh/config", host_lines + common),
+                (".ssh/known_hosts", known),
+                (".ssh/cluster", hands.private("cluster")),
+                ("hostfile", hosts),
+            ):
+                async with sftp.open(name, "w") as file:
+                    await file.write(text)
+                await sftp.chmod(name, 0o600)
+
+    for node in cluster.nodes:
+        asyncio.run(write(node))
+
+
+@pytest.mark.parametrize("client", ["openssh", "asyncssh"])
+def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
+    mpiexec = Path(sys.prefix, "bin", "mpiexec.hydra")
+    if not mpiexec.exists():
+        pytest.skip("the mpich package is not installed beside pytest")
+    if client == "asyncssh":
+        monkeypatch.setattr(local_module.shims.shutil, "which", lambda *_, **__: None)
+    elif not local_module.shims.shutil.which("ssh"):
+        pytest.skip("there is no OpenSSH client")
+    cluster = Cluster(local(rung), 3)
+    _prepare_mpi(cluster, 2)
+    out = hands.said(cluster.nodes[0], f"{mpiexec} -n 6 -f ~/hostfile hostname")
+    assert sorted(out.split()) == [f"demo-{rank}" for rank in range(3) for _ in range(2)]
+
+
+def test_allreduce_over_three_nodes(make, rung):
+    python = Path(sys.prefix, "bin", "python")
+    if (
+        not Path(sys.prefix, "bin", "mpiexec.hydra").exists()
+        or subprocess.run([python, "-c", "import mpi4py"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("the mpich and mpi4py packages are not installed beside pytest")
+    cluster = make(rung, 3)
+    _prepare_mpi(cluster, 1)
+    # one write a line: print() makes two, and mpiexec may put another rank's between them
+    program = "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
+    out = hands.said(cluster.nodes[0], f'{python.parent}/mpiexec.hydra -n 3 -f ~/hostfile {python} -c "{program}"')
+    assert out.splitlines() == ["sum 3 3"] * 3
+
+
+# -- living and dying
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+from tests.clouds import hands
+from portal.clouds import ClusterSpec, Tags
+from portal.clouds.local import LocalCloud
+import json
+order = json.loads(sys.argv[2])
+cloud = LocalCloud(Path(order["root"]), rung=order["rung"])
+tags = Tags(*order["tags"])
+spec = hands.spec(tags, 2)
+cloud.ensure_nodes(spec)
+print("made", flush=True)
+time.sleep(60)
+"""
+
+
+def _starter(cloud, where, rung):
+    order = json.dumps(
+        {
+            "root": str(cloud.root),
+            "rung": rung,
+            "tags": [where.portal, where.organization, where.workspace, where.subject],
+        }
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(REPOSITORY), order],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_nodes_survive_who_made_them(local, rung):
+    cloud = local(rung)
+    _, where = hands.deploy(cloud)
+    worker = _starter(cloud, where, rung)
+    assert worker.stdout.readline() == "made\n"
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    worker.stdout.close()
+    nodes = hands.up(cloud, where, 2)
+    assert all(node.running for node in nodes)
+
+
+def test_two_workers_at_once_make_each_node_once(local, rung):
+    cloud = local(rung)
+    _, where = hands.deploy(cloud)
+    workers = [_starter(cloud, where, rung) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout.readline() == "made\n"
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    hands.up(cloud, where, 2)
+    folder = cloud._workspace(where).cluster(where.subject).path
+    each = {"uts": 3, "plain": 2}[rung]
+
+    def machinery():
+        return len(processes.of_cluster(folder).machinery)
+
+    hands.until(lambda: machinery() == 2 * each)
+
+
+@pytest.mark.parametrize("victim", ["keeper", "first"])
+def test_a_node_dies_as_a_whole(make, rung, victim):
+    cluster = make(rung, 2)
+    hands.said(
+        cluster.nodes[0],
+        "setsid sleep 1000 </dev/null >/dev/null 2>&1 & env -i setsid sleep 1001 </dev/null >/dev/null 2>&1 &",
+    )
+    other = cluster.state(1)
+    getattr(cluster.state(0), victim).send(signal.SIGKILL)
+    hands.until(lambda: not cluster.cloud.nodes(cluster.tags)[0].running)
+    cluster.cloud.ensure_nodes(cluster.spec)  # what nobody looks after any more is ended before the node starts again
+    hands.up(cluster.cloud, cluster.tags, 2)
+    if not (rung == "plain" and victim == "keeper"):  # there a process may hide by clearing its environment
+        assert "sleep" not in "".join(_names(cluster))
+    else:
+        assert _names(cluster).count("sleep") == 0
+    assert cluster.state(1) == other
+
+
+def _names(cluster):
+    names = []
+    for process in processes.of_cluster(cluster.folder.path):
+        with contextlib.suppress(OSError):
+            names.append(Path(f"/proc/{process.pid}/comm").read_text().strip())
+    return names
+
+
+def test_power_off_and_on(make, rung):
+    cluster = make(rung, 2)
+    hands.said(cluster.nodes[0], f"echo kept > ~/file; echo shared > '{cluster.nodes[0].shared}/file'")
+    hands.said(cluster.nodes[1], "(trap '' TERM HUP; sleep 1000) </dev/null >/dev/null 2>&1 & disown")
+    begin = time.monotonic()
+    cluster.cloud.power_off()
+    assert time.monotonic() - begin < 5
+    assert not processes.of_cluster(cluster.folder.path)
+    assert [node.running for node in cluster.cloud.nodes(cluster.tags)] == [False, False]
+    cluster.cloud.power_on()
+    nodes = hands.up(cluster.cloud, cluster.tags, 2)
+    assert hands.said(nodes[0], f"cat ~/file '{nodes[0].shared}/file'").split() == ["kept", "shared"]
+    before = [cluster.state(rank) for rank in range(2)]
+    cluster.cloud.power_on()
+    assert [cluster.state(rank) for rank in range(2)] == before
+
+
+def test_a_deletion_that_was_interrupted_is_finished(make, monkeypatch):
+    cluster = make("uts", 2)
+
+    class DiedError(BaseException):
+        pass
+
+    def die(_):
+        raise DiedError
+
+    monkeypatch.setattr(local_module, "_remove", die)
+    with pytest.raises(DiedError):
+        cluster.cloud.delete_nodes(cluster.tags)
+    monkeypatch.undo()
+    assert cluster.cloud.leftovers(cluster.tags)
+    cluster.cloud.power_on()
+    assert not processes.of_cluster(cluster.folder.path), "a cluster that is being deleted was started"
+    cluster.cloud.delete_nodes(cluster.tags)
+    assert cluster.cloud.leftovers(cluster.tags) == []
+
+
+def test_homes_that_cannot_be_written_can_be_deleted(make):
+    cluster = make("uts")
+    hands.said(cluster.nodes[0], "mkdir -p a/b && touch a/b/c && chmod 500 a/b && chmod 0 a")
+    cluster.cloud.delete_nodes(cluster.tags)
+    assert cluster.cloud.leftovers(cluster.tags) == []
+
+
+def test_a_filesystem_in_use_is_not_deleted(make):
+    cluster = make("uts")
+    with pytest.raises(Passing, match="in use"):
+        cluster.cloud.delete_filesystem(cluster.workspace)
+    assert cluster.folder.shared.is_dir()
+
+
+# -- addresses
+
+
+def test_two_portals_side_by_side_have_addresses_of_their_own(local):
+    one, two = (Cluster(local("plain", name), 2) for name in ("one", "two"))
+    assert not {node.address for node in one.nodes} & {node.address for node in two.nodes}
+
+
+def test_an_address_that_somebody_took_meanwhile_is_left_to_him(make):
+    cluster = make("uts", 2)
+    old = [node.address for node in cluster.nodes]
+    cluster.cloud.power_off()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((old[1], cluster.nodes[1].port))
+        other.listen()
+        cluster.cloud.power_on()
+        nodes = hands.up(cluster.cloud, cluster.tags, 2)
+    assert not {node.address for node in nodes} & set(old)
+    assert hands.said(nodes[0], "getent hosts demo-1").split()[0] == nodes[1].address
+
+
+# -- refusing
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [("name", "small letters"), ("nodes", "1 to 64 nodes"), ("ids", "id may have")]
+)
+def test_what_cannot_be_is_refused(local, change, words):
+    cloud = local("plain")
+    _, where = hands.deploy(cloud)
+    spec = {
+        "name": lambda: hands.spec(where, 1, name="../x"),
+        "nodes": lambda: hands.spec(where, 65),
+        "ids": lambda: hands.spec(hands.tags("../x", "y"), 1),
+    }[change]()
+    with pytest.raises(Refused, match=words):
+        cloud.ensure_nodes(spec)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, Refused, "disk of this computer is full"),
+        (errno.EACCES, Refused, "may not"),
+        (errno.EMFILE, Passing, "Too many files"),
+        (errno.EIO, Passing, "could not"),
+    ],
+)
+def test_what_the_machine_says_leaves_as_a_sentence(local, monkeypatch, number, kind, words):
+    cloud = local("plain")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(local_module, "write_atomically", fail)
+    with pytest.raises(kind, match=words) as caught:
+        cloud.ensure_network(hands.tags())
+    assert os.strerror(number) in caught.value.evidence
+
+
+def test_without_namespaces_nodes_are_plain_and_a_forced_rung_is_refused(local, monkeypatch):
+    cloud = local("plain")
+    monkeypatch.setenv("PORTAL_LOCAL_RUNG", "nonsense")
+    with pytest.raises(Refused, match="nonsense"):
+        LocalCloud(cloud.root).check()
+    monkeypatch.setenv("PORTAL_LOCAL_RUNG", "plain")
+    assert "simulated" in LocalCloud(cloud.root).check().detail
+
+
+def test_elsewhere_than_on_linux_it_says_so(local, monkeypatch):
+    cloud = local("plain")
+    monkeypatch.setattr(local_module.sys, "platform", "darwin")
+    with pytest.raises(Refused, match="need Linux"):
+        cloud.check()
+
+
+# -- limits
+
+
+def test_a_node_that_takes_too_much_memory_is_the_one_that_pays(local, monkeypatch):
+    monkeypatch.setattr(limits, "machine_memory", lambda: (256 << 20) * len(os.sched_getaffinity(0)))
+    cluster = Cluster(local("uts"), 1)
+    if cluster.state(0).cgroup is None:
+        pytest.skip("this computer lets nobody make a memory group here")
+    done = hands.run(cluster.nodes[0], "python3 -c 'b = bytearray(600 << 20)'")
+    assert done.exit_status != 0
+    assert hands.said(cluster.nodes[0], "echo alive") == "alive"
+    group = Path(cluster.state(0).cgroup)
+    cluster.cloud.delete_nodes(cluster.tags)
+    assert not group.exists()
+
+
+def test_the_killer_takes_nodes_before_the_portal(make, rung):
+    cluster = make(rung)
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert int(hands.said(cluster.nodes[0], "sleep 0.05; cat /proc/self/oom_score_adj")) > own
+    assert all(
+        int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) > own
+        for process in processes.of_cluster(cluster.folder.path).machinery
+    )
