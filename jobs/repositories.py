@@ -39,14 +39,14 @@ def publish(name: str) -> Path:
         "HOME": str(draft),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_DIR": str(draft),
-        "GIT_WORK_TREE": str(source),
         # The same files give the same commit, whoever publishes them.
         **{f"GIT_{who}_{what}": text for who in ("AUTHOR", "COMMITTER") for what, text in _SIGNATURE.items()},
     }
+    work_tree = f"--work-tree={source}"
     for words in (
         ("init", "--quiet", "--bare", "--initial-branch=main"),
-        ("add", "--", *(str(file.relative_to(source)) for file in files)),
-        ("commit", "--quiet", "-m", f"The {name} example"),
+        (work_tree, "add", "--", *(str(file.relative_to(source)) for file in files)),
+        (work_tree, "commit", "--quiet", "-m", f"The {name} example"),
         ("repack", "-a", "-d", "-q"),
         ("update-server-info",),
     ):

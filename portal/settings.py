@@ -82,7 +82,7 @@ TEMPLATES = [
                 "portal.views.frame",
                 "accounts.access.may",
             ],
-            "builtins": ["portal.templatetags.portal"],
+            "builtins": ["portal.templatetags.portal", "template_partials.templatetags.partials"],
         },
     }
 ]
@@ -115,15 +115,23 @@ CACHES = {
         "KEY_PREFIX": REDIS_PREFIX,
     }
 }
-STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
-    # Finished outputs: the metadata store. Any storage of django-storages will do.
-    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
-}
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
+# Set where `manage.py collectstatic` is run: files are compressed, and named so that they may be cached for ever.
+# Without, they come straight from the source, so that a fresh copy starts with nothing to build.
+_collected = env.flag("PORTAL_STATIC_COLLECTED", default=False)
+WHITENOISE_USE_FINDERS = not _collected
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if _collected
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+    # Finished outputs: the metadata store. Any storage of django-storages will do.
+    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
+}
 
 # What a worker does for each kind of task, and what the watch process looks after. Named here, so that `portal`
 # imports no app and the apps do not name each other upwards.

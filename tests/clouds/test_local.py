@@ -352,15 +352,15 @@ def test_disconnecting_ends_the_session_but_not_what_was_detached(make, rung):
     async def go():
         connection = await hands.connect(node)
         process = await connection.create_process(
-            f"setsid sh -c 'echo $$ > detached; exec sleep 1000' </dev/null >/dev/null 2>&1 & "
-            f"trap '' HUP; (trap '' TERM; echo $BASHPID > deaf; while :; do sleep 0.1; done) & "
-            f"echo $$ > attached; echo ready; sleep 1000"
+            "setsid sh -c 'echo $$ > detached; exec sleep 1000' </dev/null >/dev/null 2>&1 & "
+            "trap '' HUP; (trap '' TERM; echo $BASHPID > deaf; while :; do sleep 0.1; done) & "
+            "echo $$ > attached; echo ready; sleep 1000"
         )
         assert await process.stdout.readline() == "ready\n"
         connection.abort()
 
     asyncio.run(go())
-    alive = f"kill -0 $(cat NAME)"
+    alive = "kill -0 $(cat NAME)"
     hands.until(lambda: hands.run(node, alive.replace("NAME", "attached")).exit_status)
     hands.until(lambda: hands.run(node, alive.replace("NAME", "deaf")).exit_status)
     assert hands.run(node, alive.replace("NAME", "detached")).exit_status == 0
@@ -422,7 +422,10 @@ def test_allreduce_over_three_nodes(make, rung):
     cluster = make(rung, 3)
     _prepare_mpi(cluster, 1)
     # one write a line: print() makes two, and mpiexec may put another rank's between them
-    program = "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
+    program = (
+        "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; "
+        "os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
+    )
     out = hands.said(cluster.nodes[0], f'{python.parent}/mpiexec.hydra -n 3 -f ~/hostfile {python} -c "{program}"')
     assert out.splitlines() == ["sum 3 3"] * 3
 

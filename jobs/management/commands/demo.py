@@ -136,6 +136,7 @@ class Command(BaseCommand):
         if user:
             return user, ""
         password = "-".join(secrets.token_hex(3) for _ in range(3))
+        self.say(f"The first administrator is {EMAIL} with password {password}")
         return create_first_administrator(email=EMAIL, name="Admin", password=password, organization="Demo"), password
 
     def _workspace(self, organization: Organization, config: CloudConfig, user: User) -> Workspace:
@@ -183,7 +184,7 @@ class Command(BaseCommand):
 
     def _run(self, workspace: Workspace, cluster: Cluster, example: str, url: str, user: User) -> Run:
         repositories.publish(example)
-        program = sorted((repositories.EXAMPLES / example).glob("*.py"))[0].name
+        program = f"{example.replace('-', '_')}.py"
         git_url = f"{url}/examples/{example}"
         job = Job.objects.filter(workspace=workspace, cluster=cluster, git_url=git_url).first()
         if job:
