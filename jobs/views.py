@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import SuspiciousFileOperation
 from django.http import Http404, HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
+from django.utils._os import safe_join
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
-from django.views.static import serve
 
 from accounts.access import Can, OrganizationRole, get_for
 from clusters.models import Cluster
@@ -175,8 +176,12 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @require_safe
-def example_file(request: HttpRequest, name: str, file: str) -> HttpResponseBase:
+def example_file(request: HttpRequest, name: str, file: str) -> HttpResponse:
     """Git's plain HTTP protocol over files: the examples are public, and nodes clone them from here."""
     if name not in repositories.names():
         raise Http404
-    return serve(request, file, document_root=str(repositories.publish(name)))
+    try:
+        path = Path(safe_join(repositories.publish(name), file))
+        return HttpResponse(path.read_bytes(), content_type="application/octet-stream")
+    except (SuspiciousFileOperation, OSError) as error:
+        raise Http404 from error

@@ -143,7 +143,7 @@ PLANS = {
     "clusters.repair": "clusters.plans.REPAIR",
     "jobs.run": "jobs.plans.RUN",
 }
-WATCHERS = ["jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
+WATCHERS = ["portal.tasks.watch.OutputWatcher", "jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -160,7 +161,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if session is None:
             return False
         request = HttpRequest()
-        request.session = type(session)(session.session_key)
+        # Not the scope's own, which was loaded once: a session that has ended since must not go on here.
+        request.session = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
         self.user = get_user(request)
         return bool(self.user.is_authenticated and self.user.is_active)
 

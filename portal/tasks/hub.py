@@ -61,7 +61,7 @@ class Reader:
         try:
             await self._look()
             ready.set()
-            while not (self.output.ended and self.output.file):
+            while not (self.output.ended and self.output.is_kept):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(layer.receive(channel), LOOK)
                 await self._look()
@@ -76,12 +76,12 @@ class Reader:
 
     async def beyond(self, after: int, *, ended: bool, kept: bool) -> None:
         """Wait until there is something that a viewer at this cursor has not been told."""
-        while self.output.head <= after and self.output.ended == ended and bool(self.output.file) == kept:
+        while self.output.head <= after and self.output.ended == ended and self.output.is_kept == kept:
             await self.moved.wait()
 
     async def frame(self, after: int) -> bytes:
         now = self.output
-        key = (after, now.head, now.ended, bool(now.file))
+        key = (after, now.head, now.ended, now.is_kept)
         if key not in self.frames:
             async with self.reading:
                 if key not in self.frames:

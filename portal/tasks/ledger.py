@@ -26,7 +26,7 @@ from portal.clouds.errors import Passing, PortalError
 from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
-from portal.tasks import live, queue
+from portal.tasks import live, output, queue
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
 
 logger = logging.getLogger(__name__)
@@ -396,4 +396,6 @@ class Work:
             self._store()
             if not task.output.tasks.unfinished().exclude(pk=task.pk).exists():
                 Output.objects.filter(pk=task.output_id).update(ended=True)
+                live.ring(task.output.live_name)
         failpoint(f"{self.task.kind}.settle.after")
+        output.compact(task.output)

@@ -87,6 +87,11 @@ class Output(models.Model):
     def live_name(self) -> str:
         return f"output.{self.uuid}"
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all of it is in the metadata store, with its checksums."""
+        return bool(self.file) or (self.ended and not self.head)
+
     def size(self, stream: Stream) -> int:
         return int(getattr(self, stream.name.lower()))
 

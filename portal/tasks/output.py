@@ -106,7 +106,7 @@ def frame(output: Output, after: int, pieces: Iterable[Piece]) -> bytes:
         "head": output.head,
         "lines": output.lines,
         "ended": output.ended,
-        "kept": bool(output.file),
+        "kept": output.is_kept,
         "agrees": output.agrees,
         "sha256": output.digests,
         "pieces": [[p.stream, p.position, len(p.data), p.line, int(p.at.timestamp() * 1000)] for p in pieces],
@@ -152,7 +152,7 @@ def compact(output: Output, expected: dict[str, str] | None = None) -> None:
     `expected` are checksums that the node computed of its files, by stream name; `agrees` says whether they match.
     """
     output.refresh_from_db()
-    if not output.file:
+    if not output.file and output.head:
         sums = {stream: sha256() for stream in Stream}
         storage = storages["outputs"]
         name = f"{output.uuid.hex[:2]}/{output.uuid}"

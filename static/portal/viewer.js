@@ -150,6 +150,7 @@ class Viewer {
     this.list = this.log.querySelector("ol");
     this.output = data.output;
     this.url = data.frame;
+    this.keeps = "keeps" in data; // a run's output moves to one file at its end; a task's does not, and may go on after a retry
     this.cursor = Number(data.start); // of the line to the portal
     this.shownTo = this.cursor; // of the window
     this.told = { ended: false, kept: false };
@@ -173,14 +174,14 @@ class Viewer {
   }
 
   get complete() {
-    return Boolean(this.header?.ended && this.header.kept && this.cursor >= this.header.head);
+    return Boolean(this.header?.ended && (this.header.kept || !this.keeps) && this.cursor >= this.header.head);
   }
 
   // Asking, one frame in flight
 
   ask() {
-    if (this.asking || this.complete || line.stopped) return;
-    if (!line.open) return this.askByHttp();
+    if (this.asking || (this.complete && this.keeps) || line.stopped) return;
+    if (!line.open) return void this.askByHttp();
     this.asking = "socket";
     line.socket.send(JSON.stringify({ output: this.output, after: this.cursor, ...this.told }));
   }

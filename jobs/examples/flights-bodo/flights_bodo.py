@@ -32,7 +32,9 @@ def unpack() -> None:
 def means(path):  # type: ignore[no-untyped-def]
     """Every rank reads its share, and Bodo shuffles by carrier and by hour."""
     flights = pd.read_csv(
-        path, usecols=["carrier", "hour", "arr_delay"], dtype={"carrier": "str", "hour": "int64", "arr_delay": "float64"}
+        path,
+        usecols=["carrier", "hour", "arr_delay"],
+        dtype={"carrier": "str", "hour": "int64", "arr_delay": "float64"},
     )
     arrived = flights[flights["arr_delay"].notna()]
     by_carrier = arrived.groupby("carrier", as_index=False).agg(

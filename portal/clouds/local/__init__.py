@@ -465,8 +465,10 @@ def _remove(folder: Path) -> None:
         try:
             shutil.rmtree(folder)
         except PermissionError:  # people may take their own right to write in a folder away
-            for path, _, _ in os.walk(folder):
-                os.chmod(path, 0o700)
+            for path, names, _ in os.walk(folder):
+                for name in names:  # before the walk goes into them; of a link it would change what it points to
+                    if not os.path.islink(inner := os.path.join(path, name)):
+                        os.chmod(inner, 0o700)
             shutil.rmtree(folder)
 
 
