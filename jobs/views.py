@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import SuspiciousFileOperation
+from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils._os import safe_join
@@ -20,6 +21,7 @@ from jobs.actions import cancel_run, create_job, start_run
 from jobs.forms import JobForm
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
+from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.models import Workspace
 from workspaces.place import enter, enter_organization, workspace_for
@@ -63,23 +65,35 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 @login_required
 def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
-    rows = []
-    for job in Job.objects.filter(workspace=workspace).select_related("cluster").order_by("-pk")[:200]:
-        rows.append((job, job.last_run))
+    last = Run.objects.filter(job=OuterRef("pk")).order_by("-number").values("pk")[:1]
+    rows = Job.objects.filter(workspace=workspace).select_related("cluster").annotate(last=Subquery(last))
+    shown = list(rows.order_by("-pk")[:200])
+    runs = Run.objects.select_related("job", "cluster").in_bulk([job.last for job in shown])
     context = {
         "workspace": workspace,
-        "rows": rows,
+        "rows": [(job, runs.get(job.last)) for job in shown],
         "clusters": workspace.clusters.live().exists(),
     }
     part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""
     return render(request, part or "jobs/jobs.html", context)
 
 
+def _example(request: HttpRequest, name: str) -> dict[str, str]:
+    """What to fill in to run it."""
+    return {
+        "name": name,
+        "command": f"{name.replace('-', '_')}.py",
+        "git_url": request.build_absolute_uri(f"/examples/{name}"),
+    }
+
+
 @login_required
 def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
     workspace_for(request, uuid, Can.RUN_JOBS)
-    form = JobForm(request.POST or None, workspace=workspace, initial={"cluster": request.GET.get("cluster")})
+    examples = {name: _example(request, name) for name in repositories.names()}
+    initial = {"cluster": request.GET.get("cluster"), **examples.get(request.GET.get("example", ""), {})}
+    form = JobForm(request.POST or None, workspace=workspace, initial=initial)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
@@ -97,7 +111,6 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
             form.add_error(None, error.message)
         else:
             return redirect("run", uuid=run.uuid)
-    examples = [(name, request.build_absolute_uri(f"/examples/{name}")) for name in repositories.names()]
     return render(request, "jobs/job_new.html", {"workspace": workspace, "form": form, "examples": examples})
 
 
@@ -138,11 +151,21 @@ def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
     queryset = Run.objects.select_related(
-        "job__workspace__organization", "job__workspace__cloud_config", "cluster__engine_version", "output", "started_by"
+        *("job__workspace__organization", "job__workspace__cloud_config", "cluster__engine_version"),
+        *("output", "started_by"),
     )
     run = get_for(queryset, request.user, can, uuid=uuid)
     enter(request, run.job.workspace)
     return run
+
+
+def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
+    """As the page shows them. The task of a run that failed has done all its steps; for the person, this one failed."""
+    steps = list(task.steps.select_related("task")) if task else []
+    for step in steps:
+        if step.name == "run" and step.status == StepStatus.DONE and run.status == Run.Status.FAILED:
+            step.status, step.detail = StepStatus.FAILED, run.cause
+    return [(step, None) for step in steps]
 
 
 @require_safe
@@ -153,7 +176,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "run": found,
         "task": task,
-        "steps": [(step, None) for step in task.steps.select_related("task")] if task else [],
+        "steps": _steps(found, task),
         "viewer": viewer(found.output),
         "may_change": Run.objects.all().may_change(request.user, found),
         "key": uuid4(),

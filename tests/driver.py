@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
+from datetime import timedelta
 from hashlib import sha256
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import django
 
 django.setup()
+
+from django.contrib.sessions.models import Session  # noqa: E402
+from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator  # noqa: E402
 from accounts.models import Organization, User  # noqa: E402
@@ -19,12 +24,13 @@ from clusters.models import Cluster, EngineVersion  # noqa: E402
 from jobs import repositories  # noqa: E402
 from jobs.actions import cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
-from portal import ssh  # noqa: E402
-from portal.tasks import ledger, output  # noqa: E402
-from portal.tasks.models import Stream, Task  # noqa: E402
+from portal import background, clouds, ssh  # noqa: E402
+from portal.tasks import ledger, live, output  # noqa: E402
+from portal.tasks.models import Output, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace  # noqa: E402
 
+_connections = ssh.Connections()
 EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
 
 
@@ -130,6 +136,10 @@ def run_state(run):
     }
 
 
+def busy(job):
+    return Run.objects.filter(job__uuid=job).unfinished().exists() or Task.objects.unfinished().exists()
+
+
 def read_output(run, stream="stdout", limit=200_000):
     data = b"".join(output.stream_bytes(Run.objects.get(uuid=run).output, Stream[stream.upper()] if stream else None))
     return {"size": len(data), "sha256": sha256(data).hexdigest(), "text": data[:limit].decode(errors="replace")}
@@ -172,9 +182,115 @@ def on_node(cluster, command, rank=0):
     return {"status": answer.status, "out": answer.text}
 
 
+def floor_launch(cluster, command):
+    """The floor of a launch: mpiexec over a kept connection, nothing else. Seconds to the first line, and to the end."""
+    cluster = Cluster.objects.get(uuid=cluster)
+    head = cluster.nodes.get(rank=0)
+    folder = cluster.engine_folder
+    ssh.run(head.host, "true")
+    words = f"export PATH={folder}/bin:$PATH; exec mpiexec -n {cluster.cores} -f {head.home}/hostfile python {command}"
+
+    async def go():
+        began = time.time()
+        async with _connections.stream(head.host, words) as out:
+            first = None
+            last = b""
+            while line := await out.readline():
+                first = first or time.time()
+                last = line
+            return [first - began, time.time() - float(last.split()[1])]
+
+    return background.wait_for(go())
+
+
+def floor_stream(cluster, path):
+    """The floor of following a file: its bytes over a kept connection, stored nowhere. Seconds."""
+    host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
+
+    async def go():
+        began = time.time()
+        size = 0
+        async with _connections.stream(host, f"exec cat {path}") as out:
+            while data := await out.read(1 << 18):
+                size += len(data)
+        return [time.time() - began, size]
+
+    return background.wait_for(go())
+
+
+def floor_nodes(workspace, nodes):
+    """The floor of a cluster: nodes that answer over SSH, made and deleted by the cloud alone. Seconds."""
+    workspace = Workspace.objects.get(uuid=workspace)
+    private, public = ssh.new_key("floor")
+    keys = tuple(clouds.HostKey(*ssh.new_key(f"floor-{n}")) for n in range(nodes))
+    tags = workspace.tags(uuid4())
+    offer = workspace.cloud.instance_types()[-1]
+    began = time.time()
+    workspace.cloud.ensure_nodes(clouds.ClusterSpec(tags, "floor", offer.name, keys, (public,)))
+    while not all(node.address for node in workspace.cloud.nodes(tags)):
+        time.sleep(0.01)
+    hosts = [
+        ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public)
+        for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
+    ]
+    for answer in ssh.run_on_all(hosts, "true"):
+        assert answer.status == 0
+    took = time.time() - began
+    workspace.cloud.delete_nodes(tags)
+    return took
+
+
+def task_times(kind, uuid):
+    task = {"cluster": Cluster, "run": Run}[kind].objects.get(uuid=uuid).last_task
+    return {
+        "total": (task.finished - task.created).total_seconds(),
+        "steps": {step.name: step.elapsed.total_seconds() for step in task.steps.all() if step.elapsed},
+    }
+
+
 def leftovers(cluster):
     cluster = Cluster.objects.get(uuid=cluster)
     return [f"{r.kind} {r.id}" for r in cluster.workspace.cloud.leftovers(cluster.tags)]
+
+
+def open_task(workspace, title="Print"):
+    """A task that goes on until `end_task`, whose output `say` writes; no worker takes it up. Ends the one before."""
+    subject = Workspace.objects.get(uuid=workspace)
+    subject.tasks.unfinished().update(status="finished", finished=now())
+    task = Task.objects.create(
+        kind="workspaces.create",
+        title=title,
+        subject=subject,
+        queue="provision",
+        status="inprogress",
+        started=now(),
+        lease=uuid4(),
+        lease_until=now() + timedelta(days=1),
+        output=Output.objects.create(),
+    )
+    for position, step in enumerate(ledger.plan_of(task.kind).steps):
+        Step.objects.create(task=task, position=position, name=step.name, title=step.title)
+    return {"task": str(task.uuid), "output": str(task.output.uuid)}
+
+
+def say(output, data, stream="portal", times=1):
+    """`data` is latin-1, so that any byte can be said."""
+    store = Output.objects.get(uuid=output)
+    for n in range(times):
+        store.append(Stream[stream.upper()], data.replace("{n}", str(n)).encode("latin-1"))
+    return store.head
+
+
+def end_task(task, status="finished"):
+    row = Task.objects.get(uuid=task)
+    Task.objects.filter(pk=row.pk).update(status=status, finished=now(), lease=None, lease_until=None)
+    Output.objects.filter(pk=row.output_id).update(ended=True)
+    row.changed()
+    live.ring(row.output.live_name)
+
+
+def end_session(key):
+    Session.objects.filter(session_key=key).delete()
 
 
 def main():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -20,10 +22,12 @@ from django.contrib.auth import get_user
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from portal.tasks.hub import Reader
-from portal.tasks.models import Output
+from portal.tasks.hub import Reader, State
+from portal.tasks.models import Output, Task
 
-SIGNED_OUT, GONE = 4401, 4404  # close codes: sign in again; nothing here for you
+logger = logging.getLogger(__name__)
+
+SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
 RECHECK = 2.0  # seconds a permission is believed
 PACE = 0.1  # seconds between frames to a page that is up to date
 BEAT = 10.0
@@ -32,16 +36,14 @@ MOST_WATCHED = 20
 
 class LiveConsumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
-        self.watched: dict[str, float] = {}  # name → when permission was last seen
+        self.watched: set[str] = set()
         self.rung: set[str] = set()
         self.following: asyncio.Task[None] | None = None
         self.jobs: list[asyncio.Task[None]] = []
         self.checked = time.monotonic()
-        if not await self.person():
-            await self.accept()
-            await self.close(SIGNED_OUT)
-            return
         await self.accept()
+        if not await self._ask([]):
+            return
         self.bell = asyncio.Event()
         self.jobs = [asyncio.create_task(self._tell()), asyncio.create_task(self._beat())]
 
@@ -63,7 +65,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 if self.following:
                     self.following.cancel()
                 self.following = asyncio.create_task(
-                    self._follow(UUID(ask["output"]), max(0, int(ask["after"])), bool(ask["ended"]), bool(ask["kept"]))
+                    self._answer(UUID(ask["output"]), max(0, int(ask["after"])), bool(ask["ended"]), bool(ask["kept"]))
                 )
             else:
                 raise KeyError("watch or output")
@@ -76,10 +78,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
         for name in names:
             if name in self.watched:
                 continue
-            if not await self.allowed(name):
-                await self.close(GONE)
+            if not await self._ask([name]):
                 return
-            self.watched[name] = time.monotonic()
+            self.watched.add(name)
             await self.channel_layer.group_add(name, self.channel_name)
         await self.send(json.dumps({"watching": sorted(self.watched)}))
 
@@ -92,7 +93,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.bell.wait()
             self.bell.clear()
             names, self.rung = self.rung, set()
-            if await self._still_allowed(names):
+            if await self._still_allowed():
                 await self.send(json.dumps({"changed": sorted(names)}))
             await asyncio.sleep(PACE)  # coalesces bursts
 
@@ -101,35 +102,40 @@ class LiveConsumer(AsyncWebsocketConsumer):
         told = time.monotonic()
         while True:
             await asyncio.sleep(RECHECK)
-            if not await self._still_allowed(set(self.watched)):
+            if not await self._still_allowed():
                 return
             if time.monotonic() - told >= BEAT - 0.1:
                 told = time.monotonic()
                 await self.send(json.dumps({"beat": int(time.time())}))
 
-    async def _still_allowed(self, names: set[str]) -> bool:
-        if time.monotonic() - self.checked >= RECHECK:
-            self.checked = time.monotonic()
-            if not await self.person():
-                await self.close(SIGNED_OUT)
-                return False
-        for name in names & set(self.watched):
-            if time.monotonic() - self.watched[name] >= RECHECK:
-                if not await self.allowed(name):
-                    await self.close(GONE)
-                    return False
-                self.watched[name] = time.monotonic()
-        return True
+    async def _still_allowed(self) -> bool:
+        """Ask again, if the last answer is too old to be believed; close when something is no longer allowed."""
+        if time.monotonic() - self.checked < RECHECK:
+            return True
+        self.checked = time.monotonic()
+        return await self._ask(self.watched)
+
+    async def _ask(self, names: Iterable[str]) -> bool:
+        code = await self.refusal(list(names))
+        if code is not None:
+            await self.close(code)
+        return code is None
 
     # Output
+
+    async def _answer(self, uuid: UUID, after: int, ended: bool, kept: bool) -> None:
+        try:
+            await self._follow(uuid, after, ended, kept)
+        except Exception:
+            logger.exception("output %s could not be read for a live page", uuid)
+            await self.close(TRY_AGAIN)
 
     async def _follow(self, uuid: UUID, after: int, ended: bool, kept: bool) -> None:
         name = f"output.{uuid}"
         if name not in self.watched:
-            if not await self.allowed(name):
-                await self.close(GONE)
+            if not await self._ask([name]):
                 return
-            self.watched[name] = time.monotonic()
+            self.watched.add(name)
         reader = getattr(self, "reader", None)
         if reader is None or reader.output.uuid != uuid:
             output = await self._output(uuid)
@@ -138,14 +144,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 return
             self.reader = reader = Reader.of(output)
         await reader.start()
-        waited = time.monotonic()
-        await reader.beyond(after, ended=ended, kept=kept)
-        behind = reader.output.head - after
-        pause = getattr(self, "sent", 0.0) + PACE - time.monotonic()
-        if pause > 0 and behind < 256 * 1024:
-            await asyncio.sleep(pause)
-        if await self._still_allowed({name}):
-            self.sent = max(waited, time.monotonic())
+        await reader.beyond(State(after, ended, kept))
+        if await self._still_allowed():
             await self.send(bytes_data=await reader.frame(after))
 
     @database_sync_to_async
@@ -155,28 +155,47 @@ class LiveConsumer(AsyncWebsocketConsumer):
     # Permission
 
     @database_sync_to_async
-    def person(self) -> bool:
-        """Whether the session still belongs to somebody who may sign in. Reads it anew each time."""
+    def refusal(self, names: list[str]) -> int | None:
+        """The close code, if the session is over or the person may not see one of these. Reads all of it anew."""
         session = self.scope.get("session")
         if session is None:
-            return False
+            return SIGNED_OUT
         request = HttpRequest()
         # Not the scope's own, which was loaded once: a session that has ended since must not go on here.
         request.session = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
-        self.user = get_user(request)
-        return bool(self.user.is_authenticated and self.user.is_active)
+        user = get_user(request)
+        if not user.is_authenticated or not user.is_active:
+            return SIGNED_OUT
+        return None if all(_may_see(user, name) for name in names) else GONE
 
-    @database_sync_to_async
-    def allowed(self, name: str) -> bool:
-        kind, _, text = name.partition(".")
-        try:
-            uuid = UUID(text)
-        except ValueError:
-            return False
-        if kind == "output":
-            task_model = import_string(settings.LIVE_SUBJECTS["task"])
-            task = task_model.objects.filter(output__uuid=uuid).order_by("-pk").first()
-            return task is not None and task_model.objects.seen_by(self.user, task.uuid) is not None
-        if kind not in settings.LIVE_SUBJECTS:
-            return False
-        return import_string(settings.LIVE_SUBJECTS[kind]).objects.seen_by(self.user, uuid) is not None
+
+# (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and
+# the many rings of one page, ask the database once.
+_believed: dict[tuple[int, str], float] = {}
+
+
+def _may_see(user: Any, name: str) -> bool:
+    now = time.monotonic()
+    if now - _believed.get((user.pk, name), -RECHECK) < RECHECK:
+        return True
+    if not _sees(user, name):
+        _believed.pop((user.pk, name), None)
+        return False
+    if len(_believed) > 10_000:
+        _believed.clear()
+    _believed[user.pk, name] = now
+    return True
+
+
+def _sees(user: Any, name: str) -> bool:
+    kind, _, text = name.partition(".")
+    try:
+        uuid = UUID(text)
+    except ValueError:
+        return False
+    if kind == "output":
+        task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
+        return task is not None and Task.objects.seen_by(user, task.uuid) is not None
+    if kind not in settings.LIVE_SUBJECTS:
+        return False
+    return import_string(settings.LIVE_SUBJECTS[kind]).objects.seen_by(user, uuid) is not None

@@ -1,15 +1,17 @@
 """One reader of an output per web process, shared by everybody who watches it there.
 
 200 viewers of one run would otherwise ask the database 2,000 times a second for the same bytes. A `Reader` hears the
-doorbell once, reads what is new once, and hands the same frame to all who stand at the same cursor.
+doorbell, reads what is new once, and moves its head at most ten times a second: so those who are up to date stand at
+the same cursor and are handed the same frame.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from weakref import WeakValueDictionary
+from collections import OrderedDict, deque
+from typing import NamedTuple
+from weakref import WeakValueDictionary, ref
 
 from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
@@ -18,7 +20,17 @@ from portal.tasks import output as store
 from portal.tasks.models import Output
 
 LOOK = 5.0  # seconds; how often to look without a doorbell, because one may be lost
-KEPT_FRAMES = 8
+PACE = 0.1  # seconds between moves of the head
+KEPT_FRAMES = 32
+KEPT_BYTES = 4 * 1024 * 1024  # of the newest output; viewers further behind read the database
+
+
+class State(NamedTuple):
+    """What a viewer has been told, or could be told."""
+
+    head: int
+    ended: bool
+    kept: bool
 
 
 class Reader:
@@ -28,9 +40,13 @@ class Reader:
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        self.state = State(0, False, False)
         self.moved = asyncio.Event()
-        self.frames: OrderedDict[tuple[int, int, bool, bool], bytes] = OrderedDict()
-        self.reading = asyncio.Lock()
+        self.newest: deque[store.Piece] = deque()
+        self.more = False
+        self.newest_from = 0  # the position at which `newest` begins
+        self.frames: OrderedDict[tuple[int, State], bytes] = OrderedDict()
+        self.building = asyncio.Lock()
         self.listener: asyncio.Task[None] | None = None
 
     @classmethod
@@ -43,57 +59,115 @@ class Reader:
         return reader
 
     async def start(self) -> None:
-        if self.listener is None or self.listener.done():
+        """Returns when the reader has looked at least once."""
+        over = self.state.ended and self.state.kept
+        if not over and (self.listener is None or self.listener.done()):
             ready = asyncio.Event()
-            self.listener = asyncio.create_task(self._listen(ready))
+            self.listener = asyncio.create_task(_listen(self, ready))
             await ready.wait()
 
-    def stop(self) -> None:
-        if self.listener:
+    def __del__(self) -> None:
+        if self.listener and not self.listener.done():
             self.listener.cancel()
-            self.listener = None
 
-    async def _listen(self, ready: asyncio.Event) -> None:
-        layer = get_channel_layer()
-        assert layer is not None
-        channel = await layer.new_channel()
-        await layer.group_add(self.output.live_name, channel)  # before the first look, so that nothing falls between
-        try:
-            await self._look()
-            ready.set()
-            while not (self.output.ended and self.output.is_kept):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(layer.receive(channel), LOOK)
-                await self._look()
-        finally:
-            ready.set()
-            await layer.group_discard(self.output.live_name, channel)
-
-    async def _look(self) -> None:
-        self.output = await _fetch(self.output.pk)
+    async def look(self) -> None:
+        """Read what is new, and let everybody who waits have it."""
+        before = self.state.head
+        if not self.newest and not before:
+            self.newest_from = before = await _tail(self.output)
+        self.output, pieces, self.more = await _news(self.output.pk, before)
+        self.newest.extend(pieces)
+        size = self.output.head - self.newest_from
+        while self.newest and size > KEPT_BYTES:
+            gone = self.newest.popleft()
+            size -= len(gone.data)
+            self.newest_from = gone.position + len(gone.data)
+        self.state = State(self.output.head, self.output.ended, self.output.is_kept)
         moved, self.moved = self.moved, asyncio.Event()
         moved.set()
 
-    async def beyond(self, after: int, *, ended: bool, kept: bool) -> None:
-        """Wait until there is something that a viewer at this cursor has not been told."""
-        while self.output.head <= after and self.output.ended == ended and self.output.is_kept == kept:
+    async def beyond(self, told: State) -> None:
+        """Wait until there is something that a viewer has not been told."""
+        while self.state.head <= told.head and self.state[1:] == told[1:]:
             await self.moved.wait()
 
     async def frame(self, after: int) -> bytes:
-        now = self.output
-        key = (after, now.head, now.ended, now.is_kept)
+        key = (after, self.state)
         if key not in self.frames:
-            async with self.reading:
+            async with self.building:
                 if key not in self.frames:
-                    self.frames[key] = await _frame(now, after)
+                    self.frames[key] = await self._build(after)
                     while len(self.frames) > KEPT_FRAMES:
                         self.frames.popitem(last=False)
         return self.frames[key]
 
+    async def _build(self, after: int) -> bytes:
+        if after < self.newest_from:
+            return await _frame(self.output, after)
+        pieces: list[store.Piece] = []
+        size = 0
+        for piece in self.newest:
+            if piece.position + len(piece.data) <= after:
+                continue
+            new = piece.since(after)
+            if pieces and size + len(new.data) > store.FRAME:
+                break
+            pieces.append(new)
+            size += len(new.data)
+        return store.frame(self.output, after, pieces)
+
+
+async def _listen(reader: Reader, ready: asyncio.Event) -> None:
+    """Not a method, and holding no reader while it waits: a reader that nobody holds must be able to go."""
+    layer = get_channel_layer()
+    assert layer is not None
+    name = reader.output.live_name
+    channel = await layer.new_channel()
+    await layer.group_add(name, channel)  # before the first look, so that nothing falls between
+    try:
+        while True:
+            await reader.look()
+            ready.set()
+            if reader.state.ended and reader.state.kept:
+                return
+            waiting, more = ref(reader), reader.more
+            del reader
+            await asyncio.sleep(0 if more else PACE)  # what is rung meanwhile is heard at once afterwards
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(layer.receive(channel), 0.001 if more else LOOK)
+            while True:  # the other rings of this pause say the same
+                try:
+                    await asyncio.wait_for(layer.receive(channel), 0.001)
+                except TimeoutError:
+                    break
+            held = waiting()
+            if held is None:
+                return
+            reader = held
+    finally:
+        ready.set()
+        await layer.group_discard(name, channel)
+
 
 @database_sync_to_async
-def _fetch(pk: int) -> Output:
-    return Output.objects.get(pk=pk)
+def _tail(output: Output) -> int:
+    return store.tail_position(Output.objects.get(pk=output.pk))
+
+
+@database_sync_to_async
+def _news(pk: int, after: int) -> tuple[Output, list[store.Piece], bool]:
+    """The output, what is new of it, and whether there is still more: then its `head` is where we have come to."""
+    output = Output.objects.get(pk=pk)
+    pieces: list[store.Piece] = []
+    at = after
+    while at < output.head and at - after < KEPT_BYTES:
+        new = store.read(output, at, until=output.head, limit=1024 * 1024)
+        pieces += new
+        at = new[-1].position + len(new[-1].data)
+    more = at < output.head
+    output.head = at
+    output.ended = output.ended and not more
+    return output, pieces, more
 
 
 @database_sync_to_async

@@ -193,7 +193,7 @@ const line = {
     if (state) this.state = state;
     const ended = this.state === "live" && document.querySelector("[data-ended]") && this.viewers.every((v) => v.complete);
     const mark = document.getElementById("live");
-    if (!mark) return;
+    if (!mark || !this.state) return; // not connected for the first time yet
     const at = this.since ? this.since.toISOString().slice(11, 19) : "";
     const [look, icon, words] = {
       live: ended ? ["", "bi-check2-circle", "Ended; nothing more will come"] : ["", "bi-broadcast", "Live"],

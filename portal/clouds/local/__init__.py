@@ -181,10 +181,9 @@ class LocalCloud:
             if record is not None and not _same(record.tags, tags):
                 return []
             found = [
-                Resource("process", str(process.pid), f"of cluster {tags.subject}")
-                for process in processes.of_cluster(cluster.path)
+                Resource("process", str(process.pid), f"of cluster {tags.subject}") for process in cluster.processes()
             ]
-            found += [Resource("memory limit", str(group)) for group in limits.groups(processes.mark_of(cluster.path))]
+            found += [Resource("memory limit", str(group)) for group in sorted(cluster.groups())]
             if record is not None:
                 found += [
                     Resource("address", f"{record.address(rank)}:{record.port}", record.hostname(rank))
@@ -208,7 +207,7 @@ class LocalCloud:
                     if node.taken and state is not None and state.alive:
                         state.first.send(signal.SIGTERM)
             deadline = time.monotonic() + 2.5
-            while time.monotonic() < deadline and any(processes.of_cluster(cluster.path) for cluster in clusters):
+            while time.monotonic() < deadline and any(cluster.processes() for cluster in clusters):
                 time.sleep(0.02)
             deadline = time.monotonic() + 2
             for cluster in clusters:
@@ -334,7 +333,7 @@ class LocalCloud:
             return
         states = [state for node in cluster.nodes() if node.taken and (state := node.state()) and state.alive]
         rung = states[0].rung if states else self._rung
-        for process in processes.of_cluster(cluster.path).orphans:
+        for process in cluster.processes().orphans:
             process.send(signal.SIGKILL)
         for _ in range(8):
             _write_hosts(cluster, record)
@@ -411,9 +410,9 @@ class LocalCloud:
 
     def _remove_cluster(self, cluster: ClusterFolder) -> None:
         """End and remove everything of a cluster; its record last."""
-        groups = {Path(state.cgroup) for node in cluster.nodes() if (state := node.state()) and state.cgroup}
+        groups = cluster.groups()
         _end(cluster, time.monotonic() + 10)
-        for group in groups | set(limits.groups(processes.mark_of(cluster.path))):
+        for group in groups:
             limits.remove_group(group)
         _remove(cluster.path)
         cluster.record.unlink(missing_ok=True)
@@ -450,7 +449,7 @@ def _runs(node: NodeFolder) -> bool:
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
     """Kill all of a cluster's processes, again and again until none is left: some may just be starting others."""
-    while found := processes.of_cluster(cluster.path):
+    while found := cluster.processes():
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in found)
             raise Passing("Some processes of the cluster do not end.", evidence=f"Process ids: {pids}")

@@ -62,7 +62,7 @@ def make_group(name: str, memory: int, pid: int) -> tuple[Path | None, str]:
     return None, f"no memory limit: {problem}"
 
 
-def groups(mark: str) -> list[Path]:
+def groups_of(mark: str) -> list[Path]:
     """The groups of a cluster that exist."""
     found = {group for _, base in _bases() for group in base.glob(f"{group_name(mark, 0)[:-1]}*")}
     return sorted(found)

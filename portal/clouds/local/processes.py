@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,12 +84,16 @@ class ClusterProcesses:
         return iter([*self.machinery, *self.commands])
 
 
-def of_cluster(folder: Path) -> ClusterProcesses:
-    """Everything alive that belongs to the cluster in `folder`, found by what it is, not by what we remember."""
+def of_cluster(folder: Path, groups: Iterable[Path]) -> ClusterProcesses:
+    """Everything alive that belongs to the cluster in `folder`, found by what it is, not by what we remember.
+
+    `groups` are its memory groups: they still know a process that has cleared its environment and lost its parents.
+    """
     mark = mark_of(folder)
     everything = all_processes()
     machinery = {pid for pid in everything if _is_machinery(pid, mark)}
     marked = {pid for pid in everything if pid not in machinery and _has_mark(pid, mark)}
+    marked |= {pid for group in groups for pid in _members(group) if pid in everything}
 
     def cared_for(pid: int) -> bool:
         while pid in everything:
@@ -113,6 +117,13 @@ def _is_machinery(pid: int, mark: str) -> bool:
 
 def _has_mark(pid: int, mark: str) -> bool:
     return f"{MARK}={mark}".encode() in _read(pid, "environ").split(b"\0")
+
+
+def _members(group: Path) -> list[int]:
+    try:
+        return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+    except OSError:  # gone meanwhile
+        return []
 
 
 def _read(pid: int, name: str) -> bytes:

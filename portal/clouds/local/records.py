@@ -15,7 +15,8 @@ from typing import Any
 
 from portal.clouds import Tags
 from portal.clouds.local.kernel import is_locked
-from portal.clouds.local.processes import Process, look
+from portal.clouds.local.limits import groups_of
+from portal.clouds.local.processes import ClusterProcesses, Process, look, mark_of, of_cluster
 
 __all__ = [
     "ClusterFolder",
@@ -139,6 +140,14 @@ class ClusterFolder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [self.node(rank) for rank in sorted(int(name) for name in names if name.isdecimal())]
+
+    def groups(self) -> set[Path]:
+        """The memory groups of its nodes that exist."""
+        written = {Path(state.cgroup) for node in self.nodes() if (state := node.state()) and state.cgroup}
+        return {group for group in written if group.exists()} | set(groups_of(mark_of(self.path)))
+
+    def processes(self) -> ClusterProcesses:
+        return of_cluster(self.path, self.groups())
 
 
 @dataclass(frozen=True)

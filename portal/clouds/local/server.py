@@ -22,7 +22,7 @@ from portal.clouds.local.limits import offer_to_the_killer
 Process = asyncssh.SSHServerProcess[bytes]
 
 _BLOCK = 1 << 16
-_PATIENCE = 5.0  # for output that a background child may still hold open after the command has ended
+_PATIENCE = 3.0  # for output that a background child may still hold open after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
 
 

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.running import RunningPortal, until
+from tests.web import Client
+
+PROGRAMS = {
+    # Stamps that the launch is measured by.
+    "hello.py": 'import os, time\nif os.environ["PMI_RANK"] == "0":\n    print("FIRST", time.time(), flush=True)\n'
+    '    print("END", time.time(), flush=True)\n',
+    # Lines at a rate, each with the time at which it was written.
+    "pulse.py": """
+import os, sys, time
+rate, seconds = int(sys.argv[1]), float(sys.argv[2])
+if os.environ["PMI_RANK"] != "0":
+    sys.exit()
+began, n = time.time(), 0
+while (now := time.time()) - began < seconds:
+    due = int((now - began) * rate)
+    if due > n:
+        os.write(1, b"".join(b"%.4f %08d pulse of the run, one line of many\\n" % (now, k) for k in range(n, due)))
+        n = due
+    time.sleep(0.01)
+""",
+    # A million lines of 100 bytes from all ranks, in whole lines of a pipe's size.
+    "flood.py": """
+import os, sys
+rank, ranks, lines = int(os.environ["PMI_RANK"]), int(os.environ["PMI_SIZE"]), int(sys.argv[1])
+share = range(rank * lines // ranks, (rank + 1) * lines // ranks)
+block = []
+for n in share:
+    block.append(b"r%02d %08d " % (rank, n) + b"x" * 86 + b"\\n")
+    if len(block) == 40:
+        os.write(1, b"".join(block))
+        block.clear()
+os.write(1, b"".join(block))
+""",
+}
+
+
+class Table:
+    def __init__(self):
+        self.rows = []
+
+    def add(self, name, value, floor, bar, *, good):
+        self.rows.append((name, value, floor, bar, "ok" if good else "MISSED"))
+
+    def __str__(self):
+        head = ("what", "measured", "floor, same run", "bar", "")
+        widths = [max(len(str(row[n])) for row in [head, *self.rows]) for n in range(5)]
+        return "\n".join("  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)) for row in [head, *self.rows])
+
+
+@pytest.fixture(scope="session")
+def table():
+    table = Table()
+    yield table
+    print(f"\n\n{table}\n")  # noqa: T201 (the table is what `make bench` is for)
+
+
+@pytest.fixture(scope="session")
+def repository():
+    folder = Path(tempfile.mkdtemp(prefix="cx-git-"))
+    source = folder / "bench"
+    source.mkdir()
+    for name, text in PROGRAMS.items():
+        (source / name).write_text(text)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(source)]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Bench"], ["update-server-info"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/bench/.git"
+    server.shutdown()
+    server.server_close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def portal():
+    folder = Path(tempfile.mkdtemp(prefix="cx-bench-"))
+    portal = RunningPortal(folder).start()
+    portal.who = portal.call("setup")
+    yield portal
+    portal.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def client(portal):
+    return Client(portal.url).sign_in(portal.who["email"], portal.who["password"])
+
+
+@pytest.fixture(scope="session")
+def lab(portal):
+    workspace = portal.call("make_workspace")
+    until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
+    return workspace
+
+
+def make_cluster(portal, lab, name, nodes):
+    cluster = portal.call("make_cluster", workspace=lab, name=name, nodes=nodes, cores=2)
+    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=120, what="running")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def small(portal, lab):
+    return make_cluster(portal, lab, "small", 1)
+
+
+@pytest.fixture(scope="session")
+def large(portal, lab):
+    return make_cluster(portal, lab, "large", 3)
+
+
+@pytest.fixture(scope="session")
+def job(portal, lab, small, repository):
+    return _job(portal, lab, small, repository, "bench")
+
+
+@pytest.fixture(scope="session")
+def large_job(portal, lab, large, repository):
+    return _job(portal, lab, large, repository, "bench-large")
+
+
+def _job(portal, lab, cluster, repository, name):
+    made = portal.call("make_job", workspace=lab, cluster=cluster, git_url=repository, command="hello.py", name=name)
+    until(lambda: portal.call("run_state", run=made["run"])["status"] == "finished", what="the first run")
+    return made["job"]

@@ -1,0 +1,179 @@
+"""What should be fast, each against its floor measured in the same run. `make bench` prints the table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from tests.running import ROOT, until
+from tests.web import ask, parse
+
+pytestmark = pytest.mark.bench
+
+ROUNDS = 15
+
+
+def ms(seconds):
+    return f"{seconds * 1000:.0f} ms"
+
+
+def start(portal, job, command):
+    return portal.call("run_again", job=job, command=command)
+
+
+async def launch(client, job):
+    """Press Run, and watch as the page does. Seconds to the first line, and from END to FINISHED on the page."""
+    page = (await asyncio.to_thread(client.get, f"/jobs/{job}/")).decode()
+    assert page
+    began = time.time()
+    at = await asyncio.to_thread(client.post, f"/jobs/{job}/run/", {}, form=f"/jobs/{job}/")
+    run = at.strip("/").split("/")[1]
+    head = (await asyncio.to_thread(client.get, f"/runs/{run}/")).decode()
+    output = head.split('data-output="')[1].split('"')[0]
+    first = end = finished = None
+    async with client.live() as socket:
+        await socket.send(json.dumps({"watch": [f"run.{run}"]}))
+        cursor = 0
+        await socket.send(ask(output, 0))
+        while finished is None or end is None:
+            message = await socket.recv()
+            if isinstance(message, str):
+                if "changed" in message and finished is None:
+                    part = await asyncio.to_thread(client.get, f"/runs/{run}/", **{"HX-Request": "true", "HX-Target": "run-head"})
+                    if b"FINISHED" in part:
+                        finished = time.time()
+                continue
+            header, body = parse(message)
+            cursor = header["next"]
+            for line in body.splitlines():
+                if line.startswith(b"FIRST"):
+                    first = first or time.time()
+                if line.startswith(b"END"):
+                    end = float(line.split()[1])
+            await socket.send(ask(output, cursor, ended=header["ended"], kept=header["kept"]))
+    return first - began, finished - end
+
+
+def test_launch(portal, client, small, job, table):
+    """A run of two ranks on a cluster that is there, against mpiexec over a kept connection; in turns."""
+    portal.call("run_again", job=job, command="hello.py")
+    portal.call("on_node", cluster=small, command="cat > ~/hello.py <<'EOF'\n" + _program("hello.py") + "EOF")
+    firsts, ends, floors, floor_ends = [], [], [], []
+    for _ in range(ROUNDS):
+        floor, floor_end = portal.call("floor_launch", cluster=small, command="~/hello.py")
+        floors.append(floor)
+        floor_ends.append(floor_end)
+        until(lambda: not _busy(portal, job), what="the run before")
+        first, end = asyncio.run(launch(client, job))
+        firsts.append(first)
+        ends.append(end)
+    p50, p95, floor = median(firsts), sorted(firsts)[int(ROUNDS * 0.95)], median(floors)
+    bar = min(0.150, floor + 0.100)
+    table.add("launch_first_line p50 / p95", f"{ms(p50)} / {ms(p95)}", ms(floor), f"<= {ms(bar)} / 400 ms", good=p50 <= bar and p95 <= 0.4)
+    p50, p95 = median(ends), sorted(ends)[int(ROUNDS * 0.95)]
+    table.add("launch_finished p50 / p95", f"{ms(p50)} / {ms(p95)}", ms(median(floor_ends)), "<= 60 / 200 ms", good=p50 <= 0.06 and p95 <= 0.2)
+    assert firsts
+
+
+def _program(name):
+    from tests.bench.conftest import PROGRAMS
+
+    return PROGRAMS[name]
+
+
+def _busy(portal, job):
+    return portal.call("busy", job=job)
+
+
+def test_cluster_create(portal, lab, small, table):
+    """Three nodes with an engine version that the workspace has, against nodes that answer and nothing more."""
+    ours, floors = [], []
+    for n in range(5):
+        floors.append(portal.call("floor_nodes", workspace=lab, nodes=3))
+        cluster = portal.call("make_cluster", workspace=lab, name=f"b{n}", nodes=3, cores=2)
+        until(lambda c=cluster: portal.call("state", kind="cluster", uuid=c)["status"] == "running", what="running")
+        times = portal.call("task_times", kind="cluster", uuid=cluster)
+        ours.append(times["total"])
+        portal.call("drop_cluster", cluster=cluster)
+        until(lambda c=cluster: portal.call("state", kind="cluster", uuid=c)["status"] == "terminated", what="gone")
+    table.add("cluster_create, 3 nodes", ms(median(ours)), ms(median(floors)), "<= floor + 3 s", good=median(ours) <= median(floors) + 3)
+
+
+def test_log_tail(portal, client, large, large_job, table):
+    """A million lines, 100 MB, from six ranks, with a page that follows: every byte, and how fast."""
+    run = start(portal, large_job, "flood.py 1000000")
+    state = until(lambda: (s := portal.call("run_state", run=run))["started"] and s, what="started")
+    done = {}
+
+    async def follow():
+        async with client.live() as socket:
+            cursor, size, slowest, beat = 0, 0, 0.0, time.time()
+            await socket.send(ask(state["output"], 0))
+            while True:
+                message = await socket.recv()
+                if isinstance(message, str):
+                    continue
+                header, body = parse(message)
+                slowest, beat = max(slowest, time.time() - beat), time.time()
+                assert header["after"] == cursor
+                cursor, size = header["next"], size + len(body)
+                if header["ended"] and cursor >= header["head"]:
+                    done.update(size=size, slowest=slowest, head=header["head"])
+                    return
+                await socket.send(ask(state["output"], cursor, ended=header["ended"], kept=header["kept"]))
+
+    asyncio.run(asyncio.wait_for(follow(), 180))
+    state = portal.call("run_state", run=run)
+    assert state["status"] == "finished"
+    assert state["agrees"] is True
+    assert state["stdout"] == 100_000_000
+    assert done["size"] == done["head"]
+    seconds = state["ended"] - state["started"]
+    portal.call("on_node", cluster=large, command="head -c 100000000 /dev/zero > /shared/floor")
+    floor, size = portal.call("floor_stream", cluster=large, path="/shared/floor")
+    table.add("log_tail: 100 MB written, stored, followed", f"{100 / seconds:.0f} MB/s", f"{size / floor / 1e6:.0f} MB/s over SSH alone", "every byte; >= 50 MB/s", good=seconds <= 2)
+
+
+def watch(portal, client, job, *, viewers, stalled=0, seconds=20):
+    run = start(portal, job, f"pulse.py 10000 {seconds}")
+    output = portal.call("run_state", run=run)["output"]
+    web = portal.pids("web")[0]
+    order = {"url": portal.url, "cookie": client.cookie, "output": output, "viewers": viewers, "stalled": stalled, "seconds": seconds}
+    process = subprocess.Popen([sys.executable, "-m", "tests.bench.viewers"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    most = 0
+    while process.poll() is None:
+        most = max(most, memory(web))
+        time.sleep(0.2)
+    with process.stdin, process.stdout:
+        results = json.loads(process.stdout.read())
+    until(lambda: portal.call("run_state", run=run)["kept"], what="kept")
+    state = portal.call("run_state", run=run)
+    return results, state, most
+
+
+def memory(pid):
+    """Resident, in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def test_fanout(portal, client, small, job, table):
+    """200 viewers at 10,000 lines a second; then as many with 20 that read nothing."""
+    alone, _, _ = watch(portal, client, job, viewers=1, seconds=8)
+    results, state, before = watch(portal, client, job, viewers=200)
+    assert results["wrong"] == 0
+    assert results["same"]
+    assert results["got"][0] >= state["stdout"]
+    table.add("log_fanout200 p95 (p50, p99)", f"{results['p95']:.0f} ms ({results['p50']:.0f}, {results['p99']:.0f})", f"{alone['p95']:.0f} ms with 1 viewer", "<= 250 ms, nothing lost", good=results["p95"] <= 250)
+    results, _, after = watch(portal, client, job, viewers=220, stalled=20)
+    assert results["wrong"] == 0
+    assert results["same"]
+    table.add("log_slow: 20 stalled add", f"{after - before:.0f} MB", f"{before:.0f} MB without", "<= 20 MB", good=after - before <= 20)

@@ -1,0 +1,116 @@
+"""A real portal and Chromium. `desk` is a signed-in page whose console must stay silent."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.running import RunningPortal, until
+
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    quiet = ["--no-sandbox", "--disable-background-networking"]
+    return {**browser_type_launch_args, "executable_path": chromium, "args": quiet}
+
+
+@pytest.fixture(scope="session")
+def portal():
+    folder = Path(tempfile.mkdtemp(prefix="cx-browser-"))
+    portal = RunningPortal(folder).start()
+    portal.who = portal.call("setup")
+    yield portal
+    portal.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def lab(portal):
+    workspace = portal.call("make_workspace")
+    until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def cluster(portal, lab):
+    cluster = portal.call("make_cluster", workspace=lab, nodes=2, cores=1)
+    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=120, what="it")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def session_cookies(portal, browser):
+    """Of alice, signed in once."""
+    context = browser.new_context()
+    page = context.new_page()
+    sign_in(page, portal)
+    cookies = context.cookies()
+    context.close()
+    return cookies
+
+
+def sign_in(page, portal):
+    page.goto(f"{portal.url}/accounts/login/")
+    page.fill("[name=login]", portal.who["email"])
+    page.fill("[name=password]", portal.who["password"])
+    page.click("main button[type=submit]")
+    page.wait_for_url(f"{portal.url}/")
+
+
+@pytest.fixture
+def open_desk(portal, browser, session_cookies):
+    """Opens signed-in pages. At the end: no error in a script, and nothing that the content security policy forbade."""
+    contexts, complaints = [], []
+
+    def listen(message):
+        # A lost connection is written to the console by the browser itself.
+        if (
+            message.type in ("error", "warning")
+            and "ERR_CONNECTION" not in message.text
+            and "WebSocket" not in message.text
+        ):
+            complaints.append(message.text)
+
+    def open_one(path="/", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.add_cookies(session_cookies)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", listen)
+        page.goto(portal.url + path)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def violations(page):
+    """What axe has to say about a page."""
+    page.evaluate(f"{AXE.read_text()};0")  # not as a script element: the page's policy would forbid it
+    found = page.evaluate("tags => axe.run({runOnly: tags})", RULES)["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['target']} {one['nodes'][0]['failureSummary']}" for one in found]
+
+
+def rows(page, selector=".ln"):
+    """(number, stream's mark, text) of each line that the output viewer has."""
+    script = "rows => rows.map(row => ['.no', '.rk', '.x'].map(part => row.querySelector(part).textContent))"
+    return [tuple(row) for row in page.eval_on_selector_all(selector, script)]

@@ -1,0 +1,125 @@
+"""Every page: accessible in both themes, no wider than a telephone, and of use without JavaScript."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import rows, violations
+from tests.running import until
+
+
+@pytest.fixture(scope="module")
+def addresses(portal, lab, cluster):
+    url = f"{portal.url}/examples/hostnames"
+    good = portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command="hostnames.py", name="good")
+    bad = portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command="missing.py", name="bad")
+    for made in (good, bad):
+        until(lambda made=made: portal.call("run_state", run=made["run"])["task_status"] != "inprogress", what="it")
+        until(lambda made=made: portal.call("run_state", run=made["run"])["kept"], what="its output")
+    task = portal.call("state", kind="cluster", uuid=cluster)["task"]
+    return {
+        "dashboard": "/",
+        "cloud configurations": "/cloud-configurations/",
+        "new cloud configuration": "/cloud-configurations/new/",
+        "workspaces": "/workspaces/",
+        "new workspace": "/workspaces/new/",
+        "workspace settings": f"/workspaces/{lab}/settings/",
+        "delete workspace": f"/workspaces/{lab}/delete/",
+        "clusters": f"/workspaces/{lab}/clusters/",
+        "new cluster": f"/workspaces/{lab}/clusters/new/",
+        "cluster": f"/clusters/{cluster}/",
+        "delete cluster": f"/clusters/{cluster}/delete/",
+        "jobs": f"/workspaces/{lab}/jobs/",
+        "new job": f"/workspaces/{lab}/jobs/new/",
+        "job": f"/jobs/{good['job']}/",
+        "finished run": f"/runs/{good['run']}/",
+        "failed run": f"/runs/{bad['run']}/",
+        "task": f"/tasks/{task}/",
+        "change password": "/accounts/password/change/",
+        "e-mail addresses": "/accounts/email/",
+    }
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(open_desk, addresses, theme, width):
+    page = open_desk(color_scheme=theme, viewport={"width": width, "height": 800})
+    found = {}
+    for name, path in addresses.items():
+        page.goto(page.url.split("/", 3)[0] + "//" + page.url.split("/")[2] + path)
+        page.wait_for_load_state("networkidle") if "run" in name else page.wait_for_load_state()
+        if said := violations(page):
+            found[name] = said
+    assert found == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_on_doors(portal, browser, theme):
+    page = browser.new_page(color_scheme=theme)
+    for path in ("/accounts/login/", "/accounts/password/reset/", "/nothing/here/"):
+        page.goto(portal.url + path)
+        assert violations(page) == []
+    page.close()
+
+
+def test_axe_finds_nothing_on_a_form_with_errors_and_the_focus_is_on_what_is_wrong(open_desk, lab, cluster):
+    page = open_desk(f"/workspaces/{lab}/clusters/new/")
+    page.fill("[name=name]", "Not A Name")
+    page.click("main button[type=submit]")
+    page.wait_for_selector(".error-summary")
+    assert page.evaluate("document.activeElement.classList.contains('error-summary')")
+    page.click(".error-summary a")
+    assert page.evaluate("document.activeElement.name") == "name"
+    assert page.input_value("[name=name]") == "Not A Name"
+    assert violations(page) == []
+
+
+def test_no_page_scrolls_sideways_at_320_pixels(open_desk, addresses, portal):
+    page = open_desk(viewport={"width": 320, "height": 640})
+    wide = {}
+    for name, path in addresses.items():
+        page.goto(portal.url + path)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 320:
+            wide[name] = width
+    assert wide == {}
+
+
+def test_pages_are_of_use_without_javascript(open_desk, addresses, portal):
+    page = open_desk(java_script_enabled=False)
+    page.goto(portal.url + addresses["finished run"])
+    assert "answer: right" in page.text_content(".log")
+    assert rows(page)
+    assert "Complete: " in page.text_content("[data-state]")
+    assert not page.locator(".needs-js:visible").count()
+    with page.expect_download() as download:
+        page.click("summary:has-text('Download')")
+        page.click("text=Only stdout")
+    assert "answer: right" in download.value.path().read_text()
+    page.click("text=Run again")
+    page.wait_for_url("**/runs/**")
+    assert "run 2" in page.text_content("h1")
+
+
+def test_a_failed_run_says_why_on_its_page(open_desk, addresses, portal):
+    page = open_desk(addresses["failed run"])
+    note = page.text_content("#run-head .note-bad")
+    assert "missing.py" in note
+
+
+def test_the_theme_is_remembered_and_is_there_before_the_first_paint(open_desk):
+    page = open_desk(color_scheme="light")
+    page.click("[data-theme-next]")
+    page.click("[data-theme-next]")
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.bsTheme") == "dark"
+
+
+def test_a_form_sent_twice_makes_one_thing(open_desk, portal):
+    page = open_desk("/workspaces/new/")
+    page.fill("[name=name]", "once")
+    fields = page.eval_on_selector("main form", "form => Object.fromEntries(new FormData(form))")
+    first, second = (page.request.post(page.url, form=fields) for _ in range(2))
+    assert first.url == second.url
+    page.goto(f"{portal.url}/workspaces/")
+    assert page.locator("a.name:text-is('once')").count() == 1

@@ -1,0 +1,65 @@
+"""A person's browser without a screen: pages, forms, cookies, and raw live sockets."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import re
+import struct
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import websockets
+
+
+class Client:
+    def __init__(self, url):
+        self.url = url
+        self.jar = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
+
+    def get(self, path, **headers):
+        request = urllib.request.Request(self.url + path, headers=headers)
+        with self.opener.open(request) as response:
+            self.at = response.url.removeprefix(self.url)
+            return response.read()
+
+    def post(self, path, fields, *, form=None):
+        """Send a form with the hidden fields that its page has. Returns where it led to."""
+        page = self.get(form or path).decode()
+        hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
+        data = urllib.parse.urlencode({**hidden, **fields}).encode()
+        headers = {"Referer": self.url + path, "Origin": self.url}
+        with self.opener.open(urllib.request.Request(self.url + path, data, headers)) as response:
+            self.at = response.url.removeprefix(self.url)
+            return self.at
+
+    def sign_in(self, email, password):
+        self.post("/accounts/login/", {"login": email, "password": password})
+        assert "login" not in self.at, self.at
+        return self
+
+    @property
+    def cookie(self):
+        return "; ".join(f"{c.name}={c.value}" for c in self.jar)
+
+    def live(self, **options):
+        """The socket of a page, as an async context manager."""
+        return websockets.connect(
+            self.url.replace("http", "ws", 1) + "/live/",
+            additional_headers={"Cookie": self.cookie},
+            origin=self.url,
+            max_size=None,
+            compression=None,
+            **options,
+        )
+
+
+def parse(frame):
+    size = struct.unpack(">I", frame[:4])[0]
+    return json.loads(frame[4 : 4 + size]), frame[4 + size :]
+
+
+def ask(output, after, *, ended=False, kept=False):
+    return json.dumps({"output": output, "after": after, "ended": ended, "kept": kept})
