@@ -65,13 +65,13 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 @login_required
 def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
-    last = Run.objects.filter(job=OuterRef("pk")).order_by("-number").values("pk")[:1]
-    rows = Job.objects.filter(workspace=workspace).select_related("cluster").annotate(last=Subquery(last))
-    shown = list(rows.order_by("-pk")[:200])
-    runs = Run.objects.select_related("job", "cluster").in_bulk([job.last for job in shown])
+    shown = list(Job.objects.filter(workspace=workspace).select_related("cluster").order_by("-pk")[:200])
+    last = Run.objects.filter(job=OuterRef("job")).order_by("-number").values("pk")[:1]
+    lasts = Run.objects.filter(job__in=shown, pk=Subquery(last)).select_related("job", "cluster")
+    runs = {run.job_id: run for run in lasts}
     context = {
         "workspace": workspace,
-        "rows": [(job, runs.get(job.last)) for job in shown],
+        "rows": [(job, runs.get(job.pk)) for job in shown],
         "clusters": workspace.clusters.live().exists(),
     }
     part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""

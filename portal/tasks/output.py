@@ -48,9 +48,9 @@ class Piece:
 def read(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Piece]:
     """What is stored from position `after` on: at most `limit` bytes, but at least one piece if there is any."""
     first = output.chunks.filter(position__lte=after).order_by("-position").values("position")[:1]
-    chunks = output.chunks.filter(position__gte=Coalesce(Subquery(first), 0))
-    if until is not None:
-        chunks = chunks.filter(position__lt=until)
+    # An upper bound on the position, not only on the number: each row brings up to 64 KiB with it.
+    end = after + limit if until is None else min(until, after + limit)
+    chunks = output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end)
     pieces: list[Piece] = []
     total = 0
     with _File(output) as file:

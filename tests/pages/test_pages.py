@@ -1,0 +1,290 @@
+"""Pages as the server makes them: whatever is offered can be had, and what cannot be had is not offered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urljoin
+
+import pytest
+from django.core.management import call_command
+from django.urls import get_resolver, reverse
+from django.utils.timezone import now
+
+from clusters.models import Cluster, EngineVersion, Node
+from jobs.models import Job, Run
+from portal.tasks.models import Output, Step, Stream, Task
+
+QUERIES = Path(__file__).parent / "queries.json"
+
+
+class Page(HTMLParser):
+    def __init__(self, response):
+        super().__init__()
+        self.links: set[str] = set()
+        self.forms: list[tuple[str, str]] = []
+        self.headings = 0
+        self.primary = 0
+        self.inline: list[str] = []
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "a" and values.get("href"):
+            self.links.add(values["href"])
+        if tag == "form":
+            self.forms.append((values.get("method", "get"), values.get("action") or ""))
+        self.headings += tag == "h1"
+        self.primary += tag in ("a", "button") and "btn-primary" in (values.get("class") or "")
+        if any(name == "style" or name.startswith("on") for name in values) or tag == "style":
+            self.inline.append(self.get_starttag_text() or tag)
+        if tag == "script" and "src" not in values:
+            self.inline.append("script")
+
+
+def make_task(subject, status, **fields):
+    output = Output.objects.create(ended=status != "inprogress")
+    task = Task.objects.create(
+        kind=f"{subject._meta.app_label}.create" if subject._meta.app_label != "jobs" else "jobs.run",
+        title=f"Work on {subject}",
+        subject=subject,
+        queue="provision",
+        status=status,
+        output=output,
+        started=now(),
+        finished=None if status == "inprogress" else now(),
+        **fields,
+    )
+    for position, (name, state) in enumerate([("one", "done"), ("two", "failed" if status == "failed" else "running")]):
+        Step.objects.create(task=task, position=position, name=name, title=name, status=state, started=now())
+    output.append(Stream.PORTAL, b"said\n")
+    return task
+
+
+def make_run(job, number, status, **fields):
+    output = Output.objects.create(ended=True)
+    output.append(Stream.STDOUT, b"out\n")
+    run = Run.objects.create(
+        job=job, number=number, cluster=job.cluster, git_url=job.git_url, command=job.command, status=status,
+        cores=4, output=output, started=now(), **fields,
+    )  # fmt: skip
+    Task.objects.create(
+        kind="jobs.run", title=str(run), subject=run, queue="launch", output=output,
+        status="inprogress" if status == "inprogress" else "finished", started=now(),
+    )  # fmt: skip
+    return run
+
+
+@pytest.fixture
+def filled(lab, alice, rings):
+    """A workspace with a bit of everything."""
+    engine = EngineVersion.objects.filter(kind="mpi").first()
+    make_task(lab, "finished")
+    clusters = [
+        Cluster.objects.create(
+            workspace=lab, name=name, instance_type="local.2", cores_per_node=2, node_count=2, engine_version=engine,
+            status=status, created_by=alice,
+        )
+        for name, status in (("tide", "running"), ("ebb", "failed"), ("new", "inprogress"))
+    ]  # fmt: skip
+    for rank, state in enumerate(("answers", "gone")):
+        Node.objects.create(
+            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state=state
+        )
+    make_task(clusters[0], "finished")
+    make_task(clusters[1], "failed", cause="The cloud refused.", evidence="Quota <b>0</b>", advice="Ask for more.")
+    make_task(clusters[2], "inprogress")
+    for name in ("alpha", "beta"):
+        job = Job.objects.create(
+            workspace=lab,
+            cluster=clusters[0],
+            name=name,
+            git_url="https://example.org/a",
+            command="a.py",
+            created_by=alice,
+        )
+        make_run(job, 1, "finished", ended=now())
+        make_run(job, 2, "failed", ended=now(), cause="Rank 1 ended with exit status 2.", evidence="Traceback")
+        make_run(job, 3, "inprogress")
+    return lab
+
+
+def crawl(client):
+    """Every page that can be reached from the dashboard by links."""
+    seen, waiting = {}, ["/"]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        response = client.get(path)
+        while response.status_code in (301, 302):
+            path = response["Location"]
+            response = client.get(path)
+        seen[path] = response
+        if response.get("Content-Type", "").startswith("text/html"):
+            for link in Page(response).links:
+                target = urljoin(path, link).split("#")[0]
+                if target.startswith("/") and target not in seen:
+                    waiting.append(target)
+    return seen
+
+
+@pytest.mark.parametrize("who", ["alice", "bob", "vera"])
+def test_every_link_on_every_page_leads_somewhere(request, client, filled, who):
+    client.force_login(request.getfixturevalue(who))
+    pages = crawl(client)
+    bad = {path: response.status_code for path, response in pages.items() if response.status_code != 200}
+    assert bad == {}
+    assert len(pages) > 20
+
+
+@pytest.mark.parametrize("who", ["bob", "vera"])
+def test_nobody_is_offered_what_they_may_not_do(request, client, filled, who):
+    """Sends each form that changes something: whatever it says, it must not be 403."""
+    client.force_login(request.getfixturevalue(who))
+    for path, response in crawl(client).items():
+        if not response.get("Content-Type", "").startswith("text/html"):
+            continue
+        for method, action in Page(response).forms:
+            if method == "post" and "logout" not in action:
+                assert client.post(urljoin(path, action)).status_code != 403, (path, action)
+
+
+def test_each_page_has_one_heading_one_primary_button_at_most_and_nothing_inline(client, filled, alice):
+    client.force_login(alice)
+    for path, response in crawl(client).items():
+        if response.get("Content-Type", "").startswith("text/html") and not path.startswith("/accounts/"):
+            page = Page(response)
+            assert page.headings == 1, path
+            assert page.primary <= 1, path
+            assert page.inline == [], path
+
+
+def named_pages(filled):
+    cluster = Cluster.objects.get(name="tide")
+    run = Run.objects.filter(status="failed").first()
+    of = {"workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid}
+    names = {
+        "dashboard": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
+        "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
+        "new-job": "workspace", "cluster": "cluster", "job": "job", "run": "run",
+    }  # fmt: skip
+    pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
+    return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
+
+
+def test_the_number_of_queries_of_each_page_is_on_record(client, filled, alice, django_assert_max_num_queries):
+    """When a page needs more, look why; COUNT_QUERIES=1 writes the record anew."""
+    client.force_login(alice)
+    counted = {}
+    for name, path in named_pages(filled).items():
+        client.get(path)  # content types are remembered from here on
+        with django_assert_max_num_queries(200) as context:
+            client.get(path)
+        counted[name] = len(context)
+    if os.environ.get("COUNT_QUERIES"):
+        QUERIES.write_text(json.dumps(counted, indent=2) + "\n")
+    recorded = json.loads(QUERIES.read_text())
+    assert {name: n for name, n in counted.items() if n > recorded[name]} == {}
+
+
+def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert_max_num_queries):
+    client.force_login(alice)
+    pages = named_pages(filled)
+
+    def count(name):
+        with django_assert_max_num_queries(500) as context:
+            client.get(pages[name])
+        return len(context)
+
+    lists = ("dashboard", "clusters", "jobs", "job", "cluster")
+    for name in lists:
+        count(name)
+    before = {name: count(name) for name in lists}
+    cluster = Cluster.objects.get(name="tide")
+    job = Run.objects.filter(status="failed").first().job
+    for n in range(5):
+        other = Job.objects.create(
+            workspace=filled, cluster=cluster, name=f"j{n}", git_url="https://e.org/a", command="a"
+        )
+        make_run(other, 1, "finished", ended=now())
+        make_run(job, 10 + n, "failed", ended=now(), cause="x")
+        Cluster.objects.create(
+            workspace=filled, name=f"c{n}", instance_type="local.2", cores_per_node=1, node_count=1,
+            engine_version=cluster.engine_version, status="running",
+        )  # fmt: skip
+    assert {name: count(name) for name in lists} == before
+
+
+def test_what_is_missing_and_what_belongs_to_others_is_the_same_page(client, filled, charlie):
+    client.force_login(charlie)
+    others = client.get(reverse("run", args=[Run.objects.first().uuid]))
+    missing = client.get(reverse("run", args=["00000000-0000-0000-0000-000000000000"]))
+    nowhere = client.get("/no/such/page/")
+    assert [r.status_code for r in (others, missing, nowhere)] == [404, 404, 404]
+    assert others.content == missing.content == nowhere.content
+
+
+def test_evidence_is_shown_as_text(client, filled, alice):
+    client.force_login(alice)
+    body = client.get(reverse("task", args=[Cluster.objects.get(name="ebb").last_task.uuid])).content.decode()
+    assert "Quota &lt;b&gt;0&lt;/b&gt;" in body
+    assert "The cloud refused." in body
+
+
+def test_an_empty_organization_is_led_to_its_first_run(client, alice):
+    client.force_login(alice)
+    body = client.get("/").content.decode()
+    assert body.count("btn-primary") == 1
+    assert reverse("new-cloud-config") in body
+
+
+def test_parts_of_a_page_are_what_the_page_has_in_their_place(client, filled, alice):
+    """The part that a live page fetches is the element of the whole page with the same id."""
+    client.force_login(alice)
+    parts = 0
+    for path in named_pages(filled).values():
+        whole = client.get(path).content.decode()
+        for element in re.findall(r'<(?:div|section)[^>]*\bhx-get="[^"]*"[^>]*>', whole):
+            target = re.search(r'\bid="([^"]+)"', element)[1]
+            address = re.search(r'hx-get="([^"]+)"', element)[1]
+            part = client.get(address, headers={"HX-Request": "true", "HX-Target": target}).content.decode()
+            assert "<html" not in part, (path, target)
+            assert part.strip().startswith(("<div", "<section")), (path, target)
+            assert f'id="{target}"' in part.split(">", 1)[0], (path, target)
+            parts += 1
+    assert parts >= 9
+
+
+def test_output_is_given_from_any_position_and_as_a_download(client, filled, alice):
+    client.force_login(alice)
+    output = Run.objects.filter(status="finished").first().output
+    frame = client.get(reverse("output-frame", args=[output.uuid]), {"after": 2}).content
+    size = int.from_bytes(frame[:4], "big")
+    header = json.loads(frame[4 : 4 + size])
+    assert (header["after"], header["next"], header["head"], frame[4 + size :]) == (2, 4, 4, b"t\n")
+    download = client.get(reverse("output-download", args=[output.uuid]), {"stream": "stdout"})
+    assert download["Content-Type"] == "text/plain; charset=utf-8"
+    assert download["Content-Disposition"].startswith("attachment")
+    assert download["X-Content-Type-Options"] == "nosniff"
+    assert b"".join(download.streaming_content) == b"out\n"
+
+
+def test_pages_of_people_are_kept_in_no_cache(client, filled, alice):
+    client.force_login(alice)
+    for path in named_pages(filled).values():
+        assert "no-store" in client.get(path)["Cache-Control"]
+
+
+def test_templates_compile_and_nothing_is_left_to_collect_by_hand(tmp_path, settings):
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    }
+    call_command("collectstatic", interactive=False, verbosity=0)
+    assert (tmp_path / "staticfiles.json").exists()
+    assert get_resolver().reverse_dict
