@@ -42,14 +42,12 @@ def create_cluster(
         },
     )
     if made:
-        start_task(
-            cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind
-        )
+        start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
     return cluster
 
 
 @transaction.atomic
-def repair_cluster(cluster: Cluster, *, by: User) -> Task:
+def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
     if not cluster.move(Cluster.Status.INPROGRESS):
         raise PortalError(f"{cluster.name} cannot be repaired while it is {cluster.badge.word}.")

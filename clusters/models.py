@@ -210,5 +210,3 @@ class Node(models.Model):
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
         return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public)
-
-

@@ -125,12 +125,10 @@ def reach_nodes(work: Work) -> None:
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
-    """The answers of all nodes. Raises `Passing` when one does not answer, after having asked the cloud for it again."""
+    """The answers of all nodes. Raises `Passing` when one is silent, after having asked the cloud for it again."""
     nodes = list(cluster.nodes.all())
     good: list[ssh.Answer] = []
-    for node, answer in zip(
-        nodes, ssh.run_on_all([node.host for node in nodes], command, input=input), strict=True
-    ):
+    for node, answer in zip(nodes, ssh.run_on_all([node.host for node in nodes], command, input=input), strict=True):
         if isinstance(answer, PortalError):
             if isinstance(answer, Passing):
                 cluster.workspace.cloud.ensure_nodes(_spec(cluster))
@@ -141,34 +139,41 @@ def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what:
     return good
 
 
+def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str]:
+    """What a node needs in ~/.ssh to reach the others by name, each with the host key that it was given."""
+    folder = f"{node.home}/.ssh"
+    known = "".join(
+        f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
+        for other in nodes
+    )
+    hosts = "".join(f"Host {o.hostname}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes)
+    rest = f"""Host *
+  User {node.user}
+  IdentityFile "{folder}/id_cluster"
+  IdentitiesOnly yes
+  UserKnownHostsFile "{folder}/known_hosts"
+  GlobalKnownHostsFile /dev/null
+  StrictHostKeyChecking yes
+  BatchMode yes
+  LogLevel ERROR
+  ConnectTimeout 10
+  ServerAliveInterval 5
+  ServerAliveCountMax 3
+"""
+    return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
+
+
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on every node and on /shared."""
     cluster: Cluster = work.subject
     nodes = list(cluster.nodes.all())
-    home = nodes[0].home
-    folder = f"{home}/.ssh"
-    known = "".join(
-        f"{node.hostname},{node.private_address},[{node.private_address}]:{node.port} {node.host_public}\n"
-        for node in nodes
-    )
-    config = "".join(f"Host {node.hostname}\n  HostName {node.private_address}\n  Port {node.port}\n" for node in nodes)
-    config += (
-        f"Host *\n  User {nodes[0].user}\n  IdentityFile {{folder}}/id_cluster\n  IdentitiesOnly yes\n"
-        "  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n"
-        "  HashKnownHosts no\n  BatchMode yes\n  LogLevel ERROR\n  ConnectTimeout 10\n"
-        "  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
-    )
-    hostfile = "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
     # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
+    hostfile = "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
     for node in nodes:
         folder = f"{node.home}/.ssh"
-        for name, text, mode in (
-            ("id_cluster", cluster.key, "600"),
-            ("known_hosts", known, "600"),
-            ("config", config.replace("{folder}", folder), "600"),
-        ):
-            ssh.check(node.host, f"mkdir -p -m 700 {shlex.quote(folder)}", what="Making ~/.ssh")
-            ssh.put(node.host, f"{folder}/{name}", text.encode(), mode=mode)
+        ssh.check(node.host, f"mkdir -p -m 700 {shlex.quote(folder)}", what="Making ~/.ssh")
+        for name, text in _ssh_files(cluster, node, nodes).items():
+            ssh.put(node.host, f"{folder}/{name}", text.encode())
         ssh.put(node.host, f"{node.home}/hostfile", hostfile.encode(), mode="644")
     ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
     detached.prepare(nodes[0].host, nodes[0].shared)

@@ -9,8 +9,10 @@ from channels.db import database_sync_to_async
 from django.utils.timezone import now
 
 from clusters import engines
+from clusters.actions import repair_cluster
 from clusters.models import Cluster, Node
 from portal import ssh
+from portal.clouds import CloudNode
 from portal.clouds.errors import PortalError
 from portal.tasks import live
 from portal.tasks.watch import Bell
@@ -61,25 +63,44 @@ def _nodes() -> list[tuple[Node, ssh.Host]]:
 
 @database_sync_to_async
 def _write_down(nodes: list[Node], answers: list[bool]) -> None:
-    good = [node.pk for node, answers_now in zip(nodes, answers, strict=True) if answers_now]
-    Node.objects.filter(pk__in=good).update(seen=now())
-    changed: dict[int, Cluster] = {}
-    running: dict[int, set[int]] = {}
-    for node, answers_now in zip(nodes, answers, strict=True):
-        state = Node.State.ANSWERS
-        if not answers_now:
-            cluster = node.cluster
-            if cluster.pk not in running:
-                try:
-                    seen = cluster.workspace.cloud.nodes(cluster.tags)
-                    running[cluster.pk] = {other.rank for other in seen if other.running}
-                except PortalError as error:
-                    logger.warning("cluster %s: %s", cluster.uuid, error)
-                    running[cluster.pk] = {node.rank}  # not known: then only silent
-            state = Node.State.SILENT if node.rank in running[cluster.pk] else Node.State.GONE
+    Node.objects.filter(pk__in=[node.pk for node, good in zip(nodes, answers, strict=True) if good]).update(seen=now())
+    clusters = {node.cluster_id: node.cluster for node in nodes}
+    silent = {node.cluster_id for node, good in zip(nodes, answers, strict=True) if not good}
+    listed = {pk: _asked(clusters[pk]) for pk in silent}
+    changed: set[int] = set()
+    for node, good in zip(nodes, answers, strict=True):
+        state = Node.State.ANSWERS if good else _state(node, listed[node.cluster_id])
         if state != node.state:
             logger.info("node %s: %s", node.hostname, state)
             Node.objects.filter(pk=node.pk, cluster__status=Cluster.Status.RUNNING).update(state=state)
-            changed[node.cluster_id] = node.cluster
-    for cluster in changed.values():
-        live.ring(*cluster.live_names())
+            changed.add(node.cluster_id)
+    for pk in changed:
+        live.ring(*clusters[pk].live_names())
+    for pk, seen in listed.items():
+        if any(node.cluster_id == pk and _has_moved(node, seen) for node in nodes):
+            try:
+                repair_cluster(clusters[pk], by=None)  # its nodes must learn each other's new addresses
+            except PortalError as error:
+                logger.info("cluster %s is not repaired now: %s", clusters[pk].uuid, error)
+
+
+def _asked(cluster: Cluster) -> dict[int, CloudNode] | None:
+    """What the cloud lists, by rank; None when it does not say."""
+    try:
+        return {node.rank: node for node in cluster.workspace.cloud.nodes(cluster.tags)}
+    except PortalError as error:
+        logger.warning("cluster %s: %s", cluster.uuid, error)
+        return None
+
+
+def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:
+    """Of a node that does not answer. Only the cloud can say that it is gone."""
+    if seen is None:
+        return Node.State.SILENT
+    return Node.State.SILENT if node.rank in seen and seen[node.rank].running else Node.State.GONE
+
+
+def _has_moved(node: Node, seen: dict[int, CloudNode] | None) -> bool:
+    """Nodes that were stopped and started may come back at another address."""
+    there = seen.get(node.rank) if seen else None
+    return there is not None and bool(there.address) and (there.address, there.port) != (node.address, node.port)

@@ -81,7 +81,7 @@ class Buffer:
         self.size += len(data)
 
     def take(self, *, everything: bool) -> list[tuple[Stream, bytes]]:
-        """What may be stored now. The unended last line of a stream stays a moment, so that streams do not mix in it."""
+        """What may be stored now. The unended last line of a stream stays a moment, lest streams mix in it."""
         taken: list[tuple[Stream, bytes]] = []
         left: dict[Stream, bytearray] = {}
         patient = not everything and (
@@ -243,9 +243,7 @@ class Observer:
 
     @database_sync_to_async
     def _head_runs(self) -> bool:
-        head = Node.objects.select_related("cluster__workspace__cloud_config").get(
-            cluster__runs__pk=self.pk, rank=0
-        )
+        head = Node.objects.select_related("cluster__workspace__cloud_config").get(cluster__runs__pk=self.pk, rank=0)
         try:
             seen = head.cluster.workspace.cloud.nodes(head.cluster.tags)
         except PortalError as error:

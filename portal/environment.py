@@ -50,9 +50,13 @@ def generated_secret(path: Path) -> str:
 
 
 def socket_path(folder: Path) -> Path:
-    """Where the embedded Valkey listens. A unix socket's path must be shorter than 108 characters."""
+    """Where the embedded Valkey listens.
+
+    A unix socket's path must be shorter than 108 characters, and RQ's client cannot read the server's list of clients
+    when it has a blank.
+    """
     path = folder / "valkey.sock"
-    if len(os.fsencode(path)) < 100:
+    if len(os.fsencode(path)) < 100 and not any(letter.isspace() for letter in str(path)):
         return path
     short = sha256(os.fsencode(folder)).hexdigest()[:12]
     place = private_folder(Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{short}")

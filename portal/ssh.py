@@ -130,7 +130,9 @@ class Connections:
                 out, err = await process.communicate(input)
         except TimeoutError as error:
             process.terminate()
-            raise Passing(f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command[:200]) from error
+            raise Passing(
+                f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command[:200]
+            ) from error
         except (OSError, asyncssh.Error) as error:
             self.drop(host)
             raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
@@ -197,7 +199,9 @@ def check(host: Host, command: str, *, input: bytes = b"", seconds: float = 45, 
     """`run`, and `Refused` with the end of its output as evidence when the command fails."""
     answer = run(host, command, input=input, seconds=seconds)
     if answer.status:
-        raise Refused(f"{what or 'A command'} failed on {host.name}, exit status {answer.status}.", evidence=answer.said)
+        raise Refused(
+            f"{what or 'A command'} failed on {host.name}, exit status {answer.status}.", evidence=answer.said
+        )
     return answer
 
 

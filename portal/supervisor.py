@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,26 +36,29 @@ class CannotStart(Exception):
     """With a sentence for the person at the terminal."""
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port, or the next one that is free on loopback."""
-    for port in range(wanted, wanted + 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise CannotStart(f"No port from {wanted} to {wanted + 199} is free.")
+def listen(first: int, tries: int) -> socket.socket:
+    """A listening socket on the first free port of loopback. Held for our life: nobody else gets it meanwhile."""
+    for port in range(first, first + tries):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+        else:
+            return listener
+    raise CannotStart(f"Port {first} is taken." if tries == 1 else f"No port from {first} to {first + tries} is free.")
 
 
 def running_portal(folder: Path) -> dict[str, object] | None:
     """What the portal that runs on this data folder said of itself: `url`, `pid`."""
-    with contextlib.suppress(OSError, ValueError):
-        with (folder / "up.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                told: dict[str, object] = json.loads((folder / "up.json").read_text())
-                return told
+    with contextlib.suppress(OSError, ValueError), (folder / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told: dict[str, object] = json.loads((folder / "up.json").read_text())
+            return told
     return None
 
 
@@ -64,6 +66,7 @@ def running_portal(folder: Path) -> dict[str, object] | None:
 class Process:
     name: str
     argv: list[str]
+    share: int | None = None  # a file descriptor that it gets from us
     started: float = 0.0
     restarts: int = 0
     not_before: float = 0.0
@@ -86,7 +89,9 @@ class Supervisor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             other = running_portal(settings.VAR) or {}
-            raise CannotStart(f"This portal is up already, at {other.get('url', 'an address it has not said yet')}.") from None
+            raise CannotStart(
+                f"This portal is up already, at {other.get('url', 'an address it has not said yet')}."
+            ) from None
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(name, self._stop)
         if sys.platform == "linux":
@@ -94,7 +99,7 @@ class Supervisor:
         port = self._choose_address()
         url = self.env["PORTAL_URL"]
         try:
-            self._start_all(port)
+            self._start_all()
             self._wait_until_ready(f"http://127.0.0.1:{port}/readyz")
             if not self.stopping:
                 (settings.VAR / "up.json").write_text(json.dumps({"url": url, "pid": os.getpid()}))
@@ -109,20 +114,16 @@ class Supervisor:
         self.stopping = True
 
     def _choose_address(self) -> int:
-        if self.wanted_port is not None:
-            port = free_port(self.wanted_port)
-            if port != self.wanted_port:
-                raise CannotStart(f"Port {self.wanted_port} is taken.")
-        else:
-            port = free_port(8000)
-            if port != 8000:
-                self.say(f"Port 8000 is taken; using {port}.")
+        self.listener = listen(self.wanted_port or 8000, 1 if self.wanted_port else 200)
+        port = int(self.listener.getsockname()[1])
+        if port != (self.wanted_port or 8000):
+            self.say(f"Port 8000 is taken; using {port}.")
         if "PORTAL_URL" not in os.environ:
             self.env["PORTAL_URL"] = f"http://127.0.0.1:{port}"
         self.env["PORTAL_SUPERVISED"] = "1"
         return port
 
-    def _start_all(self, port: int) -> None:
+    def _start_all(self) -> None:
         if settings.EMBEDDED_REDIS:
             self._add("valkey", _valkey_command())
             _wait_for_redis(lambda: self.stopping)
@@ -131,15 +132,15 @@ class Supervisor:
         _collect_static_files()
         connections.close_all()
         _power_on_nodes()
-        self._add("web", [*manage, "web", "--port", str(port)])
+        self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
         self._add("watch", [*manage, "watch"])
         # One worker that long work never reaches, and others that take anything.
         self._add("worker-1", [*manage, "worker", "launch", "housekeeping"])
         for n in range(2, self.workers + 1):
             self._add(f"worker-{n}", [*manage, "worker", *settings.QUEUES])
 
-    def _add(self, name: str, argv: list[str]) -> None:
-        process = Process(name, argv)
+    def _add(self, name: str, argv: list[str], *, share: int | None = None) -> None:
+        process = Process(name, argv, share)
         self.processes.append(process)
         self._spawn(process)
 
@@ -152,6 +153,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=() if process.share is None else (process.share,),
             start_new_session=True,  # Ctrl-C is for us; we end the others in order
             preexec_fn=_die_with_us,
         )
@@ -160,11 +162,12 @@ class Supervisor:
     def _wait_until_ready(self, url: str) -> None:
         until = time.monotonic() + READY_WITHIN
         while not self.stopping:
-            with contextlib.suppress(OSError, urllib.error.URLError):
-                with urllib.request.urlopen(url, timeout=2):  # noqa: S310 (ours)
-                    return
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310 (ours)
+                return
             if time.monotonic() > until:
-                raise CannotStart(f"The portal was not ready within {READY_WITHIN:.0f} seconds; the files in {settings.VAR / 'log'} say why.")
+                raise CannotStart(
+                    f"Not ready within {READY_WITHIN:.0f} seconds; the files in {settings.VAR / 'log'} say why."
+                )
             self._revive()
             time.sleep(0.05)
 
@@ -203,7 +206,7 @@ class Supervisor:
 
 
 def _collect_static_files() -> None:
-    """As in production, with names that change with the content; skipped when nothing has changed since the last start."""
+    """As in production, with names that change with the content; skipped when nothing has changed."""
     source = settings.BASE_DIR / "static"
     files = sorted(file for file in source.rglob("*") if file.is_file())
     mark = sha256(repr([(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The cast: alice runs the lab, bob may run jobs in it, vera only looks, charlie is a stranger with a lab of his own."""
+"""The cast: alice runs the lab, bob may run jobs in it, vera only looks, charlie is a stranger elsewhere."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def on_node(cluster, command, rank=0):
 
 
 def floor_launch(cluster, command):
-    """The floor of a launch: mpiexec over a kept connection, nothing else. Seconds to the first line, and to the end."""
+    """The floor of a launch: mpiexec over a kept connection, nothing else. Seconds to first line and end."""
     cluster = Cluster.objects.get(uuid=cluster)
     head = cluster.nodes.get(rank=0)
     folder = cluster.engine_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -31,6 +32,10 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _end_with_us():
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a test run that is killed leaves no portal behind
 
 
 class RunningPortal:
@@ -62,6 +67,7 @@ class RunningPortal:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_end_with_us,
             )
         self.said: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
@@ -92,7 +98,9 @@ class RunningPortal:
     def log(self):
         """What the supervisor and its processes wrote."""
         files = [self.folder / "log", *sorted((self.var / "log").glob("*.log"))]
-        return "\n".join(f"== {file.name}\n{file.read_text(errors='replace')[-4000:]}" for file in files if file.exists())
+        return "\n".join(
+            f"== {file.name}\n{file.read_text(errors='replace')[-4000:]}" for file in files if file.exists()
+        )
 
     def stop(self):
         if self.driver:

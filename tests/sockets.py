@@ -9,7 +9,14 @@ from asgiref.testing import ApplicationCommunicator
 
 class Page(ApplicationCommunicator):
     def __init__(self, application, path, **scope):
-        self.scope = {"type": "websocket", "path": path, "query_string": b"", "headers": [], "subprotocols": [], **scope}
+        self.scope = {
+            "type": "websocket",
+            "path": path,
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            **scope,
+        }
         super().__init__(application, self.scope)
 
     async def connect(self):

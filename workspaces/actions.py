@@ -43,9 +43,7 @@ def create_workspace(
     )
     if made:
         WorkspaceMember.objects.create(workspace=workspace, user=by, role=WorkspaceRole.ADMIN)
-        start_task(
-            workspace, "workspaces.create", title=f"Create workspace {name}", by=by, cloud=cloud_config.kind
-        )
+        start_task(workspace, "workspaces.create", title=f"Create workspace {name}", by=by, cloud=cloud_config.kind)
     return workspace
 
 

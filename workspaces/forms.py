@@ -101,5 +101,3 @@ class ConfirmDeleteForm(forms.Form):
         if self.cleaned_data["name"].strip() != self.expected:
             raise forms.ValidationError(f"That is not {self.expected}.")
         return self.expected
-
-

@@ -143,6 +143,4 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
         except PortalError as error:
             form.add_error(None, error.message)
     clusters = found.clusters.live()
-    return render(
-        request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters}
-    )
+    return render(request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters})

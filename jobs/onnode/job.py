@@ -84,8 +84,11 @@ class Setup:
         for address in addresses:
             address = getattr(address, "ipv4_mapped", None) or address
             here = address.is_loopback and self.order["allow_this_machine"]
-            if address.is_link_local or address.is_multicast or address.is_unspecified or (
-                address.is_loopback and not here
+            if (
+                address.is_link_local
+                or address.is_multicast
+                or address.is_unspecified
+                or (address.is_loopback and not here)
             ):
                 raise SetupFailed(f"{parts.hostname} is at {address}, where no Git server may be.")
             if parts.scheme == "http" and not here:
@@ -115,18 +118,27 @@ class Setup:
     def fetch_source(self):
         url, reference = self.order["git_url"], self.order["reference"]
         if NO_NAME.search(reference):
-            raise SetupFailed(f"{reference} is no name of a branch, tag or commit.", "", "Check the reference of the job.")
+            raise SetupFailed(
+                f"{reference} is no name of a branch, tag or commit.", "", "Check the reference of the job."
+            )
         if shutil.which("git") is None:
             raise SetupFailed("git is not installed on the head node.")
         source, empty_home = self.folder / "src", self.folder / "git-home"
         empty_home.mkdir(exist_ok=True)
         env = self.git_environment(empty_home)
-        git = ["git", *self.address_of(url), "-c", "http.followRedirects=false", "-c", "protocol.file.allow=never",
-               "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "advice.detachedHead=false"]  # fmt: skip
+        git = ["git", *self.address_of(url)]
+        for setting in (
+            "http.followRedirects=false",
+            "protocol.file.allow=never",
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+        ):
+            git += ["-c", setting]
         self.know(phase="clone")
         self.say(f"Cloning {url}")
-        self.run([*git, "clone", "--quiet", "--no-checkout", "--", url, str(source)], env,
-                 "The source could not be cloned.", "Check that the Git URL is right and may be read without a password.")  # fmt: skip
+        clone = [*git, "clone", "--quiet", "--no-checkout", "--", url, str(source)]
+        advice = "Check that the Git URL is right and may be read without a password."
+        self.run(clone, env, "The source could not be cloned.", advice)
         here = [*git, "-C", str(source)]
         candidates = [f"refs/remotes/origin/{reference}", f"refs/tags/{reference}"] if reference else ["HEAD"]
         if COMMIT.fullmatch(reference):
@@ -170,12 +182,18 @@ class Setup:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             python = str(engine / "bin" / "python")
-            argv = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
-            if shutil.which("uv"):
-                argv = ["uv", "pip", "install", "--quiet", "--python", python, "--link-mode", "copy"]
-            self.run([*argv, "--target", str(draft), "-r", str(wanted)], dict(os.environ),
-                     "The packages of requirements.txt could not be installed.",
-                     "Read the end of the output, and mend requirements.txt.")  # fmt: skip
+            rest = ["--quiet", "--target", str(draft), "-r", str(wanted)]
+            uv = ["uv", "pip", "install", "--python", python, "--link-mode", "copy", *rest]
+            # uv is quick, and reads none of pip's settings; where it cannot, pip may.
+            if (
+                shutil.which("uv") is None
+                or subprocess.run(uv, stdin=subprocess.DEVNULL, capture_output=True).returncode
+            ):
+                own_pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+                pip = [python, "-m", "pip"] if own_pip else ["python3", "-m", "pip", "--python", python]
+                self.run([*pip, "install", "--disable-pip-version-check", "--no-input", *rest], dict(os.environ),
+                         "The packages of requirements.txt could not be installed.",
+                         "Read the end of the output, and mend requirements.txt.")  # fmt: skip
             (draft / ".complete").touch()
             try:
                 draft.rename(final)

@@ -373,9 +373,7 @@ class Work:
         self.log(cause)
         self.finish(plan_of(self.task.kind), TaskStatus.FAILED, redact(cause), redact(evidence), redact(advice))
 
-    def finish(
-        self, plan: Plan, status: TaskStatus, cause: str = "", evidence: str = "", advice: str = ""
-    ) -> None:
+    def finish(self, plan: Plan, status: TaskStatus, cause: str = "", evidence: str = "", advice: str = "") -> None:
         failpoint(f"{self.task.kind}.settle.before")
         with transaction.atomic():
             task = self.task

@@ -57,14 +57,16 @@ class Table:
     def __str__(self):
         head = ("what", "measured", "floor, same run", "bar", "")
         widths = [max(len(str(row[n])) for row in [head, *self.rows]) for n in range(5)]
-        return "\n".join("  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)) for row in [head, *self.rows])
+        return "\n".join(
+            "  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)) for row in [head, *self.rows]
+        )
 
 
 @pytest.fixture(scope="session")
 def table():
     table = Table()
     yield table
-    print(f"\n\n{table}\n")  # noqa: T201 (the table is what `make bench` is for)
+    print(f"\n\n{table}\n")
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +116,9 @@ def lab(portal):
 
 def make_cluster(portal, lab, name, nodes):
     cluster = portal.call("make_cluster", workspace=lab, name=name, nodes=nodes, cores=2)
-    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=120, what="running")
+    until(
+        lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=120, what="running"
+    )
     return cluster
 
 

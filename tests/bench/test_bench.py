@@ -46,7 +46,9 @@ async def launch(client, job):
             message = await socket.recv()
             if isinstance(message, str):
                 if "changed" in message and finished is None:
-                    part = await asyncio.to_thread(client.get, f"/runs/{run}/", **{"HX-Request": "true", "HX-Target": "run-head"})
+                    part = await asyncio.to_thread(
+                        client.get, f"/runs/{run}/", **{"HX-Request": "true", "HX-Target": "run-head"}
+                    )
                     if b"FINISHED" in part:
                         finished = time.time()
                 continue
@@ -76,9 +78,21 @@ def test_launch(portal, client, small, job, table):
         ends.append(end)
     p50, p95, floor = median(firsts), sorted(firsts)[int(ROUNDS * 0.95)], median(floors)
     bar = min(0.150, floor + 0.100)
-    table.add("launch_first_line p50 / p95", f"{ms(p50)} / {ms(p95)}", ms(floor), f"<= {ms(bar)} / 400 ms", good=p50 <= bar and p95 <= 0.4)
+    table.add(
+        "launch_first_line p50 / p95",
+        f"{ms(p50)} / {ms(p95)}",
+        ms(floor),
+        f"<= {ms(bar)} / 400 ms",
+        good=p50 <= bar and p95 <= 0.4,
+    )
     p50, p95 = median(ends), sorted(ends)[int(ROUNDS * 0.95)]
-    table.add("launch_finished p50 / p95", f"{ms(p50)} / {ms(p95)}", ms(median(floor_ends)), "<= 60 / 200 ms", good=p50 <= 0.06 and p95 <= 0.2)
+    table.add(
+        "launch_finished p50 / p95",
+        f"{ms(p50)} / {ms(p95)}",
+        ms(median(floor_ends)),
+        "<= 60 / 200 ms",
+        good=p50 <= 0.06 and p95 <= 0.2,
+    )
     assert firsts
 
 
@@ -103,7 +117,13 @@ def test_cluster_create(portal, lab, small, table):
         ours.append(times["total"])
         portal.call("drop_cluster", cluster=cluster)
         until(lambda c=cluster: portal.call("state", kind="cluster", uuid=c)["status"] == "terminated", what="gone")
-    table.add("cluster_create, 3 nodes", ms(median(ours)), ms(median(floors)), "<= floor + 3 s", good=median(ours) <= median(floors) + 3)
+    table.add(
+        "cluster_create, 3 nodes",
+        ms(median(ours)),
+        ms(median(floors)),
+        "<= floor + 3 s",
+        good=median(ours) <= median(floors) + 3,
+    )
 
 
 def test_log_tail(portal, client, large, large_job, table):
@@ -138,15 +158,34 @@ def test_log_tail(portal, client, large, large_job, table):
     seconds = state["ended"] - state["started"]
     portal.call("on_node", cluster=large, command="head -c 100000000 /dev/zero > /shared/floor")
     floor, size = portal.call("floor_stream", cluster=large, path="/shared/floor")
-    table.add("log_tail: 100 MB written, stored, followed", f"{100 / seconds:.0f} MB/s", f"{size / floor / 1e6:.0f} MB/s over SSH alone", "every byte; >= 50 MB/s", good=seconds <= 2)
+    table.add(
+        "log_tail: 100 MB written, stored, followed",
+        f"{100 / seconds:.0f} MB/s",
+        f"{size / floor / 1e6:.0f} MB/s over SSH alone",
+        "every byte; >= 50 MB/s",
+        good=seconds <= 2,
+    )
 
 
 def watch(portal, client, job, *, viewers, stalled=0, seconds=20):
     run = start(portal, job, f"pulse.py 10000 {seconds}")
     output = portal.call("run_state", run=run)["output"]
     web = portal.pids("web")[0]
-    order = {"url": portal.url, "cookie": client.cookie, "output": output, "viewers": viewers, "stalled": stalled, "seconds": seconds}
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.viewers"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    order = {
+        "url": portal.url,
+        "cookie": client.cookie,
+        "output": output,
+        "viewers": viewers,
+        "stalled": stalled,
+        "seconds": seconds,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.viewers"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     process.stdin.write(json.dumps(order) + "\n")
     process.stdin.flush()
     most = 0
@@ -172,8 +211,20 @@ def test_fanout(portal, client, small, job, table):
     assert results["wrong"] == 0
     assert results["same"]
     assert results["got"][0] >= state["stdout"]
-    table.add("log_fanout200 p95 (p50, p99)", f"{results['p95']:.0f} ms ({results['p50']:.0f}, {results['p99']:.0f})", f"{alone['p95']:.0f} ms with 1 viewer", "<= 250 ms, nothing lost", good=results["p95"] <= 250)
+    table.add(
+        "log_fanout200 p95 (p50, p99)",
+        f"{results['p95']:.0f} ms ({results['p50']:.0f}, {results['p99']:.0f})",
+        f"{alone['p95']:.0f} ms with 1 viewer",
+        "<= 250 ms, nothing lost",
+        good=results["p95"] <= 250,
+    )
     results, _, after = watch(portal, client, job, viewers=220, stalled=20)
     assert results["wrong"] == 0
     assert results["same"]
-    table.add("log_slow: 20 stalled add", f"{after - before:.0f} MB", f"{before:.0f} MB without", "<= 20 MB", good=after - before <= 20)
+    table.add(
+        "log_slow: 20 stalled add",
+        f"{after - before:.0f} MB",
+        f"{before:.0f} MB without",
+        "<= 20 MB",
+        good=after - before <= 20,
+    )

@@ -43,7 +43,12 @@ def repository():
     source.mkdir()
     (source / "program.py").write_text(PROGRAM)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(source)]
-    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Program"], ["update-server-info"]):
+    for words in (
+        ["init", "-q", "-b", "main"],
+        ["add", "."],
+        ["commit", "-q", "-m", "Program"],
+        ["update-server-info"],
+    ):
         subprocess.run([*git, *words], check=True, capture_output=True)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -85,7 +90,9 @@ def cluster(portal, lab):
 
 @pytest.fixture(scope="session")
 def job(portal, lab, cluster, repository):
-    made = portal.call("make_job", workspace=lab, cluster=cluster, git_url=repository, command="program.py 1 0 /dev/null")
+    made = portal.call(
+        "make_job", workspace=lab, cluster=cluster, git_url=repository, command="program.py 1 0 /dev/null"
+    )
     ended(portal, made["run"])
     return made["job"]
 

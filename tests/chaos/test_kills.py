@@ -72,7 +72,9 @@ def test_a_cluster_is_made_whoever_dies(portal, lab, name):
     until(lambda: portal.fired(name), what=name)
     died = time.monotonic()
     if not name.endswith("settle.after"):
-        resumed = until(lambda: portal.call("state", kind="cluster", uuid=cluster)["resumed"], seconds=15, what="resumed")
+        resumed = until(
+            lambda: portal.call("state", kind="cluster", uuid=cluster)["resumed"], seconds=15, what="resumed"
+        )
         assert resumed == 1
         assert time.monotonic() - died <= 15
     until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", what="running")
@@ -236,7 +238,9 @@ def processes_of(portal):
 def node_processes(portal, cluster, rank):
     """The pids, as this machine sees them, of everything on a node."""
     marker = uuid.uuid4().hex
-    portal.call("on_node", cluster=cluster, rank=rank, command=f"COXSWAIN_TEST={marker} setsid sleep 600 > /dev/null 2>&1 &")
+    portal.call(
+        "on_node", cluster=cluster, rank=rank, command=f"COXSWAIN_TEST={marker} setsid sleep 600 > /dev/null 2>&1 &"
+    )
     mine = until(lambda: _with_environment(f"COXSWAIN_TEST={marker}"), what="a process on the node")
     space = os.readlink(f"/proc/{mine[0]}/ns/pid")
     assert space != os.readlink("/proc/self/ns/pid"), "nodes have no process namespaces here"

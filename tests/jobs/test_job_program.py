@@ -59,9 +59,7 @@ def server(tmp_path):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     server.asked, server.handler = asked, Handler
     server.url = f"http://127.0.0.1:{server.server_port}"

@@ -56,4 +56,3 @@ def test_rubbish_does_not_open(text):
 )
 def test_credentials_are_taken_out(text, shown):
     assert redact(text, ["hunter22"]) == shown
-

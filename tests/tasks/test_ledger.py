@@ -11,8 +11,8 @@ from django.utils.timezone import now
 from portal.clouds.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, queue
 from portal.tasks.ledger import Plan, StepPlan, cancel_task, retry_task, run_task, start_task
-from portal.tasks.output import stream_bytes
 from portal.tasks.models import API, PAGE, Output, StepStatus, Stream, Task, TaskStatus
+from portal.tasks.output import stream_bytes
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings", "no_queue")]
 

@@ -31,6 +31,7 @@ from workspaces.models import CloudConfig, Workspace
 
 EMAIL = "admin@example.org"
 NODES = 3
+PATIENCE = 300.0  # seconds without anything to say
 
 
 class Stopped(Exception):
@@ -39,7 +40,9 @@ class Stopped(Exception):
 
 class Command(BaseCommand):
     help = "Start the portal, make an organization, a workspace, a 3-node cluster and a job, and run it."
-    requires_system_checks: list[str] = []  # noqa: RUF012 (as Django declares it)
+    up: subprocess.Popen[str] | None = None  # the portal, if we started it
+    stopping = False
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--exit", action="store_true", help="stop after the run, with its outcome as exit status")
@@ -47,8 +50,6 @@ class Command(BaseCommand):
         parser.add_argument("--engine", default="", help="e.g. bodo-2026.10; default: plain MPI")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.up: subprocess.Popen[str] | None = None
-        self.stopping = False
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, self._stop)
         self.began = time.monotonic()
@@ -62,7 +63,7 @@ class Command(BaseCommand):
         except Stopped:
             pass
         except PortalError as error:
-            self.say(f"FAILED: {error.message}\n{error.evidence}")
+            self.say(f"FAILED: {error.message}\n{error.evidence}\n{error.advice}")
         finally:
             if self.up:
                 self.up.terminate()
@@ -70,6 +71,7 @@ class Command(BaseCommand):
         sys.exit(0 if good else 1)
 
     def say(self, text: str) -> None:
+        self.said = time.monotonic()
         self.stdout.write(text)
         self.stdout.flush()
 
@@ -89,7 +91,7 @@ class Command(BaseCommand):
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),  # noqa: PLW1509 (no threads here)
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM),
         )
         assert self.up.stdout is not None
         for line in self.up.stdout:
@@ -240,6 +242,10 @@ class Command(BaseCommand):
     def _pause(self) -> None:
         if self.up and self.up.poll() is not None:
             raise Stopped
+        if time.monotonic() - self.said > PATIENCE:
+            raise PortalError(
+                "Nothing has moved for a while.", advice=f"The files in {settings.VAR / 'log'} may say why."
+            )
         try:
             connection.ensure_connection()
         except OperationalError as error:

@@ -52,6 +52,15 @@ _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 _SIMULATED = "Hostnames are simulated and isolation is off: this computer grants no namespaces."
 
 
+# What people on the nodes must not see of whoever runs the portal on this computer.
+_PRIVATE = (".ssh", ".aws", ".azure", ".gnupg", ".kube", ".config/gcloud", ".docker", ".netrc", ".pypirc")
+_SOCKETS = ("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock")
+
+
+def _private_places() -> list[Path]:
+    return [path for path in (*(Path.home() / name for name in _PRIVATE), *map(Path, _SOCKETS)) if path.exists()]
+
+
 class LocalCloud:
     kind = CloudKind.LOCAL
 
@@ -60,7 +69,7 @@ class LocalCloud:
     ) -> None:
         """`hidden` are the paths that no node may see; `rung` forces a way to make nodes, for tests."""
         self.root = Path(os.path.abspath(root))
-        self.hidden = (self.root, *(Path(os.path.abspath(path)) for path in hidden))
+        self.hidden = (self.root, *(Path(os.path.abspath(path)) for path in hidden), *_private_places())
         self.region = region
         self._rung = rung or os.environ.get("PORTAL_LOCAL_RUNG") or None
 

@@ -11,7 +11,7 @@ from portal.supervisor import CannotStart, Supervisor
 
 class Command(BaseCommand):
     help = "Start everything on this machine: queue, web, workers, watch. Ctrl-C stops it."
-    requires_system_checks: list[str] = []  # noqa: RUF012 (as Django declares it)
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, help="the port on 127.0.0.1; default: 8000 or the next free one")

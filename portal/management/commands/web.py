@@ -13,12 +13,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--socket", type=int, help="an inherited socket that listens already")
 
     def handle(self, *args: Any, **options: Any) -> None:
         uvicorn.run(
             "portal.asgi:application",
             host=options["host"],
             port=options["port"],
+            fd=options["socket"],
             ws="websockets-sansio",
             # Frames are shared by all viewers of an output; deflating each for itself would cost more than it saves.
             ws_per_message_deflate=False,
