@@ -23,7 +23,7 @@ from portal.tasks import ledger, live, output
 from portal.tasks.ledger import Plan, StepPlan, Work
 from portal.tasks.models import Output, Task, TaskStatus
 
-_PROGRAM = (Path(__file__).parent / "onnode" / "job.py").read_bytes()
+_PROGRAM = (Path(__file__).parent / "onnode" / "job.py").read_text()
 ANY_TIME = timedelta(days=36500)
 
 
@@ -69,35 +69,19 @@ def launch(work: Work) -> None:
     with transaction.atomic():
         work.prove()
         Run.objects.filter(pk=run.pk).update(cores=cluster.cores)
-    place = shlex.quote(folder)
-    # One call for the folder and both files: every round trip is launch latency.
-    files = json.dumps({"job.py": _PROGRAM.decode(), "job.json": json.dumps(order)}).encode()
-    ssh.check(
-        head.host,
-        f"umask 077 && mkdir -p {place} && cd {place} && exec python3 -I -c {shlex.quote(_UNPACK)}",
-        input=files,
-        what="Making the run's folder",
-    )
+    # One call for all of it: every round trip is launch latency.
     detached.start(
         head.host,
         head.shared,
         folder,
         argv=["python3", "-I", f"{folder}/job.py", folder],
         env={"COXSWAIN_RUN": str(run.uuid)},
+        files={"job.py": _PROGRAM, "job.json": json.dumps(order)},
     )
     with transaction.atomic():
         work.prove()
         run.move(Run.Status.INPROGRESS, started=now())
         live.ring(live.WATCH, *run.live_names())
-
-
-_UNPACK = """
-import json, os, sys
-for name, text in json.load(sys.stdin).items():
-    with open(name + ".new", "w") as file:
-        file.write(text)
-    os.replace(name + ".new", name)
-"""
 
 
 def stop(work: Work) -> None:

@@ -32,9 +32,17 @@ def _command(shared: str, *words: str) -> str:
     return shlex.join(["python3", "-I", _program(shared), *words])
 
 
-def start(host: ssh.Host, shared: str, folder: str, *, argv: list[str], env: dict[str, str]) -> None:
-    """Start it, unless it was ever started in this folder. Raises `Passing` or `Refused`."""
-    order = json.dumps({"argv": argv, "env": env}).encode()
+def start(
+    host: ssh.Host,
+    shared: str,
+    folder: str,
+    *,
+    argv: list[str],
+    env: dict[str, str],
+    files: dict[str, str] | None = None,
+) -> None:
+    """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`."""
+    order = json.dumps({"argv": argv, "env": env, "files": files or {}}).encode()
     command = f"test -f {shlex.quote(_program(shared))} || exit 98; exec {_command(shared, 'start', folder)}"
     answer = ssh.run(host, command, input=order)
     if answer.status == 98:

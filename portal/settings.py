@@ -129,7 +129,7 @@ STORAGES = {
         if _collected
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
-    # Finished outputs: the metadata store. Any storage of django-storages will do.
+    # Finished outputs: the metadata store.
     "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
 }
 

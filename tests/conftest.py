@@ -12,6 +12,11 @@ from portal.tasks import ledger, live
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
+def pytest_collection_modifyitems(items):
+    """Browser tests last: Playwright keeps an event loop running in the thread that all tests share."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 @pytest.fixture
 def rings(monkeypatch):
     """The doorbells that were rung, in place of a channel layer."""

@@ -25,15 +25,23 @@ class Client:
             self.at = response.url.removeprefix(self.url)
             return response.read()
 
-    def post(self, path, fields, *, form=None):
-        """Send a form with the hidden fields that its page has. Returns where it led to."""
-        page = self.get(form or path).decode()
-        hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
-        data = urllib.parse.urlencode({**hidden, **fields}).encode()
+    def form(self, path):
+        """The hidden fields of a page's forms."""
+        page = self.get(path).decode()
+        return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
+
+    def send(self, path, fields):
+        """Send a form. Returns the page that it leads to, whose address is then `self.at`."""
+        data = urllib.parse.urlencode(fields).encode()
         headers = {"Referer": self.url + path, "Origin": self.url}
         with self.opener.open(urllib.request.Request(self.url + path, data, headers)) as response:
             self.at = response.url.removeprefix(self.url)
-            return self.at
+            return response.read()
+
+    def post(self, path, fields):
+        """Fill in the form of a page and send it. Returns where it led to."""
+        self.send(path, {**self.form(path), **fields})
+        return self.at
 
     def sign_in(self, email, password):
         self.post("/accounts/login/", {"login": email, "password": password})

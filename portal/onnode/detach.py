@@ -1,6 +1,7 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    python3 detach.py start FOLDER     < {"argv": [...], "env": {...}}   starts it, once in this folder's life
+    python3 detach.py start FOLDER     < {"argv": [...], "env": {...}, "files": {name: text}}
+                                                                         starts it, once in this folder's life
     python3 detach.py observe FOLDER '{"out": 0, "err": 0, "setup": 0}'  streams what is new, until the end
     python3 detach.py signal FOLDER TERM                                 to its process group
     python3 detach.py sweep NAME=VALUE                                   kills all that carry this in their environment
@@ -37,7 +38,7 @@ def start_time(pid):
 
 def write_whole(path, text):
     """All of the text or nothing, on disk before it can be seen."""
-    draft = path.with_suffix(".new")
+    draft = path.with_name(f"{path.name}.new")
     with draft.open("w") as file:
         file.write(text)
         file.flush()
@@ -57,6 +58,8 @@ def start(folder):
     if (folder / "pid").exists():
         print("ran already")
         return
+    for name, text in order.get("files", {}).items():
+        write_whole(folder / name, text)
     readable, writable = os.pipe()
     if os.fork():
         os.close(writable)

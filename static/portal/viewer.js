@@ -163,6 +163,7 @@ class Viewer {
     this.painting = 0;
     this.begun = false;
     this.following = true;
+    this.scrolledTo = 0;
     this.hits = [];
     this.at = -1;
     this.wired = false;
@@ -335,8 +336,14 @@ class Viewer {
     const last = this.rows.at(-1);
     const below = !this.moving && this.header && last ? this.header.lines - last.line : 0;
     this.bottom = this.edge(this.bottom, !this.moving, `${number(Math.max(0, below))} later lines are not shown`, [["later", "Load later"], ["end", "Jump to the end"]], false);
-    const end = this.root.querySelector(".follow");
-    if (end) end.hidden = this.following && this.moving;
+    this.showFollowing();
+  }
+
+  showFollowing() {
+    const at = this.following && this.moving;
+    this.log.classList.toggle("is-followed", at);
+    const button = this.root.querySelector(".follow");
+    if (button) button.hidden = at;
   }
 
   edge(element, wanted, words, buttons, above) {
@@ -419,6 +426,16 @@ class Viewer {
 
   toEnd() {
     this.log.scrollTop = this.log.scrollHeight;
+    this.scrolledTo = this.log.scrollTop;
+  }
+
+  /* Scroll so that this row stands so far below the upper edge; twice, because heights above it may be estimates. */
+  place(row, below) {
+    const once = () => {
+      this.log.scrollTop += row.element.getBoundingClientRect().top - this.log.getBoundingClientRect().top - below;
+    };
+    once();
+    requestAnimationFrame(once);
   }
 
   async range(from, to, most) {
@@ -437,7 +454,7 @@ class Viewer {
     if (this.loading) return;
     this.loading = true;
     this.log.ariaBusy = "true";
-    const offset = keep?.element.getBoundingClientRect().top;
+    const offset = keep && keep.element.getBoundingClientRect().top - this.log.getBoundingClientRect().top;
     try {
       const target = until ?? this.cursor;
       let [screen, at] = await this.range(from, target, end ? Infinity : 3 * REACH);
@@ -463,7 +480,7 @@ class Viewer {
       if (end) this.toEnd();
       else if (keep) {
         const same = rows.find((row) => row.line === keep.line);
-        if (same) this.log.scrollTop += same.element.getBoundingClientRect().top - offset;
+        if (same) this.place(same, offset);
       }
       if (this.query) this.findSoon();
     } catch {
@@ -512,7 +529,6 @@ class Viewer {
     root.querySelector("[name=stream]")?.addEventListener("change", (event) => {
       log.dataset.show = event.target.value;
       if (this.query) this.findSoon();
-      if (this.following) this.toEnd();
     });
     const find = root.querySelector("[name=find]");
     find?.addEventListener("input", () => this.findSoon(true));
@@ -539,13 +555,16 @@ class Viewer {
       }
     });
     log.addEventListener("scroll", () => {
+      // Rows that were only estimated get their real height when they come into view, which scrolls too: somebody who
+      // follows stops to do so by going up, not by the end moving away.
       const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 32;
-      this.following = atEnd && this.moving;
-      const end = root.querySelector(".follow");
-      if (end) end.hidden = this.following && this.moving;
+      const wentUp = log.scrollTop < this.scrolledTo - 2;
+      this.scrolledTo = log.scrollTop;
+      if (atEnd || !this.following) this.following = atEnd && this.moving;
+      else if (wentUp) this.following = false;
+      this.showFollowing();
     }, { passive: true });
-    addEventListener("resize", () => this.following && this.toEnd());
-    document.fonts?.ready.then(() => this.following && this.toEnd());
+    new ResizeObserver(() => this.following && this.toEnd()).observe(this.list);
   }
 
   press(name, button, on) {
@@ -557,7 +576,6 @@ class Viewer {
 
   wrap(button, on) {
     this.log.classList.toggle("wrap", this.press("wrap", button, on));
-    if (this.following) this.toEnd();
   }
 
   times(button, on) {
@@ -595,8 +613,7 @@ class Viewer {
     this.here = row.element;
     this.here.classList.add("is-here");
     this.following = false;
-    const { log } = this;
-    log.scrollTop += this.here.getBoundingClientRect().top - log.getBoundingClientRect().top - log.clientHeight / 3;
+    this.place(row, this.log.clientHeight / 3);
     this.edges();
   }
 

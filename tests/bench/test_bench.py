@@ -30,13 +30,11 @@ def start(portal, job, command):
 
 async def launch(client, job):
     """Press Run, and watch as the page does. Seconds to the first line, and from END to FINISHED on the page."""
-    page = (await asyncio.to_thread(client.get, f"/jobs/{job}/")).decode()
-    assert page
+    fields = await asyncio.to_thread(client.form, f"/jobs/{job}/")
     began = time.time()
-    at = await asyncio.to_thread(client.post, f"/jobs/{job}/run/", {}, form=f"/jobs/{job}/")
-    run = at.strip("/").split("/")[1]
-    head = (await asyncio.to_thread(client.get, f"/runs/{run}/")).decode()
-    output = head.split('data-output="')[1].split('"')[0]
+    page = (await asyncio.to_thread(client.send, f"/jobs/{job}/run/", fields)).decode()
+    run = client.at.strip("/").split("/")[1]
+    output = page.split('data-output="')[1].split('"')[0]
     first = end = finished = None
     async with client.live() as socket:
         await socket.send(json.dumps({"watch": [f"run.{run}"]}))

@@ -146,7 +146,7 @@ def test_a_web_server_that_is_killed_costs_no_line(portal, open_desk, lab, clust
     page.wait_for_selector(".ln.stdout:nth-child(20)", state="attached", timeout=60_000)
     portal.kill_part("web")
     page.wait_for_selector("#live:not(:has-text('Live'))")
-    page.wait_for_selector("#live:has-text('Live')", timeout=60_000)
+    page.wait_for_selector("#live:has-text('Live'), #live:has-text('Ended')", timeout=60_000)
     page.wait_for_selector("[data-state]:has-text('Complete: ')", timeout=60_000)
     stored = portal.call("read_output", run=made["run"], stream="stdout")["text"]
     assert len(stored.splitlines()) > 300

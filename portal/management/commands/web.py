@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import uvicorn
@@ -16,11 +17,10 @@ class Command(BaseCommand):
         parser.add_argument("--socket", type=int, help="an inherited socket that listens already")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        uvicorn.run(
+        config = uvicorn.Config(
             "portal.asgi:application",
             host=options["host"],
             port=options["port"],
-            fd=options["socket"],
             ws="websockets-sansio",
             # Frames are shared by all viewers of an output; deflating each for itself would cost more than it saves.
             ws_per_message_deflate=False,
@@ -33,3 +33,6 @@ class Command(BaseCommand):
             lifespan="off",
             timeout_graceful_shutdown=3,
         )
+        # Not uvicorn's own `fd`: it takes every such socket for a unix one, and then uvloop cuts answers short.
+        inherited = options["socket"]
+        uvicorn.Server(config).run([socket.socket(fileno=inherited)] if inherited is not None else None)
