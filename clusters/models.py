@@ -147,6 +147,8 @@ class Cluster(models.Model):
         moved = Cluster.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
         if moved:
             self.status = to
+        else:
+            self.refresh_from_db(fields=["status"])
         return bool(moved)
 
     @property

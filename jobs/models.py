@@ -166,6 +166,8 @@ class Run(models.Model):
         moved = Run.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to, **fields)
         if moved:
             self.status = to
+        else:
+            self.refresh_from_db(fields=["status"])
         return bool(moved)
 
     def live_names(self) -> list[str]:

@@ -155,6 +155,8 @@ class Workspace(models.Model):
         moved = Workspace.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
         if moved:
             self.status = to
+        else:
+            self.refresh_from_db(fields=["status"])
         return bool(moved)
 
     @property

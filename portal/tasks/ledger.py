@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.conf import settings
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.utils.module_loading import import_string
 from django.utils.timezone import now
 
@@ -88,18 +88,25 @@ def start_task(
     output: Output | None = None,
     wake_at: datetime | None = None,
 ) -> Task:
-    """Make the task and its steps, to be worked on when the transaction commits. Call it inside one."""
+    """Make the task and its steps, to be worked on when the transaction commits. Call it inside one.
+
+    Raises `PortalError` while another task of this subject is unfinished.
+    """
     plan = plan_of(kind)
-    task = Task.objects.create(
-        kind=kind,
-        title=title,
-        subject=subject,
-        cloud=cloud,
-        queue=plan.queue,
-        asked_by=by,
-        output=output or Output.objects.create(),
-        wake_at=wake_at or now(),
-    )
+    try:
+        with transaction.atomic():
+            task = Task.objects.create(
+                kind=kind,
+                title=title,
+                subject=subject,
+                cloud=cloud,
+                queue=plan.queue,
+                asked_by=by,
+                output=output or Output.objects.create(),
+                wake_at=wake_at or now(),
+            )
+    except IntegrityError as error:  # one unfinished task per subject
+        raise PortalError(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
     Step.objects.bulk_create(
         Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
     )

@@ -123,3 +123,13 @@ def test_a_form_sent_twice_makes_one_thing(open_desk, portal):
     assert first.url == second.url
     page.goto(f"{portal.url}/workspaces/")
     assert page.locator("a.name:text-is('once')").count() == 1
+
+
+def test_a_part_that_is_fetched_again_leaves_the_focus_where_it_was(open_desk, lab, cluster):
+    page = open_desk(f"/workspaces/{lab}/clusters/")
+    page.wait_for_selector("#live:has-text('Live')")
+    page.focus("a.name")
+    page.evaluate("document.querySelector('a.name').textContent = 'old'")
+    page.evaluate("line.changed(null)")
+    page.wait_for_selector("a.name:not(:text-is('old'))")
+    assert page.evaluate("document.activeElement.className") == "name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils.timezone import now
 
 from portal.clouds.errors import Passing, PortalError, Refused
@@ -338,7 +338,7 @@ def test_a_step_that_kills_workers_is_given_up(task, world):
 
 
 def test_one_unfinished_task_per_subject(task, lab, alice):
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with pytest.raises(PortalError, match="lab is being worked on already"), transaction.atomic():
         start_task(lab, "test", title="Another", by=alice)
 
 

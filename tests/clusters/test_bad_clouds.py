@@ -1,0 +1,130 @@
+"""Clusters on clouds that are slow, full, refusing and forgetful; and one that dies half-way."""
+
+from __future__ import annotations
+
+import pytest
+from django.utils.timezone import now
+
+from clusters import plans
+from clusters.actions import create_cluster, delete_cluster
+from clusters.models import EngineVersion
+from portal import ssh
+from portal.clouds.errors import PortalError
+from portal.tasks import ledger
+from portal.tasks.models import Task
+from tests.clouds.bad import Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
+from workspaces.models import CloudConfig
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
+
+
+@pytest.fixture
+def memory():
+    return MemoryCloud()
+
+
+@pytest.fixture
+def on(monkeypatch, lab, alice):
+    """A cluster being made on this cloud. What needs a real node is left out: `tests/chaos` has it."""
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+    monkeypatch.setattr(ssh, "run_on_all", lambda hosts, command, **_: [ssh.Answer(0, b"", b"") for _ in hosts])
+    for step in ("introduce_nodes", "install_engine", "try_mpi", "forget_nodes"):
+        assert hasattr(plans, step)
+    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "nodes", "reach")]
+    plan = ledger.Plan(kept, "provision", plans.begin, plans.settle_create)
+    monkeypatch.setattr(plans, "CREATE", plan)
+    delete = [*plan.teardown(), plans.DELETE.steps[-1]]
+    monkeypatch.setattr(plans, "DELETE", ledger.Plan(delete, "teardown", plans.begin_delete, plans.settle_delete))
+    lab.keep_login_key(*ssh.new_key("test"))
+
+    def make(cloud, nodes=3):
+        monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: cloud)
+        return create_cluster(
+            lab,
+            name="tide",
+            instance_type=MemoryCloud.types[0],
+            node_count=nodes,
+            engine_version=EngineVersion.objects.get(kind="mpi"),
+            by=alice,
+        )
+
+    return make
+
+
+def go_on(cluster, rounds=30):
+    """Do what is due until the task has ended, as if no time passed while it waits."""
+    task = cluster.last_task
+    for _ in range(rounds):
+        ledger.run_task(task.pk)
+        task.refresh_from_db()
+        if task.is_finished:
+            break
+        Task.objects.filter(pk=task.pk).update(wake_at=now(), lease_until=None, lease=None)
+    cluster.refresh_from_db()
+    return task
+
+
+def test_a_good_cloud(on, memory):
+    cluster = on(memory)
+    assert go_on(cluster).status == "finished"
+    assert cluster.status == "running"
+    assert [node.state for node in cluster.nodes.all()] == ["answers"] * 3
+
+
+def test_a_slow_cloud_is_waited_for(on, memory):
+    cluster = on(Slow(memory, looks=4))
+    assert go_on(cluster).status == "finished"
+    assert cluster.status == "running"
+
+
+def test_a_full_cloud_is_said_in_words_and_what_was_made_can_be_deleted(on, memory, alice):
+    cluster = on(Full(memory, 2))
+    task = go_on(cluster)
+    assert (task.status, cluster.status) == ("failed", "failed")
+    assert task.cause
+    assert not task.cause.startswith("Something went wrong")
+    delete_cluster(cluster, by=alice)
+    assert go_on(cluster).status == "finished"
+    assert cluster.status == "terminated"
+    assert memory.leftovers(cluster.tags) == []
+
+
+def test_a_refusing_cloud_makes_nothing(on, memory):
+    cluster = on(Refusing(memory))
+    task = go_on(cluster)
+    assert (task.status, cluster.status) == ("failed", "failed")
+    assert [step.status for step in task.steps.all()][:2] == ["failed", "waiting"]
+    assert memory.leftovers(cluster.tags) == []
+
+
+def test_a_cloud_that_forgets_to_answer_makes_each_node_once(on, memory):
+    cluster = on(Forgetful(memory))
+    assert go_on(cluster).status == "finished"
+    assert [node.rank for node in memory.nodes(cluster.tags)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_worker_that_dies_in_the_middle_of_a_call_is_followed_by_another(on, memory, call):
+    cluster = on(Dying(memory, call=call))
+    try:
+        ledger.run_task(cluster.last_task.pk)
+    except Died:
+        Task.objects.update(lease_until=now())
+    assert go_on(cluster).status == "finished"
+    assert [node.rank for node in memory.nodes(cluster.tags)] == [0, 1, 2]
+
+
+def test_a_cancelled_cluster_leaves_nothing(on, memory):
+    cluster = on(Slow(memory, looks=100))
+    ledger.run_task(cluster.last_task.pk)
+    assert ledger.cancel_task(cluster.last_task)
+    assert go_on(cluster).status == "cancelled"
+    assert cluster.status == "terminated"
+    assert memory.leftovers(cluster.tags) == []
+
+
+def test_a_cluster_is_not_deleted_while_it_is_made(on, memory, alice):
+    cluster = on(Slow(memory))
+    ledger.run_task(cluster.last_task.pk)
+    with pytest.raises(PortalError, match="INPROGRESS"):
+        delete_cluster(cluster, by=alice)
