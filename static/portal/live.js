@@ -240,7 +240,7 @@ const line = {
 
 if (window.Idiomorph) {
   // A reader's open <details> and half-typed words are theirs.
-  Idiomorph.defaults.ignoreActiveValue = true;
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !(node === document.activeElement && node.matches("input, select, textarea"));
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.tagName === "DETAILS");
 }
 

@@ -400,11 +400,19 @@ def _prepare_mpi(cluster, cores):
         asyncio.run(write(node))
 
 
-@pytest.mark.parametrize("client", ["openssh", "asyncssh"])
-def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
+def _mpiexec():
+    """Hydra of this environment; on real clusters it lies in /shared, whose path has no blank."""
     mpiexec = Path(sys.prefix, "bin", "mpiexec.hydra")
     if not mpiexec.exists():
         pytest.skip("the mpich package is not installed beside pytest")
+    if " " in str(mpiexec):
+        pytest.skip("Hydra cannot start its helpers from a path with a blank, as that of this environment")
+    return mpiexec
+
+
+@pytest.mark.parametrize("client", ["openssh", "asyncssh"])
+def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
+    mpiexec = _mpiexec()
     if client == "asyncssh":
         monkeypatch.setattr(local_module.shims.shutil, "which", lambda *_, **__: None)
     elif not local_module.shims.shutil.which("ssh"):
@@ -416,12 +424,9 @@ def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
 
 
 def test_allreduce_over_three_nodes(make, rung):
-    python = Path(sys.prefix, "bin", "python")
-    if (
-        not Path(sys.prefix, "bin", "mpiexec.hydra").exists()
-        or subprocess.run([python, "-c", "import mpi4py"], check=False, capture_output=True).returncode
-    ):
-        pytest.skip("the mpich and mpi4py packages are not installed beside pytest")
+    mpiexec, python = _mpiexec(), Path(sys.prefix, "bin", "python")
+    if subprocess.run([python, "-c", "import mpi4py"], check=False, capture_output=True).returncode:
+        pytest.skip("the mpi4py package is not installed beside pytest")
     cluster = make(rung, 3)
     _prepare_mpi(cluster, 1)
     # one write a line: print() makes two, and mpiexec may put another rank's between them
@@ -429,7 +434,7 @@ def test_allreduce_over_three_nodes(make, rung):
         "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; "
         "os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
     )
-    out = hands.said(cluster.nodes[0], f'{python.parent}/mpiexec.hydra -n 3 -f ~/hostfile {python} -c "{program}"')
+    out = hands.said(cluster.nodes[0], f'{mpiexec} -n 3 -f ~/hostfile {python} -c "{program}"')
     assert out.splitlines() == ["sum 3 3"] * 3
 
 

@@ -442,10 +442,25 @@ def _seen(record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> Cl
         port=record.port,
         private_address=address,
         user=account(),
-        home=str(node.home if simulated else HOME),
-        shared=str(cluster.shared if simulated else SHARED),
+        home=str(_without_blanks(node.home) if simulated else HOME),
+        shared=str(_without_blanks(cluster.shared) if simulated else SHARED),
         note=_SIMULATED if simulated else "",
     )
+
+
+def _without_blanks(path: Path) -> Path:
+    """The path, or a link to it without blanks: Hydra cannot start its own helpers from a path that has one."""
+    if not re.search(r"\s", str(path)):
+        return path
+    place = Path(tempfile.gettempdir()) / f"coxswain-links-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.stat().st_uid != os.getuid():
+        raise Refused("A folder of the portal belongs to somebody else.", evidence=str(place))
+    link = place / f"{zlib.crc32(str(path).encode()):08x}"
+    if not link.is_symlink() or link.readlink() != path:
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+    return link
 
 
 def _runs(node: NodeFolder) -> bool:
