@@ -136,7 +136,7 @@ class Run(models.Model):
 
     @property
     def badge(self) -> Badge:
-        task = self.last_task
+        task = None if self.is_finished else self.last_task
         return Badge.working("CANCELLING") if task and task.is_cancelling else self.PAGE[self.status]
 
     @property

@@ -116,7 +116,7 @@ CACHES = {
     }
 }
 STATIC_URL = "/static/"
-STATIC_ROOT = VAR / "static"
+STATIC_ROOT = env.private_folder(VAR / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Set where `manage.py collectstatic` is run: files are compressed, and named so that they may be cached for ever.
 # Without, they come straight from the source, so that a fresh copy starts with nothing to build.

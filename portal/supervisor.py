@@ -19,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from django.conf import settings
@@ -129,7 +128,6 @@ class Supervisor:
             _wait_for_redis(lambda: self.stopping)
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         call_command("migrate", verbosity=0)
-        _collect_static_files()
         connections.close_all()
         _power_on_nodes()
         self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
@@ -203,17 +201,6 @@ class Supervisor:
         _power_off_nodes()
         _end([p for p in self.processes if p.name == "valkey"], 5)
         _reap_orphans(set())
-
-
-def _collect_static_files() -> None:
-    """As in production, with names that change with the content; skipped when nothing has changed."""
-    source = settings.BASE_DIR / "static"
-    files = sorted(file for file in source.rglob("*") if file.is_file())
-    mark = sha256(repr([(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]).encode()).hexdigest()
-    stamp = settings.STATIC_ROOT / ".collected"
-    if not stamp.exists() or stamp.read_text() != mark:
-        call_command("collectstatic", verbosity=0, interactive=False, clear=True)
-        stamp.write_text(mark)
 
 
 def _release(pid: int) -> None:

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import functools
-import http.server
 import shutil
-import subprocess
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.gitserver import served
 from tests.running import RunningPortal, until
 from tests.web import Client
 
@@ -71,25 +68,8 @@ def table():
 
 @pytest.fixture(scope="session")
 def repository():
-    folder = Path(tempfile.mkdtemp(prefix="cx-git-"))
-    source = folder / "bench"
-    source.mkdir()
-    for name, text in PROGRAMS.items():
-        (source / name).write_text(text)
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(source)]
-    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Bench"], ["update-server-info"]):
-        subprocess.run([*git, *words], check=True, capture_output=True)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/bench/.git"
-    server.shutdown()
-    server.server_close()
-    shutil.rmtree(folder)
+    with served(PROGRAMS) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,6 @@ def test_the_number_of_queries_of_each_page_is_on_record(client, filled, alice, 
     assert {name: n for name, n in counted.items() if n > recorded[name]} == {}
 
 
-@pytest.mark.xfail(reason="Run.badge asks for the task of a run that has ended too")
 def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert_max_num_queries):
     client.force_login(alice)
     pages = named_pages(filled)
@@ -220,7 +219,8 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
             workspace=filled, name=f"c{n}", instance_type="local.2", cores_per_node=1, node_count=1,
             engine_version=cluster.engine_version, status="running",
         )  # fmt: skip
-    assert {name: count(name) for name in lists} == before
+    after = {name: count(name) for name in lists}
+    assert not {name: (before[name], after[name]) for name in lists if after[name] > before[name]}
 
 
 def test_what_is_missing_and_what_belongs_to_others_is_the_same_page(client, filled, charlie):

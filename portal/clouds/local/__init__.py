@@ -442,7 +442,7 @@ def _seen(record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> Cl
         port=record.port,
         private_address=address,
         user=account(),
-        home=str(_without_blanks(node.home) if simulated else HOME),
+        home=str(node.home if simulated else HOME),
         shared=str(_without_blanks(cluster.shared) if simulated else SHARED),
         note=_SIMULATED if simulated else "",
     )
