@@ -40,7 +40,7 @@ def decrypt(text: str, *, belongs_to: str) -> str:
     try:
         version, key_id, body = text.split(":")
         raw = base64.b64decode(body, validate=True)
-        if version != "v1":
+        if version != "v1" or base64.b64encode(raw).decode() != body:  # one way to write it, and no other
             raise ValueError(version)
         return _ring()[key_id].decrypt(raw[:12], raw[12:], belongs_to.encode()).decode()
     except (ValueError, KeyError, InvalidTag) as error:
