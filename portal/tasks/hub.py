@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
 from channels.db import database_sync_to_async
@@ -18,6 +19,8 @@ from channels.layers import get_channel_layer
 
 from portal.tasks import output as store
 from portal.tasks.models import Output
+
+logger = logging.getLogger(__name__)
 
 LOOK = 5.0  # seconds; how often to look without a doorbell, because one may be lost
 PACE = 0.1  # seconds between moves of the head
@@ -87,9 +90,11 @@ class Reader:
         moved.set()
 
     async def beyond(self, told: State) -> None:
-        """Wait until there is something that a viewer has not been told."""
+        """Wait until there is something that a viewer has not been told. Starts a listener that has failed again."""
         while self.state.head <= told.head and self.state[1:] == told[1:]:
-            await self.moved.wait()
+            await self.start()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.moved.wait(), LOOK)
 
     async def frame(self, after: int) -> bytes:
         key = (after, self.state)
@@ -124,29 +129,38 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
     name = reader.output.live_name
     channel = await layer.new_channel()
     await layer.group_add(name, channel)  # before the first look, so that nothing falls between
+    rang = asyncio.Event()
+    hearing = asyncio.create_task(_hear(layer, channel, rang))
     try:
         while True:
+            rang.clear()  # before looking: what is rung meanwhile is heard afterwards
             await reader.look()
             ready.set()
             if reader.state.ended and reader.state.kept:
                 return
             waiting, more = ref(reader), reader.more
             del reader
-            await asyncio.sleep(0 if more else PACE)  # what is rung meanwhile is heard at once afterwards
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(layer.receive(channel), 0.001 if more else LOOK)
-            while True:  # the other rings of this pause say the same
-                try:
-                    await asyncio.wait_for(layer.receive(channel), 0.001)
-                except TimeoutError:
-                    break
+            if not more:
+                await asyncio.sleep(PACE)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(rang.wait(), LOOK)
             held = waiting()
             if held is None:
                 return
             reader = held
+    except Exception:
+        logger.exception("listening to %s failed; viewers start it again", name)
     finally:
         ready.set()
+        hearing.cancel()
         await layer.group_discard(name, channel)
+
+
+async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
+    """A task of its own, because a `receive` that is cancelled takes its channel away with it."""
+    while True:
+        await layer.receive(channel)
+        rang.set()
 
 
 @database_sync_to_async

@@ -206,8 +206,8 @@ def test_fanout(portal, client, small, job, table):
     """200 viewers at 10,000 lines a second; then as many with 20 that read nothing."""
     alone, _, _ = watch(portal, client, job, viewers=1, seconds=8)
     results, state, before = watch(portal, client, job, viewers=200)
-    assert results["wrong"] == 0
-    assert results["same"]
+    assert results["wrong"] == 0, results
+    assert results["same"], results
     assert results["got"][0] >= state["stdout"]
     table.add(
         "log_fanout200 p95 (p50, p99)",
@@ -217,8 +217,8 @@ def test_fanout(portal, client, small, job, table):
         good=results["p95"] <= 250,
     )
     results, _, after = watch(portal, client, job, viewers=220, stalled=20)
-    assert results["wrong"] == 0
-    assert results["same"]
+    assert results["wrong"] == 0, results
+    assert results["same"], results
     table.add(
         "log_slow: 20 stalled add",
         f"{after - before:.0f} MB",
