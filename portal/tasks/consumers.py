@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
 RECHECK = 2.0  # seconds a permission is believed
-PACE = 0.1  # seconds between frames to a page that is up to date
+PACE = 0.1  # seconds between words about what changed
 BEAT = 10.0
 MOST_WATCHED = 20
 

@@ -127,11 +127,12 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
     layer = get_channel_layer()
     assert layer is not None
     name = reader.output.live_name
-    channel = await layer.new_channel()
-    await layer.group_add(name, channel)  # before the first look, so that nothing falls between
     rang = asyncio.Event()
-    hearing = asyncio.create_task(_hear(layer, channel, rang))
+    channel, hearing = "", None
     try:
+        channel = await layer.new_channel()
+        await layer.group_add(name, channel)  # before the first look, so that nothing falls between
+        hearing = asyncio.create_task(_hear(layer, channel, rang))
         while True:
             rang.clear()  # before looking: what is rung meanwhile is heard afterwards
             await reader.look()
@@ -151,9 +152,10 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
     except Exception:
         logger.exception("listening to %s failed; viewers start it again", name)
     finally:
-        ready.set()
-        hearing.cancel()
-        await layer.group_discard(name, channel)
+        ready.set()  # in any case: whoever waits for the first look must not wait for ever
+        if hearing:
+            hearing.cancel()
+            await layer.group_discard(name, channel)
 
 
 async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
