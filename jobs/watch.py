@@ -24,11 +24,11 @@ from portal.clouds.errors import Passing, PortalError
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live, output
 from portal.tasks.models import Output, Stream, WrongOffset
+from portal.tasks.pace import Pace
 from portal.tasks.watch import Bell
 
 logger = logging.getLogger(__name__)
 
-PACE = 0.1  # seconds between writes to the store, for one run
 HOLD_PARTIAL = 0.3  # seconds that the beginning of a line is held back, hoping for its end
 MOST_BUFFERED = 1024 * 1024
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
@@ -71,7 +71,14 @@ class Buffer:
 
     pieces: list[tuple[Stream, bytearray]] = field(default_factory=list)
     size: int = 0
-    partial_since: float | None = None
+    new: bool = False  # since the last `take`
+    partial_since: float | None = None  # when all that was left was the beginning of a line
+
+    def hold(self) -> float:
+        """Seconds until `take` may have something to give."""
+        if self.new or self.partial_since is None:
+            return 0.0
+        return max(0.0, self.partial_since + HOLD_PARTIAL - time.monotonic())
 
     def add(self, stream: Stream, data: bytes) -> None:
         if self.pieces and self.pieces[-1][0] == stream:
@@ -79,6 +86,7 @@ class Buffer:
         else:
             self.pieces.append((stream, bytearray(data)))
         self.size += len(data)
+        self.new = True
 
     def take(self, *, everything: bool) -> list[tuple[Stream, bytes]]:
         """What may be stored now. The unended last line of a stream stays a moment, lest streams mix in it."""
@@ -95,6 +103,7 @@ class Buffer:
                 taken.append((stream, bytes(held[:cut])))
             if cut < len(held):
                 left[stream] = held[cut:]
+        self.new = False
         self.pieces = list(left.items())
         self.size = sum(len(data) for data in left.values())
         if not self.pieces:
@@ -111,7 +120,10 @@ class Observer:
         self.pk = pk
         self.connections = connections
         self.buffer = Buffer()
-        self.stored_at = 0.0
+        self.facts: dict[str, Any] = {}
+        self.news = False  # facts that are not written down
+        self.silent = False
+        self.pace = Pace()
 
     async def run(self) -> None:
         missing = 0
@@ -130,10 +142,10 @@ class Observer:
             except WrongOffset:
                 logger.warning("run %s: another observer was here; going on from what it stored", self.pk)
             except TimeoutError:
-                await self._silent(f"{host.name} sent nothing for {SILENCE:.0f} s.")
+                await self._mark_silent(f"{host.name} sent nothing for {SILENCE:.0f} s.")
                 self.connections.drop(host)
             except Passing as error:
-                await self._silent(error.message)
+                await self._mark_silent(error.message)
                 # Only the cloud can say that a node is gone for good. Ask twice, some time apart.
                 missing = missing + 1 if not await self._head_runs() else 0
                 if missing >= 3:
@@ -147,11 +159,16 @@ class Observer:
 
     @database_sync_to_async
     def _target(self) -> tuple[ssh.Host, str] | None:
-        run = Run.objects.select_related("cluster__workspace__organization", "output").get(pk=self.pk)
+        run = Run.objects.select_related(
+            "cluster__workspace__organization", "job__workspace__organization", "output"
+        ).get(pk=self.pk)
         if run.observed:
             return None
+        # Anew each time: while the connection was away, another observer may have stored something.
+        self.output, self.silent, self.names = run.output, run.silent_since is not None, run.live_names()
+        self.offsets = {stream: run.output.size(stream) for stream in STREAMS.values()}
         head = run.cluster.nodes.get(rank=0)
-        offsets = {name: run.output.size(stream) for name, stream in STREAMS.items()}
+        offsets = {name: self.offsets[stream] for name, stream in STREAMS.items()}
         return head.host, detached.observe_command(head.shared, run.folder(head.shared), offsets)
 
     async def _receive(self, out: Any, patience: asyncio.Timeout) -> bool:
@@ -159,15 +176,12 @@ class Observer:
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[tuple[dict[str, Any], bytes] | None] = asyncio.Queue(maxsize=16)
         pump = asyncio.create_task(_pump(out, messages))
-        heard = False
         try:
             while True:
                 patience.reschedule(loop.time() + SILENCE)
                 wait = None
-                if self.buffer.pieces:
-                    wait = max(0.0, self.stored_at + PACE - time.monotonic())
-                    if self.buffer.partial_since is not None:
-                        wait = max(wait, 0.05)
+                if self.buffer.pieces or self.news:
+                    wait = max(self.pace.left(), 0.0 if self.news else self.buffer.hold())
                 try:
                     message = messages.get_nowait() if wait == 0.0 else await asyncio.wait_for(messages.get(), wait)
                 except (TimeoutError, asyncio.QueueEmpty):
@@ -176,15 +190,14 @@ class Observer:
                 if message is None:
                     return False
                 word, data = message
-                if not heard:
-                    heard = True
+                if self.silent:
                     await self._heard()
                 if "stream" in word:
                     self.buffer.add(STREAMS[word["stream"]], data)
-                    if self.buffer.size >= MOST_BUFFERED or time.monotonic() - self.stored_at >= PACE:
+                    if self.buffer.size >= MOST_BUFFERED:
                         await self._store()
                 elif "facts" in word:
-                    await self._facts(word["facts"])
+                    self.facts, self.news = word["facts"], True
                 elif "exit" in word:
                     await self._store(everything=True)
                     failpoint("jobs.watch.exit.before")
@@ -206,40 +219,40 @@ class Observer:
 
     async def _store(self, *, everything: bool = False) -> None:
         pieces = self.buffer.take(everything=everything)
-        self.stored_at = time.monotonic()
-        if pieces:
+        if pieces or self.news:
+            self.pace.spend()
             failpoint("jobs.watch.store.before")
             await self._append(pieces)
             failpoint("jobs.watch.store.after")
 
     @database_sync_to_async
     def _append(self, pieces: list[tuple[Stream, bytes]]) -> None:
-        if not hasattr(self, "output"):
-            self.output = Run.objects.select_related("output").get(pk=self.pk).output
-            self.offsets = {stream: self.output.size(stream) for stream in STREAMS.values()}
+        """What was received of output and facts, in one transaction."""
         new = dict(self.offsets)
         with transaction.atomic():
             for stream, data in pieces:
                 self.output.append(stream, data, offset=new[stream])
                 new[stream] += len(data)
-        self.offsets = new
+            if self.news:
+                Run.objects.filter(pk=self.pk).update(
+                    phase=str(self.facts.get("phase", ""))[:10],
+                    commit=str(self.facts.get("commit", ""))[:40],
+                    commit_subject=str(self.facts.get("subject", ""))[:200].replace("\0", ""),
+                )
+                live.ring(*self.names)
+        self.offsets, self.news = new, False
 
     @database_sync_to_async
     def _heard(self) -> None:
-        # What is stored may have changed while the connection was away: another observer, an earlier process.
-        self.__dict__.pop("output", None)
+        self.silent = False
         if Run.objects.filter(pk=self.pk, silent_since__isnull=False).update(silent_since=None):
-            self._ring()
+            live.ring(*self.names)
 
     @database_sync_to_async
-    def _silent(self, why: str) -> None:
+    def _mark_silent(self, why: str) -> None:
         logger.warning("run %s: %s", self.pk, why)
         if Run.objects.filter(pk=self.pk, silent_since=None).update(silent_since=now()):
-            self._ring()
-
-    def _ring(self) -> None:
-        run = Run.objects.select_related("cluster", "job__workspace__organization").get(pk=self.pk)
-        live.ring(*run.live_names())
+            live.ring(*self.names)
 
     @database_sync_to_async
     def _head_runs(self) -> bool:
@@ -252,22 +265,12 @@ class Observer:
         return any(node.rank == 0 and node.running for node in seen)
 
     @database_sync_to_async
-    def _facts(self, facts: dict[str, Any]) -> None:
-        self.facts = facts
-        Run.objects.filter(pk=self.pk).update(
-            phase=str(facts.get("phase", ""))[:10],
-            commit=str(facts.get("commit", ""))[:40],
-            commit_subject=str(facts.get("subject", ""))[:200].replace("\0", ""),
-        )
-        self._ring()
-
-    @database_sync_to_async
     def _ended(self, end: dict[str, Any]) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
             run = Run.objects.select_for_update().select_related("output", "cluster", "job").get(pk=self.pk)
             if run.ended is None:
-                cause, evidence, advice = explain(run, end, getattr(self, "facts", {}).get("failure"))
+                cause, evidence, advice = explain(run, end, self.facts.get("failure"))
                 Run.objects.filter(pk=run.pk).update(
                     ended=datetime.fromtimestamp(end["ended"], UTC),
                     exit_status=end["status"],
@@ -279,8 +282,8 @@ class Observer:
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED if cause else Run.Status.FINISHED)
+            live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
             wake_task(run)
-        self._ring()
 
     @database_sync_to_async
     def _finish(self, digests: dict[str, str] | None) -> None:
@@ -303,8 +306,8 @@ class Observer:
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED)
+            live.ring(*self.names)
             wake_task(run)
-        self._ring()
 
 
 async def _pump(out: Any, messages: asyncio.Queue[tuple[dict[str, Any], bytes] | None]) -> None:

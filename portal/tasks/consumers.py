@@ -24,12 +24,12 @@ from django.utils.module_loading import import_string
 
 from portal.tasks.hub import Reader, State
 from portal.tasks.models import Output, Task
+from portal.tasks.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
 RECHECK = 2.0  # seconds a permission is believed
-PACE = 0.1  # seconds between words about what changed
 BEAT = 10.0
 MOST_WATCHED = 20
 
@@ -89,13 +89,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.bell.set()
 
     async def _tell(self) -> None:
+        pace = Pace()
         while True:
             await self.bell.wait()
+            await pace.turn()  # joins what is rung in a burst
             self.bell.clear()
             names, self.rung = self.rung, set()
             if await self._still_allowed():
                 await self.send(json.dumps({"changed": sorted(names)}))
-            await asyncio.sleep(PACE)  # coalesces bursts
 
     async def _beat(self) -> None:
         """A page that hears nothing for two beats knows that it is deaf. A person who lost a right is sent away."""

@@ -1,8 +1,8 @@
 """One reader of an output per web process, shared by everybody who watches it there.
 
 200 viewers of one run would otherwise ask the database 2,000 times a second for the same bytes. A `Reader` hears the
-doorbell, reads what is new once, and moves its head at most ten times a second: so those who are up to date stand at
-the same cursor and are handed the same frame.
+doorbell, reads what is new once, and moves its head at a measured pace: so those who are up to date stand at the same
+cursor and are handed the same frame.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from channels.layers import get_channel_layer
 
 from portal.tasks import output as store
 from portal.tasks.models import Output
+from portal.tasks.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 LOOK = 5.0  # seconds; how often to look without a doorbell, because one may be lost
-PACE = 0.1  # seconds between moves of the head
 KEPT_FRAMES = 32
 KEPT_BYTES = 4 * 1024 * 1024  # of the newest output; viewers further behind read the database
 
@@ -127,7 +127,7 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
     layer = get_channel_layer()
     assert layer is not None
     name = reader.output.live_name
-    rang = asyncio.Event()
+    rang, pace = asyncio.Event(), Pace()
     channel, hearing = "", None
     try:
         channel = await layer.new_channel()
@@ -142,9 +142,9 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
             waiting, more = ref(reader), reader.more
             del reader
             if not more:
-                await asyncio.sleep(PACE)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(rang.wait(), LOOK)
+                await pace.turn()
             held = waiting()
             if held is None:
                 return

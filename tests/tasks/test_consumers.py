@@ -12,7 +12,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.contrib.sessions.backends.db import SessionStore
 from django.urls import path
 
-from portal.tasks import consumers, hub, ledger, live
+from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
 from portal.tasks.models import Output, Stream
 from tests.sockets import Page
@@ -23,9 +23,8 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(consumers, "PACE", 0.0)
     monkeypatch.setattr(consumers, "RECHECK", 0.05)
-    monkeypatch.setattr(hub, "PACE", 0.0)
+    monkeypatch.setattr(pace, "GAP", 0.0)
 
 
 @pytest.fixture
