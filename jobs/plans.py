@@ -23,7 +23,7 @@ from portal.tasks import ledger, live, output
 from portal.tasks.ledger import Plan, StepPlan, Work
 from portal.tasks.models import Output, Task, TaskStatus
 
-_PROGRAM = (Path(__file__).parent / "onnode" / "job.py").read_text()
+_PROGRAM = detached.Program(Path(__file__).parent / "onnode" / "job.py")
 ANY_TIME = timedelta(days=36500)
 
 
@@ -74,9 +74,10 @@ def launch(work: Work) -> None:
         head.host,
         head.shared,
         folder,
-        argv=["python3", "-I", f"{folder}/job.py", folder],
+        argv=[folder],
+        program=_PROGRAM,
         env={"COXSWAIN_RUN": str(run.uuid)},
-        files={"job.py": _PROGRAM, "job.json": json.dumps(order)},
+        files={"job.json": json.dumps(order)},
     )
     with transaction.atomic():
         work.prove()

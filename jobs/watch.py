@@ -132,10 +132,11 @@ class Observer:
             target = await self._target()
             if target is None:
                 return
-            host, command = target
+            host = target[0]
             self.buffer = Buffer()
             try:
-                async with asyncio.timeout(None) as patience, self.connections.stream(host, command) as out:
+                telling = detached.observe(self.connections, *target)
+                async with asyncio.timeout(None) as patience, telling as out:
                     if await self._receive(out, patience):
                         return
                 missing, pause = 0, 0.2
@@ -158,7 +159,7 @@ class Observer:
             pause = min(2.0, pause * 2)
 
     @database_sync_to_async
-    def _target(self) -> tuple[ssh.Host, str] | None:
+    def _target(self) -> tuple[ssh.Host, str, str, dict[str, int]] | None:
         run = Run.objects.select_related(
             "cluster__workspace__organization", "job__workspace__organization", "output"
         ).get(pk=self.pk)
@@ -169,7 +170,7 @@ class Observer:
         self.offsets = {stream: run.output.size(stream) for stream in STREAMS.values()}
         head = run.cluster.nodes.get(rank=0)
         offsets = {name: self.offsets[stream] for name, stream in STREAMS.items()}
-        return head.host, detached.observe_command(head.shared, run.folder(head.shared), offsets)
+        return head.host, head.shared, run.folder(head.shared), offsets
 
     async def _receive(self, out: Any, patience: asyncio.Timeout) -> bool:
         """Take in what the node tells. True when the run was seen to its end."""

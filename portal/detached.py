@@ -1,12 +1,16 @@
 """Commands that belong to a node: started once, observed by offset, gone on when the portal dies.
 
-The portal's side of `portal/onnode/detach.py`, which is sent along with the first call.
+The portal's side of `portal/onnode/detach.py`, which is put on the nodes by the first call. Starting and observing are
+what a person waits for: both are done by a process on the node that was started before, and waits for its words.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,22 +18,46 @@ from typing import Any
 from portal import ssh
 from portal.clouds.errors import Refused
 
-_PROGRAM = (Path(__file__).parent / "onnode" / "detach.py").read_bytes()
-_NAME = f"detach-{sha256(_PROGRAM).hexdigest()[:12]}.py"
+MISSING = 98  # exit status: a program is not on the node yet
 
 
-def _program(shared: str) -> str:
-    return f"{shared}/.coxswain/{_NAME}"
+@dataclass(frozen=True)
+class Program:
+    """A Python program of one file. On nodes its name has its checksum, so that versions live side by side."""
+
+    source: Path
+
+    @cached_property
+    def data(self) -> bytes:
+        return self.source.read_bytes()
+
+    def path(self, shared: str) -> str:
+        return f"{shared}/.coxswain/{self.source.stem}-{sha256(self.data).hexdigest()[:12]}.py"
 
 
-def prepare(host: ssh.Host, shared: str) -> None:
-    """Put the program where the other calls find it. Its name has its checksum, so versions live side by side."""
+_DETACH = Program(Path(__file__).parent / "onnode" / "detach.py")
+
+
+def prepare(host: ssh.Host, shared: str, *programs: Program) -> None:
+    """Put our program, and these, where the other calls find them."""
     ssh.check(host, f"mkdir -p -m 700 {shlex.quote(shared)}/.coxswain", what="Making the portal's folder on the node")
-    ssh.put(host, _program(shared), _PROGRAM)
+    for program in (_DETACH, *programs):
+        ssh.put(host, program.path(shared), program.data)
 
 
 def _command(shared: str, *words: str) -> str:
-    return shlex.join(["python3", "-I", _program(shared), *words])
+    # -S: what is installed on the node is none of our business, and finding it takes time.
+    return shlex.join(["python3", "-IS", _DETACH.path(shared), *words])
+
+
+def _waiting(shared: str, *programs: Program) -> str:
+    paths = [program.path(shared) for program in programs]
+    there = " && ".join(f"test -f {shlex.quote(path)}" for path in (_DETACH.path(shared), *paths))
+    return f"{there} || exit {MISSING}; exec {_command(shared, 'wait', *paths)}"
+
+
+def _words(*words: str) -> bytes:
+    return json.dumps(words).encode() + b"\n"
 
 
 def start(
@@ -38,34 +66,46 @@ def start(
     folder: str,
     *,
     argv: list[str],
+    program: Program | None = None,
     env: dict[str, str],
     files: dict[str, str] | None = None,
 ) -> None:
-    """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`."""
-    order = json.dumps({"argv": argv, "env": env, "files": files or {}}).encode()
-    command = f"test -f {shlex.quote(_program(shared))} || exit 98; exec {_command(shared, 'start', folder)}"
-    answer = ssh.run(host, command, input=order)
-    if answer.status == 98:
-        prepare(host, shared)
-        answer = ssh.run(host, command, input=order)
+    """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`.
+
+    With `program`, its `main` is called with `argv`; otherwise `argv` is the command.
+    """
+    programs = [program] if program else []
+    order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}}
+    if program:
+        order["program"] = program.path(shared)
+    command, words = _waiting(shared, *programs), _words("start", folder) + json.dumps(order).encode()
+    answer = ssh.run(host, command, input=words, ahead=True)
+    if answer.status == MISSING:
+        prepare(host, shared, *programs)
+        answer = ssh.run(host, command, input=words, ahead=True)
     if answer.status:
         raise Refused("The command did not start on its node.", evidence=answer.said)
 
 
-def observe_command(shared: str, folder: str, offsets: dict[str, int]) -> str:
-    """The command whose standard output tells how it goes; see `observe` in the program."""
-    return f"exec {_command(shared, 'observe', folder, json.dumps(offsets))}"
+def observe(
+    connections: ssh.Connections, host: ssh.Host, shared: str, folder: str, offsets: dict[str, int]
+) -> AbstractAsyncContextManager[ssh.Reader]:
+    """What tells how it goes, as it goes; see `observe` in the program."""
+    words = _words("observe", folder, json.dumps(offsets))
+    return connections.stream(host, _waiting(shared), input=words, ahead=True)
 
 
 def send_signal(host: ssh.Host, shared: str, folder: str, name: str) -> bool:
     """To its process group. False when nothing is left there to signal."""
-    command = f"test -f {shlex.quote(_program(shared))} || {{ echo gone; exit 0; }}; "
+    command = f"test -f {shlex.quote(_DETACH.path(shared))} || {{ echo gone; exit 0; }}; "
     return ssh.run(host, command + _command(shared, "signal", folder, name)).text == "sent"
 
 
 def sweep_command(shared: str, mark: str) -> str:
     """Kills everything on a node that carries NAME=VALUE in its environment; prints how many."""
-    return f"test -f {shlex.quote(_program(shared))} || {{ echo 0; exit 0; }}; exec {_command(shared, 'sweep', mark)}"
+    return (
+        f"test -f {shlex.quote(_DETACH.path(shared))} || {{ echo 0; exit 0; }}; exec {_command(shared, 'sweep', mark)}"
+    )
 
 
 def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]:

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncssh
 
@@ -18,9 +18,11 @@ from portal import background
 from portal.clouds.errors import Passing, PortalError, Refused
 
 Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
+Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300  # how long a connection nobody uses is kept
+AHEAD_AFTER = 0.25  # seconds; what is started for the next call must not slow down this one
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Connections:
     def __init__(self) -> None:
         self._open: dict[Host, asyncio.Task[asyncssh.SSHClientConnection]] = {}
         self._used: dict[Host, float] = {}
+        self._ahead: dict[tuple[Host, str], asyncio.Task[asyncssh.SSHClientProcess[bytes]]] = {}
 
     async def connection(self, host: Host) -> asyncssh.SSHClientConnection:
         loop = asyncio.get_running_loop()
@@ -102,6 +105,8 @@ class Connections:
 
     def drop(self, host: Host) -> None:
         self._used.pop(host, None)
+        for key in [key for key in self._ahead if key[0] == host]:
+            self._ahead.pop(key).cancel()
         opening = self._open.pop(host, None)
         if opening is None:
             return
@@ -122,9 +127,40 @@ class Connections:
                     raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
         raise AssertionError("not reached")
 
-    async def run(self, host: Host, command: str, *, input: bytes = b"", seconds: float = 45) -> Answer:  # noqa: A002
-        """Run a command to its end. Raises `Passing` when the node does not answer, `Refused` for a wrong key."""
-        process = await self._open_process(host, command)
+    async def _process(self, host: Host, command: str, *, ahead: bool) -> asyncssh.SSHClientProcess[bytes]:
+        if not ahead:
+            return await self._open_process(host, command)
+        waiting = self._ahead.pop((host, command), None)
+        asyncio.get_running_loop().call_later(AHEAD_AFTER, self._start_ahead, host, command)
+        if waiting:
+            with contextlib.suppress(PortalError, asyncio.CancelledError):
+                process = await waiting
+                if process.exit_status is None and not process.is_closing():
+                    return process
+        return await self._open_process(host, command)
+
+    def _start_ahead(self, host: Host, command: str) -> None:
+        if host not in self._open or (host, command) in self._ahead:
+            return  # dropped meanwhile; or two calls at once had one each
+        starting = asyncio.create_task(self._open_process(host, command))
+        starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # the next call opens its own
+        self._ahead[host, command] = starting
+
+    async def run(
+        self,
+        host: Host,
+        command: str,
+        *,
+        input: bytes = b"",  # noqa: A002
+        seconds: float = 45,
+        ahead: bool = False,
+    ) -> Answer:
+        """Run a command to its end. Raises `Passing` when the node does not answer, `Refused` for a wrong key.
+
+        With `ahead`, it is started once more when this call is over, for the next one like it; so it must do nothing
+        before it has read its input, and end without any.
+        """
+        process = await self._process(host, command, ahead=ahead)
         try:
             async with asyncio.timeout(seconds):
                 out, err = await process.communicate(input)
@@ -145,10 +181,18 @@ class Connections:
         return Answer(process.exit_status, bytes(out or b""), bytes(err or b""))
 
     @contextlib.asynccontextmanager
-    async def stream(self, host: Host, command: str) -> AsyncIterator[asyncssh.SSHReader[bytes]]:
-        """The standard output of a command as it comes. Leaving the block ends the command."""
-        process: Any = await self._open_process(host, command)
+    async def stream(
+        self,
+        host: Host,
+        command: str,
+        *,
+        input: bytes = b"",  # noqa: A002
+        ahead: bool = False,
+    ) -> AsyncIterator[Reader]:
+        """The standard output of a command as it comes. Leaving the block ends the command. `ahead`: see `run`."""
+        process: Any = await self._process(host, command, ahead=ahead)
         try:
+            process.stdin.write(input)
             process.stdin.write_eof()
             yield process.stdout
         except (OSError, asyncssh.Error) as error:
@@ -165,16 +209,29 @@ class Connections:
 _kept: Connections | None = None
 
 
-async def _run_kept(host: Host, command: str, input: bytes, seconds: float) -> Answer:  # noqa: A002
+async def _run_kept(
+    host: Host,
+    command: str,
+    input: bytes,  # noqa: A002
+    seconds: float,
+    ahead: bool = False,
+) -> Answer:
     global _kept
     if _kept is None:
         _kept = Connections()
-    return await _kept.run(host, command, input=input, seconds=seconds)
+    return await _kept.run(host, command, input=input, seconds=seconds, ahead=ahead)
 
 
-def run(host: Host, command: str, *, input: bytes = b"", seconds: float = 45) -> Answer:  # noqa: A002
+def run(
+    host: Host,
+    command: str,
+    *,
+    input: bytes = b"",  # noqa: A002
+    seconds: float = 45,
+    ahead: bool = False,
+) -> Answer:
     """`Connections.run` for synchronous code."""
-    return background.wait_for(_run_kept(host, command, input, seconds))
+    return background.wait_for(_run_kept(host, command, input, seconds, ahead))
 
 
 def run_on_all(

@@ -227,8 +227,8 @@ class Setup:
         os.execve(argv[0], argv, env)
 
 
-def main():
-    setup = Setup(pathlib.Path(sys.argv[1]))
+def main(argv):
+    setup = Setup(pathlib.Path(argv[0]))
     try:
         source = setup.fetch_source()
         setup.command(source, setup.fetch_packages(source))
@@ -243,4 +243,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,10 +1,14 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    python3 detach.py start FOLDER     < {"argv": [...], "env": {...}, "files": {name: text}}
+    python3 detach.py start FOLDER     < {"argv": [...], "program": path, "env": {...}, "files": {name: text}}
                                                                          starts it, once in this folder's life
     python3 detach.py observe FOLDER '{"out": 0, "err": 0, "setup": 0}'  streams what is new, until the end
     python3 detach.py signal FOLDER TERM                                 to its process group
     python3 detach.py sweep NAME=VALUE                                   kills all that carry this in their environment
+    python3 detach.py wait [PROGRAM]   < ["start", FOLDER] and so on     waits for its words, as a line of JSON
+
+A command is an argv, or the `main(argv)` of a PROGRAM: a Python file that need not be an interpreter of its own. `wait`
+is started before it is needed, with everything loaded, because that takes longer than all that follows.
 
 The folder holds `pid` (of the keeper: pid and start time), `group`, `out`, `err`, `setup`, `facts.json`, `notes` and at
 the end `exit`. Standard library only, Python 3.9 or newer. Everything is observed from files, so that the portal may
@@ -14,14 +18,17 @@ die, come back and lose nothing.
 import contextlib
 import ctypes
 import fcntl
+import functools
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
+import select
 import signal
-import subprocess
 import sys
 import time
+import traceback
 
 STREAMS = ("setup", "out", "err")
 BLOCK = 256 * 1024
@@ -65,8 +72,8 @@ def start(folder):
         os.close(writable)
         if os.read(readable, 1) != b"1":
             sys.exit(f"did not start, see {folder}/keeper.log")
-        print("started")
-        return
+        print("started", flush=True)
+        os._exit(0)  # an interpreter's orderly end takes longer than all of this
     os.setsid()
     if os.fork():  # the keeper is no session leader's child: the end of this SSH session does not reach it
         os._exit(0)
@@ -91,32 +98,59 @@ def keep(folder, order, writable):
     os.write(writable, b"1")
     os.close(writable)
 
-    def as_command():
+    keeper = os.getpid()
+    command = os.fork()
+    if not command:
+        become(order, folder, keeper)
+    (folder / "group").write_text(f"{command}\n")
+    status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(command, signal.SIGKILL)  # what it left behind in its group
+    fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+    end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": time.time()}
+    write_whole(folder / "exit", json.dumps({**end, "fault": fault}))
+
+
+def become(order, folder, keeper):
+    """In the keeper's child: turn into the command, in a session of its own. Never returns."""
+    status = 1
+    try:
+        os.setsid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends when its keeper is killed
         for name in ("SIGTERM", "SIGHUP", "SIGINT"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+        if os.getppid() != keeper:
+            os._exit(status)  # it was killed before the call
+        for number, name in ((1, "out"), (2, "err")):
+            file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(file, number)
+        os.chdir(folder)
+        os.environ.update(order.get("env", {}))
+        if "program" in order:
+            load(order["program"]).main(order["argv"])
+            status = 0
+        else:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
+            os.execvp(order["argv"][0], order["argv"])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except OSError as error:
+        write_whole(folder / "fault", str(error))
+        status = 127
+    except Exception:  # noqa: BLE001 (whatever it is, the run's output says so)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
-    status, fault = None, ""
-    with open(folder / "out", "ab") as out, open(folder / "err", "ab") as err:
-        try:
-            command = subprocess.Popen(
-                order["argv"],
-                cwd=order.get("cwd") or str(folder),
-                env={**os.environ, **order.get("env", {})},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                preexec_fn=as_command,
-            )
-            (folder / "group").write_text(f"{command.pid}\n")
-            status = command.wait()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(command.pid, signal.SIGKILL)  # what it left behind in its group
-        except OSError as error:
-            status, fault = 127, str(error)
-    end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": time.time()}
-    write_whole(folder / "exit", json.dumps({**end, "fault": fault}))
+
+@functools.cache
+def load(path):
+    """The module of a program of one file. Python keeps it compiled beside it."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def is_alive(folder):
@@ -136,7 +170,8 @@ def observe(folder, offsets):
     files = {}
     facts = ""
     told = 0.0
-    pause = 0.005
+    quiet_since = time.monotonic()
+    keeper = end_of_keeper(folder)
 
     def tell(word, body=b""):
         to.write(json.dumps(word).encode() + b"\n" + body)
@@ -175,13 +210,24 @@ def observe(folder, offsets):
                 to.flush()
                 return
             continue
-        if moved or time.monotonic() - told > 1:
+        now = time.monotonic()
+        if moved:
+            quiet_since = now
+        if moved or now - told > 1:
             if not moved:
                 tell({"beat": time.time()})
-            told = time.monotonic()
+            told = now
             to.flush()
-        pause = 0.005 if moved else min(0.03, pause * 1.5)
-        time.sleep(pause)
+        # Often after something happened, for more is likely then; and at once when the keeper ends.
+        keeper.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8)))
+
+
+def end_of_keeper(folder):
+    """Something to poll, which wakes at the end of the keeper."""
+    poll = select.poll()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has ended; or Linux before 5.3
+        poll.register(os.pidfd_open(int((folder / "pid").read_text().split()[0])), select.POLLIN)
+    return poll
 
 
 def digest(path):
@@ -225,7 +271,15 @@ def sweep(mark):
 
 
 def main():
-    verb, target, *rest = sys.argv[1:]
+    words = sys.argv[1:]
+    if words[0] == "wait":
+        for program in words[1:]:
+            load(program)
+        line = sys.stdin.readline()
+        if not line:
+            return  # it was not needed
+        words = json.loads(line)
+    verb, target, *rest = words
     if verb == "start":
         start(pathlib.Path(target))
     elif verb == "observe":

@@ -1,0 +1,102 @@
+"""Commands that are started ahead of their need, over a kept connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncssh
+import pytest
+
+from portal import ssh
+
+
+@pytest.fixture
+async def node(monkeypatch):
+    """An SSH server whose command says which start of it this is, and the line it was given."""
+    monkeypatch.setattr(ssh, "AHEAD_AFTER", 0.0)
+    started: asyncio.Queue[asyncssh.SSHServerProcess[bytes]] = asyncio.Queue()
+    count = iter(range(1, 100))
+
+    async def command(process):
+        number = next(count)
+        started.put_nowait(process)
+        line = await process.stdin.readline()
+        process.stdout.write(b"%d %s" % (number, line))
+        process.exit(0)
+
+    private, public = ssh.new_key("host")
+    ours, ours_public = ssh.new_key("portal")
+
+    class Door(asyncssh.SSHServer):
+        def connection_made(self, conn):
+            self.connection = conn
+
+        def begin_auth(self, username):
+            self.connection.set_authorized_keys(asyncssh.import_authorized_keys(ours_public))
+            return True
+
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=Door,
+        server_host_keys=[asyncssh.import_private_key(private)],
+        process_factory=command,
+        encoding=None,
+    )
+    host = ssh.Host("node", "127.0.0.1", server.get_port(), "u", ours, public)
+    connections = ssh.Connections()
+    yield host, connections, started
+    connections.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_next_call_finds_its_command_started(node):
+    host, connections, started = node
+    for n in (1, 2, 3):
+        answer = await connections.run(host, "x", input=b"a line\n", ahead=True)
+        assert answer.text == f"{n} a line"
+        await started.get()
+        await asyncio.wait_for(_not_empty(started), 10)
+
+
+async def _not_empty(queue):
+    queue.put_nowait(await queue.get())
+    return True
+
+
+async def test_without_being_asked_for_nothing_is_started_ahead(node):
+    host, connections, started = node
+    for n in (1, 2):
+        assert (await connections.run(host, "x", input=b"a\n")).text == f"{n} a"
+    assert started.qsize() == 2
+
+
+async def test_one_that_ended_before_its_call_is_not_used(node):
+    host, connections, started = node
+    await connections.run(host, "x", input=b"a\n", ahead=True)
+    await started.get()
+    waiting = await asyncio.wait_for(started.get(), 10)
+    waiting.exit(98)
+    await waiting.wait_closed()
+    await connections.run(host, "other", input=b"a\n")  # a round trip, so that the end has arrived
+    assert (await connections.run(host, "x", input=b"b\n", ahead=True)).text == "4 b"
+
+
+async def test_a_stream_is_told_its_words_as_well(node):
+    host, connections, started = node
+    for n in (1, 2):
+        async with connections.stream(host, "x", input=b"words\n", ahead=True) as out:
+            assert await out.read() == b"%d words\n" % n
+        await started.get()
+        await asyncio.wait_for(_not_empty(started), 10)
+
+
+async def test_what_waits_goes_with_its_connection(node):
+    host, connections, started = node
+    await connections.run(host, "x", input=b"a\n", ahead=True)
+    await started.get()
+    waiting = await asyncio.wait_for(started.get(), 10)
+    connections.drop(host)
+    await asyncio.wait_for(waiting.wait_closed(), 10)
+    assert (await connections.run(host, "x", input=b"b\n", ahead=True)).text == "3 b"
