@@ -6,6 +6,8 @@ Writes what it does to FOLDER/setup, what it found to FOLDER/facts.json, and bec
 status is the command's. Standard library only, Python 3.9 or newer.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import ipaddress
 import json
@@ -39,6 +41,166 @@ class SetupFailed(Exception):
     def __init__(self, message, evidence="", advice=""):
         super().__init__(message)
         self.facts = {"message": message, "evidence": evidence[-1500:], "advice": advice}
+
+
+class GitFailed(Exception):
+    def __init__(self, said):
+        super().__init__(said)
+        self.said = said
+
+
+class Git:
+    """Calls git: `git("fetch", …)`. Returns what it printed; raises `GitFailed` with what it said."""
+
+    SETTINGS = (
+        "http.followRedirects=false",
+        "protocol.file.allow=never",
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "advice.detachedHead=false",
+    )
+
+    def __init__(self, options, env):
+        self.argv = ["git", *options]
+        for setting in self.SETTINGS:
+            self.argv += ["-c", setting]
+        self.env = env
+        self.holds = []  # descriptors
+
+    def __call__(self, *words):
+        done = subprocess.run(
+            [*self.argv, *words],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            pass_fds=self.holds,
+        )
+        said = (done.stderr + done.stdout).decode(errors="replace").strip()
+        if done.returncode:
+            raise GitFailed(said)
+        self.said = said
+        return done.stdout.decode(errors="replace")
+
+
+class Mirrors:
+    """Repositories that runs of this workspace have used, so that only what is new is fetched.
+
+    The repository itself is asked each time, and a mirror that has what it lists needs no fetch. A run gets hard links
+    of a mirror's objects and depends on it no longer. A mirror that makes git fail is thrown away and made anew. All of
+    it under a lock that the kernel takes from whoever dies.
+    """
+
+    MOST = 20  # mirrors; the ones that were not used for longest go
+    MOST_FILES = 200  # of objects in one mirror, before it is packed anew
+    HEAD_IS_NOW = re.compile(r"^HEAD is now at [0-9a-f]+ ?(.*)$", re.MULTILINE)
+
+    def __init__(self, git, folder):
+        self.git = git
+        self.folder = folder
+
+    def check_out(self, url, listing, reference, source):
+        """The commit and its subject; the commit is None when the repository has no such reference."""
+        mirror = self.folder / hashlib.sha256(url.encode()).hexdigest()[:24]
+        while True:
+            known = mirror.is_dir()
+            try:
+                with self.locked(mirror):
+                    self.update(mirror, url, listing)
+                    commit = self.find(mirror, reference)
+                    if commit is None:
+                        return None, ""
+                    self.copy(mirror, url, commit, source)
+                self.git("-C", str(source), "checkout", "--force", "--detach", commit, "--")
+            except (GitFailed, OSError):
+                with self.locked(mirror):
+                    shutil.rmtree(mirror, ignore_errors=True)
+                if not known:
+                    raise
+            else:
+                said = self.HEAD_IS_NOW.search(self.git.said)
+                return commit, said.group(1) if said else ""
+
+    @contextlib.contextmanager
+    def locked(self, mirror, how=fcntl.LOCK_EX):
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(f"{mirror}.lock", "a") as lock:
+            fcntl.flock(lock, how)
+            self.git.holds.append(lock.fileno())  # if we are killed, git has the lock until it ends too
+            try:
+                yield
+            finally:
+                self.git.holds.pop()
+
+    def update(self, mirror, url, listing):
+        """Have what the repository lists now."""
+        seen = mirror / "listing"  # what was listed when it was last fetched
+        if not seen.exists():
+            shutil.rmtree(mirror, ignore_errors=True)
+            self.make_room()
+            self.git("init", "--quiet", "--bare", "--template=", str(mirror))
+        elif seen.read_text() == listing:
+            os.utime(seen)
+            return
+        seen.write_text("")  # whatever happens from here on, it is fetched again
+        names = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
+        if "\tHEAD\n" in listing:
+            names.append("+HEAD:refs/remotes/origin/HEAD")
+        at = ["--git-dir", str(mirror)]
+        self.git(*at, "fetch", "--quiet", "--prune", "--no-tags", "--", url, *names)
+        if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > self.MOST_FILES:
+            self.git(*at, "gc", "--quiet", "--force", "--prune=now")
+        self.git(*at, "pack-refs", "--all")
+        seen.write_text(listing)
+
+    def make_room(self):
+        kept = sorted(self.folder.glob("*/listing"), key=lambda seen: seen.stat().st_mtime)
+        for seen in kept[: max(0, len(kept) - self.MOST + 1)]:
+            with contextlib.suppress(BlockingIOError), self.locked(seen.parent, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(seen.parent, ignore_errors=True)
+
+    def find(self, mirror, reference):
+        found = {}
+        name = ""
+        packed = mirror / "packed-refs"
+        for line in packed.read_text().splitlines() if packed.exists() else []:
+            if line.startswith("^"):
+                found[name] = line[1:]  # what the tag above points to
+            elif not line.startswith("#"):
+                commit, _, name = line.partition(" ")
+                found[name] = commit
+        for name in (f"refs/remotes/origin/{reference or 'HEAD'}", f"refs/tags/{reference}"):
+            if name in found:
+                return found[name]
+        if not COMMIT.fullmatch(reference):
+            return None
+        with contextlib.suppress(GitFailed):
+            words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
+            return self.git("--git-dir", str(mirror), *words).strip()
+
+    def copy(self, mirror, url, commit, source):
+        """A repository of the run's own, as a clone would be."""
+        shutil.rmtree(source, ignore_errors=True)
+        own = source / ".git"
+        shutil.copytree(mirror / "objects", own / "objects", copy_function=link)
+        (own / "refs").mkdir()
+        shutil.copy(mirror / "packed-refs", own / "packed-refs")
+        (own / "HEAD").write_text(f"{commit}\n")
+        origin = json.dumps(url, ensure_ascii=False)
+        (own / "config").write_text(
+            "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+            f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+        )
+
+
+def link(file, to):
+    """Objects never change, so they may be shared; where the filesystem has no links, they are copied."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy(file, to)
 
 
 class Setup:
@@ -104,6 +266,7 @@ class Setup:
         protocols = "https:ssh:http" if self.order["allow_this_machine"] else "https:ssh"
         return {
             **{name: os.environ[name] for name in keep if name in os.environ},
+            "COXSWAIN_RUN": self.order["environment"]["COXSWAIN_RUN"],  # so that none is left behind
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(empty_home),
             "LANG": "C.UTF-8",
@@ -116,6 +279,7 @@ class Setup:
         }
 
     def fetch_source(self):
+        """The repository in FOLDER/src, at the commit that the reference names now."""
         url, reference = self.order["git_url"], self.order["reference"]
         if NO_NAME.search(reference):
             raise SetupFailed(
@@ -125,37 +289,22 @@ class Setup:
             raise SetupFailed("git is not installed on the head node.")
         source, empty_home = self.folder / "src", self.folder / "git-home"
         empty_home.mkdir(exist_ok=True)
-        env = self.git_environment(empty_home)
-        git = ["git", *self.address_of(url)]
-        for setting in (
-            "http.followRedirects=false",
-            "protocol.file.allow=never",
-            "core.hooksPath=/dev/null",
-            "core.fsmonitor=false",
-        ):
-            git += ["-c", setting]
+        git = Git(self.address_of(url), self.git_environment(empty_home))
         self.know(phase="clone")
         self.say(f"Cloning {url}")
-        clone = [*git, "clone", "--quiet", "--no-checkout", "--", url, str(source)]
         advice = "Check that the Git URL is right and may be read without a password."
-        self.run(clone, env, "The source could not be cloned.", advice)
-        here = [*git, "-C", str(source)]
-        candidates = [f"refs/remotes/origin/{reference}", f"refs/tags/{reference}"] if reference else ["HEAD"]
-        if COMMIT.fullmatch(reference):
-            candidates.append(reference)
-        for candidate in candidates:
-            found = subprocess.run(
-                [*here, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{candidate}^{{commit}}"],
-                env=env, capture_output=True, check=False)  # fmt: skip
-            if found.returncode == 0:
-                commit = found.stdout.decode().strip()
-                break
-        else:
+        try:
+            listing = git("ls-remote", "--quiet", "--", url, "HEAD", "refs/heads/*", "refs/tags/*")
+            commit, subject = Mirrors(git, pathlib.Path(self.order["shared"], ".sources")).check_out(
+                url, listing, reference, source
+            )
+        except GitFailed as failure:
+            self.say(failure.said)
+            raise SetupFailed("The source could not be cloned.", failure.said, advice) from failure
+        if commit is None:
             raise SetupFailed(
                 f"The repository has no branch, tag or commit {reference}.", "", "Check the reference of the job."
             )
-        self.run([*here, "checkout", "--quiet", "--detach", commit, "--"], env, "The source could not be checked out.")
-        subject = self.run([*here, "log", "-1", "--format=%s", commit, "--"], env, "The source could not be read.")
         self.know(commit=commit, subject=subject[:200])
         self.say(f"At {commit[:12]}, {subject[:200]}")
         shutil.rmtree(empty_home, ignore_errors=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -46,9 +49,12 @@ def server(tmp_path):
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         redirect_to = None
+        before = None
 
         def do_GET(self):
             asked.append(self.path)
+            if self.before:
+                self.before(self.path)
             if self.redirect_to and self.path.startswith("/moved/"):
                 self.send_response(302)
                 self.send_header("Location", self.redirect_to + self.path.removeprefix("/moved"))
@@ -78,7 +84,7 @@ def run(tmp_path, server):
     (engine / "bin" / "python").symlink_to(sys.executable)
     count = iter(range(100))
 
-    def go(url=None, reference="", command=("ex.py", "1"), here=True, env=None):
+    def start(url=None, reference="", command=("ex.py", "1"), here=True, env=None):
         folder = tmp_path / f"run-{next(count)}"
         folder.mkdir()
         order = {
@@ -93,16 +99,26 @@ def run(tmp_path, server):
             "environment": {"COXSWAIN_RUN": "r1"},
         }
         (folder / "job.json").write_text(json.dumps(order))
-        done = subprocess.run(
-            [sys.executable, "-I", str(PROGRAM), str(folder)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **(env or {})},
-            check=False,
-        )
+        with (folder / "out").open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-I", str(PROGRAM), str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        process.folder = folder
+        return process
+
+    def go(*words, **order):
+        process = start(*words, **order)
+        process.wait(60)
+        folder = process.folder
         facts = json.loads((folder / "facts.json").read_text()) if (folder / "facts.json").exists() else {}
+        done = subprocess.CompletedProcess(process.args, process.returncode, (folder / "out").read_text())
         return done, facts, (folder / "setup").read_text()
 
+    go.start = start
     return go
 
 
@@ -190,3 +206,161 @@ def test_the_words_of_the_command_arrive_as_they_are(run, repository, tmp_path, 
     done, _, _ = run(command=("ex.py", word))
     assert f"<ex.py>\n<{word}>\n" in done.stdout
     assert not list(tmp_path.rglob("pwned"))
+
+
+# Mirrors: what was fetched once is fetched once, and the source is right whatever happened to it
+
+
+def source_of(setup_folder):
+    return (setup_folder / "src" / "ex.py").read_text()
+
+
+def second_commit(repository, text):
+    (repository / "ex.py").write_text(text)
+    git(repository, "commit", "--quiet", "-am", text)
+    git(repository, "update-server-info")
+    return git(repository, "rev-parse", "main")
+
+
+def objects_asked(server):
+    return [path for path in server.asked if "/objects/" in path]
+
+
+def mirrors(tmp_path):
+    return [path for path in (tmp_path / "shared" / ".sources").iterdir() if path.is_dir()]
+
+
+def test_what_a_run_has_fetched_is_not_fetched_again(run, repository, server, tmp_path):
+    run()
+    assert objects_asked(server)
+    server.asked.clear()
+    _, facts, _ = run()
+    assert server.asked, "the repository itself is asked what it has"
+    assert not objects_asked(server)
+    assert facts["commit"] == git(repository, "rev-parse", "main")
+    assert facts["subject"] == "Second, <b>bold</b>"
+    assert source_of(tmp_path / "run-1") == "print('second')\n"
+
+
+def test_a_branch_that_moved_is_fetched(run, repository, tmp_path):
+    run()
+    moved = second_commit(repository, "print('third')\n")
+    _, facts, _ = run()
+    assert facts["commit"] == moved
+    assert source_of(tmp_path / "run-1") == "print('third')\n"
+
+
+def test_a_branch_that_moved_back_is_followed_too(run, repository, tmp_path):
+    run()
+    first = git(repository, "rev-parse", "v1")
+    git(repository, "reset", "--quiet", "--hard", "v1")
+    git(repository, "update-server-info")
+    _, facts, _ = run()
+    assert facts["commit"] == first
+    assert source_of(tmp_path / "run-1") == "print('first')\n"
+
+
+def test_a_branch_that_is_gone_is_not_found_in_what_was_fetched_before(run, repository):
+    run(reference="feature/x")
+    git(repository, "branch", "-D", "feature/x")
+    git(repository, "update-server-info")
+    done, facts, _ = run(reference="feature/x")
+    assert done.returncode == 70
+    assert "no branch, tag or commit feature/x" in facts["failure"]["message"]
+
+
+def test_the_source_is_a_repository_of_its_own(run, repository, tmp_path):
+    run()
+    for mirror in mirrors(tmp_path):
+        shutil.rmtree(mirror)
+    source = tmp_path / "run-0" / "src"
+    assert git(source, "fsck", "--full") == ""
+    assert git(source, "log", "-1", "--format=%s") == "Second, <b>bold</b>"
+    assert git(source, "rev-parse", "origin/main") == git(repository, "rev-parse", "main")
+    assert git(source, "status", "--porcelain") == ""
+
+
+def break_an_object(mirror):
+    for path in (mirror / "objects").rglob("*"):
+        if path.is_file() and not path.name.endswith(".idx"):
+            path.chmod(0o600)
+            path.unlink()
+            path.write_bytes(b"broken")
+
+
+def leave_half_a_fetch(mirror):
+    """As one that was killed leaves it: git's lock, and no listing that is believed."""
+    (mirror / "packed-refs.lock").touch()
+    (mirror / "listing").write_text("")
+
+
+@pytest.mark.parametrize(
+    "harm", [break_an_object, leave_half_a_fetch, lambda mirror: (mirror / "packed-refs").unlink(),
+             lambda mirror: (mirror / "HEAD").unlink(), lambda mirror: (mirror / "listing").unlink()]
+)  # fmt: skip
+def test_a_mirror_that_is_broken_is_made_anew(run, repository, tmp_path, harm):
+    run()
+    (mirror,) = mirrors(tmp_path)
+    harm(mirror)
+    moved = second_commit(repository, "print('third')\n")
+    for n in (1, 2):
+        done, facts, _ = run()
+        assert done.returncode == 0
+        assert facts["commit"] == moved
+        assert source_of(tmp_path / f"run-{n}") == "print('third')\n"
+
+
+def test_a_run_that_is_killed_while_it_fetches_leaves_the_next_one_a_good_source(run, repository, server, tmp_path):
+    started, gate = threading.Event(), threading.Event()
+
+    def hold(path):
+        if "/objects/" in path:
+            started.set()
+            gate.wait(20)
+
+    run()
+    moved = second_commit(repository, "print('third')\n")
+    server.handler.before = staticmethod(hold)
+    first = run.start()
+    assert started.wait(20)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    gate.set()
+    server.handler.before = None
+    _, facts, _ = run()
+    assert facts["commit"] == moved
+    assert source_of(tmp_path / "run-2") == "print('third')\n"
+
+
+def test_runs_at_once_of_one_repository_each_get_its_source(run, repository, tmp_path):
+    for commit in ("print('third')\n", "print('fourth')\n"):  # without a mirror, and with one that is behind
+        runs = [run.start() for _ in range(4)]
+        assert [one.wait(30) for one in runs] == [0] * 4
+        for one in runs:
+            assert json.loads((one.folder / "facts.json").read_text())["commit"] == git(repository, "rev-parse", "main")
+            assert source_of(one.folder) == (repository / "ex.py").read_text()
+            assert git(one.folder / "src", "fsck", "--full") == ""
+        second_commit(repository, commit)
+    assert len(mirrors(tmp_path)) == 1
+
+
+def test_only_so_many_mirrors_are_kept_and_the_last_ones_used(run, repository, server, tmp_path):
+    program = importlib.util.spec_from_file_location("job_program", PROGRAM)
+    job = importlib.util.module_from_spec(program)
+    program.loader.exec_module(job)
+    for n in range(job.Mirrors.MOST + 2):
+        _, facts, _ = run(url=f"{server.url}/source/.git{'/' * n}")
+        assert facts["commit"]
+        run()  # used all the time
+    assert len(mirrors(tmp_path)) == job.Mirrors.MOST
+    server.asked.clear()
+    run()
+    assert not objects_asked(server)
+
+
+def test_an_empty_repository_is_said_in_words(run, server, tmp_path):
+    subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "empty")], check=True)
+    git(tmp_path / "empty", "update-server-info")
+    done, facts, _ = run(url=f"{server.url}/empty")
+    assert done.returncode == 70
+    assert "no branch, tag or commit" in facts["failure"]["message"]
