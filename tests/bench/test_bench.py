@@ -35,20 +35,27 @@ async def launch(client, job):
     page = (await asyncio.to_thread(client.send, f"/jobs/{job}/run/", fields)).decode()
     run = client.at.strip("/").split("/")[1]
     output = page.split('data-output="')[1].split('"')[0]
-    first = end = finished = None
-    async with client.live() as socket:
+    first = end = None
+    changed = asyncio.Event()
+
+    async def fetch():
+        """The page's head, one fetch at a time, while the socket goes on. Returns when it says FINISHED."""
+        headers = {"HX-Request": "true", "HX-Target": "run-head"}
+        while True:
+            await changed.wait()
+            changed.clear()
+            if b"FINISHED" in await asyncio.to_thread(client.get, f"/runs/{run}/", **headers):
+                return time.time()
+
+    async with client.live() as socket, asyncio.TaskGroup() as group:
+        fetching = group.create_task(fetch())
         await socket.send(json.dumps({"watch": [f"run.{run}"]}))
         cursor = 0
         await socket.send(ask(output, 0))
-        while finished is None or end is None:
+        while end is None or not fetching.done():
             message = await socket.recv()
             if isinstance(message, str):
-                if "changed" in message and finished is None:
-                    part = await asyncio.to_thread(
-                        client.get, f"/runs/{run}/", **{"HX-Request": "true", "HX-Target": "run-head"}
-                    )
-                    if b"FINISHED" in part:
-                        finished = time.time()
+                changed.set()  # the page fetches once when it is connected, and then whenever something changed
                 continue
             header, body = parse(message)
             cursor = header["next"]
@@ -58,7 +65,7 @@ async def launch(client, job):
                 if line.startswith(b"END"):
                     end = float(line.split()[1])
             await socket.send(ask(output, cursor, ended=header["ended"], kept=header["kept"]))
-    return first - began, finished - end
+    return first - began, fetching.result() - end
 
 
 def test_launch(portal, client, small, job, table):
