@@ -66,9 +66,6 @@ def launch(work: Work) -> None:
             "COXSWAIN_NODES": str(cluster.node_count),
         },
     }
-    with transaction.atomic():
-        work.prove()
-        Run.objects.filter(pk=run.pk).update(cores=cluster.cores)
     # One call for all of it: every round trip is launch latency.
     detached.start(
         head.host,
@@ -81,7 +78,8 @@ def launch(work: Work) -> None:
     )
     with transaction.atomic():
         work.prove()
-        run.move(Run.Status.INPROGRESS, started=now())
+        # The source comes first; what the node says of it later is written down by the watch process.
+        run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone")
         live.ring(live.WATCH, *run.live_names())
 
 

@@ -177,13 +177,14 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "run": found,
         "task": task,
         "steps": _steps(found, task),
-        "viewer": viewer(found.output),
         "may_change": Run.objects.all().may_change(request.user, found),
         "key": uuid4(),
     }
-    target = request.headers.get("HX-Target")
-    part = {"run-head": "jobs/run.html#head", "run-facts": "jobs/run.html#facts"}.get(target or "", "jobs/run.html")
-    return render(request, part, context)
+    target = request.headers.get("HX-Target", "")
+    part = {"run-head": "jobs/run.html#head", "run-facts": "jobs/run.html#facts"}.get(target)
+    if part is None:
+        context["viewer"] = viewer(found.output)
+    return render(request, part or "jobs/run.html", context)
 
 
 @login_required

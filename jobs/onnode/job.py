@@ -97,9 +97,10 @@ class Mirrors:
     MOST_FILES = 200  # of objects in one mirror, before it is packed anew
     HEAD_IS_NOW = re.compile(r"^HEAD is now at [0-9a-f]+ ?(.*)$", re.MULTILINE)
 
-    def __init__(self, git, folder):
+    def __init__(self, git, folder, say):
         self.git = git
         self.folder = folder
+        self.say = say
 
     def check_out(self, url, listing, reference, source):
         """The commit and its subject; the commit is None when the repository has no such reference."""
@@ -138,12 +139,15 @@ class Mirrors:
         """Have what the repository lists now."""
         seen = mirror / "listing"  # what was listed when it was last fetched
         if not seen.exists():
+            self.say(f"Cloning {url}")
             shutil.rmtree(mirror, ignore_errors=True)
             self.make_room()
             self.git("init", "--quiet", "--bare", "--template=", str(mirror))
         elif seen.read_text() == listing:
             os.utime(seen)
             return
+        else:
+            self.say(f"Fetching what is new in {url}")
         seen.write_text("")  # whatever happens from here on, it is fetched again
         names = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
         if "\tHEAD\n" in listing:
@@ -208,7 +212,7 @@ class Setup:
         self.folder = folder
         self.order = json.loads((folder / "job.json").read_text())
         self.log = (folder / "setup").open("ab", buffering=0)
-        self.facts = {}
+        self.facts = {"phase": "clone"}  # as the portal takes it to be
 
     def say(self, sentence):
         self.log.write(f"{sentence}\n".encode(errors="replace"))
@@ -290,14 +294,11 @@ class Setup:
         source, empty_home = self.folder / "src", self.folder / "git-home"
         empty_home.mkdir(exist_ok=True)
         git = Git(self.address_of(url), self.git_environment(empty_home))
-        self.know(phase="clone")
-        self.say(f"Cloning {url}")
         advice = "Check that the Git URL is right and may be read without a password."
         try:
             listing = git("ls-remote", "--quiet", "--", url, "HEAD", "refs/heads/*", "refs/tags/*")
-            commit, subject = Mirrors(git, pathlib.Path(self.order["shared"], ".sources")).check_out(
-                url, listing, reference, source
-            )
+            mirrors = Mirrors(git, pathlib.Path(self.order["shared"], ".sources"), self.say)
+            commit, subject = mirrors.check_out(url, listing, reference, source)
         except GitFailed as failure:
             self.say(failure.said)
             raise SetupFailed("The source could not be cloned.", failure.said, advice) from failure

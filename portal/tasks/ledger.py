@@ -176,14 +176,14 @@ def _run(task: Task) -> None:
             with transaction.atomic():
                 task.started = now()
                 work.prove(started=task.started)
-                plan.begin(task)
-                task.changed()
+                plan.begin(task)  # pages hear of it with the first step
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
             work.look_for_cancel()
             for record, step in steps:
                 work.perform(record, step)
+            work.save()
         except Cancelled:
             work.take_back(steps)
             work.finish(plan, TaskStatus.CANCELLED)
@@ -239,6 +239,7 @@ class Work:
     task: Task
     record: Step | None = None
     _unsaved: list[str] = field(default_factory=list)
+    _done: Step | None = None  # finished, to be saved together with the start of the next one
 
     @property
     def subject(self) -> Any:
@@ -268,6 +269,9 @@ class Work:
         self.look_for_cancel()
 
     def _store(self, detail: str | None = None) -> None:
+        if self._done is not None:
+            self._done.save()
+            self._done = None
         if self.record is not None:
             if detail is not None:
                 self.record.detail = redact(detail)[:300]
@@ -315,6 +319,8 @@ class Work:
         return [(records[step.name], step) for step in plan.steps]
 
     def perform(self, record: Step, step: StepPlan) -> None:
+        if self._done:
+            self.look_for_cancel()  # lest a step is begun that nobody wants any more
         self.record = record
         if record.status == StepStatus.DONE:
             return
@@ -326,7 +332,9 @@ class Work:
         self._call(step.do, step)
         failpoint(f"{self.task.kind}.{step.name}.after")
         record.status, record.finished, record.attempts = StepStatus.DONE, now(), 0
-        self.save(self._unsaved[-1] if self._unsaved else "")  # what it found, in place of what it waited for
+        # What it found, in place of what it waited for.
+        record.detail = self._unsaved[-1][:300] if self._unsaved else ""
+        self._done, self.record = record, None
 
     def take_back(self, steps: Sequence[tuple[Step, StepPlan]]) -> None:
         """Undo every step that was begun, the last one first. Like doing, undoing may be repeated."""

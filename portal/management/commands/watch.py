@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from django.core.management import BaseCommand
+from django.db import connections
 
 from portal.tasks import watch
 
@@ -12,4 +13,5 @@ class Command(BaseCommand):
     help = "Look after tasks, runs and nodes. Any number may be started; one of them leads."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        connections.settings["default"]["CONN_MAX_AGE"] = None  # one thread asks it, all the time
         asyncio.run(watch.main())
