@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.contrib import messages
@@ -173,7 +174,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
 def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _run_for(request, uuid, Can.VIEW)
     task = found.last_task
-    context = {
+    context: dict[str, Any] = {
         "run": found,
         "task": task,
         "steps": _steps(found, task),

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
 RECHECK = 2.0  # seconds a permission is believed
+RELOAD = 0.5  # seconds a session is believed: what a page asks for as it opens reads it once
 BEAT = 10.0
 MOST_WATCHED = 20
 
@@ -41,6 +42,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.following: asyncio.Task[None] | None = None
         self.jobs: list[asyncio.Task[None]] = []
         self.checked = time.monotonic()
+        self.person: Any = None
+        self.person_at = 0.0  # when the session was read
         await self.accept()
         if not await self._ask([]):
             return
@@ -155,19 +158,33 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     # Permission
 
+    async def refusal(self, names: list[str]) -> int | None:
+        """The close code, if the session is over or the person may not see one of these."""
+        if self._knows_person() and all(_is_believed(self.person, name) for name in names):
+            return None
+        return await self._refusal(names)
+
+    def _knows_person(self) -> bool:
+        return self.person is not None and time.monotonic() - self.person_at < RELOAD
+
     @database_sync_to_async
-    def refusal(self, names: list[str]) -> int | None:
-        """The close code, if the session is over or the person may not see one of these. Reads all of it anew."""
+    def _refusal(self, names: list[str]) -> int | None:
+        if not self._knows_person():
+            self.person = self._read_person()
+            self.person_at = time.monotonic()
+        if self.person is None:
+            return SIGNED_OUT
+        return None if all(_may_see(self.person, name) for name in names) else GONE
+
+    def _read_person(self) -> Any:
         session = self.scope.get("session")
         if session is None:
-            return SIGNED_OUT
+            return None
         request = HttpRequest()
         # Not the scope's own, which was loaded once: a session that has ended since must not go on here.
         request.session = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
         user = get_user(request)
-        if not user.is_authenticated or not user.is_active:
-            return SIGNED_OUT
-        return None if all(_may_see(user, name) for name in names) else GONE
+        return user if user.is_authenticated and user.is_active else None
 
 
 # (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and
@@ -175,10 +192,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
 _believed: dict[tuple[int, str], float] = {}
 
 
+def _is_believed(user: Any, name: str) -> bool:
+    return time.monotonic() - _believed.get((user.pk, name), -RECHECK) < RECHECK
+
+
 def _may_see(user: Any, name: str) -> bool:
-    now = time.monotonic()
-    if now - _believed.get((user.pk, name), -RECHECK) < RECHECK:
+    if _is_believed(user, name):
         return True
+    now = time.monotonic()
     if not _sees(user, name):
         _believed.pop((user.pk, name), None)
         return False

@@ -75,10 +75,10 @@ class Reader:
 
     async def look(self) -> None:
         """Read what is new, and let everybody who waits have it."""
-        before = self.state.head
-        if not self.newest and not before:
-            self.newest_from = before = await _tail(self.output)
-        self.output, pieces, self.more = await _news(self.output.pk, before)
+        after = self.state.head or None
+        self.output, begin, pieces, self.more = await _news(self.output.pk, after)
+        if after is None:
+            self.newest_from = begin
         self.newest.extend(pieces)
         size = self.output.head - self.newest_from
         while self.newest and size > KEPT_BYTES:
@@ -166,24 +166,22 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
 
 
 @database_sync_to_async
-def _tail(output: Output) -> int:
-    return store.tail_position(Output.objects.get(pk=output.pk))
+def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Piece], bool]:
+    """The output, what is new of it and where that begins, and whether there is still more.
 
-
-@database_sync_to_async
-def _news(pk: int, after: int) -> tuple[Output, list[store.Piece], bool]:
-    """The output, what is new of it, and whether there is still more: then its `head` is where we have come to."""
+    `after` None: what a page opens with. When there is more, the output's `head` is where we have come to.
+    """
     output = Output.objects.get(pk=pk)
     pieces: list[store.Piece] = []
-    at = after
-    while at < output.head and at - after < KEPT_BYTES:
+    at = begin = store.tail_position(output) if after is None else after
+    while at < output.head and at - begin < KEPT_BYTES:
         new = store.read(output, at, until=output.head, limit=1024 * 1024)
         pieces += new
         at = new[-1].position + len(new[-1].data)
     more = at < output.head
     output.head = at
     output.ended = output.ended and not more
-    return output, pieces, more
+    return output, begin, pieces, more
 
 
 @database_sync_to_async

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 GAP = 0.1  # seconds between two, in the long run
-AT_ONCE = 3  # that may follow each other without a gap, after a quiet time
+AT_ONCE = 4  # that may follow each other without a gap, after a quiet time
 
 
 class Pace:
