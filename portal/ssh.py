@@ -22,7 +22,7 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300  # how long a connection nobody uses is kept
-AHEAD_AFTER = 0.25  # seconds; what is started for the next call must not slow down this one
+AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
 
 
 @dataclass(frozen=True)

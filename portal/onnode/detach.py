@@ -28,7 +28,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 
 STREAMS = ("setup", "out", "err")
 BLOCK = 256 * 1024
@@ -138,7 +137,7 @@ def become(order, folder, keeper):
         write_whole(folder / "fault", str(error))
         status = 127
     except Exception:  # noqa: BLE001 (whatever it is, the run's output says so)
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stderr.flush()
         os._exit(status)

@@ -42,6 +42,7 @@ class StepPlan:
     undo: Callable[[Work], None] | None = None
     tries: int = 6
     limit: timedelta = timedelta(minutes=20)  # how long it may wait in all
+    looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ class Work:
     task: Task
     record: Step | None = None
     _unsaved: list[str] = field(default_factory=list)
-    _done: Step | None = None  # finished, to be saved together with the start of the next one
+    _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
 
     @property
     def subject(self) -> Any:
@@ -269,9 +270,9 @@ class Work:
         self.look_for_cancel()
 
     def _store(self, detail: str | None = None) -> None:
-        if self._done is not None:
-            self._done.save()
-            self._done = None
+        for record in self._done:
+            record.save()
+        self._done = []
         if self.record is not None:
             if detail is not None:
                 self.record.detail = redact(detail)[:300]
@@ -327,14 +328,16 @@ class Work:
         self._count_attempt(step)
         if record.status != StepStatus.RUNNING:
             record.status, record.started, record.finished = StepStatus.RUNNING, now(), None
-        self.save()
+        if not step.looks:
+            self.save()
         failpoint(f"{self.task.kind}.{step.name}.before")
         self._call(step.do, step)
         failpoint(f"{self.task.kind}.{step.name}.after")
         record.status, record.finished, record.attempts = StepStatus.DONE, now(), 0
         # What it found, in place of what it waited for.
         record.detail = self._unsaved[-1][:300] if self._unsaved else ""
-        self._done, self.record = record, None
+        self._done.append(record)
+        self.record = None
 
     def take_back(self, steps: Sequence[tuple[Step, StepPlan]]) -> None:
         """Undo every step that was begun, the last one first. Like doing, undoing may be repeated."""

@@ -74,10 +74,10 @@ def test_launch(portal, client, small, job, table):
     portal.call("on_node", cluster=small, command="cat > ~/hello.py <<'EOF'\n" + _program("hello.py") + "EOF")
     firsts, ends, floors, floor_ends = [], [], [], []
     for _ in range(ROUNDS):
+        until(lambda: not _busy(portal, job), what="the run before")  # its cleaning up would slow down both
         floor, floor_end = portal.call("floor_launch", cluster=small, command="~/hello.py")
         floors.append(floor)
         floor_ends.append(floor_end)
-        until(lambda: not _busy(portal, job), what="the run before")
         first, end = asyncio.run(launch(client, job))
         firsts.append(first)
         ends.append(end)
