@@ -30,6 +30,7 @@ from portal.tasks.watch import Bell
 logger = logging.getLogger(__name__)
 
 HOLD_PARTIAL = 0.3  # seconds that the beginning of a line is held back, hoping for its end
+HOLD_SETUP = 0.05  # seconds that what was prepared is held back, hoping for the command's first line
 MOST_BUFFERED = 1024 * 1024
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
 STREAMS = {"out": Stream.STDOUT, "err": Stream.STDERR, "setup": Stream.SETUP}
@@ -71,14 +72,22 @@ class Buffer:
 
     pieces: list[tuple[Stream, bytearray]] = field(default_factory=list)
     size: int = 0
-    new: bool = False  # since the last `take`
+    new: bool = False  # output of the command has come since the last `take`
+    setup_since: float | None = None  # what was said of its preparation waits since then
     partial_since: float | None = None  # when all that was left was the beginning of a line
 
-    def hold(self) -> float:
-        """Seconds until `take` may have something to give."""
-        if self.new or self.partial_since is None:
+    def hold(self) -> float | None:
+        """Seconds until it is worth to `take`. None: until more comes."""
+        if self.new:
             return 0.0
-        return max(0.0, self.partial_since + HOLD_PARTIAL - time.monotonic())
+        due = [self.setup_since + HOLD_SETUP] if self.setup_since is not None else []
+        if self.partial_since is not None:
+            due.append(self.partial_since + HOLD_PARTIAL)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def note(self) -> None:
+        """There is news of the preparation, in these bytes or elsewhere."""
+        self.setup_since = self.setup_since or time.monotonic()
 
     def add(self, stream: Stream, data: bytes) -> None:
         if self.pieces and self.pieces[-1][0] == stream:
@@ -86,7 +95,10 @@ class Buffer:
         else:
             self.pieces.append((stream, bytearray(data)))
         self.size += len(data)
-        self.new = True
+        if stream == Stream.SETUP:
+            self.note()
+        else:
+            self.new = True
 
     def take(self, *, everything: bool) -> list[tuple[Stream, bytes]]:
         """What may be stored now. The unended last line of a stream stays a moment, lest streams mix in it."""
@@ -103,7 +115,7 @@ class Buffer:
                 taken.append((stream, bytes(held[:cut])))
             if cut < len(held):
                 left[stream] = held[cut:]
-        self.new = False
+        self.new, self.setup_since = False, None
         self.pieces = list(left.items())
         self.size = sum(len(data) for data in left.values())
         if not self.pieces:
@@ -180,9 +192,9 @@ class Observer:
         try:
             while True:
                 patience.reschedule(loop.time() + SILENCE)
-                wait = None
-                if self.buffer.pieces or self.news:
-                    wait = max(self.pace.left(), 0.0 if self.news else self.buffer.hold())
+                wait = self.buffer.hold()
+                if wait is not None:
+                    wait = max(wait, self.pace.left())
                 try:
                     message = messages.get_nowait() if wait == 0.0 else await asyncio.wait_for(messages.get(), wait)
                 except (TimeoutError, asyncio.QueueEmpty):
@@ -199,6 +211,7 @@ class Observer:
                         await self._store()
                 elif "facts" in word:
                     self.facts, self.news = word["facts"], True
+                    self.buffer.note()
                 elif "exit" in word:
                     await self._store(everything=True)
                     failpoint("jobs.watch.exit.before")
