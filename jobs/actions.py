@@ -54,7 +54,8 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
     """One more execution of the job as it is now. Asked twice with one `uuid`, it starts once. Raises `PortalError`."""
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
-    cluster = Cluster.objects.get(pk=job.cluster_id)
+    place = ("workspace__organization", "workspace__cloud_config")
+    cluster = Cluster.objects.select_related(*place).get(pk=job.cluster_id)
     if cluster.status in (Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster for this job.")
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:

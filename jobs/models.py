@@ -171,4 +171,4 @@ class Run(models.Model):
         return bool(moved)
 
     def live_names(self) -> list[str]:
-        return [f"run.{self.uuid}", f"cluster.{self.cluster.uuid}", *self.job.workspace.live_names()]
+        return [f"run.{self.uuid}", *self.cluster.live_names()]

@@ -151,7 +151,7 @@ def sweep(work: Work) -> None:
 
 
 def clean_up(work: Work) -> None:
-    """No process and no folder of it stays on the nodes: the source may be private."""
+    """No process and no folder of it stays on the nodes. What was fetched of its repository does, for the next run."""
     run: Run = work.subject
     head = run.cluster.nodes.get(rank=0)
     try:

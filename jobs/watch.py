@@ -172,9 +172,7 @@ class Observer:
 
     @database_sync_to_async
     def _target(self) -> tuple[ssh.Host, str, str, dict[str, int]] | None:
-        run = Run.objects.select_related(
-            "cluster__workspace__organization", "job__workspace__organization", "output"
-        ).get(pk=self.pk)
+        run = Run.objects.select_related("cluster__workspace__organization", "output").get(pk=self.pk)
         if run.observed:
             return None
         # Anew each time: while the connection was away, another observer may have stored something.

@@ -181,7 +181,8 @@ def _run(task: Task) -> None:
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
-            work.look_for_cancel()
+            if task.cancel_asked:
+                raise Cancelled
             for record, step in steps:
                 work.perform(record, step)
             work.save()

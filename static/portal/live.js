@@ -9,7 +9,8 @@
 const line = {
   POLL: 5000,
   DEAF: 25000, // two beats and a half of the server
-  CALM: 500, // between two fetches of one element
+  CALM: 500, // between two fetches of one element, in the long run
+  AT_ONCE: 5, // that need not wait for each other after a quiet time: a short run is over before the first pause is
   socket: null,
   open: false,
   stopped: false,
@@ -131,7 +132,7 @@ const line = {
     return `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
   },
 
-  /* What is fetched again: by element id, promptly the first time and then at most once in CALM. */
+  /* What is fetched again: by element id, promptly the first times and then at most once in CALM. */
   began: Date.now(),
   fetches: new Map(),
 
@@ -143,7 +144,7 @@ const line = {
 
   fetchSoon(element) {
     let one = this.fetches.get(element.id);
-    if (!one) this.fetches.set(element.id, (one = { last: 0, busy: false, wanted: false, timer: null }));
+    if (!one) this.fetches.set(element.id, (one = { last: 0, paid: 0, busy: false, wanted: false, timer: null }));
     one.wanted = true;
     if (one.busy && Date.now() - one.last > 15000) one.busy = false; // its answer was lost
     if (one.busy || one.timer || document.hidden || this.stopped) return;
@@ -154,9 +155,10 @@ const line = {
       one.wanted = false;
       one.busy = true;
       one.last = Date.now();
+      one.paid = Math.max(one.paid, one.last) + this.CALM;
       htmx.trigger(now, "refresh");
     };
-    const wait = one.last + this.CALM - Date.now();
+    const wait = one.paid - (this.AT_ONCE - 1) * this.CALM - Date.now();
     if (wait <= 0) go();
     else one.timer = setTimeout(go, wait);
   },

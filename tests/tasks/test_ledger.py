@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -405,3 +406,32 @@ def test_output_belongs_to_the_task(task, world):
     output = Output.objects.get(pk=task.output_id)
     assert output.portal == output.head == len("hello\n")
     assert output.chunks.get().stream == Stream.PORTAL
+
+
+def test_when_a_step_begins_the_one_before_is_stored_as_done(task, world):
+    seen = []
+    world.do["two"] = lambda work: seen.append(statuses(task))
+    run_task(task.pk)
+    assert seen == [["done", "running", "waiting"]]
+
+
+def test_a_step_that_only_looks_is_stored_with_what_it_found(task, world, monkeypatch):
+    plan = PLAN  # noqa: F821 (set by `world`)
+    looking = [replace(step, looks=step.name == "two") for step in plan.steps]
+    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", replace(plan, steps=looking))
+    seen = []
+
+    def look(work):
+        seen.append(statuses(task))
+        if len(seen) == 1:
+            work.wait(5, "not there yet")
+
+    world.do["two"] = look
+    run_task(task.pk)
+    assert seen == [["running", "waiting", "waiting"]]
+    assert statuses(task) == ["done", "running", "waiting"]
+    assert task.steps.get(name="two").detail == "not there yet"
+    is_due(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.calls.count("one")) == ("finished", 1)
