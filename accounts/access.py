@@ -31,6 +31,9 @@ class WorkspaceRole(models.TextChoices):
 class Can(StrEnum):
     SEE_ORGANIZATION = "see organization"
     MANAGE_ORGANIZATION = "manage organization"  # workspaces, cloud configurations, people
+    INVITE = "invite"  # see and change the people of an organization or of a workspace
+    MANAGE_TOKENS = "manage API tokens"
+    READ_AUDIT = "read audit"
     SEE_WORKSPACE = "see workspace"  # that it exists, its name and state
     VIEW = "view"  # what is inside a workspace
     RUN_JOBS = "run jobs"
@@ -42,6 +45,9 @@ _ORGANIZATION: dict[Can, frozenset[OrganizationRole]] = {
     Can.SEE_ORGANIZATION: frozenset(OrganizationRole),
     Can.MANAGE_ORGANIZATION: frozenset({OrganizationRole.ADMIN}),
     Can.SEE_WORKSPACE: frozenset({OrganizationRole.ADMIN}),
+    Can.INVITE: frozenset({OrganizationRole.ADMIN}),
+    Can.MANAGE_TOKENS: frozenset({OrganizationRole.ADMIN}),
+    Can.READ_AUDIT: frozenset({OrganizationRole.ADMIN}),
 }
 _WORKSPACE: dict[Can, frozenset[WorkspaceRole]] = {
     Can.SEE_WORKSPACE: frozenset(WorkspaceRole),
@@ -49,6 +55,8 @@ _WORKSPACE: dict[Can, frozenset[WorkspaceRole]] = {
     Can.RUN_JOBS: frozenset({WorkspaceRole.ADMIN, WorkspaceRole.USER}),
     Can.MANAGE_CLUSTERS: frozenset({WorkspaceRole.ADMIN}),
     Can.MANAGE_WORKSPACE: frozenset({WorkspaceRole.ADMIN}),
+    Can.INVITE: frozenset({WorkspaceRole.ADMIN}),
+    Can.MANAGE_TOKENS: frozenset({WorkspaceRole.ADMIN}),
 }
 
 Person = Any  # a User or AnonymousUser; `accounts.models` imports this module
@@ -64,8 +72,8 @@ class AccessQuerySet(models.QuerySet[M]):
     changes: Can = Can.MANAGE_WORKSPACE  # the right to cancel or retry what is done to a row
 
     def where(self, user: Person, can: Can) -> Self:
-        """The rows on which this person has this right. Nobody signed in, or an inactive account: none."""
-        if isinstance(user, AnonymousUser) or user is None or not user.is_active:
+        """The rows on which this person has this right. Nobody signed in, an inactive or locked account: none."""
+        if isinstance(user, AnonymousUser) or user is None or not user.may_enter:
             return self.none()
         allowed = Q(pk__in=[])
         if self.workspace_path is not None and can in _WORKSPACE:

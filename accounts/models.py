@@ -1,21 +1,51 @@
-"""People, and the organizations they belong to."""
+"""People, the organizations they belong to, how they are invited, what acts in their name, and what was done."""
 
 from __future__ import annotations
 
 import secrets
 import uuid
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
-from django.db import models
-from django.db.models.functions import Lower
+from django.db import connection, models
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Greatest, Lower
 from django.utils.timezone import now
 
-from accounts.access import AccessQuerySet, Can, OrganizationRole
+from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
+
+
+def database_now() -> datetime:
+    """The database's clock, in UTC: one for all processes, so that a lock falls at the same second for everybody."""
+    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'now')" if connection.vendor == "sqlite" else "SELECT now()"
+    with connection.cursor() as cursor:
+        cursor.execute(sql.replace("%%", "%"))
+        (found,) = cursor.fetchone()
+    return datetime.fromisoformat(found) if isinstance(found, str) else found
+
+
+def digest(token: str) -> str:
+    """What is kept of a token. Plain SHA-256 is enough for 256 random bits; nobody can guess through it."""
+    return sha256(token.encode()).hexdigest()
+
+
+class UserQuerySet(models.QuerySet["User"]):
+    def dormant_for(self, days: int) -> UserQuerySet:
+        """Who has not signed in for more than so many days, by the database's clock. See `User.quiet_since`."""
+        times = [Coalesce("last_login", "date_joined"), Coalesce("unlocked_at", "date_joined"), F("date_joined")]
+        return self.alias(quiet=Greatest(*times)).filter(quiet__lt=database_now() - timedelta(days=days))
+
+    def locked(self) -> UserQuerySet:
+        return self.dormant_for(settings.LOCK_AFTER_DAYS)
 
 
 class UserManager(BaseUserManager["User"]):
+    def get_queryset(self) -> UserQuerySet:
+        return UserQuerySet(self.model, using=self._db)
+
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> User:
         user = self.model(email=email.strip().lower(), **fields)
         user.set_password(password)
@@ -29,6 +59,12 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email__iexact=username)
 
 
+class Theme(models.TextChoices):
+    AUTO = "auto", "As the system"
+    LIGHT = "light"
+    DARK = "dark"
+
+
 class User(AbstractUser):
     """A person, known by their e-mail address."""
 
@@ -38,6 +74,12 @@ class User(AbstractUser):
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     email = models.EmailField("e-mail address", unique=True)
     name = models.CharField(max_length=120, blank=True)
+    unlocked_at = models.DateTimeField(null=True, blank=True, editable=False)  # starts the 90 days anew
+    warned_days = models.PositiveSmallIntegerField(default=0, editable=False)  # of not signing in, at the last mail
+    time_zone = models.CharField(max_length=60, default="UTC")
+    theme = models.CharField(max_length=5, choices=Theme, default=Theme.AUTO)
+    notify_dormancy = models.BooleanField("before my account is locked", default=True)
+    notify_membership = models.BooleanField("when my roles change", default=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -48,6 +90,24 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.name or self.email
+
+    @property
+    def quiet_since(self) -> datetime:
+        """Since when the days without signing in are counted: the last sign-in, unlocking or, before both, joining."""
+        return max(at for at in (self.last_login, self.unlocked_at, self.date_joined) if at)
+
+    @property
+    def is_locked(self) -> bool:
+        """No sign-in for more than LOCK_AFTER_DAYS. The database's clock decides; it is asked only near the day."""
+        limit = timedelta(days=settings.LOCK_AFTER_DAYS)
+        if now() - self.quiet_since < limit - timedelta(days=1):
+            return False
+        return database_now() - self.quiet_since > limit
+
+    @property
+    def may_enter(self) -> bool:
+        """Whether anything may be done in this person's name now."""
+        return self.is_active and not self.is_locked
 
     def get_full_name(self) -> str:
         return str(self)
@@ -66,6 +126,7 @@ class Organization(models.Model):
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=80)
+    second_factor_required = models.BooleanField(default=False)
     created = models.DateTimeField(auto_now_add=True)
 
     objects = OrganizationQuerySet.as_manager()
@@ -109,15 +170,145 @@ class SetupLink(models.Model):
         """A new token; those of earlier starts stop working."""
         token = secrets.token_urlsafe(32)
         cls.objects.all().delete()
-        cls.objects.create(token_hash=sha256(token.encode()).hexdigest())
+        cls.objects.create(token_hash=digest(token))
         return token
 
     @classmethod
     def is_valid(cls, token: str) -> bool:
-        return cls.objects.filter(token_hash=sha256(token.encode()).hexdigest()).exists()
+        return cls.objects.filter(token_hash=digest(token)).exists()
 
     @classmethod
     def use_up(cls, token: str) -> bool:
         """True for the one call that may use this token."""
-        deleted, _ = cls.objects.filter(token_hash=sha256(token.encode()).hexdigest()).delete()
+        deleted, _ = cls.objects.filter(token_hash=digest(token)).delete()
         return bool(deleted)
+
+
+class InvitationQuerySet(AccessQuerySet["Invitation"]):
+    organization_path = "organization"
+    workspace_path = "workspace"
+    sees = Can.INVITE
+    changes = Can.INVITE
+
+    def pending(self) -> InvitationQuerySet:
+        """Neither used nor withdrawn. Those that have expired are here too: they can be sent again."""
+        return self.filter(accepted=None, withdrawn=None)
+
+
+class Invitation(models.Model):
+    """Somebody is asked into an organization, perhaps into a workspace of it. Only a hash of the token is kept."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    organization = models.ForeignKey(Organization, models.CASCADE, related_name="invitations")
+    organization_role = models.CharField(max_length=10, choices=OrganizationRole, default=OrganizationRole.MEMBER)
+    workspace = models.ForeignKey(
+        "workspaces.Workspace", models.CASCADE, null=True, blank=True, related_name="invitations"
+    )
+    workspace_role = models.CharField(max_length=10, choices=WorkspaceRole, blank=True)
+    email = models.EmailField("e-mail address")  # in lower case
+    token_hash = models.CharField(max_length=64, unique=True, editable=False)
+    invited_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(default=now, editable=False)
+    expires = models.DateTimeField()
+    accepted = models.DateTimeField(null=True, blank=True)
+    accepted_by = models.ForeignKey(User, models.SET_NULL, null=True, blank=True, related_name="+")
+    withdrawn = models.DateTimeField(null=True, blank=True)
+
+    objects = InvitationQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "email"],
+                condition=Q(accepted=None, withdrawn=None, workspace=None),
+                name="one_pending_invitation_to_an_organization",
+            ),
+            models.UniqueConstraint(
+                fields=["workspace", "email"],
+                condition=Q(accepted=None, withdrawn=None),
+                name="one_pending_invitation_to_a_workspace",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"invitation of {self.email} to {self.workspace or self.organization}"
+
+
+class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):
+    organization_path = "organization"
+    workspace_path = "workspace"
+    sees = Can.MANAGE_TOKENS
+    changes = Can.MANAGE_TOKENS
+
+
+class ApiToken(models.Model):
+    """A program's way in: the client id is `uuid`, the secret is shown once, and only its hash is kept.
+
+    It acts with at most its own role, and never with more than its owner may do now.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    name = models.CharField(max_length=80)
+    organization = models.ForeignKey(Organization, models.CASCADE, related_name="api_tokens")
+    workspace = models.ForeignKey(
+        "workspaces.Workspace", models.CASCADE, null=True, blank=True, related_name="api_tokens"
+    )
+    role = models.CharField(max_length=10)  # a WorkspaceRole, or for the whole organization an OrganizationRole
+    owner = models.ForeignKey(User, models.CASCADE, related_name="api_tokens")
+    secret_hash = models.CharField(max_length=64, editable=False)
+    created = models.DateTimeField(default=now, editable=False)
+    expires = models.DateTimeField(null=True, blank=True)
+    revoked = models.DateTimeField(null=True, blank=True)
+    last_used = models.DateTimeField(null=True, blank=True, editable=False)
+    last_address = models.GenericIPAddressField(null=True, blank=True, editable=False)
+
+    objects = ApiTokenQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AuditChain(models.Model):
+    """The end of the chain of audit entries of one organization; without one, of the installation itself."""
+
+    organization = models.UUIDField(null=True, unique=True)  # no foreign key: entries outlive what they tell of
+    length = models.BigIntegerField(default=0)
+    head = models.CharField(max_length=64, blank=True)
+
+    def __str__(self) -> str:
+        return f"audit of {self.organization or 'the installation'}"
+
+
+class AuditEvent(models.Model):
+    """What somebody did. Appended by `accounts.audit.record`, never changed: each entry holds the hash of the last."""
+
+    chain = models.ForeignKey(AuditChain, models.PROTECT, related_name="events")
+    number = models.BigIntegerField()  # its place in the chain, from 1
+    at = models.DateTimeField()
+    actor = models.UUIDField(null=True)
+    actor_name = models.CharField(max_length=254, blank=True)  # the address as it was; empty: the portal itself
+    how = models.CharField(max_length=120, blank=True)  # e.g. "password", "passkey", "API token ci"
+    verb = models.CharField(max_length=40)
+    kind = models.CharField(max_length=40)  # of what it was done to
+    subject = models.UUIDField(null=True)
+    subject_name = models.CharField(max_length=254)
+    workspace = models.UUIDField(null=True)
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+    address = models.GenericIPAddressField(null=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    previous = models.CharField(max_length=64, blank=True)
+    hash = models.CharField(max_length=64)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["chain", "number"], name="audit_numbers_unique")]
+        indexes = [
+            models.Index(fields=["chain", "workspace", "number"], name="audit_by_workspace"),
+            models.Index(fields=["chain", "actor", "number"], name="audit_by_actor"),
+            models.Index(fields=["chain", "verb", "number"], name="audit_by_verb"),
+            models.Index(fields=["chain", "at"], name="audit_by_time"),
+            models.Index(fields=["request_id"], name="audit_by_request"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.actor_name or 'the portal'} {self.verb} {self.kind} {self.subject_name}"

@@ -15,6 +15,11 @@ from django.http import HttpRequest, HttpResponse
 _context: ContextVar[dict[str, str]] = ContextVar("log_context", default={})  # noqa: B039 (never changed in place)
 
 
+def logged_words() -> dict[str, str]:
+    """The words that what is logged now carries, e.g. `request`."""
+    return dict(_context.get())
+
+
 @contextmanager
 def log_context(**words: str) -> Iterator[None]:
     """Everything logged inside carries these words, e.g. `task="…"`."""

@@ -13,6 +13,9 @@ VAR = env.private_folder(Path(env.text("PORTAL_VAR") or BASE_DIR / "var").absolu
 PORTAL_NAME = env.text("PORTAL_NAME", "Coxswain")
 PORTAL_URL = env.text("PORTAL_URL", "http://127.0.0.1:8000").rstrip("/")  # as people type it
 SUPPORT_ADDRESS = env.text("PORTAL_SUPPORT_ADDRESS")
+LOCK_AFTER_DAYS = env.number("PORTAL_LOCK_AFTER_DAYS", 90)  # of not signing in
+WARN_AFTER_DAYS = (60, 75, 85)
+INVITATION_DAYS = env.number("PORTAL_INVITATION_DAYS", 7)
 DEBUG = env.flag("PORTAL_DEBUG", default=False)
 SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
 # Newest first: the first one encrypts, all of them decrypt.
@@ -46,6 +49,11 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.usersessions",
+    "django.contrib.humanize",
     "channels",
     "csp",
     "django_htmx",
@@ -63,7 +71,9 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "accounts.middleware.PersonMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "portal.views.NoStoreMiddleware",
 ]
