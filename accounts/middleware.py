@@ -14,7 +14,9 @@ from accounts import audit
 
 def address_of(request: HttpRequest) -> str | None:
     """The client's address. Only as many X-Forwarded-For entries are believed as there are trusted proxies."""
-    forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
+    forwarded: list[str] = [
+        part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()
+    ]
     if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
         return forwarded[-settings.TRUSTED_PROXIES]
     address: str = request.META.get("REMOTE_ADDR", "")
