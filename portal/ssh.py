@@ -133,8 +133,9 @@ class Connections:
         waiting = self._ahead.pop((host, command), None)
         asyncio.get_running_loop().call_later(AHEAD_AFTER, self._start_ahead, host, command)
         if waiting:
-            with contextlib.suppress(PortalError, asyncio.CancelledError):
-                process = await waiting
+            await asyncio.wait([waiting])  # not awaited itself: its being dropped must not look like our own end
+            if not waiting.cancelled() and not waiting.exception():
+                process = waiting.result()
                 if process.exit_status is None and not process.is_closing():
                     return process
         return await self._open_process(host, command)
