@@ -25,6 +25,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 
+from portal.clouds.errors import PortalError
 from portal.clouds.local import LocalCloud
 from portal.environment import private_folder
 
@@ -129,7 +130,8 @@ class Supervisor:
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         call_command("migrate", verbosity=0)
         connections.close_all()
-        _power_on_nodes()
+        for hindrance in _power_on_nodes():  # no reason not to start: the cluster's page offers to repair it
+            self.say(f"Nodes of a cluster did not start. {hindrance.message} {hindrance.advice}".rstrip())
         self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
         self._add("watch", [*manage, "watch"])
         # One worker that long work never reaches, and others that take anything.
@@ -279,9 +281,8 @@ def _this_computer() -> list[LocalCloud]:
     return [LocalCloud(folder, hidden=[settings.VAR]) for folder in sorted(root.glob("*")) if folder.is_dir()]
 
 
-def _power_on_nodes() -> None:
-    for cloud in _this_computer():
-        cloud.power_on()
+def _power_on_nodes() -> list[PortalError]:
+    return [hindrance for cloud in _this_computer() for hindrance in cloud.power_on()]
 
 
 def _power_off_nodes() -> None:

@@ -553,6 +553,31 @@ def test_power_off_and_on(make, rung):
     assert [cluster.state(rank) for rank in range(2)] == before
 
 
+def test_a_cluster_stays_what_it_was_made_as(make):
+    """Its files name the places that its nodes had, so another rung for new clusters must not reach it."""
+    cluster = make("uts")
+    cluster.cloud.power_off()
+    later = local_module.LocalCloud(cluster.cloud.root, hidden=cluster.cloud.hidden, rung="plain")
+    assert later.power_on() == []
+    (node,) = hands.up(later, cluster.tags, 1)
+    assert (node.shared, cluster.state(0).rung) == (cluster.nodes[0].shared, "uts")
+
+
+def test_a_cluster_that_cannot_start_keeps_no_other_from_starting(make, monkeypatch):
+    one, two = make("plain"), make("plain")
+    one.cloud.power_off()
+    start = local_module.LocalCloud._start
+
+    def refuse(self, folder, record, ranks):
+        if record.tags.subject == one.tags.subject:
+            raise local_module.Refused("This computer grants no namespaces for nodes.")
+        start(self, folder, record, ranks)
+
+    monkeypatch.setattr(local_module.LocalCloud, "_start", refuse)
+    assert [error.message for error in one.cloud.power_on()] == ["This computer grants no namespaces for nodes."]
+    hands.up(two.cloud, two.tags, 1)
+
+
 def test_a_deletion_that_was_interrupted_is_finished(make, monkeypatch):
     cluster = make("uts", 2)
 

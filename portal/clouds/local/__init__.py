@@ -222,20 +222,28 @@ class LocalCloud:
             for cluster in clusters:
                 _end(cluster, deadline)
 
-    def power_on(self) -> None:
-        """Start the nodes that should run and do not. Those that run are left alone."""
+    def power_on(self) -> list[PortalError]:
+        """Start the nodes that should run and do not; leave those that run alone. Returns what hindered a cluster."""
+        hindered = []
         for workspace in self._workspaces():
             for cluster in workspace.clusters():
-                with _told():
-                    record = ClusterRecord.read(cluster.record)
-                    if record is None or record.deleting:
-                        continue
-                    missing = [
-                        node.rank
-                        for node in cluster.nodes()
-                        if node.rank < record.nodes and node.host_key.exists() and not _runs(node)
-                    ]
-                    self._start(cluster, record, missing)
+                try:
+                    with _told():
+                        self._power_on(cluster)
+                except PortalError as error:
+                    hindered.append(error)
+        return hindered
+
+    def _power_on(self, cluster: ClusterFolder) -> None:
+        record = ClusterRecord.read(cluster.record)
+        if record is None or record.deleting:
+            return
+        missing = [
+            node.rank
+            for node in cluster.nodes()
+            if node.rank < record.nodes and node.host_key.exists() and not _runs(node)
+        ]
+        self._start(cluster, record, missing)
 
     # -- inside
 
@@ -341,7 +349,7 @@ class LocalCloud:
         if not ranks:
             return
         states = [state for node in cluster.nodes() if node.taken and (state := node.state()) and state.alive]
-        rung = states[0].rung if states else self._rung
+        rung = record.rung or self._rung
         for process in cluster.processes().orphans:
             process.send(signal.SIGKILL)
         for _ in range(8):
@@ -352,6 +360,8 @@ class LocalCloud:
             if answer.gone:
                 raise Passing("The cluster is being deleted.")
             if not answer.taken:
+                if not record.rung:
+                    replace(record, rung=answer.rung).write(cluster.record)
                 return
             if states:
                 raise Passing(
@@ -395,7 +405,7 @@ class LocalCloud:
             raise Refused(
                 "This computer grants no namespaces for nodes.",
                 evidence=answer.why,
-                advice=f"Set PORTAL_LOCAL_RUNG to {PLAIN}.",
+                advice=f"Set PORTAL_LOCAL_RUNG to {PLAIN}, and make clusters that had namespaces anew.",
             )
         return answer
 

@@ -69,6 +69,7 @@ class ClusterRecord:
     port: int
     authorized_keys: tuple[str, ...]
     deleting: bool = False
+    rung: str = ""  # how its first nodes were made, and so all later ones: paths on a node depend on it
 
     @classmethod
     def read(cls, path: Path) -> ClusterRecord | None:
