@@ -1,59 +1,29 @@
-"""Every address of the portal has a row here: who gets in by GET, and who by POST. An address without a row fails."""
+"""Every address of the portal has a row in tests/doors.py: who gets in by GET, and who by POST."""
 
 from __future__ import annotations
 
-import pytest
-from django.urls import URLPattern, URLResolver, get_resolver
+from datetime import timedelta
+from pathlib import Path
 
+import pytest
+from django.urls import get_resolver
+from django.utils.timezone import now
+
+from accounts.access import OrganizationRole, WorkspaceRole
+from accounts.models import Invitation, digest
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.tasks.ledger import start_task
-
-EVERYBODY = ("alice", "bob", "vera", "charlie", "nobody")
-INSIDE = ("alice", "bob", "vera")
-# name: (what its uuid is, who may GET, who may POST). None: the method is not allowed.
-ROWS = {
-    "healthz": (None, EVERYBODY, EVERYBODY),
-    "readyz": (None, EVERYBODY, EVERYBODY),
-    "dashboard": (None, (*INSIDE, "charlie"), None),
-    "workspaces": (None, (*INSIDE, "charlie"), None),
-    "cloud-configs": (None, ("alice", "charlie"), None),
-    "new-cloud-config": (None, ("alice", "charlie"), ("alice", "charlie")),
-    "new-workspace": (None, ("alice", "charlie"), ("alice", "charlie")),
-    "workspace": ("workspace", INSIDE, None),
-    "workspace-settings": ("workspace", INSIDE, None),
-    "delete-workspace": ("workspace", ("alice",), ("alice",)),
-    "clusters": ("workspace", INSIDE, None),
-    "new-cluster": ("workspace", ("alice",), ("alice",)),
-    "jobs": ("workspace", INSIDE, None),
-    "new-job": ("workspace", ("alice", "bob"), ("alice", "bob")),
-    "cluster": ("cluster", INSIDE, None),
-    "repair-cluster": ("cluster", None, ("alice",)),
-    "delete-cluster": ("cluster", ("alice",), ("alice",)),
-    "job": ("job", INSIDE, None),
-    "run-job": ("job", None, ("alice", "bob")),
-    "run": ("run", INSIDE, None),
-    "cancel-run": ("run", ("alice", "bob"), ("alice", "bob")),
-    "task": ("task", INSIDE, None),
-    "cancel-task": ("task", ("alice",), ("alice",)),
-    "retry-task": ("task", None, ("alice",)),
-    "output": ("output", INSIDE, None),
-    "output-frame": ("output", INSIDE, None),
-    "output-download": ("output", INSIDE, None),
-}
-# allauth's own, the examples (public) and the first administrator's link have tests of their own.
-ELSEWHERE = ("account_", "example-file", "first-administrator")
-
-
-def named(patterns, prefix=""):
-    for pattern in patterns:
-        if isinstance(pattern, URLResolver):
-            yield from named(pattern.url_patterns, prefix + str(pattern.pattern))
-        elif isinstance(pattern, URLPattern):
-            yield pattern.name, prefix + str(pattern.pattern)
-
+from tests.conftest import person
+from tests.doors import CAST, ELSEWHERE, INSIDE, ROWS, SIGNED_IN, as_page, knows, named, status
+from workspaces.models import WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+def address(name, uuid):
+    return "/" + ADDRESSES[name].replace("<uuid:uuid>", str(uuid))
 
 
 def test_every_address_has_a_row():
@@ -61,8 +31,13 @@ def test_every_address_has_a_row():
     assert ours == set(ROWS)
 
 
+def test_the_page_about_it_is_current():
+    """`python -m tests.doors > docs/access.md` writes it anew."""
+    assert Path("docs/access.md").read_text() == as_page()
+
+
 @pytest.fixture
-def things(lab, alice, monkeypatch, rings):
+def things(lab, monkeypatch, rings, alice):
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
     engine = EngineVersion.objects.get(kind="mpi")
     cluster = Cluster.objects.create(
@@ -79,46 +54,75 @@ def things(lab, alice, monkeypatch, rings):
 
 
 @pytest.fixture
-def cast(alice, bob, vera, charlie):
-    return {"alice": alice, "bob": bob, "vera": vera, "charlie": charlie, "nobody": None}
+def who_is(harbor, elsewhere, lab, bob, vera, charlie):
+    """A function from a name of the cast to the person."""
+
+    def make(name):
+        if name in ("bob", "vera", "charlie"):
+            return {"bob": bob, "vera": vera, "charlie": charlie}[name]
+        member = name in ("lola", "mina", "wanda", "olga")
+        role = OrganizationRole.ADMIN if name == "olga" else OrganizationRole.MEMBER
+        found = person(name, harbor if member else None, role)
+        if name in ("wanda", "lola"):
+            WorkspaceMember.objects.create(workspace=lab, user=found, role=WorkspaceRole.ADMIN)
+        if name == "sam":
+            found.is_staff = found.is_superuser = True
+            found.save()
+        if name == "ivy":
+            Invitation.objects.create(
+                organization=harbor, workspace=lab, workspace_role=WorkspaceRole.ADMIN, email=found.email,
+                token_hash=digest("asked"), expires=now() + timedelta(days=7),
+            )  # fmt: skip
+        return found
+
+    return make
 
 
-@pytest.mark.parametrize("who", EVERYBODY)
+def sign_in(client, user):
+    client.force_login(user)
+    if user.email.startswith("lola"):  # signed in long ago, with a session that is still there
+        long_ago = now() - timedelta(days=91)
+        type(user).objects.filter(pk=user.pk).update(last_login=long_ago, date_joined=long_ago)
+
+
+@pytest.mark.parametrize("who", CAST)
 @pytest.mark.parametrize("name", ROWS)
-def test_who_gets_in(client, things, cast, name, who):
-    kind, may_get, may_post = ROWS[name]
-    if cast[who]:
-        client.force_login(cast[who])
-    address = "/" + ADDRESSES[name].replace("<uuid:uuid>", str(things.get(kind, "")))
-    for method, may in (("get", may_get), ("post", may_post)):
-        answer = getattr(client, method)(address)
-        if may is EVERYBODY:
-            assert answer.status_code in (200, 503)
-        elif who == "nobody":
-            assert answer.status_code == 405 or "/accounts/login/" in answer.url, (method, answer)
-        elif may is None:
-            assert answer.status_code == 405, (method, answer)
-        elif who in may:
-            assert answer.status_code in (200, 302), (method, answer)
-            assert "/accounts/login/" not in getattr(answer, "url", "")
-        else:
-            # To a stranger it does not exist; somebody who may see it is told that they may not do this.
-            assert answer.status_code == (404 if kind and who == "charlie" else 403), (method, answer)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_who_gets_in(client, things, who_is, name, who, method):
+    if who != "nobody":
+        sign_in(client, who_is(who))
+    answer = getattr(client, method)(address(name, things.get(ROWS[name].about, "")))
+    assert answer.status_code in status(name, who, method)
+    if answer.status_code == 302:
+        assert ("/accounts/login/" in answer.url) == (who == "nobody")
+    if who == "lola" and answer.status_code == 403:
+        assert b"User is locked out. To unlock user, please contact your administrators" in answer.content
+        assert client.get("/workspaces/").status_code == 302, "still signed in"
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[0] and row[1]])
-def test_what_belongs_to_others_is_as_if_it_were_not(client, things, charlie, name):
-    client.force_login(charlie)
-    theirs = client.get("/" + ADDRESSES[name].replace("<uuid:uuid>", str(things[ROWS[name][0]])))
-    none = client.get("/" + ADDRESSES[name].replace("<uuid:uuid>", "00000000-0000-4000-8000-000000000000"))
+@pytest.mark.parametrize("who", sorted(SIGNED_IN - INSIDE))
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about and row.get])
+def test_what_belongs_to_others_is_as_if_it_were_not(client, things, who_is, name, who):
+    if knows(who, ROWS[name].about):
+        return
+    client.force_login(who_is(who))
+    theirs = client.get(address(name, things[ROWS[name].about]))
+    none = client.get(address(name, NOWHERE))
     assert (theirs.status_code, theirs.content) == (none.status_code, none.content) == (404, none.content)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
+def test_what_was_deleted_is_not_there(client, who_is, lab, name):
+    client.force_login(who_is("wanda"))
+    method = "get" if ROWS[name].get else "post"
+    assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
 
 
 def test_a_cluster_of_others_cannot_be_named_in_a_form(client, things, elsewhere, charlie, lab, bob):
     client.force_login(bob)
     answer = client.post(
         f"/workspaces/{lab.uuid}/jobs/new/",
-        {"name": "x", "cluster": "00000000-0000-4000-8000-000000000000", "command": "a.py", "git_url": "https://h/x"},
+        {"name": "x", "cluster": NOWHERE, "command": "a.py", "git_url": "https://h/x"},
     )
     assert answer.status_code == 200
     assert not lab.jobs.filter(name="x").exists()

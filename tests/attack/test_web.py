@@ -12,8 +12,9 @@ from django.conf import settings
 from django.test import Client
 from django.utils.html import escape
 
+from tests.doors import EVERYBODY, ROWS
 from tests.running import ROOT
-from tests.test_doors import ADDRESSES, EVERYBODY, ROWS
+from tests.test_doors import ADDRESSES
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +51,7 @@ def test_every_answer_carries_the_headers(client, bob, path, signed_in):
     assert path.startswith("/static/") or "no-store" in answer["Cache-Control"]
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[2] and row[2] is not EVERYBODY])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.post and row.post is not EVERYBODY])
 def test_a_form_of_another_site_is_refused(bob, name):
     """3.5.1: whatever can be posted needs the token, whoever asks and whatever it is about."""
     client = Client(enforce_csrf_checks=True)

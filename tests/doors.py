@@ -1,0 +1,144 @@
+"""The access matrix: each address of the portal, and who gets in by GET and by POST.
+
+`python -m tests.doors` prints it as the page docs/access.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# name: who that is. All but charlie, sam and ivy belong to the organization that the rows are about.
+CAST = {
+    "nobody": "not signed in",
+    "charlie": "admin of another organization",
+    "ivy": "invited, not accepted",
+    "sam": "staff without an organization",
+    "lola": "workspace admin, locked",
+    "mina": "member without a role",
+    "vera": "workspace viewer",
+    "bob": "workspace user",
+    "wanda": "workspace admin",
+    "olga": "organization admin",
+}
+EVERYBODY = frozenset(CAST)
+SIGNED_IN = EVERYBODY - {"nobody", "lola"}
+MEMBERS = SIGNED_IN - {"ivy", "sam"}  # of some organization: a page without an id is about their own
+ADMINS = frozenset({"olga", "charlie"})  # each of their own organization
+INSIDE = frozenset({"vera", "bob", "wanda"})
+RUNNERS = frozenset({"bob", "wanda"})
+WORKSPACE_ADMINS = frozenset({"wanda"})
+ORGANIZATION_ADMINS = frozenset({"olga"})
+MANAGERS = WORKSPACE_ADMINS | ORGANIZATION_ADMINS
+SEE = INSIDE | ORGANIZATION_ADMINS  # that the workspace exists
+NONE = None  # the method is not allowed
+
+
+@dataclass(frozen=True)
+class Row:
+    about: str | None  # what the id in the address is of
+    get: frozenset[str] | None
+    post: frozenset[str] | None = NONE
+
+
+ROWS = {
+    "healthz": Row(None, EVERYBODY, EVERYBODY),
+    "readyz": Row(None, EVERYBODY, EVERYBODY),
+    "dashboard": Row(None, MEMBERS),
+    "workspaces": Row(None, MEMBERS),
+    "cloud-configs": Row(None, ADMINS),
+    "new-cloud-config": Row(None, ADMINS, ADMINS),
+    "new-workspace": Row(None, ADMINS, ADMINS),
+    "workspace": Row("workspace", SEE),
+    "workspace-settings": Row("workspace", SEE),
+    "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "clusters": Row("workspace", INSIDE),
+    "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "jobs": Row("workspace", INSIDE),
+    "new-job": Row("workspace", RUNNERS, RUNNERS),
+    "cluster": Row("cluster", INSIDE),
+    "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "job": Row("job", INSIDE),
+    "run-job": Row("job", NONE, RUNNERS),
+    "run": Row("run", INSIDE),
+    "cancel-run": Row("run", RUNNERS, RUNNERS),
+    "task": Row("task", INSIDE),
+    "cancel-task": Row("task", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "retry-task": Row("task", NONE, WORKSPACE_ADMINS),
+    "output": Row("output", INSIDE),
+    "output-frame": Row("output", INSIDE),
+    "output-download": Row("output", INSIDE),
+}
+# Whose tests are elsewhere: allauth's own pages, the examples (public), links that are secrets themselves.
+ELSEWHERE = ("account_", "example-file", "first-administrator")
+
+
+def named(patterns: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The name and address of each pattern, those of included ones too."""
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            yield from named(pattern.url_patterns, prefix + str(pattern.pattern))
+        else:
+            yield pattern.name, prefix + str(pattern.pattern)
+
+
+def knows(who: str, about: str | None) -> bool:
+    """Whether this exists for them: to others the answer is that of an id that was never given."""
+    if about is None or who in INSIDE:
+        return True
+    return who == "olga" and about in {"workspace", "organization"}
+
+
+def status(name: str, who: str, method: str) -> set[int]:
+    """What this person is answered."""
+    row = ROWS[name]
+    may = row.get if method == "get" else row.post
+    if who == "lola":
+        return {403}  # the words of the lock-out, whatever was asked for
+    if row.get is EVERYBODY:
+        return {200, 503}
+    if may is None:
+        return {405} if who != "nobody" else {405, 302}
+    if who == "nobody":
+        return {302}
+    if who in may:
+        return {200, 302}
+    return {403} if knows(who, row.about) and (row.about or who in MEMBERS) else {404}
+
+
+def as_page() -> str:
+    """The matrix as Markdown: for each address and method, who gets in."""
+    names = list(CAST)
+    lines = [
+        "# Who gets in where",
+        "",
+        "Generated from tests/doors.py by `python -m tests.doors`; tests/test_doors.py tries each cell. A number is the",
+        "HTTP status of the answer. 404 says the same as for an id that was never given; 405, that the method does",
+        "nothing there. Staff have Django admin for their work; being staff puts them in no organization.",
+        "",
+        *(f"- **{name}**: {who}" for name, who in CAST.items()),
+        "",
+        f"| address | | {' | '.join(names)} |",
+        f"|---|---|{'---|' * len(names)}",
+    ]
+    from django.urls import get_resolver
+
+    addresses = dict(named(get_resolver().url_patterns))
+    for name, row in ROWS.items():
+        for method in ("get", "post"):
+            if (row.get if method == "get" else row.post) is None:
+                continue
+            cells = [
+                "yes" if 200 in status(name, who, method) else str(min(status(name, who, method))) for who in names
+            ]
+            lines.append(f"| `/{addresses[name]}` | {method.upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import django
+
+    django.setup()
+    print(as_page(), end="")
