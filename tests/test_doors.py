@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from django.urls import get_resolver
@@ -16,6 +15,7 @@ from jobs.actions import create_job
 from portal.tasks.ledger import start_task
 from tests.conftest import person
 from tests.doors import CAST, ELSEWHERE, INSIDE, ROWS, SIGNED_IN, as_page, knows, named, status
+from tests.running import ROOT
 from workspaces.models import WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
@@ -33,7 +33,7 @@ def test_every_address_has_a_row():
 
 def test_the_page_about_it_is_current():
     """`python -m tests.doors > docs/access.md` writes it anew."""
-    assert Path("docs/access.md").read_text() == as_page()
+    assert (ROOT / "docs" / "access.md").read_text() == as_page()
 
 
 @pytest.fixture
