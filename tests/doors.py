@@ -114,9 +114,9 @@ def as_page() -> str:
     lines = [
         "# Who gets in where",
         "",
-        "Generated from tests/doors.py by `python -m tests.doors`; tests/test_doors.py tries each cell. A number",
-        "is the HTTP status of the answer. 404 says the same as for an id that was never given; 405, that the method does",
-        "nothing there. Staff have Django admin for their work; being staff puts them in no organization.",
+        "Generated from tests/doors.py by `python -m tests.doors`; tests/test_doors.py tries each cell. A number is",
+        "the HTTP status of the answer. 404 says the same as for an id that was never given; 405, that the method",
+        "does nothing there. Staff have Django admin for their work; being staff puts them in no organization.",
         "",
         *(f"- **{name}**: {who}" for name, who in CAST.items()),
         "",

@@ -289,6 +289,14 @@ def end_task(task, status="finished"):
     live.ring(row.output.live_name)
 
 
+def secrets_kept(workspace, cluster):
+    """What is kept encrypted, in the clear."""
+    return {
+        "workspace key": Workspace.objects.get(uuid=workspace).login_key,
+        "cluster key": Cluster.objects.get(uuid=cluster).key,
+    }
+
+
 def end_session(key):
     Session.objects.filter(session_key=key).delete()
 

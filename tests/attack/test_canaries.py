@@ -1,0 +1,119 @@
+"""Secrets of a portal that works, looked for wherever they must not be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.gitserver import served
+from tests.running import RunningPortal, until
+from tests.web import Client
+
+
+@pytest.fixture(scope="module")
+def portal():
+    folder = Path(tempfile.mkdtemp(prefix="cx-canary-"))
+    portal = RunningPortal(folder).start()
+    yield portal
+    portal.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_lines(private):
+    """A line from the middle of a key, which nothing else contains."""
+    return private.splitlines()[2]
+
+
+@pytest.fixture(scope="module")
+def canaries(portal):
+    """Name → secret, after a day's work with each."""
+    who = portal.call("setup")
+    workspace = portal.call("make_workspace")
+    until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
+    cluster = portal.call("make_cluster", workspace=workspace, nodes=1, cores=1)
+    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=90, what="running")
+    with served({"hello.py": "print('hello')"}) as repository:
+        made = portal.call("make_job", workspace=workspace, cluster=cluster, git_url=repository, command="hello.py")
+        until(lambda: portal.call("run_state", run=made["run"])["kept"], what="the run")
+    client = Client(portal.url).sign_in(who["email"], who["password"])
+    pages = [
+        client.get(path)
+        for path in (
+            "/", "/workspaces/", f"/workspaces/{workspace}/settings/", f"/workspaces/{workspace}/clusters/",
+            f"/clusters/{cluster}/", f"/jobs/{made['job']}/", f"/runs/{made['run']}/", "/cloud-configurations/",
+        )
+    ]  # fmt: skip
+    portal.pages = b"".join(pages)
+    kept = portal.call("secrets_kept", workspace=workspace, cluster=cluster)
+    var = portal.var
+    return {
+        "password": who["password"],
+        "session": client.cookie.split("=", 1)[1],
+        "the portal's secret key": (var / "secret_key").read_text().strip(),
+        "encryption key": (var / "encryption_key").read_text().strip(),
+        **{name: clear_lines(private) for name, private in kept.items()},
+    }
+
+
+def found(canaries, data, but=()):
+    return [name for name, secret in canaries.items() if name not in but and secret.encode() in data]
+
+
+def read(paths):
+    return b"".join(path.read_bytes() for path in paths if path.is_file())
+
+
+def test_the_database(portal, canaries):
+    """The key of a session is its cookie: Django keeps it as it is. Everything else is hashed or encrypted."""
+    files = list(portal.var.glob("portal.sqlite3*"))
+    data = read(files)
+    assert b"lab" in data, "this is not the database"
+    assert found(canaries, data, but={"session"}) == []
+
+
+def test_the_queue(portal, canaries):
+    files = [path for path in portal.var.rglob("*") if "appendonly" in str(path)]
+    data = read(files)
+    assert b"run_task" in data, "this is not the queue"
+    assert found(canaries, data) == []
+
+
+def test_logs(portal, canaries):
+    data = portal.log().encode() + read(portal.folder.glob("log"))
+    assert data
+    assert found(canaries, data) == []
+
+
+def test_pages(portal, canaries):
+    assert b"tide" in portal.pages, "these are not the pages"
+    assert found(canaries, portal.pages) == []
+
+
+def test_command_lines(canaries):
+    """Anybody on the machine may read them."""
+    data = b""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                data += (entry / "cmdline").read_bytes() + b"\n"
+            except OSError:  # it ended
+                continue
+    assert b"manage.py" in data
+    assert found(canaries, data) == []
+
+
+def test_files_that_others_may_read(portal, canaries):
+    """Only what is in the portal's own folder, which is closed to others, holds secrets."""
+    assert portal.var.stat().st_mode & 0o077 == 0
+    for name in ("secret_key", "encryption_key"):
+        assert (portal.var / name).stat().st_mode & 0o077 == 0
+
+
+def test_the_canaries_would_be_found(canaries):
+    for secret in canaries.values():
+        assert len(secret) >= 20
+        assert len(found(canaries, b"..." + secret.encode() + b"...")) >= 1
