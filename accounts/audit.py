@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +36,8 @@ _origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # no
 
 @contextmanager
 def done_from(address: str | None, how: str = "") -> Iterator[None]:
-    token = _origin.set(Origin(address, how))
+    # One way to write an address, lest the hash is of another one than the database gives back.
+    token = _origin.set(Origin(str(ip_address(address)) if address else None, how))
     try:
         yield
     finally:
@@ -94,6 +96,36 @@ def hash_of(event: AuditEvent) -> str:
     }
     said["organization"] = _plain(event.chain.organization)
     return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Where a chain is not what was written: the first bad entry, and what is wrong with it."""
+
+    chain: AuditChain
+    number: int
+    what: str
+
+
+def verify() -> Iterator[Damage]:
+    """Read all chains anew, and tell the first damage of each. An entry that is gone from the end is found too."""
+    for chain in AuditChain.objects.order_by("pk"):
+        if damage := _damage(chain):
+            yield damage
+
+
+def _damage(chain: AuditChain) -> Damage | None:
+    number, head = 0, ""
+    for event in AuditEvent.objects.filter(chain=chain).order_by("number").iterator(2000):
+        event.chain = chain
+        if event.number != number + 1:
+            return Damage(chain, number + 1, "is missing")
+        if event.previous != head or hash_of(event) != event.hash:
+            return Damage(chain, event.number, "was changed or does not follow from the one before")
+        number, head = event.number, event.hash
+    if number != chain.length or head != chain.head:
+        return Damage(chain, number + 1, "is missing" if number < chain.length else "was added by somebody else")
+    return None
 
 
 def _plain(value: Any) -> Any:

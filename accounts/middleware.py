@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from django.conf import settings
 from django.contrib.auth import logout
@@ -18,7 +20,8 @@ def address_of(request: HttpRequest) -> str | None:
         part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()
     ]
     if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
-        return forwarded[-settings.TRUSTED_PROXIES]
+        with contextlib.suppress(ValueError):  # not written by our proxy
+            return str(ip_address(forwarded[-settings.TRUSTED_PROXIES]))
     address: str = request.META.get("REMOTE_ADDR", "")
     return address or None
 

@@ -268,6 +268,18 @@ class ApiToken(models.Model):
         return self.name
 
 
+class Unchangeable(Exception):
+    """Audit entries are appended and never changed."""
+
+
+class AuditQuerySet(models.QuerySet["AuditEvent"]):
+    def update(self, **_: Any) -> int:
+        raise Unchangeable
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise Unchangeable
+
+
 class AuditChain(models.Model):
     """The end of the chain of audit entries of one organization; without one, of the installation itself."""
 
@@ -300,7 +312,10 @@ class AuditEvent(models.Model):
     previous = models.CharField(max_length=64, blank=True)
     hash = models.CharField(max_length=64)
 
+    objects = AuditQuerySet.as_manager()
+
     class Meta:
+        verbose_name = "audit entry"
         constraints = [models.UniqueConstraint(fields=["chain", "number"], name="audit_numbers_unique")]
         indexes = [
             models.Index(fields=["chain", "workspace", "number"], name="audit_by_workspace"),
@@ -312,3 +327,11 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor_name or 'the portal'} {self.verb} {self.kind} {self.subject_name}"
+
+    def save(self, *, force_insert: bool = False, **options: Any) -> None:  # type: ignore[override]
+        if not force_insert:
+            raise Unchangeable
+        super().save(force_insert=True, **options)
+
+    def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
+        raise Unchangeable

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import transaction
 
+from accounts import audit
 from accounts.models import User
 from clusters.models import Cluster, EngineVersion
 from portal.clouds import InstanceType
@@ -43,6 +45,8 @@ def create_cluster(
     )
     if made:
         start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
+        after = {"nodes": node_count, "instance type": instance_type.name, "engine version": str(engine_version)}
+        _record("created", cluster, by=by, after=after)
     return cluster
 
 
@@ -51,13 +55,15 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
     if not cluster.move(Cluster.Status.INPROGRESS):
         raise PortalError(f"{cluster.name} cannot be repaired while it is {cluster.badge.word}.")
-    return start_task(
+    task = start_task(
         cluster,
         "clusters.repair",
         title=f"Repair cluster {cluster.name}",
         by=by,
         cloud=cluster.workspace.cloud_config.kind,
     )
+    _record("repaired", cluster, by=by)
+    return task
 
 
 @transaction.atomic
@@ -67,10 +73,17 @@ def delete_cluster(cluster: Cluster, *, by: User) -> Task:
         raise PortalError(
             f"{cluster.name} cannot be deleted while it is {cluster.badge.word}. Cancel what is going on first."
         )
-    return start_task(
+    task = start_task(
         cluster,
         "clusters.delete",
         title=f"Delete cluster {cluster.name}",
         by=by,
         cloud=cluster.workspace.cloud_config.kind,
     )
+    _record("deleted", cluster, by=by)
+    return task
+
+
+def _record(verb: str, cluster: Cluster, *, by: User | None, after: dict[str, Any] | None = None) -> None:
+    workspace = cluster.workspace
+    audit.record(verb, cluster, organization=workspace.organization, by=by, workspace=workspace, after=after)

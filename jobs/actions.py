@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 from django.db import transaction
 from django.db.models import Max
 
+from accounts import audit
 from accounts.models import User
 from clusters.models import Cluster
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
+from portal.secrets import redact
 from portal.tasks import ledger
 from portal.tasks.models import Output
 from workspaces.models import Workspace
@@ -45,8 +47,11 @@ def create_job(
             "created_by": by,
         },
     )
-    run = start_run(job, by=by) if made else job.runs.earliest("number")
-    return job, run
+    if not made:
+        return job, job.runs.earliest("number")
+    after = {"cluster": cluster.name, "source": redact(git_url), "reference": reference, "command": redact(command)}
+    audit.record("created", job, organization=workspace.organization, by=by, workspace=workspace, after=after)
+    return job, start_run(job, by=by)
 
 
 @transaction.atomic
@@ -80,10 +85,20 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         cloud=cluster.workspace.cloud_config.kind,
         output=run.output,
     )
+    _record("started", run, by=by)
     return run
 
 
-def cancel_run(run: Run) -> bool:
+@transaction.atomic
+def cancel_run(run: Run, *, by: User) -> bool:
     """Ask for it; a worker ends it on every node. False when it had ended."""
     task = run.last_task
-    return not run.is_finished and task is not None and ledger.cancel_task(task)
+    if run.is_finished or task is None or not ledger.cancel_task(task):
+        return False
+    _record("cancelled", run, by=by)
+    return True
+
+
+def _record(verb: str, run: Run, *, by: User | None) -> None:
+    workspace = run.job.workspace
+    audit.record(verb, run, organization=workspace.organization, by=by, workspace=workspace)

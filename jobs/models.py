@@ -170,5 +170,9 @@ class Run(models.Model):
             self.refresh_from_db(fields=["status"])
         return bool(moved)
 
+    @property
+    def workspace(self) -> Workspace:
+        return self.job.workspace
+
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]

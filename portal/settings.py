@@ -154,6 +154,7 @@ PLANS = {
     "jobs.run": "jobs.plans.RUN",
 }
 WATCHERS = ["portal.tasks.watch.OutputWatcher", "jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
+RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {

@@ -14,7 +14,10 @@ import django
 
 django.setup()
 
+import redis  # noqa: E402
+from django.conf import settings  # noqa: E402
 from django.contrib.sessions.models import Session  # noqa: E402
+from django.db import connection  # noqa: E402
 from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator  # noqa: E402
@@ -146,7 +149,7 @@ def read_output(run, stream="stdout", limit=200_000):
 
 
 def cancel(run):
-    return cancel_run(Run.objects.get(uuid=run))
+    return cancel_run(Run.objects.get(uuid=run), by=alice())
 
 
 def cancel_task(task):
@@ -295,6 +298,26 @@ def secrets_kept(workspace, cluster):
         "workspace key": Workspace.objects.get(uuid=workspace).login_key,
         "cluster key": Cluster.objects.get(uuid=cluster).key,
     }
+
+
+def dump_database():
+    """Every value of every row of every table, as text."""
+    said = []
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")  # noqa: S608 (names of our own tables)
+            said += [f"{table} {_text(value)}" for row in cursor.fetchall() for value in row]
+    return "\n".join(said)
+
+
+def dump_queue():
+    """Every key of Redis and what it holds, as Redis itself would dump it."""
+    server = redis.Redis.from_url(settings.REDIS_URL)
+    return "\n".join(f"{key!r} {_text(server.dump(key))}" for key in server.scan_iter())
+
+
+def _text(value):
+    return bytes(value).decode("latin-1") if isinstance(value, bytes | memoryview) else str(value)
 
 
 def end_session(key):

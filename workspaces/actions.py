@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 from django.db import transaction
 
+from accounts import audit
 from accounts.access import WorkspaceRole
 from accounts.models import Organization, User
 from portal.clouds.errors import PortalError
@@ -19,9 +20,11 @@ def create_cloud_config(
     organization: Organization, *, name: str, kind: CloudConfig.Kind, by: User | None, uuid: UUID | None = None
 ) -> CloudConfig:
     """Asked twice with one `uuid` (a form sent twice), the second call returns what the first made."""
-    config, _ = CloudConfig.objects.get_or_create(
+    config, made = CloudConfig.objects.get_or_create(
         uuid=uuid or uuid4(), organization=organization, defaults={"name": name, "kind": kind, "created_by": by}
     )
+    if made:
+        audit.record("created", config, organization=organization, by=by, after={"cloud": config.get_kind_display()})
     return config
 
 
@@ -44,6 +47,8 @@ def create_workspace(
     if made:
         WorkspaceMember.objects.create(workspace=workspace, user=by, role=WorkspaceRole.ADMIN)
         start_task(workspace, "workspaces.create", title=f"Create workspace {name}", by=by, cloud=cloud_config.kind)
+        after = {"cloud configuration": cloud_config.name, "region": region}
+        audit.record("created", workspace, organization=organization, by=by, workspace=workspace, after=after)
     return workspace
 
 
@@ -54,10 +59,19 @@ def delete_workspace(workspace: Workspace, *, by: User) -> Task:
         raise PortalError("Delete the clusters of this workspace first.")
     if not workspace.move(Workspace.Status.TERMINATING):
         raise PortalError(f"{workspace.name} cannot be deleted while it is {workspace.badge.word}.")
-    return start_task(
+    task = start_task(
         workspace,
         "workspaces.delete",
         title=f"Delete workspace {workspace.name}",
         by=by,
         cloud=workspace.cloud_config.kind,
     )
+    audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
+    return task
+
+
+def record_task(verb: str, task: Task, *, by: User) -> None:
+    """The audit entry of what a person does with a task itself: of which organization it is, its subject knows."""
+    subject = task.subject
+    workspace = subject if isinstance(subject, Workspace) else subject.workspace
+    audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)

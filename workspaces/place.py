@@ -51,7 +51,4 @@ def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:
     """For a page of a task: the workspace of what it was done to."""
-    if isinstance(subject, Workspace):
-        enter(request, subject)
-    else:
-        enter(request, getattr(subject, "workspace", None) or subject.job.workspace)
+    enter(request, subject if isinstance(subject, Workspace) else subject.workspace)
