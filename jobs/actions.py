@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import Max
+from django.urls import reverse
 
-from accounts.models import User
+from accounts.access import Can
+from accounts.holdings import Holding
+from accounts.models import Organization, User
 from clusters.models import Cluster
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
@@ -87,3 +91,23 @@ def cancel_run(run: Run) -> bool:
     """Ask for it; a worker ends it on every node. False when it had ended."""
     task = run.last_task
     return not run.is_finished and task is not None and ledger.cancel_task(task)
+
+
+def holdings(
+    organization: Organization,
+    *,
+    seen_by: User | None = None,
+    started_by: User | None = None,
+    workspace: Workspace | None = None,
+) -> list[Holding]:
+    """Runs that have not ended."""
+    runs = Run.objects.where(seen_by, Can.VIEW) if seen_by else Run.objects.all()
+    runs = runs.unfinished().filter(job__workspace__organization=organization)
+    if started_by:
+        runs = runs.filter(started_by=started_by)
+    if workspace:
+        runs = runs.filter(job__workspace=workspace)
+    return [
+        Holding(str(run), run.job.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(cancel_run, run))
+        for run in runs.select_related("job__workspace", "cluster").order_by("-pk")
+    ]

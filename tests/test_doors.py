@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from accounts.actions import invite_people
+from accounts.models import User
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.tasks.ledger import start_task
@@ -20,7 +24,23 @@ ROWS = {
     "cloud-configs": (None, ("alice", "charlie"), None),
     "new-cloud-config": (None, ("alice", "charlie"), ("alice", "charlie")),
     "new-workspace": (None, ("alice", "charlie"), ("alice", "charlie")),
+    "organizations": (None, (*INSIDE, "charlie"), None),
+    "new-organization": (None, (*INSIDE, "charlie"), (*INSIDE, "charlie")),
+    "switch-organization": (None, None, (*INSIDE, "charlie")),
+    "organization": (None, (*INSIDE, "charlie"), None),
+    "organization-settings": (None, ("alice", "charlie"), ("alice", "charlie")),
+    "leave-organization": (None, (*INSIDE, "charlie"), (*INSIDE, "charlie")),
+    "delete-organization": (None, ("alice", "charlie"), ("alice", "charlie")),
+    "people": (None, ("alice", "charlie"), ("alice", "charlie")),
+    "person": ("person", ("alice",), ("alice",)),
+    "unlock-person": ("person", None, ("alice",)),
+    "remove-person": ("person", ("alice",), ("alice",)),
+    "resend-invitation": ("invitation", None, ("alice",)),
+    "withdraw-invitation": ("invitation", None, ("alice",)),
     "workspace": ("workspace", INSIDE, None),
+    "workspace-people": ("workspace", INSIDE, ("alice",)),
+    "change-workspace-person": ("workspace", None, ("alice",)),
+    "remove-workspace-person": ("workspace", ("alice",), ("alice",)),
     "workspace-settings": ("workspace", INSIDE, None),
     "delete-workspace": ("workspace", ("alice",), ("alice",)),
     "clusters": ("workspace", INSIDE, None),
@@ -41,8 +61,8 @@ ROWS = {
     "output-frame": ("output", INSIDE, None),
     "output-download": ("output", INSIDE, None),
 }
-# allauth's own, the examples (public) and the first administrator's link have tests of their own.
-ELSEWHERE = ("account_", "example-file", "first-administrator")
+# allauth's own, the examples (public), the first administrator's and the invited's links have tests of their own.
+ELSEWHERE = ("account_", "example-file", "first-administrator", "invitation")
 
 
 def named(patterns, prefix=""):
@@ -53,7 +73,14 @@ def named(patterns, prefix=""):
             yield pattern.name, prefix + str(pattern.pattern)
 
 
+# Only who may change these knows of them: to everybody else they do not exist.
+HIDDEN = ("invitation",)
+BOB = UUID("b0b00000-0000-4000-8000-000000000000")
 ADDRESSES = dict(named(get_resolver().url_patterns))
+
+
+def address_of(name, uuid):
+    return "/" + ADDRESSES[name].replace("<uuid:uuid>", str(uuid)).replace("<uuid:member>", str(BOB))
 
 
 def test_every_address_has_a_row():
@@ -62,7 +89,9 @@ def test_every_address_has_a_row():
 
 
 @pytest.fixture
-def things(lab, alice, monkeypatch, rings):
+def things(lab, harbor, alice, bob, monkeypatch, rings):
+    User.objects.filter(pk=bob.pk).update(uuid=BOB)
+    (invited,) = invite_people(harbor, ["nina@example.org"], by=alice)
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
     engine = EngineVersion.objects.get(kind="mpi")
     cluster = Cluster.objects.create(
@@ -74,7 +103,7 @@ def things(lab, alice, monkeypatch, rings):
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
     return {
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
-        "output": task.output.uuid,
+        "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
     }  # fmt: skip
 
 
@@ -89,7 +118,7 @@ def test_who_gets_in(client, things, cast, name, who):
     kind, may_get, may_post = ROWS[name]
     if cast[who]:
         client.force_login(cast[who])
-    address = "/" + ADDRESSES[name].replace("<uuid:uuid>", str(things.get(kind, "")))
+    address = address_of(name, things.get(kind, ""))
     for method, may in (("get", may_get), ("post", may_post)):
         answer = getattr(client, method)(address)
         if may is EVERYBODY:
@@ -103,14 +132,17 @@ def test_who_gets_in(client, things, cast, name, who):
             assert "/accounts/login/" not in getattr(answer, "url", "")
         else:
             # To a stranger it does not exist; somebody who may see it is told that they may not do this.
-            assert answer.status_code == (404 if kind and who == "charlie" else 403), (method, answer)
+            assert answer.status_code == (404 if kind in HIDDEN or (kind and who == "charlie") else 403), (
+                method,
+                answer,
+            )
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[0] and row[1]])
 def test_what_belongs_to_others_is_as_if_it_were_not(client, things, charlie, name):
     client.force_login(charlie)
-    theirs = client.get("/" + ADDRESSES[name].replace("<uuid:uuid>", str(things[ROWS[name][0]])))
-    none = client.get("/" + ADDRESSES[name].replace("<uuid:uuid>", "00000000-0000-4000-8000-000000000000"))
+    theirs = client.get(address_of(name, things[ROWS[name][0]]))
+    none = client.get(address_of(name, "00000000-0000-4000-8000-000000000000"))
     assert (theirs.status_code, theirs.content) == (none.status_code, none.content) == (404, none.content)
 
 
