@@ -59,6 +59,31 @@ _WORKSPACE: dict[Can, frozenset[WorkspaceRole]] = {
     Can.MANAGE_TOKENS: frozenset({WorkspaceRole.ADMIN}),
 }
 
+_SENTENCES = {
+    Can.VIEW: "See clusters, jobs and output",
+    Can.RUN_JOBS: "Run jobs, cancel runs",
+    Can.MANAGE_CLUSTERS: "Create, repair and delete clusters",
+    Can.INVITE: "Invite people, change roles, remove people",
+    Can.MANAGE_TOKENS: "Manage API tokens",
+    Can.MANAGE_ORGANIZATION: "Create workspaces and cloud configurations",
+    Can.READ_AUDIT: "Read the audit",
+}
+
+
+def role_table() -> list[tuple[str, list[bool]]]:
+    """What a role may do, for people: organization admin, then a workspace's admin, user and viewer."""
+    return [
+        (
+            sentence,
+            [
+                OrganizationRole.ADMIN in _ORGANIZATION.get(can, ()),
+                *(role in _WORKSPACE.get(can, ()) for role in WorkspaceRole),
+            ],
+        )
+        for can, sentence in _SENTENCES.items()
+    ]
+
+
 Person = Any  # a User or AnonymousUser; `accounts.models` imports this module
 M = TypeVar("M", bound=models.Model)
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
 from allauth.account.models import EmailAddress
-from django.db import transaction
+from django.conf import settings
+from django.core.mail import send_mail
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts import audit
-from accounts.access import OrganizationRole
-from accounts.models import Membership, Organization, SetupLink, User
+from accounts.access import Can, OrganizationRole, WorkspaceRole
+from accounts.holdings import Holding, holdings
+from accounts.models import Invitation, Membership, Organization, SetupLink, User, database_now, digest
+from portal.clouds.errors import PortalError
+from portal.tasks import live
+
+logger = logging.getLogger(__name__)
+
+LAST_ADMIN = "This is the last admin of the organization. Make somebody else an admin first."
 
 
 @transaction.atomic
@@ -15,8 +35,361 @@ def create_organization(name: str, *, by: User) -> Organization:
     """Whoever makes it is its admin."""
     organization = Organization.objects.create(name=name)
     Membership.objects.create(organization=organization, user=by, role=OrganizationRole.ADMIN)
-    audit.record("created", organization, organization=organization, by=by)
+    audit.record("created", organization, organization=organization, by=by, after={"name": name})
     return organization
+
+
+@transaction.atomic
+def rename_organization(organization: Organization, name: str, *, by: User) -> None:
+    before = organization.name
+    organization.name = name
+    organization.save(update_fields=["name"])
+    audit.record(
+        "renamed", organization, organization=organization, by=by, before={"name": before}, after={"name": name}
+    )
+    live.ring(*organization.live_names())
+
+
+def why_not_deletable(organization: Organization) -> list[str]:
+    """What must go first, as sentences; empty where the organization may be deleted."""
+    people = organization.memberships.count() - 1
+    workspaces = list(organization.workspaces.live().order_by("name"))
+    found = [f"Workspace {workspace.name} is still there." for workspace in workspaces]
+    used = organization.cloud_configs.filter(workspaces__in=workspaces).distinct().order_by("name")
+    found += [f"Cloud configuration {config.name} is in use." for config in used]
+    if people:
+        found.append(f"{people} other {'person is' if people == 1 else 'people are'} in it.")
+    return found
+
+
+@transaction.atomic
+def delete_organization(organization: Organization, *, by: User) -> None:
+    """Nobody is in it any more. Its row stays, for its audit and the history of its runs. Raises `PortalError`."""
+    organization = _locked(organization)
+    if reasons := why_not_deletable(organization):
+        raise PortalError(" ".join(reasons))
+    organization.cloud_configs.filter(workspaces=None).delete()
+    organization.invitations.pending().update(withdrawn=now())
+    organization.api_tokens.filter(revoked=None).update(revoked=now())
+    organization.memberships.all().delete()
+    organization.deleted = now()
+    organization.save(update_fields=["deleted"])
+    audit.record("deleted", organization, organization=organization, by=by, before={"name": organization.name})
+
+
+def _locked(organization: Organization) -> Organization:
+    """What changes who the admins are waits here, so that two at once cannot take away the last one."""
+    return Organization.objects.select_for_update().get(pk=organization.pk)
+
+
+def is_last_admin(membership: Membership) -> bool:
+    admins = Membership.objects.filter(organization=membership.organization_id, role=OrganizationRole.ADMIN)
+    return membership.role == OrganizationRole.ADMIN and not admins.exclude(pk=membership.pk).exists()
+
+
+def _fresh(membership: Membership) -> Membership:
+    """As it is now that nobody else can change it. Raises `PortalError` where it has gone."""
+    _locked(membership.organization)
+    found = Membership.objects.select_related("organization", "user").filter(pk=membership.pk).first()
+    if found is None:
+        raise PortalError(f"{membership.user} is no longer in {membership.organization}.")
+    return found
+
+
+@transaction.atomic
+def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> None:
+    """Raises `PortalError` where nobody would be left to administer the organization."""
+    membership = _fresh(membership)
+    before = membership.role
+    if before == role:
+        return
+    if is_last_admin(membership):
+        raise PortalError(LAST_ADMIN)
+    membership.role = role
+    membership.save(update_fields=["role"])
+    audit.record(
+        "role changed",
+        membership.user,
+        organization=membership.organization,
+        by=by,
+        before={"role": before},
+        after={"role": role},
+    )
+
+
+@transaction.atomic
+def remove_member(membership: Membership, *, by: User) -> None:
+    """Also what somebody does who leaves. Raises `PortalError` for the last admin.
+
+    With it go their roles in workspaces, their API tokens, invitations to their address, and what they started and
+    still runs is cancelled. What they made stays.
+    """
+    membership = _fresh(membership)
+    if is_last_admin(membership):
+        raise PortalError(LAST_ADMIN)
+    organization, user = membership.organization, membership.user
+    inside = user.workspace_memberships.filter(workspace__organization=organization)
+    before = {
+        "role": membership.role,
+        "workspaces": dict(inside.order_by("workspace__name").values_list("workspace__name", "role")),
+    }
+    running = holdings(organization, started_by=user)
+    inside.delete()
+    membership.delete()
+    tokens = organization.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
+    organization.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
+    audit.record(
+        "left" if by == user else "removed",
+        user,
+        organization=organization,
+        by=by,
+        before=before,
+        after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
+    )
+    live.ring(*organization.live_names())
+
+
+def cancel_all(running: Iterable[Holding], *, by: User) -> list[str]:
+    """Their names."""
+    names = []
+    for holding in running:
+        holding.cancel(by)
+        names.append(holding.name)
+    return names
+
+
+@transaction.atomic
+def unlock_user(user: User, *, by: User, reason: str, organization: Organization | None = None) -> None:
+    """The days without signing in begin anew. The entry is the organization's whose admin did it."""
+    user.unlocked_at = database_now()
+    user.warned_days = 0
+    user.save(update_fields=["unlocked_at", "warned_days"])
+    audit.record("unlocked", user, organization=organization, by=by, after={"reason": reason})
+
+
+def addresses_of(user: User) -> set[str]:
+    """Every address that is known to be this person's, in lower case."""
+    verified = EmailAddress.objects.filter(user=user, verified=True).values_list("email", flat=True)
+    return {user.email.lower(), *(email.lower() for email in verified)}
+
+
+def _has_address(email: str, path: str = "") -> Q:
+    verified = {f"{path}emailaddress__email__iexact": email, f"{path}emailaddress__verified": True}
+    return Q(**{f"{path}email__iexact": email}) | Q(**verified)
+
+
+def has_account(email: str) -> bool:
+    return User.objects.filter(_has_address(email)).exists()
+
+
+@dataclass(frozen=True)
+class Invited:
+    """What came of inviting one address: an invitation and its token, which is known only now; or why there is none."""
+
+    email: str
+    invitation: Invitation | None = None
+    token: str = ""
+    sentence: str = ""
+
+
+@transaction.atomic
+def invite_people(
+    organization: Organization,
+    emails: Iterable[str],
+    *,
+    by: User,
+    role: OrganizationRole = OrganizationRole.MEMBER,
+    workspace: Any = None,
+    workspace_role: WorkspaceRole | str = "",
+) -> list[Invited]:
+    """Into the organization or, with `workspace`, into that. Whoever is in there already is not invited: it says so.
+
+    Addresses are compared without regard to the case of their letters. One that has an invitation waiting gets no
+    second one; one whose invitation has expired gets a new one.
+    """
+    return [
+        _invite(organization, email, by, role, workspace, workspace_role)
+        for email in dict.fromkeys(email.strip().lower() for email in emails)
+    ]
+
+
+def _invite(
+    organization: Organization, email: str, by: User, role: str, workspace: Any, workspace_role: str
+) -> Invited:
+    place = workspace or organization
+    people = workspace.members if workspace else organization.memberships
+    already = people.filter(_has_address(email, "user__")).first()
+    if already:
+        return Invited(email, sentence=f"is in {place} already, as {already.get_role_display().lower()}.")
+    waiting = organization.invitations.pending().filter(email=email, workspace=workspace).first()
+    if waiting and waiting.expires > now():
+        return Invited(email, sentence="has an invitation already. It can be sent again from the list.")
+    token = secrets.token_urlsafe(32)
+    invitation = waiting or Invitation(organization=organization, email=email, workspace=workspace)
+    invitation.organization_role = role
+    invitation.workspace_role = workspace_role if workspace else ""
+    _renew(invitation, token, by)
+    try:
+        with transaction.atomic():
+            invitation.save()
+    except IntegrityError:  # somebody else invites the same address at this moment
+        return Invited(email, sentence="has an invitation already. It can be sent again from the list.")
+    audit.record("invited", invitation, organization=organization, workspace=workspace, by=by, after=_said(invitation))
+    return Invited(email, invitation, token)
+
+
+def _renew(invitation: Invitation, token: str, by: User) -> None:
+    invitation.token_hash = digest(token)
+    invitation.invited_by = by
+    invitation.expires = now() + timedelta(days=settings.INVITATION_DAYS)
+
+
+def _said(invitation: Invitation) -> dict[str, Any]:
+    role = invitation.workspace_role if invitation.workspace else invitation.organization_role
+    return {"email": invitation.email, "role": role, "expires": invitation.expires.isoformat()}
+
+
+def _waiting(invitation: Invitation) -> Invitation:
+    found = Invitation.objects.pending().select_for_update().filter(pk=invitation.pk).first()
+    if found is None:
+        raise PortalError(f"The invitation of {invitation.email} has been used or withdrawn.")
+    return found
+
+
+@transaction.atomic
+def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
+    """A new token: the one before stops working. It is now whoever sends it again who invites. Raises `PortalError`."""
+    invitation = _waiting(invitation)
+    token = secrets.token_urlsafe(32)
+    _renew(invitation, token, by)
+    invitation.save()
+    audit.record(
+        "invited again",
+        invitation,
+        organization=invitation.organization,
+        workspace=invitation.workspace,
+        by=by,
+        after=_said(invitation),
+    )
+    return Invited(invitation.email, invitation, token)
+
+
+@transaction.atomic
+def withdraw_invitation(invitation: Invitation, *, by: User) -> None:
+    """Raises `PortalError` where it has been used or withdrawn."""
+    invitation = _waiting(invitation)
+    invitation.withdrawn = now()
+    invitation.save(update_fields=["withdrawn"])
+    audit.record(
+        "withdrew",
+        invitation,
+        organization=invitation.organization,
+        workspace=invitation.workspace,
+        by=by,
+        before=_said(invitation),
+    )
+
+
+def open_invitation(token_hash: str) -> Invitation | None:
+    """The invitation of a token that may still be accepted.
+
+    It is worth as much as its inviter: somebody who may no longer invite to that place (another role, removed, locked)
+    has no invitations any more, and neither has a workspace that is being deleted.
+    """
+    related = ("organization", "workspace", "invited_by")
+    waiting = Invitation.objects.pending().select_related(*related).filter(expires__gt=now())
+    found = waiting.filter(token_hash=token_hash).first()
+    if found is None or found.invited_by is None:
+        return None
+    place: Any = found.workspace or found.organization
+    may_invite = type(place).objects.where(found.invited_by, Can.INVITE).filter(pk=place.pk)
+    if found.workspace:
+        may_invite = may_invite.staying()
+    if found.organization_role == OrganizationRole.ADMIN:
+        administers = Organization.objects.where(found.invited_by, Can.MANAGE_ORGANIZATION)
+        if not administers.filter(pk=found.organization_id).exists():
+            return None
+    return found if may_invite.exists() else None
+
+
+GONE = "This invitation has been used or withdrawn, or it has expired."
+
+
+@transaction.atomic
+def accept_invitation(token_hash: str, *, by: User) -> Invitation:
+    """Their roles are raised to what the invitation says, never lowered. Works once. Raises `PortalError`."""
+    invitation = open_invitation(token_hash)
+    if invitation is None:
+        raise PortalError(GONE)
+    if invitation.email not in addresses_of(by):
+        raise PortalError(f"This invitation is for {invitation.email}.")
+    organization, workspace = _locked(invitation.organization), invitation.workspace
+    mine = Invitation.objects.pending().filter(pk=invitation.pk, token_hash=token_hash)
+    if not mine.update(accepted=now(), accepted_by=by):
+        raise PortalError(GONE)
+    membership, made = Membership.objects.get_or_create(
+        organization=organization, user=by, defaults={"role": invitation.organization_role}
+    )
+    if not made and invitation.organization_role == OrganizationRole.ADMIN != membership.role:
+        membership.role = OrganizationRole.ADMIN
+        membership.save(update_fields=["role"])
+    after = {"organization": membership.role}
+    if workspace:
+        member, made = workspace.members.get_or_create(user=by, defaults={"role": invitation.workspace_role})
+        order = WorkspaceRole.values  # from the one who may most
+        if not made and order.index(invitation.workspace_role) < order.index(member.role):
+            member.role = invitation.workspace_role
+            member.save(update_fields=["role"])
+        after["workspace"] = member.role
+    audit.record("accepted", invitation, organization=organization, workspace=workspace, by=by, after=after)
+    live.ring(*organization.live_names())
+    return invitation
+
+
+@transaction.atomic
+def join(token_hash: str, *, name: str, password: str) -> tuple[User, Invitation]:
+    """An account for the address of the invitation, which the link has proved; and accepted. Raises `PortalError`."""
+    invitation = open_invitation(token_hash)
+    if invitation is None:
+        raise PortalError(GONE)
+    if has_account(invitation.email):
+        raise PortalError(f"There is an account with the address {invitation.email}. Sign in with it.")
+    user = User.objects.create_user(invitation.email, password, name=name)
+    EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
+    audit.record("created", user, organization=invitation.organization, by=user, after={"email": user.email})
+    return user, accept_invitation(token_hash, by=user)
+
+
+def mail_goes_out() -> bool:
+    """Whether this portal has a mail server. Without, whoever invites passes the link on."""
+    return not settings.EMAIL_BACKEND.startswith(
+        tuple(f"django.core.mail.backends.{kind}." for kind in ("console", "dummy", "filebased"))
+    )
+
+
+def link_of(token: str) -> str:
+    return f"{settings.PORTAL_URL}{reverse('invitation-link', args=[token])}"
+
+
+def mail_invitation(invited: Invited) -> bool:
+    """Called after the transaction. False where the link has to be passed on by hand."""
+    if not mail_goes_out():
+        return False
+    invitation = invited.invitation
+    context = {
+        "invitation": invitation,
+        "link": link_of(invited.token),
+        "portal_name": settings.PORTAL_NAME,
+        "has_account": has_account(invited.email),
+    }
+    place = invitation and (invitation.workspace or invitation.organization)
+    subject = " ".join(f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}You are invited to {place}".split())
+    try:
+        send_mail(subject, render_to_string("accounts/mail/invitation.txt", context), None, [invited.email])
+    except OSError:  # SMTP's errors are of this kind
+        logger.exception("an invitation could not be mailed")
+        return False
+    return True
 
 
 @transaction.atomic

@@ -4,8 +4,10 @@ from typing import Any
 
 from django import forms
 from django.contrib.auth.password_validation import validate_password
+from django.core.validators import validate_email
 
-from accounts.models import User
+from accounts.access import OrganizationRole, WorkspaceRole
+from accounts.models import Organization, User
 
 
 class FirstAdministratorForm(forms.Form):
@@ -34,6 +36,137 @@ class FirstAdministratorForm(forms.Form):
         if data.get("password"):
             try:
                 validate_password(data["password"], User(email=data.get("email", ""), name=data.get("name", "")))
+            except forms.ValidationError as error:
+                self.add_error("password", error)
+        return data
+
+
+class ConfirmDeleteForm(forms.Form):
+    """What is destroyed is confirmed by its name."""
+
+    name = forms.CharField(widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}))
+
+    def __init__(self, *args: Any, expected: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.expected = expected
+        self.fields["name"].label = f"Type {expected} to confirm"
+
+    def clean_name(self) -> str:
+        if self.cleaned_data["name"].strip() != self.expected:
+            raise forms.ValidationError(f"That is not {self.expected}.")
+        return self.expected
+
+
+class OrganizationForm(forms.Form):
+    name = forms.CharField(max_length=80, label="Organization name", help_text="Your team or company.")
+
+
+class ReasonForm(forms.Form):
+    reason = forms.CharField(
+        max_length=200, label="Reason", help_text="It is kept in the audit, e.g. “back from parental leave”."
+    )
+
+
+class OrganizationRoleForm(forms.Form):
+    role = forms.ChoiceField(
+        choices=OrganizationRole.choices,
+        label="Role in the organization",
+        help_text="An admin manages people, workspaces and cloud configurations. A member has no right by that.",
+    )
+
+
+class WorkspaceRoleForm(forms.Form):
+    role = forms.ChoiceField(
+        choices=[
+            (WorkspaceRole.VIEWER, "Viewer: sees everything, changes nothing"),
+            (WorkspaceRole.USER, "User: also runs jobs"),
+            (WorkspaceRole.ADMIN, "Admin: also makes and deletes clusters, and invites people"),
+        ],
+        initial=WorkspaceRole.USER,
+        label="Role there",
+    )
+
+
+class Addresses(forms.CharField):
+    """E-mail addresses, one a line or with commas between them; in lower case, each once."""
+
+    MOST = 50
+    widget = forms.Textarea
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            label="E-mail addresses",
+            help_text="One a line.",
+            widget=forms.Textarea(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
+            **kwargs,
+        )
+
+    def clean(self, value: str) -> list[str]:
+        text: str = super().clean(value)
+        found = list(dict.fromkeys(text.replace(",", " ").replace(";", " ").lower().split()))
+        bad = []
+        for email in found:
+            try:
+                validate_email(email)
+            except forms.ValidationError:
+                bad.append(email)
+        if bad:
+            raise forms.ValidationError(f"This is no e-mail address: {', '.join(bad)}. Nobody was invited yet.")
+        if len(found) > self.MOST:
+            raise forms.ValidationError(f"At most {self.MOST} addresses at once, these are {len(found)}.")
+        return found
+
+
+class InviteToWorkspaceForm(WorkspaceRoleForm):
+    emails = Addresses()
+    field_order = ("emails", "role")
+
+
+class InviteForm(WorkspaceRoleForm):
+    """Into an organization, and perhaps into one of its workspaces with a role there."""
+
+    emails = Addresses()
+    organization_role = forms.ChoiceField(
+        choices=[(OrganizationRole.MEMBER, "Member: no right by itself"), (OrganizationRole.ADMIN, "Admin")],
+        label="Role in the organization",
+    )
+    workspace = forms.ChoiceField(required=False)
+    field_order = ("emails", "organization_role", "workspace", "role")
+
+    def __init__(self, *args: Any, organization: Organization, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.workspaces = {str(one.uuid): one for one in organization.workspaces.staying().order_by("name")}
+        field: Any = self.fields["workspace"]
+        field.choices = [("", "none yet"), *((key, one.name) for key, one in self.workspaces.items())]
+        self.fields["role"].required = False
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        data["workspace"] = self.workspaces.get(data.get("workspace", ""))
+        if data["workspace"] and not data.get("role") and "role" not in self.errors:
+            self.add_error("role", "Choose a role in the workspace.")
+        return data
+
+
+class JoinForm(forms.Form):
+    """An account for an address that an invitation has proved."""
+
+    name = forms.CharField(max_length=120, label="Your name", widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    password = forms.CharField(
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+        strip=False,
+        help_text="At least 12 characters. A few unrelated words are good.",
+    )
+
+    def __init__(self, *args: Any, email: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.email = email
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("password"):
+            try:
+                validate_password(data["password"], User(email=self.email, name=data.get("name", "")))
             except forms.ValidationError as error:
                 self.add_error("password", error)
         return data

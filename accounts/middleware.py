@@ -11,7 +11,7 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from accounts import audit
+from accounts import audit, place
 
 
 def address_of(request: HttpRequest) -> str | None:
@@ -39,6 +39,9 @@ class PersonMiddleware:
             return locked_page(request, person)
         with audit.done_from(address_of(request)):
             return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return place.answer(request, exception)
 
 
 def locked_page(request: HttpRequest, person: object) -> HttpResponse:

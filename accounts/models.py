@@ -16,6 +16,7 @@ from django.db.models.functions import Coalesce, Greatest, Lower
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
+from portal.statuses import Badge
 
 
 def database_now() -> datetime:
@@ -104,6 +105,16 @@ class User(AbstractUser):
             return False
         return database_now() - self.quiet_since > limit
 
+    def sign_in_state(self, at: datetime) -> tuple[Badge | None, int]:
+        """For lists of people: LOCKED or GOING DORMANT, and in how many days it locks. `at`: the database's clock."""
+        quiet = at - self.quiet_since
+        left = (timedelta(days=settings.LOCK_AFTER_DAYS) - quiet).days
+        if quiet > timedelta(days=settings.LOCK_AFTER_DAYS):
+            return Badge("LOCKED", "st-bad", "bi-lock-fill"), 0
+        if quiet > timedelta(days=settings.WARN_AFTER_DAYS[0]):
+            return Badge("GOING DORMANT", "st-warn", "bi-exclamation-triangle-fill"), left
+        return None, left
+
     @property
     def may_enter(self) -> bool:
         """Whether anything may be done in this person's name now."""
@@ -128,6 +139,7 @@ class Organization(models.Model):
     name = models.CharField(max_length=80)
     second_factor_required = models.BooleanField(default=False)
     created = models.DateTimeField(auto_now_add=True)
+    deleted = models.DateTimeField(null=True, editable=False)  # the row stays for its audit and its history
 
     objects = OrganizationQuerySet.as_manager()
 
@@ -232,6 +244,10 @@ class Invitation(models.Model):
 
     def __str__(self) -> str:
         return f"invitation of {self.email} to {self.workspace or self.organization}"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires <= now()
 
 
 class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):

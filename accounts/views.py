@@ -1,15 +1,63 @@
+"""The first administrator, organizations, their people, and invitations."""
+
 from __future__ import annotations
 
-from django.contrib.auth import login
-from django.db import transaction
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
 
-from accounts.actions import create_first_administrator
-from accounts.forms import FirstAdministratorForm
-from accounts.models import SetupLink
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth import login, logout
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db import IntegrityError, transaction
+from django.db.models import Count, Q
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.access import Can, OrganizationRole, get_for, role_table
+from accounts.actions import (
+    Invited,
+    accept_invitation,
+    addresses_of,
+    change_role,
+    create_first_administrator,
+    create_organization,
+    delete_organization,
+    has_account,
+    invite_people,
+    is_last_admin,
+    join,
+    link_of,
+    mail_invitation,
+    open_invitation,
+    remove_member,
+    rename_organization,
+    resend_invitation,
+    unlock_user,
+    why_not_deletable,
+    withdraw_invitation,
+)
+from accounts.forms import (
+    ConfirmDeleteForm,
+    FirstAdministratorForm,
+    InviteForm,
+    JoinForm,
+    OrganizationForm,
+    OrganizationRoleForm,
+    ReasonForm,
+)
+from accounts.holdings import holdings
+from accounts.models import Invitation, Membership, SetupLink, User, database_now, digest
+from accounts.place import FIELD, choose, enter_if_any, enter_organization, person, switch
+from portal.clouds.errors import PortalError
+from portal.statuses import Badge
 
 
 @never_cache
@@ -30,3 +78,354 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
         login(request, user, backend="allauth.account.auth_backends.AuthenticationBackend")
         return redirect("dashboard")
     return render(request, "account/first.html", {"form": form})
+
+
+# Organizations
+
+
+@require_safe
+@login_required
+def organizations(request: HttpRequest) -> HttpResponse:
+    """All that the person is in; where somebody comes who is in none."""
+    enter_if_any(request)
+    mine = Membership.objects.filter(user=person(request)).select_related("organization").order_by("organization__name")
+    return render(request, "accounts/organizations.html", {"memberships": mine, "may_create": _may_create(request)})
+
+
+def _may_create(request: HttpRequest) -> bool:
+    return bool(settings.OPEN_ORGANIZATIONS) or person(request).is_superuser
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def new_organization(request: HttpRequest) -> HttpResponse:
+    if not _may_create(request):
+        raise PermissionDenied
+    form = OrganizationForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        organization = create_organization(form.cleaned_data["name"], by=person(request))
+        choose(request, organization)
+        messages.success(request, f"{organization.name} is made, and you are in it now.")
+        return redirect("dashboard")
+    enter_if_any(request)
+    return render(request, "accounts/organization_new.html", {"form": form})
+
+
+@require_POST
+@login_required
+def switch_organization(request: HttpRequest) -> HttpResponse:
+    try:
+        found = switch(request, UUID(request.POST.get("organization", "")))
+    except ValueError:
+        found = None
+    if found is None:
+        messages.error(request, "You are not in that organization.")
+        return redirect("organizations")
+    return redirect("dashboard")
+
+
+@require_safe
+@login_required
+def organization(request: HttpRequest) -> HttpResponse:
+    """What there is and what runs now, as far as the person may see it."""
+    found = enter_organization(request)
+    context = {
+        "organization": found,
+        "workspaces": found.workspaces.where(request.user, Can.SEE_WORKSPACE).live().order_by("name"),
+        "people": found.memberships.count(),
+        "configs": found.cloud_configs.order_by("name"),
+        "running": holdings(found, seen_by=person(request)),
+    }
+    return render(request, "accounts/organization.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def organization_settings(request: HttpRequest) -> HttpResponse:
+    found = enter_organization(request, Can.MANAGE_ORGANIZATION)
+    form = OrganizationForm(request.POST or None, initial={"name": found.name})
+    if request.method == "POST" and form.is_valid():
+        rename_organization(found, form.cleaned_data["name"], by=person(request))
+        messages.success(request, f"The organization is called {found.name} now.")
+        return redirect("organization-settings")
+    return render(request, "accounts/organization_settings.html", {"organization": found, "form": form})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_organization(request: HttpRequest) -> HttpResponse:
+    """GET says what stands in the way or what goes; POST does it."""
+    found = enter_organization(request, Can.MANAGE_ORGANIZATION)
+    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+    if request.method == "POST" and form.is_valid():
+        try:
+            delete_organization(found, by=person(request))
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            messages.success(request, f"{found.name} is deleted.")
+            return redirect("organizations")
+    context = {
+        "organization": found,
+        "form": form,
+        "reasons": why_not_deletable(found),
+        "configs": found.cloud_configs.order_by("name"),
+    }
+    return render(request, "accounts/organization_delete.html", context)
+
+
+# People
+
+
+def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
+    """Each with what there is to say of the person's signing in. Asks the database's clock once."""
+    at = database_now()
+    return [(member, *member.user.sign_in_state(at)) for member in members]
+
+
+def told(request: HttpRequest, invited: list[Invited], *, place: Any, back: str) -> HttpResponse:
+    """Mails invitations and shows what came of each; here, once, the links that have to be passed on by hand."""
+    outcomes = [(one, one.token and not mail_invitation(one) and link_of(one.token)) for one in invited]
+    context = {"outcomes": outcomes, "place": place, "back": back, "days": settings.INVITATION_DAYS}
+    return render(request, "accounts/invited.html", context)
+
+
+def _membership(request: HttpRequest, uuid: UUID) -> Membership:
+    """Of a person of this organization, for those who manage its people. Raises Http404, PermissionDenied."""
+    found = enter_organization(request, Can.INVITE)
+    return get_object_or_404(found.memberships.select_related("organization", "user"), user__uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def people(request: HttpRequest) -> HttpResponse:
+    """Who is in the organization, who is invited, and the form to invite more."""
+    found = enter_organization(request, Can.INVITE)
+    form = InviteForm(request.POST or None, organization=found)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        invited = invite_people(
+            found,
+            data["emails"],
+            by=person(request),
+            role=OrganizationRole(data["organization_role"]),
+            workspace=data["workspace"],
+            workspace_role=data["role"],
+        )
+        return told(request, invited, place=data["workspace"] or found, back=reverse("people"))
+    asked = request.GET.get("q", "").strip()
+    role = request.GET.get("role", "")
+    rows = found.memberships.select_related("user").order_by("user__email")
+    of_here = Q(user__workspace_memberships__workspace__organization=found)
+    rows = rows.annotate(workspace_count=Count("user__workspace_memberships", filter=of_here))
+    if asked:
+        rows = rows.filter(Q(user__email__icontains=asked) | Q(user__name__icontains=asked))
+    if role in OrganizationRole.values:
+        rows = rows.filter(role=role)
+    page = Paginator(rows, 50).get_page(request.GET.get("page"))
+    context = {
+        "organization": found,
+        "page": page,
+        "rows": with_state(page),
+        "asked": asked,
+        "role": role,
+        "roles": OrganizationRole,
+        "invitations": found.invitations.pending().select_related("workspace", "invited_by").order_by("email")[:200],
+        "form": form,
+        "table": role_table(),
+    }
+    return render(request, "accounts/people.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def one_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """A person's roles, and whether they can sign in; POST changes the role in the organization."""
+    membership = _membership(request, uuid)
+    form = OrganizationRoleForm(request.POST or None, initial={"role": membership.role})
+    if request.method == "POST" and form.is_valid():
+        try:
+            change_role(membership, OrganizationRole(form.cleaned_data["role"]), by=person(request))
+        except PortalError as error:
+            form.add_error("role", error.message)
+        else:
+            messages.success(request, f"{membership.user} is {form.cleaned_data['role']} of the organization now.")
+            return redirect("people" if membership.user != request.user else "organization")
+    return _show_person(request, membership, form, ReasonForm())
+
+
+def _show_person(request: HttpRequest, membership: Membership, form: forms.Form, reason: forms.Form) -> HttpResponse:
+    inside = membership.user.workspace_memberships.filter(workspace__organization=membership.organization)
+    ((_, state, days_left),) = with_state([membership])
+    context = {
+        "membership": membership,
+        "inside": inside.select_related("workspace").order_by("workspace__name"),
+        "state": state,
+        "days_left": days_left,
+        "form": form,
+        "reason": reason,
+        "last_admin": is_last_admin(membership),
+    }
+    return render(request, "accounts/person.html", context)
+
+
+@require_POST
+@login_required
+def unlock_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    membership = _membership(request, uuid)
+    form = ReasonForm(request.POST)
+    if not form.is_valid():
+        return _show_person(request, membership, OrganizationRoleForm(initial={"role": membership.role}), form)
+    if membership.user.is_locked:
+        unlock_user(
+            membership.user,
+            by=person(request),
+            reason=form.cleaned_data["reason"],
+            organization=membership.organization,
+        )
+        messages.success(request, f"{membership.user} is unlocked and can sign in again.")
+    else:
+        messages.info(request, f"{membership.user} is not locked.")
+    return redirect("person", uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what goes; POST does it."""
+    membership = _membership(request, uuid)
+    return _remove(request, membership, back=reverse("person", args=[uuid]), then="people")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def leave_organization(request: HttpRequest) -> HttpResponse:
+    found = enter_organization(request)
+    membership = found.memberships.select_related("organization", "user").get(user=person(request))
+    return _remove(request, membership, back=reverse("organization"), then="organizations")
+
+
+def _remove(request: HttpRequest, membership: Membership, *, back: str, then: str) -> HttpResponse:
+    user, found = membership.user, membership.organization
+    form = forms.Form(request.POST or None)
+    leaves = user == request.user
+    if request.method == "POST":
+        try:
+            remove_member(membership, by=person(request))
+        except PortalError as error:
+            form = forms.Form({})
+            form.is_valid()
+            form.add_error(None, error.message)
+        else:
+            messages.success(
+                request, f"You have left {found.name}." if leaves else f"{user} is no longer in {found.name}."
+            )
+            return redirect("organizations" if leaves else then)
+    context = {
+        "membership": membership,
+        "leaves": leaves,
+        "inside": user.workspace_memberships.filter(workspace__organization=found).select_related("workspace"),
+        "tokens": found.api_tokens.filter(owner=user, revoked=None).order_by("name"),
+        "running": holdings(found, started_by=user),
+        "last_admin": is_last_admin(membership),
+        "form": form,
+        "back": back,
+    }
+    return render(request, "accounts/remove.html", context)
+
+
+# Invitations
+
+
+def _invitation_for(request: HttpRequest, uuid: UUID) -> tuple[Invitation, str]:
+    """With the page that its list is on."""
+    found = get_for(Invitation.objects.select_related("organization", "workspace"), request.user, Can.INVITE, uuid=uuid)
+    if FIELD in request.POST:  # sent from the organization's list, not from the workspace's
+        enter_organization(request)
+        return found, reverse("people")
+    return found, reverse("workspace-people", args=[found.workspace.uuid]) if found.workspace else reverse("people")
+
+
+@require_POST
+@login_required
+def resend(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found, back = _invitation_for(request, uuid)
+    try:
+        invited = resend_invitation(found, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect(back)
+    enter_if_any(request)
+    return told(request, [invited], place=found.workspace or found.organization, back=back)
+
+
+@require_POST
+@login_required
+def withdraw(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found, back = _invitation_for(request, uuid)
+    try:
+        withdraw_invitation(found, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"The invitation of {found.email} is withdrawn; its link no longer works.")
+    return redirect(back)
+
+
+INVITED_BY = "invitation"  # of the session: the hash of the token that was shown
+
+
+@require_safe
+def invitation_link(request: HttpRequest, token: str) -> HttpResponse:
+    """The mailed address. The token leaves the address bar here, so that no log and no later page has it."""
+    if open_invitation(digest(token)) is None:
+        return _gone(request)
+    request.session[INVITED_BY] = digest(token)
+    return redirect("invitation")
+
+
+def _gone(request: HttpRequest) -> HttpResponse:
+    """One page for what is used, withdrawn, expired and never was."""
+    return render(request, "accounts/invitation_gone.html", status=410)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def invitation(request: HttpRequest) -> HttpResponse:
+    """What one is invited to, and what is needed to accept: a sign-in, another sign-in, an account, or one button."""
+    token_hash = request.session.get(INVITED_BY, "")
+    found = open_invitation(token_hash)
+    if found is None:
+        return _gone(request)
+    context: dict[str, Any] = {"invitation": found, "has_account": has_account(found.email)}
+    if isinstance(request.user, User):
+        context["other"] = found.email not in addresses_of(request.user)
+        context["form"] = form = forms.Form(request.POST or None)
+        if request.method == "POST" and context["other"] and "sign-out" in request.POST:
+            logout(request)
+            request.session[INVITED_BY] = token_hash
+            return redirect("invitation")
+        if request.method == "POST" and not context["other"]:
+            try:
+                return _welcome(request, accept_invitation(token_hash, by=request.user))
+            except PortalError:
+                return _gone(request)
+    elif not context["has_account"]:
+        context["form"] = form = JoinForm(request.POST or None, email=found.email)
+        if request.method == "POST" and form.is_valid():
+            data = form.cleaned_data
+            try:
+                user, found = join(token_hash, name=data["name"], password=data["password"])
+            except (PortalError, IntegrityError):  # somebody else was quicker with this link
+                return redirect("invitation")
+            login(request, user, backend="allauth.account.auth_backends.AuthenticationBackend")
+            return _welcome(request, found)
+    return render(request, "accounts/invitation.html", context)
+
+
+def _welcome(request: HttpRequest, accepted: Invitation) -> HttpResponse:
+    request.session.pop(INVITED_BY, None)
+    choose(request, accepted.organization)
+    messages.success(request, f"Welcome to {accepted.workspace or accepted.organization}.")
+    if accepted.workspace:
+        return redirect("workspace", uuid=accepted.workspace.uuid)
+    return redirect("dashboard")

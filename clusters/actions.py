@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import transaction
+from django.urls import reverse
 
 from accounts import audit
-from accounts.models import User
+from accounts.access import Can
+from accounts.holdings import Holding
+from accounts.models import Organization, User
 from clusters.models import Cluster, EngineVersion
 from portal.clouds import InstanceType
 from portal.clouds.errors import PortalError
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Task
+from workspaces.actions import cancel
 from workspaces.models import Workspace
 
 
@@ -87,3 +92,35 @@ def delete_cluster(cluster: Cluster, *, by: User) -> Task:
 def _record(verb: str, cluster: Cluster, *, by: User | None, after: dict[str, Any] | None = None) -> None:
     workspace = cluster.workspace
     audit.record(verb, cluster, organization=workspace.organization, by=by, workspace=workspace, after=after)
+
+
+def holdings(
+    organization: Organization,
+    *,
+    seen_by: User | None = None,
+    started_by: User | None = None,
+    workspace: Workspace | None = None,
+) -> list[Holding]:
+    """Clusters that are there; of those that somebody started, the ones that are being made or repaired for them."""
+    clusters = Cluster.objects.where(seen_by, Can.VIEW) if seen_by else Cluster.objects.all()
+    clusters = clusters.live().filter(workspace__organization=organization)
+    if workspace:
+        clusters = clusters.filter(workspace=workspace)
+    if started_by:  # a deletion goes on: what it has begun to take away must not stay
+        tasks = Task.objects.unfinished().filter(kind__in=("clusters.create", "clusters.repair"), asked_by=started_by)
+        clusters = clusters.filter(pk__in=tasks.values("subject_id"))
+    return [
+        Holding(
+            cluster.name,
+            cluster.workspace.name,
+            cluster.badge,
+            reverse("cluster", args=[cluster.uuid]),
+            partial(_cancel_last_task, cluster),
+        )
+        for cluster in clusters.select_related("workspace").order_by("-pk")
+    ]
+
+
+def _cancel_last_task(cluster: Cluster, by: User) -> None:
+    if task := cluster.last_task:
+        cancel(task, by)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import Max
+from django.urls import reverse
 
 from accounts import audit
-from accounts.models import User
+from accounts.access import Can
+from accounts.holdings import Holding
+from accounts.models import Organization, User
 from clusters.models import Cluster
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
@@ -102,3 +106,27 @@ def cancel_run(run: Run, *, by: User) -> bool:
 def _record(verb: str, run: Run, *, by: User | None) -> None:
     workspace = run.job.workspace
     audit.record(verb, run, organization=workspace.organization, by=by, workspace=workspace)
+
+
+def _cancel(run: Run, by: User) -> None:
+    cancel_run(run, by=by)
+
+
+def holdings(
+    organization: Organization,
+    *,
+    seen_by: User | None = None,
+    started_by: User | None = None,
+    workspace: Workspace | None = None,
+) -> list[Holding]:
+    """Runs that have not ended."""
+    runs = Run.objects.where(seen_by, Can.VIEW) if seen_by else Run.objects.all()
+    runs = runs.unfinished().filter(job__workspace__organization=organization)
+    if started_by:
+        runs = runs.filter(started_by=started_by)
+    if workspace:
+        runs = runs.filter(job__workspace=workspace)
+    return [
+        Holding(str(run), run.job.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(_cancel, run))
+        for run in runs.select_related("job__workspace", "cluster").order_by("-pk")
+    ]

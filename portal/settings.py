@@ -16,6 +16,8 @@ SUPPORT_ADDRESS = env.text("PORTAL_SUPPORT_ADDRESS")
 LOCK_AFTER_DAYS = env.number("PORTAL_LOCK_AFTER_DAYS", 90)  # of not signing in
 WARN_AFTER_DAYS = (60, 75, 85)
 INVITATION_DAYS = env.number("PORTAL_INVITATION_DAYS", 7)
+OPEN_SIGNUP = env.flag("PORTAL_OPEN_SIGNUP", default=False)  # without an invitation
+OPEN_ORGANIZATIONS = env.flag("PORTAL_OPEN_ORGANIZATIONS", default=True)  # whether everybody may make one
 DEBUG = env.flag("PORTAL_DEBUG", default=False)
 SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
 # Newest first: the first one encrypts, all of them decrypt.
@@ -155,6 +157,8 @@ PLANS = {
 }
 WATCHERS = ["portal.tasks.watch.OutputWatcher", "jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
 RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
+# What goes on in an organization: functions that give `accounts.holdings.Holding`s.
+HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {

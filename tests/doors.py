@@ -50,7 +50,23 @@ ROWS = {
     "cloud-configs": Row(None, ADMINS),
     "new-cloud-config": Row(None, ADMINS, ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
+    "organizations": Row(None, SIGNED_IN),
+    "new-organization": Row(None, SIGNED_IN, SIGNED_IN),
+    "switch-organization": Row(None, NONE, SIGNED_IN),
+    "organization": Row(None, MEMBERS),
+    "organization-settings": Row(None, ADMINS, ADMINS),
+    "leave-organization": Row(None, MEMBERS, MEMBERS),
+    "delete-organization": Row(None, ADMINS, ADMINS),
+    "people": Row(None, ADMINS, ADMINS),
+    "person": Row("person", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "unlock-person": Row("person", NONE, ORGANIZATION_ADMINS),
+    "remove-person": Row("person", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "resend-invitation": Row("invitation", NONE, MANAGERS),
+    "withdraw-invitation": Row("invitation", NONE, MANAGERS),
     "workspace": Row("workspace", SEE),
+    "workspace-people": Row("workspace", SEE, MANAGERS),
+    "change-workspace-person": Row("workspace", NONE, MANAGERS),
+    "remove-workspace-person": Row("workspace", MANAGERS, MANAGERS),
     "workspace-settings": Row("workspace", SEE),
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
@@ -72,7 +88,7 @@ ROWS = {
     "output-download": Row("output", INSIDE),
 }
 # Whose tests are elsewhere: allauth's own pages, the examples (public), links that are secrets themselves.
-ELSEWHERE = ("account_", "example-file", "first-administrator")
+ELSEWHERE = ("account_", "example-file", "first-administrator", "invitation")
 
 
 def named(patterns: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -86,9 +102,17 @@ def named(patterns: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def knows(who: str, about: str | None) -> bool:
     """Whether this exists for them: to others the answer is that of an id that was never given."""
-    if about is None or who in INSIDE:
-        return True
-    return who == "olga" and about in {"workspace", "organization"}
+    match about:
+        case None:
+            return True
+        case "person":  # a page of the organization
+            return who in MEMBERS - {"charlie"}
+        case "invitation":
+            return who in MANAGERS
+        case "workspace":
+            return who in SEE
+        case _:
+            return who in INSIDE
 
 
 def status(name: str, who: str, method: str) -> set[int]:
@@ -105,7 +129,9 @@ def status(name: str, who: str, method: str) -> set[int]:
         return {302}
     if who in may:
         return {200, 302}
-    return {403} if knows(who, row.about) and (row.about or who in MEMBERS) else {404}
+    if who not in MEMBERS and row.about in {None, "person"}:
+        return {302}  # to the page that says what somebody in no organization can do
+    return {403} if knows(who, row.about) else {404}
 
 
 def as_page() -> str:

@@ -42,7 +42,7 @@ def setup():
     user = User.objects.filter(email=EMAIL).first() or create_first_administrator(
         email=EMAIL, name="Alice", password=PASSWORD, organization="Harbor Analytics"
     )
-    organization = Organization.objects.get()
+    organization = Organization.objects.earliest("pk")
     if not organization.cloud_configs.exists():
         create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
     return {"email": EMAIL, "password": PASSWORD}
@@ -53,7 +53,7 @@ def alice():
 
 
 def make_workspace(name="lab"):
-    organization = Organization.objects.get()
+    organization = Organization.objects.earliest("pk")
     config = organization.cloud_configs.get()
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.cloud("").regions()[0].name, by=alice()

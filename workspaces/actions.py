@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID, uuid4
 
 from django.db import transaction
+from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts import audit
-from accounts.access import WorkspaceRole
+from accounts.access import Can, WorkspaceRole
+from accounts.actions import addresses_of, cancel_all
+from accounts.holdings import Holding
+from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
 from portal.clouds.errors import PortalError
-from portal.tasks.ledger import start_task
+from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
@@ -70,8 +76,80 @@ def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     return task
 
 
+def cancel(task: Task, by: User) -> None:
+    """Ask for it, and write down who did."""
+    if cancel_task(task):
+        record_task("cancelled", task, by=by)
+
+
 def record_task(verb: str, task: Task, *, by: User) -> None:
     """The audit entry of what a person does with a task itself: of which organization it is, its subject knows."""
     subject = task.subject
     workspace = subject if isinstance(subject, Workspace) else subject.workspace
     audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
+
+
+@transaction.atomic
+def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: User) -> None:
+    member = (
+        WorkspaceMember.objects.select_for_update().select_related("workspace__organization", "user").get(pk=member.pk)
+    )
+    before = member.role
+    if before == role:
+        return
+    member.role = role
+    member.save(update_fields=["role"])
+    audit.record(
+        "role changed",
+        member.user,
+        organization=member.workspace.organization,
+        workspace=member.workspace,
+        by=by,
+        before={"role": before},
+        after={"role": role},
+    )
+
+
+@transaction.atomic
+def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
+    """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
+
+    They stay in the organization, and what they made stays.
+    """
+    workspace, user, organization = member.workspace, member.user, member.workspace.organization
+    running = all_holdings(organization, started_by=user, workspace=workspace)
+    member.delete()
+    tokens = workspace.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
+    workspace.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
+    audit.record(
+        "removed",
+        user,
+        organization=organization,
+        workspace=workspace,
+        by=by,
+        before={"role": member.role},
+        after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
+    )
+
+
+def holdings(
+    organization: Organization,
+    *,
+    seen_by: User | None = None,
+    started_by: User | None = None,
+    workspace: Workspace | None = None,
+) -> list[Holding]:
+    """Workspaces that are being made. One that is being deleted goes on, whoever asked for it."""
+    found = Workspace.objects.where(seen_by, Can.SEE_WORKSPACE) if seen_by else Workspace.objects.all()
+    found = found.filter(organization=organization, status__in=(Workspace.Status.NEW, Workspace.Status.INPROGRESS))
+    if workspace:
+        found = found.filter(pk=workspace.pk)
+    tasks = Task.objects.unfinished().filter(kind="workspaces.create")
+    if started_by:
+        tasks = tasks.filter(asked_by=started_by)
+    making = {task.subject_id: task for task in tasks.filter(subject_id__in=found.values("pk"))}
+    return [
+        Holding(one.name, one.name, one.badge, reverse("workspace", args=[one.uuid]), partial(cancel, making[one.pk]))
+        for one in found.order_by("-pk")
+        if one.pk in making
+    ]

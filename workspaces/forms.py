@@ -85,19 +85,3 @@ class WorkspaceForm(OnceForm):
         if config and region and region not in {r.name for r in config.cloud("").regions()}:
             self.add_error("region", f"{config.name} has no region {region}.")
         return data
-
-
-class ConfirmDeleteForm(forms.Form):
-    """What is destroyed is confirmed by its name."""
-
-    name = forms.CharField(widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}))
-
-    def __init__(self, *args: Any, expected: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.expected = expected
-        self.fields["name"].label = f"Type {expected} to confirm"
-
-    def clean_name(self) -> str:
-        if self.cleaned_data["name"].strip() != self.expected:
-            raise forms.ValidationError(f"That is not {self.expected}.")
-        return self.expected

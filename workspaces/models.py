@@ -64,6 +64,10 @@ class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
     def live(self) -> WorkspaceQuerySet:
         return self.exclude(status=Workspace.Status.TERMINATED)
 
+    def staying(self) -> WorkspaceQuerySet:
+        """Neither deleted nor being deleted."""
+        return self.exclude(status__in=(Workspace.Status.TERMINATING, Workspace.Status.TERMINATED))
+
 
 class Workspace(models.Model):
     """A shared filesystem, a network and people, in one region of one cloud configuration."""

@@ -9,5 +9,8 @@ urlpatterns = [
     path("workspaces/new/", views.new_workspace, name="new-workspace"),
     path("workspaces/<uuid:uuid>/", views.workspace, name="workspace"),
     path("workspaces/<uuid:uuid>/settings/", views.workspace_settings, name="workspace-settings"),
+    path("workspaces/<uuid:uuid>/people/", views.workspace_people, name="workspace-people"),
+    path("workspaces/<uuid:uuid>/people/<uuid:member>/role/", views.change_member, name="change-workspace-person"),
+    path("workspaces/<uuid:uuid>/people/<uuid:member>/remove/", views.remove_member, name="remove-workspace-person"),
     path("workspaces/<uuid:uuid>/delete/", views.remove_workspace, name="delete-workspace"),
 ]

@@ -5,36 +5,39 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.views.decorators.http import require_safe
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for
-from accounts.models import Organization, User
+from accounts.access import Can, WorkspaceRole, get_for, may, role_table
+from accounts.actions import invite_people
+from accounts.forms import ConfirmDeleteForm, InviteToWorkspaceForm, WorkspaceRoleForm
+from accounts.holdings import holdings
+from accounts.models import Organization
+from accounts.place import enter_organization, person
+from accounts.views import told, with_state
 from portal.clouds.errors import PortalError
-from workspaces.actions import create_cloud_config, create_workspace, delete_workspace
-from workspaces.forms import CloudConfigForm, ConfirmDeleteForm, WorkspaceForm
-from workspaces.models import CloudConfig, Workspace
-from workspaces.place import enter_organization, workspace_for
-
-
-def person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
-
-
-def _managed(request: HttpRequest) -> Organization:
-    """The organization, for what only its admins may do. Raises PermissionDenied."""
-    organization = enter_organization(request)
-    return get_for(Organization.objects.all(), request.user, Can.MANAGE_ORGANIZATION, pk=organization.pk)
+from workspaces.actions import (
+    change_workspace_role,
+    create_cloud_config,
+    create_workspace,
+    delete_workspace,
+    remove_workspace_member,
+)
+from workspaces.forms import CloudConfigForm, WorkspaceForm
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.place import workspace_for
 
 
 @require_safe
 @login_required
 def cloud_configs(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
     configs = rows.prefetch_related("workspaces").order_by("name")
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
@@ -42,7 +45,7 @@ def cloud_configs(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_cloud_config(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     form = CloudConfigForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
@@ -80,7 +83,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_workspace(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     if not organization.cloud_configs.exists():
         messages.info(request, "A workspace needs a cloud configuration. Make one first.")
         return redirect("new-cloud-config")
@@ -144,3 +147,72 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
             form.add_error(None, error.message)
     clusters = found.clusters.live()
     return render(request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Who may do what in here; for those who may invite, also the form for that, and who is invited."""
+    found = workspace_for(request, uuid, Can.INVITE if request.method == "POST" else Can.SEE_WORKSPACE)
+    manages = may(request)["may"]["invite"]
+    form = InviteToWorkspaceForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        invited = invite_people(
+            found.organization,
+            form.cleaned_data["emails"],
+            by=person(request),
+            workspace=found,
+            workspace_role=form.cleaned_data["role"],
+        )
+        return told(request, invited, place=found, back=reverse("workspace-people", args=[uuid]))
+    page = Paginator(found.members.select_related("user").order_by("user__email"), 50).get_page(request.GET.get("page"))
+    context = {
+        "workspace": found,
+        "page": page,
+        "rows": with_state(page),
+        "roles": WorkspaceRole,
+        "manages": manages,
+        "form": form,
+        "table": role_table(),
+    }
+    if manages:
+        waiting = found.invitations.pending().select_related("workspace", "invited_by")
+        context["invitations"] = waiting.order_by("email")[:200]
+    return render(request, "workspaces/workspace_people.html", context)
+
+
+def _member(request: HttpRequest, uuid: UUID, user: UUID) -> WorkspaceMember:
+    found = workspace_for(request, uuid, Can.INVITE)
+    return get_object_or_404(found.members.select_related("user", "workspace__organization"), user__uuid=user)
+
+
+@require_POST
+@login_required
+def change_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpResponse:
+    found = _member(request, uuid, member)
+    form = WorkspaceRoleForm(request.POST)
+    if form.is_valid():
+        change_workspace_role(found, WorkspaceRole(form.cleaned_data["role"]), by=person(request))
+        messages.success(request, f"{found.user} is {form.cleaned_data['role']} of {found.workspace} now.")
+    else:
+        messages.error(request, "Choose one of the roles.")
+    return redirect("workspace-people", uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpResponse:
+    """GET says what goes; POST does it."""
+    found = _member(request, uuid, member)
+    if request.method == "POST":
+        remove_workspace_member(found, by=person(request))
+        messages.success(request, f"{found.user} is no longer in {found.workspace}.")
+        return redirect("workspaces") if found.user == request.user else redirect("workspace-people", uuid=uuid)
+    context = {
+        "workspace": found.workspace,
+        "member": found,
+        "tokens": found.workspace.api_tokens.filter(owner=found.user, revoked=None).order_by("name"),
+        "running": holdings(found.workspace.organization, started_by=found.user, workspace=found.workspace),
+        "form": forms.Form(),
+    }
+    return render(request, "workspaces/workspace_person_remove.html", context)

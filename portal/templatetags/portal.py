@@ -84,6 +84,16 @@ def plural(value: int, words: str) -> str:
     return f"{value:,} {one if value == 1 else many}"
 
 
+@register.simple_tag(takes_context=True)
+def in_organization(context: dict[str, Any]) -> SafeString | str:
+    """For the forms of an organization's pages: which one they were made for. See `accounts.place`."""
+    request = context.get("request")
+    organization = getattr(request, "organization", None)
+    if organization is None or hasattr(request, "workspace"):
+        return ""
+    return format_html('<input type="hidden" name="in_organization" value="{}">', organization.uuid)
+
+
 @register.simple_tag
 def badge(look: Badge) -> SafeString:
     """A status: word, colour and icon, never one alone."""
@@ -112,6 +122,9 @@ def control(field: BoundField) -> SafeString:
 
 
 _SECTIONS = {
+    "people": ("/people/",),
+    "organization-settings": ("/organization/settings/", "/organization/delete/"),
+    "organization": ("/organization/",),
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),

@@ -173,7 +173,8 @@ def named_pages(filled):
     names = {
         "dashboard": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
         "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
-        "new-job": "workspace", "cluster": "cluster", "job": "job", "run": "run",
+        "new-job": "workspace", "workspace-people": "workspace", "organization": None, "organization-settings": None,
+        "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}

@@ -1,0 +1,146 @@
+"""The people of an organization and of a workspace: who sees them, and who changes what."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils.timezone import now
+
+from accounts.actions import invite_people
+from accounts.models import AuditEvent, Membership, User
+from workspaces.models import WorkspaceMember
+
+
+def quiet_for(user, days):
+    at = now() - timedelta(days=days)
+    User.objects.filter(pk=user.pk).update(last_login=at, date_joined=at)
+
+
+def test_states_are_told(client, lab, alice, bob, vera):
+    quiet_for(bob, 103)
+    quiet_for(vera, 82)
+    client.force_login(alice)
+    page = client.get("/people/").content.decode()
+    rows = {name: page.split(f"{name}@example.org</a>")[1].split("</tr>")[0] for name in ("alice", "bob", "vera")}
+    assert "LOCKED" in rows["bob"]
+    assert "Unlock" in rows["bob"]
+    assert "GOING DORMANT" in rows["vera"]
+    assert "locks in 7 days" in rows["vera"] or "locks in 8 days" in rows["vera"]
+    assert "LOCKED" not in rows["alice"]
+    assert "DORMANT" not in rows["alice"]
+
+
+def test_finding(client, lab, alice, bob):
+    client.force_login(alice)
+    for query, found in (
+        ("q=BOB", {"bob"}),
+        ("role=admin", {"alice"}),
+        ("q=zzz", set()),
+        ("", {"alice", "bob", "vera"}),
+    ):
+        page = client.get(f"/people/?{query}").content.decode()
+        names = {name for name in ("alice", "bob", "vera") if f">{name}@example.org</a>" in page}
+        assert names == found, query
+    assert "Nobody is found" in client.get("/people/?q=zzz").content.decode()
+
+
+def test_many_people_come_in_pages_with_as_many_queries_as_few(
+    client, harbor, lab, alice, django_assert_max_num_queries
+):
+    client.force_login(alice)
+    client.get("/people/")
+    with django_assert_max_num_queries(8) as few:
+        client.get("/people/")
+    for n in range(120):
+        user = User.objects.create_user(f"p{n:03}@example.org", name=f"P{n}")
+        quiet_for(user, n)  # some are near the day on which they are locked
+        Membership.objects.create(organization=harbor, user=user)
+        WorkspaceMember.objects.create(workspace=lab, user=user, role="viewer")
+    invite_people(harbor, [f"i{n}@example.org" for n in range(20)], by=alice)
+    invite_people(harbor, [f"w{n}@example.org" for n in range(20)], by=alice, workspace=lab, workspace_role="user")
+    with django_assert_max_num_queries(8) as many:
+        page = client.get("/people/?q=p&page=2").content.decode()
+    assert len(many) == len(few)
+    assert "Page 2 of 3" in page
+    assert "q=p&amp;page=3" in page
+    place = reverse("workspace-people", args=[lab.uuid])
+    with django_assert_max_num_queries(13):
+        assert "Page 1 of 3" in client.get(place).content.decode()
+
+
+def test_the_table_of_roles_says_what_the_access_table_says(client, alice):
+    client.force_login(alice)
+    page = client.get("/people/").content.decode()
+    row = page.split("Run jobs, cancel runs")[1].split("</tr>")[0]
+    assert [">no<" in cell for cell in row.split("</td>")[:4]] == [True, False, False, True]
+
+
+def test_a_role_is_changed_and_audited(client, harbor, alice, bob):
+    client.force_login(alice)
+    client.post(reverse("person", args=[bob.uuid]), {"role": "admin"})
+    assert harbor.memberships.get(user=bob).role == "admin"
+    event = AuditEvent.objects.get()
+    assert (event.verb, event.subject, event.before, event.after) == (
+        "role changed", bob.uuid, {"role": "member"}, {"role": "admin"},
+    )  # fmt: skip
+    assert client.post(reverse("person", args=[bob.uuid]), {"role": "king"}).context["form"].errors
+
+
+def test_an_admin_unlocks_and_says_why(client, harbor, alice, bob):
+    quiet_for(bob, 103)
+    client.force_login(alice)
+    path = reverse("unlock-person", args=[bob.uuid])
+    assert client.post(path, {"reason": " "}).context["reason"].errors
+    assert User.objects.get(pk=bob.pk).is_locked
+    client.post(path, {"reason": "back from leave"})
+    assert not User.objects.get(pk=bob.pk).is_locked
+    event = AuditEvent.objects.get()
+    assert (event.verb, event.subject, event.after) == ("unlocked", bob.uuid, {"reason": "back from leave"})
+    assert str(event.chain.organization) == str(harbor.uuid)
+    client.post(path, {"reason": "again"})
+    assert AuditEvent.objects.count() == 1
+
+
+def test_people_of_other_organizations_do_not_exist(client, alice, charlie):
+    client.force_login(alice)
+    for name in ("person", "remove-person"):
+        assert client.get(reverse(name, args=[charlie.uuid])).status_code == 404
+    assert client.post(reverse("unlock-person", args=[charlie.uuid]), {"reason": "x"}).status_code == 404
+
+
+def test_people_of_a_workspace_are_seen_by_all_in_it_and_changed_by_its_admins(client, lab, alice, bob, vera):
+    page = reverse("workspace-people", args=[lab.uuid])
+    role = reverse("change-workspace-person", args=[lab.uuid, vera.uuid])
+    client.force_login(vera)
+    text = client.get(page).content.decode()
+    assert "bob@example.org" in text
+    assert "Send invitations" not in text
+    assert "Last seen" not in text
+    assert client.post(role, {"role": "admin"}).status_code == 403
+    client.force_login(alice)
+    client.post(role, {"role": "user"})
+    assert lab.members.get(user=vera).role == "user"
+    client.post(role, {"role": "king"})
+    assert lab.members.get(user=vera).role == "user"
+    event = AuditEvent.objects.get()
+    assert (event.workspace, event.before, event.after) == (lab.uuid, {"role": "viewer"}, {"role": "user"})
+
+
+def test_removing_somebody_from_a_workspace_leaves_them_in_the_organization(client, lab, harbor, alice, vera):
+    client.force_login(alice)
+    path = reverse("remove-workspace-person", args=[lab.uuid, vera.uuid])
+    assert client.get(path).status_code == 200
+    assert lab.members.filter(user=vera).exists()
+    assert client.post(path).url == reverse("workspace-people", args=[lab.uuid])
+    assert not lab.members.filter(user=vera).exists()
+    assert harbor.memberships.filter(user=vera).exists()
+    client.force_login(vera)
+    assert client.get(reverse("workspace-people", args=[lab.uuid])).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["change-workspace-person", "remove-workspace-person"])
+def test_somebody_who_is_not_in_the_workspace_cannot_be_changed_there(client, lab, alice, charlie, name):
+    client.force_login(alice)
+    assert client.post(reverse(name, args=[lab.uuid, charlie.uuid]), {"role": "user"}).status_code == 404
