@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
@@ -108,6 +109,14 @@ class User(AbstractUser):
     def may_enter(self) -> bool:
         """Whether anything may be done in this person's name now."""
         return self.is_active and not self.is_locked
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Where the person's clock is; UTC when this machine does not know the place."""
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            return ZoneInfo("UTC")
 
     def get_full_name(self) -> str:
         return str(self)
