@@ -16,7 +16,7 @@ from django.urls import reverse
 
 from accounts import signin
 from accounts.audit import address_of
-from accounts.middleware import locked_page
+from accounts.middleware import THEME_COOKIE, locked_page
 from accounts.models import User
 from portal.secrets import decrypt, encrypt
 
@@ -48,7 +48,13 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         if user.warned_days:
             User.objects.filter(pk=user.pk).update(warned_days=0)
         response: HttpResponse = super().post_login(request, user, **options)
+        response.set_cookie("theme", user.theme, **THEME_COOKIE)
         return response
+
+    def logout(self, request: HttpRequest) -> None:
+        if request.user.is_authenticated:
+            signin.write_down(request, "signed out", request.user)
+        super().logout(request)
 
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         signin.write_down_failure(request, credentials.get("email", ""))

@@ -99,13 +99,20 @@ def record(
 
 
 @transaction.atomic
-def record_of_person(verb: str, user: User, *, by: User | None, after: dict[str, Any] | None = None) -> None:
+def record_of_person(
+    verb: str,
+    user: User,
+    *,
+    by: User | None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
     """What concerns a person alone: an entry in each of their organizations; without any, in the installation's own."""
     organizations: list[Organization | None] = [
         membership.organization for membership in user.memberships.select_related("organization")
     ]
     for organization in organizations or [None]:
-        record(verb, user, organization=organization, by=by, after=after)
+        record(verb, user, organization=organization, by=by, before=before, after=after)
 
 
 def hash_of(event: AuditEvent) -> str:

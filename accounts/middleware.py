@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import logout
-from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.timezone import now, override
@@ -17,6 +16,9 @@ from accounts import audit
 from accounts.audit import address_of
 from accounts.models import User
 from accounts.signin import how_of
+
+# The page's script reads and writes it, before the first paint.
+THEME_COOKIE: dict[str, Any] = {"max_age": 31_536_000, "samesite": "Lax", "secure": settings.SESSION_COOKIE_SECURE}
 
 
 class PersonMiddleware:
@@ -68,12 +70,7 @@ def _owes_second_factor(request: HttpRequest, person: User) -> bool:
     """The account pages stay open: one sets it up there, and signs out."""
     if request.path.startswith(("/accounts/", settings.STATIC_URL)):
         return False
-    return second_factor_is_owed(person)
-
-
-def second_factor_is_owed(person: User) -> bool:
-    own = Authenticator.objects.filter(user=OuterRef("user")).exclude(type=Authenticator.Type.RECOVERY_CODES)
-    return person.memberships.filter(~Exists(own), organization__second_factor_required=True).exists()
+    return person.second_factor_owed_to().exists()
 
 
 def locked_page(request: HttpRequest, person: object) -> HttpResponse:

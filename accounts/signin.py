@@ -7,7 +7,6 @@ from typing import Any
 from allauth.account import signals as account_signals
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
-from django.contrib.auth.signals import user_logged_out
 from django.http import HttpRequest
 
 from accounts import audit
@@ -58,7 +57,6 @@ def connect() -> None:
     ):
         signal.connect(_writer(verb), weak=False, dispatch_uid=f"audit {verb} {id(signal)}")
     account_signals.email_changed.connect(_email_changed, dispatch_uid="audit e-mail")
-    user_logged_out.connect(_signed_out, dispatch_uid="audit signed out")
 
 
 def _writer(verb: str) -> Any:
@@ -73,8 +71,3 @@ def _email_changed(
     request: HttpRequest, user: User, from_email_address: EmailAddress | None, to_email_address: EmailAddress, **_: Any
 ) -> None:
     write_down(request, "changed address", user, address=to_email_address.email)
-
-
-def _signed_out(request: HttpRequest | None, user: User | None, **_: Any) -> None:
-    if request is not None and user is not None:
-        write_down(request, "signed out", user)

@@ -207,7 +207,9 @@ SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
 SOCIALACCOUNT_EMAIL_VERIFICATION = "mandatory"
 OIDC_NAME = env.text("PORTAL_OIDC_NAME", "Single sign-on")
 SOCIALACCOUNT_PROVIDERS = {}
+SIGN_ON_ORIGINS: list[str] = []
 if _issuer := env.text("PORTAL_OIDC_ISSUER"):
+    SIGN_ON_ORIGINS = [f"{urlsplit(_issuer).scheme}://{urlsplit(_issuer).netloc}"]
     SOCIALACCOUNT_PROVIDERS["openid_connect"] = {
         "OAUTH_PKCE_ENABLED": True,
         "APPS": [
@@ -252,7 +254,7 @@ CONTENT_SECURITY_POLICY = {
         "font-src": ["'self'"],
         "img-src": ["'self'", "data:"],  # data: for the arrows and ticks inside Bootstrap's css
         "connect-src": ["'self'", *(origin.replace("http", "ws", 1) for origin in ORIGINS)],
-        "form-action": ["'self'"],
+        "form-action": ["'self'", *SIGN_ON_ORIGINS],  # browsers count where a form's answer leads to
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }

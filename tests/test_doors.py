@@ -15,6 +15,9 @@ INSIDE = ("alice", "bob", "vera")
 ROWS = {
     "healthz": (None, EVERYBODY, EVERYBODY),
     "readyz": (None, EVERYBODY, EVERYBODY),
+    "profile": (None, (*INSIDE, "charlie"), (*INSIDE, "charlie")),
+    "profile-data": (None, (*INSIDE, "charlie"), None),
+    "delete-profile": (None, (*INSIDE, "charlie"), (*INSIDE, "charlie")),
     "dashboard": (None, (*INSIDE, "charlie"), None),
     "workspaces": (None, (*INSIDE, "charlie"), None),
     "cloud-configs": (None, ("alice", "charlie"), None),
