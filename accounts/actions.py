@@ -13,7 +13,7 @@ from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.core.mail import send_mail
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.timezone import now
@@ -156,15 +156,6 @@ def cancel_all(running: Iterable[Holding], *, by: User) -> list[str]:
         holding.cancel(by)
         names.append(holding.name)
     return names
-
-
-@transaction.atomic
-def unlock_user(user: User, *, by: User, reason: str, organization: Organization | None = None) -> None:
-    """The days without signing in begin anew. The entry is the organization's whose admin did it."""
-    user.unlocked_at = database_now()
-    user.warned_days = 0
-    user.save(update_fields=["unlocked_at", "warned_days"])
-    audit.record("unlocked", user, organization=organization, by=by, after={"reason": reason})
 
 
 def addresses_of(user: User) -> set[str]:
@@ -408,3 +399,74 @@ def first_link(url: str) -> str:
     if User.objects.filter(is_superuser=True, is_active=True).exists():
         return ""
     return f"{url}/first/{SetupLink.make()}/"
+
+
+@transaction.atomic
+def unlock_user(user: User, *, by: User | None, reason: str, organization: Organization | None = None) -> None:
+    """The days without signing in are counted anew from now. By nobody: from the command line."""
+    was_locked = user.is_locked
+    user.unlocked_at = database_now()
+    user.warned_days = 0
+    user.save(update_fields=["unlocked_at", "warned_days"])
+    audit.record(
+        "unlocked", user, organization=organization, by=by, before={"locked": was_locked}, after={"reason": reason}
+    )
+
+
+@transaction.atomic
+def make_administrator(user: User) -> None:
+    """For the command line alone: the way back when nobody can administer this installation any more."""
+    before = {"active": user.is_active, "administrator": user.is_superuser}
+    user.is_active = user.is_staff = user.is_superuser = True
+    user.save(update_fields=["is_active", "is_staff", "is_superuser"])
+    after = {"active": True, "administrator": True}
+    audit.record("made administrator", user, organization=None, by=None, before=before, after=after)
+
+
+@transaction.atomic
+def change_profile(
+    user: User, *, name: str, time_zone: str, theme: str, notify_dormancy: bool, notify_membership: bool
+) -> None:
+    wanted = {
+        "name": name, "time_zone": time_zone, "theme": theme, "notify_dormancy": notify_dormancy,
+        "notify_membership": notify_membership,
+    }  # fmt: skip
+    before = {field: getattr(user, field) for field, value in wanted.items() if getattr(user, field) != value}
+    if not before:
+        return
+    for field, value in wanted.items():
+        setattr(user, field, value)
+    user.save(update_fields=list(wanted))
+    audit.record_of_person("changed profile", user, by=user, before=before, after={f: wanted[f] for f in before})
+
+
+def needs_somebody_else(user: User) -> list[Organization]:
+    """The organizations that would be without an admin if this person went, though others or work are left in them."""
+    admins = Membership.objects.filter(organization=OuterRef("pk"), role=OrganizationRole.ADMIN).exclude(user=user)
+    led = Organization.objects.filter(
+        ~Exists(admins), memberships__user=user, memberships__role=OrganizationRole.ADMIN
+    ).order_by("name")
+    return [
+        organization
+        for organization in led
+        if organization.memberships.exclude(user=user).exists() or organization.workspaces.live().exists()
+    ]
+
+
+@transaction.atomic
+def delete_account(user: User) -> None:
+    """With memberships, API tokens and sessions. Audit entries stay, with the address as it was.
+
+    Raises `StillNeeded` for the last admin of an organization that others are in, or that still has workspaces.
+    """
+    list(Organization.objects.select_for_update().filter(memberships__user=user))  # two admins may go at once
+    if organizations := needs_somebody_else(user):
+        raise StillNeeded(organizations)
+    audit.record_of_person("deleted", user, by=user)
+    user.delete()
+
+
+class StillNeeded(Exception):
+    def __init__(self, organizations: list[Organization]) -> None:
+        self.organizations = organizations
+        super().__init__(", ".join(organization.name for organization in organizations))

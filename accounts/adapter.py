@@ -2,12 +2,106 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+
+from accounts import signin
+from accounts.audit import address_of
+from accounts.middleware import THEME_COOKIE, locked_page
+from accounts.models import User
+from portal.secrets import decrypt, encrypt
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Without an invitation, only where the portal is open to everybody."""
         return bool(settings.OPEN_SIGNUP)
+
+    def pre_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse | None:
+        """After the password, the passkey or the provider's word, and before a second factor is asked for."""
+        return super().pre_login(request, user, **options) or self._refusal(request, user)
+
+    def login(self, request: HttpRequest, user: User) -> None:
+        """After the second factor: the account may have been locked while it was asked for."""
+        if refusal := self._refusal(request, user):
+            raise ImmediateHttpResponse(refusal)
+        super().login(request, user)
+
+    def _refusal(self, request: HttpRequest, user: User) -> HttpResponse | None:
+        if not user.is_locked:
+            return None
+        signin.write_down(request, "was refused as locked", user)
+        request.session.flush()  # what it says of the steps that were taken
+        return locked_page(request, user)
+
+    def post_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse:
+        signin.write_down(request, "signed in", user)
+        if user.warned_days:
+            User.objects.filter(pk=user.pk).update(warned_days=0)
+        response: HttpResponse = super().post_login(request, user, **options)
+        response.set_cookie("theme", user.theme, **THEME_COOKIE)
+        return response
+
+    def logout(self, request: HttpRequest) -> None:
+        if request.user.is_authenticated:
+            signin.write_down(request, "signed out", request.user)
+        super().logout(request)
+
+    def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
+        signin.write_down_failure(request, credentials.get("email", ""))
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return address_of(request) or "0.0.0.0"  # noqa: S104 (a unix socket's other end has none)
+
+    def _get_login_attempts_cache_key(self, request: HttpRequest, **credentials: Any) -> str:
+        """By account and address: who tries a stranger's password must not keep the stranger out."""
+        return f"{super()._get_login_attempts_cache_key(request, **credentials)}:{self.get_client_ip(request)}"
+
+    def get_password_change_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("mfa_index")
+
+    def is_reauthentication_required(self, *, app: str, **options: Any) -> bool:
+        """Who came by single sign-on alone has nothing here to confirm with."""
+        asked: bool = super().is_reauthentication_required(app=app, **options)
+        return asked and bool(self.get_reauthentication_methods(self.request.user))
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
+        """The same people who may sign up with a password."""
+        return AccountAdapter(request).is_open_for_signup(request)
+
+    def can_authenticate_by_email(self, login: Any, email: str) -> bool:
+        """An account is connected only when the provider says that the address is the person's, and we know it too."""
+        said = any(address.verified and address.email.lower() == email.lower() for address in login.email_addresses)
+        return said and EmailAddress.objects.filter(email__iexact=email, verified=True).exists()
+
+
+class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    def encrypt(self, text: str) -> str:
+        return encrypt(text, belongs_to="mfa")
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return decrypt(encrypted_text, belongs_to="mfa")
+
+    def get_totp_issuer(self) -> str:
+        return settings.PORTAL_NAME
+
+    def _get_site_name(self) -> str:
+        return settings.PORTAL_NAME
+
+    def can_delete_authenticator(self, authenticator: Authenticator) -> bool:
+        """The last second factor stays where an organization asks for one."""
+        others = Authenticator.objects.filter(user=authenticator.user).exclude(pk=authenticator.pk)
+        if others.exclude(type=Authenticator.Type.RECOVERY_CODES).exists():
+            return True
+        return not authenticator.user.memberships.filter(organization__second_factor_required=True).exists()

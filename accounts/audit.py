@@ -16,7 +16,9 @@ from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
+from django.http import HttpRequest
 from django.utils.timezone import now
 
 from accounts.models import AuditChain, AuditEvent, Organization, User
@@ -42,6 +44,17 @@ def done_from(address: str | None, how: str = "") -> Iterator[None]:
         yield
     finally:
         _origin.reset(token)
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The client's address. Only as many X-Forwarded-For entries are believed as there are trusted proxies."""
+    forwarded: list[str] = [
+        part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()
+    ]
+    if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
+        return forwarded[-settings.TRUSTED_PROXIES]
+    address: str = request.META.get("REMOTE_ADDR", "")
+    return address or None
 
 
 def record(
@@ -85,6 +98,23 @@ def record(
         chain.length = event.number
         chain.save()
     return event
+
+
+@transaction.atomic
+def record_of_person(
+    verb: str,
+    user: User,
+    *,
+    by: User | None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """What concerns a person alone: an entry in each of their organizations; without any, in the installation's own."""
+    organizations: list[Organization | None] = [
+        membership.organization for membership in user.memberships.select_related("organization")
+    ]
+    for organization in organizations or [None]:
+        record(verb, user, organization=organization, by=by, before=before, after=after)
 
 
 def hash_of(event: AuditEvent) -> str:

@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from ipaddress import ip_address
+from typing import Any
 
+from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.utils.timezone import now, override
 
 from accounts import audit, place
+from accounts.audit import address_of
+from accounts.models import User
+from accounts.signin import how_of
 
-
-def address_of(request: HttpRequest) -> str | None:
-    """The client's address. Only as many X-Forwarded-For entries are believed as there are trusted proxies."""
-    forwarded: list[str] = [
-        part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()
-    ]
-    if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
-        with contextlib.suppress(ValueError):  # not written by our proxy
-            return str(ip_address(forwarded[-settings.TRUSTED_PROXIES]))
-    address: str = request.META.get("REMOTE_ADDR", "")
-    return address or None
+# The page's script reads and writes it, before the first paint.
+THEME_COOKIE: dict[str, Any] = {"max_age": 31_536_000, "samesite": "Lax", "secure": settings.SESSION_COOKIE_SECURE}
 
 
 class PersonMiddleware:
-    """A locked account is signed out at its next request, and told why. What is done is audited with its origin."""
+    """Whose session is over or whose account is locked is signed out at the next request; the latter are told why.
+
+    Whoever still owes an organization a second factor gets no further than setting one up. The pages of the others
+    have the person's time zone, and what they do is audited with its origin.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.user.is_authenticated and request.user.is_locked:
-            person = request.user
+        person = request.user
+        if not person.is_authenticated:
+            return self._answer(request)
+        if person.is_locked:
             logout(request)
             return locked_page(request, person)
-        with audit.done_from(address_of(request)):
+        if _is_over(request):
+            logout(request)
+            return self._answer(request)
+        if _owes_second_factor(request, person):
+            return redirect("mfa_index")
+        with override(person.zone):
+            return self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        with audit.done_from(address_of(request), how_of(request)):
             return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         return place.answer(request, exception)
+
+
+def _is_over(request: HttpRequest) -> bool:
+    """A session ends some time after its beginning however busy, and some time after its last request.
+
+    The latter is the age of the session in the store; it is renewed now and then, not at every request.
+    """
+    session, at = request.session, int(now().timestamp())
+    began, seen = session.get("began", at), session.get("seen", 0)
+    if at - began > settings.SESSION_LONGEST:
+        return True
+    if at - seen > settings.SESSION_COOKIE_AGE / 20:
+        session["began"], session["seen"] = began, at
+        UserSession.objects.create_from_request(request)
+    return False
+
+
+def _owes_second_factor(request: HttpRequest, person: User) -> bool:
+    """The account pages stay open: one sets it up there, and signs out."""
+    if request.path.startswith(("/accounts/", settings.STATIC_URL)):
+        return False
+    return getattr(person, "is_asked_for_second_factor", True) and person.second_factor_owed_to().exists()
 
 
 def locked_page(request: HttpRequest, person: object) -> HttpResponse:

@@ -7,11 +7,12 @@ import uuid
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import connection, models
-from django.db.models import F, Q
+from django.db.models import Exists, F, Q
 from django.db.models.functions import Coalesce, Greatest, Lower
 from django.utils.timezone import now
 
@@ -119,6 +120,19 @@ class User(AbstractUser):
     def may_enter(self) -> bool:
         """Whether anything may be done in this person's name now."""
         return self.is_active and not self.is_locked
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Where the person's clock is; UTC when this machine does not know the place."""
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            return ZoneInfo("UTC")
+
+    def second_factor_owed_to(self) -> models.QuerySet[Organization]:
+        """The organizations that ask their people for a second factor, as long as this one has none."""
+        own = User.objects.filter(pk=self.pk, authenticator__type__in=["totp", "webauthn"])
+        return Organization.objects.filter(~Exists(own), memberships__user=self, second_factor_required=True)
 
     def get_full_name(self) -> str:
         return str(self)

@@ -19,4 +19,7 @@ urlpatterns = [
     path("invitations/<uuid:uuid>/resend/", views.resend, name="resend-invitation"),
     path("invitations/<uuid:uuid>/withdraw/", views.withdraw, name="withdraw-invitation"),
     path("invitations/<str:token>/", views.invitation_link, name="invitation-link"),
+    path("profile/", views.profile, name="profile"),
+    path("profile/data/", views.profile_data, name="profile-data"),
+    path("profile/delete/", views.delete_profile, name="delete-profile"),
 ]

@@ -15,7 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import IntegrityError, transaction
 from django.db.models import Count, Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
@@ -24,11 +24,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts.access import Can, OrganizationRole, get_for, role_table
 from accounts.actions import (
     Invited,
+    StillNeeded,
     accept_invitation,
     addresses_of,
+    change_profile,
     change_role,
     create_first_administrator,
     create_organization,
+    delete_account,
     delete_organization,
     has_account,
     invite_people,
@@ -36,6 +39,7 @@ from accounts.actions import (
     join,
     link_of,
     mail_invitation,
+    needs_somebody_else,
     open_invitation,
     remove_member,
     rename_organization,
@@ -46,15 +50,19 @@ from accounts.actions import (
 )
 from accounts.forms import (
     ConfirmDeleteForm,
+    DeleteAccountForm,
     FirstAdministratorForm,
     InviteForm,
     JoinForm,
     OrganizationForm,
     OrganizationRoleForm,
+    ProfileForm,
     ReasonForm,
 )
 from accounts.holdings import holdings
+from accounts.middleware import THEME_COOKIE
 from accounts.models import Invitation, Membership, SetupLink, User, database_now, digest
+from accounts.personal import everything_about
 from accounts.place import FIELD, choose, enter_if_any, enter_organization, person, switch
 from portal.clouds.errors import PortalError
 from portal.statuses import Badge
@@ -75,7 +83,7 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
             user = create_first_administrator(
                 email=data["email"], name=data["name"], password=data["password"], organization=data["organization"]
             )
-        login(request, user, backend="allauth.account.auth_backends.AuthenticationBackend")
+        login(request, user, backend="accounts.backends.PersonBackend")
         return redirect("dashboard")
     return render(request, "account/first.html", {"form": form})
 
@@ -417,7 +425,7 @@ def invitation(request: HttpRequest) -> HttpResponse:
                 user, found = join(token_hash, name=data["name"], password=data["password"])
             except (PortalError, IntegrityError):  # somebody else was quicker with this link
                 return redirect("invitation")
-            login(request, user, backend="allauth.account.auth_backends.AuthenticationBackend")
+            login(request, user, backend="accounts.backends.PersonBackend")
             return _welcome(request, found)
     return render(request, "accounts/invitation.html", context)
 
@@ -429,3 +437,50 @@ def _welcome(request: HttpRequest, accepted: Invitation) -> HttpResponse:
     if accepted.workspace:
         return redirect("workspace", uuid=accepted.workspace.uuid)
     return redirect("dashboard")
+
+
+# The person's own
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def profile(request: HttpRequest) -> HttpResponse:
+    user = request.user
+    assert user.is_authenticated
+    saved = {name: getattr(user, name) for name in ProfileForm.base_fields}
+    form = ProfileForm(request.POST or None, initial=saved)
+    if request.method == "POST" and form.is_valid():
+        change_profile(user, **form.cleaned_data)
+        messages.success(request, "Your profile is saved.")
+        response = redirect("profile")
+        response.set_cookie("theme", user.theme, **THEME_COOKIE)
+        return response
+    return render(request, "profile/profile.html", {"form": form})
+
+
+@login_required
+@require_safe
+def profile_data(request: HttpRequest) -> HttpResponse:
+    """All that is kept about the person, as a file."""
+    assert request.user.is_authenticated
+    response = JsonResponse(everything_about(request.user), json_dumps_params={"indent": 2})
+    response["Content-Disposition"] = 'attachment; filename="my-data.json"'
+    return response
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def delete_profile(request: HttpRequest) -> HttpResponse:
+    user = request.user
+    assert user.is_authenticated
+    form = DeleteAccountForm(user, request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            delete_account(user)
+        except StillNeeded as needed:
+            form.add_error(None, f"Somebody else must be made an admin first: {needed}.")
+        else:
+            logout(request)
+            messages.success(request, "Your account is deleted.")
+            return redirect("account_login")
+    return render(request, "profile/delete.html", {"form": form, "needed": needs_somebody_else(user)})

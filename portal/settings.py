@@ -155,7 +155,12 @@ PLANS = {
     "clusters.repair": "clusters.plans.REPAIR",
     "jobs.run": "jobs.plans.RUN",
 }
-WATCHERS = ["portal.tasks.watch.OutputWatcher", "jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
+WATCHERS = [
+    "portal.tasks.watch.OutputWatcher",
+    "jobs.watch.RunWatcher",
+    "clusters.watch.NodeWatcher",
+    "accounts.watch.DormancyWatcher",
+]
 RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.
 HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
@@ -170,7 +175,7 @@ LIVE_SUBJECTS = {
 }
 
 AUTH_USER_MODEL = "accounts.User"
-AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
@@ -186,6 +191,42 @@ ACCOUNT_EMAIL_VERIFICATION = "mandatory"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_EMAIL_SUBJECT_PREFIX = f"[{PORTAL_NAME}] "
+ACCOUNT_PREVENT_ENUMERATION = "strict"
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True  # a person hears of changes that somebody else may have made
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
+# A "key" is an account seen from one address (accounts/adapter.py), so that nobody is kept out by a stranger's tries.
+ACCOUNT_RATE_LIMITS = {"login": "30/m/ip", "login_failed": "20/m/ip,5/5m/key", "reset_password": "10/m/ip,5/m/key"}
+MFA_ADAPTER = "accounts.adapter.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = _local and _site.scheme == "http"  # browsers trust http://localhost
+MFA_TOTP_TOLERANCE = 1  # a telephone's clock may be half a minute off
+# People are invited to addresses that they confirm, so that a second factor cannot keep an address's owner out; and
+# somebody with a second factor must be able to move to another address.
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+USERSESSIONS_TRACK_ACTIVITY = False  # accounts.middleware does so, now and then instead of at every request
+SOCIALACCOUNT_ADAPTER = "accounts.adapter.SocialAccountAdapter"
+SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
+SOCIALACCOUNT_EMAIL_VERIFICATION = "mandatory"
+OIDC_NAME = env.text("PORTAL_OIDC_NAME", "Single sign-on")
+SOCIALACCOUNT_PROVIDERS = {}
+SIGN_ON_ORIGINS: list[str] = []
+if _issuer := env.text("PORTAL_OIDC_ISSUER"):
+    SIGN_ON_ORIGINS = [f"{urlsplit(_issuer).scheme}://{urlsplit(_issuer).netloc}"]
+    SOCIALACCOUNT_PROVIDERS["openid_connect"] = {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "sso",
+                "name": OIDC_NAME,
+                "client_id": env.text("PORTAL_OIDC_CLIENT_ID"),
+                "secret": env.text("PORTAL_OIDC_CLIENT_SECRET"),
+                "settings": {"server_url": _issuer},
+            }
+        ],
+    }
 EMAIL_BACKEND = env.text("PORTAL_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
 DEFAULT_FROM_EMAIL = env.text("PORTAL_FROM_ADDRESS", f"portal@{_site.hostname}")
 
@@ -196,6 +237,8 @@ LANGUAGE_CODE = "en-us"
 
 CSRF_USE_SESSIONS = True
 CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
+SESSION_COOKIE_AGE = 60 * env.number("PORTAL_SESSION_IDLE_MINUTES", 12 * 60)  # without a request
+SESSION_LONGEST = 3600 * env.number("PORTAL_SESSION_LONGEST_HOURS", 7 * 24)  # however busy
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 # Cookies are shared by every port of a host: without a name of its own, a second portal would sign this one out.
@@ -216,7 +259,7 @@ CONTENT_SECURITY_POLICY = {
         "font-src": ["'self'"],
         "img-src": ["'self'", "data:"],  # data: for the arrows and ticks inside Bootstrap's css
         "connect-src": ["'self'", *(origin.replace("http", "ws", 1) for origin in ORIGINS)],
-        "form-action": ["'self'"],
+        "form-action": ["'self'", *SIGN_ON_ORIGINS],  # browsers count where a form's answer leads to
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }

@@ -30,7 +30,7 @@ class NoStoreMiddleware:
 
 
 def frame(request: HttpRequest) -> dict[str, Any]:
-    theme = request.COOKIES.get("theme", "auto")
+    theme = request.COOKIES.get("theme") or getattr(getattr(request, "user", None), "theme", "auto")
     return {
         "portal_name": settings.PORTAL_NAME,
         "support_address": settings.SUPPORT_ADDRESS,

@@ -9,7 +9,7 @@ from django import template
 from django.forms import BoundField
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import now
+from django.utils.timezone import localtime, now
 
 from portal.statuses import Badge
 
@@ -50,25 +50,32 @@ def since(value: datetime | None) -> SafeString | str:
 
 @register.filter
 def clock(value: datetime | None) -> SafeString | str:
-    """15:42:07 UTC today; with the day for other days."""
+    """15:42:07 CET today; with the day for other days. In the person's time zone, as all times of pages."""
     if value is None:
         return ""
-    form = "%H:%M:%S UTC" if value.date() == now().date() else "%-d %b %Y, %H:%M UTC"
-    return _time(value, form)
+    today = localtime(value).date() == localtime(now()).date()
+    return _time(value, "%H:%M:%S %Z" if today else "%-d %b %Y, %H:%M %Z")
 
 
 @register.filter
 def short(value: datetime | None) -> SafeString | str:
-    """24 Nov 15:42; for columns, whose heading says UTC."""
+    """24 Nov 15:42; for columns, whose heading has `{% zone %}`."""
     return "" if value is None else _time(value, "%-d %b %H:%M")
 
 
+@register.simple_tag
+def zone() -> str:
+    """The name of the time zone of this page's times: UTC, CET, -03."""
+    return f"{localtime(now()):%Z}"
+
+
 def _time(value: datetime, form: str) -> SafeString:
+    here = localtime(value)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         value.isoformat(),
-        value.strftime("%A %-d %B %Y, %H:%M:%S UTC"),
-        value.strftime(form),
+        here.strftime("%A %-d %B %Y, %H:%M:%S %Z"),
+        here.strftime(form),
     )
 
 
@@ -125,6 +132,9 @@ _SECTIONS = {
     "people": ("/people/",),
     "organization-settings": ("/organization/settings/", "/organization/delete/"),
     "organization": ("/organization/",),
+    "profile": ("/profile/", "/accounts/email/"),
+    "security": ("/accounts/security/", "/accounts/password/", "/accounts/connections/"),
+    "sessions": ("/accounts/sessions/",),
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),

@@ -94,7 +94,7 @@ def test_every_page_of_an_organization_with_a_form_is_walked_above():
     from tests.test_doors import ADDRESSES
 
     free = {
-        "healthz", "readyz",
+        "healthz", "readyz", "profile", "delete-profile",
         "new-organization", "switch-organization",  # act on no organization that one is in
         "delete-organization",  # its form shows only in an empty one; its own test
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from datetime import timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -11,6 +12,7 @@ from channels.routing import URLRouter
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
 from django.urls import path
+from django.utils.timezone import now
 
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
@@ -37,7 +39,7 @@ def page_of(user):
     session = SessionStore()
     if user:
         session[SESSION_KEY] = str(user.pk)
-        session[BACKEND_SESSION_KEY] = "allauth.account.auth_backends.AuthenticationBackend"
+        session[BACKEND_SESSION_KEY] = "accounts.backends.PersonBackend"
         session[HASH_SESSION_KEY] = user.get_session_auth_hash()
     session.save()
     return Page(URLRouter([path("live/", LiveConsumer.as_asgi())]), "/live/", session=session)
@@ -174,6 +176,16 @@ async def test_someone_who_is_removed_hears_no_more(task, bob):
     await sync_to_async(WorkspaceMember.objects.filter(user=bob).delete)()
     assert await closed_with(page) == GONE
     await write(task.output, b"private\n")
+
+
+async def test_someone_whose_account_is_locked_hears_no_more(task, bob):
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    await page.receive_json_from(5)
+    past = now() - timedelta(days=90, seconds=1)
+    await sync_to_async(type(bob).objects.filter(pk=bob.pk).update)(last_login=past, date_joined=past)
+    assert await closed_with(page) == SIGNED_OUT
 
 
 async def test_someone_who_signs_out_elsewhere_hears_no_more(task, bob):
