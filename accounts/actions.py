@@ -71,6 +71,8 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     organization.cloud_configs.filter(workspaces=None).delete()
     organization.invitations.pending().update(withdrawn=now())
     organization.api_tokens.filter(revoked=None).update(revoked=now())
+    for workspace in organization.workspaces.all():
+        workspace.members.all().delete()
     organization.memberships.all().delete()
     organization.deleted = now()
     organization.save(update_fields=["deleted"])
@@ -115,6 +117,16 @@ def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> 
         before={"role": before},
         after={"role": role},
     )
+    tell(membership.user, f"You are {role} of {membership.organization} now, and were {before}.", by=by)
+
+
+def tell(user: User, sentence: str, *, by: User) -> None:
+    """Mails after the commit what somebody else has changed for this person, if they want to know."""
+    if by == user or not user.notify_membership or not mail_goes_out():
+        return
+    subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}Your roles have changed"
+    text = f"{sentence}\n\nIt was done by {by} ({by.email}).\n\n{settings.PORTAL_URL}\n"
+    transaction.on_commit(lambda: send_mail(subject, text, None, [user.email]), robust=True)
 
 
 @transaction.atomic
@@ -146,6 +158,7 @@ def remove_member(membership: Membership, *, by: User) -> None:
         before=before,
         after={"tokens revoked": tokens, "cancelled": cancel_all(running)},
     )
+    tell(user, f"You are no longer in {organization}, nor in its workspaces.", by=by)
     live.ring(*organization.live_names())
 
 
