@@ -340,17 +340,17 @@ def accept_invitation(token_hash: str, *, by: User) -> Invitation:
     mine = Invitation.objects.pending().filter(pk=invitation.pk, token_hash=token_hash)
     if not mine.update(accepted=now(), accepted_by=by):
         raise PortalError(GONE)
-    membership, made = Membership.objects.get_or_create(
+    membership, _ = Membership.objects.get_or_create(
         organization=organization, user=by, defaults={"role": invitation.organization_role}
     )
-    if not made and invitation.organization_role == OrganizationRole.ADMIN != membership.role:
+    if invitation.organization_role == OrganizationRole.ADMIN != membership.role:
         membership.role = OrganizationRole.ADMIN
         membership.save(update_fields=["role"])
     after = {"organization": membership.role}
     if workspace:
-        member, made = workspace.members.get_or_create(user=by, defaults={"role": invitation.workspace_role})
+        member, _ = workspace.members.get_or_create(user=by, defaults={"role": invitation.workspace_role})
         order = WorkspaceRole.values  # from the one who may most
-        if not made and order.index(invitation.workspace_role) < order.index(member.role):
+        if order.index(invitation.workspace_role) < order.index(member.role):
             member.role = invitation.workspace_role
             member.save(update_fields=["role"])
         after["workspace"] = member.role
