@@ -71,6 +71,8 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     organization.cloud_configs.filter(workspaces=None).delete()
     organization.invitations.pending().update(withdrawn=now())
     organization.api_tokens.filter(revoked=None).update(revoked=now())
+    for workspace in organization.workspaces.all():
+        workspace.members.all().delete()
     organization.memberships.all().delete()
     organization.deleted = now()
     organization.save(update_fields=["deleted"])
@@ -115,6 +117,16 @@ def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> 
         before={"role": before},
         after={"role": role},
     )
+    tell(membership.user, f"You are {role} of {membership.organization} now, and were {before}.", by=by)
+
+
+def tell(user: User, sentence: str, *, by: User) -> None:
+    """Mails after the commit what somebody else has changed for this person, if they want to know."""
+    if by == user or not user.notify_membership or not mail_goes_out():
+        return
+    subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}Your roles have changed"
+    text = f"{sentence}\n\nIt was done by {by} ({by.email}).\n\n{settings.PORTAL_URL}\n"
+    transaction.on_commit(lambda: send_mail(subject, text, None, [user.email]), robust=True)
 
 
 @transaction.atomic
@@ -146,6 +158,7 @@ def remove_member(membership: Membership, *, by: User) -> None:
         before=before,
         after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
     )
+    tell(user, f"You are no longer in {organization}, nor in its workspaces.", by=by)
     live.ring(*organization.live_names())
 
 
@@ -318,17 +331,17 @@ def accept_invitation(token_hash: str, *, by: User) -> Invitation:
     mine = Invitation.objects.pending().filter(pk=invitation.pk, token_hash=token_hash)
     if not mine.update(accepted=now(), accepted_by=by):
         raise PortalError(GONE)
-    membership, made = Membership.objects.get_or_create(
+    membership, _ = Membership.objects.get_or_create(
         organization=organization, user=by, defaults={"role": invitation.organization_role}
     )
-    if not made and invitation.organization_role == OrganizationRole.ADMIN != membership.role:
+    if invitation.organization_role == OrganizationRole.ADMIN != membership.role:
         membership.role = OrganizationRole.ADMIN
         membership.save(update_fields=["role"])
     after = {"organization": membership.role}
     if workspace:
-        member, made = workspace.members.get_or_create(user=by, defaults={"role": invitation.workspace_role})
+        member, _ = workspace.members.get_or_create(user=by, defaults={"role": invitation.workspace_role})
         order = WorkspaceRole.values  # from the one who may most
-        if not made and order.index(invitation.workspace_role) < order.index(member.role):
+        if order.index(invitation.workspace_role) < order.index(member.role):
             member.role = invitation.workspace_role
             member.save(update_fields=["role"])
         after["workspace"] = member.role

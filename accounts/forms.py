@@ -141,6 +141,7 @@ class InviteForm(WorkspaceRoleForm):
         field: Any = self.fields["workspace"]
         field.choices = [("", "none yet"), *((key, one.name) for key, one in self.workspaces.items())]
         self.fields["role"].required = False
+        self.fields["role"].help_text = "Counts where a workspace is chosen."
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}

@@ -231,6 +231,8 @@ def people(request: HttpRequest) -> HttpResponse:
     if role in OrganizationRole.values:
         rows = rows.filter(role=role)
     page = Paginator(rows, 50).get_page(request.GET.get("page"))
+    # One to a workspace that is being deleted leads nowhere.
+    waiting = found.invitations.pending().filter(Q(workspace=None) | Q(workspace__in=found.workspaces.staying()))
     context = {
         "organization": found,
         "page": page,
@@ -238,7 +240,7 @@ def people(request: HttpRequest) -> HttpResponse:
         "asked": asked,
         "role": role,
         "roles": OrganizationRole,
-        "invitations": found.invitations.pending().select_related("workspace", "invited_by").order_by("email")[:200],
+        "invitations": waiting.select_related("workspace", "invited_by").order_by("email")[:200],
         "form": form,
         "table": role_table(),
     }

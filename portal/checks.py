@@ -38,6 +38,11 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
             import_string(path)
         except ImportError as error:
             found.append(Error(f"The plan of {kind} cannot be imported: {error}", id="portal.E005"))
+    for path in settings.HOLDINGS:
+        try:
+            import_string(path)
+        except ImportError as error:
+            found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E006"))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,8 +31,16 @@ def log_context(**words: str) -> Iterator[None]:
         _context.reset(token)
 
 
+_SECRET_ADDRESS = re.compile(r"(/(?:invitations|first)/)[\w-]{40,}")
+
+
 class ContextFilter(logging.Filter):
+    """Adds the context, and takes the tokens out of addresses that let in whoever has them."""
+
     def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if _SECRET_ADDRESS.search(said):
+            record.msg, record.args = _SECRET_ADDRESS.sub(r"\1…", said), ()
         record.words = _context.get()
         record.context = "".join(f"{k}={v} " for k, v in _context.get().items())
         return True

@@ -11,7 +11,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can, WorkspaceRole
-from accounts.actions import addresses_of, cancel_all
+from accounts.actions import addresses_of, cancel_all, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
@@ -91,23 +91,23 @@ def record_task(verb: str, task: Task, *, by: User) -> None:
 
 @transaction.atomic
 def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: User) -> None:
-    member = (
-        WorkspaceMember.objects.select_for_update().select_related("workspace__organization", "user").get(pk=member.pk)
-    )
-    before = member.role
-    if before == role:
+    """Nothing happens where they have that role already, or have been removed meanwhile."""
+    members = WorkspaceMember.objects.select_for_update().select_related("workspace__organization", "user")
+    found = members.filter(pk=member.pk).first()
+    if found is None or found.role == role:
         return
-    member.role = role
-    member.save(update_fields=["role"])
+    before, found.role = found.role, role
+    found.save(update_fields=["role"])
     audit.record(
         "role changed",
-        member.user,
-        organization=member.workspace.organization,
-        workspace=member.workspace,
+        found.user,
+        organization=found.workspace.organization,
+        workspace=found.workspace,
         by=by,
         before={"role": before},
         after={"role": role},
     )
+    tell(found.user, f"You are {role} of the workspace {found.workspace} now, and were {before}.", by=by)
 
 
 @transaction.atomic
@@ -130,6 +130,7 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
         before={"role": member.role},
         after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
     )
+    tell(user, f"You are no longer in the workspace {workspace}.", by=by)
 
 
 def holdings(

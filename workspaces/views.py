@@ -122,7 +122,6 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
     context = {
         "workspace": found,
-        "members": found.members.select_related("user").order_by("user__email"),
         "tasks": found.tasks.order_by("-pk")[:10],
         "may_delete": Workspace.objects.where(request.user, Can.MANAGE_WORKSPACE).filter(pk=found.pk).exists()
         or _is_organization_admin(request, found),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -13,6 +14,7 @@ from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.actions import accept_invitation, invite_people, resend_invitation, withdraw_invitation
 from accounts.models import AuditEvent, Invitation, Membership, User, digest
 from portal.clouds.errors import PortalError
+from portal.logs import ContextFilter
 from workspaces.models import Workspace
 
 PASSWORD = "correct horse battery"
@@ -272,3 +274,23 @@ def test_nobody_signs_up_without_an_invitation_unless_the_portal_is_open(client,
     assert b"<form" not in client.get("/accounts/signup/").content
     settings.OPEN_SIGNUP = True
     assert b"password1" in client.get("/accounts/signup/").content
+
+
+def test_an_invitation_to_a_workspace_that_is_being_deleted_is_no_longer_in_the_list(client, lab, harbor, alice):
+    invited(harbor, "nina@example.org", alice, workspace=lab, workspace_role="user")
+    client.force_login(alice)
+    assert "nina@example.org" in client.get("/people/").content.decode()
+    Workspace.objects.update(status="terminating")
+    assert "nina@example.org" not in client.get("/people/").content.decode()
+
+
+def test_what_is_logged_of_a_failure_has_no_token_in_it(harbor, alice):
+    one = invited(harbor, "nina@example.org", alice)
+    said = "Internal Server Error: %s"
+    record = logging.LogRecord("django.request", logging.ERROR, "", 0, said, (f"/invitations/{one.token}/",), None)
+    ContextFilter().filter(record)
+    assert record.getMessage() == "Internal Server Error: /invitations/…/"
+    uuid = f"/invitations/{one.invitation.uuid}/resend/"
+    record = logging.LogRecord("django.request", logging.ERROR, "", 0, said, (uuid,), None)
+    ContextFilter().filter(record)
+    assert uuid in record.getMessage()

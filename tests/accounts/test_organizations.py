@@ -254,6 +254,7 @@ def test_only_an_empty_organization_is_deleted_and_then_nobody_is_in_it(client, 
     harbor.refresh_from_db()
     assert harbor.deleted
     assert not harbor.memberships.exists()
+    assert client.get(reverse("workspace-people", args=[lab.uuid])).status_code == 404
     assert "You are in no organization" in client.get("/", follow=True).content.decode()
     assert AuditEvent.objects.get(verb="deleted").actor == alice.uuid
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.core import mail
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -144,3 +145,21 @@ def test_removing_somebody_from_a_workspace_leaves_them_in_the_organization(clie
 def test_somebody_who_is_not_in_the_workspace_cannot_be_changed_there(client, lab, alice, charlie, name):
     client.force_login(alice)
     assert client.post(reverse(name, args=[lab.uuid, charlie.uuid]), {"role": "user"}).status_code == 404
+
+
+def test_whoever_gets_another_role_is_told_unless_they_do_not_want_to_know(
+    client, lab, alice, bob, vera, django_capture_on_commit_callbacks
+):
+    User.objects.filter(pk=vera.pk).update(notify_membership=False)
+    client.force_login(alice)
+    with django_capture_on_commit_callbacks(execute=True):
+        for user in (bob, vera):
+            client.post(reverse("change-workspace-person", args=[lab.uuid, user.uuid]), {"role": "admin"})
+            client.post(reverse("person", args=[user.uuid]), {"role": "admin"})
+            client.post(reverse("remove-workspace-person", args=[lab.uuid, user.uuid]))
+    assert {letter.to[0] for letter in mail.outbox} == {"bob@example.org"}
+    assert [letter.body.split("\n")[0] for letter in mail.outbox] == [
+        "You are admin of the workspace lab now, and were user.",
+        "You are admin of Harbor Analytics now, and were member.",
+        "You are no longer in the workspace lab.",
+    ]
