@@ -1,11 +1,14 @@
 from django.urls import include, path
 
 from portal import views
+from portal.admin import site
 
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
     path("accounts/", include("allauth.account.urls")),
+    path("accounts/security/", include("allauth.mfa.urls")),
+    path("admin/", site.urls),
     path("", include("portal.tasks.urls")),
     path("", include("accounts.urls")),
     path("", include("workspaces.urls")),

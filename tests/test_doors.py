@@ -41,16 +41,17 @@ ROWS = {
     "output-frame": ("output", INSIDE, None),
     "output-download": ("output", INSIDE, None),
 }
-# allauth's own, the examples (public) and the first administrator's link have tests of their own.
-ELSEWHERE = ("account_", "example-file", "first-administrator")
+# allauth's own, the staff pages, the examples (public) and the first administrator's link have tests of their own.
+ELSEWHERE = ("account_", "mfa_", "admin:", "example-file", "first-administrator")
 
 
-def named(patterns, prefix=""):
+def named(patterns, prefix="", space=""):
     for pattern in patterns:
         if isinstance(pattern, URLResolver):
-            yield from named(pattern.url_patterns, prefix + str(pattern.pattern))
+            inner = f"{space}{pattern.namespace}:" if pattern.namespace else space
+            yield from named(pattern.url_patterns, prefix + str(pattern.pattern), inner)
         elif isinstance(pattern, URLPattern):
-            yield pattern.name, prefix + str(pattern.pattern)
+            yield f"{space}{pattern.name or ''}", prefix + str(pattern.pattern)
 
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
