@@ -21,7 +21,7 @@ from django.utils.timezone import now
 from accounts import audit
 from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
-from accounts.models import Invitation, Membership, Organization, SetupLink, User, database_now, digest
+from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal.clouds.errors import PortalError
 from portal.tasks import live
 
@@ -483,3 +483,11 @@ class StillNeeded(Exception):
     def __init__(self, organizations: list[Organization]) -> None:
         self.organizations = organizations
         super().__init__(", ".join(organization.name for organization in organizations))
+
+
+@transaction.atomic
+def revoke_token(token: ApiToken, *, by: User) -> None:
+    """It stops working at once, for good. Raises `PortalError` where that has been done."""
+    if not ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=now()):
+        raise PortalError(f"{token.name} has been revoked already.")
+    audit.record("revoked", token, organization=token.organization, workspace=token.workspace, by=by)

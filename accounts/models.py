@@ -89,6 +89,10 @@ class User(AbstractUser):
 
     class Meta:
         constraints = [models.UniqueConstraint(Lower("email"), name="one_user_per_address_in_any_case")]
+        indexes = [
+            models.Index(fields=["date_joined"], name="user_by_joining"),
+            models.Index(fields=["last_login"], name="user_by_sign_in"),
+        ]
 
     def __str__(self) -> str:
         return self.name or self.email
@@ -353,6 +357,10 @@ class AuditEvent(models.Model):
             models.Index(fields=["chain", "verb", "number"], name="audit_by_verb"),
             models.Index(fields=["chain", "at"], name="audit_by_time"),
             models.Index(fields=["request_id"], name="audit_by_request"),
+            # Across all organizations, for staff.
+            models.Index(fields=["at"], name="audit_all_by_time"),
+            models.Index(fields=["actor_name"], name="audit_all_by_actor"),
+            models.Index(fields=["verb"], name="audit_all_by_verb"),
         ]
 
     def __str__(self) -> str:

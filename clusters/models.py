@@ -8,6 +8,7 @@ from typing import ClassVar
 from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
+from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
@@ -111,6 +112,9 @@ class Cluster(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("cluster", args=[self.uuid])
 
     @property
     def badge(self) -> Badge:

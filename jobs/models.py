@@ -9,6 +9,7 @@ from typing import ClassVar
 from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
+from django.urls import reverse
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
@@ -44,6 +45,9 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("job", args=[self.uuid])
 
     @property
     def last_run(self) -> Run | None:
@@ -121,6 +125,7 @@ class Run(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["cluster", "status"], name="run_cluster_status"),
+            models.Index(fields=["created"], name="run_by_time"),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
         ]
         constraints = [
@@ -133,6 +138,9 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job.name}, run {self.number}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("run", args=[self.uuid])
 
     @property
     def badge(self) -> Badge:

@@ -30,6 +30,7 @@ if _local:
     ORIGINS = [f"{_site.scheme}://{host}:{_site.port or 80}" for host in ("127.0.0.1", "localhost")]
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"] if _local else [_site.hostname or ""]
 CSRF_TRUSTED_ORIGINS = ORIGINS
+STAFF_SECOND_FACTOR = env.flag("PORTAL_STAFF_SECOND_FACTOR", default=_site.scheme == "https")  # to enter /admin/
 # How many proxies stand in front and may be believed about the client's address and the scheme.
 TRUSTED_PROXIES = env.number("PORTAL_TRUSTED_PROXIES", 0)
 if TRUSTED_PROXIES:
@@ -165,6 +166,7 @@ RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.
 HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
+AUDIT = "accounts.audit.record"  # for what staff do on the ground floor's own pages
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {
     "task": "portal.tasks.models.Task",

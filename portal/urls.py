@@ -1,10 +1,7 @@
-from allauth.account.decorators import secure_admin_login
-from django.contrib import admin
 from django.urls import include, path
 
 from portal import views
-
-admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+from portal.admin import site
 
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
@@ -14,7 +11,7 @@ urlpatterns = [
     path("accounts/sessions/", include("allauth.usersessions.urls")),
     path("accounts/connections/", include("allauth.socialaccount.urls")),
     path("accounts/", include("allauth.socialaccount.providers.openid_connect.urls")),
-    path("admin/", admin.site.urls),
+    path("admin/", site.urls),
     path("", include("portal.tasks.urls")),
     path("", include("accounts.urls")),
     path("", include("workspaces.urls")),

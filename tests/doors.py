@@ -90,9 +90,10 @@ ROWS = {
     "output-frame": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
-# Whose tests are elsewhere: allauth's own pages, the examples (public), links that are secrets themselves.
+# Whose tests are elsewhere: pages of allauth and of staff, the examples (public), links that are secrets themselves.
 ELSEWHERE = (
     "account_",
+    "admin:",
     "mfa_",
     "usersessions_",
     "socialaccount_",
@@ -103,15 +104,14 @@ ELSEWHERE = (
 )
 
 
-def named(patterns: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The name and address of each pattern, those of included ones too."""
+def named(patterns: Any, prefix: str = "", space: str = "") -> Iterator[tuple[str, str]]:
+    """The name and address of each pattern, those of included ones too; a namespace stands before its names."""
     for pattern in patterns:
-        if getattr(pattern, "namespace", "") == "admin":  # staff's alone; it has tests of its own
-            continue
         if hasattr(pattern, "url_patterns"):
-            yield from named(pattern.url_patterns, prefix + str(pattern.pattern))
+            inner = f"{space}{pattern.namespace}:" if pattern.namespace else space
+            yield from named(pattern.url_patterns, prefix + str(pattern.pattern), inner)
         else:
-            yield pattern.name, prefix + str(pattern.pattern)
+            yield f"{space}{pattern.name or ''}", prefix + str(pattern.pattern)
 
 
 def knows(who: str, about: str | None) -> bool:

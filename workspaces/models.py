@@ -10,6 +10,7 @@ from django.conf import settings
 from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
+from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
@@ -124,6 +125,9 @@ class Workspace(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("workspace", args=[self.uuid])
 
     @property
     def badge(self) -> Badge:

@@ -11,6 +11,7 @@ from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
 from django.db.models import F, Q
+from django.urls import reverse
 from django.utils.timezone import now
 
 from portal.statuses import Badge
@@ -209,6 +210,7 @@ class Task(models.Model):
             models.Index(fields=["wake_at"], name="task_unfinished", condition=Q(status__in=["new", "inprogress"])),
             models.Index(fields=["subject_type", "subject_id", "-id"], name="task_subject"),
             models.Index(fields=["kind", "cloud", "-id"], name="task_history"),
+            models.Index(fields=["created"], name="task_by_time"),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -221,6 +223,9 @@ class Task(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+    def get_absolute_url(self) -> str:
+        return reverse("task", args=[self.uuid])
 
     @classmethod
     def claim(cls, pk: int, *, worker: str) -> Task | None:

@@ -12,9 +12,12 @@ import django_rq
 from django.conf import settings
 from django.db import transaction
 from redis.exceptions import RedisError
+from rq import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from rq.worker import BaseWorker
 
     from portal.tasks.models import Task
 
@@ -40,12 +43,26 @@ def push(task: Task) -> None:
 
 def push_missing(tasks: Iterable[Task]) -> int:
     """Queue those tasks whose ticket is in no queue. Returns how many. Raises RedisError."""
+    untold = missing(tasks)
+    for task in untold:
+        push(task)
+    return len(untold)
+
+
+def missing(tasks: Iterable[Task]) -> list[Task]:
+    """Those of them whose ticket is in no queue. Raises RedisError."""
     waiting: set[str] = set()
     for name in settings.QUEUES:
         waiting.update(django_rq.get_queue(name).get_job_ids())
-    pushed = 0
-    for task in tasks:
-        if not task.ticket or task.ticket not in waiting:
-            push(task)
-            pushed += 1
-    return pushed
+    return [task for task in tasks if not task.ticket or task.ticket not in waiting]
+
+
+def lengths() -> dict[str, int]:
+    """How many hints wait in each queue. Raises RedisError."""
+    return {name: django_rq.get_queue(name).count for name in settings.QUEUES}
+
+
+def workers() -> list[BaseWorker]:
+    """Those that have said within their time that they live, by name. Raises RedisError."""
+    connection = django_rq.get_connection(settings.QUEUES[0])
+    return sorted(Worker.all(connection=connection), key=lambda worker: worker.name)
