@@ -69,11 +69,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("mfa_index")
 
-    def is_reauthentication_required(self, *, app: str, **options: Any) -> bool:
-        """Who came by single sign-on alone has nothing here to confirm with."""
-        asked: bool = super().is_reauthentication_required(app=app, **options)
-        return asked and bool(self.get_reauthentication_methods(self.request.user))
-
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
