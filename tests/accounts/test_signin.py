@@ -374,3 +374,39 @@ def test_django_admin_is_for_administrators_of_the_installation(client, person, 
     User.objects.filter(pk=person.pk).update(is_staff=True, is_superuser=True)
     client.force_login(person)
     assert client.get("/admin/").status_code == 200
+
+
+def test_django_admin_shows_people_and_unlocks_them_and_changes_nothing_else(client, person, bob):
+    User.objects.filter(pk=person.pk).update(is_staff=True, is_superuser=True)
+    past = now() - timedelta(days=91)
+    User.objects.filter(pk=bob.pk).update(last_login=past, date_joined=past)
+    client.force_login(person)
+    assert bob.email in client.get("/admin/accounts/user/").content.decode()
+    assert client.post(f"/admin/accounts/user/{bob.pk}/delete/").status_code == 403
+    client.post("/admin/accounts/user/", {"action": "unlock", "_selected_action": [bob.pk]})
+    bob.refresh_from_db()
+    assert not bob.is_locked
+    assert AuditEvent.objects.get(verb="unlocked").actor == person.uuid
+
+
+def test_a_mail_server_that_is_down_does_not_undo_a_change(client, person, settings):
+    sign_in(client, person.email)
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1
+    new = "another long password"
+    client.post(reverse("account_change_password"), {"oldpassword": PASSWORD, "password1": new, "password2": new})
+    person.refresh_from_db()
+    assert person.check_password(new)
+
+
+def test_an_address_that_is_none_is_no_reason_to_fail(client, person, settings):
+    settings.TRUSTED_PROXIES = 1
+    assert sign_in(client, person.email, HTTP_X_FORWARDED_FOR="unknown").status_code == 302
+    assert AuditEvent.objects.get(verb="signed in").address is None
+
+
+def test_asking_too_often_is_said_in_our_look(client, person):
+    for n in range(11):
+        answer = client.post(reverse("account_reset_password"), {"email": f"p{n}@example.org"})
+    assert answer.status_code == 429
+    assert "Too many tries</h1>" in answer.content.decode()
