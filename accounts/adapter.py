@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -19,6 +21,8 @@ from accounts.audit import address_of
 from accounts.middleware import THEME_COOKIE, locked_page
 from accounts.models import User
 from portal.secrets import decrypt, encrypt
+
+logger = logging.getLogger(__name__)
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -59,6 +63,13 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         signin.write_down_failure(request, credentials.get("email", ""))
 
+    def send_notification_mail(self, *args: Any, **options: Any) -> None:
+        """Of something that is done already: a mail server that is down does not undo it."""
+        try:
+            super().send_notification_mail(*args, **options)
+        except (SMTPException, OSError) as error:
+            logger.warning("a person could not be told of a change of their account: %s", error)
+
     def get_client_ip(self, request: HttpRequest) -> str:
         return address_of(request) or "0.0.0.0"  # noqa: S104 (a unix socket's other end has none)
 
@@ -68,11 +79,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("mfa_index")
-
-    def is_reauthentication_required(self, *, app: str, **options: Any) -> bool:
-        """Who came by single sign-on alone has nothing here to confirm with."""
-        asked: bool = super().is_reauthentication_required(app=app, **options)
-        return asked and bool(self.get_reauthentication_methods(self.request.user))
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]

@@ -48,13 +48,14 @@ def done_from(address: str | None, how: str = "") -> Iterator[None]:
 
 def address_of(request: HttpRequest) -> str | None:
     """The client's address. Only as many X-Forwarded-For entries are believed as there are trusted proxies."""
-    forwarded: list[str] = [
-        part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()
-    ]
+    said = request.META.get("REMOTE_ADDR", "")
+    forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
     if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
-        return forwarded[-settings.TRUSTED_PROXIES]
-    address: str = request.META.get("REMOTE_ADDR", "")
-    return address or None
+        said = forwarded[-settings.TRUSTED_PROXIES]
+    try:
+        return str(ip_address(said))
+    except ValueError:  # a unix socket, or a proxy that does not know
+        return None
 
 
 def record(

@@ -33,6 +33,10 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         found.append(
             Error(f"{settings.VAR} can be read by others.", hint="chmod 700 it: it holds secrets.", id="portal.E004")
         )
+    for provider in settings.SOCIALACCOUNT_PROVIDERS.values():
+        if any(not app["client_id"] or not app["secret"] for app in provider["APPS"]):
+            hint = "Set PORTAL_OIDC_CLIENT_ID and PORTAL_OIDC_CLIENT_SECRET, or its _FILE."
+            found.append(Error("PORTAL_OIDC_ISSUER is set without a client.", hint=hint, id="portal.E006"))
     for kind, path in settings.PLANS.items():
         try:
             import_string(path)

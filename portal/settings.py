@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from portal import environment as env
@@ -213,7 +214,7 @@ SOCIALACCOUNT_ADAPTER = "accounts.adapter.SocialAccountAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
 SOCIALACCOUNT_EMAIL_VERIFICATION = "mandatory"
 OIDC_NAME = env.text("PORTAL_OIDC_NAME", "Single sign-on")
-SOCIALACCOUNT_PROVIDERS = {}
+SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {}
 SIGN_ON_ORIGINS: list[str] = []
 if _issuer := env.text("PORTAL_OIDC_ISSUER"):
     SIGN_ON_ORIGINS = [f"{urlsplit(_issuer).scheme}://{urlsplit(_issuer).netloc}"]
