@@ -5,6 +5,7 @@ from __future__ import annotations
 from allauth.account.models import EmailAddress
 from django.db import transaction
 
+from accounts import audit
 from accounts.access import OrganizationRole
 from accounts.models import Membership, Organization, SetupLink, User
 
@@ -14,6 +15,7 @@ def create_organization(name: str, *, by: User) -> Organization:
     """Whoever makes it is its admin."""
     organization = Organization.objects.create(name=name)
     Membership.objects.create(organization=organization, user=by, role=OrganizationRole.ADMIN)
+    audit.record("created", organization, organization=organization, by=by, after={"name": name})
     return organization
 
 
@@ -22,7 +24,7 @@ def create_first_administrator(*, email: str, name: str, password: str, organiza
     """The one who may also use Django admin, with an organization to begin in."""
     user = User.objects.create_superuser(email, password, name=name)
     EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
-    create_organization(organization, by=user)
+    audit.record("created", user, organization=create_organization(organization, by=user), by=user)
     SetupLink.objects.all().delete()
     return user
 

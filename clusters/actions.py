@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 from django.db import transaction
 
+from accounts import audit
 from accounts.models import User
 from clusters.models import Cluster, EngineVersion
 from portal.clouds import InstanceType
@@ -43,6 +44,8 @@ def create_cluster(
     )
     if made:
         start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
+        after = {"nodes": f"{node_count} × {instance_type.name}", "engine": engine_version}
+        _record("created", cluster, by, after)
     return cluster
 
 
@@ -51,13 +54,15 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
     if not cluster.move(Cluster.Status.INPROGRESS):
         raise PortalError(f"{cluster.name} cannot be repaired while it is {cluster.badge.word}.")
-    return start_task(
+    task = start_task(
         cluster,
         "clusters.repair",
         title=f"Repair cluster {cluster.name}",
         by=by,
         cloud=cluster.workspace.cloud_config.kind,
     )
+    _record("repaired", cluster, by)
+    return task
 
 
 @transaction.atomic
@@ -67,10 +72,17 @@ def delete_cluster(cluster: Cluster, *, by: User) -> Task:
         raise PortalError(
             f"{cluster.name} cannot be deleted while it is {cluster.badge.word}. Cancel what is going on first."
         )
-    return start_task(
+    task = start_task(
         cluster,
         "clusters.delete",
         title=f"Delete cluster {cluster.name}",
         by=by,
         cloud=cluster.workspace.cloud_config.kind,
     )
+    _record("deleted", cluster, by)
+    return task
+
+
+def _record(verb: str, cluster: Cluster, by: User | None, after: dict[str, object] | None = None) -> None:
+    workspace = cluster.workspace
+    audit.record(verb, cluster, organization=workspace.organization, workspace=workspace, by=by, after=after)

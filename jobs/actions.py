@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 from django.db import transaction
 from django.db.models import Max
 
+from accounts import audit
 from accounts.models import User
 from clusters.models import Cluster
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
+from portal.secrets import redact
 from portal.tasks import ledger
 from portal.tasks.models import Output
 from workspaces.models import Workspace
@@ -45,7 +47,11 @@ def create_job(
             "created_by": by,
         },
     )
-    run = start_run(job, by=by) if made else job.runs.earliest("number")
+    if not made:
+        return job, job.runs.earliest("number")
+    run = start_run(job, by=by)
+    after = {"cluster": cluster, "program": f"{redact(git_url)} {reference}".strip(), "command": redact(command)}
+    audit.record("created", job, organization=workspace.organization, workspace=workspace, by=by, after=after)
     return job, run
 
 
@@ -80,10 +86,17 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         cloud=cluster.workspace.cloud_config.kind,
         output=run.output,
     )
+    workspace = cluster.workspace
+    audit.record("started", run, organization=workspace.organization, workspace=workspace, by=by)
     return run
 
 
-def cancel_run(run: Run) -> bool:
+@transaction.atomic
+def cancel_run(run: Run, *, by: User | None = None) -> bool:
     """Ask for it; a worker ends it on every node. False when it had ended."""
     task = run.last_task
-    return not run.is_finished and task is not None and ledger.cancel_task(task)
+    asked = not run.is_finished and task is not None and ledger.cancel_task(task)
+    if asked:
+        workspace = run.job.workspace
+        audit.record("cancelled", run, organization=workspace.organization, workspace=workspace, by=by)
+    return asked

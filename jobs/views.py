@@ -194,7 +194,7 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what will be ended; POST asks for it."""
     found = _run_for(request, uuid, Can.RUN_JOBS)
     if request.method == "POST":
-        if not cancel_run(found):
+        if not cancel_run(found, by=person(request)):
             messages.info(request, "It had ended already.")
         return redirect("run", uuid=uuid)
     return render(request, "jobs/run_cancel.html", {"run": found})

@@ -155,6 +155,7 @@ PLANS = {
 }
 WATCHERS = ["portal.tasks.watch.OutputWatcher", "jobs.watch.RunWatcher", "clusters.watch.NodeWatcher"]
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
+AUDIT_TASK = "workspaces.actions.record_task"  # called with what a person did to a task, and the task
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {
     "task": "portal.tasks.models.Task",

@@ -146,7 +146,8 @@ def read_output(run, stream="stdout", limit=200_000):
 
 
 def cancel(run):
-    return cancel_run(Run.objects.get(uuid=run))
+    found = Run.objects.get(uuid=run)
+    return cancel_run(found, by=found.started_by)
 
 
 def cancel_task(task):

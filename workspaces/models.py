@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
@@ -166,6 +166,14 @@ class Workspace(models.Model):
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
+
+
+def workspace_of(subject: Any) -> Workspace:
+    """Where this is: a workspace itself, or anything in one that a task is done to."""
+    if isinstance(subject, Workspace):
+        return subject
+    found: Workspace = getattr(subject, "workspace", None) or subject.job.workspace
+    return found
 
 
 class WorkspaceMember(models.Model):

@@ -8,7 +8,7 @@ from django.http import Http404, HttpRequest
 
 from accounts.access import Can, get_for
 from accounts.models import Membership, Organization
-from workspaces.models import Workspace, WorkspaceMember
+from workspaces.models import Workspace, WorkspaceMember, workspace_of
 
 
 def enter_organization(request: HttpRequest) -> Organization:
@@ -51,7 +51,4 @@ def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:
     """For a page of a task: the workspace of what it was done to."""
-    if isinstance(subject, Workspace):
-        enter(request, subject)
-    else:
-        enter(request, getattr(subject, "workspace", None) or subject.job.workspace)
+    enter(request, workspace_of(subject))

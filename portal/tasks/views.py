@@ -10,6 +10,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -77,7 +78,11 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what will be undone; POST asks for it."""
     task = _task_for(request, uuid, change=True)
     if request.method == "POST":
-        if not cancel_task(task):
+        with transaction.atomic():
+            asked = cancel_task(task)
+            if asked:
+                import_string(settings.AUDIT_TASK)("cancelled a task of", task, by=request.user)
+        if not asked:
             messages.info(request, "It had ended already.")
         return redirect("task", uuid=uuid)
     return render(request, "tasks/cancel.html", {"task": task, "undoes": plan_of(task.kind).undo_on_cancel})
@@ -88,7 +93,9 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def retry(request: HttpRequest, uuid: UUID) -> HttpResponse:
     task = _task_for(request, uuid, change=True)
     try:
-        retry_task(task, by=request.user)
+        with transaction.atomic():
+            retry_task(task, by=request.user)
+            import_string(settings.AUDIT_TASK)("tried again a task of", task, by=request.user)
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("task", uuid=uuid)
