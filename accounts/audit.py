@@ -2,6 +2,15 @@
 
 Entries of an organization form a chain: each holds the SHA-256 of itself and of the one before, and the chain's own
 row holds the last hash and the length, so that a changed, removed or added entry is found by `verify`.
+
+The portal refuses to change or delete entries. On PostgreSQL the database can refuse it too: give the portal a role of
+its own that does not own these tables, run `manage.py migrate` as their owner, and then, as the owner,
+
+    REVOKE UPDATE, DELETE, TRUNCATE ON accounts_auditevent FROM portal;
+    REVOKE DELETE, TRUNCATE ON accounts_auditchain FROM portal;
+
+`accounts_auditchain` needs INSERT and UPDATE: each entry moves the end of its chain. Who can write to the database as
+the owner can also write a whole new chain; `manage.py verify_audit` prints the last hash of each, to be kept elsewhere.
 """
 
 from __future__ import annotations
@@ -11,10 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
-from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -38,12 +47,20 @@ _origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # no
 
 @contextmanager
 def done_from(address: str | None, how: str = "") -> Iterator[None]:
-    # One way to write an address, lest the hash is of another one than the database gives back.
-    token = _origin.set(Origin(str(ip_address(address)) if address else None, how))
+    token = _origin.set(Origin(plain_address(address), how))
     try:
         yield
     finally:
         _origin.reset(token)
+
+
+def plain_address(text: str | None) -> str | None:
+    """The address as every database gives it back. None for what is none, e.g. a proxy's "unknown"."""
+    try:
+        address = ip_address((text or "").split("%")[0])
+    except ValueError:
+        return None
+    return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)
 
 
 def address_of(request: HttpRequest) -> str | None:
@@ -52,10 +69,7 @@ def address_of(request: HttpRequest) -> str | None:
     forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
     if settings.TRUSTED_PROXIES and len(forwarded) >= settings.TRUSTED_PROXIES:
         said = forwarded[-settings.TRUSTED_PROXIES]
-    try:
-        return str(ip_address(said))
-    except ValueError:  # a unix socket, or a proxy that does not know
-        return None
+    return plain_address(said)
 
 
 def record(
@@ -73,8 +87,9 @@ def record(
     `subject` is any model with a `uuid`; its class's verbose name is its kind. `verb` is in the past: "created".
     """
     with transaction.atomic():
-        AuditChain.objects.get_or_create(organization=organization.uuid if organization else None)
-        chain = AuditChain.objects.select_for_update().get(organization=organization.uuid if organization else None)
+        # Whoever comes second waits here until the first one's transaction has ended.
+        chains = AuditChain.objects.select_for_update()
+        chain, _ = chains.get_or_create(organization=organization.uuid if organization else None)
         origin = _origin.get()
         event = AuditEvent(
             chain=chain,
@@ -88,8 +103,8 @@ def record(
             subject=getattr(subject, "uuid", None),
             subject_name=str(subject)[:254],
             workspace=workspace.uuid if workspace is not None else None,
-            before=before or {},
-            after=after or {},
+            before=_plain(before or {}),
+            after=_plain(after or {}),
             address=origin.address,
             request_id=logged_words().get("request", ""),
             previous=chain.head,
@@ -97,11 +112,10 @@ def record(
         event.hash = chain.head = hash_of(event)
         event.save(force_insert=True)
         chain.length = event.number
-        chain.save()
+        chain.save(update_fields=["length", "head"])
     return event
 
 
-@transaction.atomic
 def record_of_person(
     verb: str,
     user: User,
@@ -129,37 +143,50 @@ def hash_of(event: AuditEvent) -> str:
     return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Damage:
-    """Where a chain is not what was written: the first bad entry, and what is wrong with it."""
+def _plain(value: Any) -> Any:
+    """What is the same after it has been in any database: text, whole numbers, yes and no, and collections of them."""
+    match value:
+        case None | bool() | int():
+            return value
+        case dict():
+            return {_plain(str(key)): _plain(one) for key, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one) for one in (value if isinstance(value, list | tuple) else sorted(value))]
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+    return str(value).replace("\0", "")
 
-    chain: AuditChain
+
+@dataclass(frozen=True)
+class Finding:
+    """The first thing that is wrong with a chain."""
+
     number: int
     what: str
 
 
-def verify() -> Iterator[Damage]:
-    """Read all chains anew, and tell the first damage of each. An entry that is gone from the end is found too."""
-    for chain in AuditChain.objects.order_by("pk"):
-        if damage := _damage(chain):
-            yield damage
-
-
-def _damage(chain: AuditChain) -> Damage | None:
+def verify(chain: AuditChain) -> Finding | None:
+    """Computes the whole chain anew. Entries that are appended meanwhile are followed to the end."""
     number, head = 0, ""
-    for event in AuditEvent.objects.filter(chain=chain).order_by("number").iterator(2000):
-        event.chain = chain
-        if event.number != number + 1:
-            return Damage(chain, number + 1, "is missing")
-        if event.previous != head or hash_of(event) != event.hash:
-            return Damage(chain, event.number, "was changed or does not follow from the one before")
-        number, head = event.number, event.hash
-    if number != chain.length or head != chain.head:
-        return Damage(chain, number + 1, "is missing" if number < chain.length else "was added by somebody else")
-    return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, UUID):
-        return str(value)
-    return value.isoformat() if hasattr(value, "isoformat") else value
+    rest = chain.events.order_by("number")
+    while True:
+        before = number
+        for event in rest.iterator(chunk_size=1000):
+            event.chain = chain
+            if event.number != number + 1:
+                return (
+                    Finding(number + 1, "was removed") if event.number > number else Finding(event.number, "was added")
+                )
+            if event.hash != hash_of(event):
+                return Finding(event.number, "was changed")
+            if event.previous != head:
+                return Finding(event.number, "does not follow the entry before it")
+            number, head = event.number, event.hash
+        chain.refresh_from_db()
+        if number == chain.length:
+            return None if head == chain.head else Finding(number, "is not the one that was last appended")
+        if number > chain.length:
+            return Finding(chain.length + 1, "was added")
+        if number == before:
+            return Finding(number + 1, "was removed")
+        rest = chain.events.filter(number__gt=number).order_by("number")

@@ -6,13 +6,13 @@ import secrets
 import uuid
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import connection, models
-from django.db.models import Exists, F, Q
+from django.db.models import Exists, F, Q, Value
 from django.db.models.functions import Coalesce, Greatest, Lower
 from django.utils.timezone import now
 
@@ -302,18 +302,6 @@ class ApiToken(models.Model):
         return self.name
 
 
-class Unchangeable(Exception):
-    """Audit entries are appended and never changed."""
-
-
-class AuditQuerySet(models.QuerySet["AuditEvent"]):
-    def update(self, **_: Any) -> int:
-        raise Unchangeable
-
-    def delete(self) -> tuple[int, dict[str, int]]:
-        raise Unchangeable
-
-
 class AuditChain(models.Model):
     """The end of the chain of audit entries of one organization; without one, of the installation itself."""
 
@@ -321,8 +309,29 @@ class AuditChain(models.Model):
     length = models.BigIntegerField(default=0)
     head = models.CharField(max_length=64, blank=True)
 
+    class Meta:
+        constraints = [  # to `unique`, no null equals another
+            models.UniqueConstraint(
+                Coalesce("organization", Value(uuid.UUID(int=0), models.UUIDField())),
+                name="one_chain_of_the_installation",
+            )
+        ]
+
     def __str__(self) -> str:
         return f"audit of {self.organization or 'the installation'}"
+
+
+class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
+    """Entries are appended by `accounts.audit.record`; every way to change them is refused."""
+
+    def update(self, **fields: Any) -> NoReturn:
+        raise TypeError("Audit entries are never changed.")
+
+    def delete(self) -> NoReturn:
+        raise TypeError("Audit entries are never deleted.")
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("Audit entries are appended one by one.")
 
 
 class AuditEvent(models.Model):
@@ -346,7 +355,7 @@ class AuditEvent(models.Model):
     previous = models.CharField(max_length=64, blank=True)
     hash = models.CharField(max_length=64)
 
-    objects = AuditQuerySet.as_manager()
+    objects = AuditEventQuerySet.as_manager()
 
     class Meta:
         verbose_name = "audit entry"
@@ -361,15 +370,23 @@ class AuditEvent(models.Model):
             models.Index(fields=["at"], name="audit_all_by_time"),
             models.Index(fields=["actor_name"], name="audit_all_by_actor"),
             models.Index(fields=["verb"], name="audit_all_by_verb"),
+            models.Index(fields=["chain", "subject", "number"], name="audit_by_subject"),
+            # For "begins with", which PostgreSQL finds in an index of this class alone; SQLite reads them all.
+            models.Index(
+                fields=["chain", "actor_name"], opclasses=["int8_ops", "varchar_pattern_ops"], name="audit_by_who"
+            ),
+            models.Index(
+                fields=["chain", "subject_name"], opclasses=["int8_ops", "varchar_pattern_ops"], name="audit_by_what"
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.actor_name or 'the portal'} {self.verb} {self.kind} {self.subject_name}"
 
-    def save(self, *, force_insert: bool = False, **options: Any) -> None:  # type: ignore[override]
-        if not force_insert:
-            raise Unchangeable
-        super().save(force_insert=True, **options)
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError("Audit entries are never changed.")
+        super().save(*args, **kwargs)
 
-    def delete(self, *_: Any, **__: Any) -> tuple[int, dict[str, int]]:
-        raise Unchangeable
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("Audit entries are never deleted.")
