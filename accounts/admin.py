@@ -14,7 +14,7 @@ from accounts.models import User
 class UserAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # it has no parameters when it runs
     list_display = ["email", "name", "last_login", "locked", "is_active", "is_superuser"]
     search_fields = ["email", "name"]
-    fields = readonly_fields = [
+    fields = [
         "email",
         "name",
         "date_joined",
