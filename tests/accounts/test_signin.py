@@ -351,6 +351,13 @@ def test_an_address_that_it_does_not_vouch_for_does_not(client, provider, person
     assert not SocialAccount.objects.exists()
 
 
+def test_an_address_that_was_never_confirmed_here_does_not(client, provider, person):
+    EmailAddress.objects.update(verified=False)
+    _, request = come_back(client, email=person.email, verified=True)
+    assert not request.user.is_authenticated
+    assert not SocialAccount.objects.exists()
+
+
 def test_a_stranger_of_the_provider_does_not_become_a_person_here(client, provider, person):
     answer, request = come_back(client, email="new@example.org", verified=True)
     assert "Sign up closed" in answer.content.decode()
