@@ -316,6 +316,7 @@ class AuditEvent(models.Model):
             models.Index(fields=["at"], name="audit_all_by_time"),
             models.Index(fields=["actor_name"], name="audit_all_by_actor"),
             models.Index(fields=["verb"], name="audit_all_by_verb"),
+            models.Index(fields=["subject"], name="audit_all_by_subject"),
         ]
 
     def __str__(self) -> str:
