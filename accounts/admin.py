@@ -15,12 +15,16 @@ from django.utils.safestring import SafeString
 
 from accounts.actions import revoke_token, unlock_user, withdraw_invitation
 from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organization, User, UserQuerySet
-from portal.admin import MOST_AT_ONCE, ReadOnlyInline, StaffAdmin, list_link, list_links, site
+from portal.admin import MOST_AT_ONCE, ReadOnlyInline, StaffAdmin, list_link, list_links, shown, site
+from portal.statuses import Badge
 
 
 class UnlockForm(forms.Form):
     reason = forms.CharField(
-        label="Why?", max_length=300, help_text="It is kept in the audit, for whoever asks later.", strip=True
+        label="Why?",
+        max_length=300,
+        help_text="It is kept in the audit, for whoever asks later.",
+        widget=forms.TextInput({"class": "vTextField"}),
     )
 
 
@@ -51,7 +55,7 @@ class MembershipInline(ReadOnlyInline):
 
 @admin.register(User, site=site)
 class UserAdmin(StaffAdmin):
-    list_display = ("email", "name", "lock", "is_active", "is_staff", "last_login", "date_joined")
+    list_display = ("email", "name", "lock_short", "is_active", "is_staff", "last_login", "date_joined")
     list_filter = (
         LockFilter,
         "is_active",
@@ -89,6 +93,10 @@ class UserAdmin(StaffAdmin):
     @admin.display(description="lock")
     def lock(self, user: User) -> str:
         return f"Locked: quiet since {user.quiet_since:%Y-%m-%d}" if user.is_locked else "Not locked"
+
+    @admin.display(description="lock")
+    def lock_short(self, user: User) -> SafeString:
+        return shown(Badge("LOCKED", "st-bad", "") if user.is_locked else Badge("OPEN", "st-ok", ""))
 
     @admin.display(description="workspaces")
     def workspaces(self, user: User) -> SafeString:
@@ -227,7 +235,7 @@ class AuditEventAdmin(StaffAdmin):
     list_filter = (("at", admin.DateFieldListFilter), OfOrganization)
     search_fields = ("actor_name", "verb", "request_id")
     search_help_text = "An address as it is written, a verb (“unlocked”), or the id of a request, from the logs."
-    narrows = ("chain__organization__exact",)
+    narrows = ("chain__organization__exact", "subject__exact", "kind__exact", "subject_name__exact")
     fields = (
         "moment", "actor_name", "actor", "how", "verb", "kind", "subject_name", "subject", "organization", "workspace",
         "before", "after", "address", "request_id", "number", "previous", "hash",

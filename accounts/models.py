@@ -370,6 +370,7 @@ class AuditEvent(models.Model):
             models.Index(fields=["at"], name="audit_all_by_time"),
             models.Index(fields=["actor_name"], name="audit_all_by_actor"),
             models.Index(fields=["verb"], name="audit_all_by_verb"),
+            models.Index(fields=["subject"], name="audit_all_by_subject"),
             models.Index(fields=["chain", "subject", "number"], name="audit_by_subject"),
             # For "begins with", which PostgreSQL finds in an index of this class alone; SQLite reads them all.
             models.Index(

@@ -14,18 +14,20 @@ from allauth.account.decorators import secure_admin_login
 from allauth.mfa.utils import is_mfa_enabled
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.core.paginator import Paginator
 from django.db import models, transaction
 from django.db.models import Q
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 
 from portal.clouds.errors import PortalError
 from portal.statuses import Badge
@@ -113,7 +115,6 @@ class StaffAdmin(ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     paginator = BoundedPaginator
-    actions_selection_counter = False  # "select all 100,000" is nothing that is offered
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return site.has_permission(request)
@@ -157,6 +158,26 @@ class StaffAdmin(ModelAdmin):
             with contextlib.suppress(ValueError):
                 found |= Q(uuid=UUID(term))
         return queryset.filter(found), False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        title = capfirst(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> Any:
+        """What the audit says of it: there is one record of what was done, not two."""
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        uuid = getattr(row, "uuid", None)
+        of = {"subject": uuid} if uuid else {"kind": self.opts.verbose_name, "subject_name": str(row)[:254]}
+        query = urlencode({f"{name}__exact": str(value) for name, value in of.items()})
+        return redirect(f"{reverse('admin:accounts_auditevent_changelist')}?{query}")
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """Nothing: `save_model` has recorded it."""
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """Nothing: `save_model` has recorded it."""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Only what was changed is written: a page that was open for long takes nothing back."""

@@ -24,6 +24,10 @@ class Migration(migrations.Migration):
             index=models.Index(fields=['verb'], name='audit_all_by_verb'),
         ),
         migrations.AddIndex(
+            model_name='auditevent',
+            index=models.Index(fields=['subject'], name='audit_all_by_subject'),
+        ),
+        migrations.AddIndex(
             model_name='user',
             index=models.Index(fields=['date_joined'], name='user_by_joining'),
         ),

@@ -42,7 +42,7 @@ class StepInline(ReadOnlyInline):
 
 @admin.register(Task, site=site)
 class TaskAdmin(StaffAdmin):
-    list_display = ("title", "kind", "state", "asked_by", "worker", "resumed", "created", "finished")
+    list_display = ("title", "state", "asked_by", "worker", "resumed", "created")
     list_select_related = ("asked_by",)
     list_filter = ("status", KindFilter, "cancel_asked", ("created", admin.DateFieldListFilter))
     search_fields = ("title__istartswith",)

@@ -1,0 +1,37 @@
+"""The staff pages in a browser: their own scripts and styles are all that they need, and the policy allows them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import violations
+
+LISTS = (
+    "",
+    "accounts/user/",
+    "tasks/task/",
+    "tasks/task/queues/",
+    "accounts/auditevent/",
+    "clusters/engineversion/add/",
+)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(open_desk, portal, theme):
+    page = open_desk("/admin/", color_scheme=theme)
+    found = {}
+    for path in LISTS:
+        page.goto(f"{portal.url}/admin/{path}")
+        found[path] = violations(page, preload=False)
+    assert {path: said for path, said in found.items() if said} == {}
+
+
+def test_people_are_chosen_and_unlocked(open_desk, portal):
+    page = open_desk("/admin/accounts/user/")
+    page.check("#action-toggle")
+    assert "1 of 1 selected" in page.inner_text(".action-counter")
+    page.select_option("[name=action]", "unlock")
+    page.click("text=Go")
+    page.fill("[name=reason]", "Back from leave")
+    page.click("[value=Unlock]")
+    assert "Unlocked: alice@example.org." in page.inner_text(".messagelist")
