@@ -298,6 +298,9 @@ class ApiToken(models.Model):
 
     objects = ApiTokenQuerySet.as_manager()
 
+    class Meta:
+        verbose_name = "API token"
+
     def __str__(self) -> str:
         return self.name
 
@@ -359,6 +362,7 @@ class AuditEvent(models.Model):
 
     class Meta:
         verbose_name = "audit entry"
+        verbose_name_plural = "audit entries"
         constraints = [models.UniqueConstraint(fields=["chain", "number"], name="audit_numbers_unique")]
         indexes = [
             models.Index(fields=["chain", "workspace", "number"], name="audit_by_workspace"),
