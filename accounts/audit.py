@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Any
-from uuid import UUID
 
 from django.db import transaction
 from django.utils.timezone import now
@@ -59,7 +58,7 @@ def plain_address(text: str | None) -> str | None:
         address = ip_address((text or "").split("%")[0])
     except ValueError:
         return None
-    return str(isinstance(address, IPv6Address) and address.ipv4_mapped or address)
+    return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)
 
 
 def record(
@@ -164,3 +163,25 @@ def verify(chain: AuditChain) -> Finding | None:
         if number == before:
             return Finding(number + 1, "was removed")
         rest = chain.events.filter(number__gt=number).order_by("number")
+
+
+def changes(event: AuditEvent) -> list[tuple[str, str | None, str | None]]:
+    """What changed, in words: of what, before, after. None where there was or is nothing to say."""
+    sides = (event.before, event.after)
+    return [
+        (name.replace("_", " "), *(_in_words(side[name]) if name in side else None for side in sides))
+        for name in sorted({*event.before, *event.after})  # databases keep no order
+    ]
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case True | False:
+            return "yes" if value else "no"
+        case None | "" | [] | {}:
+            return "nothing"
+        case list():
+            return ", ".join(_in_words(one) for one in value)
+        case dict():
+            return ", ".join(f"{name} {_in_words(one)}" for name, one in value.items())
+    return str(value)

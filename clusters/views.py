@@ -10,13 +10,13 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Can, get_for
+from accounts.place import person
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.forms import ClusterForm
 from clusters.models import Cluster, Node
 from portal.clouds.errors import PortalError
 from workspaces.forms import ConfirmDeleteForm
 from workspaces.place import enter, workspace_for
-from workspaces.views import person
 
 
 @require_safe

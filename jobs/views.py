@@ -16,6 +16,7 @@ from django.utils._os import safe_join
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import Can, OrganizationRole, get_for
+from accounts.place import enter_organization, person
 from clusters.models import Cluster
 from jobs import repositories
 from jobs.actions import cancel_run, create_job, start_run
@@ -25,8 +26,7 @@ from portal.clouds.errors import PortalError
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.models import Workspace
-from workspaces.place import enter, enter_organization, workspace_for
-from workspaces.views import person
+from workspaces.place import enter, workspace_for
 
 
 def _has(request: HttpRequest, workspace: Workspace, can: Can) -> bool:

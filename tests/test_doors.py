@@ -20,6 +20,8 @@ ROWS = {
     "cloud-configs": (None, ("alice", "charlie"), None),
     "new-cloud-config": (None, ("alice", "charlie"), ("alice", "charlie")),
     "new-workspace": (None, ("alice", "charlie"), ("alice", "charlie")),
+    "audit": (None, ("alice", "charlie"), None),
+    "audit-csv": (None, ("alice", "charlie"), None),
     "workspace": ("workspace", INSIDE, None),
     "workspace-settings": ("workspace", INSIDE, None),
     "delete-workspace": ("workspace", ("alice",), ("alice",)),

@@ -1,29 +1,14 @@
-"""Where a page is: the organization and, inside one, the workspace; for the frame, the crumbs and `{% if may.… %}`."""
+"""Where a page inside a workspace is; for the frame, the crumbs and `{% if may.… %}`. See also `accounts.place`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 
 from accounts.access import Can, get_for
-from accounts.models import Membership, Organization
+from accounts.models import Membership
 from workspaces.models import Workspace, WorkspaceMember, workspace_of
-
-
-def enter_organization(request: HttpRequest) -> Organization:
-    """The person's organization. Raises Http404 for somebody who is in none."""
-    membership = (
-        Membership.objects.filter(user=request.user)  # type: ignore[misc]
-        .select_related("organization")
-        .order_by("created", "pk")
-        .first()
-    )
-    if membership is None:
-        raise Http404
-    place: Any = request
-    place.organization, place.roles = membership.organization, (membership.role, None)
-    return membership.organization
 
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:

@@ -12,29 +12,19 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from accounts.access import Can, get_for
-from accounts.models import Organization, User
+from accounts.models import Organization
+from accounts.place import enter_organization, person
 from portal.clouds.errors import PortalError
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace
 from workspaces.forms import CloudConfigForm, ConfirmDeleteForm, WorkspaceForm
 from workspaces.models import CloudConfig, Workspace
-from workspaces.place import enter_organization, workspace_for
-
-
-def person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
-
-
-def _managed(request: HttpRequest) -> Organization:
-    """The organization, for what only its admins may do. Raises PermissionDenied."""
-    organization = enter_organization(request)
-    return get_for(Organization.objects.all(), request.user, Can.MANAGE_ORGANIZATION, pk=organization.pk)
+from workspaces.place import workspace_for
 
 
 @require_safe
 @login_required
 def cloud_configs(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
     configs = rows.prefetch_related("workspaces").order_by("name")
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
@@ -42,7 +32,7 @@ def cloud_configs(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_cloud_config(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     form = CloudConfigForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
@@ -80,7 +70,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
 
 @login_required
 def new_workspace(request: HttpRequest) -> HttpResponse:
-    organization = _managed(request)
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     if not organization.cloud_configs.exists():
         messages.info(request, "A workspace needs a cloud configuration. Make one first.")
         return redirect("new-cloud-config")

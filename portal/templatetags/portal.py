@@ -112,6 +112,8 @@ def control(field: BoundField) -> SafeString:
 
 
 _SECTIONS = {
+    "audit": ("/audit/",),
+    "tokens": ("/tokens/",),
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),
