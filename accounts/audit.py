@@ -190,3 +190,25 @@ def verify(chain: AuditChain) -> Finding | None:
         if number == before:
             return Finding(number + 1, "was removed")
         rest = chain.events.filter(number__gt=number).order_by("number")
+
+
+def changes(event: AuditEvent) -> list[tuple[str, str | None, str | None]]:
+    """What changed, in words: of what, before, after. None where there was or is nothing to say."""
+    sides = (event.before, event.after)
+    return [
+        (name.replace("_", " "), *(_in_words(side[name]) if name in side else None for side in sides))
+        for name in sorted({*event.before, *event.after})  # databases keep no order
+    ]
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case True | False:
+            return "yes" if value else "no"
+        case None | "" | [] | {}:
+            return "nothing"
+        case list():
+            return ", ".join(_in_words(one) for one in value)
+        case dict():
+            return ", ".join(f"{name} {_in_words(one)}" for name, one in value.items())
+    return str(value)

@@ -210,3 +210,26 @@ class DeleteAccountForm(forms.Form):
         if email.lower() != self.user.email:
             raise forms.ValidationError("This is not your address.")
         return email
+
+
+class AuditFilterForm(forms.Form):
+    """Which entries of the audit are shown. All of it may be left out."""
+
+    q = forms.CharField(
+        label="Person, object or request id",
+        required=False,
+        max_length=254,
+        widget=forms.TextInput(attrs={"type": "search", "placeholder": "Person, object or request id"}),
+    )
+    verb = forms.ChoiceField(label="Action", required=False)
+    workspace = forms.ChoiceField(required=False)
+    day = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    before = forms.IntegerField(required=False, min_value=1, max_value=2**62, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, organization: Organization, verbs: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        workspaces = organization.workspaces.order_by("name", "created").values_list("uuid", "name")
+        self.fields["verb"].choices = [("", "Any action"), *((verb, verb) for verb in verbs)]  # type: ignore[attr-defined]
+        self.fields["workspace"].choices = [("", "Whole organization"), *workspaces]  # type: ignore[attr-defined]
+        for field in self.fields.values():
+            field.widget.attrs["aria-label"] = field.label or ""

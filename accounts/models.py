@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, ClassVar, NoReturn
@@ -325,7 +326,43 @@ class AuditChain(models.Model):
 
 
 class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
-    """Entries are appended by `accounts.audit.record`; every way to change them is refused."""
+    """Entries are appended by `accounts.audit.record`; every way to change them is refused.
+
+    What is read of them is read through an index, from the newest on: there may be millions.
+    """
+
+    def about(self, text: str) -> AuditEventQuerySet:
+        """By a person or an object whose name begins so, or with exactly this uuid or request id."""
+        wanted = Q(actor_name__startswith=text) | Q(subject_name__startswith=text) | Q(request_id=text)
+        with suppress(ValueError):
+            wanted |= Q(actor=uuid.UUID(text)) | Q(subject=uuid.UUID(text))
+        return self.filter(wanted)
+
+    def between(self, start: datetime, end: datetime) -> AuditEventQuerySet:
+        """Of one chain, from the first entry that is not before `start` to the first that is not before `end`.
+
+        By their numbers, which every index ends in; times follow the numbers, or a clock was set back.
+        """
+        first, last = (
+            self.filter(at__gte=at).order_by("at", "number").values_list("number", flat=True).first()
+            for at in (start, end)
+        )
+        found = self.filter(number__gte=first) if first else self.none()
+        return found.filter(number__lt=last) if last else found
+
+    def verbs(self, chain: AuditChain) -> list[str]:
+        """The verbs of a chain, each found by one look into the index."""
+        sql = """
+            WITH RECURSIVE found (verb) AS (
+                SELECT MIN(verb) FROM accounts_auditevent WHERE chain_id = %s
+                UNION ALL
+                SELECT (SELECT MIN(verb) FROM accounts_auditevent WHERE chain_id = %s AND verb > found.verb)
+                FROM found WHERE found.verb IS NOT NULL
+            ) SELECT verb FROM found WHERE verb IS NOT NULL
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [chain.pk, chain.pk])
+            return [verb for (verb,) in cursor.fetchall()]
 
     def update(self, **fields: Any) -> NoReturn:
         raise TypeError("Audit entries are never changed.")

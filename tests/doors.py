@@ -60,6 +60,8 @@ ROWS = {
     "organization-settings": Row(None, ADMINS, ADMINS),
     "leave-organization": Row(None, MEMBERS, MEMBERS),
     "delete-organization": Row(None, ADMINS, ADMINS),
+    "audit": Row(None, ADMINS),
+    "audit-csv": Row(None, ADMINS),
     "people": Row(None, ADMINS, ADMINS),
     "person": Row("person", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "unlock-person": Row("person", NONE, ORGANIZATION_ADMINS),

@@ -129,6 +129,7 @@ def control(field: BoundField) -> SafeString:
 
 
 _SECTIONS = {
+    "audit": ("/organization/audit/",),
     "people": ("/people/",),
     "organization-settings": ("/organization/settings/", "/organization/delete/"),
     "organization": ("/organization/",),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import threading
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from uuid import uuid4
 
 import pytest
+import time_machine
 from django.core.management import call_command
 from django.db import close_old_connections, connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from accounts import audit
@@ -34,7 +40,7 @@ def alter(event, **values):
     """As somebody with the database's password would."""
     names = ", ".join(f"{name} = %s" for name in values)
     with connection.cursor() as cursor:
-        sql = f"UPDATE accounts_auditevent SET {names} WHERE id = %s"  # noqa: S608 (names of our own columns)
+        sql = f"UPDATE accounts_auditevent SET {names} WHERE id = %s"  # noqa: S608
         cursor.execute(sql, [*values.values(), event.pk])
 
 
@@ -278,3 +284,211 @@ def test_a_task_cancelled_or_tried_again_by_a_person_is_written_down(client, lab
     assert events[0].workspace == lab.uuid
     assert events[0].address == "127.0.0.1"
     assert events[0].request_id
+
+
+@pytest.fixture
+def shown(client, alice):
+    """The page as its text, whose links are kept."""
+    client.force_login(alice)
+
+    def get(**query):
+        response = client.get("/organization/audit/", query)
+        assert response.status_code == 200
+        return response.content.decode()
+
+    return get
+
+
+def names_on(text):
+    """The objects of the entries on a page, from the top."""
+    return re.findall(r'data-l="Did".*?<(?:a href="[^"]+"|strong [^>]*)>([^<]+)<', text, re.DOTALL)
+
+
+def test_the_page_says_who_did_what_from_where(shown, harbor, alice, lab):
+    with audit.done_from("2001:db8::7", "passkey"), log_context(request="feedbeef"):
+        before, after = {"role": "viewer", "size": 3}, {"role": "user", "mail": False, "list": []}
+        audit.record("changed role of", lab, organization=harbor, by=alice, workspace=lab, before=before, after=after)
+    audit.record("repaired", lab, organization=harbor, by=None)
+    text = shown()
+    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+    did = "alice@example.org passkey changed role of workspace lab"
+    assert f"{did} list: nothing mail: no role: viewer to user size: 3" in plain
+    assert "size: 3 2001:db8::7 feedbeef" in plain
+    assert "The portal repaired workspace lab portal" in plain
+    assert f'href="/workspaces/{lab.uuid}/"' in text
+
+
+def test_an_empty_audit_says_so(shown):
+    assert "Nothing was done yet" in shown()
+
+
+def test_others_see_nothing_of_it(client, harbor, bob, charlie, entries):
+    for user, path in ((bob, ""), (bob, "csv/")):
+        client.force_login(user)
+        assert client.get(f"/organization/audit/{path}").status_code == 403
+    client.force_login(charlie)
+    assert "Harbor" not in client.get("/organization/audit/").content.decode()
+
+
+def test_what_somebody_may_not_see_or_what_is_gone_is_no_link(shown, harbor, alice, lab, this_computer):
+    cluster = Cluster.objects.create(
+        workspace=lab, name="tide", instance_type="x", cores_per_node=1, node_count=1,
+        engine_version=EngineVersion.objects.get(kind="mpi"),
+    )  # fmt: skip
+    audit.record("created", cluster, organization=harbor, by=alice)
+    audit.record("created", this_computer, organization=harbor, by=alice)
+    assert f'href="/clusters/{cluster.uuid}/"' in shown()
+    lab.members.filter(user=alice).delete()
+    text = shown()
+    assert names_on(text) == ["This computer", "tide"]
+    assert f'href="/clusters/{cluster.uuid}/"' not in text
+
+
+@pytest.fixture
+def many(harbor, alice, bob, lab, this_computer):
+    """120 entries: on three days, of two people, with two verbs."""
+    start = datetime(2026, 3, 1, 22, tzinfo=UTC)
+    with time_machine.travel(start, tick=False) as clock:
+        for number in range(120):
+            clock.move_to(start + timedelta(minutes=2 * number))
+            lab.name = f"lab-{number}"
+            with log_context(request=f"request-{number}"):
+                audit.record(
+                    "created" if number % 2 else "deleted", lab, organization=harbor, by=bob if number % 3 else alice,
+                    workspace=lab if number < 10 else None,
+                )  # fmt: skip
+    return [f"lab-{number}" for number in range(120)]
+
+
+def test_the_newest_first_and_the_older_by_a_cursor(shown, many, harbor, alice):
+    first = shown(verb="created")
+    assert names_on(first) == [f"lab-{number}" for number in range(119, 19, -2)]
+    older = re.search(r'href="\?(verb=created&amp;before=\d+)"', first)[1].replace("&amp;", "&")
+    audit.record("created", harbor, organization=harbor, by=alice)  # what is appended meanwhile moves nothing
+    second = shown(**dict(pair.split("=") for pair in older.split("&")))
+    assert names_on(second) == [f"lab-{number}" for number in range(19, 0, -2)]
+    assert "Older entries" not in second
+    assert "Newest entries" in second
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ({"q": "lab-7"}, [*range(79, 69, -1), 7]),
+        ({"q": "request-7"}, [7]),
+        ({"q": "alice@", "verb": "deleted"}, range(114, -1, -6)),
+        ({"q": "ali%"}, []),
+        ({"q": "b_b"}, []),
+        ({"day": "2026-03-01"}, range(59, 9, -1)),
+        ({"day": "2026-03-01", "q": "alice"}, range(57, -1, -3)),
+        ({"day": "2026-02-28"}, []),
+        ({"day": "2026-03-03"}, []),
+        ({"day": "9999-12-31"}, []),
+        ({"verb": "created", "q": "lab-11"}, [119, 117, 115, 113, 111, 11]),
+    ],
+)
+def test_filters(shown, many, query, numbers):
+    assert names_on(shown(**query)) == [f"lab-{number}" for number in numbers]
+
+
+def test_the_filter_by_workspace_and_by_uuid(shown, many, lab, alice):
+    assert names_on(shown(workspace=lab.uuid)) == [f"lab-{number}" for number in range(9, -1, -1)]
+    assert names_on(shown(q=str(alice.uuid), day="2026-03-02"))[0] == "lab-117"
+    assert len(names_on(shown(q=str(lab.uuid)))) == 50
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"day": "soon"}, "Enter a valid date."),
+        ({"verb": "praised"}, "Select a valid choice"),
+        ({"q": "a\0"}, "Null char"),
+    ],
+)
+def test_what_cannot_be_looked_for_is_said_at_the_field(shown, many, query, sentence):
+    text = shown(**query, workspace="")
+    assert sentence in text
+    assert names_on(text) == []
+    assert "That cannot be looked for" in text
+
+
+@pytest.mark.parametrize("before", ["x", "-1", "0", str(2**70)])
+def test_a_cursor_that_is_none_shows_nothing(shown, many, before):
+    assert names_on(shown(before=before)) == []
+
+
+def test_the_csv_is_the_view_and_no_formula(client, alice, harbor, many):
+    for name in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", 'a "quoted", name\nof lines'):
+        harbor.name = name
+        audit.record("created", harbor, organization=harbor, by=alice, after={"name": name})
+    client.force_login(alice)
+    response = client.get("/organization/audit/csv/", {"verb": "created"})
+    assert response.streaming
+    assert response["Content-Type"] == "text/csv; charset=utf-8"
+    assert response["Content-Disposition"] == 'attachment; filename="audit.csv"'
+    assert response["X-Content-Type-Options"] == "nosniff"
+    rows = list(csv.DictReader(io.StringIO(b"".join(response.streaming_content).decode())))
+    assert [row["subject_name"] for row in rows[:6]] == [
+        'a "quoted", name\nof lines', "'\t=1", "'@SUM(A1)", "'-1", "'+1", "'=1+1",
+    ]  # fmt: skip
+    assert [row["subject_name"] for row in rows[6:]] == [f"lab-{number}" for number in range(119, 0, -2)]
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in set("=+-@\t\r")]
+    assert AuditEvent.objects.get(number=rows[6]["number"]).hash == rows[6]["hash"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_csv_comes_from_a_server_that_is_asynchronous(async_client, alice, many):
+    await async_client.aforce_login(alice)
+    response = await async_client.get("/organization/audit/csv/", {"verb": "created"})
+    pieces = [piece async for piece in response.streaming_content]
+    assert b"".join(pieces).count(b"\n") == 61
+
+
+FILTERS = {
+    "all": {},
+    "older": {"before": 40},
+    "verb": {"verb": "created"},
+    "day": {"day": "2026-03-01"},
+    "uuid": {"q": "00000000-0000-4000-8000-000000000000"},
+    "workspace": {"workspace": "the lab's"},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_what_a_page_reads_does_not_grow_with_the_audit(client, many, lab, alice, harbor, name):
+    """No counting, no skipping, and every reading of entries goes through an index."""
+    client.force_login(alice)
+    query = {key: lab.uuid if key == "workspace" else value for key, value in FILTERS[name].items()}
+    client.get("/organization/audit/", query)  # makes what the session keeps
+    with CaptureQueriesContext(connection) as few:
+        client.get("/organization/audit/", query)
+    for _ in range(100):
+        audit.record("created", lab, organization=harbor, by=alice)
+    with CaptureQueriesContext(connection) as more:
+        client.get("/organization/audit/", query)
+    assert len(more) == len(few)
+    for asked in more:
+        sql = asked["sql"]
+        if "accounts_auditevent" in sql:
+            assert "COUNT(" not in sql
+            assert "OFFSET" not in sql
+            with connection.cursor() as cursor:
+                if connection.vendor == "postgresql":
+                    cursor.execute("SET LOCAL enable_seqscan = off")  # a small table is read whole otherwise
+                cursor.execute(f"EXPLAIN {'QUERY PLAN ' if connection.vendor == 'sqlite' else ''}{sql}")
+                plan = "\n".join(str(row) for row in cursor.fetchall())
+            assert "SCAN accounts_auditevent" not in plan, plan
+            assert "Seq Scan on accounts_auditevent" not in plan, plan
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no index for what begins so")
+@pytest.mark.parametrize(
+    ("text", "index"), [("lab-7", "audit_by_what"), ("nobody@", "audit_by_who"), ("feed", "audit")]
+)
+def test_a_name_is_found_through_an_index_by_how_it_begins(many, harbor, text, index):
+    chain = AuditChain.objects.get(organization=harbor.uuid)
+    entries = AuditEvent.objects.filter(chain=chain).about(text).order_by("-number")[:51]
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE accounts_auditevent")
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    assert index in entries.explain()
