@@ -28,6 +28,9 @@ class WorkspaceRole(models.TextChoices):
     VIEWER = "viewer"  # the API's BodoViewer
 
 
+R = TypeVar("R", OrganizationRole, WorkspaceRole)
+
+
 class Can(StrEnum):
     SEE_ORGANIZATION = "see organization"
     MANAGE_ORGANIZATION = "manage organization"  # workspaces, cloud configurations, people
@@ -84,7 +87,13 @@ def role_table() -> list[tuple[str, list[bool]]]:
     ]
 
 
-Person = Any  # a User or AnonymousUser; `accounts.models` imports this module
+def at_most(role: R) -> list[R]:
+    """The roles that give no more than this one, the strongest first."""
+    roles = list(type(role))
+    return roles[roles.index(role) :]
+
+
+Person = Any  # a User, AnonymousUser or Acting; `accounts.models` imports this module
 M = TypeVar("M", bound=models.Model)
 
 
@@ -100,13 +109,20 @@ class AccessQuerySet(models.QuerySet[M]):
         """The rows on which this person has this right. Nobody signed in, an inactive or locked account: none."""
         if isinstance(user, AnonymousUser) or user is None or not user.may_enter:
             return self.none()
+        token = getattr(user, "token", None)  # an `accounts.tokens.Acting` has one, and does no more than it allows
+        person = token.owner if token else user
         allowed = Q(pk__in=[])
-        if self.workspace_path is not None and can in _WORKSPACE:
-            at = f"{self.workspace_path}__" if self.workspace_path else ""
-            allowed |= Q(**{f"{at}members__user": user, f"{at}members__role__in": _WORKSPACE[can]})
-        if self.organization_path is not None and can in _ORGANIZATION:
-            at = f"{self.organization_path}__" if self.organization_path else ""
-            allowed |= Q(**{f"{at}memberships__user": user, f"{at}memberships__role__in": _ORGANIZATION[can]})
+        for path, place, members, table in (
+            (self.workspace_path, "workspace", "members", _WORKSPACE),
+            (self.organization_path, "organization", "memberships", _ORGANIZATION),
+        ):
+            if path is None or can not in table or (token and (token.place != place or token.role not in table[can])):
+                continue
+            at = f"{path}__" if path else ""
+            granted = {f"{at}{members}__user": person, f"{at}{members}__role__in": table[can]}
+            if token:
+                granted[f"{at}pk"] = getattr(token, f"{place}_id")
+            allowed |= Q(**granted)
         # A subquery, because the joins to members may give a row twice.
         return self.filter(pk__in=self.model._default_manager.filter(allowed).values("pk"))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 from allauth.account.models import EmailAddress
 from django.conf import settings
@@ -491,3 +492,37 @@ def revoke_token(token: ApiToken, *, by: User) -> None:
     if not ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=now()):
         raise PortalError(f"{token.name} has been revoked already.")
     audit.record("revoked", token, organization=token.organization, workspace=token.workspace, by=by)
+
+
+@transaction.atomic
+def create_token(
+    organization: Organization,
+    *,
+    name: str,
+    role: str,
+    by: User,
+    days: int | None,
+    workspace: Any = None,
+    uuid: UUID | None = None,
+) -> tuple[ApiToken, str]:
+    """The token and its secret, which is not kept. Asked twice with one `uuid`, the second time there is no secret."""
+    secret = f"cox_{secrets.token_urlsafe(32)}"
+    place: dict[str, Any] = {"organization": organization, "workspace": workspace, "owner": by}
+    uuid = uuid or uuid4()
+    if ApiToken.objects.filter(uuid=uuid).exclude(**place).exists():  # a client id that was made elsewhere
+        uuid = uuid4()
+    token, made = ApiToken.objects.get_or_create(
+        uuid=uuid,
+        **place,
+        defaults={
+            "name": name,
+            "role": role,
+            "secret_hash": digest(secret),
+            "expires": now() + timedelta(days=days) if days else None,
+        },
+    )
+    if not made:
+        return token, ""
+    after = {"role": role, "expires": f"{token.expires:%Y-%m-%d}" if token.expires else "never"}
+    audit.record("created", token, organization=organization, workspace=workspace, by=by, after=after)
+    return token, secret

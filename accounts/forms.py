@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID, uuid4
 from zoneinfo import available_timezones
 
 from allauth.account.adapter import get_adapter
@@ -233,3 +235,31 @@ class AuditFilterForm(forms.Form):
         self.fields["workspace"].choices = [("", "Whole organization"), *workspaces]  # type: ignore[attr-defined]
         for field in self.fields.values():
             field.widget.attrs["aria-label"] = field.label or ""
+
+
+class TokenForm(forms.Form):
+    """May be sent twice, and makes one token."""
+
+    key = forms.UUIDField(widget=forms.HiddenInput, required=False)
+    name = forms.CharField(
+        max_length=80, help_text="What will use it, e.g. “nightly build”. It is shown in the list and in the audit."
+    )
+    role = forms.ChoiceField(help_text="It never does more than you may do yourself at that moment.")
+    days = forms.ChoiceField(
+        label="Expires",
+        initial="90",
+        choices=[("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year"), ("0", "never")],
+    )
+
+    def __init__(self, *args: Any, roles: Sequence[OrganizationRole | WorkspaceRole], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("key", uuid4())
+        self.fields["role"].choices = [(role.value, role.label) for role in roles]  # type: ignore[attr-defined]
+        self.initial.setdefault("role", roles[-1].value)
+
+    def clean_key(self) -> UUID:
+        key: UUID | None = self.cleaned_data.get("key")
+        return key or uuid4()
+
+    def clean_days(self) -> int | None:
+        return int(self.cleaned_data["days"]) or None

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import connection, models
-from django.db.models import Exists, F, Q, Value
+from django.db.models import Exists, F, FilteredRelation, Q, Value
 from django.db.models.functions import Coalesce, Greatest, Lower
 from django.utils.timezone import now
 
@@ -275,6 +275,19 @@ class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):
     sees = Can.MANAGE_TOKENS
     changes = Can.MANAGE_TOKENS
 
+    def with_owners(self) -> ApiTokenQuerySet:
+        """Each with its owner, and with the roles that they have now: what `ApiToken.dead` asks for."""
+        memberships, members = "organization__memberships", "workspace__members"
+        roles: dict[str, Any] = {"owner_role": F("membership__role"), "owner_workspace_role": F("member__role")}
+        return (
+            self.select_related("owner", "organization", "workspace__organization")
+            .alias(
+                membership=FilteredRelation(memberships, condition=Q(**{f"{memberships}__user": F("owner")})),
+                member=FilteredRelation(members, condition=Q(**{f"{members}__user": F("owner")})),
+            )
+            .annotate(**roles)
+        )
+
 
 class ApiToken(models.Model):
     """A program's way in: the client id is `uuid`, the secret is shown once, and only its hash is kept.
@@ -298,12 +311,39 @@ class ApiToken(models.Model):
     last_address = models.GenericIPAddressField(null=True, blank=True, editable=False)
 
     objects = ApiTokenQuerySet.as_manager()
+    # What the owner may do now; from `with_owners`.
+    owner_role: str | None
+    owner_workspace_role: str | None
 
     class Meta:
         verbose_name = "API token"
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def place(self) -> str:
+        """In what it acts: "workspace", or "organization" for what belongs to the organization itself."""
+        return "workspace" if self.workspace_id else "organization"
+
+    @property
+    def dead(self) -> Badge | None:
+        """Why it does not work, or nothing while it does."""
+        if self.revoked:
+            return Badge.gone("REVOKED")
+        if self.expires and self.expires <= now():
+            return Badge.gone("EXPIRED")
+        if self.workspace and self.workspace.status in self.workspace.ENDING:
+            return Badge.gone("WORKSPACE DELETED")
+        if not self.owner_role or (self.workspace and not self.owner_workspace_role):
+            return Badge("OWNER LEFT", "st-warn", "bi-person-dash-fill")
+        if not self.owner.may_enter:
+            return Badge("OWNER LOCKED", "st-warn", "bi-lock-fill")
+        return None
+
+    @property
+    def badge(self) -> Badge:
+        return self.dead or Badge.good("ACTIVE")
 
 
 class AuditChain(models.Model):

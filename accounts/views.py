@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ from django.utils.timezone import make_aware
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import AccessQuerySet, Can, OrganizationRole, get_for, role_table
+from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole, at_most, get_for, role_table
 from accounts.actions import (
     Invited,
     StillNeeded,
@@ -39,6 +39,7 @@ from accounts.actions import (
     change_role,
     create_first_administrator,
     create_organization,
+    create_token,
     delete_account,
     delete_organization,
     has_account,
@@ -68,10 +69,12 @@ from accounts.forms import (
     OrganizationRoleForm,
     ProfileForm,
     ReasonForm,
+    TokenForm,
 )
 from accounts.holdings import holdings
 from accounts.middleware import THEME_COOKIE
 from accounts.models import (
+    ApiToken,
     AuditChain,
     AuditEvent,
     AuditEventQuerySet,
@@ -509,6 +512,56 @@ def delete_profile(request: HttpRequest) -> HttpResponse:
             messages.success(request, "Your account is deleted.")
             return redirect("account_login")
     return render(request, "profile/delete.html", {"form": form, "needed": needs_somebody_else(user)})
+
+
+# API tokens
+
+
+@require_safe
+@login_required
+def tokens(request: HttpRequest) -> HttpResponse:
+    return token_list(request, enter_organization(request, Can.MANAGE_TOKENS))
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_token(request: HttpRequest) -> HttpResponse:
+    return token_form(request, enter_organization(request, Can.MANAGE_TOKENS), at_most(OrganizationRole.ADMIN))
+
+
+def token_list(request: HttpRequest, organization: Organization, workspace: Any = None) -> HttpResponse:
+    """The page of the tokens of a workspace or, without one, of the organization itself. The caller has entered it."""
+    rows = ApiToken.objects.where(request.user, Can.MANAGE_TOKENS).with_owners()
+    rows = rows.filter(organization=organization, workspace=workspace).order_by("-pk")[:200]
+    may_make = workspace is None or workspace.members.filter(user=request.user).exists()
+    return render(request, "accounts/tokens.html", {"tokens": rows, "workspace": workspace, "may_make": may_make})
+
+
+def token_form(
+    request: HttpRequest,
+    organization: Organization,
+    roles: Sequence[OrganizationRole | WorkspaceRole],
+    workspace: Any = None,
+) -> HttpResponse:
+    """GET and POST of the form of a new token. The secret is in the answer to the POST, and nowhere else."""
+    form = TokenForm(request.POST or None, roles=roles)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        token, secret = create_token(
+            organization,
+            name=data["name"],
+            role=data["role"],
+            days=data["days"],
+            workspace=workspace,
+            by=person(request),
+            uuid=data["key"],
+        )
+        if secret:
+            context = {"token": token, "secret": secret, "workspace": workspace}
+            return render(request, "accounts/token_made.html", context)
+        messages.info(request, f"{token} was made already. Its secret was shown then, and is not kept.")
+        return redirect("workspace-tokens", uuid=workspace.uuid) if workspace else redirect("tokens")
+    return render(request, "accounts/token_new.html", {"form": form, "workspace": workspace})
 
 
 # The audit

@@ -60,6 +60,11 @@ ROWS = {
     "organization-settings": Row(None, ADMINS, ADMINS),
     "leave-organization": Row(None, MEMBERS, MEMBERS),
     "delete-organization": Row(None, ADMINS, ADMINS),
+    "tokens": Row(None, ADMINS),
+    "new-token": Row(None, ADMINS, ADMINS),
+    "workspace-tokens": Row("workspace", MANAGERS),
+    "new-workspace-token": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "revoke-token": Row("token", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "audit": Row(None, ADMINS),
     "audit-csv": Row(None, ADMINS),
     "people": Row(None, ADMINS, ADMINS),
@@ -121,7 +126,7 @@ def knows(who: str, about: str | None) -> bool:
     match about:
         case None:
             return True
-        case "person":  # a page of the organization
+        case "person" | "token":  # pages of the organization
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS

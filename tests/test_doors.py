@@ -10,7 +10,7 @@ from django.urls import get_resolver
 from django.utils.timezone import now
 
 from accounts.access import OrganizationRole, WorkspaceRole
-from accounts.actions import invite_people
+from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
@@ -42,6 +42,7 @@ def test_the_page_about_it_is_current():
 @pytest.fixture
 def things(lab, harbor, monkeypatch, rings, alice, bob):
     User.objects.filter(pk=bob.pk).update(uuid=BOB)
+    token, _ = create_token(harbor, name="t", role="admin", by=alice, days=30)
     asked = {"workspace": lab, "workspace_role": WorkspaceRole.USER}
     (invited,) = invite_people(harbor, ["nina@example.org"], by=alice, **asked)
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
@@ -56,6 +57,7 @@ def things(lab, harbor, monkeypatch, rings, alice, bob):
     return {
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
+        "token": token.uuid,
     }  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def test_what_belongs_to_others_is_as_if_it_were_not(client, things, who_is, nam
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
 def test_what_was_deleted_is_not_there(client, who_is, lab, name):
-    client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation") else "wanda"))
+    client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation", "token") else "wanda"))
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
 

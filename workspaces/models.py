@@ -98,6 +98,8 @@ class Workspace(models.Model):
         Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
     }
 
+    ENDING: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}  # nothing is to begin in here any more
+
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="workspaces")
     cloud_config = models.ForeignKey(CloudConfig, models.PROTECT, related_name="workspaces")

@@ -12,5 +12,8 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/people/", views.workspace_people, name="workspace-people"),
     path("workspaces/<uuid:uuid>/people/<uuid:member>/role/", views.change_member, name="change-workspace-person"),
     path("workspaces/<uuid:uuid>/people/<uuid:member>/remove/", views.remove_member, name="remove-workspace-person"),
+    path("workspaces/<uuid:uuid>/tokens/", views.workspace_tokens, name="workspace-tokens"),
+    path("workspaces/<uuid:uuid>/tokens/new/", views.new_workspace_token, name="new-workspace-token"),
+    path("tokens/<uuid:uuid>/revoke/", views.revoke, name="revoke-token"),
     path("workspaces/<uuid:uuid>/delete/", views.remove_workspace, name="delete-workspace"),
 ]

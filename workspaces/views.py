@@ -8,19 +8,20 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, WorkspaceRole, get_for, may, role_table
-from accounts.actions import invite_people
+from accounts.access import Can, WorkspaceRole, at_most, get_for, may, role_table
+from accounts.actions import invite_people, revoke_token
 from accounts.forms import ConfirmDeleteForm, InviteToWorkspaceForm, WorkspaceRoleForm
 from accounts.holdings import holdings
-from accounts.models import Organization
+from accounts.models import ApiToken, Organization
 from accounts.place import enter_organization, person
-from accounts.views import told, with_state
+from accounts.views import token_form, token_list, told, with_state
 from portal.clouds.errors import PortalError
 from workspaces.actions import (
     change_workspace_role,
@@ -215,3 +216,40 @@ def remove_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpRespons
         "form": forms.Form(),
     }
     return render(request, "workspaces/workspace_person_remove.html", context)
+
+
+@require_safe
+@login_required
+def workspace_tokens(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = workspace_for(request, uuid, Can.MANAGE_TOKENS)
+    return token_list(request, found.organization, found)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_workspace_token(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = workspace_for(request, uuid, Can.MANAGE_TOKENS)
+    own = found.members.filter(user=person(request)).first()
+    if own is None:  # an admin of the organization without a role in here has nothing to give to a token
+        raise PermissionDenied
+    return token_form(request, found.organization, at_most(WorkspaceRole(own.role)), found)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def revoke(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will stop; POST does it. A token belongs to a workspace or to the organization itself."""
+    token = get_object_or_404(ApiToken.objects.with_owners(), uuid=uuid)
+    if token.workspace:
+        workspace_for(request, token.workspace.uuid, Can.MANAGE_TOKENS)
+    else:
+        get_for(Organization.objects.all(), request.user, Can.MANAGE_TOKENS, pk=token.organization_id)
+        enter_organization(request)
+    if request.method == "POST":
+        try:
+            revoke_token(token, by=person(request))
+            messages.success(request, f"{token} is revoked. Nothing gets in with it any more.")
+        except PortalError as error:
+            messages.info(request, error.message)
+        return redirect("workspace-tokens", uuid=token.workspace.uuid) if token.workspace else redirect("tokens")
+    return render(request, "accounts/token_revoke.html", {"token": token, "workspace": token.workspace})

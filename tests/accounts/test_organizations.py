@@ -100,7 +100,8 @@ def test_every_page_of_an_organization_with_a_form_is_walked_above():
     }  # fmt: skip
     org_level = {name for name, row in ROWS.items() if row.post and row.about in (None, "person", "invitation")} - free
     assert org_level == {
-        "new-cloud-config", "new-workspace", "organization-settings", "leave-organization", "people", "person",
+        "new-cloud-config", "new-workspace", "new-token", "organization-settings", "leave-organization", "people",
+        "person",
         "unlock-person", "remove-person", "resend-invitation", "withdraw-invitation",
     }  # fmt: skip
     assert all(name in ADDRESSES for name in org_level)
