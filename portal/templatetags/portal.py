@@ -130,6 +130,7 @@ def control(field: BoundField) -> SafeString:
 
 _SECTIONS = {
     "audit": ("/organization/audit/",),
+    "tokens": ("/tokens/",),
     "people": ("/people/",),
     "organization-settings": ("/organization/settings/", "/organization/delete/"),
     "organization": ("/organization/",),
