@@ -41,13 +41,16 @@ def create_organization(name: str, *, by: User) -> Organization:
 
 
 @transaction.atomic
-def rename_organization(organization: Organization, name: str, *, by: User) -> None:
-    before = organization.name
-    organization.name = name
-    organization.save(update_fields=["name"])
-    audit.record(
-        "renamed", organization, organization=organization, by=by, before={"name": before}, after={"name": name}
-    )
+def change_organization(organization: Organization, *, name: str, second_factor_required: bool, by: User) -> None:
+    wanted = {"name": name, "second_factor_required": second_factor_required}
+    before = {field: getattr(organization, field) for field in wanted if getattr(organization, field) != wanted[field]}
+    if not before:
+        return
+    organization.name, organization.second_factor_required = name, second_factor_required
+    organization.save(update_fields=list(wanted))
+    after = {field: wanted[field] for field in before}
+    verb = "renamed" if "name" in before else "changed"
+    audit.record(verb, organization, organization=organization, by=by, before=before, after=after)
     live.ring(*organization.live_names())
 
 

@@ -65,6 +65,14 @@ class OrganizationForm(forms.Form):
     name = forms.CharField(max_length=80, label="Organization name", help_text="Your team or company.")
 
 
+class OrganizationSettingsForm(OrganizationForm):
+    second_factor_required = forms.BooleanField(
+        required=False,
+        label="Ask everybody for a second factor",
+        help_text="Whoever has none gets no further than setting one up, from their next click on.",
+    )
+
+
 class ReasonForm(forms.Form):
     reason = forms.CharField(
         max_length=200, label="Reason", help_text="It is kept in the audit, e.g. “back from parental leave”."

@@ -1,4 +1,4 @@
-"""The first administrator, organizations, their people, and invitations."""
+"""The first administrator, organizations and their people, invitations, one's own profile, API tokens, the audit."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from accounts.actions import (
     StillNeeded,
     accept_invitation,
     addresses_of,
+    change_organization,
     change_profile,
     change_role,
     create_first_administrator,
@@ -51,7 +52,6 @@ from accounts.actions import (
     needs_somebody_else,
     open_invitation,
     remove_member,
-    rename_organization,
     resend_invitation,
     unlock_user,
     why_not_deletable,
@@ -67,6 +67,7 @@ from accounts.forms import (
     JoinForm,
     OrganizationForm,
     OrganizationRoleForm,
+    OrganizationSettingsForm,
     ProfileForm,
     ReasonForm,
     TokenForm,
@@ -177,10 +178,11 @@ def organization(request: HttpRequest) -> HttpResponse:
 @login_required
 def organization_settings(request: HttpRequest) -> HttpResponse:
     found = enter_organization(request, Can.MANAGE_ORGANIZATION)
-    form = OrganizationForm(request.POST or None, initial={"name": found.name})
+    saved = {"name": found.name, "second_factor_required": found.second_factor_required}
+    form = OrganizationSettingsForm(request.POST or None, initial=saved)
     if request.method == "POST" and form.is_valid():
-        rename_organization(found, form.cleaned_data["name"], by=person(request))
-        messages.success(request, f"The organization is called {found.name} now.")
+        change_organization(found, **form.cleaned_data, by=person(request))
+        messages.success(request, f"The settings of {found.name} are saved.")
         return redirect("organization-settings")
     return render(request, "accounts/organization_settings.html", {"organization": found, "form": form})
 

@@ -265,3 +265,16 @@ def test_pages_of_a_workspace_of_another_organization_lead_back_to_that_one(clie
     switch(client, elsewhere)
     page = Page(client.get(reverse("workspace-people", args=[lab.uuid])))
     assert ("post", "/organizations/switch/") in page.forms
+
+
+def test_an_admin_asks_everybody_for_a_second_factor(client, harbor, alice, bob):
+    client.force_login(alice)
+    client.post("/organization/settings/", {"name": harbor.name, "second_factor_required": "on"})
+    harbor.refresh_from_db()
+    assert harbor.second_factor_required
+    entry = AuditEvent.objects.latest("pk")
+    assert (entry.verb, entry.before, entry.after) == (
+        "changed", {"second_factor_required": False}, {"second_factor_required": True},
+    )  # fmt: skip
+    client.force_login(bob)
+    assert client.get("/workspaces/").url == "/accounts/security/"
