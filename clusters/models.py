@@ -91,7 +91,7 @@ class Cluster(models.Model):
     engine_version = models.ForeignKey(EngineVersion, models.PROTECT, related_name="+")
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
-    key_private = models.TextField(blank=True, editable=False)  # encrypted
+    key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=200, blank=True)  # what the cloud wants people to know of its nodes
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
@@ -133,7 +133,7 @@ class Cluster(models.Model):
 
     @property
     def key(self) -> str:
-        return secrets.decrypt(self.key_private, belongs_to=self.belongs_to("key_private"))
+        return secrets.unseal(self, "key_private")
 
     @property
     def hostfile(self) -> str:
@@ -184,7 +184,7 @@ class Node(models.Model):
     rank = models.PositiveSmallIntegerField()
     hostname = models.CharField(max_length=80)
     host_public = models.TextField()
-    host_private = models.TextField(editable=False)  # encrypted
+    host_private = secrets.EncryptedField(editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
     address = models.CharField(max_length=64, blank=True)  # from the portal
     port = models.PositiveIntegerField(default=22)
@@ -206,10 +206,13 @@ class Node(models.Model):
     def badge(self) -> Badge:
         return self.PAGE[self.state]
 
+    def belongs_to(self, field: str) -> str:
+        assert field == "host_private", field
+        return self.cluster.belongs_to(f"host-{self.rank}")
+
     @property
     def host_key(self) -> clouds.HostKey:
-        private = secrets.decrypt(self.host_private, belongs_to=self.cluster.belongs_to(f"host-{self.rank}"))
-        return clouds.HostKey(private, self.host_public)
+        return clouds.HostKey(secrets.unseal(self, "host_private"), self.host_public)
 
     @property
     def host(self) -> ssh.Host:

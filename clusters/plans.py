@@ -9,6 +9,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.utils.timezone import now
 
+from accounts import audit
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import CloudNode, ClusterSpec
@@ -36,17 +37,25 @@ def make_keys(work: Work) -> None:
         work.prove()
         if not cluster.key_public:
             private, cluster.key_public = ssh.new_key(f"cluster {cluster.uuid}")
-            cluster.key_private = secrets.encrypt(private, belongs_to=cluster.belongs_to("key_private"))
+            secrets.seal(cluster, "key_private", private)
             cluster.save(update_fields=["key_public", "key_private"])
         have = set(cluster.nodes.values_list("rank", flat=True))
-        for rank in set(range(cluster.node_count)) - have:
-            private, public = ssh.new_key(f"{cluster.name}-{rank}")
-            Node.objects.create(
-                cluster=cluster,
-                rank=rank,
-                hostname=f"{cluster.name}-{rank}",
-                host_public=public,
-                host_private=secrets.encrypt(private, belongs_to=cluster.belongs_to(f"host-{rank}")),
+        missing = set(range(cluster.node_count)) - have
+        for rank in missing:
+            hostname = f"{cluster.name}-{rank}"
+            private, public = ssh.new_key(hostname)
+            node = Node(cluster=cluster, rank=rank, hostname=hostname, host_public=public)
+            secrets.seal(node, "host_private", private)
+            node.save()
+        if missing:
+            workspace = cluster.workspace
+            audit.record(
+                "kept keys of",
+                cluster,
+                organization=workspace.organization,
+                workspace=workspace,
+                by=None,
+                after={"host keys": len(missing)},
             )
     work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
 

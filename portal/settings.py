@@ -23,6 +23,8 @@ DEBUG = env.flag("PORTAL_DEBUG", default=False)
 SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
 # Newest first: the first one encrypts, all of them decrypt.
 ENCRYPTION_KEYS = env.words("PORTAL_ENCRYPTION_KEYS") or [env.generated_secret(VAR / "encryption_key")]
+# Where libraries keep ciphertexts inside JSON, and what those belong to.
+ENCRYPTED_IN_JSON = {"mfa.Authenticator.data": "mfa"}
 
 _site = urlsplit(PORTAL_URL)
 _local = _site.hostname in {"127.0.0.1", "localhost", "::1"}

@@ -107,7 +107,7 @@ class Workspace(models.Model):
     region = models.CharField(max_length=40)
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     login_public = models.TextField(blank=True)  # the portal's key for every node in here
-    login_private = models.TextField(blank=True, editable=False)  # encrypted
+    login_private = secrets.EncryptedField(blank=True, editable=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
@@ -148,15 +148,15 @@ class Workspace(models.Model):
             subject=str(subject or self.uuid),
         )
 
-    def _belongs_to(self, field: str) -> str:
+    def belongs_to(self, field: str) -> str:
         return f"{self.organization.uuid}/workspace/{self.uuid}/{field}"
 
     @property
     def login_key(self) -> str:
-        return secrets.decrypt(self.login_private, belongs_to=self._belongs_to("login_private"))
+        return secrets.unseal(self, "login_private")
 
     def keep_login_key(self, private: str, public: str) -> None:
-        self.login_private = secrets.encrypt(private, belongs_to=self._belongs_to("login_private"))
+        secrets.seal(self, "login_private", private)
         self.login_public = public
         self.save(update_fields=["login_private", "login_public"])
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.db import transaction
 
+from accounts import audit
 from portal import ssh
 from portal.clouds.errors import PortalError, Refused
 from portal.tasks.ledger import Plan, StepPlan, Work
@@ -25,6 +26,8 @@ def make_keys(work: Work) -> None:
         with transaction.atomic():
             work.prove()
             workspace.keep_login_key(private, public)
+            organization = workspace.organization
+            audit.record("kept login key of", workspace, organization=organization, workspace=workspace, by=None)
     work.log("The portal's key for the nodes of this workspace is made and kept encrypted.")
 
 

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
-import pytest
+import re
+from io import StringIO
 
-from portal.secrets import CannotDecrypt, decrypt, encrypt, redact
+import pytest
+from allauth.mfa.models import Authenticator
+from django.apps import apps
+from django.core.management import call_command
+
+from clusters.models import Cluster, EngineVersion, Node
+from portal import secrets
+from portal.secrets import CannotDecrypt, EncryptedField, decrypt, encrypt, redact, rotated, seal, unseal
+from workspaces.models import Workspace
 
 HERE = "org/cluster/1/key"
 
@@ -56,3 +65,151 @@ def test_rubbish_does_not_open(text):
 )
 def test_credentials_are_taken_out(text, shown):
     assert redact(text, ["hunter22"]) == shown
+
+
+NEW = "n" * 43
+
+
+@pytest.fixture
+def sealed(lab, alice):
+    """A workspace, two clusters of two nodes, and a second factor, each with its secrets."""
+    lab.keep_login_key("login secret", "public")
+    engine = EngineVersion.objects.get(kind="mpi")
+    for name in ("tide", "ebb"):
+        cluster = Cluster(
+            workspace=lab, name=name, instance_type="x", cores_per_node=1, node_count=2, engine_version=engine
+        )
+        seal(cluster, "key_private", f"{name} secret")
+        cluster.save()
+        for rank in range(2):
+            node = Node(cluster=cluster, rank=rank, hostname=f"{name}-{rank}", host_public="public")
+            seal(node, "host_private", f"{name}-{rank} secret")
+            node.save()
+    data = {"secret": encrypt("totp secret", belongs_to="mfa"), "used_mask": 3, "plain": "word"}
+    Authenticator.objects.create(user=alice, type="totp", data=data)
+    return lab
+
+
+def opened():
+    """Every secret, as the portal reads it."""
+    data = Authenticator.objects.get().data
+    return [
+        *(workspace.login_key for workspace in Workspace.objects.all()),
+        *(cluster.key for cluster in Cluster.objects.order_by("pk")),
+        *(node.host_key.private for node in Node.objects.order_by("pk")),
+        decrypt(data["secret"], belongs_to="mfa"),
+    ]
+
+
+def rotate_keys():
+    out = StringIO()
+    try:
+        call_command("rotate_keys", stdout=out)
+    except SystemExit as ending:
+        return ending.code, out.getvalue().splitlines()
+    return 0, out.getvalue().splitlines()
+
+
+def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everything(sealed, settings):
+    before, old = opened(), settings.ENCRYPTION_KEYS
+    settings.ENCRYPTION_KEYS = [NEW, *old]
+    code, lines = rotate_keys()
+    assert code == 0
+    assert sorted(lines) == [
+        "clusters.Cluster.key_private: 2 encrypted anew, 0 were already",
+        "clusters.Node.host_private: 4 encrypted anew, 0 were already",
+        "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
+        "workspaces.Workspace.login_private: 1 encrypted anew, 0 were already",
+    ]
+    settings.ENCRYPTION_KEYS = [NEW]
+    assert opened() == before
+    settings.ENCRYPTION_KEYS = old
+    for kept in ciphertexts():
+        with pytest.raises(CannotDecrypt):
+            unsealed(kept)
+
+
+def ciphertexts():
+    """Every stored ciphertext, with where it is, whatever the column is called."""
+    for model in apps.get_models():
+        for row in model._base_manager.all() if model._meta.managed else ():
+            for column in model._meta.local_concrete_fields:
+                if "'v1:" in repr(getattr(row, column.attname)):
+                    yield row, column
+
+
+def unsealed(kept):
+    row, column = kept
+    if isinstance(column, EncryptedField):
+        return unseal(row, column.name)
+    return decrypt(row.data["secret"], belongs_to="mfa")
+
+
+def test_whatever_looks_like_a_ciphertext_is_known_to_the_rotation(sealed, settings):
+    found = {f"{row._meta.label}.{column.name}": column for row, column in ciphertexts()}
+    assert len(found) == 4
+    for name, column in found.items():
+        assert isinstance(column, EncryptedField) or name in settings.ENCRYPTED_IN_JSON
+
+
+def test_whatever_is_called_a_secret_is_encrypted_or_a_hash():
+    ours = {"portal", "tasks", "accounts", "workspaces", "clusters", "jobs"}
+    known = {"accounts.User.password", "clusters.Node.private_address", "tasks.Task.key"}
+    for model in apps.get_models():
+        for column in model._meta.local_concrete_fields if model._meta.app_label in ours else ():
+            name = f"{model._meta.label}.{column.name}"
+            if re.search("private|secret|password|credential|token|_key", column.name) and name not in known:
+                assert isinstance(column, EncryptedField) or column.name.endswith("_hash"), name
+
+
+def test_a_rotation_that_was_stopped_goes_on(sealed, settings, monkeypatch):
+    settings.ENCRYPTION_KEYS = [NEW, *settings.ENCRYPTION_KEYS]
+    before = opened()
+    left = iter(range(3))
+
+    def dies(text, *, belongs_to):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return rotated(text, belongs_to=belongs_to)
+
+    monkeypatch.setattr(secrets, "rotated", dies)
+    with pytest.raises(KeyboardInterrupt):
+        list(secrets.rotate(batch=1))
+    monkeypatch.setattr(secrets, "rotated", rotated)
+    assert opened() == before
+    rotations = list(secrets.rotate(batch=1))
+    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 8
+    assert sum(one.already for one in rotations) >= 2
+    settings.ENCRYPTION_KEYS = [NEW]
+    assert opened() == before
+
+
+def test_what_no_key_opens_is_named_and_the_rest_is_done(sealed, settings):
+    lost = Cluster.objects.get(name="tide")
+    Cluster.objects.filter(pk=lost.pk).update(key_private=encrypt("x", belongs_to="elsewhere"))
+    settings.ENCRYPTION_KEYS = [NEW, *settings.ENCRYPTION_KEYS]
+    code, lines = rotate_keys()
+    assert code == 1
+    assert f"clusters.Cluster.key_private: no key opens the rows {lost.pk}" in lines
+    assert "clusters.Node.host_private: 4 encrypted anew, 0 were already" in lines
+
+
+def test_two_rows_whose_ciphertexts_are_swapped_do_not_open(sealed):
+    tide, ebb = Cluster.objects.order_by("pk")
+    for one, other in ((tide, ebb), (ebb, tide)):
+        Cluster.objects.filter(pk=one.pk).update(key_private=other.key_private)
+    first, second = Node.objects.order_by("pk")[:2]
+    for one, other in ((first, second), (second, first)):
+        Node.objects.filter(pk=one.pk).update(host_private=other.host_private)
+    for cluster in Cluster.objects.all():
+        with pytest.raises(CannotDecrypt):
+            _ = cluster.key
+    for node in (first, second):
+        node.refresh_from_db()
+        with pytest.raises(CannotDecrypt):
+            _ = node.host_key
+
+
+def test_a_secret_goes_into_a_field_that_is_declared_for_it(lab):
+    with pytest.raises(AssertionError):
+        seal(lab, "login_public", "secret")
