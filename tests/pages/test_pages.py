@@ -14,6 +14,8 @@ from django.core.management import call_command
 from django.urls import get_resolver, reverse
 from django.utils.timezone import now
 
+from accounts import audit
+from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
 from portal.tasks.models import Output, Step, Stream, Task
@@ -84,6 +86,8 @@ def filled(lab, alice, rings):
     """A workspace with a bit of everything."""
     engine = EngineVersion.objects.filter(kind="mpi").first()
     make_task(lab, "finished")
+    audit.record("created", lab, organization=lab.organization, workspace=lab, by=alice)
+    create_token(lab.organization, name="ci", role="admin", by=alice, days=90, workspace=lab)
     clusters = [
         Cluster.objects.create(
             workspace=lab, name=name, instance_type="local.2", cores_per_node=2, node_count=2, engine_version=engine,
@@ -174,7 +178,8 @@ def named_pages(filled):
         "dashboard": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
         "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
         "new-job": "workspace", "workspace-people": "workspace", "organization": None, "organization-settings": None,
-        "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run",
+        "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
+        "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
