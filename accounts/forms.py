@@ -232,9 +232,9 @@ class AuditFilterForm(forms.Form):
         widget=forms.TextInput(attrs={"type": "search", "placeholder": "Person, object or request id"}),
     )
     verb = forms.ChoiceField(label="Action", required=False)
-    workspace = forms.ChoiceField(required=False)
-    day = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    before = forms.IntegerField(required=False, min_value=1, max_value=2**62, widget=forms.HiddenInput)
+    workspace = forms.ChoiceField(label="Workspace", required=False)
+    day = forms.DateField(label="Day", required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    before = forms.IntegerField(label="Before", required=False, min_value=1, max_value=2**62, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, organization: Organization, verbs: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -242,7 +242,7 @@ class AuditFilterForm(forms.Form):
         self.fields["verb"].choices = [("", "Any action"), *((verb, verb) for verb in verbs)]  # type: ignore[attr-defined]
         self.fields["workspace"].choices = [("", "Whole organization"), *workspaces]  # type: ignore[attr-defined]
         for field in self.fields.values():
-            field.widget.attrs["aria-label"] = field.label or ""
+            field.widget.attrs["aria-label"] = str(field.label)
 
 
 class TokenForm(forms.Form):

@@ -26,7 +26,7 @@ def addresses(portal, lab, cluster):
         "workspace settings": f"/workspaces/{lab}/settings/",
         "delete workspace": f"/workspaces/{lab}/delete/",
         "audit": "/organization/audit/",
-        "audit without a finding": "/organization/audit/?q=nothing&day=soon",
+        "audit without a finding": "/organization/audit/?q=nothing&verb=praised",
         "tokens": "/organization/tokens/",
         "workspace tokens": f"/workspaces/{lab}/tokens/",
         "new workspace token": f"/workspaces/{lab}/tokens/new/",
