@@ -21,7 +21,8 @@ from accounts.forms import ConfirmDeleteForm, InviteToWorkspaceForm, WorkspaceRo
 from accounts.holdings import holdings
 from accounts.models import ApiToken, Organization
 from accounts.place import enter_organization, person
-from accounts.views import token_form, token_list, told, with_state
+from accounts.views.people import told, with_state
+from accounts.views.tokens import token_form, token_list
 from portal.clouds.errors import PortalError
 from workspaces.actions import (
     change_workspace_role,

@@ -1,0 +1,240 @@
+"""The people of an organization, and those who are invited into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts.access import Can, OrganizationRole, get_for, role_table
+from accounts.actions import (
+    Invited,
+    change_role,
+    invite_people,
+    is_last_admin,
+    link_of,
+    mail_invitation,
+    remove_member,
+    resend_invitation,
+    unlock_user,
+    withdraw_invitation,
+)
+from accounts.forms import (
+    InviteForm,
+    OrganizationRoleForm,
+    ReasonForm,
+)
+from accounts.holdings import holdings
+from accounts.models import (
+    Invitation,
+    Membership,
+    database_now,
+)
+from accounts.place import FIELD, enter_if_any, enter_organization, person
+from portal.clouds.errors import PortalError
+from portal.statuses import Badge
+
+
+def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
+    """Each with what there is to say of the person's signing in. Asks the database's clock once."""
+    at = database_now()
+    return [(member, *member.user.sign_in_state(at)) for member in members]
+
+
+def told(request: HttpRequest, invited: list[Invited], *, place: Any, back: str) -> HttpResponse:
+    """Mails invitations and shows what came of each; here, once, the links that have to be passed on by hand."""
+    outcomes = [(one, one.token and not mail_invitation(one) and link_of(one.token)) for one in invited]
+    context = {"outcomes": outcomes, "place": place, "back": back, "days": settings.INVITATION_DAYS}
+    return render(request, "accounts/invited.html", context)
+
+
+def _membership(request: HttpRequest, uuid: UUID) -> Membership:
+    """Of a person of this organization, for those who manage its people. Raises Http404, PermissionDenied."""
+    found = enter_organization(request, Can.INVITE)
+    return get_object_or_404(found.memberships.select_related("organization", "user"), user__uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def people(request: HttpRequest) -> HttpResponse:
+    """Who is in the organization, who is invited, and the form to invite more."""
+    found = enter_organization(request, Can.INVITE)
+    form = InviteForm(request.POST or None, organization=found)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        invited = invite_people(
+            found,
+            data["emails"],
+            by=person(request),
+            role=OrganizationRole(data["organization_role"]),
+            workspace=data["workspace"],
+            workspace_role=data["role"],
+        )
+        return told(request, invited, place=data["workspace"] or found, back=reverse("people"))
+    asked = request.GET.get("q", "").strip()
+    role = request.GET.get("role", "")
+    rows = found.memberships.select_related("user").order_by("user__email")
+    of_here = Q(user__workspace_memberships__workspace__organization=found)
+    rows = rows.annotate(workspace_count=Count("user__workspace_memberships", filter=of_here))
+    if asked:
+        rows = rows.filter(Q(user__email__icontains=asked) | Q(user__name__icontains=asked))
+    if role in OrganizationRole.values:
+        rows = rows.filter(role=role)
+    page = Paginator(rows, 50).get_page(request.GET.get("page"))
+    # One to a workspace that is being deleted leads nowhere.
+    waiting = found.invitations.pending().filter(Q(workspace=None) | Q(workspace__in=found.workspaces.staying()))
+    context = {
+        "organization": found,
+        "page": page,
+        "rows": with_state(page),
+        "asked": asked,
+        "role": role,
+        "roles": OrganizationRole,
+        "invitations": waiting.select_related("workspace", "invited_by").order_by("email")[:200],
+        "form": form,
+        "table": role_table(),
+    }
+    return render(request, "accounts/people.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def one_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """A person's roles, and whether they can sign in; POST changes the role in the organization."""
+    membership = _membership(request, uuid)
+    form = OrganizationRoleForm(request.POST or None, initial={"role": membership.role})
+    if request.method == "POST" and form.is_valid():
+        try:
+            change_role(membership, OrganizationRole(form.cleaned_data["role"]), by=person(request))
+        except PortalError as error:
+            form.add_error("role", error.message)
+        else:
+            messages.success(request, f"{membership.user} is {form.cleaned_data['role']} of the organization now.")
+            return redirect("people" if membership.user != request.user else "organization")
+    return _show_person(request, membership, form, ReasonForm())
+
+
+def _show_person(request: HttpRequest, membership: Membership, form: forms.Form, reason: forms.Form) -> HttpResponse:
+    inside = membership.user.workspace_memberships.filter(workspace__organization=membership.organization)
+    ((_, state, days_left),) = with_state([membership])
+    context = {
+        "membership": membership,
+        "inside": inside.select_related("workspace").order_by("workspace__name"),
+        "state": state,
+        "days_left": days_left,
+        "form": form,
+        "reason": reason,
+        "last_admin": is_last_admin(membership),
+    }
+    return render(request, "accounts/person.html", context)
+
+
+@require_POST
+@login_required
+def unlock_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    membership = _membership(request, uuid)
+    form = ReasonForm(request.POST)
+    if not form.is_valid():
+        return _show_person(request, membership, OrganizationRoleForm(initial={"role": membership.role}), form)
+    if membership.user.is_locked:
+        unlock_user(
+            membership.user,
+            by=person(request),
+            reason=form.cleaned_data["reason"],
+            organization=membership.organization,
+        )
+        messages.success(request, f"{membership.user} is unlocked and can sign in again.")
+    else:
+        messages.info(request, f"{membership.user} is not locked.")
+    return redirect("person", uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what goes; POST does it."""
+    membership = _membership(request, uuid)
+    return _remove(request, membership, back=reverse("person", args=[uuid]), then="people")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def leave_organization(request: HttpRequest) -> HttpResponse:
+    found = enter_organization(request)
+    membership = found.memberships.select_related("organization", "user").get(user=person(request))
+    return _remove(request, membership, back=reverse("organization"), then="organizations")
+
+
+def _remove(request: HttpRequest, membership: Membership, *, back: str, then: str) -> HttpResponse:
+    user, found = membership.user, membership.organization
+    form = forms.Form(request.POST or None)
+    leaves = user == request.user
+    if request.method == "POST":
+        try:
+            remove_member(membership, by=person(request))
+        except PortalError as error:
+            form = forms.Form({})
+            form.is_valid()
+            form.add_error(None, error.message)
+        else:
+            messages.success(
+                request, f"You have left {found.name}." if leaves else f"{user} is no longer in {found.name}."
+            )
+            return redirect("organizations" if leaves else then)
+    context = {
+        "membership": membership,
+        "leaves": leaves,
+        "inside": user.workspace_memberships.filter(workspace__organization=found).select_related("workspace"),
+        "tokens": found.api_tokens.filter(owner=user, revoked=None).order_by("name"),
+        "running": holdings(found, started_by=user),
+        "last_admin": is_last_admin(membership),
+        "form": form,
+        "back": back,
+    }
+    return render(request, "accounts/remove.html", context)
+
+
+def _invitation_for(request: HttpRequest, uuid: UUID) -> tuple[Invitation, str]:
+    """With the page that its list is on."""
+    found = get_for(Invitation.objects.select_related("organization", "workspace"), request.user, Can.INVITE, uuid=uuid)
+    if FIELD in request.POST:  # sent from the organization's list, not from the workspace's
+        enter_organization(request)
+        return found, reverse("people")
+    return found, reverse("workspace-people", args=[found.workspace.uuid]) if found.workspace else reverse("people")
+
+
+@require_POST
+@login_required
+def resend(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found, back = _invitation_for(request, uuid)
+    try:
+        invited = resend_invitation(found, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect(back)
+    enter_if_any(request)
+    return told(request, [invited], place=found.workspace or found.organization, back=back)
+
+
+@require_POST
+@login_required
+def withdraw(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found, back = _invitation_for(request, uuid)
+    try:
+        withdraw_invitation(found, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"The invitation of {found.email} is withdrawn; its link no longer works.")
+    return redirect(back)
