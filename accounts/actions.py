@@ -470,17 +470,29 @@ def needs_somebody_else(user: User) -> list[Organization]:
     ]
 
 
+def started_by(user: User) -> list[Holding]:
+    """What runs now, in all organizations, because this person started it."""
+    places = Organization.objects.filter(memberships__user=user).order_by("name")
+    return [holding for organization in places for holding in holdings(organization, started_by=user)]
+
+
 @transaction.atomic
 def delete_account(user: User) -> None:
-    """With memberships, API tokens and sessions. Audit entries stay, with the address as it was.
+    """With memberships, API tokens and sessions; what they started and still runs is cancelled.
+
+    What they made stays, and so do audit entries, with the address as it was.
 
     Raises `StillNeeded` for the last admin of an organization that others are in, or that still has workspaces.
     """
     list(Organization.objects.select_for_update().filter(memberships__user=user))  # two admins may go at once
     if organizations := needs_somebody_else(user):
         raise StillNeeded(organizations)
+    cancel_all(started_by(user), by=user)
     audit.record_of_person("deleted", user, by=user)
+    places = list(Organization.objects.filter(memberships__user=user))
     user.delete()
+    for organization in places:
+        live.ring(*organization.live_names())
 
 
 class StillNeeded(Exception):

@@ -18,8 +18,9 @@ from django.urls import reverse
 
 from accounts import signin
 from accounts.audit import address_of
-from accounts.middleware import THEME_COOKIE, locked_page
+from accounts.middleware import locked_page
 from accounts.models import User
+from accounts.theme import remember_theme
 from portal.secrets import decrypt, encrypt
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         signin.write_down(request, "signed in", user)
         if user.warned_days:
             User.objects.filter(pk=user.pk).update(warned_days=0)
-        response: HttpResponse = super().post_login(request, user, **options)
-        response.set_cookie("theme", user.theme, **THEME_COOKIE)
-        return response
+        return remember_theme(super().post_login(request, user, **options), user)
 
     def logout(self, request: HttpRequest) -> None:
         if request.user.is_authenticated:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from allauth.usersessions.models import UserSession
 from django.conf import settings
@@ -16,9 +15,6 @@ from accounts import audit, place
 from accounts.audit import address_of
 from accounts.models import User
 from accounts.signin import how_of
-
-# The page's script reads and writes it, before the first paint.
-THEME_COOKIE: dict[str, Any] = {"max_age": 31_536_000, "samesite": "Lax", "secure": settings.SESSION_COOKIE_SECURE}
 
 
 class PersonMiddleware:

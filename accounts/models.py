@@ -44,6 +44,10 @@ class UserQuerySet(models.QuerySet["User"]):
     def locked(self) -> UserQuerySet:
         return self.dormant_for(settings.LOCK_AFTER_DAYS)
 
+    def going_dormant(self) -> UserQuerySet:
+        """Who will be locked soon: past the first warning, and not locked yet."""
+        return self.dormant_for(settings.WARN_AFTER_DAYS[0]).exclude(pk__in=self.locked())
+
 
 class UserManager(BaseUserManager["User"]):
     def get_queryset(self) -> UserQuerySet:

@@ -26,7 +26,7 @@ class NoOrganization(Exception):
 
 
 class Switched(Exception):
-    """A form was made for another organization than the one that the person is in now."""
+    """A page or a form is of another organization than the one that the person is in now."""
 
     def __init__(self, now: Organization, then: Organization | None) -> None:
         super().__init__(now, then)

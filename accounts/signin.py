@@ -1,10 +1,14 @@
-"""What is written down about signing in, and about the means of it: passwords, second factors, addresses."""
+"""How somebody signed in: what is asked for again, and what is written down of it and of the means of it."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from allauth.account import app_settings
 from allauth.account import signals as account_signals
+from allauth.account.internal.flows.login import get_authentication_records
+from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
 from django.http import HttpRequest
@@ -14,6 +18,16 @@ from accounts.models import User
 
 _METHODS = {"password": "password", "socialaccount": "single sign-on"}
 _FACTORS = {"totp": "authenticator app", "recovery_codes": "recovery code", "webauthn": "passkey"}
+
+
+def confirm(request: HttpRequest) -> None:
+    """Before what a stolen session must not be enough for: the person has shown within minutes who they are.
+
+    Raises `ReauthenticationRequired` otherwise; allauth then asks, and sends the form that was posted again.
+    """
+    shown = [record["at"] for record in get_authentication_records(request, request.user)]
+    if not shown or time.time() - shown[-1] > app_settings.REAUTHENTICATION_TIMEOUT:
+        raise_if_reauthentication_required(request, app="allauth.account")
 
 
 def how_of(request: HttpRequest) -> str:

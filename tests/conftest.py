@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
+from django.test import Client
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
@@ -85,3 +87,19 @@ def lab(harbor, this_computer, alice, bob, vera):
     for user, role in ((alice, WorkspaceRole.ADMIN), (bob, WorkspaceRole.USER), (vera, WorkspaceRole.VIEWER)):
         WorkspaceMember.objects.create(workspace=workspace, user=user, role=role)
     return workspace
+
+
+class FreshClient(Client):
+    """Who is signed in by it has just typed their password: nothing asks for it again."""
+
+    def force_login(self, user, backend=None):
+        super().force_login(user, backend)
+        session = self.session
+        session["account_authentication_methods"] = [{"method": "password", "at": time.time(), "email": user.email}]
+        session["account_authentication_methods_user"] = str(user.pk)
+        session.save()
+
+
+@pytest.fixture
+def client():
+    return FreshClient()

@@ -20,8 +20,8 @@ from accounts.actions import invite_people, revoke_token
 from accounts.forms import ConfirmDeleteForm, InviteToWorkspaceForm, WorkspaceRoleForm
 from accounts.holdings import holdings
 from accounts.models import ApiToken, Organization
-from accounts.place import enter_organization, person
-from accounts.views.people import told, with_state
+from accounts.place import Switched, enter_organization, person
+from accounts.views.people import PAGE, asked_for, told, with_state
 from accounts.views.tokens import token_form, token_list
 from portal.clouds.errors import PortalError
 from workspaces.actions import (
@@ -166,12 +166,13 @@ def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
             workspace_role=form.cleaned_data["role"],
         )
         return told(request, invited, place=found, back=reverse("workspace-people", args=[uuid]))
-    page = Paginator(found.members.select_related("user").order_by("user__email"), 50).get_page(request.GET.get("page"))
+    rows, asked = asked_for(request, found.members.all(), WorkspaceRole, manages=manages)
+    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
     context = {
         "workspace": found,
         "page": page,
         "rows": with_state(page),
-        "roles": WorkspaceRole,
+        **asked,
         "manages": manages,
         "form": form,
         "table": role_table(),
@@ -245,7 +246,8 @@ def revoke(request: HttpRequest, uuid: UUID) -> HttpResponse:
         workspace_for(request, token.workspace.uuid, Can.MANAGE_TOKENS)
     else:
         get_for(Organization.objects.all(), request.user, Can.MANAGE_TOKENS, pk=token.organization_id)
-        enter_organization(request)
+        if (active := enter_organization(request)) != token.organization:
+            raise Switched(active, token.organization)
     if request.method == "POST":
         try:
             revoke_token(token, by=person(request))

@@ -29,6 +29,7 @@ from accounts.models import (
     Membership,
 )
 from accounts.place import choose, enter_if_any, enter_organization, person, switch
+from accounts.signin import confirm
 from portal.clouds.errors import PortalError
 
 
@@ -108,6 +109,7 @@ def remove_organization(request: HttpRequest) -> HttpResponse:
     found = enter_organization(request, Can.MANAGE_ORGANIZATION)
     form = ConfirmDeleteForm(request.POST or None, expected=found.name)
     if request.method == "POST" and form.is_valid():
+        confirm(request)
         try:
             delete_organization(found, by=person(request))
         except PortalError as error:

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, TextChoices
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -39,17 +41,56 @@ from accounts.holdings import holdings
 from accounts.models import (
     Invitation,
     Membership,
+    User,
     database_now,
 )
 from accounts.place import FIELD, enter_if_any, enter_organization, person
+from accounts.signin import confirm
 from portal.clouds.errors import PortalError
 from portal.statuses import Badge
+
+PAGE = 50  # people on one page
 
 
 def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
     """Each with what there is to say of the person's signing in. Asks the database's clock once."""
     at = database_now()
     return [(member, *member.user.sign_in_state(at)) for member in members]
+
+
+STATES = {"locked": "Locked", "dormant": "Going dormant"}
+
+
+def asked_for(
+    request: HttpRequest, members: QuerySet[Any], roles: type[TextChoices], *, manages: bool
+) -> tuple[QuerySet[Any], dict[str, Any]]:
+    """The members that the address asks for, by address of e-mail, and what their filter shows.
+
+    Only those who manage people learn by it who is locked.
+    """
+    words, role = request.GET.get("q", "").strip(), request.GET.get("role", "")
+    state = request.GET.get("state", "") if manages else ""
+    members = members.select_related("user").order_by("user__email")
+    if words:
+        members = members.filter(Q(user__email__icontains=words) | Q(user__name__icontains=words))
+    if role in roles.values:
+        members = members.filter(role=role)
+    if state == "locked":
+        members = members.filter(user__in=User.objects.get_queryset().locked())
+    elif state == "dormant":
+        members = members.filter(user__in=User.objects.get_queryset().going_dormant())
+    return members, {"asked": words, "role": role, "state": state, "roles": roles, "states": STATES}
+
+
+def with_means(members: QuerySet[Any]) -> QuerySet[Any]:
+    """Each with how the person can sign in, beside a password."""
+    of_person = Authenticator.objects.filter(user=OuterRef("user"))
+    found: QuerySet[Any] = members.annotate(
+        has_passkey=Exists(of_person.filter(type=Authenticator.Type.WEBAUTHN)),
+        has_app=Exists(of_person.filter(type=Authenticator.Type.TOTP)),
+        has_single_sign_on=Exists(SocialAccount.objects.filter(user=OuterRef("user"))),
+    )
+    return found
 
 
 def told(request: HttpRequest, invited: list[Invited], *, place: Any, back: str) -> HttpResponse:
@@ -82,25 +123,17 @@ def people(request: HttpRequest) -> HttpResponse:
             workspace_role=data["role"],
         )
         return told(request, invited, place=data["workspace"] or found, back=reverse("people"))
-    asked = request.GET.get("q", "").strip()
-    role = request.GET.get("role", "")
-    rows = found.memberships.select_related("user").order_by("user__email")
+    rows, asked = asked_for(request, found.memberships.all(), OrganizationRole, manages=True)
     of_here = Q(user__workspace_memberships__workspace__organization=found)
     rows = rows.annotate(workspace_count=Count("user__workspace_memberships", filter=of_here))
-    if asked:
-        rows = rows.filter(Q(user__email__icontains=asked) | Q(user__name__icontains=asked))
-    if role in OrganizationRole.values:
-        rows = rows.filter(role=role)
-    page = Paginator(rows, 50).get_page(request.GET.get("page"))
+    page = Paginator(with_means(rows), PAGE).get_page(request.GET.get("page"))
     # One to a workspace that is being deleted leads nowhere.
     waiting = found.invitations.pending().filter(Q(workspace=None) | Q(workspace__in=found.workspaces.staying()))
     context = {
         "organization": found,
         "page": page,
         "rows": with_state(page),
-        "asked": asked,
-        "role": role,
-        "roles": OrganizationRole,
+        **asked,
         "invitations": waiting.select_related("workspace", "invited_by").order_by("email")[:200],
         "form": form,
         "table": role_table(),
@@ -148,6 +181,7 @@ def unlock_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if not form.is_valid():
         return _show_person(request, membership, OrganizationRoleForm(initial={"role": membership.role}), form)
     if membership.user.is_locked:
+        confirm(request)
         unlock_user(
             membership.user,
             by=person(request),

@@ -14,13 +14,14 @@ from accounts.actions import (
     change_profile,
     delete_account,
     needs_somebody_else,
+    started_by,
 )
 from accounts.forms import (
     DeleteAccountForm,
     ProfileForm,
 )
-from accounts.middleware import THEME_COOKIE
 from accounts.personal import everything_about
+from accounts.theme import remember_theme
 
 
 @login_required
@@ -33,9 +34,7 @@ def profile(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         change_profile(user, **form.cleaned_data)
         messages.success(request, "Your profile is saved.")
-        response = redirect("profile")
-        response.set_cookie("theme", user.theme, **THEME_COOKIE)
-        return response
+        return remember_theme(redirect("profile"), user)
     return render(request, "profile/profile.html", {"form": form})
 
 
@@ -64,4 +63,10 @@ def delete_profile(request: HttpRequest) -> HttpResponse:
             logout(request)
             messages.success(request, "Your account is deleted.")
             return redirect("account_login")
-    return render(request, "profile/delete.html", {"form": form, "needed": needs_somebody_else(user)})
+    context = {
+        "form": form,
+        "needed": needs_somebody_else(user),
+        "tokens": user.api_tokens.filter(revoked=None).order_by("name"),
+        "running": started_by(user),
+    }
+    return render(request, "profile/delete.html", context)

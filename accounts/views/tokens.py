@@ -23,6 +23,7 @@ from accounts.models import (
     Organization,
 )
 from accounts.place import enter_organization, person
+from accounts.signin import confirm
 
 
 @require_safe
@@ -54,6 +55,7 @@ def token_form(
     """GET and POST of the form of a new token. The secret is in the answer to the POST, and nowhere else."""
     form = TokenForm(request.POST or None, roles=roles)
     if request.method == "POST" and form.is_valid():
+        confirm(request)
         data = form.cleaned_data
         token, secret = create_token(
             organization,

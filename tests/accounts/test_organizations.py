@@ -226,6 +226,19 @@ def test_leaving(client, harbor, lab, alice, bob, busy):
     assert AuditEvent.objects.filter(verb="left").count() == 1
 
 
+def test_deleting_ones_account_ends_what_one_has_running(client, harbor, lab, bob, busy):
+    run, _ = busy
+    client.force_login(bob)
+    page = client.get("/profile/delete/").content.decode()
+    assert str(run) in page
+    assert "API token ci" in page
+    client.post("/profile/delete/", {"password": "correct horse battery"})
+    assert not User.objects.filter(pk=bob.pk).exists()
+    assert run.last_task.cancel_asked
+    cancelled = AuditEvent.objects.get(verb="cancelled")
+    assert (cancelled.actor_name, cancelled.subject_name) == ("bob@example.org", str(run))
+
+
 def test_the_overview_shows_what_goes_on_to_those_who_may_see_it(client, lab, alice, bob, busy):
     run, _ = busy
     client.force_login(alice)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.core import mail
+from django.test import Client
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -45,6 +49,46 @@ def test_finding(client, lab, alice, bob):
         names = {name for name in ("alice", "bob", "vera") if f">{name}@example.org</a>" in page}
         assert names == found, query
     assert "Nobody is found" in client.get("/people/?q=zzz").content.decode()
+
+
+def listed(page):
+    """The people in the table of a page."""
+    table = page.content.decode().partition("<tbody")[2].partition("</tbody>")[0]
+    return set(re.findall(r"(\w+)@example.org<", table))
+
+
+def test_finding_who_is_locked_and_who_will_be(client, lab, alice, bob, vera):
+    quiet_for(bob, 103)
+    quiet_for(vera, 82)
+    client.force_login(alice)
+    for path in ("/people/", reverse("workspace-people", args=[lab.uuid])):
+        assert listed(client.get(path, {"state": "locked"})) == {"bob"}
+        assert listed(client.get(path, {"state": "dormant"})) == {"vera"}
+    client.force_login(User.objects.get(pk=vera.pk))
+    page = client.get(reverse("workspace-people", args=[lab.uuid]), {"state": "locked"})
+    assert 'name="state"' not in page.content.decode()
+    assert listed(page) == {"alice", "bob", "vera"}, "who only looks is not told who is locked"
+
+
+def test_finding_in_a_workspace(client, lab, alice, bob, vera):
+    client.force_login(vera)
+    path = reverse("workspace-people", args=[lab.uuid])
+    for query, found in (("q=BO", {"bob"}), ("role=viewer", {"vera"}), ("q=nobody", set())):
+        page = client.get(f"{path}?{query}")
+        assert listed(page) == found, query
+    assert "Nobody is found by that" in page.content.decode()
+
+
+def test_how_people_sign_in_is_told(client, harbor, alice, bob):
+    Authenticator.objects.create(user=bob, type="totp", data={})
+    SocialAccount.objects.create(user=bob, provider="sso", uid="1")
+    client.force_login(alice)
+    page = client.get("/people/").content.decode()
+    rows = {name: page.split(f"{name}@example.org</a>")[1].split("</tr>")[0] for name in ("alice", "bob")}
+    assert "password only" in rows["alice"]
+    assert "authenticator app" in rows["bob"]
+    assert "single sign-on" in rows["bob"]
+    assert "password only" not in rows["bob"]
 
 
 def test_many_people_come_in_pages_with_as_many_queries_as_few(
@@ -102,6 +146,21 @@ def test_an_admin_unlocks_and_says_why(client, harbor, alice, bob):
     assert str(event.chain.organization) == str(harbor.uuid)
     client.post(path, {"reason": "again"})
     assert AuditEvent.objects.count() == 1
+
+
+def test_a_stolen_session_unlocks_nobody(harbor, alice, bob):
+    """Signed in long ago, the admin types the password; then what was asked for is done."""
+    quiet_for(bob, 103)
+    client = Client()
+    client.force_login(alice)
+    answer = client.post(reverse("unlock-person", args=[bob.uuid]), {"reason": "back from leave"})
+    assert answer.url.startswith(reverse("account_reauthenticate"))
+    assert User.objects.get(pk=bob.pk).is_locked
+    answer = client.post(answer.url, {"password": "not this one"})
+    assert User.objects.get(pk=bob.pk).is_locked
+    answer = client.post(answer.wsgi_request.get_full_path(), {"password": "correct horse battery"}, follow=True)
+    assert "is unlocked" in answer.content.decode()
+    assert not User.objects.get(pk=bob.pk).is_locked
 
 
 def test_people_of_other_organizations_do_not_exist(client, alice, charlie):

@@ -12,7 +12,7 @@ import time_machine
 from django.core.exceptions import PermissionDenied
 from django.db import connection
 from django.http import Http404
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
@@ -326,3 +326,30 @@ def test_a_form_with_the_client_id_of_others_makes_a_token_of_its_own(client, al
     answer = client.post(f"/workspaces/{lab.uuid}/tokens/new/", {**FORM, "key": str(token.uuid)})
     assert authenticate(str(token.uuid), secret).owner == bob
     assert authenticate(str(ApiToken.objects.get(owner=alice).uuid), secret_on(answer)).owner == alice
+
+
+def test_a_stolen_session_makes_no_token(harbor, alice):
+    client = Client()
+    client.force_login(alice)
+    form = client.get("/organization/tokens/new/").context["form"]
+    data = {"name": "ci", "role": "admin", "days": "30", "key": form["key"].value()}
+    answer = client.post("/organization/tokens/new/", data)
+    assert answer.url.startswith("/accounts/reauthenticate/")
+    assert not ApiToken.objects.exists()
+    answer = client.post(answer.url, {"password": "correct horse battery"})
+    token = ApiToken.objects.get()
+    assert authenticate(str(token.uuid), secret_on(answer)).owner == alice
+
+
+def test_a_token_of_another_organization_than_the_active_one_is_not_touched(client, harbor, elsewhere, alice):
+    """alice is an admin of both; the list is open in another tab."""
+    token, _ = made(alice, harbor)
+    elsewhere.memberships.create(user=alice, role=OrganizationRole.ADMIN)
+    client.force_login(alice)
+    client.post("/organizations/switch/", {"organization": str(elsewhere.uuid)})
+    answer = client.get(f"/tokens/{token.uuid}/revoke/")
+    assert answer.status_code == 409
+    assert "That page belongs to Harbor Analytics" in answer.content.decode()
+    assert client.post(f"/tokens/{token.uuid}/revoke/", {"in_organization": str(harbor.uuid)}).status_code == 409
+    token.refresh_from_db()
+    assert not token.revoked
