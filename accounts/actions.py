@@ -242,7 +242,7 @@ def _invite(
             invitation.save()
     except IntegrityError:  # somebody else invites the same address at this moment
         return Invited(email, sentence="has an invitation already. It can be sent again from the list.")
-    audit.record("invited", invitation, organization=organization, workspace=workspace, by=by, after=_said(invitation))
+    audit.record("sent", invitation, organization=organization, workspace=workspace, by=by, after=_said(invitation))
     return Invited(email, invitation, token)
 
 
@@ -254,7 +254,7 @@ def _renew(invitation: Invitation, token: str, by: User) -> None:
 
 def _said(invitation: Invitation) -> dict[str, Any]:
     role = invitation.workspace_role if invitation.workspace else invitation.organization_role
-    return {"email": invitation.email, "role": role, "expires": invitation.expires.isoformat()}
+    return {"email": invitation.email, "role": role, "expires": f"{invitation.expires:%Y-%m-%d %H:%M} UTC"}
 
 
 def _waiting(invitation: Invitation) -> Invitation:
@@ -272,7 +272,7 @@ def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
     _renew(invitation, token, by)
     invitation.save()
     audit.record(
-        "invited again",
+        "sent again",
         invitation,
         organization=invitation.organization,
         workspace=invitation.workspace,

@@ -266,7 +266,7 @@ class Invitation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"invitation of {self.email} to {self.workspace or self.organization}"
+        return f"{self.email} to {self.workspace or self.organization}"
 
     @property
     def has_expired(self) -> bool:

@@ -256,7 +256,7 @@ def test_sending_again_and_withdrawing_from_the_list(client, harbor, alice, sett
     client.post(reverse("withdraw-invitation", args=[one.invitation.uuid]))
     assert "nina@example.org is withdrawn" in client.get("/people/").content.decode()
     assert dead(client, link)
-    assert list(AuditEvent.objects.values_list("verb", flat=True)) == ["invited", "invited again", "withdrew"]
+    assert list(AuditEvent.objects.values_list("verb", flat=True)) == ["sent", "sent again", "withdrew"]
 
 
 def test_a_workspace_admin_invites_to_the_workspace_and_not_to_others(client, lab, bob):

@@ -279,6 +279,7 @@ def test_pages_of_the_account_have_one_heading_and_nothing_that_the_policy_forbi
     sign_in(client, person.email)
     confirm(client)
     totp.TOTP.activate(person, SECRET)
+    SocialAccount.objects.create(user=person, provider="sso", uid="1")
     names = (
         "mfa_index", "mfa_add_webauthn", "mfa_list_webauthn", "mfa_deactivate_totp", "mfa_generate_recovery_codes",
         "usersessions_list", "account_email", "account_change_password", "account_reauthenticate",
@@ -292,6 +293,41 @@ def test_pages_of_the_account_have_one_heading_and_nothing_that_the_policy_forbi
         assert [text for text in page.inline if text != "script"] == [], name
         scripts = re.findall(r"<script(?![^>]* src=)[^>]*>", answer.content.decode())
         assert all('type="application/json"' in tag for tag in scripts), name
+
+
+def test_an_open_portal_has_a_page_to_sign_up_on(client, settings):
+    settings.OPEN_SIGNUP = True
+    answer = client.get(reverse("account_signup"))
+    assert Page(answer).headings == 1
+    assert "Create an account" in answer.content.decode()
+    settings.OPEN_SIGNUP = False
+    assert "an admin of your organization invites you" in client.get(reverse("account_signup")).content.decode()
+
+
+def test_a_passkey_is_renamed_and_removed(client, person):
+    sign_in(client, person.email)
+    confirm(client)
+    passkey = Authenticator.objects.create(user=person, type="webauthn", data={"name": "key ring"})
+    edit, remove = (reverse(f"mfa_{verb}_webauthn", args=[passkey.pk]) for verb in ("edit", "remove"))
+    page = Page(client.get(edit))
+    assert (page.headings, page.primary) == (1, 1)
+    client.post(edit, {"name": "desk"})
+    page = client.get(remove)
+    assert Page(page).headings == 1
+    assert "Remove desk?" in page.content.decode()
+    client.post(remove)
+    assert not Authenticator.objects.filter(type="webauthn").exists()
+
+
+def test_what_signs_one_in_can_be_disconnected(client, person, provider):
+    account = SocialAccount.objects.create(user=person, provider="sso", uid="1")
+    sign_in(client, person.email)
+    confirm(client)
+    page = client.get(reverse("socialaccount_connections")).content.decode()
+    assert "Connect Harbor ID" in page
+    assert "Disconnect" in page
+    client.post(reverse("socialaccount_connections"), {"account": account.pk})
+    assert not SocialAccount.objects.exists()
 
 
 # Single sign-on and Django admin
@@ -360,7 +396,7 @@ def test_an_address_that_was_never_confirmed_here_does_not(client, provider, per
 
 def test_a_stranger_of_the_provider_does_not_become_a_person_here(client, provider, person):
     answer, request = come_back(client, email="new@example.org", verified=True)
-    assert "Sign up closed" in answer.content.decode()
+    assert "Sign-up is closed" in answer.content.decode()
     assert not request.user.is_authenticated
     assert User.objects.count() == 1
 
