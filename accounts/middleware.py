@@ -13,7 +13,7 @@ from django.utils.timezone import now, override
 
 from accounts import audit, place
 from accounts.audit import address_of
-from accounts.models import User
+from accounts.models import is_over
 from accounts.signin import how_of
 
 
@@ -34,10 +34,12 @@ class PersonMiddleware:
         if person.is_locked:
             logout(request)
             return locked_page(request, person)
-        if _is_over(request):
+        if is_over(request.session):
             logout(request)
             return self._answer(request)
-        if _owes_second_factor(request, person):
+        _renew(request)
+        # The account pages stay open: a second factor is set up there, and one signs out.
+        if not request.path.startswith(("/accounts/", settings.STATIC_URL)) and person.owes_second_factor:
             return redirect("mfa_index")
         with override(person.zone):
             return self._answer(request)
@@ -50,26 +52,12 @@ class PersonMiddleware:
         return place.answer(request, exception)
 
 
-def _is_over(request: HttpRequest) -> bool:
-    """A session ends some time after its beginning however busy, and some time after its last request.
-
-    The latter is the age of the session in the store; it is renewed now and then, not at every request.
-    """
+def _renew(request: HttpRequest) -> None:
+    """A session ends some time after its last request: that is its age in the store, renewed now and then."""
     session, at = request.session, int(now().timestamp())
-    began, seen = session.get("began", at), session.get("seen", 0)
-    if at - began > settings.SESSION_LONGEST:
-        return True
-    if at - seen > settings.SESSION_COOKIE_AGE / 20:
-        session["began"], session["seen"] = began, at
+    if at - session.get("seen", 0) > settings.SESSION_COOKIE_AGE / 20:
+        session["began"], session["seen"] = session.get("began", at), at
         UserSession.objects.create_from_request(request)
-    return False
-
-
-def _owes_second_factor(request: HttpRequest, person: User) -> bool:
-    """The account pages stay open: one sets it up there, and signs out."""
-    if request.path.startswith(("/accounts/", settings.STATIC_URL)):
-        return False
-    return getattr(person, "is_asked_for_second_factor", True) and person.second_factor_owed_to().exists()
 
 
 def locked_page(request: HttpRequest, person: object) -> HttpResponse:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
+from django.contrib.sessions.backends.base import SessionBase
 from django.db import connection, models
 from django.db.models import Exists, F, FilteredRelation, Q, Value
 from django.db.models.functions import Coalesce, Greatest, Lower
@@ -28,6 +29,12 @@ def database_now() -> datetime:
         cursor.execute(sql.replace("%%", "%"))
         (found,) = cursor.fetchone()
     return datetime.fromisoformat(found) if isinstance(found, str) else found
+
+
+def is_over(session: SessionBase) -> bool:
+    """Every session ends some time after its first page, however busy."""
+    began: int = session.get("began", 0)
+    return bool(began) and now().timestamp() - began > settings.SESSION_LONGEST
 
 
 def digest(token: str) -> str:
@@ -137,6 +144,15 @@ class User(AbstractUser):
             return ZoneInfo(self.time_zone)
         except (ZoneInfoNotFoundError, ValueError):
             return ZoneInfo("UTC")
+
+    @property
+    def owes_second_factor(self) -> bool:
+        """`PersonBackend` reads with the person whether there is anything to ask for."""
+        return getattr(self, "is_asked_for_second_factor", True) and self.second_factor_owed_to().exists()
+
+    def may_stay(self, session: SessionBase) -> bool:
+        """Whether what is open in this session may go on. `PersonMiddleware` tells people why not."""
+        return self.may_enter and not is_over(session) and not self.owes_second_factor
 
     def second_factor_owed_to(self) -> models.QuerySet[Organization]:
         """The organizations that ask their people for a second factor, as long as this one has none."""

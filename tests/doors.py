@@ -97,6 +97,16 @@ ROWS = {
     "output-frame": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
+SIGNED_OUT, GONE = 4401, 4404  # codes with which a socket is closed
+# What a page may watch through the socket /live/: a kind of thing, and who hears of it.
+LIVE = {
+    "organization": MEMBERS - {"charlie"},
+    "workspace": SEE,
+    "cluster": INSIDE,
+    "run": INSIDE,
+    "task": INSIDE,
+    "output": INSIDE,
+}
 # Whose tests are elsewhere: pages of allauth and of staff, the examples (public), links that are secrets themselves.
 ELSEWHERE = (
     "account_",
@@ -155,6 +165,13 @@ def status(name: str, who: str, method: str) -> set[int]:
     return {403} if knows(who, row.about) else {404}
 
 
+def closed_with(kind: str, who: str) -> int | None:
+    """With what code the socket of this person is closed who wants to hear of such a thing. None: they hear."""
+    if who not in SIGNED_IN:
+        return SIGNED_OUT
+    return None if who in LIVE[kind] else GONE
+
+
 def as_page() -> str:
     """The matrix as Markdown: for each address and method, who gets in."""
     names = list(CAST)
@@ -181,6 +198,18 @@ def as_page() -> str:
                 "yes" if 200 in status(name, who, method) else str(min(status(name, who, method))) for who in names
             ]
             lines.append(f"| `/{addresses[name]}` | {method.upper()} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "## What a live page hears",
+        "",
+        "A page asks the socket `/live/` for news of what it shows. The socket of others is closed: 4401 says to sign",
+        "in, 4404 the same as for an id that was never given. A socket from another site is refused.",
+        "",
+        f"| of | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for kind in LIVE:
+        lines.append(f"| {kind} | {' | '.join(str(closed_with(kind, who) or 'yes') for who in names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,9 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.test import Client
 from django.urls import get_resolver
 from django.utils.timezone import now
 
@@ -14,10 +17,27 @@ from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
+from portal.asgi import application
 from portal.tasks.ledger import start_task
 from tests.conftest import person
-from tests.doors import CAST, ELSEWHERE, INSIDE, MEMBERS, ROWS, SIGNED_IN, as_page, knows, named, status
+from tests.doors import (
+    CAST,
+    ELSEWHERE,
+    GONE,
+    INSIDE,
+    LIVE,
+    MEMBERS,
+    ROWS,
+    SIGNED_IN,
+    SIGNED_OUT,
+    as_page,
+    closed_with,
+    knows,
+    named,
+    status,
+)
 from tests.running import ROOT
+from tests.sockets import Page
 from workspaces.models import WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
@@ -46,7 +66,7 @@ def things(lab, harbor, monkeypatch, rings, alice, bob):
     asked = {"workspace": lab, "workspace_role": WorkspaceRole.USER}
     (invited,) = invite_people(harbor, ["nina@example.org"], by=alice, **asked)
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    engine = EngineVersion.objects.get(kind="mpi")
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", version="2026.1", defaults={"packages": []})
     cluster = Cluster.objects.create(
         workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, engine_version=engine,
         status="running",
@@ -126,6 +146,61 @@ def test_what_was_deleted_is_not_there(client, who_is, lab, name):
     client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation", "token") else "wanda"))
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
+
+
+# The socket of live pages
+
+
+def socket(client, origin="http://testserver"):
+    headers = [(b"cookie", f"{name}={value.value}".encode()) for name, value in client.cookies.items()]
+    return Page(application, "/live/", headers=[*headers, *([(b"origin", origin.encode())] if origin else [])])
+
+
+async def heard(client, name):
+    """The code with which the socket is closed that asks for this; None if it goes on."""
+    page = socket(client)
+    assert await page.connect(), "the code of a socket that is not accepted is not told to the page"
+    await page.send_json_to({"watch": [name]})
+    answer = await page.receive_output(5)
+    await page.disconnect()
+    return answer["code"] if answer["type"] == "websocket.close" else None
+
+
+def test_whatever_can_be_watched_has_a_row():
+    assert set(LIVE) == {*settings.LIVE_SUBJECTS, "output"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_hears_of_what(things, who_is, harbor):
+    things["organization"] = harbor.uuid
+    clients = {}
+    for who in CAST:
+        clients[who] = Client()
+        if who != "nobody":
+            sign_in(clients[who], who_is(who))
+
+    async def ask():
+        for who, client in clients.items():
+            for kind in LIVE:
+                assert await heard(client, f"{kind}.{things[kind]}") == closed_with(kind, who), (who, kind)
+                nothing = SIGNED_OUT if who in ("nobody", "lola") else GONE
+                assert await heard(client, f"{kind}.{NOWHERE}") == nothing, (who, kind)
+
+    async_to_sync(ask)()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "origin", [None, "null", "http://evil.example", "http://testserver:8888", "https://testserver"]
+)
+def test_a_socket_from_elsewhere_is_refused(bob, origin):
+    client = Client()
+    client.force_login(bob)
+
+    async def open_sockets():
+        return [await socket(client, o).connect() for o in ("http://testserver", origin)]
+
+    assert async_to_sync(open_sockets)() == [True, False]
 
 
 def test_a_cluster_of_others_cannot_be_named_in_a_form(client, things, elsewhere, charlie, lab, bob):

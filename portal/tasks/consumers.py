@@ -184,7 +184,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         # Not the scope's own, which was loaded once: a session that has ended since must not go on here.
         request.session = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
         user = get_user(request)
-        return user if user.is_authenticated and user.may_enter else None
+        return user if user.is_authenticated and user.may_stay(request.session) else None
 
 
 # (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and

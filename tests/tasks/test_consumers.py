@@ -7,6 +7,8 @@ import struct
 from datetime import timedelta
 
 import pytest
+import time_machine
+from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from channels.routing import URLRouter
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -193,6 +195,33 @@ async def test_someone_who_signs_out_elsewhere_hears_no_more(task, bob):
     await page.connect()
     await sync_to_async(page.scope["session"].flush)()
     assert await closed_with(page) == SIGNED_OUT
+
+
+async def test_a_session_ends_some_time_after_it_began_however_busy(task, bob, settings):
+    page = await sync_to_async(page_of)(bob)
+    page.scope["session"]["began"] = int(now().timestamp()) - settings.SESSION_LONGEST + 30
+    await sync_to_async(page.scope["session"].save)()
+    await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from()
+    with time_machine.travel(now() + timedelta(minutes=1)):
+        assert await closed_with(page) == SIGNED_OUT
+
+
+async def test_who_is_asked_for_a_second_factor_hears_no_more_until_there_is_one(task, bob, harbor):
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from()
+    harbor.second_factor_required = True
+    await sync_to_async(harbor.save)()
+    assert await closed_with(page) == SIGNED_OUT
+    await sync_to_async(Authenticator.objects.create)(user=bob, type="totp", data={})
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from()
+    await page.disconnect()
 
 
 @pytest.mark.parametrize(
