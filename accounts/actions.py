@@ -298,6 +298,9 @@ def withdraw_invitation(invitation: Invitation, *, by: User) -> None:
     )
 
 
+INVITED_BY = "invitation"  # of the session: the hash of the token that was shown
+
+
 def open_invitation(token_hash: str) -> Invitation | None:
     """The invitation of a token that may still be accepted.
 

@@ -17,11 +17,12 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from accounts import signin
+from accounts.actions import INVITED_BY, open_invitation
 from accounts.audit import address_of
 from accounts.middleware import locked_page
 from accounts.models import User
 from accounts.theme import remember_theme
-from portal.secrets import decrypt, encrypt
+from portal.secrets import decrypt, encrypt, redact
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,24 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest, sociallogin: Any) -> bool:
-        """The same people who may sign up with a password."""
-        return AccountAdapter(request).is_open_for_signup(request)
+        """Besides those who may sign up with a password: who has opened an invitation to an address of theirs."""
+        invitation = open_invitation(request.session.get(INVITED_BY, ""))
+        theirs = {address.email.lower() for address in sociallogin.email_addresses if address.verified}
+        return AccountAdapter(request).is_open_for_signup(request) or (
+            invitation is not None and invitation.email in theirs
+        )
+
+    def populate_user(self, request: HttpRequest, sociallogin: Any, data: dict[str, Any]) -> User:
+        user: User = super().populate_user(request, sociallogin, data)
+        user.name = (data.get("name") or "")[: User._meta.get_field("name").max_length]
+        return user
+
+    def on_authentication_error(
+        self, request: HttpRequest, provider: Any, error: Any = None, exception: Any = None, **_: Any
+    ) -> None:
+        """The page says that it did not work; what was wrong is for those who look after the portal."""
+        cause = f"{type(exception).__name__}: {redact(str(exception))[:300]}" if exception else error
+        logger.warning("single sign-on by %s did not work: %s", provider, cause)
 
     def can_authenticate_by_email(self, login: Any, email: str) -> bool:
         """Asked only of addresses that the provider says are the person's. We must know it too."""

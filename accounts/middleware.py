@@ -14,7 +14,7 @@ from django.utils.timezone import now, override
 from accounts import audit, place
 from accounts.audit import address_of
 from accounts.models import is_over
-from accounts.signin import how_of
+from accounts.signin import how_of, provider_unreachable
 
 
 class PersonMiddleware:
@@ -49,7 +49,7 @@ class PersonMiddleware:
             return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return place.answer(request, exception)
+        return place.answer(request, exception) or provider_unreachable(request, exception)
 
 
 def _renew(request: HttpRequest) -> None:

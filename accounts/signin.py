@@ -11,7 +11,9 @@ from allauth.account.internal.flows.login import get_authentication_records
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
-from django.http import HttpRequest
+from allauth.socialaccount.helpers import render_authentication_error
+from django.http import HttpRequest, HttpResponse
+from requests import RequestException
 
 from accounts import audit
 from accounts.models import User
@@ -28,6 +30,15 @@ def confirm(request: HttpRequest) -> None:
     shown = [record["at"] for record in get_authentication_records(request, request.user)]
     if not shown or time.time() - shown[-1] > app_settings.REAUTHENTICATION_TIMEOUT:
         raise_if_reauthentication_required(request, app="allauth.account")
+
+
+def provider_unreachable(request: HttpRequest, exception: Exception) -> HttpResponse | None:
+    """What somebody sees whose identity provider does not answer as they set out; allauth sees to the way back."""
+    match = request.resolver_match
+    if match is None or match.view_name != "openid_connect_login" or not isinstance(exception, RequestException):
+        return None
+    response: HttpResponse = render_authentication_error(request, match.kwargs["provider_id"], exception=exception)
+    return response
 
 
 def how_of(request: HttpRequest) -> str:
@@ -62,6 +73,7 @@ def write_down_failure(request: HttpRequest, typed: str) -> None:
 def connect() -> None:
     """allauth says these things by signals alone."""
     for signal, verb in (
+        (account_signals.user_signed_up, "created"),
         (account_signals.password_changed, "changed password"),
         (account_signals.password_set, "changed password"),
         (account_signals.password_reset, "reset password"),

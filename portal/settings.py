@@ -219,7 +219,7 @@ OIDC_NAME = env.text("PORTAL_OIDC_NAME", "Single sign-on")
 SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {}
 SIGN_ON_ORIGINS: list[str] = []
 if _issuer := env.text("PORTAL_OIDC_ISSUER"):
-    SIGN_ON_ORIGINS = [f"{urlsplit(_issuer).scheme}://{urlsplit(_issuer).netloc}"]
+    SIGN_ON_ORIGINS = [f"{urlsplit(_issuer).scheme}://{urlsplit(_issuer).netloc}", *env.words("PORTAL_OIDC_ORIGINS")]
     SOCIALACCOUNT_PROVIDERS["openid_connect"] = {
         "OAUTH_PKCE_ENABLED": True,
         "APPS": [

@@ -15,13 +15,16 @@ import django
 django.setup()
 
 import redis  # noqa: E402
+from allauth.account.models import EmailAddress  # noqa: E402
+from allauth.socialaccount.models import SocialAccount  # noqa: E402
+from allauth.usersessions.models import UserSession  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.sessions.models import Session  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.utils.timezone import now  # noqa: E402
 
-from accounts.actions import create_first_administrator  # noqa: E402
-from accounts.models import Organization, User  # noqa: E402
+from accounts.actions import create_first_administrator, invite_people  # noqa: E402
+from accounts.models import AuditEvent, Membership, Organization, User  # noqa: E402
 from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
 from jobs import repositories  # noqa: E402
@@ -50,6 +53,45 @@ def setup():
 
 def alice():
     return User.objects.get(email=EMAIL)
+
+
+def make_people(names, locked=()):
+    """Members of alice's organization, with her password; the locked ones last signed in 100 days ago."""
+    organization = Organization.objects.earliest("pk")
+    for name in names:
+        user = User.objects.create_user(f"{name}@example.org", PASSWORD, name=name.title())
+        EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
+        Membership.objects.create(organization=organization, user=user, role="member")
+        if name in locked:
+            past = now() - timedelta(days=100)
+            User.objects.filter(pk=user.pk).update(last_login=past, date_joined=past)
+
+
+def invite(email, workspace=None, role="user"):
+    """The path of the link."""
+    place = Workspace.objects.get(uuid=workspace) if workspace else None
+    options = {"workspace": place, "workspace_role": role} if place else {}
+    (invited,) = invite_people(Organization.objects.earliest("pk"), [email], by=alice(), **options)
+    return f"/invitations/{invited.token}/"
+
+
+def account(email):
+    """What is known of an account; nothing where there is none."""
+    user = User.objects.filter(email=email).first()
+    if user is None:
+        return None
+    return {
+        "name": user.name,
+        "password": user.has_usable_password(),
+        "single_sign_on": SocialAccount.objects.filter(user=user).count(),
+        "sessions": UserSession.objects.filter(user=user).count(),
+        "organizations": list(user.memberships.values_list("organization__name", flat=True)),
+        "signed_in": list(AuditEvent.objects.filter(actor=user.uuid, verb="signed in").values_list("how", flat=True)),
+    }
+
+
+def require_second_factor(required=True):
+    Organization.objects.update(second_factor_required=required)
 
 
 def make_workspace(name="lab"):

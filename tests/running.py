@@ -34,7 +34,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _end_with_us():
+def end_with_us():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a test run that is killed leaves no portal behind
 
 
@@ -67,7 +67,7 @@ class RunningPortal:
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                preexec_fn=_end_with_us,
+                preexec_fn=end_with_us,
             )
         self.said: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()

@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.actions import (
+    INVITED_BY,
     accept_invitation,
     addresses_of,
     create_first_administrator,
@@ -53,9 +54,6 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
         login(request, user, backend="accounts.backends.PersonBackend")
         return redirect("dashboard")
     return render(request, "account/first.html", {"form": form})
-
-
-INVITED_BY = "invitation"  # of the session: the hash of the token that was shown
 
 
 @require_safe
