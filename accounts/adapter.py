@@ -8,6 +8,7 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
+from allauth.core import context
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
@@ -69,6 +70,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             super().send_notification_mail(*args, **options)
         except (SMTPException, OSError) as error:
             logger.warning("a person could not be told of a change of their account: %s", error)
+
+    def is_reauthentication_required(self, *, app: str, **options: Any) -> bool:
+        """Not of somebody who has signed in within the time for which allauth believes an answer to the question."""
+        return super().is_reauthentication_required(app=app, **options) and not signin.has_just_shown(context.request)
 
     def get_client_ip(self, request: HttpRequest) -> str:
         return address_of(request) or "0.0.0.0"  # noqa: S104 (a unix socket's other end has none)

@@ -16,6 +16,8 @@ from accounts.audit import address_of
 from accounts.models import is_over
 from accounts.signin import how_of, provider_unreachable
 
+GOING_TO = "going_to"  # of the session: the page that waits until there is a second factor
+
 
 class PersonMiddleware:
     """Whose session is over or whose account is locked is signed out at the next request; the latter are told why.
@@ -39,8 +41,13 @@ class PersonMiddleware:
             return self._answer(request)
         _renew(request)
         # The account pages stay open: a second factor is set up there, and one signs out.
-        if not request.path.startswith(("/accounts/", settings.STATIC_URL)) and person.owes_second_factor:
-            return redirect("mfa_index")
+        if not request.path.startswith(("/accounts/", settings.STATIC_URL)):
+            if person.owes_second_factor:
+                if request.method == "GET":
+                    request.session[GOING_TO] = request.get_full_path()
+                return redirect("mfa_index")
+            if GOING_TO in request.session:
+                del request.session[GOING_TO]
         with override(person.zone):
             return self._answer(request)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from allauth.account import app_settings
 from allauth.account import signals as account_signals
-from allauth.account.internal.flows.login import get_authentication_records
+from allauth.account.internal.flows.login import get_authentication_records, record_authentication
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
 from allauth.socialaccount.helpers import render_authentication_error
+from django.contrib.auth import login
 from django.http import HttpRequest, HttpResponse
 from requests import RequestException
 
@@ -22,14 +23,24 @@ _METHODS = {"password": "password", "socialaccount": "single sign-on"}
 _FACTORS = {"totp": "authenticator app", "recovery_codes": "recovery code", "webauthn": "passkey"}
 
 
-def confirm(request: HttpRequest) -> None:
-    """Before what a stolen session must not be enough for: the person has shown within minutes who they are.
-
-    Raises `ReauthenticationRequired` otherwise; allauth then asks, and sends the form that was posted again.
-    """
+def has_just_shown(request: HttpRequest) -> bool:
+    """Whether the person of this session has shown within minutes who they are."""
     shown = [record["at"] for record in get_authentication_records(request, request.user)]
-    if not shown or time.time() - shown[-1] > app_settings.REAUTHENTICATION_TIMEOUT:
-        raise_if_reauthentication_required(request, app="allauth.account")
+    return bool(shown) and time.time() - shown[-1] < app_settings.REAUTHENTICATION_TIMEOUT
+
+
+def confirm(request: HttpRequest) -> None:
+    """Before what a stolen session must not be enough for. Raises `ReauthenticationRequired`.
+
+    allauth then asks who it is, and sends the form that was posted again.
+    """
+    raise_if_reauthentication_required(request, app="allauth.account")
+
+
+def sign_in_new(request: HttpRequest, user: User) -> None:
+    """Who has just made an account with a password."""
+    login(request, user, backend="accounts.backends.PersonBackend")
+    record_authentication(request, user, method="password", email=user.email)
 
 
 def provider_unreachable(request: HttpRequest, exception: Exception) -> HttpResponse | None:

@@ -34,7 +34,7 @@ from portal import background, clouds, ssh  # noqa: E402
 from portal.tasks import ledger, live, output  # noqa: E402
 from portal.tasks.models import Output, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
-from workspaces.models import CloudConfig, Workspace  # noqa: E402
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
 _connections = ssh.Connections()
 EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
@@ -88,6 +88,14 @@ def account(email):
         "organizations": list(user.memberships.values_list("organization__name", flat=True)),
         "signed_in": list(AuditEvent.objects.filter(actor=user.uuid, verb="signed in").values_list("how", flat=True)),
     }
+
+
+def give_role(workspace, email, role):
+    """In a workspace; none takes it away."""
+    workspace, user = Workspace.objects.get(uuid=workspace), User.objects.get(email=email)
+    WorkspaceMember.objects.filter(workspace=workspace, user=user).delete()
+    if role:
+        WorkspaceMember.objects.create(workspace=workspace, user=user, role=role)
 
 
 def require_second_factor(required=True):

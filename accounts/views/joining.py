@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.auth import login, logout
+from django.contrib.auth import logout
 from django.db import IntegrityError, transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -33,6 +33,7 @@ from accounts.models import (
     digest,
 )
 from accounts.place import choose
+from accounts.signin import sign_in_new
 from portal.clouds.errors import PortalError
 
 
@@ -51,7 +52,7 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
             user = create_first_administrator(
                 email=data["email"], name=data["name"], password=data["password"], organization=data["organization"]
             )
-        login(request, user, backend="accounts.backends.PersonBackend")
+        sign_in_new(request, user)
         return redirect("dashboard")
     return render(request, "account/first.html", {"form": form})
 
@@ -98,7 +99,7 @@ def invitation(request: HttpRequest) -> HttpResponse:
                 user, found = join(token_hash, name=data["name"], password=data["password"])
             except (PortalError, IntegrityError):  # somebody else was quicker with this link
                 return redirect("invitation")
-            login(request, user, backend="accounts.backends.PersonBackend")
+            sign_in_new(request, user)
             return _welcome(request, found)
     return render(request, "accounts/invitation.html", context)
 

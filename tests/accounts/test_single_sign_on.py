@@ -45,6 +45,7 @@ def portal():
         PORTAL_OIDC_CLIENT_ID=CLIENT,
         PORTAL_OIDC_CLIENT_SECRET=SECRET,
         PORTAL_OIDC_NAME="Harbor ID",
+        PORTAL_SUPPORT_ADDRESS="help@example.org",
     )
     portal.provider_port = port
     portal.provider = start_provider(port, f"{portal.url}/accounts/oidc/sso/login/callback/")
