@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import http.cookiejar
 import json
 import re
 import struct
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,8 +30,7 @@ class Client:
 
     def form(self, path):
         """The hidden fields of a page's forms."""
-        page = self.get(path).decode()
-        return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
+        return hidden(self.get(path).decode())
 
     def send(self, path, fields):
         """Send a form. Returns the page that it leads to, whose address is then `self.at`."""
@@ -62,6 +64,17 @@ class Client:
             compression=None,
             **options,
         )
+
+
+def hidden(page):
+    return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
+
+
+def code_of(secret):
+    """What an authenticator app shows now (RFC 6238: HMAC-SHA-1, 30 seconds, 6 digits)."""
+    mac = hmac.digest(base64.b32decode(secret), struct.pack(">Q", int(time.time()) // 30), "sha1")
+    (number,) = struct.unpack_from(">I", mac, mac[-1] & 15)
+    return f"{(number & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 def parse(frame):

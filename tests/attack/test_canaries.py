@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.gitserver import served
 from tests.running import RunningPortal, until
-from tests.web import Client
+from tests.web import Client, code_of, hidden
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,21 @@ def clear_lines(private):
     return private.splitlines()[2]
 
 
+def on_page(client, path, pattern, **fields):
+    """A secret that the answer to a form shows, once."""
+    choices = {"organization_role": "member", "role": "member" if "tokens" in path else "user", "days": "30"}
+    return re.search(pattern, client.send(path, {**client.form(path), **choices, **fields}).decode())[1]
+
+
+def set_up_app(client):
+    path = "/accounts/security/totp/activate/"
+    page = client.get(path).decode()
+    secret = re.search(r'id="secret">([^<]+)<', page)[1].strip()
+    client.send(path, {**hidden(page), "code": code_of(secret)})
+    assert "recovery" in client.at
+    return secret
+
+
 @pytest.fixture(scope="module")
 def canaries(portal):
     """Name → secret, after a day's work with each."""
@@ -40,17 +56,24 @@ def canaries(portal):
         made = portal.call("make_job", workspace=workspace, cluster=cluster, git_url=repository, command="hello.py")
         until(lambda: portal.call("run_state", run=made["run"])["kept"], what="the run")
     client = Client(portal.url).sign_in(who["email"], who["password"])
+    shown_once = {
+        "invitation": on_page(client, "/people/", r"/invitations/([^/<]+)/", emails="canary@example.org"),
+        "API token": on_page(client, "/organization/tokens/new/", r'id="secret"[^>]*>([^<]+)<', name="canary"),
+        "authenticator app": set_up_app(client),
+    }
     pages = [
         client.get(path)
         for path in (
             "/", "/workspaces/", f"/workspaces/{workspace}/settings/", f"/workspaces/{workspace}/clusters/",
             f"/clusters/{cluster}/", f"/jobs/{made['job']}/", f"/runs/{made['run']}/", "/cloud-configurations/",
+            "/people/", "/organization/tokens/", "/organization/audit/", "/organization/audit/csv/", "/profile/data/",
+            "/accounts/security/", "/accounts/sessions/",
         )
     ]  # fmt: skip
     portal.pages = b"".join(pages)
     kept = portal.call("secrets_kept", workspace=workspace, cluster=cluster)
     var = portal.var
-    return {
+    return shown_once | {
         "password": who["password"],
         "session": client.cookie.split("=", 1)[1],
         "the portal's secret key": (var / "secret_key").read_text().strip(),

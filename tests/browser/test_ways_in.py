@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hmac
 import re
-import struct
 import time
 
 import pytest
@@ -15,6 +12,7 @@ from tests.browser.conftest import violations
 from tests.browser.test_accounts import page_of, tab_to  # noqa: F401  (a fixture)
 from tests.provider import PASSWORD as PROVIDER_PASSWORD
 from tests.running import until
+from tests.web import code_of
 
 portal = provided  # one of its own: here an organization asks for a second factor, and people are locked
 PASSWORD = "correct horse battery staple"
@@ -44,13 +42,6 @@ def fill_by_keyboard(page, **fields):
 def press(page, selector):
     tab_to(page, selector)
     page.keyboard.press("Enter")
-
-
-def code_of(secret):
-    """What an authenticator app shows now (RFC 6238: HMAC-SHA-1, 30 seconds, 6 digits)."""
-    mac = hmac.digest(base64.b32decode(secret), struct.pack(">Q", int(time.time()) // 30), "sha1")
-    (number,) = struct.unpack_from(">I", mac, mac[-1] & 15)
-    return f"{(number & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 def sign_in(page, email, password=PASSWORD):
