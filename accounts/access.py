@@ -112,19 +112,19 @@ class AccessQuerySet(models.QuerySet[M]):
         token = getattr(user, "token", None)  # an `accounts.tokens.Acting` has one, and does no more than it allows
         person = token.owner if token else user
         allowed = Q(pk__in=[])
-        for path, place, members, table in (
-            (self.workspace_path, "workspace", "members", _WORKSPACE),
-            (self.organization_path, "organization", "memberships", _ORGANIZATION),
+        for path, place, roles, table in (
+            (self.workspace_path, "workspace", person.workspace_memberships, _WORKSPACE),
+            (self.organization_path, "organization", person.memberships, _ORGANIZATION),
         ):
             if path is None or can not in table or (token and (token.place != place or token.role not in table[can])):
                 continue
             at = f"{path}__" if path else ""
-            granted = {f"{at}{members}__user": person, f"{at}{members}__role__in": table[can]}
+            # Subqueries of the person's own few roles: joins to both kinds of members would multiply them.
+            granted = Q(**{f"{at}pk__in": roles.filter(role__in=table[can]).values(place)})
             if token:
-                granted[f"{at}pk"] = getattr(token, f"{place}_id")
-            allowed |= Q(**granted)
-        # A subquery, because the joins to members may give a row twice.
-        return self.filter(pk__in=self.model._default_manager.filter(allowed).values("pk"))
+                granted &= Q(**{f"{at}pk": getattr(token, f"{place}_id")})
+            allowed |= granted
+        return self.filter(allowed)
 
     def seen_by(self, user: Person, uuid: UUID | str) -> M | None:
         """The row with this uuid if this person may see it."""
