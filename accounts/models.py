@@ -15,7 +15,7 @@ from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.contrib.sessions.backends.base import SessionBase
 from django.db import connection, models
 from django.db.models import Exists, F, FilteredRelation, Q, Value
-from django.db.models.functions import Coalesce, Greatest, Lower
+from django.db.models.functions import Coalesce, Greatest, Lower, Now
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
@@ -43,17 +43,24 @@ def digest(token: str) -> str:
 
 
 class UserQuerySet(models.QuerySet["User"]):
-    def dormant_for(self, days: int) -> UserQuerySet:
+    def dormant_for(self, days: int, at: datetime | None = None) -> UserQuerySet:
         """Who has not signed in for more than so many days, by the database's clock. See `User.quiet_since`."""
-        times = [Coalesce("last_login", "date_joined"), Coalesce("unlocked_at", "date_joined"), F("date_joined")]
-        return self.alias(quiet=Greatest(*times)).filter(quiet__lt=database_now() - timedelta(days=days))
+        found: UserQuerySet = self._quiet().filter(quiet__lt=(at or database_now()) - timedelta(days=days))
+        return found
 
-    def locked(self) -> UserQuerySet:
-        return self.dormant_for(settings.LOCK_AFTER_DAYS)
+    def locked(self, at: datetime | None = None) -> UserQuerySet:
+        return self.dormant_for(settings.LOCK_AFTER_DAYS, at)
 
-    def going_dormant(self) -> UserQuerySet:
+    def going_dormant(self, at: datetime | None = None) -> UserQuerySet:
         """Who will be locked soon: past the first warning, and not locked yet."""
-        return self.dormant_for(settings.WARN_AFTER_DAYS[0]).exclude(pk__in=self.locked())
+        at = at or database_now()
+        first, lock = (at - timedelta(days=days) for days in (settings.WARN_AFTER_DAYS[0], settings.LOCK_AFTER_DAYS))
+        found: UserQuerySet = self._quiet().filter(quiet__lt=first, quiet__gte=lock)
+        return found
+
+    def _quiet(self) -> Any:
+        times = [Coalesce("last_login", "date_joined"), Coalesce("unlocked_at", "date_joined"), F("date_joined")]
+        return self.alias(quiet=Greatest(*times))
 
 
 class UserManager(BaseUserManager["User"]):
@@ -120,13 +127,16 @@ class User(AbstractUser):
         limit = timedelta(days=settings.LOCK_AFTER_DAYS)
         if now() - self.quiet_since < limit - timedelta(days=1):
             return False
-        return database_now() - self.quiet_since > limit
+        return self.is_locked_at(database_now())
+
+    def is_locked_at(self, at: datetime) -> bool:
+        return at - self.quiet_since > timedelta(days=settings.LOCK_AFTER_DAYS)
 
     def sign_in_state(self, at: datetime) -> tuple[Badge | None, int]:
         """For lists of people: LOCKED or GOING DORMANT, and in how many days it locks. `at`: the database's clock."""
         quiet = at - self.quiet_since
         left = (timedelta(days=settings.LOCK_AFTER_DAYS) - quiet).days
-        if quiet > timedelta(days=settings.LOCK_AFTER_DAYS):
+        if self.is_locked_at(at):
             return Badge("LOCKED", "st-bad", "bi-lock-fill"), 0
         if quiet > timedelta(days=settings.WARN_AFTER_DAYS[0]):
             return Badge("GOING DORMANT", "st-warn", "bi-exclamation-triangle-fill"), left
@@ -296,7 +306,7 @@ class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):
     changes = Can.MANAGE_TOKENS
 
     def with_owners(self) -> ApiTokenQuerySet:
-        """Each with its owner, and with the roles that they have now: what `ApiToken.dead` asks for."""
+        """Each with its owner, their roles and the database's clock now: what `ApiToken.dead` asks for."""
         memberships, members = "organization__memberships", "workspace__members"
         roles: dict[str, Any] = {"owner_role": F("membership__role"), "owner_workspace_role": F("member__role")}
         return (
@@ -305,7 +315,7 @@ class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):
                 membership=FilteredRelation(memberships, condition=Q(**{f"{memberships}__user": F("owner")})),
                 member=FilteredRelation(members, condition=Q(**{f"{members}__user": F("owner")})),
             )
-            .annotate(**roles)
+            .annotate(**roles, read_at=Now())
         )
 
 
@@ -334,6 +344,7 @@ class ApiToken(models.Model):
     # What the owner may do now; from `with_owners`.
     owner_role: str | None
     owner_workspace_role: str | None
+    read_at: datetime
 
     class Meta:
         verbose_name = "API token"
@@ -357,7 +368,7 @@ class ApiToken(models.Model):
             return Badge.gone("WORKSPACE DELETED")
         if not self.owner_role or (self.workspace and not self.owner_workspace_role):
             return Badge("OWNER LEFT", "st-warn", "bi-person-dash-fill")
-        if not self.owner.may_enter:
+        if not self.owner.is_active or self.owner.is_locked_at(self.read_at):
             return Badge("OWNER LOCKED", "st-warn", "bi-lock-fill")
         return None
 

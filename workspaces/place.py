@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest
 
 from accounts.access import Can, get_for
 from accounts.models import Membership
+from accounts.place import person
 from workspaces.models import Workspace, WorkspaceMember
 
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
-    roles = (
-        Membership.objects.filter(user=request.user, organization=workspace.organization_id)  # type: ignore[misc]
-        .values_list("role", flat=True)
-        .first(),
-        WorkspaceMember.objects.filter(user=request.user, workspace=workspace)  # type: ignore[misc]
-        .values_list("role", flat=True)
-        .first(),
-    )
+    inside = WorkspaceMember.objects.filter(user=OuterRef("user"), workspace=workspace).values("role")
+    mine = Membership.objects.filter(user=person(request), organization=workspace.organization_id)
+    roles = mine.values_list("role", Subquery(inside)).first() or (None, None)  # whoever is inside is a member too
     place: Any = request
     place.organization, place.workspace, place.roles = workspace.organization, workspace, roles
     siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)

@@ -21,7 +21,7 @@ from accounts.forms import ConfirmDeleteForm, InviteToWorkspaceForm, WorkspaceRo
 from accounts.holdings import holdings
 from accounts.models import ApiToken, Organization
 from accounts.place import Switched, enter_organization, person
-from accounts.views.people import PAGE, asked_for, told, with_state
+from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
 from portal.clouds.errors import PortalError
 from workspaces.actions import (
@@ -158,14 +158,14 @@ def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
     manages = may(request)["may"]["invite"]
     form = InviteToWorkspaceForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        invited = invite_people(
+        sent = invite_people(
             found.organization,
             form.cleaned_data["emails"],
             by=person(request),
             workspace=found,
             workspace_role=form.cleaned_data["role"],
         )
-        return told(request, invited, place=found, back=reverse("workspace-people", args=[uuid]))
+        return told(request, sent, place=found, back=reverse("workspace-people", args=[uuid]))
     rows, asked = asked_for(request, found.members.all(), WorkspaceRole, manages=manages)
     page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
     context = {
@@ -178,8 +178,7 @@ def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "table": role_table(),
     }
     if manages:
-        waiting = found.invitations.pending().select_related("workspace", "invited_by")
-        context["invitations"] = waiting.order_by("email")[:200]
+        context |= invited(found.invitations.pending(), asked["asked"])
     return render(request, "workspaces/workspace_people.html", context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet, TextChoices
+from django.db.models import Exists, OuterRef, Q, QuerySet, TextChoices
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -41,6 +43,7 @@ from accounts.holdings import holdings
 from accounts.models import (
     Invitation,
     Membership,
+    Organization,
     User,
     database_now,
 )
@@ -53,9 +56,8 @@ PAGE = 50  # people on one page
 
 
 def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
-    """Each with what there is to say of the person's signing in. Asks the database's clock once."""
-    at = database_now()
-    return [(member, *member.user.sign_in_state(at)) for member in members]
+    """Each member of `asked_for` with what there is to say of the person's signing in."""
+    return [(member, *member.user.sign_in_state(member.read_at)) for member in members]
 
 
 STATES = {"locked": "Locked", "dormant": "Going dormant"}
@@ -70,7 +72,7 @@ def asked_for(
     """
     words, role = request.GET.get("q", "").strip(), request.GET.get("role", "")
     state = request.GET.get("state", "") if manages else ""
-    members = members.select_related("user").order_by("user__email")
+    members = members.select_related("user").annotate(read_at=Now()).order_by("user__email")
     if words:
         members = members.filter(Q(user__email__icontains=words) | Q(user__name__icontains=words))
     if role in roles.values:
@@ -80,6 +82,16 @@ def asked_for(
     elif state == "dormant":
         members = members.filter(user__in=User.objects.get_queryset().going_dormant())
     return members, {"asked": words, "role": role, "state": state, "roles": roles, "states": STATES}
+
+
+def with_workspaces(members: Iterable[Any], organization: Organization) -> list[Any]:
+    """Each with the number of workspaces of the organization that the person is in: of one page, not of everybody."""
+    found = list(members)
+    rows = organization.workspaces.filter(members__user__in=[member.user_id for member in found])
+    numbers = Counter(rows.values_list("members__user", flat=True))
+    for member in found:
+        member.workspace_count = numbers[member.user_id]
+    return found
 
 
 def with_means(members: QuerySet[Any]) -> QuerySet[Any]:
@@ -93,9 +105,17 @@ def with_means(members: QuerySet[Any]) -> QuerySet[Any]:
     return found
 
 
-def told(request: HttpRequest, invited: list[Invited], *, place: Any, back: str) -> HttpResponse:
+def invited(waiting: QuerySet[Invitation], words: str) -> dict[str, Any]:
+    """The first of those who were invited, and are found by the same words as members."""
+    if words:
+        waiting = waiting.filter(email__icontains=words)
+    found = list(waiting.select_related("workspace", "invited_by").order_by("email", "pk")[: PAGE + 1])
+    return {"invitations": found[:PAGE], "more_invitations": len(found) > PAGE}
+
+
+def told(request: HttpRequest, sent: list[Invited], *, place: Any, back: str) -> HttpResponse:
     """Mails invitations and shows what came of each; here, once, the links that have to be passed on by hand."""
-    outcomes = [(one, one.token and not mail_invitation(one) and link_of(one.token)) for one in invited]
+    outcomes = [(one, one.token and not mail_invitation(one) and link_of(one.token)) for one in sent]
     context = {"outcomes": outcomes, "place": place, "back": back, "days": settings.INVITATION_DAYS}
     return render(request, "accounts/invited.html", context)
 
@@ -114,7 +134,7 @@ def people(request: HttpRequest) -> HttpResponse:
     form = InviteForm(request.POST or None, organization=found)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        invited = invite_people(
+        sent = invite_people(
             found,
             data["emails"],
             by=person(request),
@@ -122,19 +142,17 @@ def people(request: HttpRequest) -> HttpResponse:
             workspace=data["workspace"],
             workspace_role=data["role"],
         )
-        return told(request, invited, place=data["workspace"] or found, back=reverse("people"))
+        return told(request, sent, place=data["workspace"] or found, back=reverse("people"))
     rows, asked = asked_for(request, found.memberships.all(), OrganizationRole, manages=True)
-    of_here = Q(user__workspace_memberships__workspace__organization=found)
-    rows = rows.annotate(workspace_count=Count("user__workspace_memberships", filter=of_here))
     page = Paginator(with_means(rows), PAGE).get_page(request.GET.get("page"))
     # One to a workspace that is being deleted leads nowhere.
     waiting = found.invitations.pending().filter(Q(workspace=None) | Q(workspace__in=found.workspaces.staying()))
     context = {
         "organization": found,
         "page": page,
-        "rows": with_state(page),
+        "rows": with_state(with_workspaces(page, found)),
         **asked,
-        "invitations": waiting.select_related("workspace", "invited_by").order_by("email")[:200],
+        **invited(waiting, asked["asked"]),
         "form": form,
         "table": role_table(),
     }
@@ -160,7 +178,7 @@ def one_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 def _show_person(request: HttpRequest, membership: Membership, form: forms.Form, reason: forms.Form) -> HttpResponse:
     inside = membership.user.workspace_memberships.filter(workspace__organization=membership.organization)
-    ((_, state, days_left),) = with_state([membership])
+    state, days_left = membership.user.sign_in_state(database_now())
     context = {
         "membership": membership,
         "inside": inside.select_related("workspace").order_by("workspace__name"),
@@ -253,12 +271,12 @@ def _invitation_for(request: HttpRequest, uuid: UUID) -> tuple[Invitation, str]:
 def resend(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found, back = _invitation_for(request, uuid)
     try:
-        invited = resend_invitation(found, by=person(request))
+        sent = resend_invitation(found, by=person(request))
     except PortalError as error:
         messages.error(request, error.message)
         return redirect(back)
     enter_if_any(request)
-    return told(request, [invited], place=found.workspace or found.organization, back=back)
+    return told(request, [sent], place=found.workspace or found.organization, back=back)
 
 
 @require_POST

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -25,6 +26,8 @@ from accounts.models import (
 from accounts.place import enter_organization, person
 from accounts.signin import confirm
 
+PAGE = 50  # tokens on one page
+
 
 @require_safe
 @login_required
@@ -41,9 +44,11 @@ def new_token(request: HttpRequest) -> HttpResponse:
 def token_list(request: HttpRequest, organization: Organization, workspace: Any = None) -> HttpResponse:
     """The page of the tokens of a workspace or, without one, of the organization itself. The caller has entered it."""
     rows = ApiToken.objects.where(request.user, Can.MANAGE_TOKENS).with_owners()
-    rows = rows.filter(organization=organization, workspace=workspace).order_by("-pk")[:200]
+    rows = rows.filter(organization=organization, workspace=workspace).order_by("-pk")
     may_make = workspace is None or workspace.members.filter(user=request.user).exists()
-    return render(request, "accounts/tokens.html", {"tokens": rows, "workspace": workspace, "may_make": may_make})
+    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
+    context = {"page": page, "tokens": list(page), "workspace": workspace, "may_make": may_make}
+    return render(request, "accounts/tokens.html", context)
 
 
 def token_form(

@@ -40,7 +40,7 @@ def alter(event, **values):
     """As somebody with the database's password would."""
     names = ", ".join(f"{name} = %s" for name in values)
     with connection.cursor() as cursor:
-        sql = f"UPDATE accounts_auditevent SET {names} WHERE id = %s"  # noqa: S608
+        sql = f"UPDATE accounts_auditevent SET {names} WHERE id = %s"
         cursor.execute(sql, [*values.values(), event.pk])
 
 

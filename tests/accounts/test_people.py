@@ -222,3 +222,15 @@ def test_whoever_gets_another_role_is_told_unless_they_do_not_want_to_know(
         "You are admin of Harbor Analytics now, and were member.",
         "You are no longer in the workspace lab.",
     ]
+
+
+def test_invitations_beyond_the_first_are_found_by_address(client, harbor, alice):
+    invite_people(harbor, [f"guest{n:02}@example.org" for n in range(60)], by=alice)
+    client.force_login(alice)
+    page = client.get("/people/").content.decode()
+    assert "50 and more" in page
+    assert "guest00@" in page
+    assert "guest59@" not in page
+    page = client.get("/people/", {"q": "GUEST59"}).content.decode()
+    assert "guest59@" in page
+    assert "and more" not in page
