@@ -308,14 +308,18 @@ class ApiTokenQuerySet(AccessQuerySet["ApiToken"]):
     def with_owners(self) -> ApiTokenQuerySet:
         """Each with its owner, their roles and the database's clock now: what `ApiToken.dead` asks for."""
         memberships, members = "organization__memberships", "workspace__members"
-        roles: dict[str, Any] = {"owner_role": F("membership__role"), "owner_workspace_role": F("member__role")}
+        facts: dict[str, Any] = {
+            "owner_role": F("membership__role"),
+            "owner_workspace_role": F("member__role"),
+            "read_at": Now(),
+        }
         return (
             self.select_related("owner", "organization", "workspace__organization")
             .alias(
                 membership=FilteredRelation(memberships, condition=Q(**{f"{memberships}__user": F("owner")})),
                 member=FilteredRelation(members, condition=Q(**{f"{members}__user": F("owner")})),
             )
-            .annotate(**roles, read_at=Now())
+            .annotate(**facts)
         )
 
 

@@ -63,6 +63,11 @@ def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
 STATES = {"locked": "Locked", "dormant": "Going dormant"}
 
 
+def searched(words: str) -> str:
+    """What a database can look for: SQLite refuses long patterns, and PostgreSQL the character NUL."""
+    return words.replace("\0", "").strip()[:200]
+
+
 def asked_for(
     request: HttpRequest, members: QuerySet[Any], roles: type[TextChoices], *, manages: bool
 ) -> tuple[QuerySet[Any], dict[str, Any]]:
@@ -70,7 +75,7 @@ def asked_for(
 
     Only those who manage people learn by it who is locked.
     """
-    words, role = request.GET.get("q", "").strip(), request.GET.get("role", "")
+    words, role = searched(request.GET.get("q", "")), request.GET.get("role", "")
     state = request.GET.get("state", "") if manages else ""
     members = members.select_related("user").annotate(read_at=Now()).order_by("user__email")
     if words:
