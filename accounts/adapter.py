@@ -113,6 +113,8 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
 
 class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    """allauth does not tell whose secret it is: these are bound to their purpose, and not to a row as our own are."""
+
     def encrypt(self, text: str) -> str:
         return encrypt(text, belongs_to="mfa")
 
