@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 import time_machine
 from django.core.management import call_command
-from django.db import close_old_connections, connection, transaction
+from django.db import ProgrammingError, close_old_connections, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
@@ -492,3 +492,30 @@ def test_a_name_is_found_through_an_index_by_how_it_begins(many, harbor, text, i
         cursor.execute("ANALYZE accounts_auditevent")
         cursor.execute("SET LOCAL enable_seqscan = off")
     assert index in entries.explain()
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no roles")
+def test_a_role_of_the_database_can_add_entries_and_not_change_them(harbor, alice):
+    """By the statements that the docstring of accounts/audit.py gives."""
+    statements = re.findall(r"REVOKE [^;]+;", audit.__doc__)
+    assert len(statements) == 2
+    refused = (
+        "UPDATE accounts_auditevent SET verb = 'x'",
+        "DELETE FROM accounts_auditevent",
+        "TRUNCATE accounts_auditevent",
+        "DELETE FROM accounts_auditchain",
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE portal")  # undone with the test's transaction
+        cursor.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO portal")
+        cursor.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO portal")
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.execute("SET LOCAL ROLE portal")
+        audit.record("created", harbor, organization=harbor, by=alice)
+        audit.record("changed", harbor, organization=harbor, by=alice)
+        for statement in refused:
+            with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic():
+                cursor.execute(statement)
+        cursor.execute("RESET ROLE")
+    assert AuditEvent.objects.count() == 2
