@@ -96,6 +96,9 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         )
 
     def populate_user(self, request: HttpRequest, sociallogin: Any, data: dict[str, Any]) -> User:
+        """Called before the account is looked for by address: what is no clear yes has not been verified."""
+        for address in sociallogin.email_addresses:
+            address.verified = address.verified is True or address.verified == "true"  # some say it in words: "false"
         user: User = super().populate_user(request, sociallogin, data)
         user.name = (data.get("name") or "")[: User._meta.get_field("name").max_length]
         return user

@@ -44,9 +44,10 @@ def sign_in_new(request: HttpRequest, user: User) -> None:
 
 
 def provider_unreachable(request: HttpRequest, exception: Exception) -> HttpResponse | None:
-    """What somebody sees whose identity provider does not answer as they set out; allauth sees to the way back."""
+    """What somebody sees whose identity provider does not say where its pages are. allauth sees to the rest."""
     match = request.resolver_match
-    if match is None or match.view_name != "openid_connect_login" or not isinstance(exception, RequestException):
+    ways = ("openid_connect_login", "openid_connect_callback")
+    if match is None or match.view_name not in ways or not isinstance(exception, RequestException):
         return None
     response: HttpResponse = render_authentication_error(request, match.kwargs["provider_id"], exception=exception)
     return response

@@ -12,6 +12,7 @@ from allauth.core import context
 from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from allauth.mfa.totp.internal import auth as totp
+from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.internal.flows.login import complete_login
 from allauth.socialaccount.models import SocialAccount, SocialLogin
 from django.contrib.auth.models import AnonymousUser
@@ -385,6 +386,20 @@ def test_an_address_that_it_does_not_vouch_for_does_not(client, provider, person
     _, request = come_back(client, email=person.email, verified=False)
     assert not request.user.is_authenticated
     assert not SocialAccount.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "verified"),
+    [(True, True), ("true", True), ("false", False), (False, False), (None, False), (1, False), ("no", False)],
+)
+def test_only_a_clear_yes_of_the_provider_counts(provider, said, verified):
+    """To allauth the word "false" is true."""
+    request = RequestFactory().get("/")
+    with context.request_context(request):
+        sso = get_adapter().get_provider(request, "sso")
+        claims = {"sub": "42", "email": "alice@example.org", "email_verified": said}
+        login = sso.sociallogin_from_response(request, {"userinfo": claims})
+    assert [address.verified for address in login.email_addresses] == [verified]
 
 
 def test_an_address_that_was_never_confirmed_here_does_not(client, provider, person):

@@ -227,8 +227,12 @@ def test_the_secret_is_nowhere(portal, person):
 
 def test_a_provider_that_is_down_is_said_to_be(portal, person):
     """The last one here: the provider is killed, and comes back."""
+    away = Browser(portal).to_provider()
     portal.provider.kill()
     portal.provider.wait()
+    away.open(callback(portal, code="x", state=state_of(away)))
+    assert away.status < 500
+    assert "could not be reached" in away.text
     person.open(f"{portal.url}/accounts/login/").send("/accounts/oidc/sso/login/")
     assert person.status < 500
     assert "could not be reached" in person.text
