@@ -46,7 +46,7 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         try:
             import_string(path)
         except ImportError as error:
-            found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E006"))
+            found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E007"))
     return found
 
 
