@@ -13,8 +13,10 @@ from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.providers.base import AuthProcess
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 
 from accounts import signin
@@ -22,6 +24,7 @@ from accounts.actions import INVITED_BY, open_invitation
 from accounts.audit import address_of
 from accounts.middleware import locked_page
 from accounts.models import User
+from accounts.single_sign_on import ProviderSession
 from accounts.theme import remember_theme
 from portal.secrets import decrypt, encrypt, redact
 
@@ -94,6 +97,20 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
         return AccountAdapter(request).is_open_for_signup(request) or (
             invitation is not None and invitation.email in theirs
         )
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: Any) -> None:
+        """Called when the account has been looked for. Whether there is one with an address is not told to everybody
+        who can type that address at the provider."""
+        known = sociallogin.is_existing or any(address.verified for address in sociallogin.email_addresses)
+        connects = sociallogin.state.get("process") == AuthProcess.CONNECT
+        if not known and not connects and not AccountAdapter(request).is_open_for_signup(request):
+            address = next((one.email for one in sociallogin.email_addresses), "")
+            provider = sociallogin.account.get_provider()
+            context = {"provider": provider.name, "address": address}
+            raise ImmediateHttpResponse(render(request, "socialaccount/unverified.html", context, status=403))
+
+    def get_requests_session(self) -> ProviderSession:
+        return ProviderSession()
 
     def populate_user(self, request: HttpRequest, sociallogin: Any, data: dict[str, Any]) -> User:
         """Called before the account is looked for by address: what is no clear yes has not been verified."""

@@ -14,7 +14,8 @@ from django.utils.timezone import now, override
 from accounts import audit, place
 from accounts.audit import address_of
 from accounts.models import is_over
-from accounts.signin import how_of, provider_unreachable
+from accounts.signin import how_of
+from accounts.single_sign_on import provider_failed
 
 GOING_TO = "going_to"  # of the session: the page that waits until there is a second factor
 
@@ -56,7 +57,7 @@ class PersonMiddleware:
             return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return place.answer(request, exception) or provider_unreachable(request, exception)
+        return place.answer(request, exception) or provider_failed(request, exception)
 
 
 def _renew(request: HttpRequest) -> None:

@@ -11,10 +11,8 @@ from allauth.account.internal.flows.login import get_authentication_records, rec
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
-from allauth.socialaccount.helpers import render_authentication_error
 from django.contrib.auth import login
-from django.http import HttpRequest, HttpResponse
-from requests import RequestException
+from django.http import HttpRequest
 
 from accounts import audit
 from accounts.models import User
@@ -41,16 +39,6 @@ def sign_in_new(request: HttpRequest, user: User) -> None:
     """Who has just made an account with a password."""
     login(request, user, backend="accounts.backends.PersonBackend")
     record_authentication(request, user, method="password", email=user.email)
-
-
-def provider_unreachable(request: HttpRequest, exception: Exception) -> HttpResponse | None:
-    """What somebody sees whose identity provider does not say where its pages are. allauth sees to the rest."""
-    match = request.resolver_match
-    ways = ("openid_connect_login", "openid_connect_callback")
-    if match is None or match.view_name not in ways or not isinstance(exception, RequestException):
-        return None
-    response: HttpResponse = render_authentication_error(request, match.kwargs["provider_id"], exception=exception)
-    return response
 
 
 def how_of(request: HttpRequest) -> str:

@@ -10,6 +10,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 (Django's own name)
 from django.utils.module_loading import import_string
 
+from portal.environment import is_loopback
+
 
 @register(Tags.security)
 def settings_are_sane(**_: Any) -> list[CheckMessage]:
@@ -37,6 +39,14 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         if any(not app["client_id"] or not app["secret"] for app in provider["APPS"]):
             hint = "Set PORTAL_OIDC_CLIENT_ID and PORTAL_OIDC_CLIENT_SECRET, or its _FILE."
             found.append(Error("PORTAL_OIDC_ISSUER is set without a client.", hint=hint, id="portal.E006"))
+        for app in provider["APPS"]:
+            if not _is_private(issuer := app["settings"]["server_url"]):
+                hint = "Give its https:// address: what it says of a person is believed because TLS says who it is."
+                found.append(Error(f"PORTAL_OIDC_ISSUER is {issuer!r}.", hint=hint, id="portal.E008"))
+    for origin in settings.SIGN_ON_ORIGINS[1:]:
+        if not _is_private(origin) or urlsplit(origin).path or any(letter in origin for letter in "?#@;,'"):
+            hint = "Give https:// and the host alone, e.g. https://login.example.org."
+            found.append(Error(f"PORTAL_OIDC_ORIGINS has {origin!r}.", hint=hint, id="portal.E009"))
     for kind, path in settings.PLANS.items():
         try:
             import_string(path)
@@ -48,6 +58,17 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         except ImportError as error:
             found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E007"))
     return found
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the way can read or change what is said there."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (
+            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname))
+        )
+    except ValueError:
+        return False
 
 
 @register(Tags.security, deploy=True)

@@ -27,7 +27,7 @@ ENCRYPTION_KEYS = env.words("PORTAL_ENCRYPTION_KEYS") or [env.generated_secret(V
 ENCRYPTED_IN_JSON = {"mfa.Authenticator.data": "mfa"}
 
 _site = urlsplit(PORTAL_URL)
-_local = _site.hostname in {"127.0.0.1", "localhost", "::1"}
+_local = env.is_loopback(_site.hostname)
 ORIGINS = [PORTAL_URL]
 if _local:
     ORIGINS = [f"{_site.scheme}://{host}:{_site.port or 80}" for host in ("127.0.0.1", "localhost")]

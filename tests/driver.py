@@ -16,6 +16,7 @@ django.setup()
 
 import redis  # noqa: E402
 from allauth.account.models import EmailAddress  # noqa: E402
+from allauth.mfa.totp.internal import auth as totp  # noqa: E402
 from allauth.socialaccount.models import SocialAccount  # noqa: E402
 from allauth.usersessions.models import UserSession  # noqa: E402
 from django.conf import settings  # noqa: E402
@@ -65,6 +66,13 @@ def make_people(names, locked=()):
         if name in locked:
             past = now() - timedelta(days=100)
             User.objects.filter(pk=user.pk).update(last_login=past, date_joined=past)
+
+
+def add_app(email):
+    """An authenticator app of this person: its secret."""
+    secret = totp.generate_totp_secret()
+    totp.TOTP.activate(User.objects.get(email=email), secret)
+    return secret
 
 
 def invite(email, workspace=None, role="user"):

@@ -12,7 +12,8 @@ CLIENT, SECRET, PASSWORD = "coxswain", "a secret of the portal at its provider",
 # Who has an account there → whether the provider has checked their address.
 PEOPLE = {
     "alice@example.org": True, "bob@example.org": True, "lola@example.org": True, "nina@example.org": True,
-    "vera@example.org": False, "stranger@example.net": True,
+    "tessa@example.org": True, "otto@example.org": True, "vera@example.org": False, "unknown@example.org": False,
+    "stranger@example.net": True,
 }  # fmt: skip
 
 
@@ -65,12 +66,26 @@ LOGIN = """<!doctype html><title>Provider</title><h1>Sign in at the provider</h1
 <button>Continue</button></form>"""
 
 
+ODD: list[str] = []  # what it answers about itself instead, once each
+
+
+def odd(request):
+    import json
+
+    from django.http import HttpResponse
+
+    ODD.append(json.loads(request.body)["answer"])
+    return HttpResponse()
+
+
 def discovery(request):
     import json
 
-    from django.http import JsonResponse
+    from django.http import HttpResponse, JsonResponse
     from oauth2_provider.views.oidc import ConnectDiscoveryInfoView
 
+    if ODD:
+        return HttpResponse(ODD.pop(), content_type="application/json")
     found = json.loads(ConnectDiscoveryInfoView.as_view()(request).content)
     found["authorization_endpoint"] = found["authorization_endpoint"].replace("//127.0.0.1", "//localhost")
     return JsonResponse(found)
@@ -82,10 +97,12 @@ def __getattr__(name):
         raise AttributeError(name)
     from django.contrib.auth.views import LoginView
     from django.urls import include, path
+    from django.views.decorators.csrf import csrf_exempt
 
     return [
         path("login/", LoginView.as_view()),
         path("o/.well-known/openid-configuration", discovery),
+        path("odd/", csrf_exempt(odd)),
         path("o/", include("oauth2_provider.urls")),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import http.cookiejar
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from tests.provider import CLIENT, PASSWORD, SECRET
 from tests.running import ROOT, RunningPortal, end_with_us, free_port
+from tests.web import code_of
 
 
 def start_provider(port, callback):
@@ -52,7 +54,7 @@ def portal():
     try:
         portal.start()
         portal.call("setup")
-        portal.call("make_people", names=["bob", "vera", "lola"], locked=["lola"])
+        portal.call("make_people", names=["bob", "vera", "lola", "tessa", "otto"], locked=["lola"])
         yield portal
     finally:
         portal.stop()
@@ -61,13 +63,26 @@ def portal():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows them to where they lead, but for those that begin with what `stops` says."""
+
+    def __init__(self):
+        self.led, self.stops = [], None
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        self.led.append(url)
+        if self.stops and url.startswith(self.stops):
+            return None
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
 class Browser:
     """Follows redirects from site to site, and keeps each site's cookies."""
 
     def __init__(self, portal):
-        self.portal = portal
+        self.portal, self.redirects = portal, Redirects()
         jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-        self.opener = urllib.request.build_opener(jar)
+        self.opener = urllib.request.build_opener(jar, self.redirects)
         self.addresses = []
 
     def open(self, url, fields=None):
@@ -98,6 +113,13 @@ class Browser:
         assert "Sign in at the provider" in self.text, (self.status, self.url, self.text[-800:])
         return self
 
+    def to_answer(self, email):
+        """The address with which the provider sends this person back, which is not opened."""
+        self.redirects.stops = callback(self.portal)
+        self.sign_on(email)
+        self.redirects.stops = None
+        return self.redirects.led[-1]
+
     def sign_on(self, email, page="/accounts/login/"):
         return self.to_provider(page).send("", username=email, password=PASSWORD)
 
@@ -125,7 +147,13 @@ def test_a_person_whom_the_provider_knows_is_in(portal, person):
 
 
 def test_an_address_that_the_provider_has_not_checked_takes_no_account_over(portal, person):
+    """Nor is it said that there is one."""
     person.sign_on("vera@example.org")
+    assert person.status == 403
+    assert "Harbor ID says that you are <b>vera@example.org</b>, but not that it has verified" in person.text
+    assert "sign in with it" in person.text
+    nobody = Browser(portal).sign_on("unknown@example.org")
+    assert nobody.text.replace("unknown@", "vera@") == person.text
     assert not signed_in(person)
     assert portal.call("account", email="vera@example.org")["single_sign_on"] == 0
 
@@ -175,6 +203,58 @@ def test_who_is_asked_for_a_second_factor_sets_one_up_first(portal, person):
         portal.call("require_second_factor", required=False)
 
 
+def test_a_second_factor_is_asked_for_after_the_provider_too(portal, person):
+    secret = portal.call("add_app", email="tessa@example.org")
+    person.sign_on("tessa@example.org")
+    assert person.url == f"{portal.url}/accounts/security/authenticate/"
+    assert not signed_in(Browser(portal))
+    assert person.open(f"{portal.url}/people/").url != f"{portal.url}/people/"
+    person.open(f"{portal.url}/accounts/security/authenticate/").send("", code=code_of(secret))
+    assert (person.status, person.url) == (200, f"{portal.url}/")
+    assert portal.call("account", email="tessa@example.org")["signed_in"][-1] == "single sign-on, authenticator app"
+
+
+def test_what_the_provider_says_to_another_client_is_not_believed(portal, person):
+    person.sign_on("otto@example.org")
+    assert person.status == 401
+    assert not signed_in(person)
+    assert portal.call("account", email="otto@example.org")["single_sign_on"] == 0
+    assert "Invalid id_token" in portal.log()
+
+
+def test_an_answer_counts_once(portal, person):
+    answer = person.to_answer("alice@example.org")
+    assert person.open(answer).url == f"{portal.url}/"
+    person.open(f"{portal.url}/accounts/logout/").send("")
+    assert person.open(answer).status == 401
+    assert not signed_in(person)
+
+
+def test_another_persons_code_is_worth_nothing(portal, person):
+    """Whoever has got hold of it lacks what the other's browser keeps: the verifier of RFC 7636."""
+    stolen = urllib.parse.parse_qs(urllib.parse.urlsplit(Browser(portal).to_answer("alice@example.org")).query)
+    person.to_provider()
+    person.open(callback(portal, code=stolen["code"][0], state=state_of(person)))
+    assert person.status == 401
+    assert not signed_in(person)
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", "null", "7", "<html>", '{"issuer": 1, "token_endpoint": []}'])
+def test_a_provider_that_makes_no_sense_is_said_not_to(portal, person, answer):
+    def say(this):
+        odd = f"http://127.0.0.1:{portal.provider_port}/odd/"
+        urllib.request.urlopen(odd, json.dumps({"answer": this}).encode())
+
+    away = Browser(portal).to_provider()
+    say(answer)
+    away.open(callback(portal, code="x", state=state_of(away)))
+    assert (away.status, "could not be believed" in away.text) == (401, True)
+    person.open(f"{portal.url}/accounts/login/")
+    say(answer)
+    person.send("/accounts/oidc/sso/login/")
+    assert (person.status, "could not be believed" in person.text) == (401, True)
+
+
 def callback(portal, **query):
     return f"{portal.url}/accounts/oidc/sso/login/callback/?{urllib.parse.urlencode(query)}"
 
@@ -220,7 +300,8 @@ def test_whoever_says_no_at_the_provider_is_not_in(portal, person):
 def test_the_secret_is_nowhere(portal, person):
     person.sign_on("alice@example.org")
     kept = urllib.parse.quote_plus(SECRET)
-    for place in (portal.log(), person.text, *person.addresses):
+    assert any("code=" in address for address in person.redirects.led)
+    for place in (portal.log(), person.text, *person.addresses, *person.redirects.led):
         assert SECRET not in place
         assert kept not in place
 
