@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from accounts.actions import revoke_token, unlock_user, withdraw_invitation
 from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organization, User, UserQuerySet
-from portal.admin import MOST_AT_ONCE, ReadOnlyInline, StaffAdmin, list_link, list_links, shown, site
+from portal.admin import MOST_AT_ONCE, ReadOnlyInline, StaffAdmin, list_link, list_links, minute, shown, site
 from portal.statuses import Badge
 
 
@@ -56,7 +56,7 @@ class MembershipInline(ReadOnlyInline):
 
 @admin.register(User, site=site)
 class UserAdmin(StaffAdmin):
-    list_display = ("email", "name", "lock_short", "is_active", "is_staff", "last_login", "date_joined")
+    list_display = ("email", "name", "state", "rights", "seen")
     list_filter = (
         LockFilter,
         "is_active",
@@ -67,7 +67,7 @@ class UserAdmin(StaffAdmin):
     )
     search_fields = ("email__startswith", "name__istartswith")
     search_help_text = "The beginning of an address or of a name."
-    sortable_by = ("email", "last_login", "date_joined")
+    sortable_by = ("email", "seen")
     fields = (
         "email", "name", "is_active", "is_staff", "is_superuser", "lock", "last_login", "unlocked_at", "warned_days",
         "date_joined", "time_zone", "uuid", "workspaces", "tokens",
@@ -95,10 +95,18 @@ class UserAdmin(StaffAdmin):
     def lock(self, user: User) -> str:
         return f"Locked: quiet since {user.quiet_since:%Y-%m-%d}" if user.is_locked else "Not locked"
 
-    @admin.display(description="lock")
-    def lock_short(self, user: Any) -> SafeString:
-        is_locked = user.is_locked_at(user.read_at)
-        return shown(Badge("LOCKED", "st-bad", "") if is_locked else Badge("OPEN", "st-ok", ""))
+    @admin.display(description="state")
+    def state(self, user: Any) -> SafeString:
+        badge, _ = user.sign_in_state(user.read_at)
+        return shown(badge or Badge.good("OPEN"))
+
+    @admin.display(description="rights")
+    def rights(self, user: User) -> str:
+        return "superuser" if user.is_superuser else "staff" if user.is_staff else ""
+
+    @admin.display(description="last login", ordering="last_login")
+    def seen(self, user: User) -> str:
+        return minute(user.last_login)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         """With the database's clock, which otherwise each row of a list would ask for."""
@@ -178,7 +186,7 @@ class InvitationState(admin.SimpleListFilter):
 
 @admin.register(Invitation, site=site)
 class InvitationAdmin(StaffAdmin):
-    list_display = ("email", "organization", "workspace", "invited_by", "created", "expires", "accepted", "withdrawn")
+    list_display = ("email", "organization", "workspace", "invited_by", "state", "until")
     list_select_related = ("organization", "workspace", "invited_by")
     list_filter = (InvitationState,)
     search_fields = ("email__startswith",)
@@ -189,6 +197,18 @@ class InvitationAdmin(StaffAdmin):
         "expires", "accepted", "accepted_by", "withdrawn", "uuid",
     )  # fmt: skip
     actions = ("withdraw",)
+
+    @admin.display(description="state")
+    def state(self, invitation: Invitation) -> SafeString:
+        if invitation.accepted:
+            return shown(Badge.good("ACCEPTED"))
+        if invitation.withdrawn:
+            return shown(Badge.gone("WITHDRAWN"))
+        return shown(Badge.gone("EXPIRED") if invitation.has_expired else Badge.waiting("WAITING"))
+
+    @admin.display(description="expires", ordering="expires")
+    def until(self, invitation: Invitation) -> str:
+        return minute(invitation.expires)
 
     @admin.action(description="Withdraw")
     def withdraw(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:

@@ -14,8 +14,8 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.contrib.sessions.backends.base import SessionBase
 from django.db import connection, models
-from django.db.models import Exists, F, FilteredRelation, Q, Value
-from django.db.models.functions import Coalesce, Greatest, Lower, Now
+from django.db.models import Exists, F, FilteredRelation, Q, Subquery, Value
+from django.db.models.functions import Coalesce, Lower, Now
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
@@ -43,24 +43,26 @@ def digest(token: str) -> str:
 
 
 class UserQuerySet(models.QuerySet["User"]):
-    def dormant_for(self, days: int, at: datetime | None = None) -> UserQuerySet:
+    def dormant_for(self, days: int) -> UserQuerySet:
         """Who has not signed in for more than so many days, by the database's clock. See `User.quiet_since`."""
-        found: UserQuerySet = self._quiet().filter(quiet__lt=(at or database_now()) - timedelta(days=days))
-        return found
+        return self.filter(_quiet_since_before(database_now() - timedelta(days=days)))
 
-    def locked(self, at: datetime | None = None) -> UserQuerySet:
-        return self.dormant_for(settings.LOCK_AFTER_DAYS, at)
+    def locked(self) -> UserQuerySet:
+        return self.dormant_for(settings.LOCK_AFTER_DAYS)
 
-    def going_dormant(self, at: datetime | None = None) -> UserQuerySet:
+    def going_dormant(self) -> UserQuerySet:
         """Who will be locked soon: past the first warning, and not locked yet."""
-        at = at or database_now()
+        at = database_now()
         first, lock = (at - timedelta(days=days) for days in (settings.WARN_AFTER_DAYS[0], settings.LOCK_AFTER_DAYS))
-        found: UserQuerySet = self._quiet().filter(quiet__lt=first, quiet__gte=lock)
-        return found
+        since_then = Q(last_login__gte=lock) | Q(unlocked_at__gte=lock) | Q(date_joined__gte=lock)
+        return self.filter(_quiet_since_before(first), since_then)
 
-    def _quiet(self) -> Any:
-        times = [Coalesce("last_login", "date_joined"), Coalesce("unlocked_at", "date_joined"), F("date_joined")]
-        return self.alias(quiet=Greatest(*times))
+
+def _quiet_since_before(moment: datetime) -> Q:
+    """Each time by itself: a database computes the latest of the three for all people there are, indexed or not."""
+    signed_in = Q(last_login=None) | Q(last_login__lt=moment)
+    unlocked = Q(unlocked_at=None) | Q(unlocked_at__lt=moment)
+    return signed_in & unlocked & Q(date_joined__lt=moment)
 
 
 class UserManager(BaseUserManager["User"]):
@@ -133,14 +135,14 @@ class User(AbstractUser):
         return at - self.quiet_since > timedelta(days=settings.LOCK_AFTER_DAYS)
 
     def sign_in_state(self, at: datetime) -> tuple[Badge | None, int]:
-        """For lists of people: LOCKED or GOING DORMANT, and in how many days it locks. `at`: the database's clock."""
+        """LOCKED, GOING DORMANT, OFF or nothing, and in how many days it locks, by `at` of the database's clock."""
         quiet = at - self.quiet_since
         left = (timedelta(days=settings.LOCK_AFTER_DAYS) - quiet).days
         if self.is_locked_at(at):
             return Badge("LOCKED", "st-bad", "bi-lock-fill"), 0
         if quiet > timedelta(days=settings.WARN_AFTER_DAYS[0]):
             return Badge("GOING DORMANT", "st-warn", "bi-exclamation-triangle-fill"), left
-        return None, left
+        return (None if self.is_active else Badge.gone("OFF")), 0
 
     @property
     def may_enter(self) -> bool:
@@ -419,11 +421,9 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
         By their numbers, which every index ends in; times follow the numbers, or a clock was set back.
         """
         first, last = (
-            self.filter(at__gte=at).order_by("at", "number").values_list("number", flat=True).first()
-            for at in (start, end)
+            Subquery(self.filter(at__gte=at).order_by("at", "number").values("number")[:1]) for at in (start, end)
         )
-        found = self.filter(number__gte=first) if first else self.none()
-        return found.filter(number__lt=last) if last else found
+        return self.filter(number__gte=first, number__lt=Coalesce(last, Value(2**63 - 1)))
 
     def verbs(self, chain: AuditChain) -> list[str]:
         """The verbs of a chain, each found by one look into the index."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
+from django.utils.timezone import localtime
 
 from portal.clouds.errors import PortalError
 from portal.statuses import Badge
@@ -110,7 +112,7 @@ class StaffAdmin(ModelAdmin):
     narrows: ClassVar[Sequence[str]] = ()
     ordering = ("-pk",)
     sortable_by: ClassVar[tuple[str, ...]] = ()
-    list_per_page = 50
+    list_per_page = 20
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
@@ -260,6 +262,11 @@ class ReadOnlyInline(TabularInline):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def minute(at: datetime | None) -> str:
+    """For a column. Django's own way of writing times costs a list more than the database does."""
+    return f"{localtime(at):%Y-%m-%d %H:%M}" if at else "-"
 
 
 def shown(badge: Badge) -> SafeString:

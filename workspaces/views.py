@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -24,6 +23,7 @@ from accounts.place import Switched, enter_organization, person
 from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
 from portal.clouds.errors import PortalError
+from portal.paging import Page
 from workspaces.actions import (
     change_workspace_role,
     create_cloud_config,
@@ -167,7 +167,7 @@ def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
         )
         return told(request, sent, place=found, back=reverse("workspace-people", args=[uuid]))
     rows, asked = asked_for(request, found.members.all(), WorkspaceRole, manages=manages)
-    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
+    page = Page(rows, request.GET.get("page"), PAGE)
     context = {
         "workspace": found,
         "page": page,
@@ -178,7 +178,7 @@ def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "table": role_table(),
     }
     if manages:
-        context |= invited(found.invitations.pending(), asked["asked"])
+        context |= invited(found.invitations.pending(), request, asked)
     return render(request, "workspaces/workspace_people.html", context)
 
 

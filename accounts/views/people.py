@@ -13,8 +13,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef, Q, QuerySet, TextChoices
+from django.db.models import Q, QuerySet, TextChoices, Value
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -50,9 +49,11 @@ from accounts.models import (
 from accounts.place import FIELD, enter_if_any, enter_organization, person
 from accounts.signin import confirm
 from portal.clouds.errors import PortalError
+from portal.paging import Page
 from portal.statuses import Badge
 
-PAGE = 50  # people on one page
+PAGE = 20  # people on one page
+FEW = 10  # of those who are invited, beside the members
 
 
 def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
@@ -60,7 +61,8 @@ def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
     return [(member, *member.user.sign_in_state(member.read_at)) for member in members]
 
 
-STATES = {"locked": "Locked", "dormant": "Going dormant"}
+INVITED = "invited"
+STATES = {"locked": "Locked", "dormant": "Going dormant", INVITED: "Invited"}
 
 
 def searched(words: str) -> str:
@@ -82,40 +84,48 @@ def asked_for(
         members = members.filter(Q(user__email__icontains=words) | Q(user__name__icontains=words))
     if role in roles.values:
         members = members.filter(role=role)
+    people = User.objects.get_queryset()
     if state == "locked":
-        members = members.filter(user__in=User.objects.get_queryset().locked())
+        members = members.filter(user__in=people.locked())
     elif state == "dormant":
-        members = members.filter(user__in=User.objects.get_queryset().going_dormant())
+        members = members.filter(user__in=people.going_dormant())
+    elif state == INVITED:
+        members = members.none()
     return members, {"asked": words, "role": role, "state": state, "roles": roles, "states": STATES}
 
 
-def with_workspaces(members: Iterable[Any], organization: Organization) -> list[Any]:
-    """Each with the number of workspaces of the organization that the person is in: of one page, not of everybody."""
+_MEANS = {
+    Authenticator.Type.WEBAUTHN: "passkey",
+    Authenticator.Type.TOTP: "authenticator app",
+    "sso": "single sign-on",
+}
+
+
+def with_facts(members: Iterable[Any], organization: Organization) -> list[Any]:
+    """Each with the number of workspaces of the organization that the person is in, and with how they can sign in
+    beside a password. Asked for the people of one page at once, not for everybody."""
     found = list(members)
-    rows = organization.workspaces.filter(members__user__in=[member.user_id for member in found])
-    numbers = Counter(rows.values_list("members__user", flat=True))
+    people = [member.user_id for member in found]
+    inside = organization.workspaces.filter(members__user__in=people).values_list("members__user", Value("workspace"))
+    authenticators = Authenticator.objects.filter(user__in=people).values_list("user", "type")
+    accounts = SocialAccount.objects.filter(user__in=people).values_list("user", Value("sso"))
+    facts = Counter(inside.union(authenticators, accounts, all=True))
     for member in found:
-        member.workspace_count = numbers[member.user_id]
+        member.workspace_count = facts[member.user_id, "workspace"]
+        member.means = [words for kind, words in _MEANS.items() if facts[member.user_id, kind]]
     return found
 
 
-def with_means(members: QuerySet[Any]) -> QuerySet[Any]:
-    """Each with how the person can sign in, beside a password."""
-    of_person = Authenticator.objects.filter(user=OuterRef("user"))
-    found: QuerySet[Any] = members.annotate(
-        has_passkey=Exists(of_person.filter(type=Authenticator.Type.WEBAUTHN)),
-        has_app=Exists(of_person.filter(type=Authenticator.Type.TOTP)),
-        has_single_sign_on=Exists(SocialAccount.objects.filter(user=OuterRef("user"))),
-    )
-    return found
-
-
-def invited(waiting: QuerySet[Invitation], words: str) -> dict[str, Any]:
-    """The first of those who were invited, and are found by the same words as members."""
-    if words:
-        waiting = waiting.filter(email__icontains=words)
-    found = list(waiting.select_related("workspace", "invited_by").order_by("email", "pk")[: PAGE + 1])
-    return {"invitations": found[:PAGE], "more_invitations": len(found) > PAGE}
+def invited(waiting: QuerySet[Invitation], request: HttpRequest, asked: dict[str, Any]) -> dict[str, Any]:
+    """Those who were invited, and are found by the same words as members: the first few beside the members, or all."""
+    if asked["asked"]:
+        waiting = waiting.filter(email__icontains=asked["asked"])
+    waiting = waiting.select_related("workspace", "invited_by").order_by("email", "pk")
+    if asked["state"] == INVITED:
+        page = Page(waiting, request.GET.get("page"), PAGE)
+        return {"page": page, "invitations": page.rows, "more_invitations": False}
+    found = list(waiting[: FEW + 1])
+    return {"invitations": found[:FEW], "more_invitations": len(found) > FEW}
 
 
 def told(request: HttpRequest, sent: list[Invited], *, place: Any, back: str) -> HttpResponse:
@@ -149,15 +159,15 @@ def people(request: HttpRequest) -> HttpResponse:
         )
         return told(request, sent, place=data["workspace"] or found, back=reverse("people"))
     rows, asked = asked_for(request, found.memberships.all(), OrganizationRole, manages=True)
-    page = Paginator(with_means(rows), PAGE).get_page(request.GET.get("page"))
+    page = Page(rows, request.GET.get("page"), PAGE)
     # One to a workspace that is being deleted leads nowhere.
     waiting = found.invitations.pending().filter(Q(workspace=None) | Q(workspace__in=found.workspaces.staying()))
     context = {
         "organization": found,
         "page": page,
-        "rows": with_state(with_workspaces(page, found)),
+        "rows": with_state(with_facts(page, found)),
         **asked,
-        **invited(waiting, asked["asked"]),
+        **invited(waiting, request, asked),
         "form": form,
         "table": role_table(),
     }

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -25,6 +24,7 @@ from accounts.models import (
 )
 from accounts.place import enter_organization, person
 from accounts.signin import confirm
+from portal.paging import Page
 
 PAGE = 50  # tokens on one page
 
@@ -46,8 +46,8 @@ def token_list(request: HttpRequest, organization: Organization, workspace: Any 
     rows = ApiToken.objects.where(request.user, Can.MANAGE_TOKENS).with_owners()
     rows = rows.filter(organization=organization, workspace=workspace).order_by("-pk")
     may_make = workspace is None or workspace.members.filter(user=request.user).exists()
-    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
-    context = {"page": page, "tokens": list(page), "workspace": workspace, "may_make": may_make}
+    page = Page(rows, request.GET.get("page"), PAGE)
+    context = {"page": page, "workspace": workspace, "may_make": may_make}
     return render(request, "accounts/tokens.html", context)
 
 

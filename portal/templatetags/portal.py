@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from django import template
 from django.forms import BoundField
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
@@ -109,6 +111,18 @@ def badge(look: Badge) -> SafeString:
 
 def _parts(look: Badge) -> tuple[str, str, str]:
     return look.look, look.icon, look.word
+
+
+@register.simple_tag
+def options(choices: Iterable[tuple[str, str]], chosen: str) -> SafeString:
+    """The choices of a control that is no form's field."""
+    return _options(tuple(choices), chosen)
+
+
+@lru_cache(maxsize=100)  # each row of a list may have the same control
+def _options(choices: tuple[tuple[str, str], ...], chosen: str) -> SafeString:
+    marked = ((value, " selected" if value == chosen else "", label) for value, label in choices)
+    return format_html_join("", '<option value="{}"{}>{}</option>', marked)
 
 
 @register.filter

@@ -108,11 +108,20 @@ def test_many_people_come_in_pages_with_as_many_queries_as_few(
     with django_assert_max_num_queries(8) as many:
         page = client.get("/people/?q=p&page=2").content.decode()
     assert len(many) == len(few)
-    assert "Page 2 of 3" in page
+    assert "Page 2</span>" in page
     assert "q=p&amp;page=3" in page
     place = reverse("workspace-people", args=[lab.uuid])
     with django_assert_max_num_queries(13):
-        assert "Page 1 of 3" in client.get(place).content.decode()
+        assert "Page 1</span>" in client.get(place).content.decode()
+    number = harbor.memberships.count()
+    pages = -(-number // 20)
+    last = client.get(f"/people/?page={pages}").content.decode()
+    assert f"Page {pages}, the last" in last
+    assert f"{number} people" in last
+    for asked in (f"{pages + 1}", "0", "-1", "x", "9" * 5000, "²", ""):
+        page = client.get("/people/", {"page": asked})
+        assert page.status_code == 200
+        assert ("To the first" in page.content.decode()) == (asked[:1] in {f"{pages + 1}", "9"})
 
 
 def test_the_table_of_roles_says_what_the_access_table_says(client, alice):
@@ -224,13 +233,19 @@ def test_whoever_gets_another_role_is_told_unless_they_do_not_want_to_know(
     ]
 
 
-def test_invitations_beyond_the_first_are_found_by_address(client, harbor, alice):
+def test_invitations_beyond_the_first_have_pages_and_are_found_by_address(client, harbor, alice):
     invite_people(harbor, [f"guest{n:02}@example.org" for n in range(60)], by=alice)
     client.force_login(alice)
     page = client.get("/people/").content.decode()
-    assert "50 and more" in page
-    assert "guest00@" in page
-    assert "guest59@" not in page
+    assert "10 and more" in page
+    assert "guest09@" in page
+    assert "guest10@" not in page
+    assert 'href="?state=invited"' in page
+    seen = [client.get("/people/", {"state": "invited", "page": n}).content.decode() for n in (1, 2, 3)]
+    assert [sorted(set(re.findall(r"guest(\d\d)@", page)))[0] for page in seen] == ["00", "20", "40"]
+    assert "Page 3, the last" in seen[2]
+    assert "guest59@" in seen[2]
+    assert "alice@example.org" not in seen[0].split("<main")[1], "she is not invited, she is in"
     page = client.get("/people/", {"q": "GUEST59"}).content.decode()
     assert "guest59@" in page
     assert "and more" not in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from django.db import connection
@@ -27,8 +28,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.django_db, pytest.mark.timeout(600)
 MOST_QUERIES, MOST_CPU = 8, 25  # of a page; the latter in milliseconds
 PAGES = (
     "/", "/workspaces/", "/organization/", "/organizations/", "/people/", "/people/?q=ada", "/people/?role=admin",
-    "/people/?state=locked", "/people/?state=dormant", "/people/?page=last", "/workspaces/{lab}/people/",
-    "/workspaces/{lab}/people/?q=ada", "/organization/tokens/", "/organization/audit/",
+    "/people/?state=locked", "/people/?state=dormant", "/people/?page=2", "/people/?q=nobody",
+    "/workspaces/{lab}/people/", "/workspaces/{lab}/people/?q=ada", "/organization/tokens/", "/organization/audit/",
     "/organization/audit/?before=500", "/organization/audit/?verb=verb+3", "/organization/audit/?q=user1",
     "/organization/audit/?q=nothing", "/organization/audit/?day={day}", "/organization/audit/?workspace={lab}",
     "/admin/accounts/user/", "/admin/accounts/user/?q=ada", "/admin/accounts/user/?lock=locked",
@@ -97,16 +98,24 @@ def an_organization(name, people, entries):
     return admin, lab
 
 
+def get(client, path):
+    """As a server does. The test client's own way copies the context of every template that is rendered."""
+    url = urlsplit(path)
+    environ = client._base_environ(PATH_INFO=unquote(url.path), QUERY_STRING=url.query)
+    response = client.handler(environ)
+    assert (response.status_code, bool(response.content)) == (200, True), path
+
+
 def measure(client, path):
-    """(queries, CPU milliseconds of the best of three)."""
-    assert client.get(path).status_code == 200, path
+    """(queries, CPU milliseconds of the best of five)."""
+    get(client, path)
     with CaptureQueriesContext(connection) as captured:
-        client.get(path)
+        get(client, path)
         queries = len(captured)
     best = []
-    for _ in range(3):
+    for _ in range(5):
         began = time.process_time()
-        client.get(path)
+        get(client, path)
         best.append((time.process_time() - began) * 1000)
     return queries, min(best)
 
