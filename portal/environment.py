@@ -102,3 +102,34 @@ def database(url: str, folder: Path) -> dict[str, Any]:
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": options,
     }
+
+
+def mail(url: str) -> dict[str, Any]:
+    """How mail goes out, as Django's EMAIL_ settings: onto the console when no URL is given.
+
+    `smtp://user:password@host` by STARTTLS, which `?starttls=no` leaves out; `smtps://…` by TLS from the start;
+    `file:/folder` into files. Raises ValueError for what is none of them, and for a password without TLS.
+    """
+    parts = urlsplit(url or "console:")
+    backend = {"console": "console", "file": "filebased"}.get(parts.scheme, "smtp")
+    found: dict[str, Any] = {"EMAIL_BACKEND": f"django.core.mail.backends.{backend}.EmailBackend"}
+    if parts.scheme == "console":
+        return found
+    if parts.scheme == "file" and parts.path:
+        return found | {"EMAIL_FILE_PATH": unquote(parts.path)}
+    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
+        raise ValueError("PORTAL_EMAIL_URL must be smtp://host, smtps://host or file:/folder")
+    default = "no" if is_loopback(parts.hostname) else "yes"
+    starttls = parts.scheme == "smtp" and dict(parse_qsl(parts.query)).get("starttls", default) == "yes"
+    private = starttls or parts.scheme == "smtps" or is_loopback(parts.hostname)
+    if parts.password and not private:
+        raise ValueError("PORTAL_EMAIL_URL has a password, and ?starttls=no would send it to be read on the way")
+    return found | {
+        "EMAIL_HOST": parts.hostname,
+        "EMAIL_PORT": parts.port or (465 if parts.scheme == "smtps" else 587 if starttls else 25),
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_TLS": starttls,
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+        "EMAIL_TIMEOUT": 10,
+    }

@@ -232,7 +232,7 @@ if _issuer := env.text("PORTAL_OIDC_ISSUER"):
             }
         ],
     }
-EMAIL_BACKEND = env.text("PORTAL_EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+globals().update(env.mail(env.text("PORTAL_EMAIL_URL")))
 DEFAULT_FROM_EMAIL = env.text("PORTAL_FROM_ADDRESS", f"portal@{_site.hostname}")
 
 USE_TZ = True
