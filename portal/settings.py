@@ -71,6 +71,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "portal.sessions.SessionCookieMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -242,6 +243,7 @@ LANGUAGE_CODE = "en-us"
 
 CSRF_USE_SESSIONS = True
 CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
+SESSION_ENGINE = "portal.sessions"
 SESSION_COOKIE_AGE = 60 * env.number("PORTAL_SESSION_IDLE_MINUTES", 12 * 60)  # without a request
 SESSION_LONGEST = 3600 * env.number("PORTAL_SESSION_LONGEST_HOURS", 7 * 24)  # however busy
 SESSION_COOKIE_HTTPONLY = True

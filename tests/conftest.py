@@ -5,13 +5,37 @@ from __future__ import annotations
 import contextlib
 import time
 
+import django.test.client
 import pytest
+from django.conf import settings
+from django.http import SimpleCookie
 from django.test import Client
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
+from portal.sessions import SessionKey, SessionStore
 from portal.tasks import ledger, live
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+
+
+class Cookies(SimpleCookie):
+    """Of the tests' clients, which take the key of a session for its cookie."""
+
+    def value_encode(self, value):
+        return super().value_encode(getattr(value, "cookie", value))
+
+
+def _session(self):
+    if cookie := self.cookies.get(settings.SESSION_COOKIE_NAME):
+        return SessionStore(SessionKey.of(cookie.value))
+    session = SessionStore()
+    session.save()
+    self.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
+    return session
+
+
+setattr(django.test.client, "SimpleCookie", Cookies)  # noqa: B010 (mypy believes the stubs)
+setattr(django.test.client.ClientMixin, "session", property(_session))  # noqa: B010
 
 
 def pytest_collection_modifyitems(items):

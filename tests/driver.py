@@ -32,6 +32,7 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
+from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import ledger, live, output  # noqa: E402
 from portal.tasks.models import Output, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
@@ -378,8 +379,8 @@ def _text(value):
     return bytes(value).decode("latin-1") if isinstance(value, bytes | memoryview) else str(value)
 
 
-def end_session(key):
-    Session.objects.filter(session_key=key).delete()
+def end_session(cookie):
+    Session.objects.filter(session_key=SessionKey.of(cookie)).delete()
 
 
 def main():

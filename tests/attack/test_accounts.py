@@ -12,7 +12,6 @@ from allauth.account.models import EmailAddress
 from allauth.mfa.totp.internal import auth as totp
 from django.conf import global_settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
-from django.contrib.sessions.backends.db import SessionStore
 from django.core import mail
 from django.core.cache import cache
 from django.test import Client
@@ -22,6 +21,7 @@ from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.actions import create_token, invite_people
 from accounts.models import ApiToken, Invitation, Membership, Organization, User
 from jobs.models import Job
+from portal.sessions import SessionStore
 from tests.web import code_of
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 from allauth.account.models import EmailAddress
+from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils.html import escape
 
@@ -95,6 +97,19 @@ def test_signing_out_ends_the_session_on_the_server(client, bob):
     thief = Client()
     thief.cookies[settings.SESSION_COOKIE_NAME] = key
     assert thief.get("/workspaces/").status_code == 302
+
+
+def test_what_the_database_keeps_of_a_session_signs_nobody_in(client, bob):
+    sign_in(client)
+    cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
+    kept = {Session.objects.get().session_key, UserSession.objects.get().session_key}
+    assert len(kept) == 1, "the list of sessions is of those that there are"
+    assert cookie not in kept
+    thief = Client()
+    thief.cookies[settings.SESSION_COOKIE_NAME] = kept.pop()
+    assert thief.get("/workspaces/").status_code == 302
+    thief.cookies[settings.SESSION_COOKIE_NAME] = cookie
+    assert thief.get("/workspaces/").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "testserver.evil.example", "testserver:80@evil.example"])

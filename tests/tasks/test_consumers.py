@@ -12,10 +12,10 @@ from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from channels.routing import URLRouter
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.contrib.sessions.backends.db import SessionStore
 from django.urls import path
 from django.utils.timezone import now
 
+from portal.sessions import SessionStore
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
 from portal.tasks.models import Output, Stream

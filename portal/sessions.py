@@ -1,0 +1,67 @@
+"""Sessions by cookies that only browsers have: the database keeps a hash, so that whoever reads it is not signed in."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
+from django.http import HttpRequest, HttpResponse
+
+
+class SessionKey(str):
+    """What is kept of a cookie, and with it the cookie, where that is known: Django and allauth pass keys around."""
+
+    __slots__ = ("cookie",)
+    cookie: str
+
+    @classmethod
+    def of(cls, cookie: str) -> SessionKey:
+        key = cls(sha256(cookie.encode()).hexdigest()[:40])  # as much as the column holds
+        key.cookie = cookie
+        return key
+
+
+class SessionStore(DatabaseStore):
+    """Django's, in the database. SESSION_ENGINE looks for this name."""
+
+    def _get_new_session_key(self) -> SessionKey:
+        return SessionKey.of(secrets.token_urlsafe(32))
+
+    async def _aget_new_session_key(self) -> SessionKey:
+        return self._get_new_session_key()
+
+
+class SessionCookieMiddleware:
+    """Around Django's `SessionMiddleware`, which takes the cookie for the key, and the key for the cookie."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        _with_key(request.COOKIES)
+        response = self.get_response(request)
+        morsel = response.cookies.get(settings.SESSION_COOKIE_NAME)
+        if morsel is not None and morsel.value:  # it has none when the cookie is taken away
+            cookie = request.session.session_key.cookie  # type: ignore[union-attr]
+            morsel.set(morsel.key, cookie, cookie)
+        return response
+
+
+class SocketKeyMiddleware:
+    """The same for sockets, inside of Channels' `CookieMiddleware`. They set no cookies."""
+
+    def __init__(self, app: Callable[..., Awaitable[Any]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
+        return await self.app({**scope, "cookies": _with_key(dict(scope["cookies"]))}, receive, send)
+
+
+def _with_key(cookies: dict[str, str]) -> dict[str, str]:
+    if cookie := cookies.get(settings.SESSION_COOKIE_NAME):
+        cookies[settings.SESSION_COOKIE_NAME] = SessionKey.of(cookie)
+    return cookies
