@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -16,10 +17,19 @@ from accounts.models import Organization, User
 from clusters.models import Cluster
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
-from portal.secrets import redact
+from portal.secrets import redact, seal
 from portal.tasks import ledger
 from portal.tasks.models import Output
 from workspaces.models import Workspace
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What a private repository asks for. The password may be an access token."""
+
+    username: str
+    password: str = field(repr=False)
+
 
 MOST_WAITING = 100  # runs that may wait for one cluster
 
@@ -34,6 +44,7 @@ def create_job(
     reference: str,
     command: str,
     by: User,
+    credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
     """The job and its first run. Asked twice with one `uuid`, both are made once. Raises `PortalError`."""
@@ -53,9 +64,35 @@ def create_job(
     )
     if not made:
         return job, job.runs.earliest("number")
+    if credential:
+        _keep_credential(job, credential)
     after = {"cluster": cluster.name, "source": redact(git_url), "reference": reference, "command": redact(command)}
+    if credential:
+        after["signs in as"] = credential.username
     audit.record("created", job, organization=workspace.organization, by=by, workspace=workspace, after=after)
     return job, start_run(job, by=by)
+
+
+@transaction.atomic
+def change_credential(job: Job, credential: Credential | None, *, by: User) -> None:
+    """What the next run signs in to the repository with; nothing for one that everybody may read."""
+    if credential is None and not job.git_password:
+        return
+    before = {"signs in as": job.git_username} if job.git_password else {}
+    _keep_credential(job, credential)
+    after = {"signs in as": credential.username} if credential else {}
+    organization, workspace = job.workspace.organization, job.workspace
+    audit.record(
+        "changed credential", job, organization=organization, by=by, workspace=workspace, before=before, after=after
+    )
+
+
+def _keep_credential(job: Job, credential: Credential | None) -> None:
+    job.git_username = credential.username if credential else ""
+    job.git_password = ""
+    if credential:
+        seal(job, "git_password", credential.password)
+    job.save(update_fields=["git_username", "git_password"])
 
 
 @transaction.atomic

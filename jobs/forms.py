@@ -9,6 +9,7 @@ from django import forms
 from django.conf import settings
 
 from clusters.models import Cluster
+from jobs.actions import Credential
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -17,7 +18,43 @@ _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-class JobForm(OnceForm):
+class CredentialForm(forms.Form):
+    """What a private repository asks for. The password is never shown again, not even in this form."""
+
+    git_username = forms.CharField(
+        label="User name",
+        max_length=200,
+        required=False,
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
+    )
+    git_password = forms.CharField(
+        label="Password or access token",
+        max_length=2000,
+        required=False,
+        strip=False,
+        help_text="With two-factor authentication it has to be a token. Best is one that may only read this repository:"
+        " whoever runs jobs in the workspace runs this one too.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        username, password = data.get("git_username", ""), data.get("git_password", "")
+        for name, value in (("git_username", username), ("git_password", password)):
+            if re.search(r"[\x00-\x1f\x7f]", value):
+                self.add_error(name, "This cannot have line breaks or control characters in it.")
+        if username and not password and "git_password" not in self.errors:
+            self.add_error("git_password", "Give the password or access token of this user name.")
+        return data
+
+    @property
+    def credential(self) -> Credential | None:
+        """What was typed; servers take any user name with a token, but none at all."""
+        password: str = self.cleaned_data["git_password"]
+        return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
+
+
+class JobForm(OnceForm, CredentialForm):
     name = forms.CharField(label="Job name", max_length=80)
     cluster = forms.ModelChoiceField(Cluster.objects.none(), to_field_name="uuid", empty_label=None)
     command = forms.CharField(
@@ -37,6 +74,7 @@ class JobForm(OnceForm):
         help_text="Branch, tag or commit. Empty: the repository's main branch.",
         widget=forms.TextInput(attrs={"spellcheck": "false"}),
     )
+    field_order = ("name", "cluster", "command", "git_url", "reference")
 
     def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,3 +126,23 @@ class JobForm(OnceForm):
         if _NO_REFERENCE.search(reference):
             raise forms.ValidationError("This is no name of a branch, tag or commit.")
         return reference
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean()
+        if data.get("git_password") and urlsplit(data.get("git_url", "")).scheme == "ssh":
+            self.add_error("git_password", "A password is for an address that begins with https://.")
+        return data
+
+    @property
+    def private_fields(self) -> list[forms.BoundField]:
+        return [self["git_username"], self["git_password"]]
+
+    @property
+    def public_fields(self) -> list[forms.BoundField]:
+        private = {field.name for field in self.private_fields}
+        return [field for field in self.visible_fields() if field.name not in private]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the part about private repositories has something to show."""
+        return any(field.data or field.errors for field in self.private_fields)

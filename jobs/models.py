@@ -15,6 +15,7 @@ from django.utils.timezone import now
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.models import Cluster
+from portal import secrets
 from portal.statuses import Badge
 from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
@@ -35,6 +36,9 @@ class Job(models.Model):
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
     command = models.TextField()
+    # Of a private repository; each run signs in with what is here when it starts.
+    git_username = models.CharField(max_length=200, blank=True)
+    git_password = secrets.EncryptedField(blank=True, editable=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
@@ -48,6 +52,10 @@ class Job(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("job", args=[self.uuid])
+
+    def belongs_to(self, field: str) -> str:
+        """For `secrets.seal`: swapped between two rows, a ciphertext does not open."""
+        return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
 
     @property
     def last_run(self) -> Run | None:

@@ -16,9 +16,10 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from clusters.models import Cluster
-from jobs.models import Run
+from jobs.models import Job, Run
 from portal import detached, ssh
 from portal.clouds.errors import Passing, PortalError, Refused
+from portal.secrets import CannotDecrypt, unseal
 from portal.tasks import ledger, live, output
 from portal.tasks.ledger import Plan, StepPlan, Work
 from portal.tasks.models import Output, Task, TaskStatus
@@ -75,12 +76,25 @@ def launch(work: Work) -> None:
         program=_PROGRAM,
         env={"COXSWAIN_RUN": str(run.uuid)},
         files={"job.json": json.dumps(order)},
+        secret=_credential(run.job),
     )
     with transaction.atomic():
         work.prove()
         # The source comes first; what the node says of it later is written down by the watch process.
         run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone")
         live.ring(live.WATCH, *run.live_names())
+
+
+def _credential(job: Job) -> str:
+    if not job.git_password:
+        return ""
+    try:
+        return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
+    except CannotDecrypt as error:
+        raise Refused(
+            "The password of the job's repository cannot be decrypted with this portal's keys.",
+            advice="Give the job its password again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+        ) from error
 
 
 def stop(work: Work) -> None:

@@ -19,8 +19,8 @@ from accounts.access import Can, OrganizationRole, get_for
 from accounts.place import enter_organization, person
 from clusters.models import Cluster
 from jobs import repositories
-from jobs.actions import cancel_run, create_job, start_run
-from jobs.forms import JobForm
+from jobs.actions import cancel_run, change_credential, create_job, start_run
+from jobs.forms import CredentialForm, JobForm
 from jobs.models import Job, Run
 from portal.clouds.errors import PortalError
 from portal.tasks.models import Step, StepStatus, Task
@@ -106,6 +106,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 reference=data["reference"],
                 command=data["command"],
                 by=person(request),
+                credential=form.credential,
                 uuid=data["key"],
             )
         except PortalError as error:
@@ -134,6 +135,25 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     }
     part = "jobs/job.html#runs" if request.headers.get("HX-Target") == "run-list" else ""
     return render(request, part or "jobs/job.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What the job signs in to its repository with: to be replaced or taken away, and never shown."""
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    if "take_away" in request.POST:
+        change_credential(found, None, by=person(request))
+        messages.success(request, f"{found} has no password any more.")
+        return redirect("job", uuid=uuid)
+    form = CredentialForm(request.POST or None, initial={"git_username": found.git_username})
+    if request.method == "POST" and form.is_valid():
+        if form.credential:
+            change_credential(found, form.credential, by=person(request))
+            messages.success(request, f"{found} signs in with what you have given, from its next run on.")
+            return redirect("job", uuid=uuid)
+        form.add_error("git_password", "Give the password or access token.")
+    return render(request, "jobs/job_credential.html", {"job": found, "form": form})
 
 
 @login_required

@@ -69,15 +69,19 @@ def start(
     program: Program | None = None,
     env: dict[str, str],
     files: dict[str, str] | None = None,
+    secret: str = "",
 ) -> None:
     """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`.
 
-    With `program`, its `main` is called with `argv`; otherwise `argv` is the command.
+    With `program`, its `main` is called with `argv`; otherwise `argv` is the command. A `secret` is for a program: its
+    `main` is given it too, and it is nowhere but in memory that nobody else may read.
     """
     programs = [program] if program else []
     order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}}
     if program:
         order["program"] = program.path(shared)
+    if secret:
+        order["secret"] = secret
     command, words = _waiting(shared, *programs), _words("start", folder) + json.dumps(order).encode()
     answer = ssh.run(host, command, input=words, ahead=True)
     if answer.status == MISSING:

@@ -87,6 +87,7 @@ ROWS = {
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
+    "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
     "run": Row("run", INSIDE),
     "cancel-run": Row("run", RUNNERS, RUNNERS),

@@ -29,7 +29,7 @@ from accounts.models import AuditEvent, Membership, Organization, User  # noqa: 
 from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
 from jobs import repositories  # noqa: E402
-from jobs.actions import cancel_run, create_job, start_run  # noqa: E402
+from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
@@ -135,7 +135,7 @@ def make_cluster(workspace, name="tide", nodes=3, cores=2):
     return str(cluster.uuid)
 
 
-def make_job(workspace, cluster, git_url, command, name="job", reference=""):
+def make_job(workspace, cluster, git_url, command, name="job", reference="", credential=None):
     job, run = create_job(
         Workspace.objects.get(uuid=workspace),
         name=name,
@@ -144,6 +144,7 @@ def make_job(workspace, cluster, git_url, command, name="job", reference=""):
         reference=reference,
         command=command,
         by=alice(),
+        credential=Credential(*credential) if credential else None,
     )
     return {"job": str(job.uuid), "run": str(run.uuid)}
 

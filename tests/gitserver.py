@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import http.server
@@ -12,14 +13,29 @@ import threading
 from pathlib import Path
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    asks_for = None
+
+    def do_GET(self):
+        kind, _, given = self.headers.get("Authorization", "").partition(" ")
+        if self.asks_for and (kind != "Basic" or base64.b64decode(given).decode() != ":".join(self.asks_for)):
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="private"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        super().do_GET()
+
     def log_message(self, *_):
         pass
 
 
 @contextlib.contextmanager
-def served(files):
-    """The address of a repository with these files, {name: text}, in one commit on main."""
+def served(files, asks_for=None):
+    """The address of a repository with these files, {name: text}, in one commit on main.
+
+    `asks_for` is the (user name, password) without which it is not given out.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cx-git-"))
     source = folder / "repository"
     source.mkdir()
@@ -28,7 +44,8 @@ def served(files):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(source)]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Files"], ["update-server-info"]):
         subprocess.run([*git, *words], check=True, capture_output=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    handler = type("Handler", (_Handler,), {"asks_for": asks_for})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/repository/.git"

@@ -1,6 +1,8 @@
 """Runs on the head node: fetches a job's source and packages, then becomes its `mpiexec`.
 
-    python3 job.py FOLDER        with FOLDER/job.json: see `Order` in jobs/plans.py
+    python3 job.py FOLDER        with FOLDER/job.json: see `launch` in jobs/plans.py
+
+Called as `main([FOLDER], secret)` it also has what the repository asks for: {"username": …, "password": …}.
 
 Writes what it does to FOLDER/setup, what it found to FOLDER/facts.json, and becomes the command, so that the exit
 status is the command's. Standard library only, Python 3.9 or newer.
@@ -27,6 +29,14 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
 NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
 PORTS = {"https": 443, "http": 80, "ssh": 22}
+
+# What git asks for a user name, and then for a password. They are in no variable and on no disk.
+ASKPASS = """#!/bin/sh
+case "$1" in
+Username*) exec cat /proc/self/fd/%d ;;
+*) exec cat /proc/self/fd/%d ;;
+esac
+"""
 
 # Runs around every rank; writes down the first one to fail, because mpiexec does not say which it was.
 RANK = """#!/bin/sh
@@ -62,12 +72,12 @@ class Git:
         "advice.detachedHead=false",
     )
 
-    def __init__(self, options, env):
+    def __init__(self, options, env, holds=()):
         self.argv = ["git", *options]
         for setting in self.SETTINGS:
             self.argv += ["-c", setting]
         self.env = env
-        self.holds = []  # descriptors
+        self.holds = list(holds)  # descriptors
 
     def __call__(self, *words):
         done = subprocess.run(
@@ -208,8 +218,9 @@ def link(file, to):
 
 
 class Setup:
-    def __init__(self, folder):
+    def __init__(self, folder, credential=None):
         self.folder = folder
+        self.credential = credential
         self.order = json.loads((folder / "job.json").read_text())
         self.log = (folder / "setup").open("ab", buffering=0)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
@@ -278,9 +289,29 @@ class Setup:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ASKPASS": "/bin/false",
             "GIT_SSH_COMMAND": "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=yes",
         }
+
+    @contextlib.contextmanager
+    def asked_for_password(self, url):
+        """(variables, descriptors) with which git signs in; without a credential it is told that there is none."""
+        if not self.credential:
+            yield {"GIT_ASKPASS": "/bin/false"}, []
+            return
+        if not url.startswith(("https://", "http://")):
+            raise SetupFailed("A user name and a password are for addresses that begin with https://.")
+        files = []
+        try:
+            for name in ("username", "password"):
+                files.append(os.memfd_create(name))
+                os.write(files[-1], f"{self.credential[name]}\n".encode())
+            program = self.folder / "askpass"
+            program.write_text(ASKPASS % tuple(files))
+            program.chmod(0o700)
+            yield {"GIT_ASKPASS": str(program)}, files
+        finally:
+            for file in files:
+                os.close(file)
 
     def fetch_source(self):
         """The repository in FOLDER/src, at the commit that the reference names now."""
@@ -293,15 +324,19 @@ class Setup:
             raise SetupFailed("git is not installed on the head node.")
         source, empty_home = self.folder / "src", self.folder / "git-home"
         empty_home.mkdir(exist_ok=True)
-        git = Git(self.address_of(url), self.git_environment(empty_home))
-        advice = "Check that the Git URL is right and may be read without a password."
-        try:
-            listing = git("ls-remote", "--quiet", "--", url, "HEAD", "refs/heads/*", "refs/tags/*")
-            mirrors = Mirrors(git, pathlib.Path(self.order["shared"], ".sources"), self.say)
-            commit, subject = mirrors.check_out(url, listing, reference, source)
-        except GitFailed as failure:
-            self.say(failure.said)
-            raise SetupFailed("The source could not be cloned.", failure.said, advice) from failure
+        advice = "Check that the Git URL is right and may be read without a password; or give the job one."
+        kept = pathlib.Path(self.order["shared"], ".sources")
+        if self.credential:
+            advice = "Check that the Git URL, and the user name and password or access token of the job, are right."
+            kept = self.folder / "sources"  # goes with the run: nothing of a private repository stays on /shared
+        with self.asked_for_password(url) as (variables, files):
+            git = Git(self.address_of(url), {**self.git_environment(empty_home), **variables}, files)
+            try:
+                listing = git("ls-remote", "--quiet", "--", url, "HEAD", "refs/heads/*", "refs/tags/*")
+                commit, subject = Mirrors(git, kept, self.say).check_out(url, listing, reference, source)
+            except GitFailed as failure:
+                self.say(failure.said)
+                raise SetupFailed("The source could not be cloned.", failure.said, advice) from failure
         if commit is None:
             raise SetupFailed(
                 f"The repository has no branch, tag or commit {reference}.", "", "Check the reference of the job."
@@ -309,6 +344,9 @@ class Setup:
         self.know(commit=commit, subject=subject[:200])
         self.say(f"At {commit[:12]}, {subject[:200]}")
         shutil.rmtree(empty_home, ignore_errors=True)
+        if self.credential:
+            shutil.rmtree(kept, ignore_errors=True)
+            self.credential = None
         return source
 
     # Packages
@@ -377,8 +415,8 @@ class Setup:
         os.execve(argv[0], argv, env)
 
 
-def main(argv):
-    setup = Setup(pathlib.Path(argv[0]))
+def main(argv, secret=None):
+    setup = Setup(pathlib.Path(argv[0]), secret and json.loads(secret))
     try:
         source = setup.fetch_source()
         setup.command(source, setup.fetch_packages(source))

@@ -1,13 +1,16 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    python3 detach.py start FOLDER     < {"argv": [...], "program": path, "env": {...}, "files": {name: text}}
+    python3 detach.py start FOLDER     < {"argv": [...], "program": path, "env": {...}, "files": {name: text},
+                                          "secret": text}
                                                                          starts it, once in this folder's life
     python3 detach.py observe FOLDER '{"out": 0, "err": 0, "setup": 0}'  streams what is new, until the end
     python3 detach.py signal FOLDER TERM                                 to its process group
     python3 detach.py sweep NAME=VALUE                                   kills all that carry this in their environment
     python3 detach.py wait [PROGRAM]   < ["start", FOLDER] and so on     waits for its words, as a line of JSON
 
-A command is an argv, or the `main(argv)` of a PROGRAM: a Python file that need not be an interpreter of its own. `wait`
+A command is an argv, or the `main(argv)` of a PROGRAM: a Python file that need not be an interpreter of its own. With a
+secret it is `main(argv, secret)`, and the memory that had it is nobody's to read, although the command's own processes
+belong to the same user. `wait`
 is started before it is needed, with everything loaded, because that takes longer than all that follows.
 
 The folder holds `pid` (of the keeper: pid and start time), `group`, `out`, `err`, `setup`, `facts.json`, `notes` and at
@@ -54,6 +57,8 @@ def write_whole(path, text):
 
 def start(folder):
     order = json.load(sys.stdin)
+    if "secret" in order:
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE, for the keeper too; what it executes is readable again
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -126,7 +131,7 @@ def become(order, folder, keeper):
         os.chdir(folder)
         os.environ.update(order.get("env", {}))
         if "program" in order:
-            load(order["program"]).main(order["argv"])
+            load(order["program"]).main(order["argv"], *([order["secret"]] if "secret" in order else []))
             status = 0
         else:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too

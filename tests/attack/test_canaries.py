@@ -14,6 +14,11 @@ from tests.gitserver import served
 from tests.running import RunningPortal, until
 from tests.web import Client, code_of, hidden
 
+# A program that tells all it knows: it ends up in the database, and on the pages.
+LOOK = """import os, pathlib
+print(os.environ, *(path.read_bytes() for path in pathlib.Path(".git").glob("*") if path.is_file()))
+"""
+
 
 @pytest.fixture(scope="module")
 def portal():
@@ -52,9 +57,12 @@ def canaries(portal):
     until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
     cluster = portal.call("make_cluster", workspace=workspace, nodes=1, cores=1)
     until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", seconds=90, what="running")
-    with served({"hello.py": "print('hello')"}) as repository:
-        made = portal.call("make_job", workspace=workspace, cluster=cluster, git_url=repository, command="hello.py")
+    git = ("canary", "canary of git, with b/la:nks")
+    with served({"hello.py": LOOK}, asks_for=git) as repository:
+        place = {"workspace": workspace, "cluster": cluster}
+        made = portal.call("make_job", **place, git_url=repository, command="hello.py", credential=git)
         until(lambda: portal.call("run_state", run=made["run"])["kept"], what="the run")
+        assert portal.call("run_state", run=made["run"])["status"] == "finished"
     client = Client(portal.url).sign_in(who["email"], who["password"])
     shown_once = {
         "invitation": on_page(client, "/people/", r"/invitations/([^/<]+)/", emails="canary@example.org"),
@@ -74,6 +82,7 @@ def canaries(portal):
     kept = portal.call("secrets_kept", workspace=workspace, cluster=cluster)
     var = portal.var
     return shown_once | {
+        "git password": git[1],
         "password": who["password"],
         "session": client.cookie.split("=", 1)[1],
         "the portal's secret key": (var / "secret_key").read_text().strip(),
@@ -126,6 +135,13 @@ def test_command_lines(canaries):
                 continue
     assert b"manage.py" in data
     assert found(canaries, data) == []
+
+
+def test_what_stays_on_the_nodes(portal, canaries):
+    """They have keys of their own. What a run was given is gone with it."""
+    data = read(path for path in (portal.var / "local").rglob("*") if not path.is_symlink())
+    assert b"mpi4py" in data, "these are not the nodes"
+    assert "git password" not in found(canaries, data)
 
 
 def test_files_that_others_may_read(portal, canaries):

@@ -9,6 +9,7 @@ from django.apps import apps
 from django.core.management import call_command
 
 from clusters.models import Cluster, EngineVersion, Node
+from jobs.models import Job
 from portal import secrets
 from portal.secrets import CannotDecrypt, EncryptedField, decrypt, encrypt, redact, rotated, seal, unseal
 from workspaces.models import Workspace
@@ -72,7 +73,7 @@ NEW = "n" * 43
 
 @pytest.fixture
 def sealed(lab, alice):
-    """A workspace, two clusters of two nodes, and a second factor, each with its secrets."""
+    """A workspace, two clusters of two nodes, a job and a second factor, each with its secrets."""
     lab.keep_login_key("login secret", "public")
     engine = EngineVersion.objects.get(kind="mpi")
     for name in ("tide", "ebb"):
@@ -85,6 +86,9 @@ def sealed(lab, alice):
             node = Node(cluster=cluster, rank=rank, hostname=f"{name}-{rank}", host_public="public")
             seal(node, "host_private", f"{name}-{rank} secret")
             node.save()
+    job = Job(workspace=lab, cluster=cluster, name="j", git_url="https://git.example.org/x", command="ex.py")
+    seal(job, "git_password", "git secret")
+    job.save()
     data = {"secret": encrypt("totp secret", belongs_to="mfa"), "used_mask": 3, "plain": "word"}
     Authenticator.objects.create(user=alice, type="totp", data=data)
     return lab
@@ -97,6 +101,7 @@ def opened():
         *(workspace.login_key for workspace in Workspace.objects.all()),
         *(cluster.key for cluster in Cluster.objects.order_by("pk")),
         *(node.host_key.private for node in Node.objects.order_by("pk")),
+        *(unseal(job, "git_password") for job in Job.objects.all()),
         decrypt(data["secret"], belongs_to="mfa"),
     ]
 
@@ -118,6 +123,7 @@ def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everythin
     assert sorted(lines) == [
         "clusters.Cluster.key_private: 2 encrypted anew, 0 were already",
         "clusters.Node.host_private: 4 encrypted anew, 0 were already",
+        "jobs.Job.git_password: 1 encrypted anew, 0 were already",
         "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
         "workspaces.Workspace.login_private: 1 encrypted anew, 0 were already",
     ]
@@ -147,7 +153,7 @@ def unsealed(kept):
 
 def test_whatever_looks_like_a_ciphertext_is_known_to_the_rotation(sealed, settings):
     found = {f"{row._meta.label}.{column.name}": column for row, column in ciphertexts()}
-    assert len(found) == 4
+    assert len(found) == 5
     for name, column in found.items():
         assert isinstance(column, EncryptedField) or name in settings.ENCRYPTED_IN_JSON
 
@@ -178,7 +184,7 @@ def test_a_rotation_that_was_stopped_goes_on(sealed, settings, monkeypatch):
     monkeypatch.setattr(secrets, "rotated", rotated)
     assert opened() == before
     rotations = list(secrets.rotate(batch=1))
-    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 8
+    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 9
     assert sum(one.already for one in rotations) >= 2
     settings.ENCRYPTION_KEYS = [NEW]
     assert opened() == before
