@@ -247,6 +247,7 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 class ReadOnlyInline(TabularInline):
     """A few rows that belong to the one above, to look at."""
 
+    template = "admin/edit_inline/readonly.html"
     extra = 0
     can_delete = False
 

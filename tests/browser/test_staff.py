@@ -26,6 +26,24 @@ def test_axe_finds_nothing(open_desk, portal, theme):
     assert {path: said for path, said in found.items() if said} == {}
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_pages_of_single_things(open_desk, portal, cluster, theme):
+    """The first of each list that has any."""
+    page = open_desk("/admin/", color_scheme=theme)
+    lists = page.eval_on_selector_all("#content-main th a", "links => links.map(link => link.href)")
+    found, seen = {}, set()
+    for address in lists:
+        page.goto(address)
+        first = page.query_selector("#result_list th a")
+        if first is None:
+            continue
+        page.goto(f"{portal.url}{first.get_attribute('href')}")
+        seen.add(address.split("/admin/")[1])
+        found[page.url] = violations(page, preload=False)
+    assert {"accounts/user/", "clusters/cluster/", "tasks/task/", "accounts/auditevent/"} <= seen
+    assert {path: said for path, said in found.items() if said} == {}
+
+
 def test_people_are_chosen_and_unlocked(open_desk, portal):
     page = open_desk("/admin/accounts/user/")
     page.check("tr:has-text('alice@example.org') .action-select")
