@@ -11,6 +11,7 @@ from allauth.account.internal.flows.login import get_authentication_records, rec
 from allauth.account.internal.flows.reauthentication import raise_if_reauthentication_required
 from allauth.account.models import EmailAddress
 from allauth.mfa import signals as mfa_signals
+from allauth.socialaccount.signals import social_account_added, social_account_removed
 from django.contrib.auth import login
 from django.http import HttpRequest
 
@@ -82,6 +83,11 @@ def connect() -> None:
         (mfa_signals.authenticator_reset, "renewed second factor"),
     ):
         signal.connect(_writer(verb), weak=False, dispatch_uid=f"audit {verb} {id(signal)}")
+    for signal, verb in (
+        (social_account_added, "connected single sign-on"),
+        (social_account_removed, "disconnected single sign-on"),
+    ):
+        signal.connect(_writer_of_single_sign_on(verb), weak=False, dispatch_uid=f"audit {verb}")
     account_signals.email_changed.connect(_email_changed, dispatch_uid="audit e-mail")
 
 
@@ -89,6 +95,14 @@ def _writer(verb: str) -> Any:
     def write(request: HttpRequest, user: User, authenticator: Any = None, **_: Any) -> None:
         after = {"means": _FACTORS.get(authenticator.type, authenticator.type)} if authenticator else {}
         write_down(request, verb, user, **after)
+
+    return write
+
+
+def _writer_of_single_sign_on(verb: str) -> Any:
+    def write(request: HttpRequest, sociallogin: Any = None, socialaccount: Any = None, **_: Any) -> None:
+        account = socialaccount or sociallogin.account
+        write_down(request, verb, account.user, provider=account.get_provider().name)
 
     return write
 

@@ -96,6 +96,7 @@ def account(email):
         "sessions": UserSession.objects.filter(user=user).count(),
         "organizations": list(user.memberships.values_list("organization__name", flat=True)),
         "signed_in": list(AuditEvent.objects.filter(actor=user.uuid, verb="signed in").values_list("how", flat=True)),
+        "verbs": list(AuditEvent.objects.filter(subject=user.uuid).values_list("verb", flat=True)),
     }
 
 

@@ -329,6 +329,8 @@ def test_what_signs_one_in_can_be_disconnected(client, person, provider):
     assert "Disconnect" in page
     client.post(reverse("socialaccount_connections"), {"account": account.pk})
     assert not SocialAccount.objects.exists()
+    event = AuditEvent.objects.get(verb="disconnected single sign-on")
+    assert (event.actor, event.after) == (person.uuid, {"provider": "Harbor ID"})
 
 
 # Single sign-on and Django admin

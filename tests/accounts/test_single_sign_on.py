@@ -141,6 +141,7 @@ def test_a_person_whom_the_provider_knows_is_in(portal, person):
     known = portal.call("account", email="alice@example.org")
     assert known["single_sign_on"] == 1
     assert known["signed_in"][-1] == "single sign-on"
+    assert known["verbs"].count("connected single sign-on") == 1
     again = Browser(portal).sign_on("alice@example.org")
     assert again.url == f"{portal.url}/"
     assert portal.call("account", email="alice@example.org")["single_sign_on"] == 1
