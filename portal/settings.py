@@ -282,7 +282,10 @@ LOGGING = {
     "filters": {"context": {"()": "portal.logs.ContextFilter"}},
     "formatters": {
         "json": {"()": "portal.logs.JsonFormatter"},
-        "plain": {"format": "%(asctime)s %(levelname)s %(name)s %(context)s%(message)s"},
+        "plain": {
+            "()": "portal.logs.PlainFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(context)s%(message)s",
+        },
     },
     "handlers": {
         "stderr": {

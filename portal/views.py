@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils.timezone import now
 
 from portal.tasks.live import WATCH
@@ -61,6 +63,13 @@ def readyz(request: HttpRequest) -> HttpResponse:
         found["redis"] = type(error).__name__
     good = all(state == "ok" for state in found.values())
     return JsonResponse(found, status=200 if good else 503)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """What is seen of an exception that nobody has caught. Its cause is in the log alone, with the request's id."""
+    away = isinstance(sys.exc_info()[1], (OperationalError, InterfaceError, redis.exceptions.ConnectionError))
+    page = render_to_string("503.html" if away else "500.html")  # without the request: that needs what is away
+    return HttpResponse(page, status=503 if away else 500, headers={"Retry-After": "5"} if away else {})
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

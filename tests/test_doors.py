@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.apps import apps
 from django.conf import settings
 from django.db import transaction
 from django.test import Client
@@ -161,6 +162,29 @@ def test_what_was_deleted_is_not_there(client, who_is, lab, name):
     client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation", "token") else "wanda"))
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
+
+
+@pytest.mark.parametrize("who", ["olga", "wanda"])
+def test_looking_changes_nothing(things, who_is, who):
+    """3.5.3: no page does anything by being opened, whatever is in its address."""
+    client = Client()
+    client.force_login(who_is(who))
+    client.get("/")
+    before = everything()
+    for name, row in ROWS.items():
+        if row.get:
+            client.get(address(name, things.get(row.about, "")), {"confirmed": "yes", "take_away": "yes", "name": "x"})
+    assert everything() == before
+
+
+def everything():
+    """Every row of ours. Sessions note that they were used."""
+    apps_of_ours = ("accounts", "workspaces", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
+    return {
+        model._meta.label: list(model._base_manager.order_by("pk").values())
+        for label in apps_of_ours
+        for model in apps.get_app_config(label).get_models()
+    }
 
 
 # The socket of live pages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -11,9 +12,14 @@ from allauth.account.models import EmailAddress
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils.html import escape
+from django.utils.module_loading import import_string
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from accounts.models import User
+from portal.logs import ContextFilter
 from tests.doors import EVERYBODY, ROWS
 from tests.running import ROOT
 from tests.test_doors import ADDRESSES
@@ -169,3 +175,68 @@ def test_cookies_under_tls():
         check=True,
     )
     assert found.stdout.strip() == '["__Host-coxswain", true, true, "Lax", 31536000]'
+
+
+@pytest.mark.parametrize("formatter", ["json", "plain"])
+@pytest.mark.parametrize("typed", ["a\n2026-01-01 INFO all is well", "a\r\x1b[2J", "a\u2028b\x85c", "a\x9b31m"])
+def test_what_somebody_types_does_not_begin_a_line_of_the_log(formatter, typed):
+    """16.4.1."""
+    chosen = {**settings.LOGGING["formatters"][formatter]}
+    line = import_string(chosen.pop("()"))(**chosen)
+    record = logging.LogRecord("x", logging.INFO, "x", 1, "signed in: %s", (typed,), None)
+    ContextFilter().filter(record)
+    said = line.format(record)
+    assert "signed in: a" in said
+    assert len(said.splitlines()) == 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028]", said)
+
+
+@pytest.mark.parametrize("path", ["/", "/workspaces/", "/accounts/login/", "/organization/audit/", "/admin/"])
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_without_the_database_nobody_is_let_in_and_nothing_is_told(client, bob, monkeypatch, path, signed_in):
+    """16.5.1, 16.5.3: not its address, nor its password, nor what is in it."""
+    if signed_in:
+        client.force_login(bob)
+    client.raise_request_exception = False
+
+    def away(*_):
+        raise OperationalError("connection to 10.1.2.3 failed: password hunter22")
+
+    monkeypatch.setattr(connection, "cursor", away)
+    answer = client.get(path)
+    if answer.status_code == 200:
+        assert (path, signed_in) == ("/accounts/login/", False), "it needs no database"
+    elif answer.status_code == 302:
+        assert not signed_in
+        assert "/login/" in answer.url
+    else:
+        assert answer.status_code == 503
+        assert b"The portal is being looked after" in answer.content
+        assert answer["Retry-After"] == "5"
+        assert "default-src 'none'" in answer["Content-Security-Policy"]
+    assert b"hunter22" not in answer.content
+    assert b"10.1.2.3" not in answer.content
+
+
+def test_without_the_queues_server_nobody_is_let_in(client, bob, monkeypatch):
+    """16.5.3: what counts the tries is away, so that nobody may try."""
+
+    def away(*_, **__):
+        raise RedisConnectionError("10.1.2.3 is away")
+
+    monkeypatch.setattr("django.core.cache.backends.redis.RedisCacheClient.get_client", away)
+    monkeypatch.setattr("django.core.cache.cache.get", away)
+    client.raise_request_exception = False
+    answer = sign_in(client)
+    assert answer.status_code == 503
+    assert b"10.1.2.3" not in answer.content
+    assert client.get("/workspaces/").status_code == 302
+
+
+def test_who_is_switched_off_is_out_at_the_next_click(client, bob):
+    """7.4.2."""
+    client.force_login(bob)
+    assert client.get("/workspaces/").status_code == 200
+    User.objects.filter(pk=bob.pk).update(is_active=False)
+    assert client.get("/workspaces/").status_code == 302
+    assert sign_in(Client()).status_code == 302
