@@ -76,6 +76,10 @@ def add_app(email):
     return secret
 
 
+def set_zone(email, zone):
+    User.objects.filter(email=email).update(time_zone=zone)
+
+
 def invite(email, workspace=None, role="user"):
     """The path of the link."""
     place = Workspace.objects.get(uuid=workspace) if workspace else None

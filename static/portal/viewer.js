@@ -15,6 +15,18 @@ const NAMES = { 1: "stdout", 2: "stderr", 3: "portal", 4: "setup" };
 const TOKEN = /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
 const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
+/* How times of a zone are written: of the day, and in full. */
+function clocksOf(zone) {
+  const time = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+  const full = { weekday: "long", day: "numeric", month: "long", year: "numeric", ...time, timeZoneName: "short" };
+  const made = (timeZone) => [time, full].map((form) => new Intl.DateTimeFormat("en-GB", { ...form, timeZone }));
+  try {
+    return made(zone);
+  } catch {
+    return made("UTC"); // one that this browser has not heard of
+  }
+}
+
 /* Bytes to rows: one decoder, one colour and one open row for each stream. */
 class Screen {
   constructor() {
@@ -128,7 +140,6 @@ function colour(look, numbers) {
   return [...on].sort().join(" ");
 }
 
-const two = (n) => String(n).padStart(2, "0");
 const number = (n) => n.toLocaleString("en-US");
 function make(tag, look, text) {
   const element = document.createElement(tag);
@@ -151,6 +162,7 @@ class Viewer {
     this.output = data.output;
     this.url = data.frame;
     this.keeps = "keeps" in data; // a run's output moves to one file at its end; a task's does not, and may go on after a retry
+    this.clocks = clocksOf(data.zone);
     this.cursor = Number(data.start); // of the line to the portal
     this.shownTo = this.cursor; // of the window
     this.told = { ended: false, kept: false };
@@ -300,11 +312,20 @@ class Viewer {
     this.showState();
   }
 
+  clock(ms) {
+    const second = Math.floor(ms / 1000);
+    if (second !== this.clockAt) {
+      this.clockAt = second;
+      this.clockWords = this.clocks.map((form) => form.format(ms));
+    }
+    return this.clockWords;
+  }
+
   build(row) {
     const li = make("li", `ln ${NAMES[row.stream]}`);
-    const at = new Date(row.ms);
-    const clock = make("span", "at", `${two(at.getUTCHours())}:${two(at.getUTCMinutes())}:${two(at.getUTCSeconds())}`);
-    clock.title = `${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    const [time, day] = this.clock(row.ms);
+    const clock = make("span", "at", time);
+    clock.title = day;
     li.append(make("span", "no", row.line), clock, make("span", "rk", row.stream === 1 ? "" : NAMES[row.stream]), make("span", "x"));
     row.element = li;
     this.fill(row);

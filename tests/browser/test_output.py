@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from tests.browser.conftest import rows
@@ -41,6 +44,22 @@ def test_what_is_said_appears_while_the_page_is_open(page, say):
     say("ne\n")
     page.wait_for_selector(".ln:has-text('half a line')")
     assert rows(page) == [("1", "", "first"), ("2", "", "second"), ("3", "", "half a line")]
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_times_are_in_the_persons_zone_and_say_so(portal, open_desk, task, say, javascript):
+    say("when\n")
+    portal.call("set_zone", email=portal.who["email"], zone="Asia/Kolkata")
+    try:
+        page = open_desk(f"/tasks/{task['task']}/", java_script_enabled=javascript)
+        row = page.locator(".ln:has-text('when') .at")
+        here = datetime.now(ZoneInfo("Asia/Kolkata"))
+        assert row.inner_text() in {f"{here - timedelta(seconds=n):%H:%M:%S}" for n in range(60)}
+        assert page.locator(".viewer .bar:has-text('IST')").count() == 1
+        if javascript:
+            assert f"{here:%A %-d %B %Y}" in row.get_attribute("title").replace(",", "").replace(" at", "")
+    finally:
+        portal.call("set_zone", email=portal.who["email"], zone="UTC")
 
 
 ODD = [
