@@ -10,12 +10,12 @@ from django.conf import settings
 
 from clusters.models import Cluster
 from jobs.actions import Credential
+from portal.environment import is_loopback
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
 # What git-check-ref-format(1) forbids; `jobs/onnode/job.py` asks again where git is called.
 _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class CredentialForm(forms.Form):
@@ -37,6 +37,10 @@ class CredentialForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
 
+    def __init__(self, *args: Any, git_url: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.address = git_url  # where it is no field of the form
+
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         username, password = data.get("git_username", ""), data.get("git_password", "")
@@ -45,6 +49,8 @@ class CredentialForm(forms.Form):
                 self.add_error(name, "This cannot have line breaks or control characters in it.")
         if username and not password and "git_password" not in self.errors:
             self.add_error("git_password", "Give the password or access token of this user name.")
+        if password and urlsplit(data.get("git_url", self.address)).scheme == "ssh":
+            self.add_error("git_password", "A password is for an address that begins with https://.")
         return data
 
     @property
@@ -109,7 +115,7 @@ class JobForm(OnceForm, CredentialForm):
             raise forms.ValidationError("This is not a web address.")
         try:
             parts = urlsplit(url)
-            here = parts.scheme == "http" and parts.hostname in _LOOPBACK and settings.GIT_FROM_THIS_MACHINE
+            here = parts.scheme == "http" and is_loopback(parts.hostname) and settings.GIT_FROM_THIS_MACHINE
             bad_port = parts.port == 0
         except ValueError as error:
             raise forms.ValidationError("This is not a web address.") from error
@@ -126,12 +132,6 @@ class JobForm(OnceForm, CredentialForm):
         if _NO_REFERENCE.search(reference):
             raise forms.ValidationError("This is no name of a branch, tag or commit.")
         return reference
-
-    def clean(self) -> dict[str, Any]:
-        data = super().clean()
-        if data.get("git_password") and urlsplit(data.get("git_url", "")).scheme == "ssh":
-            self.add_error("git_password", "A password is for an address that begins with https://.")
-        return data
 
     @property
     def private_fields(self) -> list[forms.BoundField]:

@@ -146,7 +146,7 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
         change_credential(found, None, by=person(request))
         messages.success(request, f"{found} has no password any more.")
         return redirect("job", uuid=uuid)
-    form = CredentialForm(request.POST or None, initial={"git_username": found.git_username})
+    form = CredentialForm(request.POST or None, initial={"git_username": found.git_username}, git_url=found.git_url)
     if request.method == "POST" and form.is_valid():
         if form.credential:
             change_credential(found, form.credential, by=person(request))

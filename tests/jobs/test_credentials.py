@@ -101,6 +101,13 @@ def test_it_is_replaced_and_taken_away(client, create, bob):
     ]
 
 
+def test_a_repository_by_ssh_gets_no_password_later_either(client, create):
+    create(git_url="ssh://git@git.example.org/x")
+    page = reverse("job-credential", args=[Job.objects.get().uuid])
+    assert "begins with https://" in client.post(page, {"git_password": "x"}).content.decode()
+    assert Job.objects.get().git_password == ""
+
+
 class Work:
     def __init__(self, run):
         self.subject = run

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from portal.checks import settings_are_sane
+from tests.running import ROOT
 
 
 @pytest.fixture
@@ -47,3 +52,19 @@ def test_an_origin_that_would_let_forms_lead_anywhere(single_sign_on, origin):
 
 def test_a_provider_without_a_client(single_sign_on):
     assert single_sign_on(client="") == ["portal.E006"]
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_nothing_is_started_with_settings_that_are_wrong(tmp_path, command):
+    """And it is said once, not by each process, again and again."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PORTAL_VAR": str(tmp_path / "var"), "PORTAL_SECRET_KEY": "short"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("PORTAL_SECRET_KEY is short") == 1
+    assert "Use 50 random characters" in done.stderr

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from django.conf import settings
+from django.core.checks import Tags
 from django.core.management import BaseCommand, CommandParser
 from django.db import OperationalError, connection
 from django.utils.timezone import now
@@ -42,7 +43,7 @@ class Command(BaseCommand):
     help = "Start the portal, make an organization, a workspace, a 3-node cluster and a job, and run it."
     up: subprocess.Popen[str] | None = None  # the portal, if we started it
     stopping = False
-    requires_system_checks: list[str] = []
+    requires_system_checks = [Tags.security]
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--exit", action="store_true", help="stop after the run, with its outcome as exit status")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from django.core.checks import Tags
 from django.core.management import BaseCommand, CommandParser
 from django.utils.module_loading import import_string
 
@@ -11,7 +12,8 @@ from portal.supervisor import CannotStart, Supervisor
 
 class Command(BaseCommand):
     help = "Start everything on this machine: queue, web, workers, watch. Ctrl-C stops it."
-    requires_system_checks: list[str] = []
+    # Said once, here: the processes that are started would each say it, again and again.
+    requires_system_checks = [Tags.security]
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--port", type=int, help="the port on 127.0.0.1; default: 8000 or the next free one")
