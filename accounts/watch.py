@@ -1,4 +1,4 @@
-"""A word to people whose account will be locked soon, and a note of the day when it is."""
+"""A word to people whose account will be locked soon, a note of the day when it is, and an end to old sessions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import logging
 from datetime import timedelta
 from smtplib import SMTPException
 
+from allauth.usersessions.models import UserSession
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.core.mail import send_mail
+from django.db.models import Exists, OuterRef
 from django.template.loader import render_to_string
+from django.utils.timezone import now
 
 from accounts import audit
 from accounts.models import User
@@ -21,10 +25,11 @@ logger = logging.getLogger(__name__)
 EVERY = 3600.0  # seconds
 
 
-class DormancyWatcher:
+class AccountsWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
             await database_sync_to_async(look)()
+            await database_sync_to_async(forget_sessions)()
             await asyncio.sleep(EVERY)
 
 
@@ -38,6 +43,13 @@ def look() -> None:
         for user in User.objects.get_queryset().dormant_for(days).filter(warned_days__lt=days, is_active=True):
             if _first_to_tell(user, days) and user.notify_dormancy:
                 _tell(user)
+
+
+def forget_sessions() -> None:
+    """Those that are over. Whoever only looks at the sign-in page has one, so that they would fill the database."""
+    Session.objects.filter(expire_date__lt=now()).delete()
+    there = Session.objects.filter(session_key=OuterRef("session_key"))
+    UserSession.objects.filter(~Exists(there)).delete()
 
 
 def _first_to_tell(user: User, days: int) -> bool:

@@ -164,7 +164,7 @@ WATCHERS = [
     "portal.tasks.watch.OutputWatcher",
     "jobs.watch.RunWatcher",
     "clusters.watch.NodeWatcher",
-    "accounts.watch.DormancyWatcher",
+    "accounts.watch.AccountsWatcher",
 ]
 RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.

@@ -15,6 +15,7 @@ from allauth.mfa.totp.internal import auth as totp
 from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.internal.flows.login import complete_login
 from allauth.socialaccount.models import SocialAccount, SocialLogin
+from allauth.usersessions.models import UserSession
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.messages.middleware import MessageMiddleware
 from django.contrib.sessions.models import Session
@@ -24,6 +25,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from accounts.models import AuditEvent, Organization, User
+from accounts.watch import forget_sessions
 from tests.pages.test_pages import Page
 
 pytestmark = pytest.mark.django_db
@@ -187,6 +189,25 @@ def test_a_session_ends_when_it_is_not_used_and_after_a_week_in_any_case(client,
         at += timedelta(hours=5)
     time_machine.move_to(start + timedelta(hours=35 + 7 * 24 + 1), tick=False)
     assert client.get("/").status_code == 302
+
+
+def test_sessions_that_are_over_are_forgotten(client, person, time_machine):
+    start = now().replace(microsecond=0)
+    time_machine.move_to(start, tick=False)
+    Client().get(reverse("account_login"))  # somebody who never comes back
+    elsewhere = Client()
+    sign_in(elsewhere, person.email)
+    elsewhere.get("/")
+    time_machine.move_to(start + timedelta(hours=11), tick=False)
+    sign_in(client, person.email)
+    client.get("/")
+    assert (Session.objects.count(), UserSession.objects.count()) == (3, 2)
+    forget_sessions()
+    assert (Session.objects.count(), UserSession.objects.count()) == (3, 2)
+    time_machine.move_to(start + timedelta(hours=13), tick=False)
+    forget_sessions()
+    assert (Session.objects.count(), UserSession.objects.count()) == (1, 1)
+    assert client.get("/profile/").status_code == 200
 
 
 def test_a_busy_session_is_not_written_at_every_request(client, person, django_assert_num_queries):
