@@ -58,7 +58,7 @@ def write_whole(path, text):
 def start(folder):
     order = json.load(sys.stdin)
     if "secret" in order:
-        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE, for the keeper too; what it executes is readable again
+        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: nobody looks into our memory, until we execute something
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -81,11 +81,11 @@ def start(folder):
     os.setsid()
     if os.fork():  # the keeper is no session leader's child: the end of this SSH session does not reach it
         os._exit(0)
-    keep(folder, order, writable)
+    keep(folder, order, writable, lock)
     os._exit(0)
 
 
-def keep(folder, order, writable):
+def keep(folder, order, writable, lock):
     """The keeper: owns the command, and writes down how it ended. Holds the lock for its life."""
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -107,6 +107,16 @@ def keep(folder, order, writable):
     if not command:
         become(order, folder, keeper)
     (folder / "group").write_text(f"{command}\n")
+    if "secret" in order:
+        # On with an empty memory, so that it may be looked at again: what sweeps a node looks at all that run there.
+        os.set_inheritable(lock, True)
+        with contextlib.suppress(OSError):
+            os.execv(sys.executable, [sys.executable, "-IS", __file__, "finish", str(folder), str(command)])
+    finish(folder, command)
+
+
+def finish(folder, command):
+    """The rest of the keeper's life: wait for its child, and write down how it ended."""
     status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(command, signal.SIGKILL)  # what it left behind in its group
@@ -291,6 +301,8 @@ def main():
             observe(pathlib.Path(target), json.loads(rest[0]))
     elif verb == "signal":
         send_signal(pathlib.Path(target), rest[0])
+    elif verb == "finish":  # the keeper alone calls it, of itself
+        finish(pathlib.Path(target), int(rest[0]))
     elif verb == "sweep":
         sweep(target)
     else:

@@ -52,6 +52,8 @@ for place in sys.argv[sys.argv.index("--") + 1:]:
     for path in pathlib.Path(place).rglob("*"):
         if path.is_file() and path.name != "snoop" and secret in path.read_bytes():
             found.append(str(path))
+keeper = pathlib.Path("/proc", str(os.getppid()))
+print("KEEPER", "KEPT=yes" in (keeper / "environ").read_text(), b"finish" in (keeper / "cmdline").read_bytes())
 print("FOUND", found, "of", sys.argv[1:3])
 """
 
@@ -100,7 +102,8 @@ def run(place, as_whom, repository):
         if credential:
             start["secret"] = json.dumps(dict(zip(("username", "password"), credential, strict=True)))
         command = [PYTHON, "-IS", str(programs[0]), "start", str(folder)]
-        subprocess.run(command, input=json.dumps(start).encode(), check=True, capture_output=True, **as_whom)
+        subprocess.run(command, input=json.dumps(start).encode(), check=True, capture_output=True,
+                       env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")
         facts = json.loads((folder / "facts.json").read_text())
         return facts, (folder / "out").read_text(), (folder / "setup").read_text() + (folder / "err").read_text()
@@ -112,6 +115,7 @@ def test_it_is_cloned_and_the_program_finds_the_password_nowhere(run, place):
     facts, out, said = run()
     assert facts["subject"] == "Files", said
     assert "FOUND [] of ['-n', '6']" in out
+    assert "KEEPER True True" in out, "what sweeps the node sees it by its environment"
     assert "t0ken" not in out + said + json.dumps(facts)
     assert not list(place.rglob("pwned"))
 
