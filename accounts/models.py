@@ -15,7 +15,7 @@ from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.contrib.sessions.backends.base import SessionBase
 from django.db import connection, models
 from django.db.models import Exists, F, FilteredRelation, Q, Subquery, Value
-from django.db.models.functions import Coalesce, Lower, Now
+from django.db.models.functions import Coalesce, Left, Lower, Now
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
@@ -42,27 +42,36 @@ def digest(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
+def quiet_for(days: int, at: datetime, *, of: str = "") -> Q:
+    """Who has not signed in for more than so many days, by `at` of the database's clock. See `User.quiet_since`.
+
+    `of`: the way to the person, such as "user__". Each time is asked for by itself, because a database would compute
+    the latest of the three for all people there are, indexed or not.
+    """
+    moment = at - timedelta(days=days)
+    signed_in = Q(**{f"{of}last_login": None}) | Q(**{f"{of}last_login__lt": moment})
+    unlocked = Q(**{f"{of}unlocked_at": None}) | Q(**{f"{of}unlocked_at__lt": moment})
+    return signed_in & unlocked & Q(**{f"{of}date_joined__lt": moment})
+
+
+def locked(at: datetime, *, of: str = "") -> Q:
+    return quiet_for(settings.LOCK_AFTER_DAYS, at, of=of)
+
+
+def going_dormant(at: datetime, *, of: str = "") -> Q:
+    """Who will be locked soon: past the first warning, and not locked yet."""
+    lock = at - timedelta(days=settings.LOCK_AFTER_DAYS)
+    times = (f"{of}last_login", f"{of}unlocked_at", f"{of}date_joined")
+    since_then = Q(*(Q(**{f"{time}__gte": lock}) for time in times), _connector=Q.OR)
+    return quiet_for(settings.WARN_AFTER_DAYS[0], at, of=of) & since_then
+
+
 class UserQuerySet(models.QuerySet["User"]):
     def dormant_for(self, days: int) -> UserQuerySet:
-        """Who has not signed in for more than so many days, by the database's clock. See `User.quiet_since`."""
-        return self.filter(_quiet_since_before(database_now() - timedelta(days=days)))
+        return self.filter(quiet_for(days, database_now()))
 
     def locked(self) -> UserQuerySet:
-        return self.dormant_for(settings.LOCK_AFTER_DAYS)
-
-    def going_dormant(self) -> UserQuerySet:
-        """Who will be locked soon: past the first warning, and not locked yet."""
-        at = database_now()
-        first, lock = (at - timedelta(days=days) for days in (settings.WARN_AFTER_DAYS[0], settings.LOCK_AFTER_DAYS))
-        since_then = Q(last_login__gte=lock) | Q(unlocked_at__gte=lock) | Q(date_joined__gte=lock)
-        return self.filter(_quiet_since_before(first), since_then)
-
-
-def _quiet_since_before(moment: datetime) -> Q:
-    """Each time by itself: a database computes the latest of the three for all people there are, indexed or not."""
-    signed_in = Q(last_login=None) | Q(last_login__lt=moment)
-    unlocked = Q(unlocked_at=None) | Q(unlocked_at__lt=moment)
-    return signed_in & unlocked & Q(date_joined__lt=moment)
+        return self.filter(locked(database_now()))
 
 
 class UserManager(BaseUserManager["User"]):
@@ -408,12 +417,23 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
     What is read of them is read through an index, from the newest on: there may be millions.
     """
 
+    LITTLE = 500
+
     def about(self, text: str) -> AuditEventQuerySet:
         """By a person or an object whose name begins so, or with exactly this uuid or request id."""
-        wanted = Q(actor_name__startswith=text) | Q(subject_name__startswith=text) | Q(request_id=text)
+        wanted = _begins("actor_name", text) | _begins("subject_name", text) | Q(request_id=text)
         with suppress(ValueError):
             wanted |= Q(actor=uuid.UUID(text)) | Q(subject=uuid.UUID(text))
-        return self.filter(wanted)
+        # What there is little of is found through its indexes, and what there is much of by reading from the newest on.
+        # A database guesses which of them it is, and guesses wrong.
+        found = list(self.filter(wanted).order_by().values_list("pk", flat=True)[: self.LITTLE + 1])
+        if len(found) <= self.LITTLE:
+            return self.filter(pk__in=found)
+        begin = {
+            f"{name}_begins": Left(name, len(text)) for name in ("actor_name", "subject_name")
+        }  # no index has that
+        much: AuditEventQuerySet = self.alias(**begin).filter(Q(actor_name_begins=text) | Q(subject_name_begins=text))
+        return much
 
     def between(self, start: datetime, end: datetime) -> AuditEventQuerySet:
         """Of one chain, from the first entry that is not before `start` to the first that is not before `end`.
@@ -447,6 +467,13 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError("Audit entries are appended one by one.")
+
+
+def _begins(field: str, text: str) -> Q:
+    """In words that an index answers: SQLite has none for LIKE, and PostgreSQL's order of texts is a language's."""
+    if connection.vendor == "sqlite":
+        return Q(**{f"{field}__gte": text, f"{field}__lt": f"{text}\U0010ffff"})
+    return Q(**{f"{field}__startswith": text})
 
 
 class AuditEvent(models.Model):
@@ -488,7 +515,7 @@ class AuditEvent(models.Model):
             models.Index(fields=["verb"], name="audit_all_by_verb"),
             models.Index(fields=["subject"], name="audit_all_by_subject"),
             models.Index(fields=["chain", "subject", "number"], name="audit_by_subject"),
-            # For "begins with", which PostgreSQL finds in an index of this class alone; SQLite reads them all.
+            # For "begins with", which PostgreSQL finds in an index of this class alone.
             models.Index(
                 fields=["chain", "actor_name"], opclasses=["int8_ops", "varchar_pattern_ops"], name="audit_by_who"
             ),

@@ -43,8 +43,9 @@ from accounts.models import (
     Invitation,
     Membership,
     Organization,
-    User,
     database_now,
+    going_dormant,
+    locked,
 )
 from accounts.place import FIELD, enter_if_any, enter_organization, person
 from accounts.signin import confirm
@@ -53,7 +54,7 @@ from portal.paging import Page
 from portal.statuses import Badge
 
 PAGE = 20  # people on one page
-FEW = 10  # of those who are invited, beside the members
+FEW = 5  # of those who are invited, beside the members
 
 
 def with_state(members: Iterable[Any]) -> list[tuple[Any, Badge | None, int]]:
@@ -84,11 +85,10 @@ def asked_for(
         members = members.filter(Q(user__email__icontains=words) | Q(user__name__icontains=words))
     if role in roles.values:
         members = members.filter(role=role)
-    people = User.objects.get_queryset()
     if state == "locked":
-        members = members.filter(user__in=people.locked())
+        members = members.filter(locked(database_now(), of="user__"))
     elif state == "dormant":
-        members = members.filter(user__in=people.going_dormant())
+        members = members.filter(going_dormant(database_now(), of="user__"))
     elif state == INVITED:
         members = members.none()
     return members, {"asked": words, "role": role, "state": state, "roles": roles, "states": STATES}

@@ -26,7 +26,7 @@ from accounts.place import enter_organization, person
 from accounts.signin import confirm
 from portal.paging import Page
 
-PAGE = 50  # tokens on one page
+PAGE = 20  # tokens on one page
 
 
 @require_safe
