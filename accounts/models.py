@@ -421,18 +421,18 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
 
     def about(self, text: str) -> AuditEventQuerySet:
         """By a person or an object whose name begins so, or with exactly this uuid or request id."""
-        wanted = _begins("actor_name", text) | _begins("subject_name", text) | Q(request_id=text)
+        names, exactly = ("actor_name", "subject_name"), Q(request_id=text)
         with suppress(ValueError):
-            wanted |= Q(actor=uuid.UUID(text)) | Q(subject=uuid.UUID(text))
+            exactly |= Q(actor=uuid.UUID(text)) | Q(subject=uuid.UUID(text))
         # What there is little of is found through its indexes, and what there is much of by reading from the newest on.
         # A database guesses which of them it is, and guesses wrong.
-        found = list(self.filter(wanted).order_by().values_list("pk", flat=True)[: self.LITTLE + 1])
-        if len(found) <= self.LITTLE:
-            return self.filter(pk__in=found)
-        begin = {
-            f"{name}_begins": Left(name, len(text)) for name in ("actor_name", "subject_name")
-        }  # no index has that
-        much: AuditEventQuerySet = self.alias(**begin).filter(Q(actor_name_begins=text) | Q(subject_name_begins=text))
+        indexed = exactly | _begins(names[0], text) | _begins(names[1], text)
+        little = list(self.filter(indexed).order_by().values_list("pk", flat=True)[: self.LITTLE + 1])
+        if len(little) <= self.LITTLE:
+            return self.filter(pk__in=little)
+        beginnings = {f"{name}_begins": Left(name, len(text)) for name in names}  # in no index
+        read = exactly | Q(actor_name_begins=text) | Q(subject_name_begins=text)
+        much: AuditEventQuerySet = self.alias(**beginnings).filter(read)
         return much
 
     def between(self, start: datetime, end: datetime) -> AuditEventQuerySet:
