@@ -53,7 +53,7 @@ from portal.clouds.errors import PortalError
 from portal.paging import Page
 from portal.statuses import Badge
 
-PAGE = 20  # people on one page
+PAGE = 15  # people on one page
 FEW = 5  # of those who are invited, beside the members
 
 
