@@ -373,7 +373,7 @@ def _how(status: int) -> str:
 
 
 def _last_words(stored: Output) -> list[str]:
-    chunks = stored.chunks.filter(stream=Stream.STDERR).order_by("-position")[:3]
-    text = b"".join(bytes(chunk.data or b"") for chunk in reversed(chunks))
+    pieces = output.tail(stored, output.Filter(frozenset({Stream.STDERR})))
+    text = b"".join(piece.data for piece in pieces)
     lines = [output.plain_text(line) for line in text.splitlines()]
     return [line for line in lines if not _BANNER.search(line)][-5:]

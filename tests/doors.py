@@ -96,6 +96,8 @@ ROWS = {
     "retry-task": Row("task", NONE, WORKSPACE_ADMINS),
     "output": Row("output", INSIDE),
     "output-frame": Row("output", INSIDE),
+    "output-reach": Row("output", INSIDE),
+    "output-nodes": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
 SIGNED_OUT, GONE = 4401, 4404  # codes with which a socket is closed

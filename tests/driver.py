@@ -209,7 +209,8 @@ def busy(job):
 
 
 def read_output(run, stream="stdout", limit=200_000):
-    data = b"".join(output.stream_bytes(Run.objects.get(uuid=run).output, Stream[stream.upper()] if stream else None))
+    stored = Run.objects.get(uuid=run).output
+    data = b"".join(output.stream_bytes(stored, output.Filter.parse(stored, stream=stream or "")))
     return {"size": len(data), "sha256": sha256(data).hexdigest(), "text": data[:limit].decode(errors="replace")}
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict, deque
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
@@ -45,7 +47,7 @@ class Reader:
         self.output = output
         self.state = State(0, False, False)
         self.moved = asyncio.Event()
-        self.newest: deque[store.Piece] = deque()
+        self.newest: list[store.Piece] = []
         self.more = False
         self.newest_from = 0  # the position at which `newest` begins
         self.frames: OrderedDict[tuple[int, State], bytes] = OrderedDict()
@@ -80,11 +82,10 @@ class Reader:
         if after is None:
             self.newest_from = begin
         self.newest.extend(pieces)
-        size = self.output.head - self.newest_from
-        while self.newest and size > KEPT_BYTES:
-            gone = self.newest.popleft()
-            size -= len(gone.data)
-            self.newest_from = gone.position + len(gone.data)
+        gone = bisect_right(self.newest, self.output.head - KEPT_BYTES, key=lambda piece: piece.position)
+        if gone:
+            self.newest_from = self.newest[gone - 1].end
+            del self.newest[:gone]
         self.state = State(self.output.head, self.output.ended, self.output.is_kept)
         moved, self.moved = self.moved, asyncio.Event()
         moved.set()
@@ -109,12 +110,11 @@ class Reader:
     async def _build(self, after: int) -> bytes:
         if after < self.newest_from:
             return await _frame(self.output, after)
+        first = bisect_right(self.newest, after, key=lambda piece: piece.end)
         pieces: list[store.Piece] = []
         size = 0
-        for piece in self.newest:
-            if piece.position + len(piece.data) <= after:
-                continue
-            new = piece.since(after)
+        for piece in islice(self.newest, first, first + store.MOST_PIECES):
+            new = piece.between(after, piece.end)
             if pieces and size + len(new.data) > store.FRAME:
                 break
             pieces.append(new)
@@ -177,7 +177,7 @@ def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Piece], b
     while at < output.head and at - begin < KEPT_BYTES:
         new = store.read(output, at, until=output.head, limit=1024 * 1024)
         pieces += new
-        at = new[-1].position + len(new[-1].data)
+        at = new[-1].end
     more = at < output.head
     output.head = at
     output.ended = output.ended and not more

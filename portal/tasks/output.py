@@ -6,65 +6,213 @@ import json
 import re
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from hashlib import sha256
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from channels.db import database_sync_to_async
 from django.core.files.base import File
 from django.core.files.storage import storages
 from django.db import transaction
-from django.db.models import Subquery
+from django.db.models import QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from portal.failpoints import failpoint
 from portal.tasks import live
-from portal.tasks.models import Chunk, Output, Stream
+from portal.tasks.models import ENTRY, NO_RANK, Chunk, Output, Stream, rank_name
 
 FRAME = 256 * 1024  # bytes of output in one frame
+MOST_PIECES = 8 * 1024  # in one frame: whoever writes byte by byte must not make its header large
 MOST_CHUNKS = 1000  # read at once
 TAIL = 256 * 1024  # bytes of output that a page opens with
+SCANNED = 8 * 1024 * 1024  # bytes of output that one filtered read goes through at most
+AT_ONCE = 32  # chunks whose bytes a filtered read fetches together
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Bytes of one stream, beginning at a position."""
+class Piece(NamedTuple):
+    """Bytes that one writer wrote at one time, beginning at a position."""
 
     stream: int
     position: int
-    line: int  # newlines before it, in all streams
-    at: datetime
+    line: int  # newlines before it, of all writers
+    ms: int  # since 1970
     data: bytes
+    world: int = 0
+    rank: int | None = None  # None: the portal's words, and set-up
 
-    def since(self, position: int) -> Piece:
-        cut = position - self.position
-        if cut <= 0:
+    @property
+    def end(self) -> int:
+        return self.position + len(self.data)
+
+    @property
+    def writer(self) -> tuple[int, int, int | None]:
+        return self.stream, self.world, self.rank
+
+    def between(self, begin: int, end: int) -> Piece:
+        """The part of it that lies between two positions."""
+        if begin <= self.position and self.end <= end:
             return self
-        return Piece(self.stream, position, self.line + self.data.count(b"\n", 0, cut), self.at, self.data[cut:])
+        cut = max(0, begin - self.position)
+        data = self.data[cut : max(cut, end - self.position)]
+        line = self.line + self.data.count(b"\n", 0, cut)
+        return self._replace(position=self.position + cut, line=line, data=data)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which writers are wanted. `ranks` are (world, first, last) each; None: all of them, and what no rank wrote."""
+
+    streams: frozenset[int] = frozenset(Stream)
+    ranks: tuple[tuple[int, int, int], ...] | None = None
+    _known: dict[tuple[int, int, int], bool] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, output: Output, *, stream: str = "", rank: str = "") -> Filter | None:
+        """As people write it: `stderr` or `portal,setup`; `3`, `0-7,12`, `1.2` (of a spawned world), a node's name.
+
+        None: everything is wanted. Raises ValueError, in words for the person.
+        """
+        names, words = _words(stream.upper()), _words(rank)
+        if not set(names) <= set(Stream.names):
+            raise ValueError("There is no such stream.")
+        if not names and not words:
+            return None
+        streams = frozenset(Stream[name] for name in names) if names else frozenset(Stream)
+        return cls(streams, tuple(found for word in words for found in _ranks(output, word)) if words else None)
+
+    @property
+    def one_writer(self) -> bool:
+        """Whether all that is taken is of one rank, so that its bytes may be given as they are."""
+        return self.ranks is not None and len(self.ranks) == 1 and self.ranks[0][1] == self.ranks[0][2]
+
+    def takes(self, stream: int, world: int, rank: int) -> bool:
+        """Whether it is of a wanted writer; `rank` as in `ENTRY`."""
+        writer = (stream, world, rank)
+        if (known := self._known.get(writer)) is None:
+            known = self._known[writer] = stream in self.streams and (
+                self.ranks is None
+                or any(world == of and first <= rank <= last < NO_RANK for of, first, last in self.ranks)
+            )
+        return known
+
+
+_RANKS = re.compile(r"(?:(\d{1,5})\.)?(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+_MOST_WORDS = 500  # of a filter: they are compared with every writer
+
+
+def _words(text: str) -> list[str]:
+    words = text.replace(",", " ").split()
+    if len(words) > _MOST_WORDS:
+        raise ValueError(f"At most {_MOST_WORDS} ranks can be named one by one. Write ranges, like 0-499.")
+    return words
+
+
+def _ranks(output: Output, word: str) -> list[tuple[int, int, int]]:
+    hosts = output.nodes.get("hosts", [])
+    if word in hosts:
+        names = [name for name, index in output.nodes["of"].items() if hosts[index] == word]
+        return [found for name in names for found in _ranks(output, name)]
+    match = _RANKS.fullmatch(word)
+    if match is None:
+        raise ValueError(f"“{word[:40]}” is no rank. Write 3, or 0-7,12, or the name of a node.")
+    world, first, last = (int(number or 0) for number in match.groups())
+    return [(world, first, last if match[3] else first)]
 
 
 def read(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Piece]:
     """What is stored from position `after` on: at most `limit` bytes, but at least one piece if there is any."""
-    first = output.chunks.filter(position__lte=after).order_by("-position").values("position")[:1]
     # An upper bound on the position, not only on the number: each row brings up to 64 KiB with it.
     end = after + limit if until is None else min(until, after + limit)
-    chunks = output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end)
     pieces: list[Piece] = []
     total = 0
     with _File(output) as file:
-        for chunk in chunks.order_by("position")[:MOST_CHUNKS]:
-            if chunk.position + chunk.size <= after:
-                continue
-            piece = Piece(chunk.stream, chunk.position, chunk.line, chunk.at, file.data_of(chunk)).since(after)
-            if until is not None and piece.position + len(piece.data) > until:
-                piece = Piece(piece.stream, piece.position, piece.line, piece.at, piece.data[: until - piece.position])
-            if pieces and total + len(piece.data) > limit:
-                break
-            pieces.append(piece)
-            total += len(piece.data)
+        for chunk in _chunks(output, after, end)[:MOST_CHUNKS]:
+            for piece in _pieces(chunk, file.data_of(chunk)):
+                if piece.end <= after:
+                    continue
+                new = piece.between(after, piece.end if until is None else until)
+                if not new.data or (pieces and (total + len(new.data) > limit or len(pieces) == MOST_PIECES)):
+                    return pieces
+                pieces.append(new)
+                total += len(new.data)
     return pieces
+
+
+def find(
+    output: Output, wanted: Filter, after: int, *, limit: int = FRAME, until: int | None = None
+) -> tuple[list[Piece], int]:
+    """What is stored from position `after` on and wanted: at most `limit` bytes, but one piece if there is any.
+
+    Also how far it has looked, which is where to go on: one call goes through `SCANNED` bytes at most.
+    """
+    end = min(output.head if until is None else until, after + SCANNED)
+    rows = list(_chunks(output, after, end).defer("data")[:MOST_CHUNKS])
+    looked = min(end, rows[-1].position + rows[-1].size) if rows else max(after, end)
+    holds = [chunk for chunk in rows if any(wanted.takes(*entry[:3]) for entry in ENTRY.iter_unpack(chunk.segments))]
+    pieces: list[Piece] = []
+    total = 0
+    with _File(output) as file:
+        for begin in range(0, len(holds), AT_ONCE):
+            for chunk in output.chunks.filter(pk__in=[chunk.pk for chunk in holds[begin : begin + AT_ONCE]]):
+                for piece in _pieces(chunk, file.data_of(chunk), wanted):
+                    new = piece.between(after, end)
+                    if not new.data:
+                        continue
+                    if pieces and (total + len(new.data) > limit or len(pieces) == MOST_PIECES):
+                        return pieces, new.position
+                    pieces.append(new)
+                    total += len(new.data)
+    return pieces, looked
+
+
+def reach(output: Output, wanted: Filter, before: int, *, enough: int = TAIL) -> tuple[int, int]:
+    """From which position on there are `enough` wanted bytes before position `before`, and how many bytes it found.
+
+    When fewer: how far it has looked, which is 0 if there are no more. One call looks at `MOST_CHUNKS` chunks at most,
+    and at their segments alone.
+    """
+    found, at = 0, before
+    rows = output.chunks.filter(position__lt=before).order_by("-position")
+    for position, size, segments in rows.values_list("position", "size", "segments")[:MOST_CHUNKS]:
+        at = position + size
+        for stream, world, rank, length, _ in reversed(list(ENTRY.iter_unpack(segments))):
+            at -= length
+            if at < before and wanted.takes(stream, world, rank):
+                found += min(length, before - at)
+                if found >= enough:
+                    return at, found
+    return at, found
+
+
+def tail(output: Output, wanted: Filter, *, enough: int = TAIL) -> list[Piece]:
+    """The last `enough` bytes that are wanted, as far back as one `reach` looks; a little more, as pieces are whole."""
+    at, _ = reach(output, wanted, output.head, enough=enough)
+    pieces: list[Piece] = []
+    while at < output.head:
+        found, at = find(output, wanted, at, limit=enough)
+        pieces += found
+    return pieces
+
+
+def _chunks(output: Output, after: int, end: int) -> QuerySet[Chunk]:
+    """Those that hold what lies between two positions."""
+    first = output.chunks.filter(position__lte=after).order_by("-position").values("position")[:1]
+    return output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end).order_by("position")
+
+
+def _pieces(chunk: Chunk, data: bytes, wanted: Filter | None = None) -> Iterator[Piece]:
+    line, start, counted, at = chunk.line, 0, 0, chunk.ms
+    for stream, world, rank, size, later in ENTRY.iter_unpack(chunk.segments):
+        if wanted is None or wanted.takes(stream, world, rank):
+            line += data.count(b"\n", counted, start)
+            counted = start
+            part = data[start : start + size]
+            yield Piece(
+                stream, chunk.position + start, line, at + later, part, world, None if rank == NO_RANK else rank
+            )
+        start += size
 
 
 class _File:
@@ -93,23 +241,44 @@ class _File:
         return self.opened.read(chunk.size)
 
 
-def frame(output: Output, after: int, pieces: Iterable[Piece]) -> bytes:
+def frame(output: Output, after: int, pieces: Iterable[Piece], *, found_to: int | None = None) -> bytes:
     """One frame: the header's length (4 bytes, big endian), the header in JSON, the bytes of its pieces.
 
-    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `agrees`, `sha256` by stream, and
-    `pieces` as [stream, position, size, line, time in ms]. Live pages, polls and `--follow` all read this.
+    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `agrees`, `sha256` by stream,
+    `ranks` (of how many it is known on which node they are), `line` (newlines before its first piece), `at` (the time
+    of its first piece in ms since 1970), and `pieces` as [stream, rank, size, ms after `at`]. A rank is null, a number,
+    or "1.2" for rank 2 of the first spawned world. Pieces lie one after the other from `after` on.
+
+    With `found_to` it is a filtered frame that has looked up to there: its pieces do not touch each other, and each is
+    followed by its own position and line: [stream, rank, size, ms, position, line].
+
+    Live pages, polls and `--follow` all read this.
     """
     pieces = list(pieces)
+    at = pieces[0].ms if pieces else 0
+    entries: list[list[Any]] = [
+        [p.stream, p.rank if p.rank is None or not p.world else rank_name(p.world, p.rank), len(p.data), p.ms - at]
+        for p in pieces
+    ]
+    if found_to is None:
+        following = pieces[-1].end if pieces else after
+    else:
+        following = found_to
+        for entry, piece in zip(entries, pieces, strict=True):
+            entry += (piece.position, piece.line)
     header = {
         "after": after,
-        "next": pieces[-1].position + len(pieces[-1].data) if pieces else after,
+        "next": following,
         "head": output.head,
         "lines": output.lines,
         "ended": output.ended,
         "kept": output.is_kept,
         "agrees": output.agrees,
         "sha256": output.digests,
-        "pieces": [[p.stream, p.position, len(p.data), p.line, int(p.at.timestamp() * 1000)] for p in pieces],
+        "ranks": len(output.nodes.get("of", ())),
+        "line": pieces[0].line if pieces else output.lines,
+        "at": at,
+        "pieces": entries,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     return struct.pack(">I", len(text)) + text + b"".join(p.data for p in pieces)
@@ -123,27 +292,91 @@ def tail_position(output: Output) -> int:
     return chunk.position if chunk else max(0, output.head - TAIL)
 
 
-def stream_bytes(output: Output, stream: Stream | None) -> Iterator[bytes]:
-    """All bytes of one stream, or of all in the order they were stored; for downloads and checksums."""
-    position = 0
-    while True:
-        pieces = read(output, position, limit=1024 * 1024)
-        if not pieces:
-            return
-        for piece in pieces:
-            if stream is None or piece.stream == stream:
-                yield piece.data
-        position = pieces[-1].position + len(pieces[-1].data)
+def stream_bytes(output: Output, wanted: Filter | None = None) -> Iterator[bytes]:
+    """All bytes that are wanted, in order of arrival. Those of one stream have its checksum in `Output.digests`."""
+    for pieces in _all(output, wanted):
+        yield b"".join(piece.data for piece in pieces)
 
 
-async def stream_bytes_async(output: Output, stream: Stream | None) -> AsyncIterator[bytes]:
+def stream_lines(output: Output, wanted: Filter | None = None) -> Iterator[bytes]:
+    """The same bytes as whole lines, see `Lines`."""
+    lines = Lines()
+    for pieces in _all(output, wanted):
+        yield lines.feed(pieces)
+    yield lines.end()
+
+
+async def stream_bytes_async(output: Output, wanted: Filter | None = None) -> AsyncIterator[bytes]:
     """`stream_bytes` for a server that is asynchronous: one read at a time, none of it kept."""
-    position = 0
-    while pieces := await database_sync_to_async(read)(output, position, limit=1024 * 1024):
+    async for pieces in _all_async(output, wanted):
+        yield b"".join(piece.data for piece in pieces)
+
+
+async def stream_lines_async(output: Output, wanted: Filter | None = None) -> AsyncIterator[bytes]:
+    lines = Lines()
+    async for pieces in _all_async(output, wanted):
+        yield lines.feed(pieces)
+    yield lines.end()
+
+
+def _next(output: Output, wanted: Filter | None, position: int) -> tuple[list[Piece], int]:
+    if wanted is not None:
+        return find(output, wanted, position, limit=1024 * 1024)
+    pieces = read(output, position, limit=1024 * 1024)
+    return pieces, pieces[-1].end if pieces else position
+
+
+def _all(output: Output, wanted: Filter | None) -> Iterator[list[Piece]]:
+    position = -1
+    after = 0
+    while after > position:
+        position = after
+        pieces, after = _next(output, wanted, position)
+        yield pieces
+
+
+async def _all_async(output: Output, wanted: Filter | None) -> AsyncIterator[list[Piece]]:
+    position = -1
+    after = 0
+    while after > position:
+        position = after
+        pieces, after = await database_sync_to_async(_next)(output, wanted, position)
+        yield pieces
+
+
+class Lines:
+    """Makes whole lines of what writers wrote in pieces: a line is given out when its writer has ended it.
+
+    Each writer's bytes stay as they are and in order. Lines that are never ended come last, each with a line end if
+    another follows. At most `MOST` bytes wait: when more would, the longest line is cut, with a line end.
+    """
+
+    MOST = 64 * 1024 * 1024
+
+    def __init__(self) -> None:
+        self.begun: dict[tuple[int, int, int | None], bytearray] = {}  # in the order in which the lines began
+        self.waiting = 0
+
+    def feed(self, pieces: Iterable[Piece]) -> bytes:
+        whole = bytearray()
         for piece in pieces:
-            if stream is None or piece.stream == stream:
-                yield piece.data
-        position = pieces[-1].position + len(pieces[-1].data)
+            cut = piece.data.rfind(b"\n") + 1
+            if cut:
+                begun = self.begun.pop(piece.writer, b"")
+                self.waiting -= len(begun)
+                whole += begun
+                whole += piece.data[:cut]
+            if cut < len(piece.data):
+                self.begun.setdefault(piece.writer, bytearray()).extend(piece.data[cut:])
+                self.waiting += len(piece.data) - cut
+                if self.waiting > self.MOST:
+                    longest = max(self.begun, key=lambda writer: len(self.begun[writer]))
+                    self.waiting -= len(self.begun[longest])
+                    whole += self.begun.pop(longest) + b"\n"
+        return bytes(whole)
+
+    def end(self) -> bytes:
+        return b"\n".join(self.begun.values())
 
 
 def compact(output: Output, expected: dict[str, str] | None = None) -> None:
@@ -180,18 +413,19 @@ def _spooled(output: Output, sums: Mapping[Stream, Any]) -> IO[bytes]:
         for piece in pieces:
             file.write(piece.data)
             sums[Stream(piece.stream)].update(piece.data)
-        position = pieces[-1].position + len(pieces[-1].data)
+        position = pieces[-1].end
     file.seek(0)
     return file
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line as a page without JavaScript shows it."""
 
-    number: int
+    number: int | None  # which line of the whole-line download it is; None: it has no end
     at: datetime
     stream: str
+    rank: str  # as `rank_name`; empty: of no rank
+    node: str
     text: str
 
 
@@ -200,23 +434,34 @@ _CONTROL = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|\x1b
 _LONGEST = 8 * 1024
 
 
-def rows(pieces: Iterable[Piece]) -> list[Row]:
-    """Lines, in the order in which they begin. A carriage return overwrites, as on a terminal."""
-    done: list[tuple[int, datetime, int, bytearray]] = []
-    open_rows: dict[int, bytearray] = {}
+def rows(output: Output, pieces: Iterable[Piece]) -> list[Row]:
+    """Lines, each of one writer, in the order in which they begin. A carriage return overwrites, as on a terminal."""
+    done: list[tuple[Piece, bytearray]] = []
+    numbers: dict[int, int] = {}
+    begun: dict[tuple[int, int, int | None], int] = {}  # writer → which of `done` has no end yet
     for piece in pieces:
-        number = piece.line + 1
+        number = piece.line
         for part in re.findall(rb"[^\n]*\n|[^\n]+", piece.data):
-            row = open_rows.get(piece.stream)
-            if row is None:
-                row = bytearray()
-                open_rows[piece.stream] = row
-                done.append((number, piece.at, piece.stream, row))
-            row += part
+            index = begun.get(piece.writer)
+            if index is None:
+                index = begun[piece.writer] = len(done)
+                done.append((piece, bytearray()))
+            done[index][1].extend(part)
             if part.endswith(b"\n"):
-                del open_rows[piece.stream]
                 number += 1
-    return [Row(n, at, Stream(stream).name.lower(), plain_text(bytes(raw))) for n, at, stream, raw in done]
+                numbers[index] = number
+                del begun[piece.writer]
+    return [
+        Row(
+            numbers.get(index),
+            datetime.fromtimestamp(piece.ms / 1000, UTC),
+            Stream(piece.stream).name.lower(),
+            "" if piece.rank is None else rank_name(piece.world, piece.rank),
+            "" if piece.rank is None else output.node_of(piece.world, piece.rank),
+            plain_text(bytes(raw)),
+        )
+        for index, (piece, raw) in enumerate(done)
+    ]
 
 
 def plain_text(raw: bytes) -> str:

@@ -8,5 +8,7 @@ urlpatterns = [
     path("tasks/<uuid:uuid>/retry/", views.retry, name="retry-task"),
     path("outputs/<uuid:uuid>/", views.output_page, name="output"),
     path("outputs/<uuid:uuid>/frame/", views.output_frame, name="output-frame"),
+    path("outputs/<uuid:uuid>/reach/", views.output_reach, name="output-reach"),
+    path("outputs/<uuid:uuid>/nodes/", views.output_nodes, name="output-nodes"),
     path("outputs/<uuid:uuid>/download/", views.output_download, name="output-download"),
 ]

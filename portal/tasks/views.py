@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db import transaction
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -46,7 +47,7 @@ def viewer(output: Output, *, after: int | None = None) -> dict[str, Any]:
     return {
         "output": output,
         "start": start,
-        "rows": store.rows(store.read(output, start, limit=store.TAIL)),
+        "rows": store.rows(output, store.read(output, start, limit=store.TAIL)),
         "streams": [stream.name.lower() for stream in Stream if output.size(stream)],
     }
 
@@ -110,15 +111,50 @@ def _output_for(request: HttpRequest, uuid: UUID) -> Output:
 @login_required
 @require_safe
 def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """What is stored from `?after=` on, up to `?until=`, as one frame; what the live socket sends too."""
+    """What is stored from `?after=` on, up to `?until=`, as one frame; what the live socket sends too.
+
+    With `?stream=` or `?rank=` a filtered frame: see `store.frame` and `store.Filter`.
+    """
     output = _output_for(request, uuid)
     try:
         after = max(0, int(request.GET.get("after", 0)))
         until = min(int(request.GET["until"]), output.head) if "until" in request.GET else output.head
+        wanted = _wanted(request, output)
     except ValueError as error:
         raise Http404 from error
-    frame = store.frame(output, after, store.read(output, after, until=until))
+    if wanted is None:
+        frame = store.frame(output, after, store.read(output, after, until=until))
+    else:
+        pieces, looked = store.find(output, wanted, after, until=until)
+        frame = store.frame(output, after, pieces, found_to=looked)
     return HttpResponse(frame, content_type="application/octet-stream")
+
+
+def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
+    """The filter that `?stream=` and `?rank=` ask for. Raises ValueError in words."""
+    return store.Filter.parse(output, stream=request.GET.get("stream", ""), rank=request.GET.get("rank", ""))
+
+
+@login_required
+@require_safe
+def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Where to read from to have `?enough=` bytes of what a filter takes before `?before=`, see `store.reach`."""
+    output = _output_for(request, uuid)
+    try:
+        before = min(int(request.GET.get("before", output.head)), output.head)
+        enough = max(1, min(int(request.GET.get("enough", store.TAIL)), store.TAIL))
+        wanted = _wanted(request, output) or store.Filter()
+    except ValueError as error:
+        raise Http404 from error
+    position, found = store.reach(output, wanted, before, enough=enough)
+    return JsonResponse({"position": position, "found": found})
+
+
+@login_required
+@require_safe
+def output_nodes(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """`Output.nodes`: which rank runs on which node, as far as it is known."""
+    return JsonResponse(_output_for(request, uuid).nodes)
 
 
 @login_required
@@ -140,15 +176,31 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
-    """All of it, or one `?stream=`, byte for byte."""
+    """What `?stream=` and `?rank=` ask for, or all of it.
+
+    As whole lines, which those of different ranks would not be in the order in which their bytes arrived. Of one rank,
+    and of all with `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
+    `?order=arrival&stream=NAME`.
+    """
     output = _output_for(request, uuid)
-    name = request.GET.get("stream", "")
-    if name and name.upper() not in Stream.names:
-        raise Http404
-    stream = Stream[name.upper()] if name else None
+    order = request.GET.get("order", "lines")
+    try:
+        wanted = _wanted(request, output)
+        if order not in ("lines", "arrival"):
+            raise ValueError(order)
+    except ValueError as error:
+        raise Http404 from error
     # Each kind of server has its own: a synchronous iterator would be gathered in memory under ASGI.
-    read = store.stream_bytes_async if isinstance(request, ASGIRequest) else store.stream_bytes
-    response = StreamingHttpResponse(read(output, stream), content_type="text/plain; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="output-{str(uuid)[:8]}{f"-{name}" if name else ""}.txt"'
-    response["Content-Length"] = str(output.size(stream) if stream else output.head)
+    asynchronous = isinstance(request, ASGIRequest)
+    body: Any
+    if order == "arrival" or (wanted and wanted.one_writer):
+        body = (store.stream_bytes_async if asynchronous else store.stream_bytes)(output, wanted)
+    else:
+        body = (store.stream_lines_async if asynchronous else store.stream_lines)(output, wanted)
+    response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
+    asked = " ".join([str(uuid)[:8], request.GET.get("stream", ""), request.GET.get("rank", "")])
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", asked).strip("-")[:80]
+    response["Content-Disposition"] = f'attachment; filename="output-{name}.txt"'
+    if order == "arrival" and wanted is None:
+        response["Content-Length"] = str(output.head)
     return response

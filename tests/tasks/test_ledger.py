@@ -13,7 +13,7 @@ from portal.clouds.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, queue
 from portal.tasks.ledger import Plan, StepPlan, cancel_task, retry_task, run_task, start_task
 from portal.tasks.models import API, PAGE, Output, StepStatus, Stream, Task, TaskStatus
-from portal.tasks.output import stream_bytes
+from portal.tasks.output import read, stream_bytes
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings", "no_queue")]
 
@@ -86,7 +86,7 @@ def is_due(task):
 
 
 def said(task):
-    return b"".join(stream_bytes(Output.objects.get(pk=task.output_id), None)).decode().splitlines()
+    return b"".join(stream_bytes(Output.objects.get(pk=task.output_id))).decode().splitlines()
 
 
 def statuses(task):
@@ -405,7 +405,7 @@ def test_output_belongs_to_the_task(task, world):
     run_task(task.pk)
     output = Output.objects.get(pk=task.output_id)
     assert output.portal == output.head == len("hello\n")
-    assert output.chunks.get().stream == Stream.PORTAL
+    assert [piece.stream for piece in read(output, 0)] == [Stream.PORTAL]
 
 
 def test_when_a_step_begins_the_one_before_is_stored_as_done(task, world):

@@ -254,7 +254,8 @@ class Command(BaseCommand):
         time.sleep(0.1)
 
     def _answer(self, run: Run) -> str:
-        text = b"".join(output.stream_bytes(run.output, Stream.STDOUT)).decode(errors="replace")
+        lines = output.stream_lines(run.output, output.Filter(frozenset({Stream.STDOUT})))
+        text = b"".join(lines).decode(errors="replace")
         return text.strip().splitlines()[-1] if text.strip() else ""
 
 
