@@ -185,7 +185,6 @@ def introduce_nodes(work: Work) -> None:
             ssh.put(node.host, f"{folder}/{name}", text.encode())
         ssh.put(node.host, f"{node.home}/hostfile", hostfile.encode(), mode="644")
     ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
-    detached.prepare(nodes[0].host, nodes[0].shared)
     names = [answer.text for answer in _all_or_passing(cluster, "hostname", what="Asking for the hostname")]
     if names != [node.hostname for node in nodes]:
         raise Refused("The nodes do not have the names they were given.", evidence=", ".join(names))
@@ -220,7 +219,6 @@ def install_engine(work: Work) -> None:
         packages = [str(package) for package in cluster.engine_version.packages]
         detached.start(
             head.host,
-            head.shared,
             place,
             argv=["/bin/sh", "-c", _INSTALL, "install", folder, *packages],
             env={},

@@ -1,115 +1,158 @@
 """Commands that belong to a node: started once, observed by offset, gone on when the portal dies.
 
-The portal's side of `portal/onnode/detach.py`, which is put on the nodes by the first call. Starting and observing are
-what a person waits for: both are done by a process on the node that was started before, and waits for its words.
+The portal's side of `portal/onnode/detach.py`. Our programs are sent over the connection each time and executed as they
+came: nothing on the node's disks, which people's programs may change, is a part of them. Starting and observing are what
+a person waits for: both are done by a process on the node that was started before, and waits for its words.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 import shlex
+import struct
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from portal import ssh
-from portal.clouds.errors import Refused
+from portal.clouds.errors import PortalError, Refused
 
-MISSING = 98  # exit status: a program is not on the node yet
-
-
-@dataclass(frozen=True)
-class Program:
-    """A Python program of one file. On nodes its name has its checksum, so that versions live side by side."""
-
-    source: Path
-
-    @cached_property
-    def data(self) -> bytes:
-        return self.source.read_bytes()
-
-    def path(self, shared: str) -> str:
-        return f"{shared}/.coxswain/{self.source.stem}-{sha256(self.data).hexdigest()[:12]}.py"
+_ONNODE = Path(__file__).parent / "onnode"
+# Reads our modules from a descriptor, and begins with `boot.py`.
+_WORDS = "import sys,marshal;f=open(int(sys.argv[1]),'rb');m=marshal.loads(f.read(int(f.readline())));exec(m['boot'])"
 
 
-_DETACH = Program(Path(__file__).parent / "onnode" / "detach.py")
+class Busy(Exception):
+    """The command was not started: another one of this node holds the fence."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
 
 
-def prepare(host: ssh.Host, shared: str, *programs: Program) -> None:
-    """Put our program, and these, where the other calls find them."""
-    ssh.check(host, f"mkdir -p -m 700 {shlex.quote(shared)}/.coxswain", what="Making the portal's folder on the node")
-    for program in (_DETACH, *programs):
-        ssh.put(host, program.path(shared), program.data)
+class Programs:
+    """Modules that a node is given together: what keeps a command, and those of a folder.
+
+    `loads` are loaded ahead, by the process that waits.
+    """
+
+    def __init__(self, folder: Path | None = None, *, loads: Sequence[str] = ()) -> None:
+        self.loads = loads
+        files = [file for place in (_ONNODE, folder) if place for file in sorted(place.glob("*.py"))]
+        packed = marshal.dumps({"words": _WORDS, **{file.stem: file.read_text() for file in files}}, 2)
+        self.data = b"%d\n%b" % (len(packed), packed)
+
+    def command(self, **env: str) -> ssh.Command:
+        """What has loaded all of it, and waits for its words."""
+        # -S: what is installed on the node is none of our business, and finding it takes time.
+        line = shlex.join(["python3", "-ISc", _WORDS, "0", "detach", "wait", *self.loads])
+        return ssh.Command(line, self.data, tuple(env.items()))
+
+    def call(self, host: ssh.Host, *words: str, more: bytes = b"", **env: str) -> ssh.Answer:
+        """Have `detach.py` do this. Raises `Passing`, and `Refused` when it fails."""
+        answer = ssh.run(host, self.command(**env), input=_line(*words) + more, ahead=True)
+        if answer.status:
+            raise Refused(f"The portal's program failed on {host.name}.", evidence=answer.said)
+        return answer
 
 
-def _command(shared: str, *words: str) -> str:
-    # -S: what is installed on the node is none of our business, and finding it takes time.
-    return shlex.join(["python3", "-IS", _DETACH.path(shared), *words])
-
-
-def _waiting(shared: str, *programs: Program) -> str:
-    paths = [program.path(shared) for program in programs]
-    there = " && ".join(f"test -f {shlex.quote(path)}" for path in (_DETACH.path(shared), *paths))
-    return f"{there} || exit {MISSING}; exec {_command(shared, 'wait', *paths)}"
-
-
-def _words(*words: str) -> bytes:
+def _line(*words: str) -> bytes:
     return json.dumps(words).encode() + b"\n"
+
+
+OWN = Programs()
 
 
 def start(
     host: ssh.Host,
-    shared: str,
     folder: str,
     *,
     argv: list[str],
-    program: Program | None = None,
     env: dict[str, str],
+    programs: Programs = OWN,
+    program: str = "",
     files: dict[str, str] | None = None,
     secret: str = "",
+    seconds: float | None = None,
+    alone: str = "",
 ) -> None:
     """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`.
 
-    With `program`, its `main` is called with `argv`; otherwise `argv` is the command. A `secret` is for a program: its
-    `main` is given it too, and it is nowhere but in memory that nobody else may read.
+    With `program`, a module of `programs`, its `main` is called with `argv`; otherwise `argv` is the command. A `secret`
+    is for a program: its `main` is given it too, and it is nowhere but in memory that nobody else may read. After
+    `seconds` it is ended, by the node. With `alone`, a path on the node, it raises `Busy` while another command that was
+    started with the same path goes on.
     """
-    programs = [program] if program else []
-    order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}}
-    if program:
-        order["program"] = program.path(shared)
-    if secret:
-        order["secret"] = secret
-    command, words = _waiting(shared, *programs), _words("start", folder) + json.dumps(order).encode()
-    answer = ssh.run(host, command, input=words, ahead=True)
-    if answer.status == MISSING:
-        prepare(host, shared, *programs)
-        answer = ssh.run(host, command, input=words, ahead=True)
-    if answer.status:
-        raise Refused("The command did not start on its node.", evidence=answer.said)
+    order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}, "seconds": seconds}
+    order |= {name: value for name, value in (("program", program), ("secret", secret), ("alone", alone)) if value}
+    # COXSWAIN_DETACH: a node that ends what a session leaves behind makes this one last as long as its command.
+    answer = programs.call(host, "start", folder, more=json.dumps(order).encode(), COXSWAIN_DETACH="1")
+    if answer.text.startswith("busy "):
+        raise Busy(answer.text.removeprefix("busy "))
 
 
 def observe(
-    connections: ssh.Connections, host: ssh.Host, shared: str, folder: str, offsets: dict[str, int]
+    connections: ssh.Connections, host: ssh.Host, folder: str, at: int
 ) -> AbstractAsyncContextManager[ssh.Reader]:
-    """What tells how it goes, as it goes; see `observe` in the program."""
-    words = _words("observe", folder, json.dumps(offsets))
-    return connections.stream(host, _waiting(shared), input=words, ahead=True)
+    """What tells how it goes, as it goes, with its log from byte `at` on; see `observe` in the program."""
+    return connections.stream(host, OWN.command(), input=_line("observe", folder, str(at)), ahead=True)
 
 
-def send_signal(host: ssh.Host, shared: str, folder: str, name: str) -> bool:
+def send_signal(host: ssh.Host, folder: str, name: str) -> bool:
     """To its process group. False when nothing is left there to signal."""
-    command = f"test -f {shlex.quote(_DETACH.path(shared))} || {{ echo gone; exit 0; }}; "
-    return ssh.run(host, command + _command(shared, "signal", folder, name)).text == "sent"
+    return OWN.call(host, "signal", folder, name).text == "sent"
 
 
-def sweep_command(shared: str, mark: str) -> str:
-    """Kills everything on a node that carries NAME=VALUE in its environment; prints how many."""
-    return (
-        f"test -f {shlex.quote(_DETACH.path(shared))} || {{ echo 0; exit 0; }}; exec {_command(shared, 'sweep', mark)}"
-    )
+def holder(host: ssh.Host, alone: str) -> str:
+    """The folder of the command that holds this fence; nothing when none does."""
+    return OWN.call(host, "list", alone).text
+
+
+def sweep(hosts: list[ssh.Host], run: str) -> list[ssh.Answer | PortalError]:
+    """End whatever carries COXSWAIN_RUN=`run` on these nodes, and what descends from it. How many, or why not, a host.
+
+    The variable is for nodes whose sessions do not see each other: there the SSH server ends the sessions themselves.
+    """
+    return ssh.run_on_all(hosts, OWN.command(COXSWAIN_SWEEP=run), input=_line("sweep", f"COXSWAIN_RUN={run}"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A piece of what one rank wrote, or of what was said before (rank None). `kind`: see `onnode/telling.py`."""
+
+    kind: str
+    world: int
+    rank: int | None
+    at: int  # ns since 1970, by its node's clock
+    data: bytes
+
+
+_FRAME = struct.Struct(">cHIIQ")
+_NOBODY = 0xFFFFFFFF
+MOST_FRAME = 1 << 20
+
+
+def frames(log: bytes) -> tuple[list[tuple[Frame, int]], int]:
+    """The whole frames at the beginning of a log, each with the offset of its end; and how far that is.
+
+    Raises `Refused` at what is no frame: then nothing of the log after it can be read.
+    """
+    found: list[tuple[Frame, int]] = []
+    at = 0
+    while len(log) - at >= _FRAME.size:
+        kind, world, rank, size, when = _FRAME.unpack_from(log, at)
+        if kind not in b"oens" or size > MOST_FRAME:
+            raise Refused("The head node's log of the run makes no sense.", evidence=log[at : at + 60].hex(" "))
+        end = at + _FRAME.size + size
+        if end > len(log):
+            break
+        data = log[at + _FRAME.size : end]
+        found.append((Frame(kind.decode(), world, None if rank == _NOBODY else rank, when, data), end))
+        at = end
+    return found, at
 
 
 def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]:
@@ -117,11 +160,14 @@ def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]
     place = shlex.quote(folder)
     answer = ssh.run(
         host,
-        f"cat {place}/exit 2>/dev/null; echo; test -e {place}/pid && echo started || echo never; "
+        f"cat {place}/exit 2>/dev/null; echo; test -e {place}/begun && echo started || echo never; "
         f"tail -qc 2000 {place}/out {place}/err 2>/dev/null",
     )
     first, _, rest = answer.out.decode(errors="replace").partition("\n")
     if first:
         rest = rest.lstrip("\n")
     started, _, said = rest.partition("\n")
-    return (json.loads(first) if first else None), started == "started", said.strip()
+    try:
+        return (json.loads(first) if first else None), started == "started", said.strip()
+    except ValueError as error:
+        raise Refused(f"{host.name} does not say how a command ended.", evidence=first[:200]) from error

@@ -23,6 +23,7 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300  # how long a connection nobody uses is kept
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
+MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Host:
     user: str
     key: str = field(repr=False)  # our private key, OpenSSH format
     host_key: str = ""  # the node's public key
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is executed on a node, and what it reads before anything else."""
+
+    line: str
+    first: bytes = field(default=b"", repr=False)
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class Connections:
     def __init__(self) -> None:
         self._open: dict[Host, asyncio.Task[asyncssh.SSHClientConnection]] = {}
         self._used: dict[Host, float] = {}
-        self._ahead: dict[tuple[Host, str], asyncio.Task[asyncssh.SSHClientProcess[bytes]]] = {}
+        self._ahead: dict[tuple[Host, Command], asyncio.Task[asyncssh.SSHClientProcess[bytes]]] = {}
 
     async def connection(self, host: Host) -> asyncssh.SSHClientConnection:
         loop = asyncio.get_running_loop()
@@ -115,19 +125,22 @@ class Connections:
         elif not opening.cancelled() and not opening.exception():
             opening.result().abort()
 
-    async def _open_process(self, host: Host, command: str) -> asyncssh.SSHClientProcess[bytes]:
+    async def _open_process(self, host: Host, command: Command) -> asyncssh.SSHClientProcess[bytes]:
         for last in (False, True):
             connection = await self.connection(host)
             try:
-                return await connection.create_process(command, encoding=None)
+                process = await connection.create_process(command.line, env=dict(command.env), encoding=None)
+                process.stdin.write(command.first)
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
                 self.drop(host)
                 if last:
                     raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
+            else:
+                return process
         raise AssertionError("not reached")
 
-    async def _process(self, host: Host, command: str, *, ahead: bool) -> asyncssh.SSHClientProcess[bytes]:
+    async def _process(self, host: Host, command: Command, *, ahead: bool) -> asyncssh.SSHClientProcess[bytes]:
         if not ahead:
             return await self._open_process(host, command)
         waiting = self._ahead.pop((host, command), None)
@@ -140,7 +153,7 @@ class Connections:
                     return process
         return await self._open_process(host, command)
 
-    def _start_ahead(self, host: Host, command: str) -> None:
+    def _start_ahead(self, host: Host, command: Command) -> None:
         if host not in self._open or (host, command) in self._ahead:
             return  # dropped meanwhile; or two calls at once had one each
         starting = asyncio.create_task(self._open_process(host, command))
@@ -150,7 +163,7 @@ class Connections:
     async def run(
         self,
         host: Host,
-        command: str,
+        command: str | Command,
         *,
         input: bytes = b"",  # noqa: A002
         seconds: float = 45,
@@ -159,38 +172,49 @@ class Connections:
         """Run a command to its end. Raises `Passing` when the node does not answer, `Refused` for a wrong key.
 
         With `ahead`, it is started once more when this call is over, for the next one like it; so it must do nothing
-        before it has read its input, and end without any.
+        before it has read its input, and end without any. An answer of more than 4 MiB is `Refused`.
         """
+        command = Command(command) if isinstance(command, str) else command
         process = await self._process(host, command, ahead=ahead)
         try:
             async with asyncio.timeout(seconds):
-                out, err = await process.communicate(input)
+                process.stdin.write(input)
+                process.stdin.write_eof()
+                out, err = await asyncio.gather(_whole(process.stdout), _whole(process.stderr))
+                await process.wait_closed()
         except TimeoutError as error:
             process.terminate()
+            process.close()
             raise Passing(
-                f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command[:200]
+                f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command.line[:200]
             ) from error
+        except _TooMuch:
+            process.close()
+            raise Refused(
+                f"{host.name} answers with more than {MOST_ANSWER >> 20} MiB.", evidence=command.line[:200]
+            ) from None
         except (OSError, asyncssh.Error) as error:
             self.drop(host)
             raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
         if process.exit_status is None or process.exit_status < 0:
             # asyncssh says None, and raises nothing, when the node dies under the command; -1 for a signal.
             if process.exit_signal:
-                return Answer(128, bytes(out or b""), bytes(err or b""))
+                return Answer(128, out, err)
             self.drop(host)
-            raise Passing(f"{host.name} went away in the middle of a command.", evidence=command[:200])
-        return Answer(process.exit_status, bytes(out or b""), bytes(err or b""))
+            raise Passing(f"{host.name} went away in the middle of a command.", evidence=command.line[:200])
+        return Answer(process.exit_status, out, err)
 
     @contextlib.asynccontextmanager
     async def stream(
         self,
         host: Host,
-        command: str,
+        command: str | Command,
         *,
         input: bytes = b"",  # noqa: A002
         ahead: bool = False,
     ) -> AsyncIterator[Reader]:
         """The standard output of a command as it comes. Leaving the block ends the command. `ahead`: see `run`."""
+        command = Command(command) if isinstance(command, str) else command
         process: Any = await self._process(host, command, ahead=ahead)
         try:
             process.stdin.write(input)
@@ -207,12 +231,25 @@ class Connections:
             self.drop(host)
 
 
+class _TooMuch(Exception):
+    pass
+
+
+async def _whole(reader: Reader) -> bytes:
+    data = bytearray()
+    while block := await reader.read(65536):
+        data += block
+        if len(data) > MOST_ANSWER:
+            raise _TooMuch
+    return bytes(data)
+
+
 _kept: Connections | None = None
 
 
 async def _run_kept(
     host: Host,
-    command: str,
+    command: str | Command,
     input: bytes,  # noqa: A002
     seconds: float,
     ahead: bool = False,
@@ -225,7 +262,7 @@ async def _run_kept(
 
 def run(
     host: Host,
-    command: str,
+    command: str | Command,
     *,
     input: bytes = b"",  # noqa: A002
     seconds: float = 45,
@@ -237,7 +274,7 @@ def run(
 
 def run_on_all(
     hosts: Sequence[Host],
-    command: str,
+    command: str | Command,
     *,
     input: bytes = b"",  # noqa: A002
     seconds: float = 45,

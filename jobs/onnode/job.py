@@ -1,11 +1,9 @@
 """Runs on the head node: fetches a job's source and packages, then becomes its `mpiexec`.
 
-    python3 job.py FOLDER        with FOLDER/job.json: see `launch` in jobs/plans.py
+    main([FOLDER, ORDER], SECRET)       ORDER in JSON: see `launch` in jobs/plans.py
 
-Called as `main([FOLDER], secret)` it also has what the repository asks for: {"username": …, "password": …}.
-
-Writes what it does to FOLDER/setup, what it found to FOLDER/facts.json, and becomes the command, so that the exit
-status is the command's. Standard library only, Python 3.9 or newer.
+ORDER is in no file, which other runs of the workspace could change. SECRET is what the repository asks for, if it does: {"username": …, "password": …} in JSON. Says what it does in the
+log, what it found in the facts (`telling.py`), and becomes the launcher. Standard library only, Python 3.9 or newer.
 """
 
 import contextlib
@@ -24,6 +22,9 @@ import sys
 import time
 import urllib.parse
 
+import boot
+import telling
+
 SETUP_FAILED = 70  # EX_SOFTWARE of sysexits.h; facts.json says what failed
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
@@ -37,15 +38,6 @@ Username*) exec cat /proc/self/fd/%d ;;
 *) exec cat /proc/self/fd/%d ;;
 esac
 """
-
-# Runs around every rank; writes down the first one to fail, because mpiexec does not say which it was.
-RANK = """#!/bin/sh
-"$@"
-status=$?
-[ $status -eq 0 ] || echo "${PMI_RANK:-?} $status $(hostname)" >> "$COXSWAIN_NOTES"
-exit $status
-"""
-
 
 class SetupFailed(Exception):
     def __init__(self, message, evidence="", advice=""):
@@ -218,21 +210,19 @@ def link(file, to):
 
 
 class Setup:
-    def __init__(self, folder, credential=None):
+    def __init__(self, folder, order, credential=None):
         self.folder = folder
+        self.order = order
         self.credential = credential
-        self.order = json.loads((folder / "job.json").read_text())
-        self.log = (folder / "setup").open("ab", buffering=0)
+        self.log = telling.Log(folder)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
 
     def say(self, sentence):
-        self.log.write(f"{sentence}\n".encode(errors="replace"))
+        self.log.say(sentence)
 
     def know(self, **facts):
         self.facts.update(facts)
-        draft = self.folder / "facts.new"
-        draft.write_text(json.dumps(self.facts))
-        draft.replace(self.folder / "facts.json")
+        telling.know(self.folder, self.facts)
 
     def run(self, argv, env, what, advice=""):
         done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -394,29 +384,27 @@ class Setup:
 
     def command(self, source, packages):
         order = self.order
-        rank = self.folder / "rank"
-        rank.write_text(RANK)
-        rank.chmod(0o700)
         bin_folder = pathlib.Path(order["engine"], "bin")
-        env = {
-            **os.environ,
-            **order["environment"],
-            "PATH": f"{bin_folder}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-            "PYTHONUNBUFFERED": "1",
-            "COXSWAIN_NOTES": str(self.folder / "notes"),
-        }
+        os.environ.update(order["environment"])
+        os.environ["PATH"] = f"{bin_folder}:{os.environ.get('PATH', '/usr/bin:/bin')}"
         if packages:
-            env["PYTHONPATH"] = str(packages)
-        argv = [str(bin_folder / "mpiexec"), "-n", str(order["cores"]), "-f", order["hostfile"], str(rank),
-                str(bin_folder / "python"), *order["command"]]  # fmt: skip
+            os.environ["PYTHONPATH"] = str(packages)
         self.say(f"$ mpiexec -n {order['cores']} python {shlex.join(order['command'])}")
         self.know(phase="run", began=time.time())
-        os.chdir(source)
-        os.execve(argv[0], argv, env)
+        words = {
+            "size": order["cores"],
+            "hostfile": order["hostfile"],
+            "engine": order["engine"],
+            "source": str(source),
+            "command": [str(bin_folder / "python"), *order["command"]],
+            "facts": self.facts,
+        }
+        # A fresh interpreter: what git was given is in nobody's memory any more.
+        boot.execute(str(bin_folder / "python"), "launcher", [str(self.folder), json.dumps(words)])
 
 
 def main(argv, secret=None):
-    setup = Setup(pathlib.Path(argv[0]), secret and json.loads(secret))
+    setup = Setup(pathlib.Path(argv[0]), json.loads(argv[1]), secret and json.loads(secret))
     try:
         source = setup.fetch_source()
         setup.command(source, setup.fetch_packages(source))
@@ -429,6 +417,3 @@ def main(argv, secret=None):
         setup.know(failure={"message": "The run could not be set up on the head node.", "evidence": str(error)})
         sys.exit(SETUP_FAILED)
 
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,29 +1,32 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    python3 detach.py start FOLDER     < {"argv": [...], "program": path, "env": {...}, "files": {name: text},
-                                          "secret": text}
-                                                                         starts it, once in this folder's life
-    python3 detach.py observe FOLDER '{"out": 0, "err": 0, "setup": 0}'  streams what is new, until the end
-    python3 detach.py signal FOLDER TERM                                 to its process group
-    python3 detach.py sweep NAME=VALUE                                   kills all that carry this in their environment
-    python3 detach.py wait [PROGRAM]   < ["start", FOLDER] and so on     waits for its words, as a line of JSON
+    start FOLDER     < {"argv": [...], "program": module, "env": {...}, "files": {name: text}, "secret": text,
+                        "seconds": N, "alone": path}
+                     starts it, once in this folder's life; prints "started", "ran already" or "busy FOLDER"
+    observe FOLDER N streams what is new in its log from byte N on, until the end
+    signal FOLDER TERM
+    list PATH        prints the folder of what holds this fence, if something does
+    sweep NAME=VALUE ends all that carry this in their environment, and what descends from it; prints how many
+    wait [MODULE]    < ["start", FOLDER] and so on: waits for its words, as a line of JSON
 
-A command is an argv, or the `main(argv)` of a PROGRAM: a Python file that need not be an interpreter of its own. With a
-secret it is `main(argv, secret)`, and the memory that had it is nobody's to read, although the command's own processes
-belong to the same user. `wait`
-is started before it is needed, with everything loaded, because that takes longer than all that follows.
+`boot.py` brings it there. A command is an argv, or `main(argv)` of a module that was brought too; with a secret it is
+`main(argv, secret)`, and the memory that had it is nobody's to read, although the command's own processes belong to the
+same user. `wait` is started before it is needed, with everything loaded, because that takes longer than all that
+follows. `seconds` is how long the command may take; `alone` names a file that only one command of this node holds at
+a time, whoever starts them and whatever became of the answers.
 
-The folder holds `pid` (of the keeper: pid and start time), `group`, `out`, `err`, `setup`, `facts.json`, `notes` and at
-the end `exit`. Standard library only, Python 3.9 or newer. Everything is observed from files, so that the portal may
-die, come back and lose nothing.
+The folder holds `lock` (held by the keeper for its life), `control` (a FIFO: words for the keeper), `life` (a FIFO that
+the keeper holds open), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end `exit`. Everything is observed
+from files, and nothing by process number: sessions of a node may not see each other's processes. So the portal may die,
+come back and lose nothing.
 """
 
 import contextlib
 import ctypes
+import errno
 import fcntl
-import functools
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import pathlib
@@ -32,17 +35,16 @@ import signal
 import sys
 import time
 
-STREAMS = ("setup", "out", "err")
+import boot
+from telling import FRAME
+
 BLOCK = 256 * 1024
+MOST_SAID = 64 * 1024  # bytes of facts or of a verdict that are told
+GRACE = 5.0  # seconds between TERM and KILL
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "KILL", "INT")}
 
-
-def start_time(pid):
-    """The start time of a live process in clock ticks since boot, or None. Tells a pid from its re-use."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+_prctl = ctypes.CDLL(None).prctl
 
 
 def write_whole(path, text):
@@ -55,22 +57,58 @@ def write_whole(path, text):
     draft.replace(path)
 
 
-def start(folder):
-    order = json.load(sys.stdin)
-    if "secret" in order:
-        ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE: nobody looks into our memory, until we execute something
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def take(path):
+    """The descriptor of this file with its lock, or None when somebody has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(file)
+        return None
+    return file
+
+
+def holder(path):
+    """What the one who has this file's lock has written into it; nothing when nobody has it."""
+    with contextlib.suppress(FileNotFoundError):
+        if (file := take(path)) is None:
+            return pathlib.Path(path).read_text()[:4096] or "?"
+        os.close(file)
+    return ""
+
+
+def start(folder, order):
+    if "secret" in order:
+        _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (lock := take(folder / "lock")) is None:
         print("runs already")
         return
-    if (folder / "pid").exists():
+    if (folder / "begun").exists():
         print("ran already")
         return
+    fence = None
+    if "alone" in order:
+        fence = take(order["alone"])
+        if fence is None:
+            print("busy", holder(order["alone"]))
+            return
+        os.ftruncate(fence, 0)
+        os.write(fence, str(folder).encode())
     for name, text in order.get("files", {}).items():
         (folder / name).write_text(text)  # for the command alone, which does not outlive the machine
+    for name in ("control", "life"):
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(folder / name, 0o600)
+    # From here on it is never started again: O_EXCL is the fence.
+    begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(begun, f"{time.time()}\n".encode())
+    os.fsync(begun)
+    os.close(begun)
+    if os.environ.pop("COXSWAIN_STAY", None):
+        # Our session lasts as long as we do, and is answered when we close our output.
+        print("started", flush=True)
+        keep(Keeper(folder, order, lock, fence))
     readable, writable = os.pipe()
     if os.fork():
         os.close(writable)
@@ -81,59 +119,159 @@ def start(folder):
     os.setsid()
     if os.fork():  # the keeper is no session leader's child: the end of this SSH session does not reach it
         os._exit(0)
-    keep(folder, order, writable, lock)
+    os.close(readable)
+    keep(Keeper(folder, order, lock, fence), writable)
+
+
+class Keeper:
+    """Owns the command: passes on signals, ends it when its time is up, and writes down how it ended."""
+
+    def __init__(self, folder, order, lock, fence, command=0, until=None):
+        self.folder = folder
+        self.order = order
+        self.lock = lock
+        self.fence = fence
+        self.command = command
+        self.until = until  # by the clock of `time.monotonic`, which goes over an exec
+
+    def words(self):
+        """For `finish`, after an exec."""
+        return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until])]
+
+
+def keep(keeper, told=None):
+    """The keeper's life. Never returns."""
+    folder, order = keeper.folder, keeper.order
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number, file in ((0, null), (1, log), (2, log)):
+        os.dup2(file, number)
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind becomes our child
+    if told is not None:
+        os.write(told, b"1")
+        os.close(told)
+    keeper.until = time.monotonic() + order["seconds"] if order.get("seconds") else None
+    own = os.getpid()
+    keeper.command = os.fork()
+    if not keeper.command:
+        become(keeper, own)
+    if "secret" in order:
+        # On with an empty memory.
+        for file in filter(None, (keeper.lock, keeper.fence)):
+            os.set_inheritable(file, True)
+        with contextlib.suppress(OSError):
+            boot.execute(sys.executable, "detach", ["finish", *keeper.words()])
+    finish(keeper)
+
+
+def finish(keeper):
+    """Wait for the command and act on what is asked meanwhile; then end what it left, and write down how it ended."""
+    folder = keeper.folder
+    control = os.open(folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.open(folder / "life", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # its end is seen by whoever reads it
+    wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    asked, late, limit = set(), None, False
+    while (status := reap(keeper.command)) is None:
+        now = time.monotonic()
+        if keeper.until is not None and now >= keeper.until and not limit:
+            limit = True
+            signal_group(keeper.command, signal.SIGTERM)
+            late = now + GRACE
+        if late is not None and now >= late:
+            signal_group(keeper.command, signal.SIGKILL)
+            late = now + 0.2
+        due = [at for at in (late, None if limit else keeper.until) if at is not None]
+        poll.poll(max(0.0, min(due) - now) * 1000 + 1 if due else None)
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 4096)
+        with contextlib.suppress(BlockingIOError):
+            for word in os.read(control, 4096).decode(errors="replace").split():
+                if word in SIGNALS:
+                    asked.add(word)
+                    signal_group(keeper.command, SIGNALS[word])
+    ended = time.time()
+    left = end_descendants(keeper.command)
+    fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+    end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": ended}
+    if keeper.fence is not None:
+        os.close(keeper.fence)  # before it can be known that this has ended, so that the next one is not refused
+    write_whole(folder / "exit", json.dumps({**end, "fault": fault, "limit": limit, "asked": sorted(asked),
+                                             "left": left}))  # fmt: skip
     os._exit(0)
 
 
-def keep(folder, order, writable, lock):
-    """The keeper: owns the command, and writes down how it ended. Holds the lock for its life."""
-    null = os.open(os.devnull, os.O_RDWR)
-    log = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # From here on it is never started again: O_EXCL is the fence.
-    pid = os.open(folder / "pid", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(pid, f"{os.getpid()} {start_time(os.getpid())}\n".encode())
-    os.fsync(pid)
-    os.close(pid)
-    os.write(writable, b"1")
-    os.close(writable)
-
-    keeper = os.getpid()
-    command = os.fork()
-    if not command:
-        become(order, folder, keeper)
-    (folder / "group").write_text(f"{command}\n")
-    if "secret" in order:
-        # On with an empty memory, so that it may be looked at again: what sweeps a node looks at all that run there.
-        os.set_inheritable(lock, True)
-        with contextlib.suppress(OSError):
-            os.execv(sys.executable, [sys.executable, "-IS", __file__, "finish", str(folder), str(command)])
-    finish(folder, command)
+def reap(command):
+    """How the command ended, or None. Takes what else has ended with it."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == command:
+                found = os.waitstatus_to_exitcode(ended[1])
+    return found
 
 
-def finish(folder, command):
-    """The rest of the keeper's life: wait for its child, and write down how it ended."""
-    status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+def signal_group(leader, number):
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(command, signal.SIGKILL)  # what it left behind in its group
-    fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
-    end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": time.time()}
-    write_whole(folder / "exit", json.dumps({**end, "fault": fault}))
+        os.killpg(leader, number)
 
 
-def become(order, folder, keeper):
+def end_descendants(leader):
+    """Kill what the command left: its group, and all that was orphaned to us, until there is nothing. How many."""
+    signal_group(leader, signal.SIGKILL)
+    killed = set()
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        reap(0)
+        found = descendants({os.getpid()})
+        if not found:
+            break
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def processes():
+    """{pid: parent} of all that live and are seen."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = pathlib.Path(f"/proc/{name}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+            if fields[0] not in "ZX":
+                found[int(name)] = int(fields[1])
+    return found
+
+
+def descendants(family):
+    """Of these processes, without themselves."""
+    everything, first = processes(), set(family)
+    family = set(family)
+    while more := {pid for pid, parent in everything.items() if parent in family} - family:
+        family |= more
+    return family - first
+
+
+def become(keeper, parent):
     """In the keeper's child: turn into the command, in a session of its own. Never returns."""
+    folder, order = keeper.folder, keeper.order
     status = 1
     try:
+        for file in filter(None, (keeper.lock, keeper.fence)):
+            os.close(file)
         os.setsid()
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends when its keeper is killed
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
         for name in ("SIGTERM", "SIGHUP", "SIGINT"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-        if os.getppid() != keeper:
+        if os.getppid() != parent:
             os._exit(status)  # it was killed before the call
         for number, name in ((1, "out"), (2, "err")):
             file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -141,7 +279,8 @@ def become(order, folder, keeper):
         os.chdir(folder)
         os.environ.update(order.get("env", {}))
         if "program" in order:
-            load(order["program"]).main(order["argv"], *([order["secret"]] if "secret" in order else []))
+            program = importlib.import_module(order["program"])
+            program.main(order["argv"], *([order["secret"]] if "secret" in order else []))
             status = 0
         else:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
@@ -158,69 +297,63 @@ def become(order, folder, keeper):
         os._exit(status)
 
 
-@functools.cache
-def load(path):
-    """The module of a program of one file. Python keeps it compiled beside it."""
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def is_alive(folder):
+    """Whether its keeper lives."""
     try:
-        pid, began = (folder / "pid").read_text().split()
-    except (OSError, ValueError):
+        lock = take(folder / "lock")
+    except FileNotFoundError:
         return False
-    return start_time(pid) == int(began)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
 
 
-def observe(folder, offsets):
-    """Write JSON lines to stdout, those of a stream followed by `size` raw bytes; end when the command has ended.
+def observe(folder, at):
+    """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
 
-    The order matters: `exit` is looked for before the streams are read, so that all output comes before it.
+    The order matters: `exit` is looked for before the log is read, so that all output comes before it. The checksums
+    come last, one a kind of frame; while they are computed there are beats, however long it takes.
     """
     to = sys.stdout.buffer
-    files = {}
-    facts = ""
-    told = 0.0
+    log = None
+    facts, told = "", 0.0
     quiet_since = time.monotonic()
-    keeper = end_of_keeper(folder)
+    poll = select.poll()
+    with contextlib.suppress(OSError):
+        poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), 0)  # POLLHUP, when the keeper ends
 
     def tell(word, body=b""):
         to.write(json.dumps(word).encode() + b"\n" + body)
 
     while True:
         ended = (folder / "exit").exists()
-        alive = ended or is_alive(folder)
+        begun = ended or (folder / "begun").exists()
+        alive = ended or (begun and is_alive(folder))
         moved = False
-        with contextlib.suppress(OSError):
-            new = (folder / "facts.json").read_text()
-            if new != facts:
-                facts = new
-                tell({"facts": json.loads(facts)})
-                moved = True
-        for name in STREAMS:
-            if name not in files:
-                with contextlib.suppress(FileNotFoundError):
-                    files[name] = open(folder / name, "rb", buffering=0)  # noqa: SIM115
-            if name in files:
-                while data := os.pread(files[name].fileno(), BLOCK, offsets[name]):
-                    tell({"stream": name, "offset": offsets[name], "size": len(data)}, data)
-                    offsets[name] += len(data)
-                    moved = True
+        new = said(folder / "facts.json")
+        if new and new != facts:
+            facts = new
+            tell({"facts": json.loads(facts)})
+            moved = True
+        if log is None:
+            with contextlib.suppress(FileNotFoundError):
+                log = open(folder / "log", "rb", buffering=0)  # noqa: SIM115
+        while log is not None and (data := os.pread(log.fileno(), BLOCK, at)):
+            tell({"log": at, "size": len(data)}, data)
+            at += len(data)
+            moved = True
         if ended:
             end = json.loads((folder / "exit").read_text())
-            with contextlib.suppress(OSError):
-                end["notes"] = (folder / "notes").read_text()[:4000]
+            end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
+            end["said"] = tail(folder / "err") or tail(folder / "out")
             tell({"exit": end})
             to.flush()
-            tell({"sha256": {name: digest(folder / name) for name in STREAMS}})
+            tell({"sha256": digests(folder / "log", lambda: (tell({"beat": time.time()}), to.flush()))})
             to.flush()
             return
         if not alive:
             if not (folder / "exit").exists():
-                tell({"gone": True})
+                tell({"gone": True} if begun else {"never": True})
                 to.flush()
                 return
             continue
@@ -233,81 +366,103 @@ def observe(folder, offsets):
             told = now
             to.flush()
         # Often after something happened, for more is likely then; and at once when the keeper ends.
-        keeper.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8)))
+        poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8)))
 
 
-def end_of_keeper(folder):
-    """Something to poll, which wakes at the end of the keeper."""
-    poll = select.poll()
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has ended; or Linux before 5.3
-        poll.register(os.pidfd_open(int((folder / "pid").read_text().split()[0])), select.POLLIN)
-    return poll
+def said(path):
+    """A text of JSON that the command wrote, if it is whole and small enough to be told."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(path, "rb") as file:
+            text = file.read(MOST_SAID + 1).decode()
+        if len(text) <= MOST_SAID:
+            json.loads(text)
+            return text
+    return ""
 
 
-def digest(path):
-    total = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        while data := file.read(1 << 20):
-            total.update(data)
-    return total.hexdigest()
+def tail(path, size=2000):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size).decode(errors="replace").strip()
+    return ""
+
+
+def digests(path, beat):
+    """{kind: sha256} over the payloads of the log's frames."""
+    sums, told = {}, time.monotonic()
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=1 << 20) as file:
+        while len(head := file.read(FRAME.size)) == FRAME.size:
+            kind, _, _, left, _ = FRAME.unpack(head)
+            total = sums.setdefault(kind.decode("latin-1"), hashlib.sha256())
+            while left > 0 and (data := file.read(min(left, 1 << 20))):
+                total.update(data)
+                left -= len(data)
+                if time.monotonic() - told > 0.5:
+                    told = time.monotonic()
+                    beat()
+            if left:
+                break
+    return {kind: total.hexdigest() for kind, total in sums.items()}
 
 
 def send_signal(folder, name):
-    """Prints `gone` when there is nothing left to signal."""
-    if (folder / "exit").exists() or not (folder / "pid").exists():
-        print("gone")
-        return
-    try:
-        os.killpg(int((folder / "group").read_text()), getattr(signal, f"SIG{name}"))
-        print("sent")
-    except (OSError, ValueError):
-        print("sent" if is_alive(folder) else "gone")
+    """Prints `sent`, or `gone` when there is nothing left to signal."""
+    answer = "gone"
+    if not (folder / "exit").exists():
+        try:
+            control = os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK)
+            os.write(control, f"{name}\n".encode())
+            answer = "sent"
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT):  # nobody reads it; it was never started
+                raise
+            answer = "sent" if is_alive(folder) else "gone"
+    print(answer)
 
 
 def sweep(mark):
-    """Prints how many were killed."""
+    """Prints how many were ended; those that the node itself has ended for us are in COXSWAIN_SWEPT."""
     killed = set()
-    for _ in range(20):
-        found = False
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit() or int(entry) == os.getpid():
-                continue
+    for _ in range(40):
+        marked = set()
+        for pid in processes():
             with contextlib.suppress(OSError):
-                marks = pathlib.Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-                if mark.encode() in marks and start_time(entry) is not None:
-                    os.kill(int(entry), signal.SIGKILL)
-                    killed.add(entry)
-                    found = True
+                if mark.encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    marked.add(pid)
+        marked -= {os.getpid(), os.getppid()}
+        found = marked | descendants(marked) - {os.getpid()}
         if not found:
             break
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
         time.sleep(0.05)
-    print(len(killed))
+    print(len(killed) + int(os.environ.get("COXSWAIN_SWEPT") or 0))
 
 
-def main():
-    words = sys.argv[1:]
+def main(words, stream):
     if words[0] == "wait":
-        for program in words[1:]:
-            load(program)
-        line = sys.stdin.readline()
+        for module in words[1:]:
+            importlib.import_module(module)
+        line = stream.readline()
         if not line:
             return  # it was not needed
         words = json.loads(line)
     verb, target, *rest = words
     if verb == "start":
-        start(pathlib.Path(target))
+        start(pathlib.Path(target), json.load(stream))
     elif verb == "observe":
         with contextlib.suppress(BrokenPipeError):
-            observe(pathlib.Path(target), json.loads(rest[0]))
+            observe(pathlib.Path(target), int(rest[0]))
     elif verb == "signal":
         send_signal(pathlib.Path(target), rest[0])
+    elif verb == "list":
+        print(holder(target))
     elif verb == "finish":  # the keeper alone calls it, of itself
-        finish(pathlib.Path(target), int(rest[0]))
+        lock, fence, command, until = json.loads(rest[0])
+        finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until))
     elif verb == "sweep":
         sweep(target)
     else:
         sys.exit(f"unknown: {verb}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from functools import cache
 
 import asyncssh
 
+from portal import ssh
 from portal.clouds import ClusterSpec, HostKey, Tags
 
 
@@ -88,3 +89,43 @@ def said(node, command):
     done = run(node, command)
     assert done.exit_status == 0, (command, done.stdout, done.stderr)
     return done.stdout.strip()
+
+
+def host(node):
+    """For the portal's own connections."""
+    return ssh.Host(
+        node.hostname, node.address, node.port, node.user, private("portal"), public(f"host {node.rank}")
+    )
+
+
+def introduce(nodes, cores):
+    """What the portal's plans write over SSH before the first run."""
+    host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in nodes)
+    known = "".join(f"[{n.private_address}]:{n.port} {public(f'host {n.rank}')}\n" for n in nodes)
+    hosts = "".join(f"{node.hostname}:{cores}\n" for node in nodes)
+
+    async def write(node):
+        folder = f"{node.home}/.ssh"
+        common = (
+            f'Host *\n  Port {node.port}\n  User {node.user}\n  IdentityFile "{folder}/cluster"\n  IdentitiesOnly yes\n'
+            f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
+            "  LogLevel ERROR\n  SendEnv COXSWAIN_RUN\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
+        )
+        async with connect(node) as connection, connection.start_sftp_client() as sftp:
+            await sftp.makedirs(".ssh", exist_ok=True)
+            for name, text in (
+                (".ssh/config", host_lines + common),
+                (".ssh/known_hosts", known),
+                (".ssh/cluster", private("cluster")),
+                ("hostfile", hosts),
+            ):
+                async with sftp.open(name, "w") as file:
+                    await file.write(text)
+                await sftp.chmod(name, 0o600)
+
+    for node in nodes:
+        asyncio.run(write(node))
+
+
+def give(cloud, where, folder):
+    """Make what a test has written there the nodes' own."""

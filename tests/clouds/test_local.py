@@ -372,34 +372,6 @@ def test_disconnecting_ends_the_session_but_not_what_was_detached(make, rung):
 # -- MPI
 
 
-def _prepare_mpi(cluster, cores):
-    """What the portal's plans write over SSH before the first run."""
-    host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in cluster.nodes)
-    known = "".join(f"[{n.private_address}]:{n.port} {hands.public(f'host {n.rank}')}\n" for n in cluster.nodes)
-    hosts = "".join(f"{node.hostname}:{cores}\n" for node in cluster.nodes)
-
-    async def write(node):
-        ssh = f"{node.home}/.ssh"
-        common = (
-            f'Host *\n  Port {node.port}\n  User {node.user}\n  IdentityFile "{ssh}/cluster"\n  IdentitiesOnly yes\n'
-            f'  UserKnownHostsFile "{ssh}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
-        )
-        async with hands.connect(node) as connection, connection.start_sftp_client() as sftp:
-            await sftp.makedirs(".ssh", exist_ok=True)
-            for name, text in (
-                (".ssh/config", host_lines + common),
-                (".ssh/known_hosts", known),
-                (".ssh/cluster", hands.private("cluster")),
-                ("hostfile", hosts),
-            ):
-                async with sftp.open(name, "w") as file:
-                    await file.write(text)
-                await sftp.chmod(name, 0o600)
-
-    for node in cluster.nodes:
-        asyncio.run(write(node))
-
-
 def _mpiexec():
     """Hydra of this environment; on real clusters it lies in /shared, whose path has no blank."""
     mpiexec = Path(sys.prefix, "bin", "mpiexec.hydra")
@@ -418,7 +390,7 @@ def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
     elif not local_module.shims.shutil.which("ssh"):
         pytest.skip("there is no OpenSSH client")
     cluster = Cluster(local(rung), 3)
-    _prepare_mpi(cluster, 2)
+    hands.introduce(cluster.nodes, 2)
     out = hands.said(cluster.nodes[0], f"{mpiexec} -n 6 -f ~/hostfile hostname")
     assert sorted(out.split()) == [f"demo-{rank}" for rank in range(3) for _ in range(2)]
 
@@ -428,7 +400,7 @@ def test_allreduce_over_three_nodes(make, rung):
     if subprocess.run([python, "-c", "import mpi4py"], check=False, capture_output=True).returncode:
         pytest.skip("the mpi4py package is not installed beside pytest")
     cluster = make(rung, 3)
-    _prepare_mpi(cluster, 1)
+    hands.introduce(cluster.nodes, 1)
     # one write a line: print() makes two, and mpiexec may put another rank's between them
     program = (
         "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; "

@@ -1,0 +1,427 @@
+"""On the head node: runs a command on all ranks, and decides how the run ended.
+
+    main([FOLDER, ORDER])      ORDER: {"size", "hostfile", "engine", "source": its working directory, "command": [...], "facts": {...}} in JSON
+
+Parent of `mpiexec`, whose exit status says little: each rank stands under `rank.py`, which tells how it really ended. All
+that they print and tell comes through Hydra into a FIFO for each rank, and from here into FOLDER/log.
+
+- All ranks end with 0: the run is good, whatever mpiexec makes of it.
+- One fails: the others have GRACE seconds to end by themselves, so that their last words are kept; then mpiexec is
+  killed, its proxies see that and end what they have, and we wait until every node is clear.
+- mpiexec ends without a word of why: the nodes are asked, and those that do not answer are named.
+
+Writes FOLDER/verdict.json (`Launcher.verdict`) and exits with 0, or with what the first failing rank had.
+"""
+
+import base64
+import collections
+import contextlib
+import ctypes
+import json
+import marshal
+import os
+import pathlib
+import re
+import resource
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import telling
+
+FRAME = struct.Struct(">cIQ")  # of rank.py
+MOST = 1 << 20  # bytes of one frame; a rank may write into the pipe of its own wrapper
+GRACE = 2.0  # seconds that the others have, once one has failed
+TOGETHER = 0.25  # seconds within which failures are taken for one: what follows from it may be heard of first
+LINGER, FINALIZE = 1.0, 10.0  # seconds that mpiexec has once all have ended; or are in MPI_Finalize, the last of them
+CLEAR = 6.0  # seconds within which all nodes are clear, or it is said that one is not
+TERMINATED = 4.0  # seconds between a TERM to us and the end of mpiexec; who asked has a little more patience
+WORDS = 4096  # bytes of what a rank said last that are kept for the verdict
+MOST_FAILURES = 64
+LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
+WRAPPER = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ['COXSWAIN_WRAPPER'])))"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
+FOLLOWS = re.compile(rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)")
+
+# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under it.
+# Then the sitecustomize that would have been found without this one has its turn.
+HOOK = """\
+import os, sys
+if "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ:
+    os.execv(sys.executable, [sys.executable, "-ISc", os.environ["COXSWAIN_WRAP"], sys.executable, *sys.orig_argv[1:]])
+def _next():
+    import importlib.util, importlib.machinery
+    here = os.path.dirname(os.path.abspath(__file__))
+    others = [place for place in sys.path if os.path.abspath(place or ".") != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if spec and spec.loader:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sitecustomize"] = module
+        spec.loader.exec_module(module)
+_next()
+"""
+
+
+def coded(module):
+    """A module that was brought here, as what a variable of the environment can hold."""
+    [sources] = [finder.sources for finder in sys.meta_path if hasattr(finder, "sources")]
+    code = compile(sources[module], "<portal>", "exec", dont_inherit=True)
+    return base64.b64encode(marshal.dumps(code)).decode()
+
+
+class Hosts:
+    """Which rank is where: Hydra fills `HOST:CORES` lines in their order, and begins anew when there are more ranks."""
+
+    def __init__(self, text):
+        lines = [line.split("#")[0].strip() for line in text.splitlines()]
+        pairs = [line.partition(":") for line in lines if line]
+        self.names = [name for name, _, _ in pairs]
+        self.slots = [name for name, _, cores in pairs for _ in range(int(cores or 1))]
+
+    def of(self, rank):
+        return self.slots[rank % len(self.slots)]
+
+
+class Channel:
+    """What comes from one rank: frames, or of spawned programs that nobody wrapped, bytes of one kind."""
+
+    def __init__(self, world, rank, kind=b""):
+        self.world, self.rank, self.kind = world, rank, kind
+        self.rest = b""
+        self.broken = False
+
+    def frames(self, data):
+        """(kind, payload, time) of each. What is none ends them: from then on it is taken for the rank's output."""
+        if self.kind or self.broken:
+            return [(self.kind or b"o", data, time.time_ns())]
+        data, at, found = self.rest + data, 0, []
+        while len(data) - at >= FRAME.size:
+            kind, size, when = FRAME.unpack_from(data, at)
+            if kind not in b"oenx" or size > MOST:
+                self.broken = True
+                found.append((b"o", data[at:], time.time_ns()))
+                at = len(data)
+                break
+            if at + FRAME.size + size > len(data):
+                break
+            at += FRAME.size
+            found.append((kind, data[at : at + size], when))
+            at += size
+        self.rest = data[at:]
+        return found
+
+
+class Launcher:
+    def __init__(self, folder, order):
+        self.folder = folder
+        self.size = order["size"]
+        self.engine = pathlib.Path(order["engine"])
+        self.facts = order["facts"]
+        self.hosts = Hosts(pathlib.Path(order["hostfile"]).read_text())
+        self.place = pathlib.Path(tempfile.mkdtemp(prefix="ranks-"))  # of this node: FIFOs, and what is spawned prints
+        self.log = telling.Log(folder)
+        self.poll = select.epoll()
+        self.channels = {}  # by descriptor
+        self.names = set()  # of files in `place` that are read
+        self.nodes = {}  # (world, rank): node, of those that have started
+        self.ends = {}  # (world, rank): how, of those whose program has ended
+        self.over = set()  # of world 0: those that have ended as processes too
+        self.ended = collections.deque(maxlen=5)  # [rank, time] of the last ones that ended while others went on
+        self.words = {}  # (world, rank): the end of its stderr
+        self.said = {}  # (world, rank): the end of its stdout
+        self.failures = []
+        self.left = 0
+        self.deadline = None  # when mpiexec is killed
+        self.killed = False
+        self.cancelled = False
+        self.looked = 0.0
+        self.told = 0
+        self.began = time.monotonic()
+
+    # Starting
+
+    def start(self, command):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        for rank in range(self.size):
+            os.mkfifo(self.place / f"o.0.{rank}", 0o600)
+            self.add(f"o.0.{rank}")
+        python = str(self.engine / "bin" / "python")
+        hook = self.folder / "hook"
+        hook.mkdir(exist_ok=True)
+        (hook / "sitecustomize.py").write_text(HOOK)
+        env = {
+            **os.environ,
+            "COXSWAIN_WRAP": WRAPPER,
+            "COXSWAIN_WRAPPER": coded("rank"),
+            "COXSWAIN_RUNNER": coded("runner"),
+            "PYTHONPATH": ":".join(filter(None, (str(hook), os.environ.get("PYTHONPATH", "")))),
+        }
+        argv = [
+            str(self.engine / "bin" / "mpiexec"),
+            *("-n", str(self.size), "-f", str(self.place / "hosts")),
+            *("-outfile-pattern", f"{self.place}/o.%g.%r", "-errfile-pattern", f"{self.place}/e.%g.%r"),
+            *(python, "-ISc", WRAPPER, *command),
+        ]
+        (self.place / "hosts").write_text("".join(f"{line}\n" for line in self.lines()))
+        libc = ctypes.CDLL(None)
+        # Its ssh clients become our children when it dies: they last as long as their nodes' processes.
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self.hydra = (self.place / "hydra").open("ab")
+        self.wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.terminate)
+        self.poll.register(self.wake, select.EPOLLIN)
+        self.mpiexec = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=self.hydra,
+            stderr=self.hydra,
+            env=env,
+            start_new_session=True,  # signals of our group are for us; we tell it
+            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+        )
+
+    def lines(self):
+        """The hostfile, read once: which rank is where must not change under us."""
+        counts = collections.Counter(self.hosts.slots)
+        return [f"{name}:{counts[name]}" for name in dict.fromkeys(self.hosts.names)]
+
+    def add(self, name):
+        self.names.add(name)
+        kind, world, rank = name.split(".")
+        fd = os.open(self.place / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if world == "0" and kind == "o":
+            self.poll.register(fd, select.EPOLLIN)
+            kind = ""
+        elif kind == "o" and b'{"start"' in os.pread(fd, FRAME.size + 8, 0):
+            kind = ""  # a spawned program that put itself under the wrapper
+        self.channels[fd] = Channel(int(world), int(rank), kind.encode())
+
+    # Listening
+
+    def read(self, fd):
+        """Take in what has come. Whether something has."""
+        try:
+            data = os.read(fd, 1 << 20)
+        except BlockingIOError:
+            return False
+        channel = self.channels[fd]
+        key = channel.world, channel.rank
+        for kind, payload, when in channel.frames(data) if data else ():
+            if kind == b"x":
+                self.event(key, payload, when)
+                continue
+            self.log.write(kind, payload, world=channel.world, rank=channel.rank, at=when)
+            if kind in b"en":
+                self.words[key] = (self.words.get(key, b"") + payload)[-WORDS:]
+            else:
+                self.said[key] = (self.said.get(key, b"") + payload[-WORDS:])[-WORDS:]
+        if channel.broken and not channel.kind and key not in self.ends:
+            self.ends[key] = {"broken": True}
+            self.over.add(key[1])
+            self.fail(key, time.time_ns(), broken=True)
+        return bool(data)
+
+    def event(self, key, payload, when):
+        try:
+            facts = json.loads(payload)
+            known = isinstance(facts, dict)
+        except ValueError:
+            known = False
+        if not known:
+            return self.fail(key, when, broken=True)
+        if "start" in facts:
+            self.nodes[key] = self.hosts.of(key[1]) if key[0] == 0 else str(facts.get("node"))[:80]
+            return None
+        if "aborts" in facts or any(facts.get(word) for word in ("fails", "status", "signal")):
+            known = {name: facts[name] for name in ("aborts", "status", "signal", "rss", "error") if name in facts}
+            self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
+        if "fails" not in facts and "aborts" not in facts:
+            self.left += int(facts.get("left", 0))
+            if key[0] == 0:
+                if key not in self.ends:
+                    self.ended.append([key[1], when / 1e9])
+                self.ends[key] = facts
+                if "done" not in facts:
+                    self.over.add(key[1])
+        if len([k for k in self.ends if k[0] == 0]) == self.size:
+            wait = FINALIZE if len(self.over) < self.size else LINGER if not self.failures else 0
+            self.end_within(wait)
+        return None
+
+    def fail(self, key, when, **how):
+        """Remember a failure, once for each rank: what it said before it ended counts more than its end."""
+        known = next((f for f in self.failures if (f["world"], f["rank"]) == key), None)
+        if known:
+            for name, value in how.items():
+                known.setdefault(name, value)
+            return
+        if len(self.failures) >= MOST_FAILURES:
+            return
+        node = self.nodes.get(key) or (self.hosts.of(key[1]) if key[0] == 0 else "")
+        ours = self.killed or self.cancelled  # then ranks end because we end them
+        self.failures.append({"world": key[0], "rank": key[1], "node": node, "at": when, "ours": ours, **how})
+        self.end_within(GRACE)
+
+    def end_within(self, seconds):
+        until = time.monotonic() + seconds
+        self.deadline = until if self.deadline is None else min(self.deadline, until)
+
+    def terminate(self, *_):
+        """A handler of TERM: ranks get it too, and have a while to save what they have."""
+        if not self.cancelled:
+            self.cancelled = True
+            self.mpiexec.terminate()
+            self.end_within(TERMINATED)
+
+    def look(self):
+        """What comes without a wake-up: programs that were spawned, and facts that are due."""
+        now = time.monotonic()
+        if now - self.looked > LOOK or self.mpiexec.returncode is not None:
+            self.looked = now
+            for name in set(os.listdir(self.place)) - self.names - {"hydra", "hosts"}:
+                self.add(name)
+            self.know_who_ended(now)
+        for fd in [fd for fd, channel in self.channels.items() if channel.world or channel.kind]:
+            while self.read(fd):
+                pass
+
+    def know_who_ended(self, now):
+        """While some ranks have ended and others go on, that is said: they may wait for those, and for ever."""
+        if len(self.ends) != self.told and now - self.began > 1 and len(self.ends) < self.size:
+            self.told = len(self.ends)
+            self.facts["ended"] = {"count": self.told, "of": self.size, "last": list(self.ended)}
+            telling.know(self.folder, self.facts)
+
+    def run(self):
+        while self.mpiexec.poll() is None:
+            wait = LOOK if len(self.names) > self.size or self.told != len(self.ends) else 0.5
+            if self.deadline:
+                wait = max(0.0, min(wait, self.deadline - time.monotonic()))
+            for fd, _ in self.poll.poll(wait):
+                if fd == self.wake:
+                    os.read(fd, 4096)
+                else:
+                    self.read(fd)
+            self.look()
+            self.log.flush()
+            if self.deadline and time.monotonic() >= self.deadline and not self.killed:
+                self.killed = True
+                self.mpiexec.kill()  # the proxies see its socket close, and end what they have
+        clear = self.wait_until_clear()
+        self.look()
+        for fd in self.channels:
+            while self.read(fd):
+                pass
+        return self.verdict(clear)
+
+    def wait_until_clear(self):
+        """Whether all ssh clients, and so all processes on the nodes, have ended."""
+        until = time.monotonic() + CLEAR
+        while time.monotonic() < until:
+            try:
+                if not os.waitpid(-1, os.WNOHANG)[0]:
+                    for fd, _ in self.poll.poll(0.01):
+                        if fd != self.wake:
+                            self.read(fd)
+            except ChildProcessError:
+                return True
+        return False
+
+    # The verdict
+
+    def verdict(self, clear):
+        """How it ended, for people and for the portal.
+
+        "failures": the first one first; each {"world", "rank", "node", "at": ns, "words"} and what is known of
+        "status", "signal", "aborts", "error", "rss". "lost": nodes that do not answer. "hydra": its own words.
+        """
+        failures = self.in_order()
+        good = not failures and len([key for key in self.ends if key[0] == 0]) == self.size
+        hydra = (self.place / "hydra").read_bytes()[-WORDS:].decode(errors="replace").strip()
+        lost = [] if good or failures or self.cancelled else self.silent_nodes()
+        if not good and not failures and not self.cancelled and hydra:
+            self.log.say(hydra)
+        for failure in failures:
+            key = failure["world"], failure["rank"]
+            words = self.words.get(key) or self.said.get(key) or b""
+            failure["words"] = words.decode(errors="replace").strip()[-1500:]
+        self.log.flush()
+        return {
+            "good": good,
+            "size": self.size,
+            "started": len([key for key in self.nodes if key[0] == 0]),
+            "failures": failures[:16],
+            "failed": len(failures),
+            "lost": lost,
+            "clear": clear,
+            "left": self.left,
+            "cancelled": self.cancelled,
+            "mpiexec": self.mpiexec.returncode,
+            "hydra": "" if good else hydra[-1500:],
+        }
+
+    def in_order(self):
+        """Failures, the one that the others follow from first. None of those that our own ending made."""
+        found = sorted((f for f in self.failures if not f.pop("ours")), key=lambda f: f["at"])
+        if not found:
+            return []
+        together = [f for f in found if f["at"] - found[0]["at"] <= TOGETHER * 1e9]
+
+        def follows(failure):
+            words = self.words.get((failure["world"], failure["rank"]), b"")
+            if FOLLOWS.search(words) or FOLLOWS.search(failure.get("error", "").encode()):
+                return 2
+            return int("signal" in failure)
+
+        return sorted(together, key=follows) + found[len(together) :]
+
+    def silent_nodes(self):
+        """Those of the nodes that cannot be reached from here."""
+        client = os.environ.get("HYDRA_LAUNCHER_EXEC") or "ssh"
+        asked = {
+            name: subprocess.Popen(
+                [client, "-o", "ConnectTimeout=4", name, "true"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for name in dict.fromkeys(self.hosts.names)
+        }
+        lost = []
+        for name, process in asked.items():
+            try:
+                if process.wait(6):
+                    lost.append(name)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                lost.append(name)
+        return lost
+
+
+def main(words, _stream=None):
+    folder, order = pathlib.Path(words[0]), json.loads(words[1])
+    os.chdir(order["source"])
+    launcher = Launcher(folder, order)
+    try:
+        launcher.start(order["command"])
+        verdict = launcher.run()
+    finally:
+        shutil.rmtree(launcher.place, ignore_errors=True)
+    draft = folder / "verdict.new"
+    draft.write_text(json.dumps(verdict))
+    draft.replace(folder / "verdict.json")
+    first = (verdict["failures"] or [{}])[0]
+    how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    os._exit(0 if verdict["good"] else how)

@@ -1,0 +1,279 @@
+"""Stands around each rank: child of Hydra's proxy, parent of the rank, and outlives it.
+
+Hydra does not say how a rank ended, takes a rank that left without MPI_Finalize for the death of all, and mixes what
+ranks print. This process knows: it has the rank's streams, its exact end, and whatever it left behind; and it holds the
+rank's descriptor of PMI and passes on what is said there, so that Hydra acts when `launcher.py` has decided, not before.
+
+On stdout go frames: kind (1 byte), size (4), time in ns (8), big endian; then the payload. Kinds are those of
+`telling.py`, and `x`: an event in JSON, one of
+    {"start": pid, "node": name}                  {"fails": status, "error": text}, before MPI_Finalize
+    {"aborts": status}: MPI_Abort was called      {"done": true}: the program has ended well
+    {"status": N | "signal": N, "rss": KiB, "left": N}: the process has ended
+
+It is there once for each rank, so it loads nothing that it can do without: no ctypes, json, signal or struct, which take
+longer than all else. It comes in the environment, as code, and reads no file.
+"""
+
+import os
+import select
+import sys
+import time
+
+import _ctypes
+import _signal as signal
+import _socket as socket
+import fcntl
+from _json import encode_basestring_ascii as quoted
+from _struct import Struct
+
+HEAD = Struct(">cIQ")
+HOLD = 8.0  # seconds that we stay when the rank has failed: else Hydra sees its PMI end, and kills at once
+PATIENCE = 0.1, 0.6  # seconds until what the rank left behind gets TERM, and KILL
+IGNORED = [getattr(signal, f"SIG{name}") for name in "TERM INT HUP USR1 USR2 QUIT TSTP ALRM PIPE XFSZ".split()]
+CODE = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ.pop('COXSWAIN_RUNNER'))))"
+WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # options of Python that have their value in the next word
+F_SETPIPE_SZ = 1031
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+_address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+
+
+def prctl(option, value):
+    _ctypes.call_function(_address, (option, value, 0, 0, 0))
+
+
+def frame(kind, data):
+    data = HEAD.pack(kind, len(data), time.time_ns()) + data
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def event(text):
+    frame(b"x", text.encode())
+
+
+def children():
+    own = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    if int(file.read().rsplit(b")", 1)[1].split()[1]) == own:
+                        yield int(name)
+            except (OSError, IndexError, ValueError):
+                continue
+
+
+def leave_pmi(fd):
+    """Say to PMI what MPI_Finalize would have said, its barrier included, as the rank has not.
+
+    A rank that ends well without it (MPI_Finalize gave an error, os._exit(0), no MPI at all) would make Hydra kill its
+    neighbours on this node, and those on others wait for ever.
+    """
+    try:
+        for words, answer in ((b"cmd=barrier_in\n", b"barrier_out"), (b"cmd=finalize\n", b"finalize_ack")):
+            os.write(fd, words)
+            said = b""
+            while answer not in said:
+                more = os.read(fd, 4096)
+                if not more:
+                    return
+                said += more
+    except OSError:
+        return  # Hydra has closed it
+
+
+def with_runner(command):
+    """The command, with `runner.py` in front of a Python program."""
+    if not os.path.basename(command[0]).startswith("python"):
+        os.environ.pop("COXSWAIN_RUNNER", None)
+        return command
+    at, command = 1, list(command)
+    while at < len(command) and command[at][:1] == "-" and command[at] != "-":  # python's own options
+        word = command[at]
+        if word[1] not in "WX-":
+            found = min((word.index(letter) for letter in "mc" if letter in word), default=0)
+            if found:  # the last of them: -m MODULE or -c CODE
+                command[at : at + 1] = [word] if found == 1 else [word[:found], f"-{word[found:]}"]
+                at += found > 1
+                break
+        at += 2 if word in WITH_VALUE else 1
+    return [*command[:at], "-c", CODE, *command[at:]]
+
+
+def become(command, out, err, told, pmi):
+    """In the child: turn into the rank. Never returns."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_DFL)
+    for fd, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
+        os.dup2(fd, number)
+    os.set_inheritable(told, True)
+    if pmi is not None:
+        os.set_inheritable(pmi, True)
+        os.environ["PMI_FD"] = str(pmi)
+    os.environ["COXSWAIN_TELL"] = str(told)
+    os.environ["COXSWAIN_RANK"] = os.environ.get("PMI_RANK", "0")
+    os.environ.pop("COXSWAIN_WRAPPER", None)  # programs that it spawns get it from Hydra
+    os.environ.pop("COXSWAIN_WRAP", None)
+    command = with_runner(command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode(errors="replace"))
+        os._exit(127)
+
+
+class Rank:
+    def __init__(self, command):
+        prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the rank leaves behind becomes our child
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # we end with Hydra's proxy
+        self.hydra = pmi = int(os.environ.get("PMI_FD", 2))
+        os.closerange(3, pmi)  # Hydra lets each rank inherit the pipes of those that it started before
+        os.closerange(max(3, pmi + 1), 65536)
+        out, err, told = os.pipe(), os.pipe(), os.pipe()
+        self.pmi = theirs = None
+        if pmi > 2:
+            self.pmi, theirs = (end.detach() for end in socket.socketpair())
+        wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(out[1], F_SETPIPE_SZ, 1 << 18)
+        except OSError:
+            pass  # the person has too many large pipes; a small one does
+        own = os.getpid()
+        self.pid = os.fork()
+        if not self.pid:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == own:
+                become(command, out[1], err[1], told[1], theirs)
+            os._exit(1)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)  # Hydra signals the whole group: the rank has it already
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake[1], warn_on_full_buffer=False)
+        self.kinds = {out[0]: b"o", err[0]: b"e", told[0]: b"t", wake[0]: b"w"}
+        self.poll = select.poll()
+        for fd in self.kinds:
+            os.set_blocking(fd, False)
+            self.poll.register(fd, select.POLLIN)
+        for _, writable in (out, err, told):
+            os.close(writable)
+        if self.pmi is not None:
+            os.close(theirs)
+            for fd, kind in ((self.pmi, b"p"), (pmi, b"h")):
+                self.kinds[fd] = kind
+                self.poll.register(fd, select.POLLIN)
+        self.finalized = False  # the rank has said so to PMI
+        self.end = None  # (word, number, rss), once it has ended
+        self.done = False  # its program has ended well: only MPI_Finalize is left to do
+        self.left = set()  # processes of its that were still there after it
+        self.words = b""
+        event('{"start":%d,"node":%s}' % (self.pid, quoted(os.uname().nodename)))
+
+    def pump(self, ready):
+        """Pass on what there is. Whether there was some; what the program tells of itself comes after what it printed."""
+        moved = False
+        for fd in sorted(ready):
+            kind = self.kinds[fd]
+            try:
+                data = os.read(fd, 1 << 18)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self.poll.unregister(fd)
+                del self.kinds[fd]
+                if kind == b"h":
+                    os.close(self.pmi)  # Hydra has ended: the rank is to see that
+                    self.forget(self.pmi)
+            elif kind == b"h":
+                self.pass_on(self.pmi, data)
+            elif kind == b"p":
+                self.hear(data)
+            elif kind in b"oe":
+                frame(b"n" if self.done and kind == b"e" else kind, data)
+                moved = True
+            elif kind == b"t":
+                self.words = (self.words + data)[-8192:]
+                self.listen()
+        return moved
+
+    def forget(self, fd):
+        if self.kinds.pop(fd, None):
+            self.poll.unregister(fd)
+
+    def pass_on(self, to, data):
+        try:
+            while data:
+                data = data[os.write(to, data) :]
+        except OSError:
+            return  # that side has ended, and what follows from it is seen elsewhere
+
+    def hear(self, data):
+        """What the rank says to PMI. Of MPI_Abort Hydra hears nothing: it would kill us before we can tell of it."""
+        if b"cmd=abort" in data:
+            status = data.split(b"exitcode=", 1)[-1].split()[:1]
+            event('{"aborts":%d}' % (int(status[0]) if status and status[0].lstrip(b"-").isdigit() else 1))
+            return
+        self.finalized = self.finalized or b"cmd=finalize" in data
+        self.pass_on(self.hydra, data)
+
+    def listen(self):
+        """Lines of `PID STATUS JSON`; those of the rank's own children, which end like it, are not believed."""
+        while b"\n" in self.words:
+            line, self.words = self.words.split(b"\n", 1)
+            pid, status, error = line.split(b" ", 2)
+            if int(pid) == self.pid and not self.done:
+                self.done = status == b"0"
+                event('{"done":true}' if self.done else '{"fails":%d,"error":%s}' % (int(status), error.decode()))
+
+    def reap(self):
+        """Take what has ended. Whether something is left that has not."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if not pid:
+                return True
+            if pid == self.pid:
+                ended = ("status", os.WEXITSTATUS(status)) if os.WIFEXITED(status) else ("signal", os.WTERMSIG(status))
+                self.end = (*ended, usage.ru_maxrss)
+                self.ended = time.monotonic()
+
+    def end_what_is_left(self):
+        late = time.monotonic() - self.ended
+        for child in children() if late > PATIENCE[0] else ():
+            try:
+                os.kill(child, signal.SIGKILL if late > PATIENCE[1] else signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+            self.left.add(child)
+
+    def last(self):
+        return [fd for fd, kind in self.kinds.items() if kind in b"oe"]
+
+    def live(self):
+        while True:
+            self.pump([fd for fd, _ in self.poll.poll(20 if self.end else None)])
+            if self.reap():
+                if self.end:
+                    self.end_what_is_left()
+            elif self.end:
+                break
+        while self.pump(self.last()):
+            pass
+        self.pump([fd for fd, kind in self.kinds.items() if kind == b"t"])
+        word, number, rss = self.end
+        if self.done and (word, number) != ("status", 0):  # the program was right, and MPI_Finalize was not
+            word, number = "status", 0
+        event('{"%s":%d,"rss":%d,"left":%d}' % (word, number, rss, len(self.left)))
+        if (word, number) == ("status", 0):
+            if self.pmi is not None and not self.finalized:
+                leave_pmi(self.hydra)
+            os._exit(0)
+        time.sleep(HOLD)  # the launcher ends the run meanwhile
+        os._exit(number if word == "status" else 128 + number)
+
+
+Rank(sys.argv[1:]).live()

@@ -1,0 +1,122 @@
+"""In each rank that is a Python program: runs it as `python FILE`, `-m MODULE` or `-c CODE` would, in the real __main__.
+
+A rank that raises does not end by itself: MPI_Finalize waits for the others, who wait for it. So `rank.py` is told
+before, over the descriptor COXSWAIN_TELL: `PID STATUS ERROR`, a line, with the error's own words in JSON.
+"""
+
+
+def _run():
+    import atexit
+    import os
+    import sys
+
+    def tell(status, error=""):
+        told.append(status)
+        import json
+
+        os.write(fd, f"{os.getpid()} {status} {json.dumps(error[:500])}\n".encode())
+
+    def receive_the_rest():
+        """Take messages that nobody has received: with one left, MPICH 5's MPI_Finalize fails, and PMI hears nothing."""
+        MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
+        if MPI is None or not MPI.Is_initialized() or MPI.Is_finalized():
+            return
+        for world in (MPI.COMM_WORLD, MPI.COMM_SELF):
+            state = MPI.Status()
+            while message := world.Improbe(status=state):
+                message.Recv([bytearray(state.Get_count(MPI.BYTE)), MPI.BYTE])
+
+    def last():
+        """Registered first, so called after all that the program registers."""
+        if told:
+            return
+        try:
+            receive_the_rest()
+        except Exception as error:  # noqa: BLE001 (MPI that is broken is no reason to fail here: its own end will tell)
+            sys.stderr.write(f"{error}\n")
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None and not stream.closed:
+                    stream.flush()
+            except (OSError, ValueError):
+                return  # python ends with 120 then
+        tell(0)
+
+    def load(name):
+        """Compiled, and __main__ dressed as python does it."""
+        import importlib.machinery
+
+        try:
+            with open(name, "rb") as file:
+                code = compile(file.read(), name, "exec", dont_inherit=True)
+        except OSError as error:
+            where = os.path.abspath(name)
+            sys.stderr.write(f"python: can't open file {where!r}: [Errno {error.errno}] {error.strerror}\n")
+            raise SystemExit(2) from None
+        names.update(__file__=name, __cached__=None)
+        names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", name)
+        return code
+
+    told = []
+    fd = int(os.environ.pop("COXSWAIN_TELL"))
+    os.set_inheritable(fd, False)
+    atexit.register(last)
+    for stream in (sys.stdout, sys.stderr):  # as on a terminal: whole lines (and \r) at once, in one write each
+        if stream is not None:
+            stream.reconfigure(line_buffering=True)
+    names = sys.modules["__main__"].__dict__
+    del names["_run"]
+    for name in ("marshal", "os", "binascii"):
+        names.pop(name, None)
+    names["__doc__"] = None
+    del sys.argv[0]
+    if not sys.argv:
+        sys.argv[:] = [""]
+    what = sys.argv[0]
+    has_place = not (getattr(sys.flags, "safe_path", False) or sys.flags.isolated)  # for the program's own folder
+    try:
+        if what.startswith("-m"):
+            import runpy
+
+            if what == "-m":
+                del sys.argv[0]
+            if has_place:
+                sys.path[0] = os.getcwd()
+            runpy._run_module_as_main(what[2:] or sys.argv[0])
+        elif what == "-c":
+            code = sys.argv.pop(1)
+            exec(compile(code, "<string>", "exec", dont_inherit=True), names)  # noqa: S102
+        elif os.path.isdir(what) or (os.path.isfile(what) and what.endswith((".zip", ".pyz", ".pyc"))):
+            import runpy
+
+            if what.endswith(".pyc"):
+                runpy.run_path(what, run_name="__main__")
+            else:
+                if has_place:
+                    del sys.path[0]
+                sys.path.insert(0, what)
+                runpy._run_module_as_main("__main__", alter_argv=False)
+        else:
+            if has_place:
+                sys.path[0] = os.path.dirname(os.path.realpath(what))
+            exec(load(what), names)  # noqa: S102
+    except SystemExit as end:
+        if end.code is not None and end.code != 0:
+            is_number = isinstance(end.code, int)
+            tell(end.code & 255 if is_number else 1, "" if is_number else str(end.code))
+        raise
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename in ("<portal>", "<frozen runpy>"):
+            trace = trace.tb_next
+        try:
+            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        except Exception:  # noqa: BLE001 (an exception that cannot be printed)
+            words = type(error).__name__
+        tell(1, words)
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        sys.exit(1)
+
+
+_run()

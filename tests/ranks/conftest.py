@@ -1,0 +1,144 @@
+"""Three real nodes with MPI, and programs on them as the portal launches those: kept by the node, watched by nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from portal import detached, ssh
+from portal.clouds.local import LocalCloud
+from tests.clouds import hands
+from tests.running import ROOT, until
+
+PROGRAMS = detached.Programs(ROOT / "jobs" / "onnode", loads=("launcher",))
+PROGRAMS_OF_MPI = Path(__file__).parent / "programs"
+
+
+class Ended:
+    """How a run ended: `verdict` and `exit` as the node wrote them, and what each rank printed."""
+
+    def __init__(self, folder: Path):
+        self.exit = json.loads((folder / "exit").read_text())
+        self.verdict = json.loads((folder / "verdict.json").read_text())
+        self.frames = [frame for frame, _ in detached.frames((folder / "log").read_bytes())[0]]
+        self.streams: dict[tuple[str, int, int], bytes] = defaultdict(bytes)
+        for frame in self.frames:
+            self.streams[frame.kind, frame.world, frame.rank] += frame.data
+        self.seconds = self.exit["ended"] - float((folder / "begun").read_text())
+
+    @property
+    def why(self):
+        return json.dumps(self.verdict, indent=1)
+
+    @property
+    def failures(self):
+        return self.verdict["failures"]
+
+    @property
+    def first(self):
+        return self.failures[0] if self.failures else None
+
+    def out(self, rank, world=0):
+        return self.streams["o", world, rank]
+
+    def err(self, rank, world=0):
+        return self.streams["e", world, rank]
+
+
+class Nodes:
+    def __init__(self, cloud: LocalCloud, count: int = 3, cores: int = 2):
+        self.cloud, self.cores = cloud, cores
+        self.workspace, self.tags = hands.deploy(cloud)
+        cloud.ensure_nodes(hands.spec(self.tags, count))
+        self.nodes = hands.up(cloud, self.tags, count)
+        hands.introduce(self.nodes, cores)
+        folder = cloud._workspace(self.tags).cluster(self.tags.subject)
+        self.shared = folder.shared
+        self.folder = folder
+        install_engine(self.shared / "engine")
+        hands.give(cloud, self.tags, self.shared)
+
+    def host(self, rank=0):
+        return hands.host(self.nodes[rank])
+
+    def start(self, command, *, files=(), size=None, nodes=None, env=None, seconds=None, alone=""):
+        """Its folder, as this computer sees it."""
+        run = str(uuid.uuid4())
+        here = self.shared / ".runs" / run
+        src = self.shared / "src" / run
+        src.mkdir(parents=True)
+        for name in files:
+            shutil.copy(PROGRAMS_OF_MPI / name, src / name)
+        head = self.nodes[0]
+        hostfile = src / "hosts"
+        chosen = self.nodes[: nodes or len(self.nodes)]
+        hostfile.write_text("".join(f"{node.hostname}:{self.cores}\n" for node in chosen))
+        hands.give(self.cloud, self.tags, self.shared)
+        inside = Path(head.shared)
+        order = {
+            "size": size or self.cores * len(chosen),
+            "hostfile": str(inside / "src" / run / "hosts"),
+            "engine": str(inside / "engine"),
+            "command": [str(inside / "engine/bin/python") if word == "python" else word for word in command],
+            "facts": {"phase": "run"},
+            "source": str(inside / "src" / run),
+        }
+        variables = {"COXSWAIN_RUN": run, **(env or {})}
+        variables["PATH"] = f"{inside}/engine/bin:/usr/local/bin:/usr/bin:/bin"
+        detached.start(
+            self.host(),
+            str(inside / ".runs" / run),
+            argv=[str(inside / ".runs" / run), json.dumps(order)],
+            program="launcher",
+            programs=PROGRAMS,
+            env=variables,
+            seconds=seconds,
+            alone=alone,
+        )
+        return here
+
+    def run(self, *command, seconds=40, **options):
+        folder = self.start(command, **options)
+        until((folder / "exit").exists, seconds=seconds, what=f"the end of {command}")
+        return Ended(folder)
+
+    def processes(self):
+        """What runs on the nodes, without their own processes and those that wait for the portal's words."""
+        found = []
+        for process in self.folder.processes():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if words and "portal.clouds.local.node" not in words and "detach wait" not in words:
+                    found.append((process.pid, words))
+        return found
+
+
+def install_engine(place: Path):
+    uv = Path(sys.prefix, "bin", "uv")
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    quiet = {"check": True, "capture_output": True}
+    subprocess.run([uv, "venv", "--quiet", "--python", base, place], **quiet)
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", place / "bin/python", "--link-mode", "copy",
+         "mpich==5.0.2", "mpi4py==4.1.2", "schwimmbad==0.4.2"], **quiet)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def three():
+    data = Path(tempfile.mkdtemp(prefix="ranks-", dir=ROOT / "var" if os.access(ROOT / "var", os.W_OK) else None))
+    cloud = LocalCloud(data / "local", hidden=[data])
+    nodes = Nodes(cloud)
+    yield nodes
+    cloud.delete_nodes(nodes.tags)
+    cloud.power_off()
+    shutil.rmtree(data, ignore_errors=True)
