@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
+from datetime import timedelta
 from functools import partial
+from itertools import takewhile
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import transaction
+from django.db.models import Q
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters.models import Cluster, EngineVersion
+from clusters.models import Cluster, EngineVersion, Node
 from portal.clouds import InstanceType
 from portal.clouds.errors import PortalError
+from portal.tasks import live
 from portal.tasks.ledger import start_task
-from portal.tasks.models import Task
+from portal.tasks.models import Task, TaskStatus
 from workspaces.actions import cancel
 from workspaces.models import Workspace
+
+logger = logging.getLogger(__name__)
+
+OWN_REPAIRS = 3  # how often the portal repairs a cluster by itself, without success or within RECENT
+PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the second, twice that
+RECENT = timedelta(hours=1)
 
 
 @transaction.atomic
@@ -31,6 +44,7 @@ def create_cluster(
     node_count: int,
     engine_version: EngineVersion,
     by: User,
+    auto_repair: bool = False,
     uuid: UUID | None = None,
 ) -> Cluster:
     """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`."""
@@ -45,12 +59,18 @@ def create_cluster(
             "cores_per_node": instance_type.cores,
             "node_count": node_count,
             "engine_version": engine_version,
+            "auto_repair": auto_repair,
             "created_by": by,
         },
     )
     if made:
         start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
-        after = {"nodes": node_count, "instance type": instance_type.name, "engine version": str(engine_version)}
+        after = {
+            "nodes": node_count,
+            "instance type": instance_type.name,
+            "engine version": str(engine_version),
+            "repair by itself": auto_repair,
+        }
         _record("created", cluster, by=by, after=after)
     return cluster
 
@@ -69,6 +89,89 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     )
     _record("repaired", cluster, by=by)
     return task
+
+
+@transaction.atomic
+def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
+    """Whether the portal repairs it by itself when a node is gone."""
+    if not Cluster.objects.filter(pk=cluster.pk).exclude(auto_repair=auto_repair).update(auto_repair=auto_repair):
+        return
+    cluster.auto_repair = auto_repair
+    workspace = cluster.workspace
+    audit.record(
+        "changed",
+        cluster,
+        organization=workspace.organization,
+        by=by,
+        workspace=workspace,
+        before={"repair by itself": not auto_repair},
+        after={"repair by itself": auto_repair},
+    )
+    live.ring(*cluster.live_names())
+
+
+@transaction.atomic
+def report_lost(cluster: Cluster, hostnames: Collection[str]) -> list[str]:
+    """Somebody could not reach these nodes: they are SILENT, and the cluster DEGRADED, until they answer the portal.
+
+    Returns those of which that is news. Pages and the watch process are told.
+    """
+    thought_well = cluster.nodes.select_for_update().filter(hostname__in=hostnames, state=Node.State.ANSWERS)
+    lost = list(thought_well.values_list("hostname", flat=True))
+    if lost:
+        cluster.nodes.filter(hostname__in=lost).update(state=Node.State.SILENT)
+        live.ring(*cluster.live_names(), live.WATCH)
+    return lost
+
+
+def own_repairs(cluster: Cluster) -> list[Task]:
+    """Those that nobody has asked for, since a person did something to it; of `OWN_REPAIRS`, no more are begun.
+
+    Newest first. One that has helped counts for a while only.
+    """
+
+    def counts(task: Task) -> bool:
+        is_own = task.kind == "clusters.repair" and task.asked_by_id is None
+        return is_own and (task.status == TaskStatus.FAILED or task.created > now() - RECENT)
+
+    return list(takewhile(counts, cluster.tasks.order_by("-pk")[:OWN_REPAIRS]))
+
+
+def repair_what_is_gone() -> list[Cluster]:
+    """Repair the clusters of which people want that, and of which the cloud says that a node is gone.
+
+    One whose repair has failed is tried again after a pause, but see `own_repairs`. Returns those begun.
+    """
+    gone = Q(status=Cluster.Status.RUNNING, nodes__state=Node.State.GONE)
+    failed = Q(
+        status=Cluster.Status.FAILED,
+        tasks__kind="clusters.repair",
+        tasks__asked_by=None,
+        tasks__status=TaskStatus.FAILED,
+        tasks__finished__gt=now() - RECENT,
+    )
+    wanted = Cluster.objects.filter(gone | failed, auto_repair=True).distinct()
+    begun = []
+    for cluster in wanted.select_related("workspace__organization", "workspace__cloud_config"):
+        if not _may_be_repaired_now(cluster):
+            continue
+        try:
+            repair_cluster(cluster, by=None)
+        except PortalError as error:
+            logger.info("cluster %s is not repaired now: %s", cluster.uuid, error)
+        else:
+            begun.append(cluster)
+    return begun
+
+
+def _may_be_repaired_now(cluster: Cluster) -> bool:
+    own = own_repairs(cluster)
+    if len(own) >= OWN_REPAIRS:
+        return False
+    failed = list(takewhile(lambda task: task.status == TaskStatus.FAILED, own))
+    if failed and failed[0].finished:
+        return failed[0].finished + len(failed) * PAUSE <= now()
+    return cluster.status == Cluster.Status.RUNNING
 
 
 @transaction.atomic
@@ -103,7 +206,7 @@ def holdings(
 ) -> list[Holding]:
     """Clusters that are there; of those that somebody started, the ones that are being made or repaired for them."""
     clusters = Cluster.objects.where(seen_by, Can.VIEW) if seen_by else Cluster.objects.all()
-    clusters = clusters.live().filter(workspace__organization=organization)
+    clusters = clusters.live().with_lost_nodes().filter(workspace__organization=organization)
     if workspace:
         clusters = clusters.filter(workspace=workspace)
     if started_by:  # a deletion goes on: what it has begun to take away must not stay

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from clusters.models import Cluster, EngineVersion, Node
+from clusters.models import Cluster, ClusterQuerySet, EngineVersion, Node
 from portal.admin import ReadOnlyInline, StaffAdmin, list_link, shown, site
 
 
@@ -28,10 +28,15 @@ class ClusterAdmin(StaffAdmin):
     search_help_text = "The beginning of its name or of its workspace's, or the id from its address."
     narrows = ("workspace__id__exact",)
     fields = (
-        "name", "workspace", "state", "instance_type", "cores_per_node", "node_count", "engine_version", "note",
+        "name", "workspace", "state", "instance_type", "cores_per_node", "node_count", "engine_version",
+        "auto_repair", "note",
         "created_by", "created", "uuid", "runs",
     )  # fmt: skip
     inlines = (NodeInline,)
+
+    def get_queryset(self, request: HttpRequest) -> ClusterQuerySet:
+        found: ClusterQuerySet = super().get_queryset(request)
+        return found.with_lost_nodes()
 
     @admin.display(description="status")
     def state(self, cluster: Cluster) -> SafeString:

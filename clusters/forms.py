@@ -32,6 +32,11 @@ class ClusterForm(OnceForm):
         label="Number of nodes", min_value=1, max_value=MOST_NODES, initial=2, help_text=f"1 to {MOST_NODES}."
     )
     engine_version = forms.ModelChoiceField(EngineVersion.objects.none(), empty_label=None)
+    auto_repair = forms.BooleanField(
+        required=False,
+        label="Repair by itself when a node is lost",
+        help_text="What is missing is made again, and the other nodes are left alone. It can be changed later.",
+    )
 
     def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

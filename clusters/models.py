@@ -53,6 +53,11 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 
+    def with_lost_nodes(self) -> ClusterQuerySet:
+        """For lists: the badges of all of them cost one query together."""
+        lost = Node.objects.lost().defer("host_private", "host_public")
+        return self.prefetch_related(models.Prefetch("nodes", lost, to_attr="_lost_nodes"))
+
 
 class Cluster(models.Model):
     """Nodes of one instance type with an engine version, ready for MPI."""
@@ -65,15 +70,17 @@ class Cluster(models.Model):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
+    DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     PAGE: ClassVar[dict[str, Badge]] = {
         Status.NEW: Badge.waiting("NEW"),
         Status.INPROGRESS: Badge.working("INPROGRESS"),
         Status.RUNNING: Badge.good("RUNNING"),
+        DEGRADED: Badge("DEGRADED", "st-warn", "bi-exclamation-triangle-fill"),
         Status.FAILED: Badge.bad("FAILED"),
         Status.TERMINATING: Badge.working("TERMINATING"),
         Status.TERMINATED: Badge.gone("TERMINATED"),
     }
-    API: ClassVar[dict[str, str]] = {status: status.name for status in Status}
+    API: ClassVar[dict[str, str]] = {**{status: status.name for status in Status}, DEGRADED: "DEGRADED"}
     COMES_FROM: ClassVar[dict[str, set[str]]] = {
         Status.INPROGRESS: {Status.NEW, Status.FAILED, Status.RUNNING},
         Status.RUNNING: {Status.INPROGRESS},
@@ -93,6 +100,7 @@ class Cluster(models.Model):
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
     key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=200, blank=True)  # what the cloud wants people to know of its nodes
+    auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_by_itself`
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
@@ -117,8 +125,26 @@ class Cluster(models.Model):
         return reverse("cluster", args=[self.uuid])
 
     @property
+    def lost_nodes(self) -> list[Node]:
+        """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
+        if "_lost_nodes" in self.__dict__:
+            found: list[Node] = self.__dict__["_lost_nodes"]
+            return found
+        return list(Node.objects.lost().filter(cluster=self))
+
+    @property
+    def is_degraded(self) -> bool:
+        """RUNNING, and not with all of its nodes: a program on all cores of it would fail."""
+        return self.status == self.Status.RUNNING and bool(self.lost_nodes)
+
+    @property
+    def state(self) -> str:
+        """The key of PAGE and API: the status, or DEGRADED."""
+        return self.DEGRADED if self.is_degraded else self.status
+
+    @property
     def badge(self) -> Badge:
-        return self.PAGE[self.status]
+        return self.PAGE[self.state]
 
     @property
     def cores(self) -> int:
@@ -164,6 +190,11 @@ class Cluster(models.Model):
         return [f"cluster.{self.uuid}", *self.workspace.live_names()]
 
 
+class NodeQuerySet(models.QuerySet["Node"]):
+    def lost(self) -> NodeQuerySet:
+        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+
+
 class Node(models.Model):
     """One computer of a cluster, as the portal last saw it."""
 
@@ -194,6 +225,8 @@ class Node(models.Model):
     shared = models.CharField(max_length=300, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+
+    objects = NodeQuerySet.as_manager()
 
     class Meta:
         ordering = ["rank"]

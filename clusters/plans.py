@@ -267,8 +267,14 @@ _HELLO = (
 
 
 def try_mpi(work: Work) -> None:
-    """A small MPI program on all cores of all nodes: the cluster is only RUNNING when that worked."""
+    """A small MPI program on all cores of all nodes: the cluster is only RUNNING when that worked.
+
+    Not on cores that a run is on: it would slow the run down, and fail where the run leaves no memory.
+    """
     cluster: Cluster = work.subject
+    if going_on := cluster.runs.filter(status="inprogress").first():
+        work.log(f"{going_on} goes on here: the MPI program was not tried, so as not to disturb it.")
+        return
     head = cluster.nodes.get(rank=0)
     python = f"{cluster.engine_folder}/bin/python"
     environment = {**cluster.engine_version.environment, "PATH": f"{cluster.engine_folder}/bin"}

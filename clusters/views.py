@@ -4,7 +4,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
@@ -12,9 +11,16 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
-from clusters.actions import create_cluster, delete_cluster, repair_cluster
+from clusters.actions import (
+    OWN_REPAIRS,
+    change_auto_repair,
+    create_cluster,
+    delete_cluster,
+    own_repairs,
+    repair_cluster,
+)
 from clusters.forms import ClusterForm
-from clusters.models import Cluster, Node
+from clusters.models import Cluster
 from portal.clouds.errors import PortalError
 from workspaces.place import enter, workspace_for
 
@@ -27,7 +33,7 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         Cluster.objects.filter(workspace=workspace)
         .live()
         .select_related("engine_version", "workspace__organization")
-        .annotate(answering=Count("nodes", filter=Q(nodes__state=Node.State.ANSWERS)))
+        .with_lost_nodes()
         .order_by("name")
     )
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
@@ -48,6 +54,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 instance_type=data["instance_type"],
                 node_count=data["node_count"],
                 engine_version=data["engine_version"],
+                auto_repair=data["auto_repair"],
                 by=person(request),
                 uuid=data["key"],
             )
@@ -60,7 +67,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
-    queryset = Cluster.objects.select_related(
+    queryset = Cluster.objects.with_lost_nodes().select_related(
         "workspace__organization", "workspace__cloud_config", "engine_version", "created_by"
     )
     cluster = get_for(queryset, request.user, can, uuid=uuid)
@@ -72,11 +79,12 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.VIEW)
-    nodes = list(found.nodes.all())
+    lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
         "cluster": found,
-        "nodes": nodes,
-        "broken": [node for node in nodes if node.state in (Node.State.SILENT, Node.State.GONE)],
+        "nodes": found.nodes.all(),
+        "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
+        "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
         "runs": found.runs.select_related("job", "cluster").order_by("-pk")[:10],
         "may_change": Cluster.objects.all().may_change(request.user, found),
@@ -94,6 +102,15 @@ def repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
     except PortalError as error:
         messages.error(request, error.message)
         return redirect("cluster", uuid=uuid)
+
+
+@login_required
+@require_POST
+def auto_repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Whether it is repaired by itself: the field `on` is in the form or not, as a checkbox is."""
+    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    change_auto_repair(found, "on" in request.POST, by=person(request))
+    return redirect("cluster", uuid=uuid)
 
 
 @login_required

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import groupby
 
 from channels.db import database_sync_to_async
 from django.utils.timezone import now
 
 from clusters import engines
-from clusters.actions import repair_cluster
+from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
@@ -19,72 +20,101 @@ from portal.tasks.watch import Bell
 
 logger = logging.getLogger(__name__)
 
-EVERY = 10.0  # seconds
+EVERY = 5.0  # seconds between looks at a cluster
 ANSWER_WITHIN = 5.0
+AT_ONCE = 64  # questions under way: more handshakes than that would all be late together
 REFRESH_ENGINES = 24 * 3600.0
 
 
 class NodeWatcher:
     def __init__(self) -> None:
         self.connections = ssh.Connections()
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.looking: set[int] = set()  # clusters: one that takes long holds up no other
 
     async def run(self, bell: Bell) -> None:
-        loop = asyncio.get_running_loop()
-        refreshed = -REFRESH_ENGINES
         try:
-            while True:
-                if loop.time() - refreshed > REFRESH_ENGINES:
-                    refreshed = loop.time()
-                    await engines.refresh()
-                nodes = await _nodes()
-                states = await asyncio.gather(*(self._ask(host) for _, host in nodes))
-                if nodes:
-                    await _write_down([node for node, _ in nodes], states)
-                await asyncio.sleep(EVERY)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_keep_engines())
+                while True:
+                    for cluster, nodes in await _nodes():
+                        if cluster not in self.looking:
+                            self.looking.add(cluster)
+                            group.create_task(self._look_once(cluster, nodes))
+                    await database_sync_to_async(repair_what_is_gone)()
+                    await asyncio.sleep(EVERY)
         finally:
             self.connections.close()
 
-    async def _ask(self, host: ssh.Host) -> bool:
+    async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
-        except (PortalError, TimeoutError):
-            self.connections.drop(host)
-            return False
+            await self._look(nodes)
+        finally:
+            self.looking.discard(cluster)
+
+    async def _look(self, nodes: list[tuple[Node, ssh.Host]]) -> None:
+        """Ask all nodes of a cluster, and write down at once what has changed."""
+        good = await asyncio.gather(*(self._ask(host) for _, host in nodes))
+        cluster = nodes[0][0].cluster
+        # In a thread that holds nothing else up: a cloud may take a minute.
+        seen = None if all(good) else await database_sync_to_async(_listed, thread_sensitive=False)(cluster)
+        await _write_down(cluster, [node for node, _ in nodes], good, seen)
+
+    async def _ask(self, host: ssh.Host) -> bool:
+        """Whether it answers. Asked twice, because the first one may only tell that a kept connection is dead."""
+        for _ in range(2):
+            async with self.turns:
+                try:
+                    async with asyncio.timeout(ANSWER_WITHIN):
+                        return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
+                except (PortalError, TimeoutError):
+                    self.connections.drop(host)
+        return False
+
+
+async def _keep_engines() -> None:
+    """Beside the looks: the package index may take a minute to answer."""
+    while True:
+        await engines.refresh()
+        await asyncio.sleep(REFRESH_ENGINES)
 
 
 @database_sync_to_async
-def _nodes() -> list[tuple[Node, ssh.Host]]:
-    nodes = Node.objects.filter(cluster__status=Cluster.Status.RUNNING).select_related(
-        "cluster__workspace__organization", "cluster__workspace__cloud_config"
+def _nodes() -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
+    """The nodes of each running cluster, and how to reach them."""
+    nodes = (
+        Node.objects.filter(cluster__status=Cluster.Status.RUNNING)
+        .select_related("cluster__workspace__organization", "cluster__workspace__cloud_config")
+        .order_by("cluster", "rank")
     )
-    return [(node, node.host) for node in nodes]
+    by_cluster = groupby(nodes, key=lambda node: node.cluster_id)
+    return [(cluster, [(node, node.host) for node in theirs]) for cluster, theirs in by_cluster]
 
 
 @database_sync_to_async
-def _write_down(nodes: list[Node], answers: list[bool]) -> None:
-    Node.objects.filter(pk__in=[node.pk for node, good in zip(nodes, answers, strict=True) if good]).update(seen=now())
-    clusters = {node.cluster_id: node.cluster for node in nodes}
-    silent = {node.cluster_id for node, good in zip(nodes, answers, strict=True) if not good}
-    listed = {pk: _asked(clusters[pk]) for pk in silent}
-    changed: set[int] = set()
-    for node, good in zip(nodes, answers, strict=True):
-        state = Node.State.ANSWERS if good else _state(node, listed[node.cluster_id])
-        if state != node.state:
+def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dict[int, CloudNode] | None) -> None:
+    Node.objects.filter(pk__in=[node.pk for node, answers in zip(nodes, good, strict=True) if answers]).update(
+        seen=now()
+    )
+    # Asked again, because somebody else may have reported a node as lost meanwhile.
+    known = dict(cluster.nodes.filter(cluster__status=Cluster.Status.RUNNING).values_list("pk", "state"))
+    changed = False
+    for node, answers in zip(nodes, good, strict=True):
+        state = Node.State.ANSWERS if answers else _state(node, seen)
+        if known.get(node.pk, state) != state:
             logger.info("node %s: %s", node.hostname, state)
             Node.objects.filter(pk=node.pk, cluster__status=Cluster.Status.RUNNING).update(state=state)
-            changed.add(node.cluster_id)
-    for pk in changed:
-        live.ring(*clusters[pk].live_names())
-    for pk, seen in listed.items():
-        if any(node.cluster_id == pk and _has_moved(node, seen) for node in nodes):
-            try:
-                repair_cluster(clusters[pk], by=None)  # its nodes must learn each other's new addresses
-            except PortalError as error:
-                logger.info("cluster %s is not repaired now: %s", clusters[pk].uuid, error)
+            changed = True
+    if changed:
+        live.ring(*cluster.live_names(), live.WATCH)
+    if any(_has_moved(node, seen) for node in nodes):
+        try:
+            repair_cluster(cluster, by=None)  # its nodes must learn each other's new addresses
+        except PortalError as error:
+            logger.info("cluster %s is not repaired now: %s", cluster.uuid, error)
 
 
-def _asked(cluster: Cluster) -> dict[int, CloudNode] | None:
+def _listed(cluster: Cluster) -> dict[int, CloudNode] | None:
     """What the cloud lists, by rank; None when it does not say."""
     try:
         return {node.rank: node for node in cluster.workspace.cloud.nodes(cluster.tags)}

@@ -52,7 +52,9 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "ready": ready,
         "may_run": ready is not None and _has(request, ready, Can.RUN_JOBS),
         "may_build": ready is not None and _has(request, ready, Can.MANAGE_CLUSTERS),
-        "clusters": clusters.select_related("workspace__organization", "engine_version").order_by("-pk")[:8],
+        "clusters": clusters.select_related("workspace__organization", "engine_version")
+        .with_lost_nodes()
+        .order_by("-pk")[:8],
         "cluster_count": clusters.filter(status=Cluster.Status.RUNNING).count(),
         "running": runs.unfinished().order_by("-pk")[:8],
         "recent": runs.exclude(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)).order_by("-pk")[:8],

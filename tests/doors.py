@@ -85,6 +85,7 @@ ROWS = {
     "new-job": Row("workspace", RUNNERS, RUNNERS),
     "cluster": Row("cluster", INSIDE),
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "auto-repair": Row("cluster", NONE, WORKSPACE_ADMINS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
     "job-credential": Row("job", RUNNERS, RUNNERS),

@@ -146,7 +146,7 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
             return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
         except PortalError as error:
             form.add_error(None, error.message)
-    clusters = found.clusters.live()
+    clusters = found.clusters.live().with_lost_nodes()
     return render(request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters})
 
 

@@ -262,7 +262,12 @@ def test_every_action_is_written_down_once(harbor, alice, this_computer, monkeyp
         ("deleted", "workspace", "bay"),
     ]
     assert {event.workspace for event in events[1:]} == {workspace.uuid}
-    assert events[2].after == {"nodes": 2, "instance type": "local.1", "engine version": str(engine)}
+    assert events[2].after == {
+        "nodes": 2,
+        "instance type": "local.1",
+        "engine version": str(engine),
+        "repair by itself": False,
+    }
     assert "tok-en" not in str([event.after for event in events])
 
 

@@ -1,0 +1,428 @@
+"""A cluster that has lost a node says so, and is repaired by itself where people want that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import pytest
+import time_machine
+from asgiref.sync import async_to_sync
+from django.utils.timezone import now
+
+from accounts.models import AuditEvent
+from clusters import watch
+from clusters.actions import OWN_REPAIRS, repair_cluster, repair_what_is_gone, report_lost
+from clusters.models import Cluster, EngineVersion, Node
+from clusters.plans import settle_repair, try_mpi
+from portal import secrets, ssh
+from portal.clouds.errors import Passing
+from portal.tasks.models import Task
+from tests.clouds.bad import MemoryCloud
+from tests.pages.test_pages import make_run
+from workspaces.models import CloudConfig
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
+
+
+@pytest.fixture
+def queued(monkeypatch):
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+
+
+@pytest.fixture
+def cloud(monkeypatch):
+    made = MemoryCloud()
+    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: made)
+    return made
+
+
+@pytest.fixture
+def tide(lab, alice, queued, cloud):
+    """A cluster of three nodes that answer."""
+    lab.keep_login_key(*ssh.new_key("test"))
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", version="5.0.2", defaults={"packages": []})
+    cluster = Cluster.objects.create(
+        workspace=lab, name="tide", instance_type="local.2", cores_per_node=2, node_count=3, status="running",
+        engine_version=engine, created_by=alice,
+    )  # fmt: skip
+    for rank in range(3):
+        node = Node(
+            cluster=cluster, rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state="answers",
+            address=f"10.0.0.{rank}", seen=now(),
+        )  # fmt: skip
+        secrets.seal(node, "host_private", "key")
+        node.save()
+    return cluster
+
+
+def lose(cluster, rank, state="gone"):
+    cluster.nodes.filter(rank=rank).update(state=state)
+
+
+def end_repair(cluster, status="failed"):
+    """What a worker would come to."""
+    task = cluster.last_task
+    task.status, task.finished = status, now()
+    task.save()
+    settle_repair(task)
+
+
+@pytest.mark.parametrize("state", ["silent", "gone"])
+def test_a_running_cluster_with_a_lost_node_is_degraded(tide, state):
+    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded, tide.lost_nodes) == (
+        "RUNNING", "RUNNING", False, [],
+    )  # fmt: skip
+    lose(tide, 1, state)
+    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded) == ("DEGRADED", "DEGRADED", True)
+    assert [node.hostname for node in tide.lost_nodes] == ["tide-1"]
+    lose(tide, 1, "answers")
+    assert tide.badge.word == "RUNNING", "it is back, and nothing of the loss was kept"
+
+
+@pytest.mark.parametrize("status", ["inprogress", "failed", "terminating", "terminated"])
+def test_no_other_cluster_is_degraded(tide, status):
+    lose(tide, 1)
+    Cluster.objects.update(status=status)
+    tide.refresh_from_db()
+    assert (tide.is_degraded, tide.badge.word) == (False, status.upper())
+
+
+def test_pages_say_which_node_is_lost_since_when_and_what_to_do(client, tide, alice, bob, lab):
+    lose(tide, 1)
+    for person, may in ((alice, True), (bob, False)):
+        client.force_login(person)
+        page = client.get(f"/clusters/{tide.uuid}/").content.decode()
+        assert "DEGRADED" in page
+        assert "tide-1 is gone since " in page
+        assert (f"/clusters/{tide.uuid}/repair/" in page) is may
+        assert ("An admin of the workspace can repair it." in page) is not may
+        page = client.get(f"/workspaces/{lab.uuid}/clusters/").content.decode()
+        assert "DEGRADED" in page
+        assert "tide-1 lost" in page
+        assert "RUNNING" not in page
+
+
+def test_the_dashboard_says_that_a_cluster_is_degraded(client, tide, alice):
+    job = tide.workspace.jobs.create(name="j", cluster=tide, git_url="https://example.org/a", command="a.py")
+    make_run(job, 1, "finished", ended=now())
+    lose(tide, 1)
+    lose(tide, 2)
+    client.force_login(alice)
+    page = client.get("/").content.decode()
+    assert "DEGRADED" in page
+    assert "2 nodes lost" in page
+
+
+def test_a_list_of_clusters_asks_once_for_all_lost_nodes(tide, lab, django_assert_num_queries):
+    lose(tide, 1)
+    Cluster.objects.create(
+        workspace=lab, name="ebb", instance_type="local.2", cores_per_node=2, node_count=3, status="running",
+        engine_version=tide.engine_version,
+    )  # fmt: skip
+    with django_assert_num_queries(2):
+        words = {one.name: one.badge.word for one in Cluster.objects.with_lost_nodes()}
+    assert words == {"tide": "DEGRADED", "ebb": "RUNNING"}
+
+
+def test_what_could_not_be_reached_is_lost_at_once(tide, rings, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        assert report_lost(tide, ["tide-1", "elsewhere-1"]) == ["tide-1"]
+    assert tide.is_degraded
+    wait_for(rings, f"cluster.{tide.uuid}", "watch")
+    rings.clear()
+    with django_capture_on_commit_callbacks(execute=True):
+        assert report_lost(tide, ["tide-1"]) == []
+    assert rings == [], "it is no news"
+
+
+def test_a_node_that_is_gone_is_not_said_to_be_merely_silent(tide):
+    lose(tide, 1, "gone")
+    assert report_lost(tide, ["tide-1"]) == []
+    assert tide.lost_nodes[0].state == "gone"
+
+
+def wait_for(rings, *names):
+    from tests.running import until
+
+    until(lambda: set(names) <= set(rings), what=f"the rings {names}")
+
+
+# By itself
+
+
+def wants_repair(cluster):
+    Cluster.objects.filter(pk=cluster.pk).update(auto_repair=True)
+
+
+def repairs(cluster):
+    return list(cluster.tasks.filter(kind="clusters.repair").order_by("pk"))
+
+
+def test_a_cluster_is_repaired_by_itself_once_a_node_is_gone_and_not_while_it_is_silent(tide):
+    wants_repair(tide)
+    lose(tide, 1, "silent")
+    assert repair_what_is_gone() == []
+    lose(tide, 1, "gone")
+    assert repair_what_is_gone() == [tide]
+    (task,) = repairs(tide)
+    assert task.asked_by is None
+    assert repair_what_is_gone() == [], "it is being repaired"
+    assert AuditEvent.objects.get(verb="repaired").actor is None
+
+
+def test_a_cluster_of_which_nobody_wants_it_is_left_alone(tide):
+    lose(tide, 1)
+    assert repair_what_is_gone() == []
+
+
+def test_a_repair_by_itself_is_tried_three_times_with_pauses_and_then_the_page_says_so(client, tide, alice):
+    wants_repair(tide)
+    lose(tide, 1)
+    began = now()
+    with time_machine.travel(began, tick=False) as clock:
+        for n in range(OWN_REPAIRS):
+            assert repair_what_is_gone() == [tide], n
+            end_repair(tide)
+            assert repair_what_is_gone() == [], "not without a pause"
+            clock.shift(timedelta(minutes=n + 1))
+        assert repair_what_is_gone() == []
+        clock.shift(timedelta(minutes=30))
+        assert repair_what_is_gone() == []
+        assert len(repairs(tide)) == OWN_REPAIRS
+        client.force_login(alice)
+        assert (
+            "It was repaired by itself 3 times, and that did not help."
+            in client.get(f"/clusters/{tide.uuid}/").content.decode()
+        )
+        tide.refresh_from_db()
+        repair_cluster(tide, by=alice)
+        end_repair(tide, "finished")
+        lose(tide, 1)
+        assert repair_what_is_gone() == [tide], "a person has mended it: it counts anew"
+
+
+def test_a_node_that_dies_again_after_each_repair_is_not_repaired_for_ever(tide):
+    wants_repair(tide)
+    with time_machine.travel(now(), tick=False) as clock:
+        for _ in range(10):
+            lose(tide, 1)
+            repair_what_is_gone()
+            if tide.last_task and not tide.last_task.is_finished:
+                end_repair(tide, "finished")
+            clock.shift(timedelta(minutes=2))
+        assert len(repairs(tide)) == OWN_REPAIRS
+        clock.shift(timedelta(hours=1))
+        assert repair_what_is_gone() == [tide]
+
+
+def test_a_cluster_that_failed_otherwise_waits_for_a_person(tide, alice):
+    wants_repair(tide)
+    lose(tide, 1)
+    repair_cluster(tide, by=alice)
+    end_repair(tide)
+    assert repair_what_is_gone() == []
+
+
+def test_whether_it_is_repaired_by_itself_is_changed_on_its_page_and_written_down(client, tide, alice, bob):
+    client.force_login(alice)
+    client.post(f"/clusters/{tide.uuid}/auto-repair/", {"on": "yes"})
+    client.post(f"/clusters/{tide.uuid}/auto-repair/", {"on": "yes"})
+    tide.refresh_from_db()
+    assert tide.auto_repair
+    event = AuditEvent.objects.get(verb="changed")
+    assert (event.before, event.after) == ({"repair by itself": False}, {"repair by itself": True})
+    assert "Turn off" in client.get(f"/clusters/{tide.uuid}/").content.decode()
+    client.force_login(bob)
+    assert client.post(f"/clusters/{tide.uuid}/auto-repair/").status_code == 403
+    tide.refresh_from_db()
+    assert tide.auto_repair
+
+
+def test_a_new_cluster_is_as_the_form_says(client, lab, alice, queued, cloud):
+    client.force_login(alice)
+    fields = {
+        "name": "tide", "instance_type": "local.2", "node_count": 2, "auto_repair": "on",
+        "engine_version": EngineVersion.objects.get(kind="mpi").pk,
+    }  # fmt: skip
+    client.post(f"/workspaces/{lab.uuid}/clusters/new/", fields)
+    client.post(f"/workspaces/{lab.uuid}/clusters/new/", {**fields, "name": "ebb", "auto_repair": ""})
+    assert dict(Cluster.objects.values_list("name", "auto_repair")) == {"tide": True, "ebb": False}
+
+
+class Job:
+    """Of a step: what it says."""
+
+    def __init__(self, subject):
+        self.subject, self.said = subject, []
+
+    def log(self, words):
+        self.said.append(words)
+
+
+def test_a_repair_does_not_try_mpi_on_cores_that_a_run_is_on(tide, monkeypatch):
+    job = tide.workspace.jobs.create(name="j", cluster=tide, git_url="https://example.org/a", command="a.py")
+    run = make_run(job, 1, "inprogress")
+    asked = []
+    monkeypatch.setattr(ssh, "run", lambda *args, **_: asked.append(args) or ssh.Answer(1, b"", b""))
+    work = Job(tide)
+    try_mpi(work)
+    assert asked == []
+    assert work.said == [f"{run} goes on here: the MPI program was not tried, so as not to disturb it."]
+    run.status = "finished"
+    run.save()
+    with pytest.raises(Passing):
+        try_mpi(work)
+    assert asked, "nothing is in its way any more"
+
+
+# The watch
+
+
+class Nodes:
+    """Connections to nodes of which some do not answer."""
+
+    def __init__(self, *deaf, hold=None):
+        self.deaf, self.hold = set(deaf), hold
+        self.under_way = self.most = 0
+        self.asked = []
+
+    async def run(self, host, command, *, seconds):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.asked.append(host.name)
+        try:
+            await (self.hold.wait() if self.hold else asyncio.sleep(0))
+        finally:
+            self.under_way -= 1
+        if host.name in self.deaf:
+            raise Passing(f"{host.name} does not answer.")
+        return ssh.Answer(0, b"", b"")
+
+    def drop(self, host):
+        pass
+
+    def close(self):
+        pass
+
+
+def look(watcher):
+    """One look at each cluster."""
+
+    async def go():
+        for _, nodes in await watch._nodes():
+            await watcher._look(nodes)
+
+    async_to_sync(go)()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_watch_tells_of_a_lost_node_at_once_and_of_its_return(tide, rings):
+    watcher = watch.NodeWatcher()
+    for deaf, states in (
+        ((), ["answers", "answers", "answers"]),
+        (("tide-1",), ["answers", "gone", "answers"]),  # the cloud in memory lists none
+        ((), ["answers", "answers", "answers"]),
+    ):
+        rings.clear()
+        watcher.connections = Nodes(*deaf)
+        before = [node.state for node in tide.nodes.all()]
+        look(watcher)
+        assert [node.state for node in tide.nodes.all()] == states
+        if before != states:
+            wait_for(rings, f"cluster.{tide.uuid}", "watch")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_node_that_answers_the_second_time_is_not_lost(tide):
+    class Stale(Nodes):
+        async def run(self, host, command, *, seconds):
+            if host.name not in self.asked:
+                self.asked.append(host.name)
+                raise Passing("The kept connection was dead.")
+            return await super().run(host, command, seconds=seconds)
+
+    watcher = watch.NodeWatcher()
+    watcher.connections = Stale()
+    look(watcher)
+    assert not tide.is_degraded
+
+
+def test_no_more_nodes_are_asked_at_once_than_can_answer(monkeypatch):
+    hosts = [ssh.Host(f"n-{n}", "10.0.0.1", 22, "u", "k") for n in range(800)]
+
+    async def ask_all():
+        watcher = watch.NodeWatcher()
+        held = asyncio.Event()
+        watcher.connections = nodes = Nodes(hold=held)
+        asking = asyncio.gather(*(watcher._ask(host) for host in hosts))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert nodes.under_way == watch.AT_ONCE
+        held.set()
+        assert await asking == [True] * 800
+        assert nodes.most == watch.AT_ONCE
+
+    asyncio.run(ask_all())
+
+
+def test_the_first_look_does_not_wait_for_the_package_index(monkeypatch):
+    looked = asyncio.Event()
+
+    async def never():
+        await asyncio.Event().wait()
+
+    async def nodes():
+        looked.set()
+        return []
+
+    monkeypatch.setattr(watch.engines, "refresh", never)
+    monkeypatch.setattr(watch, "_nodes", nodes)
+    monkeypatch.setattr(watch, "repair_what_is_gone", list)
+
+    async def lead():
+        watching = asyncio.create_task(watch.NodeWatcher().run(None))
+        async with asyncio.timeout(5):
+            await looked.wait()
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+    asyncio.run(lead())
+
+
+def test_a_cluster_that_takes_long_holds_up_no_other(tide, lab, monkeypatch):
+    """And is not looked at a second time meanwhile."""
+    slow, other = [], []
+
+    async def nodes():
+        return [(1, ["slow"]), (2, ["other"])]
+
+    async def take_long(self, of):
+        if of == ["slow"]:
+            slow.append(1)
+            await asyncio.Event().wait()
+        other.append(1)
+
+    async def idle():
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(watch.engines, "refresh", idle)
+    monkeypatch.setattr(watch, "_nodes", nodes)
+    monkeypatch.setattr(watch, "repair_what_is_gone", list)
+    monkeypatch.setattr(watch, "EVERY", 0)
+    monkeypatch.setattr(watch.NodeWatcher, "_look", take_long)
+
+    async def lead():
+        watching = asyncio.create_task(watch.NodeWatcher().run(None))
+        async with asyncio.timeout(5):
+            while len(other) < 3:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+    asyncio.run(lead())
+    assert len(slow) == 1
+    assert Task.objects.count() == 0
