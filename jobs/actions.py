@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 from django.urls import reverse
@@ -44,10 +45,14 @@ def create_job(
     reference: str,
     command: str,
     by: User,
+    time_limit: int | None = None,
     credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
-    """The job and its first run. Asked twice with one `uuid`, both are made once. Raises `PortalError`."""
+    """The job and its first run. Asked twice with one `uuid`, both are made once. Raises `PortalError`.
+
+    `time_limit`: seconds that a run of it may take; None: the portal's own limit.
+    """
     if cluster.workspace_id != workspace.pk:
         raise PortalError("That cluster is not in this workspace.")
     job, made = Job.objects.get_or_create(
@@ -59,6 +64,7 @@ def create_job(
             "git_url": git_url,
             "reference": reference,
             "command": command,
+            "time_limit": time_limit,
             "created_by": by,
         },
     )
@@ -115,6 +121,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         git_url=job.git_url,
         reference=job.reference,
         command=job.command,
+        time_limit=job.time_limit or settings.RUN_SECONDS,
         output=Output.objects.create(),
         started_by=by,
     )
@@ -136,6 +143,7 @@ def cancel_run(run: Run, *, by: User) -> bool:
     task = run.last_task
     if run.is_finished or task is None or not ledger.cancel_task(task):
         return False
+    Run.objects.filter(pk=run.pk).update(cancelled_by=by)
     _record("cancelled", run, by=by)
     return True
 

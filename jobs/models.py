@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.contrib.contenttypes.fields import GenericRelation
@@ -36,6 +36,7 @@ class Job(models.Model):
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
     command = models.TextField()
+    time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -108,6 +109,7 @@ class Run(models.Model):
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
     command = models.TextField()
+    time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -115,7 +117,11 @@ class Run(models.Model):
     commit_subject = models.CharField(max_length=200, blank=True)
     exit_status = models.IntegerField(null=True)
     exit_signal = models.IntegerField(null=True)
+    is_on_node = models.BooleanField(default=False)  # the head node has said that it started it
+    may_be_left = models.BooleanField(default=False)  # something of it may run on a node; no other run starts there
     observed = models.BooleanField(default=False)  # the watch process has seen it to its end
+    ended_ranks = models.JSONField(default=dict)  # while others go on: {"count", "of", "last": [[rank, time], …]}
+    failures = models.JSONField(default=list)  # of ranks, the first one first: see `Launcher.verdict` on the node
     digests = models.JSONField(null=True)  # the node's own checksums, by stream
     cause = models.TextField(blank=True)
     evidence = models.TextField(blank=True)
@@ -123,8 +129,9 @@ class Run(models.Model):
     silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
     output = models.OneToOneField(Output, models.PROTECT, related_name="run")
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    cancelled_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
-    started = models.DateTimeField(null=True)  # on the node
+    started = models.DateTimeField(null=True)  # when the node was asked
     ended = models.DateTimeField(null=True)
     tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
@@ -135,6 +142,7 @@ class Run(models.Model):
             models.Index(fields=["cluster", "status"], name="run_cluster_status"),
             models.Index(fields=["created"], name="run_by_time"),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
+            models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
         ]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
@@ -173,9 +181,15 @@ class Run(models.Model):
         return f"{shared}/.runs/{self.uuid}"
 
     @property
-    def mark(self) -> str:
-        """NAME=VALUE in the environment of each of its processes, on every node."""
-        return f"COXSWAIN_RUN={self.uuid}"
+    def last_output_at(self) -> datetime | None:
+        """When it last printed something; None before it does."""
+        last = self.output.chunks.order_by("-position").values_list("at", flat=True).first()
+        return last if last and self.started and last > self.started else None
+
+    @property
+    def doing(self) -> str:
+        """What the head node does now, for a sentence."""
+        return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
 
     def move(self, to: Status, **fields: object) -> bool:
         """Change the status, and say whether this call was the one that did it."""

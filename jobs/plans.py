@@ -10,6 +10,7 @@ import json
 import shlex
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -24,12 +25,13 @@ from portal.tasks import ledger, live, output
 from portal.tasks.ledger import Plan, StepPlan, Work
 from portal.tasks.models import Output, Task, TaskStatus
 
-_PROGRAM = detached.Program(Path(__file__).parent / "onnode" / "job.py")
+_PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
 ANY_TIME = timedelta(days=36500)
+STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them, of which it tells checksums
 
 
 def wait_for_cluster(work: Work) -> None:
-    """Until the cluster runs and no earlier run is on it: one at a time, in the order in which they were asked for."""
+    """Until the cluster runs whole and nothing else is on it: one at a time, in the order in which they were asked for."""
     run: Run = work.subject
     cluster = run.cluster
     if cluster.status in (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
@@ -42,13 +44,33 @@ def wait_for_cluster(work: Work) -> None:
     earlier = cluster.runs.unfinished().filter(pk__lt=run.pk).order_by("pk").first()
     if earlier:
         work.wait(5, f"{earlier} is before it on {cluster.name}")
+    if lost := cluster.lost_nodes:
+        names = ", ".join(node.hostname for node in lost)
+        work.wait(5, f"{cluster.name} is DEGRADED, {names} cannot be reached; the run begins when it is repaired")
+    for left in cluster.runs.filter(may_be_left=True).exclude(pk=run.pk):
+        if silent := end_what_is_left(work, left):
+            work.wait(5, f"{silent} has not been looked through since {left} was on it")
 
 
 def launch(work: Work) -> None:
-    """Start it on the head node. Called again after a crash, it finds the folder and leaves it alone."""
+    """Start it on the head node. Called again after a crash or a lost answer, the node finds it and leaves it alone.
+
+    Before the node is asked, the run is INPROGRESS and observed: whatever becomes of the answer, what runs is seen.
+    """
     run: Run = work.subject
     cluster = run.cluster
-    head = cluster.nodes.get(rank=0)
+    nodes = list(cluster.nodes.all())
+    head = nodes[0]
+    if run.started is None:
+        with transaction.atomic():
+            work.prove()
+            if not run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone", may_be_left=True):
+                raise Refused(f"The run is {run.badge.word} already.")
+            run.refresh_from_db()
+            places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
+            hosts = {"hosts": [node.hostname for node in nodes], "of": places}
+            Output.objects.filter(pk=run.output_id).update(nodes=hosts)
+            live.ring(live.WATCH, *run.live_names())
     folder = run.folder(head.shared)
     order = {
         "git_url": run.git_url,
@@ -67,22 +89,49 @@ def launch(work: Work) -> None:
             "COXSWAIN_NODES": str(cluster.node_count),
         },
     }
-    # One call for all of it: every round trip is launch latency.
-    detached.start(
-        head.host,
-        head.shared,
-        folder,
-        argv=[folder],
-        program=_PROGRAM,
-        env={"COXSWAIN_RUN": str(run.uuid)},
-        files={"job.json": json.dumps(order)},
-        secret=_credential(run.job),
-    )
-    with transaction.atomic():
-        work.prove()
-        # The source comes first; what the node says of it later is written down by the watch process.
-        run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone")
-        live.ring(live.WATCH, *run.live_names())
+    try:
+        # One call for all of it: every round trip is launch latency.
+        detached.start(
+            head.host,
+            folder,
+            argv=[folder, json.dumps(order)],
+            program="job",
+            programs=_PROGRAMS,
+            env={"COXSWAIN_RUN": str(run.uuid)},
+            secret=_credential(run.job),
+            seconds=run.time_limit,
+            alone=fence(head.home),
+        )
+    except detached.Busy as busy:
+        make_way(work, busy.folder)
+    Run.objects.filter(pk=run.pk).update(is_on_node=True)
+
+
+def fence(home: str) -> str:
+    """The file on the head node that only one run at a time holds, whatever the portal knows of it."""
+    return f"{home}/.run"
+
+
+def make_way(work: Work, folder: str) -> None:
+    """Something holds the head node that should have ended: an answer was lost, or a node that was away is back."""
+    run: Run = work.subject
+    other = holder(run.cluster, folder)
+    if other is not None and not other.is_finished:
+        work.wait(1, f"{other} is on {run.cluster.name}")
+    work.log(f"{other or 'A run that the portal does not know'} was still on {run.cluster.name}; ending it.")
+    head = run.cluster.nodes.get(rank=0)
+    detached.send_signal(head.host, folder, "KILL")
+    if other is not None:
+        end_what_is_left(work, other)
+    work.wait(0.5, f"ending what was left on {run.cluster.name}")
+
+
+def holder(cluster: Cluster, folder: str) -> Run | None:
+    """The run of this cluster whose folder this is."""
+    try:
+        return cluster.runs.filter(uuid=UUID(folder.rsplit("/", 1)[-1])).first()
+    except ValueError:
+        return None
 
 
 def _credential(job: Job) -> str:
@@ -98,41 +147,45 @@ def _credential(job: Job) -> str:
 
 
 def stop(work: Work) -> None:
-    """TERM, five seconds later KILL, to its process group; then whatever carries its mark, on every node."""
+    """TERM, five seconds later KILL, to its process group; then whatever is of it, on every node."""
     run: Run = work.subject
+    run.refresh_from_db()
+    if run.started is None:
+        return
     head = run.cluster.nodes.get(rank=0)
     folder = run.folder(head.shared)
     began = work.memo.setdefault("stopping_since", now().timestamp())
     waited = now().timestamp() - began
     try:
-        name = "TERM" if waited < 5 else "KILL"
-        if name == "KILL" or not work.memo.get("asked"):
-            left = detached.send_signal(head.host, head.shared, folder, name)
-            work.memo["asked"] = True
-        else:
-            left = detached.look(head.host, folder)[0] is None
-        if left and waited < 8:
-            work.wait(0.5, "asked to end" if name == "TERM" else "killed")
-        sweep(work)
+        if run.ended is None and not run.observed:
+            name = "TERM" if waited < 5 else "KILL"
+            asked = work.memo.setdefault("asked", [])
+            if name not in asked:
+                asked.append(name)
+                there = detached.send_signal(head.host, folder, name)
+                if not there and not detached.look(head.host, folder)[1]:
+                    Run.objects.filter(pk=run.pk).update(observed=True)  # it never began
+                    return
+            if waited < 8:
+                work.wait(0.3, "asked to end" if name == "TERM" else "killed")
+        if silent := end_what_is_left(work, run):
+            raise Passing(f"{silent} does not answer.")
     except Passing as error:
         if waited < 30:
             raise
-        work.log(f"{error.message} What ran there cannot be ended from here.")
+        work.log(f"{error.message} What runs there is ended when it answers, before anything else is started there.")
     run.refresh_from_db()
-    if run.started and not run.observed and waited < 20:
-        work.wait(0.5, "waiting for the end of its output")
-    if run.started:
-        Run.objects.filter(pk=run.pk).update(observed=True)
-    keep(work)
-    clean_up(work)
+    if not run.observed and waited < 20:
+        work.wait(0.3, "waiting for the end of its output")
+    Run.objects.filter(pk=run.pk).update(observed=True)
 
 
 def wait_for_end(work: Work) -> None:
-    """The watch process writes down the end, and wakes this."""
+    """The watch process writes down the end, and wakes this. What it does meanwhile is in the run, not in the step."""
     run: Run = work.subject
     run.refresh_from_db()
     if run.ended is None:
-        work.wait(60, {"clone": "cloning the source", "packages": "installing packages"}.get(run.phase, "running"))
+        work.wait(60, "")
 
 
 def keep(work: Work) -> None:
@@ -140,8 +193,7 @@ def keep(work: Work) -> None:
     run.refresh_from_db()
     if run.started and not run.observed:
         work.wait(0.3, "waiting for the node's checksums")
-    expected = {"out": "stdout", "err": "stderr", "setup": "setup"}
-    sums = {expected[name]: digest for name, digest in run.digests.items()} if run.digests else None
+    sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
     work.save()  # what was said up to now belongs to what is kept
     output.compact(run.output, sums)
     stored = Output.objects.get(pk=run.output_id)
@@ -153,36 +205,47 @@ def keep(work: Work) -> None:
         )
 
 
-def sweep(work: Work) -> None:
-    run: Run = work.subject
+def end_what_is_left(work: Work, run: Run) -> str:
+    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any."""
     nodes = list(run.cluster.nodes.all())
-    answers = ssh.run_on_all([node.host for node in nodes], detached.sweep_command(nodes[0].shared, run.mark))
-    for node, answer in zip(nodes, answers, strict=True):
-        if isinstance(answer, PortalError):
-            work.log(f"{node.hostname} does not answer and was not looked through.")
+    silent = ""
+    for node, answer in zip(nodes, detached.sweep([node.host for node in nodes], str(run.uuid)), strict=True):
+        if isinstance(answer, PortalError) or answer.status:
+            silent = silent or node.hostname
         elif answer.text not in ("", "0"):
-            work.log(f"{answer.text} processes were left on {node.hostname}; killed.")
+            work.log(f"{answer.text} processes of {run} were left on {node.hostname}; ended.")
+    if not silent:
+        Run.objects.filter(pk=run.pk).update(may_be_left=False)
+    return silent
 
 
 def clean_up(work: Work) -> None:
     """No process and no folder of it stays on the nodes. What was fetched of its repository does, for the next run."""
     run: Run = work.subject
+    run.refresh_from_db()
+    if run.started is None:
+        return
+    if not run.cluster.nodes.exclude(address="").exists():
+        return
     head = run.cluster.nodes.get(rank=0)
+    if silent := end_what_is_left(work, run):
+        work.log(f"{silent} does not answer. What runs there is ended when it does, before anything else is started.")
     try:
-        sweep(work)
         ssh.run(head.host, f"rm -rf {shlex.quote(run.folder(head.shared))}")
     except Passing as error:
         work.log(f"{error.message} The run's folder stays until the cluster or workspace is deleted.")
 
 
 def begin(task: Task) -> None:
-    """NEW until it really starts on the node."""
+    """A run is NEW until the node is asked to start it."""
 
 
 def settle(task: Task) -> None:
     run: Run = task.subject
+    run.refresh_from_db()
     if task.status == TaskStatus.CANCELLED:
-        run.move(Run.Status.CANCELLED, ended=run.ended or now())
+        who = f" by {run.cancelled_by}" if run.cancelled_by else ""
+        run.move(Run.Status.CANCELLED, ended=run.ended or now(), cause=f"Cancelled{who}.", evidence="", advice="")
     elif task.status == TaskStatus.FAILED:
         run.move(
             Run.Status.FAILED, ended=run.ended or now(), cause=task.cause, evidence=task.evidence, advice=task.advice
@@ -202,10 +265,11 @@ RUN = Plan(
         StepPlan("cluster", "Wait for the cluster", wait_for_cluster, limit=ANY_TIME, looks=True),
         StepPlan("launch", "Start on the head node", launch, undo=stop),
         StepPlan("run", "Run", wait_for_end, limit=ANY_TIME, looks=True),
-        StepPlan("keep", "Keep the output", keep, limit=ANY_TIME),
-        StepPlan("clean", "Clean up on the nodes", clean_up),
+        StepPlan("keep", "Keep the output", keep, limit=ANY_TIME, always=True),
+        StepPlan("clean", "Clean up on the nodes", clean_up, always=True),
     ],
     queue="launch",
     begin=begin,
     settle=settle,
+    undo_on_failure=True,
 )

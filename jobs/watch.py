@@ -5,35 +5,36 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
-import signal
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from channels.db import database_sync_to_async
 from django.db import transaction
 from django.utils.timezone import now
 
+from clusters.actions import report_lost
 from clusters.models import Node
+from jobs.causes import explain
 from jobs.models import Run
 from jobs.plans import wake_next
 from portal import detached, ssh
-from portal.clouds.errors import Passing, PortalError
+from portal.clouds.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
-from portal.tasks import ledger, live, output
-from portal.tasks.models import Output, Stream, WrongOffset
+from portal.tasks import ledger, live
+from portal.tasks.models import Segment, Stream, WrongOffset
 from portal.tasks.pace import Pace
 from portal.tasks.watch import Bell
 
 logger = logging.getLogger(__name__)
 
-HOLD_PARTIAL = 0.3  # seconds that the beginning of a line is held back, hoping for its end
 HOLD_SETUP = 0.05  # seconds that what was prepared is held back, hoping for the command's first line
 MOST_BUFFERED = 1024 * 1024
+MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
-STREAMS = {"out": Stream.STDOUT, "err": Stream.STDERR, "setup": Stream.SETUP}
+VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
+STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
 
 
 class RunWatcher:
@@ -68,61 +69,44 @@ def _to_observe() -> list[int]:
 
 @dataclass
 class Buffer:
-    """What was received and not stored, in the order it came, runs of one stream joined."""
+    """What was received of the node's log and is not stored, in the order it came."""
 
-    pieces: list[tuple[Stream, bytearray]] = field(default_factory=list)
+    rest: bytes = b""  # the beginning of a frame
+    segments: list[tuple[Segment, int]] = field(default_factory=list)  # with the size of its frame in the log
     size: int = 0
     new: bool = False  # output of the command has come since the last `take`
     setup_since: float | None = None  # what was said of its preparation waits since then
-    partial_since: float | None = None  # when all that was left was the beginning of a line
 
     def hold(self) -> float | None:
         """Seconds until it is worth to `take`. None: until more comes."""
         if self.new:
             return 0.0
-        due = [self.setup_since + HOLD_SETUP] if self.setup_since is not None else []
-        if self.partial_since is not None:
-            due.append(self.partial_since + HOLD_PARTIAL)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return None if self.setup_since is None else max(0.0, self.setup_since + HOLD_SETUP - time.monotonic())
 
     def note(self) -> None:
         """There is news of the preparation, in these bytes or elsewhere."""
         self.setup_since = self.setup_since or time.monotonic()
 
-    def add(self, stream: Stream, data: bytes) -> None:
-        if self.pieces and self.pieces[-1][0] == stream:
-            self.pieces[-1][1].extend(data)
-        else:
-            self.pieces.append((stream, bytearray(data)))
-        self.size += len(data)
-        if stream == Stream.SETUP:
-            self.note()
-        else:
-            self.new = True
+    def add(self, data: bytes) -> None:
+        """Raises `Refused` at what is no log."""
+        found, end = detached.frames(self.rest + data)
+        self.rest = (self.rest + data)[end:]
+        before = 0
+        for frame, until in found:
+            segment = Segment(STREAMS[frame.kind], frame.data, frame.at, frame.world, frame.rank)
+            self.segments.append((segment, until - before))
+            self.size += until - before
+            before = until
+            if frame.kind in "oe":
+                self.new = True
+            else:
+                self.note()
 
-    def take(self, *, everything: bool) -> list[tuple[Stream, bytes]]:
-        """What may be stored now. The unended last line of a stream stays a moment, lest streams mix in it."""
-        taken: list[tuple[Stream, bytes]] = []
-        left: dict[Stream, bytearray] = {}
-        patient = not everything and (
-            self.partial_since is None or time.monotonic() - self.partial_since < HOLD_PARTIAL
-        )
-        for stream, data in self.pieces:
-            held = left.pop(stream, bytearray())
-            held.extend(data)
-            cut = held.rfind(b"\n") + 1 if patient and len(held) < Output.CHUNK else len(held)
-            if cut:
-                taken.append((stream, bytes(held[:cut])))
-            if cut < len(held):
-                left[stream] = held[cut:]
-        self.new, self.setup_since = False, None
-        self.pieces = list(left.items())
-        self.size = sum(len(data) for data in left.values())
-        if not self.pieces:
-            self.partial_since = None
-        elif self.partial_since is None or taken:
-            self.partial_since = time.monotonic()
-        return taken
+    def take(self) -> tuple[list[Segment], int]:
+        """All of it, and how many bytes of the log that is."""
+        segments, size = [segment for segment, _ in self.segments], self.size
+        self.segments, self.size, self.new, self.setup_since = [], 0, False, None
+        return segments, size
 
 
 class Observer:
@@ -171,21 +155,21 @@ class Observer:
             pause = min(2.0, pause * 2)
 
     @database_sync_to_async
-    def _target(self) -> tuple[ssh.Host, str, str, dict[str, int]] | None:
+    def _target(self) -> tuple[ssh.Host, str, int] | None:
         run = Run.objects.select_related("cluster__workspace__organization", "output").get(pk=self.pk)
         if run.observed:
             return None
         # Anew each time: while the connection was away, another observer may have stored something.
         self.output, self.silent, self.names = run.output, run.silent_since is not None, run.live_names()
-        self.offsets = {stream: run.output.size(stream) for stream in STREAMS.values()}
+        self.stored = self.received = run.output.log
+        self.never_since: float | None = None
         head = run.cluster.nodes.get(rank=0)
-        offsets = {name: self.offsets[stream] for name, stream in STREAMS.items()}
-        return head.host, head.shared, run.folder(head.shared), offsets
+        return head.host, run.folder(head.shared), self.stored
 
     async def _receive(self, out: Any, patience: asyncio.Timeout) -> bool:
         """Take in what the node tells. True when the run was seen to its end."""
         loop = asyncio.get_running_loop()
-        messages: asyncio.Queue[tuple[dict[str, Any], bytes] | None] = asyncio.Queue(maxsize=16)
+        messages: asyncio.Queue[Message | PortalError | None] = asyncio.Queue(maxsize=16)
         pump = asyncio.create_task(_pump(out, messages))
         try:
             while True:
@@ -200,59 +184,90 @@ class Observer:
                     continue
                 if message is None:
                     return False
-                word, data = message
-                if self.silent:
-                    await self._heard()
-                if "stream" in word:
-                    self.buffer.add(STREAMS[word["stream"]], data)
-                    if self.buffer.size >= MOST_BUFFERED:
-                        await self._store()
-                elif "facts" in word:
-                    self.facts, self.news = word["facts"], True
-                    self.buffer.note()
-                elif "exit" in word:
-                    await self._store(everything=True)
-                    failpoint("jobs.watch.exit.before")
-                    await self._ended(word["exit"])
-                    failpoint("jobs.watch.exit.after")
-                elif "sha256" in word:
-                    await self._finish(digests=word["sha256"])
-                    return True
-                elif "gone" in word:
-                    await self._store(everything=True)
-                    await self._lost(
-                        "The run disappeared without an exit status.",
-                        "Its keeper on the head node is gone.",
-                        "It was killed from outside, ran out of memory, or its node was started again. Run it again.",
-                    )
+                if isinstance(message, PortalError):
+                    raise message
+                if await self._take_in(*message):
                     return True
         finally:
             pump.cancel()
 
-    async def _store(self, *, everything: bool = False) -> None:
-        pieces = self.buffer.take(everything=everything)
-        if pieces or self.news:
-            self.pace.spend()
-            failpoint("jobs.watch.store.before")
-            await self._append(pieces)
-            failpoint("jobs.watch.store.after")
+    async def _take_in(self, word: dict[str, Any], data: bytes) -> bool:
+        """One thing that the node has told. True when it was the last."""
+        if self.silent:
+            await self._heard()
+        if "log" in word:
+            if word["log"] != self.received:
+                raise Refused("The head node's log of the run makes no sense.", evidence=json.dumps(word)[:200])
+            self.received += len(data)
+            self.buffer.add(data)
+            if self.buffer.size >= MOST_BUFFERED:
+                await self._store()
+        elif "facts" in word and isinstance(word["facts"], dict):
+            self.facts, self.news = word["facts"], True
+            self.buffer.note()
+        elif "exit" in word:
+            await self._store(everything=True)
+            failpoint("jobs.watch.exit.before")
+            await self._ended(_End.of(word["exit"]))
+            failpoint("jobs.watch.exit.after")
+        elif "sha256" in word:
+            await self._finish({str(k)[:10]: str(v)[:64] for k, v in list(dict(word["sha256"]).items())[:10]})
+            return True
+        elif "never" in word:
+            return await self._never_began()
+        elif "gone" in word:
+            await self._store(everything=True)
+            await self._lost(
+                "The run disappeared without an exit status.",
+                "Its keeper on the head node is gone.",
+                "It was killed from outside, ran out of memory, or its node was started again. Run it again.",
+            )
+            return True
+        return False
+
+    async def _never_began(self) -> bool:
+        """The node knows of no such run: it is just being started, or the run has deleted its own folder."""
+        self.never_since = self.never_since or time.monotonic()
+        if time.monotonic() - self.never_since < VANISHED or not await self._is_on_node():
+            return False
+        await self._lost(
+            "The run's folder on the head node was deleted while it ran.",
+            "A program of the run has removed it, or one of another run on the same /shared.",
+            "The program must leave /shared/.runs alone. What was left of it on the nodes was ended.",
+        )
+        return True
 
     @database_sync_to_async
-    def _append(self, pieces: list[tuple[Stream, bytes]]) -> None:
+    def _is_on_node(self) -> bool:
+        return Run.objects.filter(pk=self.pk, is_on_node=True).exists()
+
+    async def _store(self, *, everything: bool = False) -> None:
+        segments, size = self.buffer.take()
+        if size or self.news:
+            self.pace.spend()
+            failpoint("jobs.watch.store.before")
+            await self._append(segments, size)
+            failpoint("jobs.watch.store.after")
+        if everything and self.buffer.rest:
+            logger.warning("run %s: its log ends in the middle of a frame", self.pk)
+
+    @database_sync_to_async
+    def _append(self, segments: list[Segment], size: int) -> None:
         """What was received of output and facts, in one transaction."""
-        new = dict(self.offsets)
         with transaction.atomic():
-            for stream, data in pieces:
-                self.output.append(stream, data, offset=new[stream])
-                new[stream] += len(data)
+            if size:
+                self.output.append_log(segments, offset=self.stored, size=size)
             if self.news:
+                ended = self.facts.get("ended")
                 Run.objects.filter(pk=self.pk).update(
-                    phase=str(self.facts.get("phase", ""))[:10],
-                    commit=str(self.facts.get("commit", ""))[:40],
-                    commit_subject=str(self.facts.get("subject", ""))[:200].replace("\0", ""),
+                    phase=_clean(self.facts.get("phase"), 10),
+                    commit=_clean(self.facts.get("commit"), 40),
+                    commit_subject=_clean(self.facts.get("subject"), 200),
+                    ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
                 live.ring(*self.names)
-        self.offsets, self.news = new, False
+        self.stored += size
+        self.news = False
 
     @database_sync_to_async
     def _heard(self) -> None:
@@ -277,23 +292,30 @@ class Observer:
         return any(node.rank == 0 and node.running for node in seen)
 
     @database_sync_to_async
-    def _ended(self, end: dict[str, Any]) -> None:
+    def _ended(self, end: _End) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
-            run = Run.objects.select_for_update().select_related("output", "cluster", "job").get(pk=self.pk)
+            run = Run.objects.select_for_update(of=("self",)).select_related("output", "cluster", "job").get(pk=self.pk)
             if run.ended is None:
-                cause, evidence, advice = explain(run, end, self.facts.get("failure"))
+                failure = self.facts.get("failure")
+                cause = explain(run, end.words, failure if isinstance(failure, dict) else None)
+                verdict = end.words.get("verdict") or {}
                 Run.objects.filter(pk=run.pk).update(
-                    ended=datetime.fromtimestamp(end["ended"], UTC),
-                    exit_status=end["status"],
-                    exit_signal=end["signal"],
-                    cause=cause,
-                    evidence=evidence,
-                    advice=advice,
+                    ended=max(end.at, run.started or end.at),
+                    exit_status=end.words["status"],
+                    exit_signal=end.words["signal"],
+                    cause=cause.message,
+                    evidence=cause.evidence,
+                    advice=cause.advice,
+                    failures=_without_nul(verdict.get("failures") or []),
+                    ended_ranks={},
                     silent_since=None,
+                    may_be_left=not verdict.get("clear"),
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
-                    run.move(Run.Status.FAILED if cause else Run.Status.FINISHED)
+                    run.move(Run.Status.FAILED if cause.message else Run.Status.FINISHED)
+                if lost := verdict.get("lost"):
+                    report_lost(run.cluster, [str(name) for name in lost])
             live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
             wake_task(run)
 
@@ -311,8 +333,9 @@ class Observer:
     @database_sync_to_async
     def _mark_lost(self, cause: str, evidence: str, advice: str) -> None:
         with transaction.atomic():
-            run = Run.objects.select_for_update().get(pk=self.pk)
+            run = Run.objects.select_for_update(of=("self",)).select_related("cluster").get(pk=self.pk)
             if run.ended is None:
+                cause, evidence, advice = who_did_it(run) or (cause, evidence, advice)
                 Run.objects.filter(pk=run.pk).update(
                     ended=now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
                 )
@@ -322,16 +345,76 @@ class Observer:
             wake_task(run)
 
 
-async def _pump(out: Any, messages: asyncio.Queue[tuple[dict[str, Any], bytes] | None]) -> None:
-    """Parse what `observe` writes. A broken connection ends it with None."""
+Message = tuple[dict[str, Any], bytes]
+
+
+@dataclass(frozen=True)
+class _End:
+    """How the keeper says that the command ended, and when by our own clock."""
+
+    words: dict[str, Any]
+    at: datetime
+
+    @classmethod
+    def of(cls, words: Any) -> _End:
+        """Raises `Refused` where it makes no sense."""
+        try:
+            numbers = [words[name] for name in ("status", "signal")]
+            ago = float(words["now"]) - float(words["ended"])
+            good = all(number is None or (type(number) is int and abs(number) < 2**31) for number in numbers)
+            verdict = words.get("verdict")
+            if not good or ago != ago or not isinstance(verdict, dict | None):
+                raise ValueError(words)
+            return cls(words, now() - timedelta(seconds=min(max(0.0, ago), 10 * 365 * 86400.0)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
+
+
+def _clean(text: Any, most: int) -> str:
+    return str(text or "")[:most].replace("\0", "")
+
+
+def _without_nul(value: Any) -> Any:
+    """PostgreSQL keeps no NUL, in JSON either."""
+    return json.loads(json.dumps(value).replace("\\u0000", ""))
+
+
+def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
+    last = [[int(rank), float(at)] for rank, at in list(told.get("last") or [])[:5]]
+    return {"count": int(told.get("count") or 0), "of": int(told.get("of") or 0), "last": last}
+
+
+async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None]) -> None:
+    """Parse what `observe` writes, within bounds. A broken connection ends it with None, nonsense with an error."""
+    buffer = bytearray()
     try:
-        while line := await out.readline():
-            word = json.loads(line)
-            data = await out.readexactly(word["size"]) if "stream" in word else b""
-            await messages.put((word, data))
-    except (asyncio.IncompleteReadError, ValueError, OSError, ssh.Broken) as error:
+        while block := await out.read(65536):
+            buffer += block
+            while (at := buffer.find(b"\n")) >= 0:
+                word = json.loads(buffer[:at])
+                size = word["size"] if "log" in word else 0
+                if not isinstance(size, int) or not 0 <= size <= MOST_LINE:
+                    raise ValueError(f"a block of {size} bytes")
+                if len(buffer) < at + 1 + size:
+                    break
+                await messages.put((word, bytes(buffer[at + 1 : at + 1 + size])))
+                del buffer[: at + 1 + size]
+            if len(buffer) > 2 * MOST_LINE:
+                raise ValueError("a line without an end")
+    except (ValueError, KeyError, TypeError) as error:
+        await messages.put(Refused("The head node says what makes no sense.", evidence=str(error)[:200]))
+    except (OSError, ssh.Broken) as error:
         logger.warning("observer's connection: %s", error)
     await messages.put(None)
+
+
+def who_did_it(run: Run) -> tuple[str, str, str] | None:
+    """Cause, evidence and advice, where it was people who took the nodes away from under the run."""
+    task = run.cluster.last_task
+    if task and task.kind == "clusters.delete":
+        who = f" by {task.asked_by}" if task.asked_by else ""
+        return (f"The cluster {run.cluster.name} was deleted{who}.", "", "Run the job on another cluster.")
+    return None
 
 
 def wake_task(run: Run) -> None:
@@ -339,41 +422,3 @@ def wake_task(run: Run) -> None:
     if task:
         ledger.wake(task.pk)
     wake_next(run)
-
-
-_BANNER = re.compile(r"^=|^\s*$|BAD TERMINATION|CLEANING UP|YOUR APPLICATION TERMINATED|^This typically refers")
-
-
-def explain(run: Run, end: dict[str, Any], failure: dict[str, str] | None) -> tuple[str, str, str]:
-    """Cause, evidence and advice of a run that ended; three empty strings when it ended well."""
-    if failure:
-        return failure["message"], failure.get("evidence", ""), failure.get("advice", "")
-    if end.get("fault"):
-        return "The command could not be started on the head node.", end["fault"], ""
-    if end["status"] == 0:
-        return "", "", ""
-    evidence = "\n".join(_last_words(run.output))
-    first = (end.get("notes") or "").splitlines()[:1]
-    if first and len(parts := first[0].split()) == 3:
-        rank, status, node = parts
-        return f"Rank {rank} on {node} {_how(int(status))}.", evidence, ""
-    if end["signal"] is not None:
-        return f"mpiexec was ended by {signal.Signals(end['signal']).name}.", evidence, ""
-    return f"The command {_how(end['status'])}.", evidence, ""
-
-
-def _how(status: int) -> str:
-    if status > 128:
-        try:
-            name = signal.Signals(status - 128).name
-        except ValueError:
-            return f"ended with exit status {status}"
-        return f"was ended by {name}{', probably for want of memory' if name == 'SIGKILL' else ''}"
-    return f"ended with exit status {status}"
-
-
-def _last_words(stored: Output) -> list[str]:
-    pieces = output.tail(stored, output.Filter(frozenset({Stream.STDERR})))
-    text = b"".join(piece.data for piece in pieces)
-    lines = [output.plain_text(line) for line in text.splitlines()]
-    return [line for line in lines if not _BANNER.search(line)][-5:]

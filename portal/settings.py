@@ -274,6 +274,7 @@ CONTENT_SECURITY_POLICY = {
 
 # Runs. Git over https and ssh always; `file` paths never; http only to this machine, and only where this says so.
 GIT_FROM_THIS_MACHINE = env.flag("PORTAL_GIT_FROM_THIS_MACHINE", default=_local)
+RUN_SECONDS = 60 * env.number("PORTAL_RUN_MINUTES", 24 * 60)  # that a run may take, where its job says nothing else
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
 
 LOGGING = {

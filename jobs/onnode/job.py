@@ -39,6 +39,7 @@ Username*) exec cat /proc/self/fd/%d ;;
 esac
 """
 
+
 class SetupFailed(Exception):
     def __init__(self, message, evidence="", advice=""):
         super().__init__(message)
@@ -416,4 +417,3 @@ def main(argv, secret=None):
         setup.say(str(error))
         setup.know(failure={"message": "The run could not be set up on the head node.", "evidence": str(error)})
         sys.exit(SETUP_FAILED)
-

@@ -47,7 +47,9 @@ LOOK = 0.1  # seconds between looks at what programs that others spawned have pr
 WRAPPER = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ['COXSWAIN_WRAPPER'])))"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
-FOLLOWS = re.compile(rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)")
+FOLLOWS = re.compile(
+    rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)"
+)
 
 # Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under it.
 # Then the sitecustomize that would have been found without this one has its turn.

@@ -14,22 +14,24 @@ It is there once for each rank, so it loads nothing that it can do without: no c
 longer than all else. It comes in the environment, as code, and reads no file.
 """
 
-import os
-import select
-import sys
-import time
-
 import _ctypes
 import _signal as signal
 import _socket as socket
 import fcntl
+import os
+import select
+import sys
+import time
 from _json import encode_basestring_ascii as quoted
 from _struct import Struct
 
 HEAD = Struct(">cIQ")
 HOLD = 8.0  # seconds that we stay when the rank has failed: else Hydra sees its PMI end, and kills at once
 PATIENCE = 0.1, 0.6  # seconds until what the rank left behind gets TERM, and KILL
-IGNORED = [getattr(signal, f"SIG{name}") for name in "TERM INT HUP USR1 USR2 QUIT TSTP ALRM PIPE XFSZ".split()]
+IGNORED = [
+    getattr(signal, f"SIG{name}")
+    for name in ["TERM", "INT", "HUP", "USR1", "USR2", "QUIT", "TSTP", "ALRM", "PIPE", "XFSZ"]
+]
 CODE = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ.pop('COXSWAIN_RUNNER'))))"
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # options of Python that have their value in the next word
 F_SETPIPE_SZ = 1031

@@ -14,6 +14,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 
+
 class Brought:
     """Imports the modules that came with us."""
 

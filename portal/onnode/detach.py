@@ -318,9 +318,7 @@ def observe(folder, at):
     log = None
     facts, told = "", 0.0
     quiet_since = time.monotonic()
-    poll = select.poll()
-    with contextlib.suppress(OSError):
-        poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), 0)  # POLLHUP, when the keeper ends
+    poll, watched = select.poll(), False  # `life`: POLLHUP, when the keeper ends
 
     def tell(word, body=b""):
         to.write(json.dumps(word).encode() + b"\n" + body)
@@ -344,6 +342,7 @@ def observe(folder, at):
             moved = True
         if ended:
             end = json.loads((folder / "exit").read_text())
+            end["now"] = time.time()  # lest it matter what this node's clock says
             end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
             end["said"] = tail(folder / "err") or tail(folder / "out")
             tell({"exit": end})
@@ -351,9 +350,9 @@ def observe(folder, at):
             tell({"sha256": digests(folder / "log", lambda: (tell({"beat": time.time()}), to.flush()))})
             to.flush()
             return
-        if not alive:
+        if begun and not alive:
             if not (folder / "exit").exists():
-                tell({"gone": True} if begun else {"never": True})
+                tell({"gone": True})
                 to.flush()
                 return
             continue
@@ -362,9 +361,13 @@ def observe(folder, at):
             quiet_since = now
         if moved or now - told > 1:
             if not moved:
-                tell({"beat": time.time()})
+                tell({"beat": time.time()} if begun else {"never": True})
             told = now
             to.flush()
+        if begun and not watched:
+            with contextlib.suppress(OSError):
+                poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), 0)
+            watched = True
         # Often after something happened, for more is likely then; and at once when the keeper ends.
         poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8)))
 
@@ -388,12 +391,12 @@ def tail(path, size=2000):
 
 
 def digests(path, beat):
-    """{kind: sha256} over the payloads of the log's frames."""
+    """{kind: sha256} over the payloads of the frames; what MPI says at the end counts with what was said before."""
     sums, told = {}, time.monotonic()
     with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:
             kind, _, _, left, _ = FRAME.unpack(head)
-            total = sums.setdefault(kind.decode("latin-1"), hashlib.sha256())
+            total = sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256())
             while left > 0 and (data := file.read(min(left, 1 << 20))):
                 total.update(data)
                 left -= len(data)

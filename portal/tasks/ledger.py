@@ -43,6 +43,7 @@ class StepPlan:
     tries: int = 6
     limit: timedelta = timedelta(minutes=20)  # how long it may wait in all
     looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
+    always: bool = False  # also after the others were taken back, by a cancel or a failure
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Plan:
     begin: Callable[[Task], None]  # in the transaction of the first claim
     settle: Callable[[Task], None]  # what the outcome means for the subject; in the transaction that writes it
     undo_on_cancel: bool = True
+    undo_on_failure: bool = False
 
     def teardown(self) -> list[StepPlan]:
         """The steps that take apart whatever this plan built, in reverse."""
@@ -181,31 +183,55 @@ def _run(task: Task) -> None:
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
-            if task.cancel_asked:
+            if task.cancel_asked or task.cause:
                 raise Cancelled
             for record, step in steps:
                 work.perform(record, step)
             work.save()
         except Cancelled:
-            work.take_back(steps)
-            work.finish(plan, TaskStatus.CANCELLED)
+            _end(work, plan, steps)
+        except (LeaseLost, GivenBack, DatabaseError):
+            raise
+        except Exception as error:
+            if not plan.undo_on_failure:
+                raise
+            work.remember_failure(_in_words(task, error))
+            _end(work, plan, steps)
         else:
             work.finish(plan, TaskStatus.FINISHED)
-    except (LeaseLost, GivenBack) as ending:
-        if isinstance(ending, LeaseLost):
-            raise
-    except PortalError as error:
-        work.fail(error.message, error.evidence, error.advice)
-    except DatabaseError:
-        # Not a failure of the work. The lease runs out, and whoever can reach the database goes on.
+    except GivenBack:
+        return
+    except (LeaseLost, DatabaseError):
+        # Neither is a failure of the work. The lease runs out, and whoever can reach the database goes on.
         raise
     except Exception as error:
-        logger.exception("a bug in a step of task %s", task.pk)
-        work.fail(
-            f"Something went wrong on our side. Ask about task {task.uuid}.",
-            f"{type(error).__name__}, in the portal's log under this task",
-            "Try again; if it fails in the same way, send the task's number to whoever runs this portal.",
-        )
+        work.fail(_in_words(task, error))
+
+
+def _end(work: Work, plan: Plan, steps: Sequence[tuple[Step, StepPlan]]) -> None:
+    """Take back what was done, do what is always done, and end as it was asked for or as it failed."""
+    work.is_ending = True
+    work.take_back(steps)
+    for record, step in steps:
+        if step.always and record.status != StepStatus.FAILED:
+            work.perform(record, step)
+    work.save()
+    task = work.task
+    if task.cause and not task.cancel_asked:
+        work.finish(plan, TaskStatus.FAILED, PortalError(task.cause, evidence=task.evidence, advice=task.advice))
+    else:
+        work.finish(plan, TaskStatus.CANCELLED)
+
+
+def _in_words(task: Task, error: Exception) -> PortalError:
+    if isinstance(error, PortalError):
+        return error
+    logger.error("a bug in a step of task %s", task.pk, exc_info=error)
+    return PortalError(
+        f"Something went wrong on our side. Ask about task {task.uuid}.",
+        evidence=f"{type(error).__name__}, in the portal's log under this task",
+        advice="Try again; if it fails in the same way, send the task's number to whoever runs this portal.",
+    )
 
 
 @contextmanager
@@ -242,6 +268,7 @@ class Work:
     record: Step | None = None
     _unsaved: list[str] = field(default_factory=list)
     _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
+    is_ending: bool = False  # it was cancelled, or has failed, and is taken back
 
     @property
     def subject(self) -> Any:
@@ -285,10 +312,8 @@ class Work:
 
     def look_for_cancel(self) -> None:
         # Only what still goes forward is cancelled; taking back is never interrupted.
-        if not self.task.cancel_asked and Task.objects.filter(pk=self.task.pk, cancel_asked=True).exists():
+        if not self.is_ending and Task.objects.filter(pk=self.task.pk, cancel_asked=True).exists():
             self.task.cancel_asked = True
-            raise Cancelled
-        if self.task.cancel_asked and self.record is None:
             raise Cancelled
 
     def wait(self, seconds: float, detail: str | None = None) -> NoReturn:
@@ -297,7 +322,7 @@ class Work:
         step = next(s for s in plan_of(self.task.kind).steps if s.name == self.record.name)
         since = self.record.started or now()
         undoing = self.task.cancel_asked
-        if now() - since > step.limit and not undoing:
+        if now() - since > step.limit and not self.is_ending:
             what = detail or self.record.detail or step.title
             raise PortalError(f"Gave up after {step.limit.total_seconds() / 60:.0f} minutes: {what}.")
         with transaction.atomic():
@@ -345,7 +370,9 @@ class Work:
         if not plan_of(self.task.kind).undo_on_cancel:
             return
         for record, step in reversed(steps):
-            if record.status in (StepStatus.WAITING, StepStatus.UNDONE):
+            if step.always or record.status in (StepStatus.WAITING, StepStatus.UNDONE):
+                continue
+            if record.status == StepStatus.DONE and not step.undo:
                 continue
             self.record = record
             if step.undo:
@@ -358,7 +385,11 @@ class Work:
                 failpoint(f"{self.task.kind}.{step.name}.undo-before")
                 self._call(step.undo, step)
                 failpoint(f"{self.task.kind}.{step.name}.undo-after")
-            record.status, record.finished, record.attempts = StepStatus.UNDONE, now(), 0
+            # When it was done, or was cut off, stays true; what it waited for does not.
+            if record.status != StepStatus.FAILED:
+                record.status = StepStatus.UNDONE
+            record.finished, record.attempts = record.finished or now(), 0
+            record.detail = ""
             self.save()
 
     def _count_attempt(self, step: StepPlan) -> None:
@@ -388,26 +419,44 @@ class Work:
                 self._store(error.message)
             raise GivenBack from error
 
-    def fail(self, cause: str, evidence: str, advice: str) -> None:
-        self.log(cause)
-        self.finish(plan_of(self.task.kind), TaskStatus.FAILED, redact(cause), redact(evidence), redact(advice))
+    def remember_failure(self, error: PortalError) -> None:
+        """Write down why it failed before what was begun is taken back, so that whoever goes on knows."""
+        task, record = self.task, self.record
+        self.log(error.message)
+        task.cause, task.evidence, task.advice = redact(error.message), redact(error.evidence), redact(error.advice)
+        if record is not None:
+            record.status, record.finished = StepStatus.FAILED, now()
+        with transaction.atomic():
+            self.prove(cause=task.cause, evidence=task.evidence, advice=task.advice)
+            self._store()
 
-    def finish(self, plan: Plan, status: TaskStatus, cause: str = "", evidence: str = "", advice: str = "") -> None:
+    def fail(self, error: PortalError) -> None:
+        """Without taking anything back; or because that has failed."""
+        self.log(error.message)
+        cause, evidence, advice = redact(error.message), redact(error.evidence), redact(error.advice)
+        first = self.task.cause  # what was taken back for
+        if first and first != cause:
+            cause, evidence = first, f"{self.task.evidence}\n{cause}\n{evidence}".strip()
+        self.finish(plan_of(self.task.kind), TaskStatus.FAILED, PortalError(cause, evidence=evidence, advice=advice))
+
+    def finish(self, plan: Plan, status: TaskStatus, error: PortalError | None = None) -> None:
         failpoint(f"{self.task.kind}.settle.before")
         with transaction.atomic():
             task = self.task
             task.status, task.finished = status, now()
-            task.cause, task.evidence, task.advice = cause, evidence, advice
+            task.cause, task.evidence, task.advice = (
+                (error.message, error.evidence, error.advice) if error else ("", "", "")
+            )
             self.prove(
                 status=status,
                 finished=task.finished,
-                cause=cause,
-                evidence=evidence,
-                advice=advice,
+                cause=task.cause,
+                evidence=task.evidence,
+                advice=task.advice,
                 lease=None,
                 lease_until=None,
             )
-            if status == TaskStatus.FAILED and self.record and self.record.status != StepStatus.DONE:
+            if status == TaskStatus.FAILED and self.record and self.record.status == StepStatus.RUNNING:
                 self.record.status, self.record.finished = StepStatus.FAILED, task.finished
             plan.settle(task)
             self._store()

@@ -93,9 +93,7 @@ def said(node, command):
 
 def host(node):
     """For the portal's own connections."""
-    return ssh.Host(
-        node.hostname, node.address, node.port, node.user, private("portal"), public(f"host {node.rank}")
-    )
+    return ssh.Host(node.hostname, node.address, node.port, node.user, private("portal"), public(f"host {node.rank}"))
 
 
 def introduce(nodes, cores):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from portal import detached, ssh
+from portal import detached
 from portal.clouds.local import LocalCloud
 from tests.clouds import hands
 from tests.running import ROOT, until

@@ -1,4 +1,5 @@
 """ends.py HOW WAIT: rank 4 ends like this, the others wait like that."""
+
 import os
 import signal
 import sys

@@ -1,0 +1,160 @@
+"""Why a run ended as it did, in words: from what the node says of its ranks (`Launcher.verdict`)."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.models import Run
+from portal.tasks.output import plain_text
+
+MOST_EVIDENCE = 15  # lines
+Failure = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A sentence, what a machine said, and the next step. Without a message, it ended well."""
+
+    message: str = ""
+    evidence: str = ""
+    advice: str = ""
+
+
+def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, str] | None) -> Cause:
+    """`end` is what the keeper wrote, with the launcher's verdict; `failure` is what hindered the run's preparation."""
+    verdict: Mapping[str, Any] = end.get("verdict") or {}
+    if end.get("limit"):
+        return Cause(
+            f"Ended after its time limit of {minutes(run.time_limit or 0)}.",
+            _said(end),
+            "If it needs longer, give the job a longer time limit.",
+        )
+    if failure:
+        return Cause(failure["message"], failure.get("evidence", ""), failure.get("advice", ""))
+    if end.get("fault"):
+        return Cause("The command could not be started on the head node.", _line(end["fault"]))
+    if verdict.get("good"):
+        return Cause()
+    failures = [found for found in verdict.get("failures") or [] if isinstance(found, dict)]
+    if failures:
+        return of_ranks(failures, int(verdict.get("failed") or len(failures)), int(verdict.get("size") or 0))
+    if lost := [_line(name) for name in verdict.get("lost") or []]:
+        return _of_lost_nodes(lost, begun=bool(verdict.get("started")), hydra=str(verdict.get("hydra", "")))
+    if verdict:
+        return Cause(f"mpiexec {_ended(verdict.get('mpiexec'))}.", _lines(verdict.get("hydra", "")))
+    return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end))
+
+
+def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
+    """Of ranks that failed, the first one first."""
+    first = failures[0]
+    evidence = _lines(first.get("words", ""))
+    last = evidence.splitlines()[-1] if evidence else ""
+    same = [found for found in failures if _outcome(found) == _outcome(first)]
+    everywhere = len(same) == len(failures) == failed == size > 1
+    who = f"All {size} ranks" if everywhere else _name(first)
+    if len(same) > 1:
+        evidence = f"{evidence}\n(the same on {failed if len(same) == len(failures) else len(same)} ranks)".strip()
+    elif failed > 1:
+        evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
+    for pattern, words in _COMMON:
+        if found := re.search(pattern, last):
+            message, advice = words(found)
+            return Cause(f"{who} {_how(first)}: {message}", evidence, advice)
+    return Cause(_sentence(f"{who} {_how(first)}", str(first.get("error") or "")), evidence)
+
+
+def _outcome(failure: Failure) -> tuple[Any, ...]:
+    return failure.get("error"), failure.get("status"), failure.get("signal")
+
+
+def _name(failure: Failure) -> str:
+    node = f" on {_line(failure['node'])}" if failure.get("node") else ""
+    if failure.get("world"):
+        return f"Rank {failure['rank']} of the programs that the run spawned{node}"
+    return f"Rank {failure['rank']}{node}"
+
+
+def _sentence(start: str, error: str) -> str:
+    error = _line(error)
+    return f"{start}: {error}" if error else f"{start}."
+
+
+def _how(failure: Failure) -> str:
+    if "aborts" in failure:
+        return f"called MPI_Abort with {failure['aborts']}"
+    if failure.get("broken"):
+        return "wrote into the portal's own pipe"
+    if "signal" not in failure:
+        return f"ended with exit status {failure.get('status')}"
+    words = f"was ended by {signal_name(failure['signal'])}"
+    if failure["signal"] == signal.SIGKILL:
+        had = int(failure.get("rss") or 0) / 2**20
+        words += f", perhaps for want of memory: it had {had:.1f} GiB" if had >= 0.1 else ", from outside"
+    return words
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _ended(status: int | None, number: int | None = None) -> str:
+    if number is None and status is not None and status < 0:
+        number = -status
+    return f"was ended by {signal_name(number)}" if number else f"ended with exit status {status}"
+
+
+def _of_lost_nodes(lost: Sequence[str], *, begun: bool, hydra: str) -> Cause:
+    names = " and ".join(lost) if len(lost) < 3 else f"{', '.join(lost[:2])} and {len(lost) - 2} more nodes"
+    what = "went away while the run was on it" if begun else "could not be reached from the head node"
+    return Cause(f"{names} {what}.", _lines(hydra), "Repair the cluster, and run the job again.")
+
+
+def minutes(seconds: int) -> str:
+    """A time limit as people say it."""
+    whole = [(seconds // 3600, "h"), (seconds % 3600 // 60, "min"), (seconds % 60, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in whole if count) or "0 s"
+
+
+# What the last line of a rank's words says, and what to do about it.
+_COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
+    (
+        r"^ModuleNotFoundError: No module named '([^']+)'",
+        lambda m: (
+            f"there is no module {m[1]}.",
+            f"If {m[1].split('.')[0]} is a package, name it in requirements.txt of the repository.",
+        ),
+    ),
+    (
+        r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
+        lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
+    ),
+    (
+        r"^([^:]+): No such file or directory$",
+        lambda m: (f"there is no program {m[1]}.", "Check the command of the job."),
+    ),
+    (
+        r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",
+        lambda m: (f"there was no memory left ({m[0]}).", "Take nodes with more memory, or more nodes."),
+    ),
+]
+
+
+def _line(text: object) -> str:
+    return plain_text(str(text).encode(errors="replace").splitlines()[0] if str(text) else b"")[:300]
+
+
+def _lines(text: object) -> str:
+    lines = [plain_text(line) for line in str(text).encode(errors="replace").splitlines()]
+    return "\n".join([line for line in lines if line.strip()][-MOST_EVIDENCE:])
+
+
+def _said(end: Mapping[str, Any]) -> str:
+    return _lines(end.get("said", ""))
