@@ -392,6 +392,8 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
             buffer += block
             while (at := buffer.find(b"\n")) >= 0:
                 word = json.loads(buffer[:at])
+                if not isinstance(word, dict):
+                    raise ValueError(f"{str(word)[:40]} in place of words")
                 size = word["size"] if "log" in word else 0
                 if not isinstance(size, int) or not 0 <= size <= MOST_LINE:
                     raise ValueError(f"a block of {size} bytes")

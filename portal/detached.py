@@ -48,7 +48,8 @@ class Programs:
     def command(self, **env: str) -> ssh.Command:
         """What has loaded all of it, and waits for its words."""
         # -S: what is installed on the node is none of our business, and finding it takes time.
-        line = shlex.join(["python3", "-ISc", _WORDS, "0", "detach", "wait", *self.loads])
+        # exec: it closes its output when it has begun, and a shell around it would not.
+        line = "exec " + shlex.join(["python3", "-ISc", _WORDS, "0", "detach", "wait", *self.loads])
         return ssh.Command(line, self.data, tuple(env.items()))
 
     def call(self, host: ssh.Host, *words: str, more: bytes = b"", **env: str) -> ssh.Answer:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.running import until
+from portal import detached
+from tests.running import ROOT, until
 
-DETACH = Path(__file__).parents[2] / "portal" / "onnode" / "detach.py"
 PROGRAM = """
 import os, sys
 
-def main(argv):
+def main(argv, secret=None):
     print("given", argv, os.getcwd(), os.environ["MARK"], flush=True)
     if argv[0] == "fail":
         sys.exit(7)
@@ -28,32 +33,43 @@ def main(argv):
 """
 
 
-def call(*words, text="", waiting=None):
-    process = waiting or begin(*words)
-    out, err = process.communicate(text)
-    assert process.returncode == 0, err
-    return out
+PROGRAMS = detached.Programs()
 
 
-def begin(*words):
+def begin(programs=PROGRAMS, **env):
+    """What waits on a node for its words."""
     return subprocess.Popen(
-        [sys.executable, "-IS", DETACH, *words],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        ["/bin/sh", "-c", programs.command().line.replace("python3", sys.executable, 1)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})  # fmt: skip
+
+
+def tell(process, *words, text="", programs=PROGRAMS):
+    line = json.dumps([str(word) for word in words])
+    process.stdin.write(programs.data + f"{line}\n{text}".encode())
+
+
+def call(*words, text="", programs=PROGRAMS, **env):
+    process = begin(programs, **env)
+    tell(process, *words, text=text, programs=programs)
+    out, err = process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
 
 
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "run"
     yield folder
-    if (folder / "pid").exists() and not (folder / "exit").exists():
-        os.kill(int((folder / "pid").read_text().split()[0]), signal.SIGKILL)
+    if call("signal", folder, "KILL") == "sent\n":
+        end_of(folder)
 
 
 @pytest.fixture
-def program(tmp_path):
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
-    return str(path)
+def programs(tmp_path):
+    place = tmp_path / "programs"
+    place.mkdir()
+    (place / "program.py").write_text(PROGRAM)
+    return detached.Programs(place, loads=("program",))
 
 
 def order(argv, **more):
@@ -76,14 +92,14 @@ def test_a_command_runs_in_its_folder_and_its_end_is_written_down(folder):
     assert (folder / "err").read_text() == "m\n"
 
 
-def test_a_program_is_a_command_too(folder, program):
-    call("start", folder, text=order(["fail"], program=program))
+def test_a_program_is_a_command_too(folder, programs):
+    call("start", folder, text=order(["fail"], program="program"), programs=programs)
     assert end_of(folder)["status"] == 7
     assert (folder / "out").read_text() == f"given ['fail'] {folder} m\n"
 
 
-def test_a_mistake_in_a_program_is_in_its_output(folder, program):
-    call("start", folder, text=order(["break"], program=program))
+def test_a_mistake_in_a_program_is_in_its_output(folder, programs):
+    call("start", folder, text=order(["break"], program="program"), programs=programs)
     assert end_of(folder)["status"] == 1
     assert "ValueError: a mistake" in (folder / "err").read_text()
 
@@ -103,28 +119,56 @@ def test_it_is_started_once_in_a_folders_life(folder):
     assert (folder / "out").read_text() == "ran\n"
 
 
-def test_one_that_waits_does_what_it_is_told_when_it_is_told(folder, program):
-    waiting = begin("wait", program)
-    text = json.dumps(["start", str(folder)]) + "\n" + order(["x"], program=program)
-    assert call(waiting=waiting, text=text) == "started\n"
-    assert end_of(folder)["status"] == 0
-    assert (folder / "out").read_text().startswith("given ['x']")
+def test_nothing_of_ours_lies_on_the_node(folder):
+    call("start", folder, text=order(["/bin/sh", "-c", "true"]))
+    end_of(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "begun", "control", "life", "lock", "out", "err", "exit", "keeper.log"
+    }  # fmt: skip
 
 
-def test_one_that_is_told_nothing_ends(program):
-    assert call(waiting=begin("wait", program)) == ""
+def test_one_that_waits_and_is_not_needed_ends_without_a_word():
+    process = begin()
+    process.stdin.write(PROGRAMS.data)
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
 
 
-@pytest.mark.parametrize("argv", [["become"], ["/bin/sh", "-c", "echo became; exec sleep 60"]])
-def test_the_command_is_in_a_session_of_its_own_and_ends_with_its_keeper(folder, program, argv):
-    more = {"program": program} if argv == ["become"] else {}
-    call("start", folder, text=order(argv, **more))
-    until(lambda: "became" in text_of(folder / "out") and text_of(folder / "group"), what="the command")
-    keeper, command = int((folder / "pid").read_text().split()[0]), int((folder / "group").read_text())
+SLEEPS = ["/bin/sh", "-c", "echo became; exec sleep 60"]
+
+
+def keeper_of(folder):
+    """The process that has the run's lock open."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and any(
+                os.readlink(file) == str(folder / "lock") for file in (process / "fd").iterdir()
+            ):
+                return int(process.name)
+    return None
+
+
+def child_of(pid):
+    """A process tells its parent in the second field after its name."""
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and int((process / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                return int(process.name)
+    return None
+
+
+@pytest.mark.parametrize("argv", [["become"], SLEEPS])
+def test_the_command_is_in_a_session_of_its_own_and_ends_with_its_keeper(folder, programs, argv):
+    more = {"program": "program"} if argv == ["become"] else {}
+    call("start", folder, text=order(argv, **more), programs=programs)
+    until(lambda: "became" in text_of(folder / "out"), what="the command")
+    keeper = keeper_of(folder)
+    command = child_of(keeper)
     assert os.getsid(command) == os.getpgid(command) == command
     assert os.getsid(keeper) != os.getsid(0)
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not is_alive(command), what="the command's end")
+    assert call("signal", folder, "TERM") == "gone\n"
 
 
 def is_alive(pid):
@@ -134,14 +178,162 @@ def is_alive(pid):
         return False
 
 
-def test_everything_is_told_before_the_end_and_the_end_at_once(folder):
-    call("start", folder, text=order(["/bin/sh", "-c", "printf one; printf two >&2; exec sleep 60"]))
-    until(lambda: text_of(folder / "err") == "two", what="the output")
-    telling = begin("observe", folder, json.dumps({"out": 1, "err": 0, "setup": 0}))
-    assert json.loads(telling.stdout.readline()) == {"stream": "out", "offset": 1, "size": 2}
-    os.killpg(int((folder / "group").read_text()), signal.SIGTERM)
-    with telling.stdin, telling.stdout, telling.stderr:
-        rest = telling.stdout.read()
-        telling.wait()
-    assert rest.index("two") < rest.index('"exit"') < rest.index('"sha256"')
+def test_a_session_that_lasts_as_long_as_its_command_is_answered_when_it_begins(folder):
+    """As the SSH server of a node has it that ends what a session leaves behind."""
+    process = begin(COXSWAIN_STAY="1")
+    tell(process, "start", folder, text=order(SLEEPS))
+    process.stdin.close()
+    with process.stdout, process.stderr:
+        assert process.stdout.read() == b"started\n"
+        assert process.stderr.read() == b""
+        assert process.poll() is None
+        assert keeper_of(folder) == process.pid
+        call("signal", folder, "TERM")
+        process.wait(20)
+    assert end_of(folder)["signal"] == 15
+
+
+def log_of(*frames):
+    return b"".join(struct.pack(">cHIIQ", kind, 0, rank, len(data), 1) + data for kind, rank, data in frames)
+
+
+def observed(folder, at=0):
+    """[(word, bytes)] to the end of it."""
+    told, text = [], call("observe", folder, at).encode("latin-1", errors="surrogateescape")
+    while text:
+        line, text = text.split(b"\n", 1)
+        word = json.loads(line)
+        told.append((word, text[: word.get("size", 0)]))
+        text = text[word.get("size", 0) :]
+    return told
+
+
+def test_everything_is_told_before_the_end_and_then_the_checksums(folder):
+    log = log_of((b"o", 3, b"one\n"), (b"e", 0, b"two"), (b"n", 0, b"late"), (b"s", 0, b"said"))
+    folder.mkdir()
+    (folder / "log").write_bytes(log)
+    call("start", folder, text=order(["/bin/sh", "-c", "exit 3"]))
+    end_of(folder)
+    told = observed(folder, 5)
+    assert b"".join(data for _, data in told) == log[5:]
+    assert told[0][0] == {"log": 5, "size": len(log) - 5}
+    assert [name for word, _ in told for name in ("log", "exit", "sha256") if name in word] == [
+        "log", "exit", "sha256"
+    ]  # fmt: skip
+    assert told[-1][0]["sha256"] == {
+        "o": sha256(b"one\n").hexdigest(), "e": sha256(b"two").hexdigest(), "s": sha256(b"latesaid").hexdigest()
+    }  # fmt: skip
+
+
+def test_the_end_is_told_at_once(folder):
+    call("start", folder, text=order(SLEEPS))
+    process = begin()
+    tell(process, "observe", folder, 0)
+    process.stdin.close()
+    with process.stdout, process.stderr:
+        assert "beat" in json.loads(process.stdout.readline())
+        call("signal", folder, "TERM")
+        rest = process.stdout.read().decode()
+        process.wait(20)
     assert '"signal": 15' in rest
+
+
+def test_what_has_not_begun_is_waited_for(folder):
+    process = begin()
+    tell(process, "observe", folder, 0)
+    process.stdin.close()
+    with process.stdout, process.stderr:
+        assert json.loads(process.stdout.readline()) == {"never": True}
+        call("start", folder, text=order(["/bin/sh", "-c", "exit 4"]))
+        rest = process.stdout.read().decode()
+        process.wait(20)
+    assert '"status": 4' in rest
+
+
+def test_while_checksums_are_computed_there_are_beats(tmp_path, monkeypatch):
+    """A head node that is busy with them for minutes is not taken for silent."""
+    monkeypatch.syspath_prepend(ROOT / "portal" / "onnode")
+    detach = importlib.import_module("detach")
+    seconds = iter(range(1000))
+    monkeypatch.setattr(detach, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    (tmp_path / "log").write_bytes(log_of(*[(b"o", 0, bytes(1 << 20))] * 20))
+    beats = []
+    assert detach.digests(tmp_path / "log", lambda: beats.append(1)) == {"o": sha256(bytes(20 << 20)).hexdigest()}
+    assert len(beats) == 20
+
+
+def test_a_time_limit_is_kept_by_the_node_and_leaves_time_to_save(folder):
+    script = "trap 'echo saved; exit 9' TERM; echo became; while :; do sleep 0.05; done"
+    call("start", folder, text=order(["/bin/bash", "-c", script], seconds=0.3))
+    end = end_of(folder)
+    assert (end["limit"], end["status"]) == (True, 9)
+    assert "saved" in (folder / "out").read_text()
+
+
+def test_what_is_deaf_to_its_time_limit_is_killed(folder):
+    script = "trap '' TERM; while :; do sleep 0.05; done"
+    call("start", folder, text=order(["/bin/bash", "-c", script], seconds=0.3))
+    end = end_of(folder)
+    assert (end["limit"], end["signal"]) == (True, 9)
+
+
+DAEMON = """
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.closerange(0, 99)
+        os.execve("/bin/sleep", ["daemon-of-a-test", "300"], {})
+    os._exit(0)
+os.wait()
+print("left", flush=True)
+"""
+
+
+def test_a_daemon_with_an_empty_environment_ends_with_it(folder):
+    call("start", folder, text=order([sys.executable, "-c", DAEMON]))
+    end = end_of(folder)
+    assert (end["status"], end["left"]) == (0, 1)
+    running = [p for p in Path("/proc").iterdir() if p.name.isdigit() and is_alive(p.name)]
+    assert not [p for p in running if b"daemon-of-a-test" in (p / "cmdline").read_bytes()]
+
+
+def test_only_one_at_a_time_holds_the_fence(folder, tmp_path):
+    fence = tmp_path / "fence"
+    call("start", folder, text=order(SLEEPS, alone=str(fence)))
+    other = order(["/bin/sh", "-c", "echo other"], alone=str(fence))
+    assert call("start", tmp_path / "other", text=other) == f"busy {folder}\n"
+    assert call("list", fence) == f"{folder}\n"
+    assert not (tmp_path / "other" / "out").exists()
+    call("signal", folder, "KILL")
+    end_of(folder)
+    assert call("list", fence) == "\n"
+    assert call("start", tmp_path / "other", text=other) == "started\n"
+    end_of(tmp_path / "other")
+
+
+def test_a_secret_is_in_no_memory_of_what_goes_on(folder, programs):
+    secret = "s3cret-of-the-test"
+    call("start", folder, text=order(["become"], program="program", secret=secret), programs=programs)
+    until(lambda: "became" in text_of(folder / "out"), what="the command")
+    keeper = until(lambda: keeper_of(folder), what="the keeper")
+    until(lambda: b"finish" in Path(f"/proc/{keeper}/cmdline").read_bytes(), what="an empty memory")
+    for pid in (keeper, child_of(keeper)):
+        assert secret.encode() not in memory_of(pid)
+    call("signal", folder, "KILL")
+    assert end_of(folder)["signal"] == 9
+
+
+def memory_of(pid):
+    found = []
+    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            if " rw" in line:
+                try:
+                    memory.seek(start)
+                    found.append(memory.read(end - start))
+                except (OSError, ValueError):
+                    continue
+    assert found
+    return b"".join(found)
