@@ -216,8 +216,10 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         raise Http404 from error
     stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
     shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
-    earlier = store.reach(output, wanted, shown["start"])[0] if wanted else max(0, shown["start"] - store.TAIL)
-    return render(request, "tasks/output.html", {"task": task, "viewer": shown | {"fault": fault}, "earlier": earlier})
+    start = shown["start"]
+    earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+    context = {"task": task, "viewer": shown | {"fault": fault}, "earlier": earlier, "has_earlier": earlier or found}
+    return render(request, "tasks/output.html", context)
 
 
 @login_required
