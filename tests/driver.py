@@ -34,7 +34,7 @@ from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import ledger, live, output  # noqa: E402
-from portal.tasks.models import Output, Step, Stream, Task  # noqa: E402
+from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -347,6 +347,19 @@ def say(output, data, stream="portal", times=1):
     store = Output.objects.get(uuid=output)
     for n in range(times):
         store.append(Stream[stream.upper()], data.replace("{n}", str(n)).encode("latin-1"))
+    return store.head
+
+
+def say_ranks(output, pieces, nodes=None):
+    """[rank, text] or [rank, text, stream, world] each, as a node's log would bring them."""
+    store = Output.objects.get(uuid=output)
+    if nodes is not None:
+        Output.objects.filter(pk=store.pk).update(nodes=nodes)
+    log = [
+        Segment(Stream[(more[0] if more else "stdout").upper()], text.encode(), now(), *more[1:], rank=rank)
+        for rank, text, *more in pieces
+    ]
+    store.append_log(log, offset=store.log, size=1)
     return store.head
 
 

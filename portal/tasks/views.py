@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.conf import settings
@@ -41,15 +42,55 @@ def _may_change(request: HttpRequest, task: Task) -> bool:
     return bool(type(task.subject).objects.all().may_change(request.user, task.subject))
 
 
-def viewer(output: Output, *, after: int | None = None) -> dict[str, Any]:
-    """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins."""
-    start = store.tail_position(output) if after is None else max(0, min(after, output.head))
+STREAMS = (("", "All streams"), ("stdout", "stdout"), ("stderr", "stderr"), ("portal,setup", "portal and set-up"))
+
+
+def viewer(
+    output: Output, *, after: int | None = None, stream: str = "", rank: str = "", wanted: store.Filter | None = None
+) -> dict[str, Any]:
+    """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins.
+
+    `wanted` is the filter that `stream` and `rank` are the words of. Rows go from `start` to `until`; `after` None: to
+    the end.
+    """
+    pieces: list[store.Piece] = []
+    if wanted and after is None:
+        pieces = store.tail(output, wanted)
+        start, until = pieces[0].position if pieces else 0, output.head
+    elif wanted:
+        start = max(0, min(after or 0, output.head))
+        pieces, until = store.find(output, wanted, start, limit=store.TAIL)
+    else:
+        start = until = store.tail_position(output) if after is None else max(0, min(after, output.head))
+        end = min(output.head, start + store.TAIL)
+        while until < end and (more := store.read(output, until, until=end)):
+            pieces += more
+            until = more[-1].end
     return {
         "output": output,
         "start": start,
-        "rows": store.rows(output, store.read(output, start, limit=store.TAIL)),
-        "streams": [stream.name.lower() for stream in Stream if output.size(stream)],
+        "until": until,
+        "rows": store.rows(output, pieces),
+        "streams": [one.name.lower() for one in Stream if output.size(one)],
+        "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
+        "choices": STREAMS,
+        "stream": stream,
+        "rank": rank,
+        "query": urlencode({name: value for name, value in (("rank", rank), ("stream", stream)) if wanted and value}),
+        "empty": _nothing(stream, rank, so_far=not output.ended, part=after is not None) if wanted else "",
     }
+
+
+def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
+    """Why a page with a filter is empty, in words; the same in viewer.js."""
+    to = f" to {stream}" if stream in ("stdout", "stderr") else ""
+    when = " in this part" if part else " so far" if so_far else ""
+    words = ", ".join(rank.replace(",", " ").split())
+    if not words:
+        return f"{f'Nothing has been written{to}' if to else 'The portal has said nothing'}{when}."
+    if re.fullmatch(r"[\d.]+", words):
+        return f"Rank {words} has written nothing{to}{when}."
+    return f"Ranks {'' if re.fullmatch(r'[0-9., -]+', words) else 'of '}{words} have written nothing{to}{when}."
 
 
 @require_safe
@@ -160,16 +201,24 @@ def output_nodes(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """A part of the output for a page without JavaScript, from `?after=` on."""
+    """The output alone, from `?after=` on, or the end of what `?rank=` and `?stream=` ask for."""
     output = _output_for(request, uuid)
     task = Task.objects.filter(output=output).order_by("-pk")[0]
     import_string(settings.ENTER)(request, task.subject)
+    wanted, fault = None, ""
     try:
-        after = max(0, int(request.GET.get("after", 0)))
+        wanted = _wanted(request, output)
+    except ValueError as error:
+        fault = str(error)
+    try:
+        after = max(0, int(request.GET["after"])) if "after" in request.GET else None
     except ValueError as error:
         raise Http404 from error
-    shown = viewer(output, after=after)
-    context = {"task": task, "viewer": shown, "earlier": max(0, after - store.TAIL), "later": after + store.TAIL}
+    stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
+    shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
+    start = shown["start"]
+    earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+    context = {"task": task, "viewer": shown | {"fault": fault}, "earlier": earlier, "has_earlier": earlier or found}
     return render(request, "tasks/output.html", context)
 
 

@@ -19,14 +19,15 @@ const line = {
   heard: 0,
   pause: 500,
   viewers: [],
+  skew: Number(document.querySelector("meta[name=now]")?.content ?? Date.now()) - Date.now(),
 
   start() {
     this.names = [...new Set([...document.querySelectorAll("[data-live]")].flatMap((e) => e.dataset.live.split(/\s+/)))].filter(Boolean);
-    this.skew = Number(document.querySelector("meta[name=now]")?.content ?? Date.now()) - Date.now();
     setInterval(() => this.tick(), 1000);
     if (!this.names.length) return;
     this.connect();
     addEventListener("online", () => this.retryNow());
+    addEventListener("offline", () => this.offline());
     document.addEventListener("visibilitychange", () => this.shown());
   },
 
@@ -75,6 +76,21 @@ const line = {
     this.polling ??= setTimeout(() => this.poll(), 1500);
   },
 
+  /* The browser says at once what silence would say in half a minute. It may be wrong where the portal is near. */
+  offline() {
+    if (this.stopped) return;
+    this.drop();
+    this.show("cut");
+  },
+
+  drop() {
+    const socket = this.socket;
+    if (!socket) return;
+    this.closed(socket, 1006);
+    socket.onmessage = null;
+    socket.close();
+  },
+
   retryNow() {
     if (this.socket || this.stopped) return;
     clearTimeout(this.again);
@@ -107,13 +123,7 @@ const line = {
   },
 
   tick() {
-    if (this.open && Date.now() - this.heard > this.DEAF) {
-      // A dead line may take minutes to close by itself.
-      const socket = this.socket;
-      this.closed(socket, 1006);
-      socket.onmessage = null;
-      socket.close();
-    }
+    if (this.open && Date.now() - this.heard > this.DEAF) this.drop(); // a dead line may take minutes to close by itself
     for (const element of document.querySelectorAll("[data-every]")) {
       const last = this.fetches.get(element.id)?.last ?? this.began;
       if (Date.now() - last >= Number(element.dataset.every) * 1000 && !document.hidden && !this.stopped) this.fetchSoon(element);

@@ -9,11 +9,17 @@ const theme = {
     const secure = location.protocol === "https:" ? "; secure" : "";
     document.cookie = `theme=${name}; path=/; max-age=31536000; samesite=lax${secure}`;
     document.documentElement.dataset.theme = name;
-    theme.paint();
+    say(theme.paint());
   },
   paint() {
     const dark = theme.get() === "auto" ? matchMedia("(prefers-color-scheme: dark)").matches : theme.get() === "dark";
     document.documentElement.dataset.bsTheme = dark ? "dark" : "light";
+    const words = `Theme: ${theme.get() === "auto" ? `as the system has it, ${dark ? "dark" : "light"}` : theme.get()}`;
+    for (const button of document.querySelectorAll("[data-theme-next]")) {
+      button.title = `${words}. Change it`;
+      button.querySelector(".visually-hidden").textContent = `${words}. Change theme`;
+    }
+    return words;
   },
 };
 theme.paint();
@@ -50,7 +56,6 @@ document.addEventListener("click", (event) => {
   if (button?.matches("[data-theme-next]")) {
     const next = theme.names[(theme.names.indexOf(theme.get()) + 1) % theme.names.length];
     theme.set(next);
-    say(`Theme: ${next}`);
   } else if (button) {
     copy(button);
   }
@@ -81,5 +86,6 @@ addEventListener("pageshow", () => {
 });
 
 document.addEventListener("DOMContentLoaded", () => {
+  theme.paint(); // its button is there now
   document.querySelector(".error-summary")?.focus();
 });

@@ -3,15 +3,21 @@
    A frame is what `portal.tasks.output.frame` makes. The cursor is the position of the next byte that we do not have:
    a frame that begins elsewhere is dropped, so that nothing is shown twice and nothing is left out. The page shows a
    window of at most LIMIT rows; while the reader is at its end it moves on, else it stands still, and what is not shown
-   is said in words with its line numbers. */
+   is said in words with its line numbers.
+
+   A row is a line of one writer: a stream of a rank, or what no rank wrote. Rows stand in the order in which they begin;
+   a line gets its number when it ends, which is its number in the download. A filter by rank and stream decides what
+   becomes a row: the live line brings everything, what lies behind is asked for with the filter. */
 "use strict";
 
 const LIMIT = 5000; // rows in the page
 const LONGEST = 8 * 1024; // characters of one row, until asked for more
 const KEPT = 1024 * 1024; // characters of one row that are kept for asking
-const REACH = 192 * 1024; // bytes before the window that "Load earlier" fetches
+const REACH = 192 * 1024; // wanted bytes before the window that "Load earlier" fetches
 const FAR = 2 * 1024 * 1024; // bytes behind the head that are jumped over by a reader who follows
 const NAMES = { 1: "stdout", 2: "stderr", 3: "portal", 4: "setup" };
+const MARKS = { 1: "", 2: "stderr", 3: "portal", 4: "set-up" }; // in the rank's column, of what no rank wrote
+const NARROW = matchMedia("(max-width: 61.99rem)"); // as in portal.css
 const TOKEN = /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
 const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
@@ -27,17 +33,21 @@ function clocksOf(zone) {
   }
 }
 
-/* Bytes to rows: one decoder, one colour and one open row for each stream. */
+/* Bytes to rows: one decoder, one colour and one open row for each writer. */
 class Screen {
   constructor() {
-    this.streams = {};
+    this.writers = new Map();
     this.rows = []; // made since the last `taken`
-    this.touched = new Set(); // rows of before that got more text
+    this.touched = new Set(); // rows of before that got more text, or their number
   }
 
-  feed(stream, position, lineBefore, ms, bytes) {
-    const state = (this.streams[stream] ??= { decoder: new TextDecoder("utf-8", { ignoreBOM: true }), look: "", held: "", row: null, fresh: position > 0 });
-    let line = lineBefore;
+  feed({ stream, rank, position, line, ms, bytes }) {
+    const key = `${stream} ${rank}`;
+    let state = this.writers.get(key);
+    if (!state) {
+      state = { decoder: new TextDecoder("utf-8", { ignoreBOM: true }), look: "", held: "", row: null, fresh: position > 0 };
+      this.writers.set(key, state);
+    }
     let i = 0;
     if (state.fresh) while (i < 3 && bytes[i] >> 6 === 2) i++; // begun within a character
     state.fresh = false;
@@ -46,15 +56,15 @@ class Screen {
       const end = newline < 0 ? bytes.length : newline;
       let row = state.row;
       if (!row) {
-        row = state.row = { line: line + 1, ms, stream, position: position + i, parts: [], length: 0, rest: [], restLength: 0, returned: false, element: null };
+        row = state.row = { line: null, ms, stream, rank, position: position + i, parts: [], length: 0, rest: [], restLength: 0, returned: false, element: null };
         this.rows.push(row);
       } else if (row.element) {
         this.touched.add(row);
       }
       this.write(state, row, state.decoder.decode(bytes.subarray(i, end), { stream: newline < 0 }), newline >= 0);
       if (newline < 0) break;
+      row.line = ++line;
       state.row = null;
-      line++;
       i = newline + 1;
     }
   }
@@ -140,7 +150,58 @@ function colour(look, numbers) {
   return [...on].sort().join(" ");
 }
 
+/* Which writers are wanted: what people write in the fields, as `portal.tasks.output.Filter` reads it too. */
+class Filter {
+  static RANKS = /^(?:(\d{1,5})\.)?(\d{1,9})(?:-(\d{1,9}))?$/;
+
+  constructor(rank, stream, nodes) {
+    this.rank = rank.trim().replace(/[\s,]+/g, ",").replace(/^,|,$/g, "");
+    this.stream = stream;
+    this.known = new Map();
+    this.streams = stream ? new Set(stream.split(",")) : null;
+    this.ranks = this.rank ? this.rank.split(",").flatMap((word) => Filter.ranks(word, nodes)) : null;
+    this.query = new URLSearchParams(Object.entries({ rank: this.rank, stream }).filter(([, value]) => value)).toString();
+  }
+
+  static ranks(word, nodes) {
+    if (nodes.hosts.includes(word)) return [...nodes.of].filter(([, host]) => host === word).flatMap(([name]) => Filter.ranks(name, nodes));
+    const match = word.match(Filter.RANKS);
+    if (!match) throw new Error(`“${word}” is no rank. Write 3, or 0-7,12${nodes.hosts.length ? ", or the name of a node" : ""}.`);
+    return [[Number(match[1] ?? 0), Number(match[2]), Number(match[3] ?? match[2])]];
+  }
+
+  takes(stream, rank) {
+    const key = `${stream} ${rank}`;
+    let known = this.known.get(key);
+    if (known === undefined) {
+      known = (!this.streams || this.streams.has(NAMES[stream])) && (!this.ranks || this.has(rank));
+      this.known.set(key, known);
+    }
+    return known;
+  }
+
+  has(name) {
+    if (name === null) return false;
+    const [rank, world] = String(name).split(".").reverse().map(Number);
+    return this.ranks.some(([of, first, last]) => of === (world ?? 0) && first <= rank && rank <= last);
+  }
+
+  /* "rank 17", "ranks 0-7,12", "ranks of tide-2"; the same in tasks/views.py. */
+  get who() {
+    if (!this.rank) return "";
+    if (/^[\d.]+$/.test(this.rank)) return `rank ${this.rank}`;
+    return `ranks ${/^[\d.,-]+$/.test(this.rank) ? "" : "of "}${this.rank.replaceAll(",", ", ")}`;
+  }
+
+  get what() {
+    const to = this.stream === "stdout" || this.stream === "stderr" ? ` to ${this.stream}` : "";
+    if (this.who) return `${this.who[0].toUpperCase()}${this.who.slice(1)} ${/^ranks/.test(this.who) ? "have" : "has"} written nothing${to}`;
+    return to ? `Nothing has been written${to}` : "The portal has said nothing";
+  }
+}
+
 const number = (n) => n.toLocaleString("en-US");
+const lines = (n) => `${number(n)} ${n === 1 ? "line" : "lines"}`;
 function make(tag, look, text) {
   const element = document.createElement(tag);
   if (look) element.className = look;
@@ -165,8 +226,13 @@ class Viewer {
     this.clocks = clocksOf(data.zone);
     this.cursor = Number(data.start); // of the line to the portal
     this.shownTo = this.cursor; // of the window
+    this.from = this.cursor; // where the window begins
     this.told = { ended: false, kept: false };
     this.header = null;
+    this.wanted = null; // a Filter; null: everything
+    this.nodes = { hosts: [], of: new Map() }; // rank → hostname
+    this.knownRanks = 0;
+    this.turn = 0; // of what is loaded: what was asked for before the filter changed is dropped
     this.screen = new Screen();
     this.rows = [];
     this.waiting = []; // frames' pieces that are not rows yet
@@ -174,16 +240,18 @@ class Viewer {
     this.asking = null;
     this.painting = 0;
     this.begun = false;
-    this.following = true;
+    this.following = !("still" in data);
     this.scrolledTo = 0;
     this.hits = [];
     this.at = -1;
     this.wired = false;
     this.top = null;
     this.bottom = null;
+    this.empty = null;
     this.wire();
     line.viewers.push(this);
-    this.askByHttp();
+    if (this.fields.rank?.value || this.fields.stream?.value) this.filter();
+    else this.askByHttp();
   }
 
   get complete() {
@@ -217,22 +285,33 @@ class Viewer {
     else if (line.open) setTimeout(() => this.ask(), 1000);
   }
 
-  async fetch(after, until) {
-    const response = await fetch(`${this.url}?after=${after}${until === undefined ? "" : `&until=${until}`}`, { cache: "no-store" });
+  async get(url, query) {
+    const response = await fetch(`${url}?${query}${this.wanted ? `&${this.wanted.query}` : ""}`, { cache: "no-store" });
     if (response.redirected) line.signedOut();
     else if (response.status === 404) line.gone();
-    if (response.redirected || !response.ok) throw new Error(`frame: ${response.status}`);
-    return response.arrayBuffer();
+    if (response.redirected || !response.ok) throw new Error(`${url}: ${response.status}`);
+    return response;
   }
 
+  async fetch(after, until) {
+    return (await this.get(this.url, `after=${after}${until === undefined ? "" : `&until=${until}`}`)).arrayBuffer();
+  }
+
+  /* A frame's pieces lie side by side, and each position and line follows from the one before; those of a filtered
+     frame have their own. */
   static read(buffer) {
     const size = new DataView(buffer).getUint32(0);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
     let at = 4 + size;
-    header.pieces = header.pieces.map(([stream, position, length, lineBefore, ms]) => {
+    let nextPosition = header.after;
+    let nextLine = header.line;
+    header.pieces = header.pieces.map(([stream, rank, length, later, position = nextPosition, line = nextLine]) => {
       const bytes = new Uint8Array(buffer, at, length);
       at += length;
-      return [stream, position, lineBefore, ms, bytes];
+      nextPosition = position + length;
+      nextLine = line;
+      for (let i = bytes.indexOf(10); i >= 0; i = bytes.indexOf(10, i + 1)) nextLine++;
+      return { stream, rank, position, line, ms: header.at + later, bytes };
     });
     return header;
   }
@@ -255,15 +334,16 @@ class Viewer {
       this.jump();
       return true;
     }
+    if (header.ranks !== this.knownRanks) this.learn(header.ranks);
     if (this.moving) {
       this.shownTo = header.next;
-      this.waiting.push(...header.pieces);
+      for (const piece of header.pieces) if (!this.wanted || this.wanted.takes(piece.stream, piece.rank)) this.waiting.push(piece);
     }
     if (!this.begun) {
       this.begun = true;
       this.list.replaceChildren();
     }
-    if (this.complete && !wasComplete && way === "socket") say(`Output complete, ${number(header.lines)} lines`);
+    if (this.complete && !wasComplete && way === "socket") say(`Output complete, ${lines(header.lines)}`);
     if (this.complete) line.show();
     this.paintSoon(() => {
       if (way === "socket" || line.open || header.next < header.head) this.ask();
@@ -286,7 +366,7 @@ class Viewer {
   }
 
   paint() {
-    for (const piece of this.waiting) this.screen.feed(...piece);
+    for (const piece of this.waiting) this.screen.feed(piece);
     this.waiting = [];
     let [fresh, touched] = this.screen.taken();
     if (this.moving && !this.following && this.rows.length + fresh.length > LIMIT && this.rows.length) {
@@ -302,6 +382,7 @@ class Viewer {
     if (tooMany > 0) {
       for (const row of this.rows.splice(0, tooMany)) row.element.remove();
       this.hits = this.hits.filter((hit) => hit.row.element.isConnected);
+      this.from = (this.rows[0] ?? fresh[0]).position;
     }
     this.rows.push(...fresh);
     if (this.bottom) this.bottom.before(part);
@@ -326,14 +407,26 @@ class Viewer {
     const [time, day] = this.clock(row.ms);
     const clock = make("span", "at", time);
     clock.title = day;
-    li.append(make("span", "no", row.line), clock, make("span", "rk", row.stream === 1 ? "" : NAMES[row.stream]), make("span", "x"));
+    const ranked = row.rank !== null;
+    const mark = make(ranked ? "abbr" : "span", "rk", ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream]);
     row.element = li;
+    li.append(make("span", "no"), clock, mark, make("span", "x"));
+    if (ranked) {
+      this.nameRank(row);
+      if (!this.ranked) this.showRanks();
+    }
     this.fill(row);
     return li;
   }
 
+  nameRank(row) {
+    const node = this.nodes.of.get(String(row.rank));
+    row.element.querySelector(".rk").title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+  }
+
   fill(row) {
     const x = row.element.lastChild;
+    row.element.firstChild.textContent = row.line ?? "";
     const parts = row.parts.map(([look, text]) => (look ? make("span", look, text) : document.createTextNode(text)));
     if (row.restLength) {
       const whole = row.restLength <= KEPT;
@@ -351,13 +444,38 @@ class Viewer {
 
   /* What is stored and not in the page, above and below, in words. */
   edges() {
-    const first = this.rows[0];
-    const hiddenAbove = first ? first.line - 1 : 0;
-    this.top = this.edge(this.top, hiddenAbove > 0, `Lines 1–${number(hiddenAbove)} are not shown`, [["earlier", "Load earlier"]], true);
-    const last = this.rows.at(-1);
-    const below = !this.moving && this.header && last ? this.header.lines - last.line : 0;
-    this.bottom = this.edge(this.bottom, !this.moving, `${number(Math.max(0, below))} later lines are not shown`, [["later", "Load later"], ["end", "Jump to the end"]], false);
+    const shown = this.rows.filter((row) => row.line !== null).map((row) => row.line);
+    const hiddenAbove = shown.length ? Math.min(...shown) - 1 : 0;
+    const above = this.wanted ? `There may be earlier lines of ${this.wanted.who || "this kind"}` : `Lines 1–${number(hiddenAbove)} are not shown`;
+    this.top = this.edge(this.top, this.rows.length > 0 && (this.wanted ? this.from > 0 : hiddenAbove > 0), above, [["earlier", "Load earlier"]], true);
+    const below = !this.moving && this.header && shown.length ? Math.max(0, this.header.lines - Math.max(...shown)) : 0;
+    const later = this.wanted ? "Later lines are not shown" : `${number(below)} later ${below === 1 ? "line is" : "lines are"} not shown`;
+    this.bottom = this.edge(this.bottom, !this.moving, later, [["later", "Load later"], ["end", "Jump to the end"]], false);
+    this.showEmpty();
     this.showFollowing();
+  }
+
+  /* A filter that lets nothing through says so. */
+  showEmpty() {
+    let words = "";
+    if (this.wanted && this.searching) words = `Looking for lines of ${this.wanted.who || this.wanted.stream.replace(",", " and ")}…`;
+    else if (this.wanted && !this.rows.length && this.header) {
+      const known = [...this.nodes.of.keys()];
+      const last = Math.max(...known.filter((name) => !name.includes(".")).map(Number));
+      words = `${this.wanted.what}${this.complete ? "" : " so far"}.`;
+      if (this.wanted.ranks && known.length && !known.some((name) => this.wanted.has(name))) words += ` This run has ranks 0 to ${last}.`;
+    }
+    if (!words) {
+      this.empty?.remove();
+      this.empty = null;
+      return;
+    }
+    this.empty ??= make("li", "gap-row");
+    if (this.empty.parentNode !== this.list) this.list.replaceChildren(this.empty);
+    if (this.empty.textContent !== words) {
+      this.empty.textContent = words;
+      say(words);
+    }
   }
 
   showFollowing() {
@@ -403,13 +521,14 @@ class Viewer {
     const place = this.root.querySelector("[data-state]");
     const h = this.header;
     if (!place || !h) return;
-    const size = `${number(this.cursor)} of ${number(h.head)} bytes`;
+    const soFar = h.lines || !h.head ? `${lines(h.lines)} so far` : `${number(h.head)} bytes so far`;
+    const over = h.ended || (this.keeps && document.querySelector("[data-ended]"));
     let look, sign, words;
-    if (this.complete) [look, sign, words] = ["t-ok", "bi-patch-check-fill", `Complete: ${size}, ${number(h.lines)} lines`];
-    else if (!line.open && line.state === "cut") [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; shown up to byte ${number(this.cursor)}`];
-    else if (h.ended && h.next >= h.head) [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
-    else if (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500) [look, sign, words] = ["t-ok", "bi-broadcast", `Receiving, ${number(h.lines)} lines so far`];
-    else [look, sign, words] = ["muted", "bi-hourglass", h.head ? `Waiting for output, ${number(h.lines)} lines so far` : "Waiting for output"];
+    if (this.complete) [look, sign, words] = ["t-ok", "bi-patch-check-fill", `Complete: ${number(this.cursor)} of ${number(h.head)} bytes, ${lines(h.lines)}`];
+    else if (!line.open && line.state === "cut") [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; ${soFar}`];
+    else if (over && h.next >= h.head) [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
+    else if (h.head && (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500)) [look, sign, words] = ["t-ok", "bi-broadcast", `Receiving, ${soFar}`];
+    else [look, sign, words] = ["muted", "bi-hourglass", h.head ? `Waiting for output, ${soFar}` : "Waiting for output"];
     clearTimeout(this.quiet);
     if (sign === "bi-broadcast") this.quiet = setTimeout(() => this.showState(), 2600);
     const key = words + h.agrees + JSON.stringify(h.sha256) + this.complete;
@@ -459,29 +578,60 @@ class Viewer {
     requestAnimationFrame(once);
   }
 
+  /* Rows of what is wanted from a position on, until there are so many bytes of it; and how far that went. */
   async range(from, to, most) {
     const screen = new Screen();
     let at = from;
-    while (at < to && at - from < most) {
+    let got = 0;
+    while (at < to && got < most) {
       const header = Viewer.read(await this.fetch(at, to));
       if (header.next <= at) break;
-      for (const piece of header.pieces) screen.feed(...piece);
+      for (const piece of header.pieces) {
+        screen.feed(piece);
+        got += piece.bytes.length;
+      }
       at = header.next;
+      this.header ??= header;
     }
     return [screen, at];
   }
 
-  async load(from, { until, end, keep }) {
-    if (this.loading) return;
+  /* From where on there are REACH wanted bytes before a position. */
+  async reach(before) {
+    if (!this.wanted) return Math.max(0, before - REACH);
+    let at = before;
+    let found = 0;
+    const turn = this.turn;
+    while (at > 0 && found < REACH && turn === this.turn) {
+      const answer = await (await this.get(this.root.dataset.reach, `before=${at}&enough=${REACH - found}`)).json();
+      if (answer.position >= at) break;
+      at = answer.position;
+      found += answer.found;
+    }
+    return at;
+  }
+
+  /* Make the window anew: from a position on, or as far before `reach` as it takes. */
+  async load({ from, reach, end, keep }) {
+    const turn = ++this.turn;
     this.loading = true;
     this.log.ariaBusy = "true";
     const offset = keep && keep.element.getBoundingClientRect().top - this.log.getBoundingClientRect().top;
+    const slow = setTimeout(() => {
+      this.searching = true;
+      this.showEmpty();
+    }, 500);
     try {
-      const target = until ?? this.cursor;
-      let [screen, at] = await this.range(from, target, end ? Infinity : 3 * REACH);
+      const begin = from ?? (await this.reach(reach));
+      const target = this.cursor;
+      let [screen, at] = turn === this.turn ? await this.range(begin, target, end ? Infinity : 3 * REACH) : [];
+      if (turn !== this.turn) return;
       let [rows] = screen.taken();
-      if (end) rows = rows.slice(-LIMIT);
-      else if (rows.length > LIMIT) {
+      this.from = begin;
+      if (end && rows.length > LIMIT) {
+        rows = rows.slice(-LIMIT);
+        this.from = rows[0].position;
+      } else if (rows.length > LIMIT) {
         at = rows[LIMIT].position;
         rows = rows.slice(0, LIMIT);
       }
@@ -494,30 +644,101 @@ class Viewer {
       this.following = Boolean(end);
       this.shownTo = at;
       if (!this.moving) this.screen = new Screen();
+      this.searching = false;
       const part = document.createDocumentFragment();
       for (const row of rows) part.append(this.build(row));
       this.list.replaceChildren(part);
       this.edges();
       if (end) this.toEnd();
       else if (keep) {
-        const same = rows.find((row) => row.line === keep.line);
+        const same = rows.findLast((row) => row.position <= keep.position);
         if (same) this.place(same, offset);
       }
       if (this.query) this.findSoon();
     } catch {
-      say("The lines could not be loaded; try again");
+      if (turn === this.turn) {
+        say("The lines could not be loaded; try again");
+        if (this.searching) this.list.replaceChildren(...this.rows.map((row) => row.element));
+      }
+    } finally {
+      clearTimeout(slow);
     }
+    if (turn !== this.turn) return;
+    this.searching = false;
     this.loading = false;
     this.log.ariaBusy = "false";
     this.showState();
     this.ask();
   }
 
-  async jump() {
-    if (this.loading) return;
+  jump() {
     const head = Math.max(this.cursor, this.header?.head ?? 0);
     this.cursor = head;
-    await this.load(Math.max(0, head - REACH), { until: head, end: true });
+    return this.load({ reach: head, end: true });
+  }
+
+  // Ranks, and the filter
+
+  /* More is known of where ranks run. */
+  async learn(count) {
+    this.knownRanks = count;
+    let nodes;
+    try {
+      nodes = await (await this.get(this.root.dataset.nodes, "")).json();
+    } catch {
+      this.knownRanks = 0; // the next frame asks again
+      return;
+    }
+    const hosts = nodes.hosts ?? [];
+    this.nodes = { hosts, of: new Map(Object.entries(nodes.of ?? {}).map(([name, index]) => [name, hosts[index]])) };
+    for (const row of this.rows) if (row.rank !== null) this.nameRank(row);
+    const list = this.root.querySelector("datalist");
+    if (list) {
+      const choices = [...hosts.map((host) => [host, "all ranks of this node"]), ...this.nodes.of];
+      list.replaceChildren(...choices.map(([value, label]) => Object.assign(make("option"), { value, label })));
+    }
+    this.showRanks();
+    if (this.fields.rank?.value) this.filter();
+    this.showEmpty();
+  }
+
+  showRanks() {
+    this.ranked = true;
+    this.root.classList.add("has-ranks");
+    if (this.fields.rank && this.nodes.of.size) this.fields.rank.placeholder = `all ${number(this.nodes.of.size)}`;
+  }
+
+  filter() {
+    const { rank, stream } = this.fields;
+    const fault = this.root.querySelector("[data-fault]");
+    let wanted;
+    try {
+      wanted = new Filter(rank?.value ?? "", stream?.value ?? "", this.nodes);
+    } catch (error) {
+      rank.ariaInvalid = "true";
+      fault.textContent = error.message;
+      return;
+    }
+    if (rank) rank.ariaInvalid = "false";
+    if (fault) fault.textContent = "";
+    const query = wanted.query;
+    const same = query === (this.wanted?.query ?? "");
+    this.wanted = query ? wanted : null; // even if the words are the same: which ranks a node has may be news
+    if (same) return;
+    const address = new URL(location);
+    for (const name of ["rank", "stream"]) {
+      if (wanted[name]) address.searchParams.set(name, wanted[name]);
+      else address.searchParams.delete(name);
+    }
+    history.replaceState(history.state, "", address);
+    const link = this.root.querySelector("[data-filtered]");
+    if (link) {
+      link.hidden = !query;
+      link.firstElementChild.href = `${this.root.dataset.download}?${query}`;
+      link.firstElementChild.textContent = `Only ${[wanted.who, wanted.stream.replace(",", " and ")].filter(Boolean).join(", ")}`;
+    }
+    if (!this.header) this.cursor = Number(this.root.dataset.head);
+    this.jump();
   }
 
   // What the reader can do
@@ -532,9 +753,10 @@ class Viewer {
         return null;
       }
     };
-    for (const name of ["wrap", "times"]) {
+    for (const [name, usual] of [["wrap", null], ["times", String(!NARROW.matches)]]) {
       const button = root.querySelector(`[data-do=${name}]`);
-      if (button && stored(name) !== null) this[name](button, stored(name) === "true");
+      const wish = stored(name) ?? usual;
+      if (button && wish !== null) this[name](button, wish === "true");
     }
     this.remember = (name, on) => {
       try {
@@ -547,9 +769,19 @@ class Viewer {
       const button = event.target.closest("[data-do]");
       if (button) this[button.dataset.do](button);
     });
-    root.querySelector("[name=stream]")?.addEventListener("change", (event) => {
-      log.dataset.show = event.target.value;
-      if (this.query) this.findSoon();
+    const form = root.querySelector("form");
+    this.fields = { rank: form?.elements.rank, stream: form?.elements.stream };
+    for (const [name, field] of Object.entries(this.fields)) {
+      const asked = new URLSearchParams(location.search).get(name);
+      if (field && asked) field.value = asked;
+    }
+    form?.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.filter();
+    });
+    form?.addEventListener("input", (event) => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.filter(), event.target === this.fields.rank ? 400 : 0);
     });
     const find = root.querySelector("[name=find]");
     find?.addEventListener("input", () => this.findSoon(true));
@@ -563,6 +795,7 @@ class Viewer {
       if (event.target !== log || event.ctrlKey || event.metaKey || event.altKey) return;
       const act = {
         "/": () => find?.focus(),
+        r: () => this.ranked && this.fields.rank?.focus(),
         n: () => this.step(1),
         p: () => this.step(-1),
         f: () => this.first(),
@@ -600,7 +833,9 @@ class Viewer {
   }
 
   times(button, on) {
-    this.log.classList.toggle("no-times", !this.press("times", button, on));
+    const pressed = this.press("times", button, on);
+    this.log.classList.toggle("no-times", !pressed);
+    this.log.classList.toggle("with-times", pressed);
   }
 
   end() {
@@ -612,19 +847,18 @@ class Viewer {
   }
 
   earlier() {
-    const first = this.rows[0];
-    if (first) this.load(Math.max(0, first.position - REACH), { keep: first });
+    if (this.rows.length) this.load({ reach: this.from, keep: this.rows[0] });
     this.log.focus();
   }
 
   later() {
     const keep = this.rows.at(-1);
-    if (keep) this.load(this.rows[this.rows.length >> 1].position, { keep });
+    if (keep) this.load({ from: this.rows[this.rows.length >> 1].position, keep });
     this.log.focus();
   }
 
   first() {
-    const row = this.rows.find((one) => one.stream === 2 && one.element.checkVisibility());
+    const row = this.rows.find((one) => one.stream === 2);
     if (row) this.show(row);
     else say("No stderr in the lines shown");
   }
@@ -654,8 +888,6 @@ class Viewer {
         const text = row.element.lastChild.textContent.toLowerCase();
         for (let i = text.indexOf(words); i >= 0 && this.hits.length < 10000; i = text.indexOf(words, i + words.length)) this.hits.push({ row, start: i, end: i + words.length });
       }
-      const show = this.log.dataset.show;
-      if (show) this.hits = this.hits.filter((hit) => hit.row.element.checkVisibility());
       this.at = before ? this.hits.findIndex((hit) => hit.row === before) : -1;
     }
     this.paintHits();

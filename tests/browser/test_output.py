@@ -149,7 +149,7 @@ def test_a_task_that_ends_says_so_without_moving_the_focus(portal, page, say, ta
     page.keyboard.type("wor")
     portal.call("end_task", task=task["task"])
     page.wait_for_selector("#live:has-text('Ended; nothing more will come')")
-    page.wait_for_selector("[data-state]:has-text('Complete: 11 of 11 bytes, 1 lines')")
+    page.wait_for_selector("[data-state]:has-text('Complete: 11 of 11 bytes, 1 line')")
     page.wait_for_selector("#task-head .st:has-text('FINISHED')")
     until(lambda: page.text_content("#said"), what="something said to screen readers")
     assert page.title().startswith("Finished: ")

@@ -118,6 +118,9 @@ def test_the_theme_is_remembered_and_is_there_before_the_first_paint(open_desk):
     page.click("[data-theme-next]")
     page.reload()
     assert page.evaluate("document.documentElement.dataset.bsTheme") == "dark"
+    assert page.get_by_role("button", name="Theme: dark").get_attribute("title") == "Theme: dark. Change it"
+    page.click("[data-theme-next]")
+    page.get_by_role("button", name="Theme: as the system has it, light").wait_for()
 
 
 def test_a_form_sent_twice_makes_one_thing(open_desk, portal):

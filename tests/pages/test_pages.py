@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urljoin
@@ -18,7 +19,8 @@ from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
-from portal.tasks.models import Output, Step, Stream, Task
+from portal.tasks.models import Output, Segment, Step, Stream, Task
+from portal.tasks.output import compact
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -281,6 +283,63 @@ def test_output_is_given_from_any_position_and_as_a_download(client, filled, ali
     assert download["Content-Disposition"].startswith("attachment")
     assert download["X-Content-Type-Options"] == "nosniff"
     assert b"".join(download.streaming_content) == b"out\n"
+
+
+@pytest.fixture
+def ranks(filled, alice, client):
+    """Gets a part of the output of a run of two ranks."""
+    output = Run.objects.filter(status="finished").first().output
+    log = [
+        Segment(Stream.STDOUT, b"load 10%", now(), 0, 0),
+        Segment(Stream.STDOUT, b"mi", now(), 0, 1),
+        Segment(Stream.STDERR, b"oh\n", now(), 0, 1),
+        Segment(Stream.STDOUT, b"\rload 100%\n", now(), 0, 0),
+        Segment(Stream.STDOUT, b"ne\n", now(), 0, 1),
+    ]
+    output.append_log(log, offset=0, size=1)
+    output.nodes = {"hosts": ["tide-0", "tide-1"], "of": {"0": 0, "1": 1}}
+    output.save()
+    client.force_login(alice)
+    return lambda name, **asked: client.get(reverse(name, args=[output.uuid]), asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({}, b"out\noh\nload 10%\rload 100%\nmine\n"),
+        ({"stream": "stdout"}, b"out\nload 10%\rload 100%\nmine\n"),
+        ({"rank": "1"}, b"mioh\nne\n"),
+        ({"rank": "1", "stream": "stderr"}, b"oh\n"),
+        ({"rank": "0-1"}, b"oh\nload 10%\rload 100%\nmine\n"),
+        ({"rank": "tide-0"}, b"load 10%\rload 100%\n"),
+        ({"order": "arrival"}, b"out\nload 10%mioh\n\rload 100%\nne\n"),
+    ],
+)
+def test_a_download_is_whole_lines_or_the_bytes_of_one_rank_or_all_as_they_came(ranks, asked, given):
+    assert b"".join(ranks("output-download", **asked).streaming_content) == given
+
+
+def test_the_checksum_of_a_stream_can_be_checked_with_a_download(ranks):
+    output = Run.objects.filter(status="finished").first().output
+    compact(output)
+    arrival = ranks("output-download", order="arrival", stream="stdout")
+    assert sha256(b"".join(arrival.streaming_content)).hexdigest() == output.digests["stdout"]
+
+
+def test_what_names_no_rank_or_stream_is_nothing_to_download(ranks):
+    for asked in ({"rank": "x"}, {"stream": "loud"}, {"order": "size"}):
+        assert ranks("output-download", **asked).status_code == 404
+        assert ranks("output", **asked).status_code == 200  # a person is told what is wrong
+
+
+def test_a_page_can_be_asked_for_what_is_of_one_rank(ranks):
+    frame = ranks("output-frame", rank="1", stream="stdout").content
+    size = int.from_bytes(frame[:4], "big")
+    header = json.loads(frame[4 : 4 + size])
+    assert (header["next"], header["ranks"], frame[4 + size :]) == (31, 2, b"mine\n")
+    assert ranks("output-reach", rank="1", stream="stderr").json() == {"position": 0, "found": 3}
+    assert ranks("output-reach", rank="1", enough="2").json() == {"position": 28, "found": 3}
+    assert ranks("output-nodes").json() == {"hosts": ["tide-0", "tide-1"], "of": {"0": 0, "1": 1}}
 
 
 def test_pages_of_people_are_kept_in_no_cache(client, filled, alice):

@@ -1,0 +1,230 @@
+"""The output of many ranks: whose line it is, whole lines, and the filter."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import rows, violations
+from tests.running import until
+
+
+@pytest.fixture
+def task(portal, lab):
+    made = portal.call("open_task", workspace=lab)
+    yield made
+    portal.call("end_task", task=made["task"])
+
+
+@pytest.fixture
+def say(portal, task):
+    """Ranks 0 to 5 on three nodes, unless told otherwise."""
+
+    def say(*pieces, nodes=None):
+        portal.call("say_ranks", output=task["output"], pieces=pieces, nodes=nodes)
+
+    say(nodes={"hosts": ["tide-0", "tide-1", "tide-2"], "of": {str(rank): rank // 2 for rank in range(6)}})
+    return say
+
+
+@pytest.fixture
+def page(open_desk, task):
+    page = open_desk(f"/outputs/{task['output']}/")
+    page.wait_for_selector("#live:has-text('Live')")
+    return page
+
+
+def shown(page):
+    return [(mark, text) for _, mark, text in rows(page)]
+
+
+def wait_for(page, *texts):
+    until(lambda: [text for _, text in shown(page)] == list(texts), what=f"exactly the lines {texts}")
+
+
+def test_each_line_says_whose_it_is(portal, page, task, say):
+    portal.call("say", output=task["output"], data="cloned\n", stream="setup")
+    portal.call("say", output=task["output"], data="started\n", stream="portal")
+    say([5, "five\n"], [0, "zero\n", "stderr"], [2, "child\n", "stdout", 1])
+    wait_for(page, "cloned", "started", "five", "zero", "child")
+    assert [mark for mark, _ in shown(page)] == ["set-up", "portal", "r5", "r0 err", "r1.2"]
+    titles = page.eval_on_selector_all(".rk[title]", "marks => marks.map(mark => mark.title)")
+    assert titles == ["rank 5 on tide-2", "rank 0 on tide-0, stderr", "rank 1.2"]
+
+
+def test_a_task_without_ranks_has_no_field_for_them(portal, page, task):
+    portal.call("say", output=task["output"], data="one\n", stream="portal")
+    page.wait_for_selector(".ln:has-text('one')")
+    assert not page.locator("[name=rank]:visible").count()
+
+
+def test_lines_that_two_ranks_write_at_once_are_whole(page, say):
+    say([0, "load 10%"], [1, "hel"], [0, "\rload 50%"])
+    wait_for(page, "load 50%", "hel")
+    assert [number for number, _, _ in rows(page)] == ["", ""]
+    say([1, "lo\n"], [0, "\rload 100%"], [1, "caf\u00e9"])
+    wait_for(page, "load 100%", "hello", "caf\u00e9")
+    say([0, "\n"], [1, " closed\n"])
+    wait_for(page, "load 100%", "hello", "caf\u00e9 closed")
+    assert [number for number, _, _ in rows(page)] == ["2", "1", "3"]
+
+
+def test_a_filter_shows_one_rank_as_it_writes_and_combines_with_the_stream_and_find(page, say):
+    say(*([rank, f"step {step} of {rank}\n"] for step in range(3) for rank in range(6)))
+    page.wait_for_selector(".ln:has-text('step 2 of 5')")
+    page.get_by_label("Rank").fill("3")
+    wait_for(page, "step 0 of 3", "step 1 of 3", "step 2 of 3")
+    say([2, "other\n"], [3, "mine\n"], [3, "oh\n", "stderr"])
+    wait_for(page, "step 0 of 3", "step 1 of 3", "step 2 of 3", "mine", "oh")
+    assert [number for number, _, _ in rows(page)][-2:] == ["20", "21"]
+    page.get_by_label("Stream").select_option("stderr")
+    wait_for(page, "oh")
+    page.get_by_label("Stream").select_option("")
+    wait_for(page, "step 0 of 3", "step 1 of 3", "step 2 of 3", "mine", "oh")
+    page.get_by_label("Find in output").fill("step")
+    page.wait_for_selector("[data-hits]:has-text('1 of 3 in the lines shown')")
+    page.get_by_label("Rank").fill("")
+    until(lambda: len(shown(page)) == 21, what="all lines again")
+
+
+def test_the_last_lines_of_a_rank_are_fetched_from_far_behind(page, say):
+    say([3, "early\n"])
+    for _ in range(3):
+        say([0, ("x" * 99 + "\n") * 20_000])
+    page.click(".follow")
+    page.wait_for_selector(".ln .no:text-is('60001')")
+    page.get_by_label("Rank").fill("3")
+    wait_for(page, "early")
+    say([0, "not wanted\n"], [3, "late\n"])
+    wait_for(page, "early", "late")
+
+
+def test_earlier_lines_of_a_rank_can_be_loaded_and_the_end_is_found_again(page, say):
+    for part in range(3):
+        say(*([n % 2, f"{part} {n:05} {'z' * 80}\n"] for n in range(6_000)))
+    page.click(".follow")
+    page.wait_for_selector(".ln .no:text-is('18000')")
+    page.get_by_label("Rank").fill("1")
+    page.wait_for_selector(".gap-row:has-text('There may be earlier lines of rank 1')")
+    first = int(rows(page)[0][0])
+    page.click("text=Load earlier")
+    until(lambda: int(rows(page)[0][0]) < first, what="earlier lines")
+    numbers = [int(number) for number, mark, _ in rows(page) if mark == "r1"]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1, 2))
+    page.click(".follow")
+    page.wait_for_selector(".ln .no:text-is('18000')")
+    assert {mark for mark, _ in shown(page)} == {"r1"}
+
+
+def test_a_rank_that_has_written_nothing_is_said_so(page, say):
+    say([0, "zero\n"])
+    page.wait_for_selector(".ln:has-text('zero')")
+    page.get_by_label("Rank").fill("4")
+    page.wait_for_selector("text=Rank 4 has written nothing so far.")
+    page.get_by_label("Rank").fill("17")
+    page.wait_for_selector("text=Rank 17 has written nothing so far. This run has ranks 0 to 5.")
+    page.get_by_label("Rank").fill("four")
+    page.wait_for_selector("text=“four” is no rank. Write 3, or 0-7,12, or the name of a node.")
+    assert page.get_by_label("Rank").get_attribute("aria-invalid") == "true"
+    page.get_by_label("Rank").fill("4")
+    say([4, "four\n"])
+    wait_for(page, "four")
+
+
+def test_a_filter_is_in_the_address_and_its_bytes_can_be_downloaded(page, say):
+    say([0, "a"], [3, "mi"], [0, "b\n"], [3, "ne\n"], [3, "no end"])
+    page.wait_for_selector(".ln:has-text('no end')")
+    page.focus(".log")
+    page.keyboard.press("r")
+    page.keyboard.type("3")
+    wait_for(page, "mine", "no end")
+    page.reload()
+    wait_for(page, "mine", "no end")
+    page.click("summary:has-text('Download')")
+    with page.expect_download() as download:
+        page.click("text=Only rank 3")
+    assert download.value.path().read_bytes() == b"mine\nno end"
+
+
+def test_500_ranks_are_found_by_range_and_by_node(page, say):
+    hosts = [f"tide-{n}" for n in range(10)]
+    say(nodes={"hosts": hosts, "of": {str(rank): rank % 10 for rank in range(500)}})
+    for step in range(10):
+        say(*([rank, f"step {step} of {rank} {'.' * 40}\n"] for rank in range(500)))
+    page.wait_for_selector(".ln .no:text-is('5000')")
+    page.wait_for_selector("[name=rank][placeholder='all 500']")
+    assert page.locator("datalist option").count() == 510
+    page.get_by_label("Rank").fill("0-7,499")
+    until(lambda: len(rows(page)) == 90, what="nine ranks")
+    assert {mark for mark, _ in shown(page)} == {*(f"r{rank}" for rank in range(8)), "r499"}
+    page.get_by_label("Rank").fill("tide-3")
+    until(lambda: len(rows(page)) == 500, what="the 50 ranks of a node")
+    assert {int(mark[1:]) % 10 for mark, _ in shown(page)} == {3}
+    assert page.locator(".rk").first.get_attribute("title").endswith(" on tide-3")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_and_ranks_stay_in_sight(open_desk, task, say, theme, width):
+    say([0, "zero\n"], [17, "seventeen\n", "stderr"], [1, "part"])
+    page = open_desk(
+        f"/outputs/{task['output']}/?rank=0-99", color_scheme=theme, viewport={"width": width, "height": 800}
+    )
+    wait_for(page, "zero", "seventeen", "part")
+    assert violations(page) == []
+    assert page.locator(".rk:visible").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_label("Rank").fill("x")
+    page.wait_for_selector("text=is no rank")
+    assert violations(page) == []
+
+
+def test_times_are_off_on_a_small_screen_until_asked_for(open_desk, task, say):
+    say([0, "zero\n"])
+    page = open_desk(f"/outputs/{task['output']}/", viewport={"width": 390, "height": 800})
+    page.wait_for_selector(".ln:has-text('zero')")
+    times = page.locator("[data-do=times]")
+    assert (times.get_attribute("aria-pressed"), page.locator(".at:visible").count()) == ("false", 0)
+    times.click()
+    assert (times.get_attribute("aria-pressed"), page.locator(".at:visible").count()) == ("true", 1)
+
+
+def test_ranks_are_filtered_without_javascript(open_desk, task, say):
+    say([0, "load 10%"], [3, "mi"], [0, "\rload 100%\n"], [3, "ne\n"])
+    page = open_desk(f"/outputs/{task['output']}/", java_script_enabled=False)
+    assert shown(page) == [("r0", "load 100%"), ("r3", "mine")]
+    page.get_by_label("Rank").fill("3")
+    page.click("button:has-text('Show')")
+    assert rows(page) == [("2", "r3", "mine")]
+    assert page.locator(".rk").get_attribute("title") == "rank 3 on tide-1"
+    page.get_by_label("Rank").fill("4")
+    page.click("button:has-text('Show')")
+    assert "Rank 4 has written nothing so far." in page.text_content(".log")
+    page.get_by_label("Rank").fill("four")
+    page.click("button:has-text('Show')")
+    assert "is no rank" in page.text_content("[data-fault]")
+    page.get_by_label("Rank").fill("tide-0")
+    page.click("button:has-text('Show')")
+    assert shown(page) == [("r0", "load 100%")]
+    page.click("text=Show everything")
+    assert len(shown(page)) == 2
+
+
+def test_a_lost_network_is_said_at_once(page, say):
+    say([0, "zero\n"])
+    page.wait_for_selector(".ln:has-text('zero')")
+    words = page.evaluate("""() => {
+      dispatchEvent(new Event("offline"));
+      return [document.getElementById("live").textContent, document.querySelector("[data-state]").textContent.trim()];
+    }""")
+    assert words[0].startswith("No connection since")
+    assert words[1] == "No connection; 1 line so far"
+    page.wait_for_selector("#live:has-text('Live')")  # the portal was there all the time
+    say([0, "one\n"])
+    wait_for(page, "zero", "one")
+
+
+def test_what_has_ended_waits_for_no_output(page, say):
+    say([0, "zero\n"])
+    page.wait_for_selector(".ln:has-text('zero')")
+    page.evaluate("document.querySelector('main').setAttribute('data-ended', ''); line.show()")
+    assert page.text_content("[data-state]").strip() == "Ended; keeping the output…"
