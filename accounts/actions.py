@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from allauth.account.models import EmailAddress
 from django.conf import settings
+from django.contrib.auth.hashers import make_password
 from django.core.mail import send_mail
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q
@@ -357,15 +358,25 @@ def accept_invitation(token_hash: str, *, by: User) -> Invitation:
     return invitation
 
 
-@transaction.atomic
 def join(token_hash: str, *, name: str, password: str) -> tuple[User, Invitation]:
-    """An account for the address of the invitation, which the link has proved; and accepted. Raises `PortalError`."""
+    """An account for the address of the invitation, which the link has proved; and accepted.
+
+    Raises `PortalError`, and `Busy` before anything was done.
+    """
+    hashed = make_password(password)  # takes its time, in which no transaction must hold up others
+    with transaction.atomic():
+        return _join(token_hash, name=name, hashed=hashed)
+
+
+def _join(token_hash: str, *, name: str, hashed: str) -> tuple[User, Invitation]:
     invitation = open_invitation(token_hash)
     if invitation is None:
         raise PortalError(GONE)
     if has_account(invitation.email):
         raise PortalError(f"There is an account with the address {invitation.email}. Sign in with it.")
-    user = User.objects.create_user(invitation.email, password, name=name)
+    user = User.objects.create_user(invitation.email, name=name)
+    user.password = hashed
+    user.save(update_fields=["password"])
     EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
     audit.record("created", user, organization=invitation.organization, by=user, after={"email": user.email})
     return user, accept_invitation(token_hash, by=user)

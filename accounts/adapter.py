@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from smtplib import SMTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
@@ -24,11 +25,19 @@ from accounts.actions import INVITED_BY, open_invitation
 from accounts.audit import address_of
 from accounts.middleware import locked_page
 from accounts.models import User
+from accounts.passwords import Busy
 from accounts.single_sign_on import ProviderSession
 from accounts.theme import remember_theme
 from portal.secrets import decrypt, encrypt, redact
 
 logger = logging.getLogger(__name__)
+
+
+LINKS = ("activate_url", "password_reset_url", "signup_url")  # of allauth's mails
+
+
+def _at_portal(url: str) -> str:
+    return f"{settings.PORTAL_URL}{urlsplit(url).path}"
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -64,8 +73,21 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             signin.write_down(request, "signed out", request.user)
         super().logout(request)
 
+    def authenticate(self, request: HttpRequest, **credentials: Any) -> Any:
+        try:
+            return super().authenticate(request, **credentials)
+        except Busy:
+            self._rollback_login_failed_rl_usage()  # the password was not even looked at
+            raise
+
     def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
         signin.write_down_failure(request, credentials.get("email", ""))
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """All mails of allauth come by here. Their links lead to PORTAL_URL, whatever address the request had."""
+        at = {name: _at_portal(context[name]) for name in LINKS if name in context}
+        site = {"name": settings.PORTAL_NAME, "domain": urlsplit(settings.PORTAL_URL).netloc}
+        super().send_mail(template_prefix, email, {**context, **at, "current_site": site})
 
     def send_notification_mail(self, *args: Any, **options: Any) -> None:
         """Of something that is done already: a mail server that is down does not undo it."""

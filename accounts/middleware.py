@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import logout
+from django.core.cache import cache
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.timezone import now, override
 
 from accounts import audit, place
 from accounts.audit import address_of
 from accounts.models import is_over
+from accounts.passwords import busy
 from accounts.signin import how_of
 from accounts.single_sign_on import provider_failed
 
 GOING_TO = "going_to"  # of the session: the page that waits until there is a second factor
+
+
+class SignInRateMiddleware:
+    """How often one address may try to sign in, counted before a session is read or a password hashed.
+
+    By minutes of the clock: one question to the cache, so that thousands of tries cost little.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "POST" and request.path_info == reverse("account_login"):
+            key = f"sign-in:{address_of(request)}:{int(time.time() // 60)}"
+            cache.add(key, 0, 120)
+            if cache.incr(key) > settings.SIGN_INS_A_MINUTE:
+                return HttpResponse(render_to_string("429.html"), status=429, headers={"Retry-After": "60"})
+        return self.get_response(request)
 
 
 class PersonMiddleware:
@@ -57,7 +80,7 @@ class PersonMiddleware:
             return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return place.answer(request, exception) or provider_failed(request, exception)
+        return place.answer(request, exception) or busy(exception) or provider_failed(request, exception)
 
 
 def _renew(request: HttpRequest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
@@ -35,8 +37,9 @@ class ClusterAdmin(StaffAdmin):
     inlines = (NodeInline,)
 
     def get_queryset(self, request: HttpRequest) -> ClusterQuerySet:
-        found: ClusterQuerySet = super().get_queryset(request)
-        return found.with_lost_nodes()
+        found: Any = super().get_queryset(request)
+        rows: ClusterQuerySet = found.with_lost_nodes()
+        return rows
 
     @admin.display(description="status")
     def state(self, cluster: Cluster) -> SafeString:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import SuspiciousFileOperation
@@ -81,12 +82,12 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "jobs/jobs.html", context)
 
 
-def _example(request: HttpRequest, name: str) -> dict[str, str]:
+def _example(name: str) -> dict[str, str]:
     """What to fill in to run it."""
     return {
         "name": name,
         "command": f"{name.replace('-', '_')}.py",
-        "git_url": request.build_absolute_uri(f"/examples/{name}"),
+        "git_url": f"{settings.PORTAL_URL}/examples/{name}",
     }
 
 
@@ -94,7 +95,7 @@ def _example(request: HttpRequest, name: str) -> dict[str, str]:
 def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
     workspace_for(request, uuid, Can.RUN_JOBS)
-    examples = {name: _example(request, name) for name in repositories.names()}
+    examples = {name: _example(name) for name in repositories.names()}
     initial = {"cluster": request.GET.get("cluster"), **examples.get(request.GET.get("example", ""), {})}
     form = JobForm(request.POST or None, workspace=workspace, initial=initial)
     if request.method == "POST" and form.is_valid():
@@ -230,5 +231,5 @@ def example_file(request: HttpRequest, name: str, file: str) -> HttpResponse:
     try:
         path = Path(safe_join(repositories.publish(name), file))
         return HttpResponse(path.read_bytes(), content_type="application/octet-stream")
-    except (SuspiciousFileOperation, OSError) as error:
+    except (SuspiciousFileOperation, OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise Http404 from error

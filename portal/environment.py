@@ -33,6 +33,21 @@ def is_loopback(host: str | None) -> bool:
     return host in {"127.0.0.1", "localhost", "::1"}
 
 
+def hosts(url: str) -> list[str]:
+    """The Host headers with which browsers ask for this address. On loopback, both of its usual names.
+
+    A port that goes without saying may still be said, as some proxies do; browsers leave it out.
+    """
+    parts = urlsplit(url)
+    names = ["127.0.0.1", "localhost"] if is_loopback(parts.hostname) else [parts.hostname or ""]
+    if parts.hostname == "::1":
+        names = ["[::1]", *names]
+    usual = {"http": 80, "https": 443}.get(parts.scheme)
+    if parts.port in {None, usual}:
+        return [*names, *(f"{name}:{usual}" for name in names)]
+    return [f"{name}:{parts.port}" for name in names]
+
+
 def private_folder(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)

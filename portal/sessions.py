@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.http import HttpRequest, HttpResponse
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.cache import patch_vary_headers
 
 
 class SessionKey(str):
@@ -49,6 +53,37 @@ class SessionCookieMiddleware:
             cookie = request.session.session_key.cookie  # type: ignore[union-attr]
             morsel.set(morsel.key, cookie, cookie)
         return response
+
+
+class FormTokenMiddleware(CsrfViewMiddleware):
+    """Django's, which keeps the secret of forms in the session; of who has not signed in, in a cookie of its own.
+
+    So that a look at the sign-in page writes no session. Signing in makes a new secret.
+    """
+
+    def _get_secret(self, request: HttpRequest) -> str | None:
+        secret: str | None
+        if SESSION_KEY in request.session:
+            secret = super()._get_secret(request)  # type: ignore[misc]
+        else:
+            secret = request.COOKIES.get(settings.CSRF_COOKIE_NAME)
+            if secret is not None and not re.fullmatch(r"[A-Za-z0-9]{32}", secret):
+                secret = None
+        return secret
+
+    def _set_csrf_cookie(self, request: HttpRequest, response: HttpResponse) -> None:
+        if SESSION_KEY in request.session:
+            super()._set_csrf_cookie(request, response)  # type: ignore[misc]
+            return
+        response.set_cookie(
+            settings.CSRF_COOKIE_NAME,
+            request.META["CSRF_COOKIE"],
+            max_age=settings.CSRF_COOKIE_AGE,
+            secure=settings.CSRF_COOKIE_SECURE,
+            httponly=settings.CSRF_COOKIE_HTTPONLY,
+            samesite=settings.CSRF_COOKIE_SAMESITE,
+        )
+        patch_vary_headers(response, ("Cookie",))
 
 
 class SocketKeyMiddleware:

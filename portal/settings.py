@@ -28,10 +28,9 @@ ENCRYPTED_IN_JSON = {"mfa.Authenticator.data": "mfa"}
 
 _site = urlsplit(PORTAL_URL)
 _local = env.is_loopback(_site.hostname)
-ORIGINS = [PORTAL_URL]
-if _local:
-    ORIGINS = [f"{_site.scheme}://{host}:{_site.port or 80}" for host in ("127.0.0.1", "localhost")]
-ALLOWED_HOSTS = ["127.0.0.1", "localhost"] if _local else [_site.hostname or ""]
+HOSTS = env.hosts(PORTAL_URL)  # what a Host header may say
+ORIGINS = [f"{_site.scheme}://{host}" for host in HOSTS]
+ALLOWED_HOSTS = ["*"]  # it knows no ports: portal.door.HostMiddleware asks more
 CSRF_TRUSTED_ORIGINS = ORIGINS
 STAFF_SECOND_FACTOR = env.flag("PORTAL_STAFF_SECOND_FACTOR", default=_site.scheme == "https")  # to enter /admin/
 # How many proxies stand in front and may be believed about the client's address and the scheme.
@@ -68,13 +67,15 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "portal.logs.RequestIdMiddleware",
+    "portal.door.HostMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
+    "accounts.middleware.SignInRateMiddleware",
     "portal.sessions.SessionCookieMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
+    "portal.sessions.FormTokenMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -130,6 +131,8 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": env.redis_url(REDIS_URL, database=0),
         "KEY_PREFIX": REDIS_PREFIX,
+        # One that waits for a free connection: the usual pool raises at the 101st request at once.
+        "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 50, "timeout": 10},
     }
 }
 STATIC_URL = "/static/"
@@ -171,6 +174,7 @@ RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and
 HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
 ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
 AUDIT = "accounts.audit.record"  # for what staff do on the ground floor's own pages
+LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.
 LIVE_SUBJECTS = {
     "task": "portal.tasks.models.Task",
@@ -182,6 +186,7 @@ LIVE_SUBJECTS = {
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]
+PASSWORD_HASHERS = ["accounts.passwords.PasswordHasher"]  # PBKDF2, a few at a time
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
@@ -202,8 +207,9 @@ ACCOUNT_CHANGE_EMAIL = True
 ACCOUNT_EMAIL_NOTIFICATIONS = True  # a person hears of changes that somebody else may have made
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
+SIGN_INS_A_MINUTE = 30  # from one address, counted by accounts.middleware before anything is read or computed
 # A "key" is an account seen from one address (accounts/adapter.py), so that nobody is kept out by a stranger's tries.
-ACCOUNT_RATE_LIMITS = {"login": "30/m/ip", "login_failed": "20/m/ip,5/5m/key", "reset_password": "10/m/ip,5/m/key"}
+ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": "20/m/ip,5/5m/key", "reset_password": "10/m/ip,5/m/key"}
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
 MFA_PASSKEY_LOGIN_ENABLED = True
@@ -241,7 +247,9 @@ TIME_ZONE = "UTC"  # Django exports it as TZ, and RQ reads local time
 USE_I18N = False
 LANGUAGE_CODE = "en-us"
 
-CSRF_USE_SESSIONS = True
+CSRF_USE_SESSIONS = True  # of who has signed in; see portal.sessions.FormTokenMiddleware
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_AGE = None  # as long as the browser is open
 CSRF_FAILURE_VIEW = "portal.views.csrf_failure"
 SESSION_ENGINE = "portal.sessions"
 SESSION_COOKIE_AGE = 60 * env.number("PORTAL_SESSION_IDLE_MINUTES", 12 * 60)  # without a request
@@ -250,8 +258,9 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 # Cookies are shared by every port of a host: without a name of its own, a second portal would sign this one out.
 SESSION_COOKIE_NAME = f"coxswain-{_site.port or _site.scheme}"
+CSRF_COOKIE_NAME = f"coxswain-form-{_site.port or _site.scheme}"
 if _site.scheme == "https":
-    SESSION_COOKIE_NAME = "__Host-coxswain"
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-coxswain", "__Host-coxswain-form"
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = True
     SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
     SECURE_HSTS_SECONDS = env.number("PORTAL_HSTS_SECONDS", 31_536_000)

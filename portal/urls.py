@@ -3,6 +3,7 @@ from django.urls import include, path
 from portal import views
 from portal.admin import site
 
+handler400 = views.bad_request
 handler500 = views.server_error
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),

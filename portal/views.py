@@ -72,5 +72,10 @@ def server_error(request: HttpRequest) -> HttpResponse:
     return HttpResponse(page, status=503 if away else 500, headers={"Retry-After": "5"} if away else {})
 
 
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Without the request, as above: that it cannot be read may be what is bad about it."""
+    return HttpResponse(render_to_string("400.html"), status=400)
+
+
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return render(request, "403_csrf.html", status=403)

@@ -192,6 +192,7 @@ def everything():
 
 def socket(client, origin="http://testserver"):
     headers = [(b"cookie", f"{name}={value.value}".encode()) for name, value in client.cookies.items()]
+    headers.append((b"host", b"testserver"))
     return Page(application, "/live/", headers=[*headers, *([(b"origin", origin.encode())] if origin else [])])
 
 

@@ -72,7 +72,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 )
             else:
                 raise KeyError("watch or output")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
             await self.close(1003)
 
     # What the page watches

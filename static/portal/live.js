@@ -13,6 +13,7 @@ const line = {
   AT_ONCE: 5, // that need not wait for each other after a quiet time: a short run is over before the first pause is
   socket: null,
   open: false,
+  crowded: false, // the person has too many pages open for a socket each
   stopped: false,
   state: "",
   since: null, // when the connection was lost
@@ -69,6 +70,7 @@ const line = {
     for (const viewer of this.viewers) viewer.lineLost();
     if (code === 4401) return this.signedOut();
     if (code === 4404) return this.gone();
+    this.crowded = code === 4429;
     this.since ??= new Date();
     this.again = setTimeout(() => this.connect(), this.pause * (0.75 + Math.random() / 2));
     this.pause = Math.min(10000, this.pause * 2);
@@ -209,7 +211,7 @@ const line = {
     const at = this.since ? this.since.toISOString().slice(11, 19) : "";
     const [look, icon, words] = {
       live: ended ? ["", "bi-check2-circle", "Ended; nothing more will come"] : ["", "bi-broadcast", "Live"],
-      late: ["is-late", "bi-arrow-clockwise", "Asking every 5 s"],
+      late: ["is-late", "bi-arrow-clockwise", this.crowded ? "Many of your pages are open: this one asks every 5 s" : "Asking every 5 s"],
       cut: ["is-cut", "bi-wifi-off", `No connection since ${at} UTC`],
       out: ["is-cut", "bi-box-arrow-right", "Signed out."],
       gone: ["is-cut", "bi-slash-circle", "No longer yours to see"],
@@ -266,6 +268,6 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 document.addEventListener("htmx:afterRequest", (event) => line.fetched(event.detail.elt, event.detail.xhr));
 document.addEventListener("htmx:afterSettle", () => line.listen());
 document.addEventListener("DOMContentLoaded", () => {
+  line.start(); // first: it knows by how much the clocks differ
   line.listen();
-  line.start();
 });
