@@ -13,6 +13,13 @@ import threading
 from pathlib import Path
 
 
+def git(folder, *words):
+    """What git prints, called in the folder by somebody."""
+    me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *me, "-C", str(folder), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 class _Handler(http.server.SimpleHTTPRequestHandler):
     asks_for = None
 
