@@ -268,7 +268,7 @@ class Fetcher:
             before, server = server, server.redirected(location, self.here)
             self.say(f"{shown(before.url)} is at {shown(server.url)} now")
             if self.git.sign_in[0] == before.origin != server.origin:
-                self.say(f"The password is for {before.host} and is not given to {server.host}")
+                self.say(f"The password is for {before.origin} and is not given to {server.origin}")
         raise SetupFailed(f"{server.host} redirects more than {HOPS} times.", "", "Check the Git URL of the job.")
 
     def location(self, words, server):
