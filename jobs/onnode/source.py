@@ -1,0 +1,520 @@
+"""Fetches a run's source with git, from a server that may be anybody's, into a folder that is the run's."""
+
+import contextlib
+import difflib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import tempfile
+import time
+
+import addresses
+import kept
+from addresses import shown
+from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, run
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+SCRATCH = "/tmp"  # noqa: S108 (in it, a folder of a name that nobody guesses)
+COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
+WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+# What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
+NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+MOVED = re.compile(r"The requested URL returned error: 30[1278]")
+SILENT = re.compile(r"Operation too slow|timed out|Timeout", re.IGNORECASE)
+HOPS = 5  # redirects that are followed
+DEPTH = 5  # submodules in submodules
+MOST_SUBMODULES = 100
+LONGEST = 240  # bytes between slashes in a ref's name that a filesystem takes, with what git appends
+MOST_FILES = 200  # of objects in one mirror, before it is packed anew
+GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
+LFS = b"version https://git-lfs.github.com/spec/"
+LISTED = ("HEAD", "refs/heads/*", "refs/tags/*")
+HEAD_IS_NOW = re.compile(r"^HEAD is now at [0-9a-f]+ ?(.*)$", re.MULTILINE)
+
+
+def fetch(setup):
+    """The repository in FOLDER/src, at the commit that the reference names now. Returns the folder.
+
+    Of `setup.order`: git_url, reference, shared, allow_this_machine, environment, and where given `git_seconds` for all
+    of it, `git_silence_seconds` without a byte, `scratch`, a folder that no other node sees, and what `kept` reads.
+    Forgets the credential.
+    """
+    url, reference = setup.order["git_url"], setup.order["reference"]
+    if NO_NAME.search(reference):
+        raise SetupFailed(
+            f"{shown(reference)} is no name of a branch, tag or commit.", "", "Check the reference of the job."
+        )
+    if shutil.which("git", path=PATH) is None:
+        raise SetupFailed("git is not installed on the head node.")
+    source = setup.folder / "src"
+    with a_place_of_our_own(setup.order.get("scratch", SCRATCH)) as place:
+        fetcher = Fetcher(setup, place)
+        if setup.credential:
+            with fetcher.signed_in(url, setup.credential):
+                commit, subject = fetcher.bring(url, reference, place / "src")
+            setup.credential = None
+            shutil.copytree(place / "src", source, symlinks=True)
+        else:
+            commit, subject = fetcher.bring(url, reference, source)
+    setup.know(commit=commit, subject=subject)
+    setup.say(f"At {commit[:12]}, {subject}")
+    return source
+
+
+class Terminated(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def a_place_of_our_own(parent):
+    """A folder on this node that nobody else has, gone at the end, also at that by a signal.
+
+    All that git touches while it knows a password lies in it. What lies on /shared, a run of another cluster may change
+    at any moment, and a repository's configuration, for one, names programs that git starts.
+    """
+
+    def terminate(number, frame):
+        raise Terminated
+
+    for left in pathlib.Path(parent).glob("coxswain-source-*"):  # by those who were killed
+        with contextlib.suppress(OSError), closing(os.open(left, os.O_RDONLY | os.O_NOFOLLOW)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    before = signal.signal(signal.SIGTERM, terminate)
+    terminated = False
+    place, lock = locked_folder(parent)
+    try:
+        yield place
+    except Terminated:
+        terminated = True
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+        signal.signal(signal.SIGTERM, before)
+    if terminated:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemExit(1)
+
+
+def locked_folder(parent):
+    """A new folder, and the lock by which others see that it is not left by somebody."""
+    while True:
+        place = pathlib.Path(tempfile.mkdtemp(prefix="coxswain-source-", dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # somebody looked before it was locked
+            lock = os.open(place, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if place.exists():
+                return place, lock
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def closing(descriptor):
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class Git:
+    """Calls git: `git("fetch", …)`. Returns its output in bytes; raises `ProgramFailed` with what it said.
+
+    With a server, it may go there, and signs in where that is the one to sign in at.
+    """
+
+    SETTINGS = (
+        "http.followRedirects=false",
+        "protocol.file.allow=never",
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "credential.helper=",
+        "http.extraHeader=",
+        "http.cookieFile=",
+        "fetch.recurseSubmodules=false",
+        "submodule.recurse=false",
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "advice.detachedHead=false",
+        "http.lowSpeedLimit=1",
+    )
+    KEPT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY",
+            "all_proxy", "NO_PROXY", "no_proxy")  # fmt: skip
+
+    def __init__(self, order, home, say):
+        self.seconds = order.get("git_seconds", 600)
+        self.silence = max(1, min(order.get("git_silence_seconds", 60), self.seconds))
+        self.until = time.monotonic() + self.seconds
+        self.say = say
+        self.argv = ["git"]
+        for setting in (*self.SETTINGS, f"http.lowSpeedTime={self.silence}"):
+            self.argv += ["-c", setting]
+        self.holds = []  # descriptors
+        self.sign_in = (None, [], [])  # where, with which options and descriptors
+        self.said = ""
+        # Built from nothing: neither the person's variables nor the node's configuration reach git.
+        self.env = {
+            **{name: os.environ[name] for name in self.KEPT if name in os.environ},
+            "COXSWAIN_RUN": order["environment"]["COXSWAIN_RUN"],  # so that none is left behind
+            "PATH": PATH,
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "GIT_ALLOW_PROTOCOL": "https:ssh:http" if order["allow_this_machine"] else "https:ssh",
+            "GIT_ASKPASS": "/bin/false",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_SSH_COMMAND": "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30"
+            " -o ServerAliveInterval=15",
+        }
+
+    def __call__(self, *words, server=None, seconds=None, env=None):
+        origin, options, holds = self.sign_in
+        here = bool(server) and server.origin == origin
+        argv = [*self.argv, *(server.options if server else ()), *(options if here else ()), *words]
+        until = min(self.until, time.monotonic() + (seconds or self.seconds))
+        began = time.monotonic()
+        try:
+            # In the root folder, for git looks for a repository in each folder above the one that it is called in.
+            output, self.said = run(
+                argv,
+                env={**self.env, **(env or {})},
+                cwd="/",
+                until=until,
+                tell=Progress(self.say),
+                holds=[*self.holds, *(holds if here else ())],
+            )
+        except TookTooLong as error:
+            raise self.waited(server, time.monotonic() - began, error.said) from error
+        except ProgramFailed as error:
+            if server and SILENT.search(error.said):
+                raise self.waited(server, time.monotonic() - began, error.said) from error
+            raise
+        return output
+
+    def waited(self, server, seconds, said):
+        where = f"Git waited {seconds:.0f} s for {server.host}" if server else f"Git took longer than {seconds:.0f} s"
+        advice = "Check that the server answers" if server else "Look at how busy the head node is"
+        return SetupFailed(f"{where}, and was ended.", said, f"{advice}, and run the job again.")
+
+
+class Fetcher:
+    """Repositories with their submodules, out of mirrors that runs of this workspace have used before.
+
+    The repository itself is asked each time, and a mirror that has what it lists needs no fetch. A run gets hard links
+    of a mirror's objects and depends on it no longer. A mirror that makes git fail is thrown away and made anew.
+    """
+
+    def __init__(self, setup, place):
+        order = setup.order
+        self.place = place
+        self.say = setup.say
+        self.here = order["allow_this_machine"]
+        (place / "home").mkdir()
+        self.git = Git(order, place / "home", self.say)
+        self.store = kept.Store(pathlib.Path(order["shared"], ".sources"), order, self.git.until, self.say)
+        self.advice = "Check that the Git URL is right and may be read without a password; or give the job one."
+        self.submodules = 0
+
+    @contextlib.contextmanager
+    def signed_in(self, url, credential):
+        """Meanwhile git signs in where `url` is, and nowhere else; and nothing that it touches is on /shared.
+
+        What it signs in with is in memory without a name. Only the helper that git asks reads it.
+        """
+        server = addresses.Server(url, self.here)
+        if server.scheme == "ssh":
+            raise SetupFailed("A user name and a password are for addresses that begin with https://.")
+        self.advice = "Check that the Git URL, and the user name and password or access token of the job, are right."
+        self.store.folder = self.place / "mirrors"
+        with closing(os.memfd_create("credential")) as memory:
+            os.write(memory, "username={username}\npassword={password}\n".format(**credential).encode())
+            helper = f'!f() {{ test "$1" != get || cat /proc/self/fd/{memory}; }}; f'
+            self.git.sign_in = (server.origin, ["-c", f"credential.{server.origin}.helper={helper}"], [memory])
+            try:
+                yield
+            finally:
+                self.git.sign_in = (None, [], [])
+
+    def bring(self, url, reference, folder):
+        """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
+        try:
+            commit, subject = self.check_out(addresses.Server(url, self.here), reference, folder)
+            self.complete(url, commit, folder, 1)
+        except ProgramFailed as failure:
+            self.say(failure.said)
+            raise SetupFailed("The source could not be cloned.", failure.said, self.advice) from failure
+        return commit, subject
+
+    # What the server has
+
+    def ask(self, server, *names):
+        """(server, {ref: commit}) of what it lists, wherever it redirects to: a step at a time, each one checked."""
+        for _ in range(HOPS + 1):
+            words = ("ls-remote", "--quiet", "--", server.url, *names)
+            try:
+                listing = self.git(*words, server=server, seconds=self.git.silence)
+            except ProgramFailed as failure:
+                location = MOVED.search(failure.said) and self.location(words, server)
+                if not location:
+                    raise
+            else:
+                lines = (line.partition(b"\t") for line in listing.split(b"\n") if line)
+                return server, {ref: commit.decode("ascii", "replace") for commit, _, ref in lines}
+            before, server = server, server.redirected(location, self.here)
+            self.say(f"{shown(before.url)} is at {shown(server.url)} now")
+            if self.git.sign_in[0] == before.origin != server.origin:
+                self.say(f"The password is for {before.origin} and is not given to {server.origin}")
+        raise SetupFailed(f"{server.host} redirects more than {HOPS} times.", "", "Check the Git URL of the job.")
+
+    def location(self, words, server):
+        """Where the server's answer leads to: git neither follows nor says it, but traces it. None when it does not."""
+        trace = self.place / "trace"
+        trace.write_bytes(b"")
+        env = {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"}
+        with contextlib.suppress(ProgramFailed):
+            # Of HTTP/2, older git traces the password too.
+            self.git("-c", "http.version=HTTP/1.1", *words, server=server, seconds=self.git.silence, env=env)
+        found = re.findall(rb"(?mi)<= Recv header: location:[ \t]*([^\r\n]+)", trace.read_bytes())
+        return found[-1].decode(errors="replace").strip() if found else None
+
+    def named(self, reference, refs):
+        """(ref, its commit) that the reference means among these, or None. Branches come first."""
+        text = reference.encode(errors="surrogateescape")
+        if text in (b"", b"HEAD", b"origin/HEAD", b"refs/remotes/origin/HEAD"):
+            names = [b"HEAD"]
+        else:
+            names = [b"refs/heads/" + text, b"refs/tags/" + text, text, b"refs/" + text]
+            for start in (b"refs/remotes/origin/", b"remotes/origin/", b"origin/"):
+                if text.startswith(start):
+                    names.append(b"refs/heads/" + text[len(start) :])
+        found = [ref for ref in names if ref in refs]
+        if len(found) > 1 and found[:2] == names[:2]:
+            self.say(f"{shown(reference)} is a branch and a tag: this is the branch, the tag is refs/tags/{reference}")
+        return (found[0], refs.get(found[0] + b"^{}", refs[found[0]])) if found else None
+
+    # Mirrors
+
+    def check_out(self, server, reference, folder, exact=False):
+        """The commit and its subject, checked out in the folder. With `exact` the reference is a commit and no name."""
+        more = [reference if reference.startswith("refs/") else f"refs/{reference}"] if "/" in reference else []
+        server, refs = self.ask(server, *LISTED, *more)
+        name = hashlib.sha256(server.url.encode()).hexdigest()[:24]
+        mirror, what = self.store.folder / name, f"the mirror of {shown(server.url)}"
+        while True:
+            known = mirror.is_dir()
+            try:
+                with self.store.locked(name, what) as lock:
+                    self.git.holds.append(lock)  # if we are killed, git has the lock until it ends too
+                    try:
+                        self.update(name, server, refs)
+                        commit = self.find(mirror, server, reference, refs, exact)
+                        self.copy(mirror, server.url, commit, folder)
+                    finally:
+                        self.git.holds.remove(lock)
+                at = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
+                self.git(*at, "checkout", "--force", "--detach", commit, "--")
+            except (ProgramFailed, OSError):
+                with self.store.locked(name, what):
+                    shutil.rmtree(mirror, ignore_errors=True)
+                if not known:
+                    raise
+            else:
+                said = HEAD_IS_NOW.search(self.git.said)
+                return commit, said.group(1)[:200] if said else ""
+
+    def update(self, name, server, refs):
+        """Have what the repository lists now."""
+        mirror = self.store.folder / name
+        seen = mirror / "listing"  # what was listed when it was last fetched
+        ours = sorted(ref for ref in refs if ref == b"HEAD" or ref.startswith((b"refs/heads/", b"refs/tags/")))
+        listing = b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in ours)
+        if not (seen.exists() and self.store.is_kept(name)):
+            self.say(f"Cloning {shown(server.url)}")
+            shutil.rmtree(mirror, ignore_errors=True)
+            self.git("init", "--quiet", "--bare", "--template=", str(mirror))
+        elif seen.read_bytes() == listing:
+            self.store.use(name)
+            return
+        else:
+            self.say(f"Fetching what is new in {shown(server.url)}")
+        seen.write_bytes(b"")  # whatever happens from here on, it is fetched again
+        names = [b"+refs/heads/*:refs/remotes/origin/*", b"+refs/tags/*:refs/tags/*"]
+        if b"HEAD" in refs:
+            names.append(b"+HEAD:refs/remotes/origin/HEAD")
+        # Names that are no files, or not beside the others'. They are listed, and found by their commits.
+        names += [b"^" + ref for ref in ours if ref == b"refs/heads/HEAD" or max(map(len, ref.split(b"/"))) > LONGEST]
+        at = ("--git-dir", str(mirror))
+        self.git(*at, "fetch", "--progress", "--prune", "--no-tags", "--", server.url, *names, server=server)
+        if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > MOST_FILES:
+            self.git(*at, "gc", "--quiet", "--force", "--prune=now")
+        self.git(*at, "pack-refs", "--all")
+        seen.write_bytes(listing)
+        self.store.keep(name)
+        self.store.make_room()
+
+    def find(self, mirror, server, reference, refs, exact):
+        """The commit that the reference means; the mirror has it then. Raises `SetupFailed`."""
+        commit = reference.lower() if COMMIT.fullmatch(reference) else None
+        found = None if exact else self.named(reference, refs)
+        if found is None:
+            commit = commit and self.commit(mirror, server, commit)
+            if commit is None:
+                raise not_there(reference, refs)
+            return commit
+        ref, named = found
+        if commit and self.known(mirror, commit) not in (None, named):
+            self.say(f"{reference} is a branch or tag and the beginning of a commit: this is the branch or tag")
+        if ref == b"HEAD" or (ref.startswith(b"refs/heads/") and len(ref) < LONGEST):
+            return named
+        found = self.fetched(mirror, server, ref, named)
+        if found is None:
+            raise SetupFailed(f"{shown(reference)} is the name of something that is no commit.")
+        return found
+
+    def commit(self, mirror, server, commit):
+        """One of any branch, or of none, as that of a pull request, if the server gives it out. None if it does not."""
+        found = self.known(mirror, commit)
+        if found is None and WHOLE_COMMIT.fullmatch(commit):
+            with contextlib.suppress(ProgramFailed):
+                found = self.fetched(mirror, server, commit.encode(), commit)
+        if found is None:
+            _, everything = self.ask(server)
+            tips = {sha: ref for ref, sha in everything.items() if sha.startswith(commit)}
+            if len(tips) > 1:
+                raise several(commit, "\n".join(tips))
+            for sha, ref in tips.items():
+                found = self.fetched(mirror, server, ref, sha)
+        return found
+
+    def fetched(self, mirror, server, ref, commit):
+        """The commit, when the mirror has it: it is fetched if need be. None if it is no commit."""
+        if self.known(mirror, commit) is None:
+            names = b"+" + ref.replace(b"^{}", b"") + b":refs/kept/" + commit.encode()
+            words = ("--git-dir", str(mirror), "fetch", "--progress", "--no-tags", "--", server.url, names)
+            self.git(*words, server=server)
+        return self.known(mirror, commit)
+
+    def known(self, mirror, commit):
+        words = ("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+        try:
+            return self.git("--git-dir", str(mirror), *words).decode().strip()
+        except ProgramFailed as failure:
+            if "is ambiguous" in failure.said:
+                raise several(commit, failure.said) from failure
+            return None
+
+    def copy(self, mirror, url, commit, folder):
+        """A repository of the run's own, as a clone would be."""
+        shutil.rmtree(folder, ignore_errors=True)
+        own = folder / ".git"
+        shutil.copytree(mirror / "objects", own / "objects", copy_function=link)
+        (own / "refs").mkdir()
+        shutil.copy(mirror / "packed-refs", own / "packed-refs")
+        (own / "HEAD").write_text(f"{commit}\n")
+        origin = json.dumps(url, ensure_ascii=False)
+        (own / "config").write_text(
+            "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+            f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+        )
+
+    # What a commit does not have in it
+
+    def complete(self, url, commit, folder, depth):
+        """Fetch the submodules; say what is kept elsewhere."""
+        index = (folder / ".git" / "index").read_bytes()
+        if GITLINK not in index and b".gitattributes" not in index:
+            return  # as most are: one program less
+        at = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
+        for entry in self.git(*at, "ls-files", "--stage", "-z").split(b"\0"):
+            about, _, path = entry.partition(b"\t")
+            if about.startswith(b"160000 "):
+                self.submodule(url, commit, folder, path, about.split()[1].decode(), depth)
+        elsewhere = self.git(*at, "ls-files", "-z", "--", ":(attr:filter=lfs)").split(b"\0")
+        names = [os.fsdecode(path) for path in elsewhere if path and begins_with(folder / os.fsdecode(path), LFS)]
+        if names:
+            what = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            self.say(f"Git LFS keeps {what} elsewhere: not fetched, and what is there instead only says where it is")
+
+    def submodule(self, url, commit, folder, path, wanted, depth):
+        """By the same rules as the repository; where it may not be, a sentence names it and the run goes on."""
+        name = shown(os.fsdecode(path))
+        try:
+            entry = self.submodules_of(commit, folder).get(path)
+            if entry is None:
+                raise SetupFailed(".gitmodules does not say where it is.")
+            if entry.get(b"update") == b"none":
+                raise SetupFailed(".gitmodules says that it is not wanted.")
+            self.submodules += 1
+            if depth > DEPTH or self.submodules > MOST_SUBMODULES:
+                raise SetupFailed(f"It is one of more than {MOST_SUBMODULES}, or more than {DEPTH} deep.")
+            where = addresses.of_submodule(entry.get(b"url", b"").decode(errors="replace"), url)
+            target = folder / os.fsdecode(path)
+            if os.path.realpath(target) != os.path.join(os.path.realpath(folder), os.fsdecode(path)):
+                raise SetupFailed("Its folder is a link.")
+            self.check_out(addresses.Server(where, self.here), wanted, target, exact=True)
+            self.complete(where, wanted, target, depth + 1)
+        except (SetupFailed, ProgramFailed, OSError) as failure:
+            if time.monotonic() > self.git.until:
+                raise
+            reason = str(failure).strip().splitlines()[-1:] or ["git says nothing"]
+            self.say(f"The submodule {name} is not fetched: {shown(reason[0])}")
+        else:
+            self.say(f"The submodule {name} is at {wanted[:12]}")
+
+    def submodules_of(self, commit, folder):
+        """{path: {what .gitmodules says of it}}, as it is in the commit."""
+        words = ("config", "--blob", f"{commit}:.gitmodules", "--null", "--list")
+        found = {}
+        with contextlib.suppress(ProgramFailed):
+            for line in self.git("--git-dir", str(folder / ".git"), *words).split(b"\0"):
+                key, _, value = line.partition(b"\n")
+                section, _, what = key.rpartition(b".")
+                found.setdefault(section, {})[what] = value
+        return {about[b"path"]: about for about in found.values() if b"path" in about}
+
+
+def not_there(reference, refs):
+    """What says so, with what there is."""
+    names = [ref.decode(errors="replace") for ref in refs if not ref.endswith(b"^{}")]
+    branches = [name[len("refs/heads/") :] for name in names if name.startswith("refs/heads/")]
+    tags = [name[len("refs/tags/") :] for name in names if name.startswith("refs/tags/")]
+    if not branches and not tags:
+        return SetupFailed("The repository is empty: it has no branch, tag or commit yet.")
+    near = difflib.get_close_matches(reference, [*branches[:5000], *tags[:5000]], n=5, cutoff=0.6)
+    has = [
+        f"{kind}: {', '.join(shown(name) for name in names[:10])}{f' and {len(names) - 10} more' if names[10:] else ''}"
+        for kind, names in (("Like it", near), ("Branches", branches), ("Tags", tags))
+        if names
+    ]
+    if not reference:
+        return SetupFailed("The repository does not say which is its main branch.", "\n".join(has), "Name a branch.")
+    return SetupFailed(
+        f"The repository has no branch, tag or commit {shown(reference)}.",
+        "\n".join(has),
+        "Check the reference of the job.",
+    )
+
+
+def several(commit, which):
+    return SetupFailed(f"{commit} is the beginning of several commits.", which, "Give more of it as the reference.")
+
+
+def begins_with(file, start):
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as opened:
+            return opened.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def link(file, to):
+    """Objects never change, so they may be shared; where the filesystem has no links, they are copied."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy(file, to)

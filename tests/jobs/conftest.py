@@ -1,0 +1,121 @@
+"""A repository, a server of it, and a head node's program that sets up a run of it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.gitserver import git
+from tests.running import ROOT
+
+ONNODE = ROOT / "jobs" / "onnode"
+# As on a node: nothing of Python's own environment, and the modules beside each other.
+PROGRAM = f"import sys; sys.path.insert(0, {str(ONNODE)!r}); import job; job.main(sys.argv[1:])"
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Two commits on main, a branch and a tag."""
+    source = tmp_path / "source"
+    source.mkdir()
+    git(source, "init", "--quiet", "--initial-branch=main")
+    (source / "ex.py").write_text("print('first')\n")
+    git(source, "add", ".")
+    git(source, "commit", "--quiet", "-m", "First")
+    git(source, "tag", "v1")
+    git(source, "branch", "feature/x")
+    (source / "ex.py").write_text("print('second')\n")
+    git(source, "commit", "--quiet", "-am", "Second, <b>bold</b>")
+    git(source, "update-server-info")
+    return source
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on loopback over tmp_path, and what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        redirect_to = None
+        before = None
+
+        def do_GET(self):
+            asked.append(self.path)
+            if self.before:
+                self.before(self.path)
+            if self.redirect_to and self.path.startswith("/moved/"):
+                self.send_response(302)
+                self.send_header("Location", self.redirect_to + self.path.removeprefix("/moved"))
+                self.end_headers()
+                return
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server.asked, server.handler = asked, Handler
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def run(tmp_path, server):
+    """Runs the program with a stand-in for mpiexec that prints what it is given."""
+    engine = tmp_path / "engine"
+    (engine / "bin").mkdir(parents=True)
+    (engine / "bin" / "mpiexec").write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\nenv\n')
+    (engine / "bin" / "mpiexec").chmod(0o755)
+    (engine / "bin" / "python").symlink_to(sys.executable)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    count = iter(range(1000))
+
+    def start(url=None, reference="", command=("ex.py", "1"), here=True, env=None, **more):
+        folder = tmp_path / f"run-{next(count)}"
+        folder.mkdir()
+        order = {
+            "git_url": url or f"{server.url}/source/.git",
+            "reference": reference,
+            "command": list(command),
+            "cores": 6,
+            "hostfile": "/home/x/hostfile",
+            "engine": str(engine),
+            "shared": str(tmp_path / "shared"),
+            "allow_this_machine": here,
+            "environment": {"COXSWAIN_RUN": "r1"},
+            "scratch": str(scratch),
+            **more,
+        }
+        (folder / "job.json").write_text(json.dumps(order))
+        with (folder / "out").open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-ISc", PROGRAM, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        process.folder = folder
+        return process
+
+    def go(*words, **order):
+        process = start(*words, **order)
+        process.wait(60)
+        folder = process.folder
+        facts = json.loads((folder / "facts.json").read_text()) if (folder / "facts.json").exists() else {}
+        done = subprocess.CompletedProcess(process.args, process.returncode, (folder / "out").read_text())
+        return done, facts, (folder / "setup").read_text()
+
+    go.start = start
+    return go
