@@ -66,6 +66,17 @@ def all_processes() -> dict[int, Process]:
     return {process.pid: process for pid in pids if (process := look(pid))}
 
 
+def descendants(pid: int) -> list[Process]:
+    """All that descend from this process now."""
+    everything = all_processes()
+    family = {pid}
+    while True:
+        more = {p.pid for p in everything.values() if p.parent in family} - family
+        if not more:
+            return [everything[member] for member in family if member != pid and member in everything]
+        family |= more
+
+
 def mark_of(folder: Path) -> str:
     """What marks the processes of the cluster in `folder`. Another copy of the portal has another folder."""
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
