@@ -28,6 +28,7 @@ SETUP_FAILED = 70  # EX_SOFTWARE of sysexits.h; facts.json says what failed
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
 NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+PROXIES = ("HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 
 # What git asks for a user name, and then for a password. They are in no variable and on no disk.
@@ -253,6 +254,8 @@ class Setup:
         if parts.scheme not in PORTS or not parts.hostname:
             raise SetupFailed("A Git URL begins with https:// or ssh://.")
         port = parts.port or PORTS[parts.scheme]
+        if os.environ.get("COXSWAIN_WAY_OUT"):
+            return []  # names are looked up out there, and what is refused is refused there, for whatever a run does
         try:
             found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -277,7 +280,7 @@ class Setup:
 
     def git_environment(self, empty_home):
         """Built from nothing: neither the person's variables nor the node's configuration reach git."""
-        keep = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+        keep = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", *PROXIES)
         protocols = "https:ssh:http" if self.order["allow_this_machine"] else "https:ssh"
         return {
             **{name: os.environ[name] for name in keep if name in os.environ},

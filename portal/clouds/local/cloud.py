@@ -88,6 +88,8 @@ class LocalCloud:
         self.options = replace(chosen, hidden=tuple(map(str, never)))
         self.region = region
         self._rung = rung or chosen.rung or os.environ.get("PORTAL_LOCAL_RUNG") or ""
+        if self._rung == "uts":  # as it was called
+            self._rung = NAMESPACES
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, region: str) -> LocalCloud:

@@ -63,7 +63,7 @@ def proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 def sources(environment: Mapping[str, str]) -> Sources:
     told = {**_of_pip(environment), **_of_uv(environment), **passed_on(environment)}
-    words = [word for name, value in told.items() if name in _LEADING for word in [*value.split(), value]]
+    words = [word for name, value in told.items() if name in _LEADING for word in [*re.split(r"[\s,]+", value), value]]
     return Sources(told, tuple(_places(words)), tuple(dict.fromkeys(_addresses(words))))
 
 

@@ -16,6 +16,7 @@ from portal.clouds.local.processes import MARK
 
 USER = "node"  # on nodes with namespaces
 CLIENT = "ssh_client.py"
+WAY_OUT = "COXSWAIN_WAY_OUT"  # where it is set, names of elsewhere are known to that proxy alone
 UV = "/.node/uv"
 PACKAGES = "/.node/python"
 
@@ -74,7 +75,7 @@ def proxy_environment(address: str, port: int, near: Iterable[str]) -> dict[str,
     """What tells programs of the way out, and what they reach without it."""
     proxy, direct = f"http://{address}:{port}", ",".join(near)
     names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-    return dict.fromkeys(names, proxy) | dict.fromkeys(("no_proxy", "NO_PROXY"), direct)
+    return dict.fromkeys(names, proxy) | dict.fromkeys(("no_proxy", "NO_PROXY"), direct) | {WAY_OUT: proxy}
 
 
 def shell() -> str:
