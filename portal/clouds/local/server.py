@@ -160,12 +160,12 @@ class _Client:
         answered = asyncio.gather(*pumps) if self._stays else asyncio.get_running_loop().create_future()
         try:
             await asyncio.wait([session.ended, left, answered], return_when=asyncio.FIRST_COMPLETED)
-            if session.ended.done():
+            if answered.done() and not left.done() and await session.goes_on():
+                with contextlib.suppress(OSError, asyncssh.Error):
+                    process.exit(0)  # the session stays, and nobody's leaving ends it
+            elif session.ended.done():
                 await self._rest(pumps, left)
                 self._tell(session)
-            elif answered.done() and not left.done():
-                with contextlib.suppress(OSError, asyncssh.Error):
-                    process.exit(0)  # the session goes on, and nobody's leaving ends it
             else:
                 await self._end(session)
         finally:

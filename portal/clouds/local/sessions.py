@@ -32,6 +32,8 @@ from portal.clouds.local import kernel, limits, processes, sftp
 
 GOODBYE = 2.0  # seconds that programs have between TERM and KILL when a node is switched off
 _END = signal.SIGRTMIN + 3  # tells a leader without a namespace to end all of its session
+_LOOK = signal.SIGRTMIN + 4  # asks a leader whether the command goes on
+_GOES_ON = b"+"
 _FORWARDED = ("HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "TERM", "CONT", "TSTP", "WINCH")
 
 
@@ -193,38 +195,47 @@ class Maker:
                 kernel.mount("proc", "/proc", "proc", flags)
             else:
                 kernel.adopt_orphans()
-            command = os.fork()
-            if not command:
-                _become(self.manner, order, ends)
-            _lead(self.manner, command, status)
+            _lead(self.manner, order, ends, status)
         except BaseException as error:  # noqa: BLE001 (nothing may return into the first process's life)
             self.say(f"a session could not be made: {error}")
         finally:
             os._exit(1)
 
 
-def _lead(manner: Manner, command: int, status: int) -> NoReturn:
-    """The life of a leader: pass signals on, reap, and tell how the command ended."""
+def _lead(manner: Manner, order: int, ends: Sequence[int], status: int) -> NoReturn:
+    """The life of a leader: start the command, pass signals on, reap, and tell how the command ended."""
+    command = 0
 
     def forward(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(command, number)
+            if command:
+                os.killpg(command, number)
 
     def end(*_: object) -> None:
         end_descendants()
         os._exit(0)
 
+    def look(*_: object) -> None:
+        if command and processes.goes_on(command):
+            os.write(status, _GOES_ON)
+
+    signal.signal(_LOOK, look)
     for name in _FORWARDED:
         signal.signal(signal.Signals[f"SIG{name}"], forward)
     signal.signal(_END, end)
-    os.dup2(status, 0)
-    os.closerange(1, _highest_descriptor() + 1)
+    command = os.fork()
+    if not command:
+        _become(manner, order, ends)
+    for descriptor in range(_highest_descriptor() + 1):
+        if descriptor != status:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
     kernel.name_process("session")
     while True:
         pid, how = os.wait()
         if pid == command:
             break
-    os.write(0, str(os.waitstatus_to_exitcode(how)).encode())
+    os.write(status, str(os.waitstatus_to_exitcode(how)).encode())
     if not manner.namespaces:
         end_descendants()
     os._exit(0)
@@ -234,6 +245,9 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
     """The command itself."""
     try:
         os.setsid()
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
         with open(order, closefd=False) as file:
             wanted = json.load(file)
         for number in range(3):
@@ -291,7 +305,10 @@ class Session:
         self._owner = owner
         self.number = number
         self.environment = environment
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # status; negative for a signal
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = loop.create_future()  # status; negative for a signal
+        self.said = b""  # by its leader
+        self.seen: asyncio.Future[None] = loop.create_future()  # that it goes on, after the question
 
     @property
     def run(self) -> str:
@@ -301,6 +318,13 @@ class Session:
         """Send a signal to the command's process group; KILL to everything of the session."""
         if not self.ended.done():
             self._owner.ask({"session": self.number, "signal": number})
+
+
+    async def goes_on(self) -> bool:
+        """Whether the command runs, and has not just begun to end. When it has, `ended` is known."""
+        self.signal(_LOOK)
+        await asyncio.wait([self.ended, self.seen], return_when=asyncio.FIRST_COMPLETED)
+        return not self.ended.done()
 
 
 class Sessions:
@@ -338,6 +362,19 @@ class Sessions:
             os.close(order)
             os.close(writing)
         self._running[session.number] = session, reading
+        loop = asyncio.get_running_loop()
+
+        def spoke() -> None:
+            block = os.read(reading, 20)
+            session.said += block
+            if _GOES_ON in block and not session.seen.done():
+                session.seen.set_result(None)
+            if not block:
+                loop.remove_reader(reading)
+
+        os.set_blocking(reading, False)
+        if "COXSWAIN_STAY" in environment:
+            loop.add_reader(reading, spoke)
         return session
 
     def _told(self) -> None:
@@ -346,8 +383,9 @@ class Sessions:
         except BlockingIOError:
             return
         session, reading = self._running.pop(words["ended"])
+        asyncio.get_running_loop().remove_reader(reading)
         try:
-            said = os.read(reading, 20)
+            said = (session.said + os.read(reading, 20)).strip(_GOES_ON)
         finally:
             os.close(reading)
         if session.ended.done():
