@@ -220,6 +220,7 @@ class Node(models.Model):
     address = models.CharField(max_length=64, blank=True)  # from the portal
     port = models.PositiveIntegerField(default=22)
     private_address = models.CharField(max_length=64, blank=True)  # from the other nodes
+    door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
     user = models.CharField(max_length=40, blank=True)
     home = models.CharField(max_length=300, blank=True)
     shared = models.CharField(max_length=300, default="/shared")
@@ -251,4 +252,4 @@ class Node(models.Model):
     def host(self) -> ssh.Host:
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
-        return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public)
+        return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public, self.door)

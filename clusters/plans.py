@@ -94,7 +94,7 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
             continue
         row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
-        row.shared = node.shared
+        row.shared, row.door = node.shared, node.door
         row.save()
     if seen and seen[0].note != cluster.note:
         cluster.note = seen[0].note
@@ -168,6 +168,7 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
   ConnectTimeout 10
   ServerAliveInterval 5
   ServerAliveCountMax 3
+  SendEnv COXSWAIN_RUN
 """
     return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
 

@@ -131,6 +131,8 @@ def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:
 
 
 def _has_moved(node: Node, seen: dict[int, CloudNode] | None) -> bool:
-    """Nodes that were stopped and started may come back at another address."""
+    """Nodes that were stopped and started may come back at another address, or by another door."""
     there = seen.get(node.rank) if seen else None
-    return there is not None and bool(there.address) and (there.address, there.port) != (node.address, node.port)
+    if there is None or not there.address:
+        return False
+    return (there.address, there.port, there.door) != (node.address, node.port, node.door)

@@ -47,6 +47,20 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         if not _is_private(origin) or urlsplit(origin).path or any(letter in origin for letter in "?#@;,'"):
             hint = "Give https:// and the host alone, e.g. https://login.example.org."
             found.append(Error(f"PORTAL_OIDC_ORIGINS has {origin!r}.", hint=hint, id="portal.E009"))
+    if settings.LOCAL_NODES["rung"] == "plain" and settings.LOCAL_NODES["strangers"]:
+        found.append(
+            Error(
+                "PORTAL_LOCAL_RUNG is plain while everybody may make an organization: any of them could take the "
+                "portal over.",
+                hint="Set PORTAL_OPEN_ORGANIZATIONS to off, or take PORTAL_LOCAL_RUNG away.",
+                id="portal.E010",
+            )
+        )
+    if settings.LOCAL_NODES["network"] not in {"isolated", "host"}:
+        hint = "Say isolated or host."
+        found.append(
+            Error(f"PORTAL_LOCAL_NETWORK is {settings.LOCAL_NODES['network']!r}.", hint=hint, id="portal.E011")
+        )
     for kind, path in settings.PLANS.items():
         try:
             import_string(path)

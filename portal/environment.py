@@ -29,6 +29,11 @@ def words(name: str) -> list[str]:
     return [word for word in text(name).replace(",", " ").split() if word]
 
 
+def paths(name: str) -> list[str]:
+    """Absolute paths, with a colon between two."""
+    return [path for path in text(name).split(":") if path]
+
+
 def is_loopback(host: str | None) -> bool:
     return host in {"127.0.0.1", "localhost", "::1"}
 

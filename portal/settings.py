@@ -284,6 +284,23 @@ CONTENT_SECURITY_POLICY = {
 # Runs. Git over https and ssh always; `file` paths never; http only to this machine, and only where this says so.
 GIT_FROM_THIS_MACHINE = env.flag("PORTAL_GIT_FROM_THIS_MACHINE", default=_local)
 RUN_SECONDS = 60 * env.number("PORTAL_RUN_MINUTES", 24 * 60)  # that a run may take, where its job says nothing else
+
+# Nodes of "This computer": `portal.clouds.local.options.Options`, whose lines say what each is.
+LOCAL_NODES = {
+    "hidden": [str(VAR), str(BASE_DIR)],
+    "shown": env.paths("PORTAL_LOCAL_SHOWN"),
+    "rung": env.text("PORTAL_LOCAL_RUNG"),
+    "strangers": OPEN_ORGANIZATIONS,
+    "network": env.text("PORTAL_LOCAL_NETWORK", "isolated"),
+    "portal": PORTAL_URL,
+    "git_here": GIT_FROM_THIS_MACHINE,
+    "addresses": env.words("PORTAL_LOCAL_ADDRESSES"),
+    "neighbours": env.flag("PORTAL_LOCAL_NEIGHBOURS", default=True),
+    "temporary_mib": env.number("PORTAL_LOCAL_TMP_MIB", 0),
+    "processes": env.number("PORTAL_LOCAL_PROCESSES", 4096),
+    "free_mib": env.number("PORTAL_LOCAL_FREE_MIB", 2048),
+    "free_percent": env.number("PORTAL_LOCAL_FREE_PERCENT", 5),
+}
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
 
 LOGGING = {

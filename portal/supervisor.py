@@ -130,7 +130,7 @@ class Supervisor:
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         call_command("migrate", verbosity=0)
         connections.close_all()
-        for hindrance in _power_on_nodes():  # no reason not to start: the cluster's page offers to repair it
+        for hindrance in _power_on_nodes(self.env["PORTAL_URL"]):  # no reason not to start: the cluster's page offers to repair it
             self.say(f"Nodes of a cluster did not start. {hindrance.message} {hindrance.advice}".rstrip())
         self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
         self._add("watch", [*manage, "watch"])
@@ -200,7 +200,7 @@ class Supervisor:
         order = [p for p in self.processes if p.name not in {"web", "valkey"}]
         for group in (order, [p for p in self.processes if p.name == "web"]):
             _end(group, 8)
-        _power_off_nodes()
+        _power_off_nodes(self.env.get("PORTAL_URL", settings.PORTAL_URL))
         _end([p for p in self.processes if p.name == "valkey"], 5)
         _reap_orphans(set())
 
@@ -275,16 +275,17 @@ def _wait_for_redis(stopped: Callable[[], bool]) -> None:
             return
 
 
-def _this_computer() -> list[LocalCloud]:
-    """The local cloud of each cloud configuration that has made something."""
+def _this_computer(url: str) -> list[LocalCloud]:
+    """The local cloud of each cloud configuration that has made something. `url` is where the portal is to be found."""
     root = settings.VAR / "local"
-    return [LocalCloud(folder, hidden=[settings.VAR]) for folder in sorted(root.glob("*")) if folder.is_dir()]
+    options = {**settings.LOCAL_NODES, "portal": url}
+    return [LocalCloud(folder, options=options) for folder in sorted(root.glob("*")) if folder.is_dir()]
 
 
-def _power_on_nodes() -> list[PortalError]:
-    return [hindrance for cloud in _this_computer() for hindrance in cloud.power_on()]
+def _power_on_nodes(url: str) -> list[PortalError]:
+    return [hindrance for cloud in _this_computer(url) for hindrance in cloud.power_on()]
 
 
-def _power_off_nodes() -> None:
-    for cloud in _this_computer():
+def _power_off_nodes(url: str) -> None:
+    for cloud in _this_computer(url):
         cloud.power_off()

@@ -50,7 +50,7 @@ class CloudConfig(models.Model):
         """What `clouds.connect` needs to know."""
         match self.Kind(self.kind):
             case self.Kind.LOCAL:
-                return {"root": str(settings.VAR / "local" / str(self.uuid)), "hidden": [str(settings.VAR)]}
+                return {"root": str(settings.VAR / "local" / str(self.uuid)), **settings.LOCAL_NODES}
 
     def cloud(self, region: str) -> clouds.Cloud:
         return clouds.connect(clouds.CloudKind(self.kind), self.options, region=region)

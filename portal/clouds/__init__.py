@@ -109,6 +109,8 @@ class CloudNode:
     home: str
     shared: str  # where the workspace's filesystem is mounted
     note: str = ""  # what a person should know, e.g. that hostnames are simulated
+    door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
+    refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""Memory limits by cgroup, where this computer lets us. Where it does not, nodes share what there is."""
+"""What a node may use: memory and processes by cgroup where this computer lets us, and by the kernel's own limits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from pathlib import Path
 
 _PREFIX = "coxswain"
+_FILES = (8192, 65536)  # open at once: what a program starts with, and what it may ask for
+_LOCKED = 64 << 20  # bytes of memory that may not be swapped out
+_QUEUES = 1 << 20  # bytes of POSIX message queues
 
 
 def group_name(mark: str, rank: int) -> str:
     return f"{_PREFIX}-{mark[:16]}-{rank}"
 
 
-def _bases() -> list[tuple[int, Path]]:
+def _bases(controller: str) -> list[tuple[int, Path]]:
     """Folders in which a group might be made: our own, and its parent. With the version of cgroup."""
     bases: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
@@ -22,11 +26,13 @@ def _bases() -> list[tuple[int, Path]]:
             _, controllers, path = line.split(":", 2)
             if controllers == "":
                 tops = [(2, Path("/sys/fs/cgroup")), (2, Path("/sys/fs/cgroup/unified"))]
-            elif "memory" in controllers.split(","):
-                tops = [(1, Path("/sys/fs/cgroup/memory"))]
+            elif controller in controllers.split(","):
+                tops = [(1, Path("/sys/fs/cgroup") / controllers), (1, Path("/sys/fs/cgroup") / controller)]
             else:
                 continue
             for version, top in tops:
+                if not top.is_dir():
+                    continue
                 own = top / path.lstrip("/")
                 if not own.is_dir():
                     own = top  # in a container whose cgroup path is that of the host
@@ -36,35 +42,69 @@ def _bases() -> list[tuple[int, Path]]:
     return bases
 
 
-def make_group(name: str, memory: int, pid: int) -> tuple[Path | None, str]:
-    """Put `pid` in a group of its own with at most `memory` bytes. Returns the group and what to log."""
-    problem = "no memory controller"
-    for version, base in _bases():
+def make_groups(name: str, memory: int, processes: int, pid: int) -> tuple[list[Path], str]:
+    """Put `pid` in groups of its own, with at most so many bytes and processes. The groups, and what to log."""
+    memory_group, said = _make_group("memory", name, memory, pid)
+    process_group, also = _make_group("pids", name, processes, pid)
+    return list(dict.fromkeys(group for group in (memory_group, process_group) if group)), f"{said}; {also}"
+
+
+_FILE = {
+    ("memory", 1): "memory.limit_in_bytes",
+    ("memory", 2): "memory.max",
+    ("pids", 1): "pids.max",
+    ("pids", 2): "pids.max",
+}
+# Without it a hog goes to swap instead of being ended; the kernel may have no swap accounting.
+_SWAP = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+
+
+def _make_group(controller: str, name: str, most: int, pid: int) -> tuple[Path | None, str]:
+    problem = "no such controller"
+    for version, base in _bases(controller):
         group = base / name
-        limit = group / ("memory.max" if version == 2 else "memory.limit_in_bytes")
         try:
-            if version == 2 and "memory" not in (base / "cgroup.subtree_control").read_text().split():
-                problem = f"{base} gives its groups no memory controller"
+            if version == 2 and controller not in (base / "cgroup.subtree_control").read_text().split():
+                problem = f"{base} does not hand it on"
                 continue
             group.mkdir(exist_ok=True)
-            limit.write_text(str(memory))
+            (group / _FILE[controller, version]).write_text(str(most))
             (group / "cgroup.procs").write_text(str(pid))
         except OSError as exc:
             problem = str(exc)
             with contextlib.suppress(OSError):
                 group.rmdir()
             continue
-        # Without it a hog goes to swap instead of being ended; the kernel may have no swap accounting.
-        with contextlib.suppress(OSError):
-            swap, value = ("memory.swap.max", 0) if version == 2 else ("memory.memsw.limit_in_bytes", memory)
-            (group / swap).write_text(str(value))
-        return group, f"at most {memory / 2**30:.1f} GiB of memory ({group})"
-    return None, f"no memory limit: {problem}"
+        if controller == "memory":
+            with contextlib.suppress(OSError):
+                (group / _SWAP[version]).write_text(str(0 if version == 2 else most))
+        return group, f"{controller} at most {most} ({group})"
+    return None, f"no limit of {controller}: {problem}"
+
+
+def bound_session(processes: int) -> None:
+    """The limits of a session's programs. That of processes counts all of the same user in the node's namespace."""
+    for what, (soft, hard) in (
+        (resource.RLIMIT_NPROC, (processes, processes)),
+        (resource.RLIMIT_NOFILE, _FILES),
+        (resource.RLIMIT_CORE, (0, 0)),
+        (resource.RLIMIT_MEMLOCK, (_LOCKED, _LOCKED)),
+        (resource.RLIMIT_MSGQUEUE, (_QUEUES, _QUEUES)),
+    ):
+        most = resource.getrlimit(what)[1]
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)
+        resource.setrlimit(what, (soft, hard))
 
 
 def groups_of(mark: str) -> list[Path]:
     """The groups of a cluster that exist."""
-    found = {group for _, base in _bases() for group in base.glob(f"{group_name(mark, 0)[:-1]}*")}
+    found = {
+        group
+        for controller in ("memory", "pids")
+        for _, base in _bases(controller)
+        for group in base.glob(f"{group_name(mark, 0)[:-1]}*")
+    }
     return sorted(found)
 
 

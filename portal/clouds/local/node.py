@@ -1,12 +1,14 @@
-"""Becoming a node: `python -m portal.clouds.local.node MARK ORDER`, where ORDER is JSON.
+"""Becoming a node: `python -m portal.clouds.local.node MARK`, with an order in JSON on stdin.
 
-    the launcher      locks, binds the addresses, answers on stdout, is gone
-      a keeper a node holds the lock, writes the node's state, waits
-        uts:   PID 1  in namespaces and a root of its own; reaps
-                 the SSH server, and what people run
-        plain: the SSH server, and what people run; the keeper reaps and ends what is left
+    the launcher      locks, binds the doors, answers on stdout, is gone
+      a keeper a node holds the lock, writes the node's state, watches the disk, waits
+        the way out   in a network of the computer's own; connects to elsewhere for the node
+        PID 1         in namespaces and a view of its own; makes sessions
+          the SSH server
+          sessions, and in them what people run
 
-When one of keeper, PID 1 and server ends, the others end, and with them all that people run on the node.
+Without namespaces PID 1 is a process like others and there is no way out: programs connect by themselves.
+When one of keeper, way out, PID 1 and server ends, the others end, and with them all that people run on the node.
 The launcher is a new program, not a fork of the worker: nothing of the worker's memory, environment or descriptors
 gets in. It loads the SSH library once for all the nodes that it makes.
 """
@@ -15,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
-import glob
 import json
 import os
 import pwd
+import select
 import shutil
 import signal
 import socket
@@ -27,13 +30,17 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from portal.clouds.local import kernel, limits, processes, shims
+from portal.clouds.local import identity, kernel, landlock, limits, processes, seccomp, shims, view, wayout
+from portal.clouds.local.options import ISOLATED, Options
 from portal.clouds.local.records import (
+    LANDLOCK,
+    NAMESPACES,
+    PLAIN,
     ClusterFolder,
     ClusterRecord,
     NodeFolder,
@@ -41,32 +48,25 @@ from portal.clouds.local.records import (
     process_now,
     write_atomically,
 )
+from portal.clouds.local.sessions import Maker, Manner, ending
 
-UTS = "uts"
-PLAIN = "plain"
-
-HOME = Path("/node")
-SHARED = Path("/shared")
-_OURS = Path("/.node")
-_TMP = Path("/tmp")  # noqa: S108 (every node has its own)
-_OWN_ENTRIES = frozenset({"dev", "proc", "tmp", HOME.name, SHARED.name, _OURS.name})
-
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_ACCELERATORS = ("nvidia*", "dri", "kfd", "infiniband", "knem", "xpmem")
-_GOODBYE = 2.0  # seconds that programs have between TERM and KILL when a node is switched off
-
-_UTS_FLAGS = kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
+_LOOK_EVERY = 0.5  # seconds between looks at the disk
+_FORBIDDEN_INSIDE = ("user", "net", "uts", "ipc", "cgroup", "time")  # kinds of namespaces; sessions need the others
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the launcher is to do. Nothing of it is secret: it can be read in the list of processes."""
+    """What the launcher is to do."""
 
     folder: str  # of the cluster; of the cloud, when there are no ranks and only the rung is asked for
     ranks: list[int]
     scratch: str
-    hidden: list[str]
-    rung: str | None
+    rung: str  # empty: the best
+    user: int | None  # of the workspace, on this computer; None: the portal's own
+    options: dict[str, Any]
+    told: dict[str, str]  # how packages are found, as variables
+    places: list[str]  # where packages lie on this computer
+    upstream: dict[str, str]  # the proxies of this house, as variables
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -74,7 +74,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    rung: str
+    rung: str  # empty when there is none
     why: str = ""  # what the kernel refused, when the rung is not the best one
     taken: str = ""  # the address that somebody else listens on; then nothing was started
     gone: bool = False  # the cluster is being deleted; nothing was started
@@ -83,24 +83,8 @@ class Answer:
         return json.dumps(asdict(self))
 
 
-@dataclass(frozen=True)
-class World:
-    """What a node sees: this computer, with these differences."""
-
-    hostname: str
-    root: Path  # an empty folder to put the new root together in
-    home: Path
-    tmp: Path
-    shared: Path
-    programs: Path
-    hosts: Path
-    passwd: Path
-    hidden: tuple[Path, ...]
-    memory: int
-
-
 def main() -> None:
-    order = Order(**json.loads(sys.argv[2]))
+    order = Order(**json.load(sys.stdin))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o022)
@@ -112,14 +96,9 @@ def main() -> None:
 
 
 def launch(order: Order) -> Answer:
-    """Start the nodes of the order that nobody else is starting. All addresses are bound before anything runs."""
-    rung, why = order.rung, ""
-    if rung != PLAIN:
-        why = _refusal(Path(order.scratch))
-        rung = UTS if rung == UTS or not why else PLAIN
-        if rung == UTS and why:
-            return Answer(rung, why)
-    if not order.ranks:
+    """Start the nodes of the order that nobody else is starting. All doors are bound before anything runs."""
+    rung, why = _choose(order)
+    if not rung or not order.ranks or (why and order.rung):
         return Answer(rung, why)
     cluster = ClusterFolder(Path(order.folder))
     locks = {rank: lock for rank in order.ranks if (lock := _lock(cluster.node(rank))) is not None}
@@ -128,17 +107,43 @@ def launch(order: Order) -> Answer:
         return Answer(rung, why, gone=True)
     for rank in locks:
         cluster.node(rank).state_file.unlink(missing_ok=True)  # of an earlier life
-    listeners: dict[int, socket.socket] = {}
+    if rung == NAMESPACES:
+        for folder in (cluster.shared, *(cluster.node(rank).home for rank in locks)):
+            identity.hand_over(folder, order.user)
+    isolated = rung == NAMESPACES and order.options["network"] == ISOLATED
+    listeners: dict[int, list[socket.socket]] = {rank: [] for rank in locks}
     for rank in locks:
+        if rung == NAMESPACES:
+            listeners[rank].append(_door(cluster.node(rank)))
+        if isolated:
+            continue  # its address is in the cluster's own network, where nobody else is
         try:
-            listeners[rank] = _listen(record.address(rank), record.port)
+            listeners[rank].append(_listen(record.address(rank), record.port))
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise
             return Answer(rung, why, taken=f"{record.address(rank)}:{record.port}")
     if locks:
-        _fork(lambda: _start(order, cluster, record, rung, locks, listeners))
+        _fork(lambda: _start(Plan(order, cluster, record, rung, isolated), locks, listeners))
     return Answer(rung, why)
+
+
+def _choose(order: Order) -> tuple[str, str]:
+    """The rung, and what the kernel refused of a better one."""
+    if order.rung == PLAIN:
+        return PLAIN, ""
+    why = ""
+    if order.rung != LANDLOCK:
+        why = _refusal(order)
+        if not why or order.rung == NAMESPACES:
+            return NAMESPACES, why
+    if identity.has_root():
+        return "", f"{why or 'landlock'}; and without namespaces root would be root on the nodes"
+    if not landlock.version():
+        return "", f"{why}; Landlock: not in this kernel".removeprefix("; ")
+    if not seccomp.is_known():
+        return "", f"{why}; no system call filter for this kind of machine".removeprefix("; ")
+    return LANDLOCK, why
 
 
 def _fork(body: Callable[[], object], report: Callable[[str], object] | None = None) -> int:
@@ -173,6 +178,20 @@ def _lock(node: NodeFolder) -> int | None:
     return descriptor
 
 
+def _door(node: NodeFolder) -> socket.socket:
+    """A socket in the node's folder, by which the portal comes in wherever the node's network is."""
+    node.door.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    folder = os.open(node.path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        listener.bind(f"/proc/self/fd/{folder}/{node.door.name}")  # a socket's own path has room for 107 bytes
+        os.chmod(node.door, 0o600)
+    finally:
+        os.close(folder)
+    listener.listen(128)
+    return listener
+
+
 def _listen(address: str, port: int) -> socket.socket:
     deadline = time.monotonic() + 1
     while True:
@@ -188,40 +207,96 @@ def _listen(address: str, port: int) -> socket.socket:
                 raise
             time.sleep(0.05)
         else:
-            listener.setblocking(False)
             return listener
 
 
-def _start(
-    order: Order,
-    cluster: ClusterFolder,
-    record: ClusterRecord,
-    rung: str,
-    locks: dict[int, int],
-    listeners: dict[int, socket.socket],
-) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What all processes of a cluster's nodes know."""
+
+    order: Order
+    cluster: ClusterFolder
+    record: ClusterRecord
+    rung: str
+    isolated: bool  # whether the cluster has a network of its own
+
+    @property
+    def options(self) -> Options:
+        return Options.of(self.order.options)
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {self.record.address(rank): self.record.hostname(rank) for rank in range(self.record.nodes)}
+
+
+def _start(plan: Plan, locks: dict[int, int], listeners: dict[int, list[socket.socket]]) -> None:
     """Out of the launcher's hands: fork the keepers and end."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)  # who called waits for the end of our stdout
-    _log_to(cluster.node(min(locks)))
+    _log_to(plan.cluster.node(min(locks)))
     from portal.clouds.local import server  # noqa: F401 (once, before the forks: they share its memory)
 
     gc.collect()
     gc.freeze()
+    # Held until the last keeper has written down where it is, so that the nodes of a cluster come into one network.
+    joining = os.open(plan.cluster.path / "joining", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(joining, fcntl.LOCK_EX)
+    network = _network(plan.cluster) if plan.isolated else []
     for rank, lock in locks.items():
-        listener = listeners[rank]
 
-        def keeper(rank: int = rank, lock: int = lock, listener: socket.socket = listener) -> None:
-            for other in listeners.values():
-                if other is not listener:
-                    other.detach()  # closed by number: its descriptor may get another meaning before it is collected
-            _close_all_but(0, 1, 2, lock, listener.fileno())
-            _keep(order, cluster, record, rank, rung, listener)
+        def keeper(rank: int = rank, lock: int = lock) -> None:
+            for other, theirs in listeners.items():
+                if other != rank:
+                    for one in theirs:
+                        one.detach()  # closed by number: it may get another meaning before it is collected
+            ours = [listener.fileno() for listener in listeners[rank]]
+            _close_all_but(0, 1, 2, lock, joining, *(namespace for namespace, _ in network), *ours)
+            _Keeper(plan, rank, listeners[rank], network, joining, lock).keep()
 
         _fork(keeper)
     os._exit(0)
+
+
+def _network(cluster: ClusterFolder) -> list[tuple[int, int]]:
+    """The namespaces to join for the cluster's network, in order: descriptors, with their kinds."""
+    for node in cluster.nodes():
+        state = node.state()
+        if node.taken and state is not None and state.rung == NAMESPACES and state.alive:
+            return _namespaces_of(state.keeper.pid)
+    return _new_network()
+
+
+def _new_network() -> list[tuple[int, int]]:
+    """A network in which there is only loopback; without root in a user namespace in which it is ours."""
+    ours, theirs = socket.socketpair()
+
+    def make() -> None:
+        ours.close()
+        if not kernel.may_administer():
+            kernel.enter_user_namespace()
+        kernel.unshare(kernel.CLONE_NEWNET)
+        kernel.raise_loopback()
+        theirs.send(b"y")
+        theirs.recv(1)  # until it has been taken hold of
+
+    pid = _fork(make, lambda said: theirs.send(said.encode()))
+    theirs.close()
+    try:
+        said = ours.recv(1000)
+        if said != b"y":
+            raise OSError(said.decode(errors="replace") or "no network could be made")
+        return _namespaces_of(pid)
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+
+
+def _namespaces_of(pid: int) -> list[tuple[int, int]]:
+    kinds = [] if kernel.may_administer() else [("user", kernel.CLONE_NEWUSER)]
+    kinds.append(("net", kernel.CLONE_NEWNET))
+    return [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind) for name, kind in kinds]
 
 
 def _log_to(node: NodeFolder) -> None:
@@ -249,196 +324,353 @@ def _say(text: str) -> None:
 # -- the keeper
 
 
-def _keep(
-    order: Order, cluster: ClusterFolder, record: ClusterRecord, rank: int, rung: str, listener: socket.socket
-) -> NoReturn:
-    """Look after one node until it ends. The node cannot see or reach this process unless the rung is plain."""
-    node = cluster.node(rank)
-    os.setsid()
-    _log_to(node)
-    kernel.name_process(record.hostname(rank))
-    limits.offer_to_the_killer("self", 500)
-    mark = processes.mark_of(cluster.path)
-    privileged = kernel.may_administer()
-    ours, theirs = socket.socketpair()
-    if rung == PLAIN:
-        kernel.adopt_orphans()
-    else:
-        if not privileged:
-            kernel.enter_user_namespace()
-        kernel.unshare(kernel.CLONE_NEWPID)  # for our first child alone: with its end the namespace ends
+class _Keeper:
+    """Looks after one node until it ends. The node cannot see or reach this process unless the rung is plain."""
 
-    def node_itself() -> None:
-        ours.close()
-        # The kernel ends us with the keeper from here on; and if the keeper ended just before, we read nothing.
-        kernel.die_with_parent(signal.SIGKILL)
-        theirs.send(b"a")
-        if theirs.recv(1) == b"g":
-            _be(order, cluster, record, node, rung, privileged, mark, listener, theirs)
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        listeners: list[socket.socket],
+        network: list[tuple[int, int]],
+        joining: int,
+        lock: int,
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.node = plan.cluster.node(rank)
+        self.listeners = listeners
+        self.network = network
+        self.joining = joining
+        self.lock = lock
+        self.way_out: socket.socket | None = None  # ends when the way out ends
+        self.refuses = ""
+        self.looked = 0.0
 
-    first = _fork(node_itself)
-    theirs.close()
-    listener.close()
-    ours.recv(1)
-    group, text = limits.make_group(limits.group_name(mark, rank), record.memory, first)
-    _say(f"{record.hostname(rank)} starts ({rung}) at {record.address(rank)}:{record.port}, {text}")
-    state = NodeState(rung, process_now(os.getpid()), process_now(first), False, None if group is None else str(group))
-    write_atomically(node.state_file, state.json())
-    with contextlib.suppress(OSError):
-        ours.send(b"g")
-    if ours.recv(1) == b"r":
-        state = NodeState(state.rung, state.keeper, state.first, True, state.cgroup)
-        write_atomically(node.state_file, state.json())
-    ours.close()
-    status = _wait_for(first)
-    _say(f"{record.hostname(rank)} ended ({_ending(status)})")
-    if rung == PLAIN:
-        _end_descendants(gently=status != -signal.SIGKILL)
-    if group is not None:
-        limits.remove_group(group)
-    os._exit(0)
+    def keep(self) -> NoReturn:
+        plan, record = self.plan, self.plan.record
+        os.setsid()
+        _log_to(self.node)
+        kernel.name_process(record.hostname(self.rank))
+        limits.offer_to_the_killer("self", 500)
+        self.host_key = self.node.host_key.read_text()
+        self._enter_network()
+        awake, wake = os.pipe()
+        for end in (awake, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        if plan.rung == NAMESPACES:
+            kernel.unshare(kernel.CLONE_NEWPID)  # for our first child alone: with its end the namespace ends
+        else:
+            kernel.adopt_orphans()
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.to_server, from_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
+        def node_itself() -> None:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.ours.close()
+            self.to_server.close()
+            for descriptor in (self.joining, awake, wake):
+                os.close(descriptor)
+            if self.way_out is not None:
+                self.way_out.close()
+            # The kernel ends us with the keeper from here on; and if the keeper ended just before, we read nothing.
+            kernel.die_with_parent(signal.SIGKILL)
+            theirs.send(b"alive")
+            if theirs.recv(8) == b"go":
+                _Node(plan, self.rank, self.listeners, theirs, from_server, self.lock).be()
 
-def _ending(status: int) -> str:
-    return f"exit {status}" if status >= 0 else f"signal {-status}"
+        self.first = _fork(node_itself)
+        theirs.close()
+        from_server.close()
+        for listener in self.listeners:
+            listener.close()
+        self.ours.recv(8)
+        name = limits.group_name(processes.mark_of(plan.cluster.path), self.rank)
+        groups, text = limits.make_groups(name, record.memory, plan.options.processes, self.first)
+        self.groups = groups
+        _say(f"{record.hostname(self.rank)} starts ({plan.rung}) at {record.address(self.rank)}:{record.port}; {text}")
+        self.state = NodeState(
+            plan.rung, process_now(os.getpid()), process_now(self.first), False, tuple(map(str, groups))
+        )
+        self._write_state()
+        os.close(self.joining)
+        with contextlib.suppress(OSError):
+            self.to_server.send(self.host_key.encode())
+            self.ours.send(b"go")
+        status = self._wait(awake)
+        _say(f"{record.hostname(self.rank)} ended ({ending(status)})")
+        if plan.rung != NAMESPACES:
+            _end_family()
+        for group in self.groups:
+            limits.remove_group(group)
+        os._exit(0)
 
-
-def _wait_for(child: int) -> int:
-    """Reap everything until `child` ends; return how."""
-    while True:
-        pid, status = os.wait()
-        if pid == child:
-            return os.waitstatus_to_exitcode(status)
-
-
-def _end_descendants(*, gently: bool) -> None:
-    """End everything that descends from this process. As it adopts orphans, nobody slips away by forking."""
-    deadline = time.monotonic() + (_GOODBYE if gently else 0)
-    told: set[int] = set()
-    while True:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        descendants = _descendants(os.getpid())
-        if not descendants:
+    def _enter_network(self) -> None:
+        if self.plan.rung != NAMESPACES:
             return
-        late = time.monotonic() >= deadline
-        for process in descendants:
-            if late or process.pid not in told:
-                process.send(signal.SIGKILL if late else signal.SIGTERM)
-                told.add(process.pid)
-        time.sleep(0.02)
+        if not self.plan.isolated:
+            if not kernel.may_administer():
+                kernel.enter_user_namespace()
+            return
+        rules = self._rules()
+        user = identity.way_out() if identity.has_root() else None
+        self.way_out, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def way_out() -> None:
+            assert self.way_out is not None
+            self.way_out.close()
+            for listener in self.listeners:
+                listener.close()
+            for descriptor in (self.joining, self.lock, *(namespace for namespace, _ in self.network)):
+                os.close(descriptor)
+            _, (listening, *_), _, _ = socket.recv_fds(theirs, 1, 1)
+            wayout.be(socket.socket(fileno=listening), theirs, rules, user)
+
+        _fork(way_out)
+        theirs.close()
+        for namespace, kind in self.network:
+            kernel.join(namespace, kind)
+            os.close(namespace)
+        record = self.plan.record
+        address = record.address(self.rank)
+        with _listen(address, wayout.PORT) as listener:
+            socket.send_fds(self.way_out, [b"l"], [listener.fileno()])
+        self.listeners.append(_listen(address, record.port))
+
+    def _rules(self) -> wayout.Rules:
+        options = self.plan.options
+        return wayout.Rules(
+            addresses=options.addresses,
+            examples=options.portal,
+            git_here=options.git_here,
+            neighbours=options.neighbours,
+            upstream=self.plan.order.upstream,
+        )
+
+    def _write_state(self) -> None:
+        write_atomically(self.node.state_file, self.state.json())
+
+    def _wait(self, awake: int) -> int:
+        """Do what is asked until the first process ends; how it did."""
+        waiting: list[Any] = [awake, self.ours, self.to_server]
+        if self.way_out is not None:
+            waiting.append(self.way_out)
+        while True:
+            ready, _, _ = select.select(waiting, [], [], _LOOK_EVERY)
+            if awake in ready:
+                os.read(awake, 4096)
+            if (status := _reaped(self.first)) is not None:
+                return status
+            if self.ours in ready:
+                self._map() if self.ours.recv(8) == b"map" else waiting.remove(self.ours)
+            if self.to_server in ready:
+                if self.to_server.recv(8) == b"r":
+                    self.state = replace(self.state, ready=True)
+                    self._write_state()
+                else:
+                    waiting.remove(self.to_server)
+            if self.way_out in ready:
+                _say("the way out ended")
+                os.kill(self.first, signal.SIGKILL)
+                waiting.remove(self.way_out)
+            self._look_at_disk()
+
+    def _map(self) -> None:
+        """The first process may not say itself who it is outside."""
+        user = self.plan.order.user
+        assert user is not None
+        kernel.map_ids(self.first, (identity.INSIDE, user), (identity.INSIDE, user))
+        self.ours.send(b"done")
+
+    def _look_at_disk(self) -> None:
+        if time.monotonic() - self.looked < _LOOK_EVERY:
+            return
+        self.looked = time.monotonic()
+        options = self.plan.options
+        disk = os.statvfs(self.node.path)
+        free = disk.f_bavail * disk.f_frsize
+        mark = min(options.free_mib << 20, disk.f_blocks * disk.f_frsize * options.free_percent // 100)
+        if free < mark:
+            with contextlib.suppress(OSError):
+                self.to_server.send(b"l")
+        text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
+        if free < mark:
+            text = f"Runs were ended: {text}"
+        elif free < 2 * mark and self.refuses.startswith("Runs were ended"):
+            return  # it still says why
+        self._refuse(text if free < 2 * mark else "")
+
+    def _refuse(self, why: str) -> None:
+        if bool(why) != bool(self.refuses) or why.startswith("Runs") != self.refuses.startswith("Runs"):
+            if why:
+                _say(why)
+            self.refuses = why
+            self.state = replace(self.state, refuses=why)
+            with contextlib.suppress(OSError):  # there may be no room for it
+                self._write_state()
 
 
-def _descendants(pid: int) -> list[processes.Process]:
-    everything = processes.all_processes()
-    family = {pid}
-    while True:
-        more = {p.pid for p in everything.values() if p.parent in family} - family
-        if not more:
-            return [everything[member] for member in family if member != pid and member in everything]
-        family |= more
+def _reaped(first: int) -> int | None:
+    """Reap all that has ended; how `first` did, if it has."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == first:
+                found = os.waitstatus_to_exitcode(ended[1])
+    return found
+
+
+def _end_family() -> None:
+    from portal.clouds.local.sessions import end_descendants
+
+    end_descendants()
 
 
 # -- the node
 
 
-def _be(
-    order: Order,
-    cluster: ClusterFolder,
-    record: ClusterRecord,
-    node: NodeFolder,
-    rung: str,
-    privileged: bool,
-    mark: str,
-    listener: socket.socket,
-    keeper: socket.socket,
-) -> NoReturn:
-    from portal.clouds.local import server
+class _Node:
+    """The first process of a node, and how it comes to be that."""
 
-    rank = node.rank
-    simulated = rung == PLAIN
-    user = account()
-    home, tmp, programs = (node.home, node.tmp, node.bin) if simulated else (HOME, _TMP, _OURS / "bin")
-    service = server.Service(
-        user=user,
-        hostname=record.hostname(rank),
-        address=record.address(rank),
-        home=str(home),
-        shell=shims.shell(),
-        host_key=node.host_key.read_text(),
-        authorized_keys=record.authorized_keys,
-        environment=shims.session_environment(
-            user=user,
-            home=home,
-            tmp=tmp,
-            programs=programs,
-            hostname=record.hostname(rank),
-            mark=mark,
-            simulated=simulated,
-        ),
-    )
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        listeners: list[socket.socket],
+        keeper: socket.socket,
+        server: socket.socket,
+        lock: int,
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.folder = plan.cluster.node(rank)
+        self.listeners = listeners
+        self.keeper = keeper
+        self.server = server
+        self.lock = lock
 
-    def ready() -> None:
-        with contextlib.suppress(OSError):
-            keeper.send(b"r")
-        keeper.close()
-
-    if simulated:
-        os.chdir(home)
-        kernel.hide_process()
-        server.serve(service, listener, ready)
-        os._exit(0)
-    passwd = node.path / "passwd"
-    passwd.write_text(shims.passwd_file(user, HOME))
-    world = World(
-        hostname=record.hostname(rank),
-        root=node.root,
-        home=node.home,
-        tmp=node.tmp,
-        shared=cluster.shared,
-        programs=node.bin,
-        hosts=cluster.hosts,
-        passwd=passwd,
-        hidden=tuple(Path(path) for path in order.hidden),
-        memory=record.memory,
-    )
-    enter(world, privileged=privileged)
-    os.chdir(HOME)
-    kernel.hide_process()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
-    child = os.fork()
-    if not child:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        server.serve(service, listener, ready)
-        os._exit(0)
-    listener.close()
-    keeper.close()
-    _be_first(child)
-
-
-def _be_first(server: int) -> NoReturn:
-    """The life of PID 1: reap, and go when the server goes or TERM comes. The kernel ends what is left."""
-    deadline = None
-    while True:
-        if deadline is None:
-            signalled: int | None = signal.sigwaitinfo({signal.SIGCHLD, signal.SIGTERM}).si_signo
+    def be(self) -> NoReturn:
+        if self.plan.rung == NAMESPACES:
+            become_first(self._view(), self.keeper, self.plan.order.user)
         else:
-            info = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, max(0, deadline - time.monotonic()))
-            signalled = None if info is None else info.si_signo
-        if signalled is None:
-            os._exit(0)
-        if signalled == signal.SIGTERM and deadline is None:
-            deadline = time.monotonic() + _GOODBYE
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGTERM)
-        try:
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == server and deadline is None:
-                    _say(f"the SSH server ended ({_ending(os.waitstatus_to_exitcode(ended[1]))})")
-                    os._exit(1)
-        except ChildProcessError:
-            os._exit(0)
+            kernel.adopt_orphans()
+            kernel.hide_process()
+        manner = self._manner()
+        os.chdir(manner.home)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = _fork(lambda: self._serve(manner, ours, theirs))
+        for one in (theirs, self.server, self.keeper, *self.listeners):
+            one.close()
+        Maker(manner, ours, pid, _say).run()
+
+    def _serve(self, manner: Manner, ours: socket.socket, theirs: socket.socket) -> None:
+        from portal.clouds.local import server
+
+        ours.close()
+        self.keeper.close()
+        os.close(self.lock)
+        host_key = self.server.recv(1 << 16).decode()
+        if self.plan.rung != PLAIN:
+            kernel.drop_everything()
+            seccomp.confine()
+        server.serve(self._service(manner), host_key, self.listeners, theirs, self.server)
+
+    def _view(self) -> view.View:
+        options, order = self.plan.options, self.plan.order
+        return view.View(
+            hostname=self.plan.record.hostname(self.rank),
+            root=self.folder.root,
+            home=self.folder.home,
+            shared=self.plan.cluster.shared,
+            programs=self.folder.bin,
+            names=self.plan.names,
+            shown=tuple(map(Path, (*order.places, *options.shown))),
+            hidden=tuple(map(Path, options.hidden)),
+            temporary=options.temporary_mib << 20 or self.plan.record.memory // 4,
+        )
+
+    def _manner(self) -> Manner:
+        options = self.plan.options
+        if self.plan.rung == NAMESPACES:
+            return Manner(True, str(view.HOME), options.processes, _confine)
+        home = str(self.folder.home)
+        if self.plan.rung == PLAIN:
+            return Manner(False, home, options.processes, lambda: None)
+        of_user = sum(1 for pid in processes.all_processes() if _is_ours(pid))
+        writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
+        shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
+        uv = shims.uv_program()
+        readable = [*map(Path, _READABLE), *shown, *([uv] if uv else [])]
+        return Manner(False, home, of_user + options.processes, lambda: _confine_files(readable, writable))
+
+    def _service(self, manner: Manner) -> Any:
+        from portal.clouds.local import server
+
+        plan, record = self.plan, self.plan.record
+        inside = plan.rung == NAMESPACES
+        user = shims.USER if inside else account()
+        return server.Service(
+            user=user,
+            hostname=record.hostname(self.rank),
+            address=record.address(self.rank),
+            home=manner.home,
+            shell=shims.shell(),
+            authorized_keys=record.authorized_keys,
+            environment=shims.session_environment(
+                user=user,
+                home=Path(manner.home),
+                tmp=view.TEMPORARY if inside else self.folder.tmp,
+                programs=view.PROGRAMS if inside else self.folder.bin,
+                hostname=record.hostname(self.rank),
+                mark=processes.mark_of(plan.cluster.path),
+                simulated=not inside,
+                told=self._told(),
+            ),
+        )
+
+    def _told(self) -> Mapping[str, str]:
+        """How programs on this node reach packages and sources."""
+        plan = self.plan
+        if not plan.isolated:
+            return {**plan.order.told, **plan.order.upstream}
+        near = ["localhost", *plan.names.values(), *plan.names]
+        if not plan.options.git_here and "//127." not in plan.options.portal and "//localhost" not in plan.options.portal:
+            near += ["127.0.0.1", "127.0.0.0/8", "::1"]  # else git asks this computer's servers by these
+        address = plan.record.address(self.rank)
+        return {**plan.order.told, **shims.proxy_environment(address, wayout.PORT, near)}
+
+
+# What programs under Landlock may read, and what they may write to besides their own folders.
+_READABLE = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store", "/proc", "/sys"),
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
+    *("/etc/services", "/etc/protocols", "/etc/mime.types", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
+    *("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf"),
+    *("/etc/gai.conf", "/etc/terminfo", "/etc/fonts", "/run/systemd/resolve/stub-resolv.conf", "/run/resolvconf"),
+    *("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
+)
+_WRITABLE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts", "/dev/shm")  # noqa: S108
+
+
+def _confine() -> None:
+    kernel.drop_everything()
+    seccomp.confine()
+
+
+def _confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
+    kernel.drop_everything()
+    landlock.confine(readable, writable)
+    seccomp.confine()
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid()
+    except OSError:  # gone meanwhile
+        return False
 
 
 def account() -> str:
@@ -448,150 +680,48 @@ def account() -> str:
         return "user"
 
 
-def enter(world: World, *, privileged: bool) -> None:
-    """Move this process, the first of its PID namespace, into the world of its node."""
-    kernel.unshare(_UTS_FLAGS)
+def become_first(world: view.View, keeper: socket.socket, user: int | None) -> None:
+    """Move this process, the first of its PID namespace, into the world of its node, and make it who it is there.
+
+    `user` is who that is outside, and then the keeper says so to the kernel; None: who we are already.
+    """
+    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC)
     kernel.set_hostname(world.hostname)
-    _put_together(world, privileged=privileged)
-    kernel.pivot_root(world.root)
-    kernel.mount(None, "/", None, kernel.MS_PRIVATE)
-    # Before anything of the node runs: with SYS_ADMIN a node's root would unmount what hides the portal's folder.
-    kernel.drop_capabilities()
-
-
-def _put_together(world: World, *, privileged: bool) -> None:
-    """The node's root: every entry of ours, with what differs laid over it. Changes no folder of the host."""
-    new = world.root
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("tmpfs", new, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4m,mode=755")
-    kernel.mount(None, new, None, kernel.MS_UNBINDABLE)  # else binding the folder it lies in would bind it into itself
-    for entry in sorted(os.listdir("/")):
-        if entry not in _OWN_ENTRIES:
-            _copy_entry(Path("/", entry), new / entry)
-    _make_devices(new / "dev", world.memory, privileged=privileged)
-    for source, name in (
-        (world.tmp, "tmp"),
-        (world.home, HOME.name),
-        (world.shared, SHARED.name),
-        (world.programs, f"{_OURS.name}/bin"),
-    ):
-        (new / name).mkdir(parents=True)
-        kernel.bind(source, new / name, recursive=True)
-    kernel.make_read_only(new / _OURS.name / "bin")
-    for source, path in ((world.hosts, "/etc/hosts"), (world.passwd, "/etc/passwd")):
-        target = _inside(new, Path(path).resolve())
-        if target.is_file():
-            kernel.bind(source, target)
-    _bring_back(new, [_TMP, _TMP.resolve()], shims.needed_folders())
-    _hide(new, world.hidden)
-    (new / "proc").mkdir()
-    # While the old /proc can still be seen: without it the kernel refuses a new one in a user namespace.
-    kernel.mount("proc", new / "proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-    if privileged:
-        _protect_kernel(new)
-    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
-    kernel.mount(None, new, None, flags)
-
-
-def _inside(new: Path, path: Path) -> Path:
-    return new / path.relative_to("/")
-
-
-def _copy_entry(source: Path, target: Path) -> None:
-    if source.is_symlink():
-        target.symlink_to(source.readlink())
-        return
-    directory = source.is_dir()
-    if directory:
-        target.mkdir()
+    outside = os.geteuid(), os.getegid()
+    view.enter(world)
+    # All mounts become locked: whoever is in here, whatever they can do in here, cannot undo them.
+    kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+    if user is None:
+        kernel.map_ids("self", (identity.INSIDE, outside[0]), (identity.INSIDE, outside[1]))
     else:
-        target.touch()
-    try:
-        kernel.bind(source, target, recursive=True)
-    except OSError as exc:  # one odd mount shall not cost the node
-        _say(f"not in this node: {source} ({exc})")
-        if directory:
-            target.rmdir()
-        else:
-            target.unlink()
-
-
-def _make_devices(dev: Path, memory: int, *, privileged: bool) -> None:
-    """A /dev without disks and without other people's terminals."""
-    dev.mkdir()
-    wanted = [Path("/dev", name) for name in _DEVICES]
-    wanted += [Path(path) for pattern in _ACCELERATORS for path in glob.glob(f"/dev/{pattern}")]
-    for source in wanted:
-        if source.exists():
-            _copy_entry(source, dev / source.name)
-    for name, text in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
-        (dev / name).symlink_to(f"/proc/self/fd{text}")
-    (dev / "pts").mkdir()
-    (dev / "shm").mkdir()
-    group = ",gid=5" if privileged else ""  # tty; in a user namespace that group does not exist
-    options = f"newinstance,ptmxmode=0666,mode=0620{group}"
-    kernel.mount("devpts", dev / "pts", "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, options)
-    (dev / "ptmx").symlink_to("pts/ptmx")
-    options = f"size={memory // 2},mode=1777"
-    kernel.mount("tmpfs", dev / "shm", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
-
-
-def _bring_back(new: Path, covered: list[Path], folders: list[Path]) -> None:
-    """Show again those of `folders` that lie in what was covered."""
-    done: list[Path] = []
-    for folder in sorted(set(folders)):
-        if any(_is_in(folder, top) for top in covered) and not any(_is_in(folder, top) for top in done):
-            target = _inside(new, folder)
-            target.mkdir(parents=True, exist_ok=True)
-            kernel.bind(folder, target, recursive=True)
-            kernel.make_read_only(target)
-            done.append(folder)
-
-
-def _is_in(path: Path, folder: Path) -> bool:
-    return path == folder or folder in path.parents
-
-
-def _hide(new: Path, hidden: tuple[Path, ...]) -> None:
-    """Lay an empty read-only folder over each path, but show in it the programs that nodes need."""
-    done: list[Path] = []
-    for path in sorted({path.resolve() for path in hidden}, key=lambda p: len(p.parts)):
-        target = _inside(new, path)
-        if any(_is_in(path, top) for top in done) or target == new or not target.exists():
-            continue
-        if target.is_dir():
-            kernel.mount("tmpfs", target, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
-            _bring_back(new, [path], shims.needed_folders())
-            kernel.make_read_only(target)
-        else:  # a socket or a file
-            kernel.bind(new / "dev" / "null", target)
-        done.append(path)
-
-
-def _protect_kernel(new: Path) -> None:
-    """Root in a node shall not change the kernel of the computer, e.g. what it runs when a program crashes."""
-    with contextlib.suppress(FileNotFoundError):
-        kernel.make_read_only(new / "sys")
-    for name in ("sys", "irq", "bus", "fs"):
-        path = new / "proc" / name
-        if path.is_dir():
-            kernel.bind(path, path)
-            kernel.make_read_only(path)
-    for name in ("sysrq-trigger", "kcore", "kmsg", "keys", "timer_list", "sched_debug"):
-        path = new / "proc" / name
-        if path.exists():
-            kernel.bind(new / "dev" / "null", path)
+        keeper.send(b"map")
+        if keeper.recv(8) != b"done":
+            raise OSError(errno.EPERM, "the node was given no user")
+        os.setgroups([])
+        os.setresgid(identity.INSIDE, identity.INSIDE, identity.INSIDE)
+        os.setresuid(identity.INSIDE, identity.INSIDE, identity.INSIDE)
+    kernel.die_with_parent(signal.SIGKILL)  # again: a change of identity has cleared it
+    for kind in _FORBIDDEN_INSIDE:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+    with contextlib.suppress(OSError):  # something of people's own may be there
+        view.TEMPORARY.mkdir(mode=0o700)
+    kernel.hide_process()
 
 
 # -- the probe
 
 
-def _refusal(scratch: Path) -> str:
-    """What the kernel refuses of a node's namespaces, found by doing all of it in a child. Empty when nothing."""
-    folder = Path(tempfile.mkdtemp(prefix=".probe-", dir=scratch))
+def _refusal(order: Order) -> str:
+    """What the kernel refuses of a node with namespaces, found by doing all of it in a child. Empty when nothing."""
+    if not seccomp.is_known():
+        return "there is no system call filter for this kind of machine"
+    if identity.has_root() and not kernel.may_administer():
+        return "root may not make namespaces here"
+    folder = Path(tempfile.mkdtemp(prefix=".probe-", dir=order.scratch))
     reading, writing = os.pipe()
     try:
-        pid = _fork(lambda: _try_all(folder), lambda said: os.write(writing, said.encode()))
+        pid = _fork(lambda: _try_all(folder, order), lambda said: os.write(writing, said.encode()))
         os.close(writing)
         said = b""
         while block := os.read(reading, 4096):
@@ -603,34 +733,65 @@ def _refusal(scratch: Path) -> str:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try_all(folder: Path) -> None:
-    for name in ("root", "home", "tmp", "shared", "bin"):
+def _try_all(folder: Path, order: Order) -> None:
+    for name in ("root", "home", "shared", "bin"):
         (folder / name).mkdir()
-    (folder / "hosts").write_text(shims.hosts_file({}))
-    (folder / "passwd").write_text(shims.passwd_file(account(), HOME))
-    privileged = kernel.may_administer()
-    if not privileged:
+    user = identity.numbers()[0] if identity.has_root() else None
+    identity.hand_over(folder / "home", user)
+    if order.options["network"] == ISOLATED:
+        for namespace, kind in _new_network():
+            kernel.join(namespace, kind)
+    elif not kernel.may_administer():
         kernel.enter_user_namespace()
     kernel.unshare(kernel.CLONE_NEWPID)
-    world = World(
+    world = view.View(
         hostname="probe",
         root=folder / "root",
         home=folder / "home",
-        tmp=folder / "tmp",
         shared=folder / "shared",
         programs=folder / "bin",
-        hosts=folder / "hosts",
-        passwd=folder / "passwd",
+        names={},
+        shown=(),
         hidden=(folder,),
-        memory=1 << 20,
+        temporary=1 << 20,
     )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def first() -> None:
+        ours.close()
+        become_first(world, theirs, user)
+        _try_session()
+        theirs.send(b"fine")
+
+    pid = _fork(first, lambda said: theirs.send(said.encode()[:1000]))
+    theirs.close()
+    said = ours.recv(1000)
+    if said == b"map" and user is not None:
+        kernel.map_ids(pid, (identity.INSIDE, user), (identity.INSIDE, user))
+        ours.send(b"done")
+        said = ours.recv(1000)
+    os.waitpid(pid, 0)
+    if said != b"fine":
+        raise OSError(said.decode(errors="replace") or "the first process ended")
+
+
+def _try_session() -> None:
+    manner = Manner(True, str(view.HOME), 64, _confine)
+    order = os.memfd_create("order")
+    with open(order, "w", closefd=False) as file:
+        json.dump({"argv": ["/bin/sh", "-c", ":"], "environment": {}, "sftp": False}, file)
+    os.lseek(order, 0, os.SEEK_SET)
     reading, writing = os.pipe()
-    pid = _fork(lambda: enter(world, privileged=privileged), lambda said: os.write(writing, said.encode()))
-    os.close(writing)
-    said = os.read(reading, 4096)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise OSError(said.decode(errors="replace") or f"the first process ended with {status}")
+    errors, to_errors = os.pipe()
+    with socket.socket() as unused:
+        maker = Maker(manner, unused, 0, lambda said: os.write(to_errors, said.encode()))
+        leader = maker.make([order, writing, 0, 0, to_errors])
+    for descriptor in (writing, to_errors):
+        os.close(descriptor)
+    os.waitpid(leader, 0)
+    status = os.read(reading, 20)
+    if status != b"0":
+        raise OSError(os.read(errors, 1000).decode(errors="replace") or f"a session ended with {status!r}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "COXSWAIN_NODE_OF"  # in the environment of every command that runs on a node
+_EXITING = 0x4  # PF_EXITING of the kernel, which sets it before all else
 LAUNCHER = "portal.clouds.local.node"  # in the command line of everything that makes a node
 
 
@@ -61,9 +62,30 @@ def look(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), int(fields[19]))
 
 
+def goes_on(pid: int) -> bool:
+    """Whether the process runs and has not begun to end: its descriptors are closed a moment before it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return fields[0] not in b"ZX" and not int(fields[6]) & _EXITING
+
+
 def all_processes() -> dict[int, Process]:
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
     return {process.pid: process for pid in pids if (process := look(pid))}
+
+
+def descendants(pid: int) -> list[Process]:
+    """All that descend from this process now."""
+    everything = all_processes()
+    family = {pid}
+    while True:
+        more = {p.pid for p in everything.values() if p.parent in family} - family
+        if not more:
+            return [everything[member] for member in family if member != pid and member in everything]
+        family |= more
 
 
 def mark_of(folder: Path) -> str:

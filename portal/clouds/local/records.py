@@ -18,7 +18,14 @@ from portal.clouds.local.kernel import is_locked
 from portal.clouds.local.limits import groups_of
 from portal.clouds.local.processes import ClusterProcesses, Process, look, mark_of, of_cluster
 
+NAMESPACES = "namespaces"
+LANDLOCK = "landlock"
+PLAIN = "plain"
+
 __all__ = [
+    "LANDLOCK",
+    "NAMESPACES",
+    "PLAIN",
     "ClusterFolder",
     "ClusterRecord",
     "NodeFolder",
@@ -78,6 +85,8 @@ class ClusterRecord:
             return None
         value["tags"] = Tags(**value["tags"])
         value["authorized_keys"] = tuple(value["authorized_keys"])
+        if value["rung"] == "uts":  # of before there were limits to what a node sees
+            value["rung"] = NAMESPACES
         return cls(**value)
 
     def write(self, path: Path, *, only_new: bool = False) -> bool:
@@ -106,11 +115,15 @@ class WorkspaceFolder:
     def filesystem(self) -> Path:
         return self.path / "filesystem.json"
 
+    @property
+    def identity(self) -> Path:
+        return self.path / "identity.json"
+
     def cluster(self, subject: str) -> ClusterFolder:
         return ClusterFolder(self.path / subject)
 
     def clusters(self) -> list[ClusterFolder]:
-        ours = {"network.json", "filesystem.json"}
+        ours = {"network.json", "filesystem.json", "identity.json"}
         found = sorted(p for p in self.path.glob("*.json") if p.name not in ours and not p.name.startswith("."))
         return [ClusterFolder(path.with_suffix("")) for path in found]
 
@@ -123,10 +136,6 @@ class ClusterFolder:
     def record(self) -> Path:
         """Beside the folder, so that there is never a folder without its record."""
         return self.path.with_name(f"{self.path.name}.json")
-
-    @property
-    def hosts(self) -> Path:
-        return self.path / "hosts"
 
     @property
     def shared(self) -> Path:
@@ -144,7 +153,7 @@ class ClusterFolder:
 
     def groups(self) -> set[Path]:
         """The memory groups of its nodes that exist."""
-        written = {Path(state.cgroup) for node in self.nodes() if (state := node.state()) and state.cgroup}
+        written = {Path(group) for node in self.nodes() if (state := node.state()) for group in state.groups}
         return {group for group in written if group.exists()} | set(groups_of(mark_of(self.path)))
 
     def processes(self) -> ClusterProcesses:
@@ -157,14 +166,16 @@ class NodeState:
 
     rung: str
     keeper: Process
-    first: Process  # PID 1 of the node; in plain, its SSH server
+    first: Process  # PID 1 of the node; without namespaces, the parent of all that runs on it
     ready: bool
-    cgroup: str | None
+    groups: tuple[str, ...]  # that limit it
+    refuses: str = ""  # why no new run may start here; empty when it may
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> NodeState:
         keeper, first = (Process(value[k]["pid"], 0, value[k]["started"]) for k in ("keeper", "first"))
-        return cls(value["rung"], keeper, first, value["ready"], value["cgroup"])
+        groups = tuple(value.get("groups", ()))
+        return cls(value["rung"], keeper, first, value["ready"], groups, value.get("refuses", ""))
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -195,6 +206,11 @@ class NodeFolder:
     def root(self) -> Path:
         """Where the node's new root is put together; empty when seen from outside."""
         return self.path / "root"
+
+    @property
+    def door(self) -> Path:
+        """The socket by which the portal comes in."""
+        return self.path / "door"
 
     @property
     def host_key(self) -> Path:

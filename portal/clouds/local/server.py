@@ -1,29 +1,41 @@
-"""The SSH server of a node, on asyncssh: commands, terminals, SFTP, and forwarding to the node itself."""
+"""The SSH server of a node, on asyncssh: commands, terminals, SFTP, and forwarding to the node itself.
+
+It reads what strangers send and has no right but to ask the node's first process for sessions. What people run, SFTP
+included, runs in those.
+
+Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
+all other sessions of that run before the command starts, COXSWAIN_SWEEP_BUT those of all runs but that one; the command
+finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and answers by closing its
+two outputs: the client is told 0 and let go, and the session stays until the command ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import encodings.idna  # noqa: F401 (asyncio looks it up when it first resolves a name, where it is not there any more)
+import concurrent.futures.thread  # noqa: F401 (the same)
 import fcntl
 import logging
 import os
 import signal
 import socket
 import struct
-import subprocess
 import termios
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncssh
 
-from portal.clouds.local.limits import offer_to_the_killer
+from portal.clouds.local.sessions import Session, Sessions
 
 Process = asyncssh.SSHServerProcess[bytes]
 
 _BLOCK = 1 << 16
-_PATIENCE = 3.0  # for output that a background child may still hold open after the command has ended
+_PATIENCE = 3.0  # for output that is still on its way after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
+_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT"})
+LOW = b"l"  # from the keeper: the disk is nearly full
 
 
 @dataclass(frozen=True)
@@ -33,47 +45,70 @@ class Service:
     address: str
     home: str
     shell: str
-    host_key: str
     authorized_keys: tuple[str, ...]
     environment: Mapping[str, str]
 
 
-def serve(service: Service, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM. Calls `ready` as soon as people can sign in."""
+def serve(
+    service: Service,
+    host_key: str,
+    listeners: Sequence[socket.socket],
+    control: socket.socket,
+    keeper: socket.socket,
+) -> None:
+    """Serve until the node's first process is gone. Says `r` to the keeper as soon as people can sign in."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     asyncssh.set_log_level(logging.WARNING)
-    asyncio.run(_serve(service, listener, ready))
+    asyncio.run(_serve(service, host_key, listeners, control, keeper))
 
 
-async def _serve(service: Service, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(
+    service: Service,
+    host_key: str,
+    listeners: Sequence[socket.socket],
+    control: socket.socket,
+    keeper: socket.socket,
+) -> None:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     keys = asyncssh.import_authorized_keys("".join(f"{key.strip()}\n" for key in service.authorized_keys))
+    sessions = Sessions(control)
 
     async def session(process: Process) -> None:
-        await _Session(service, process).run()
+        await _Client(service, sessions, process).run()
 
-    await asyncssh.listen(
-        sock=listener,
-        server_factory=lambda: _Door(service, keys),
-        server_host_keys=[asyncssh.import_private_key(service.host_key)],
-        process_factory=session,
-        encoding=None,
-        sftp_factory=True,
-        allow_scp=False,  # it would take every command that begins with "scp " for itself
-        line_editor=False,
-        password_auth=False,
-        kbdint_auth=False,
-        host_based_auth=False,
-        gss_host=None,
-        agent_forwarding=False,
-        x11_forwarding=False,
-        compression_algs=None,
-        login_timeout=30,
-        keepalive_interval=15,
-        keepalive_count_max=4,
-    )
-    ready()
+    def told() -> None:
+        if keeper.recv(1) == LOW:
+            ending.add(task := loop.create_task(sessions.end(lambda one: bool(one.run))))
+            task.add_done_callback(ending.discard)
+        else:
+            loop.remove_reader(keeper)
+
+    ending: set[asyncio.Task[int]] = set()
+    loop.add_reader(keeper, told)
+    for listener in listeners:
+        listener.setblocking(False)
+        await asyncssh.listen(
+            sock=listener,
+            server_factory=lambda: _Door(service, keys),
+            server_host_keys=[asyncssh.import_private_key(host_key)],
+            process_factory=session,
+            encoding=None,
+            allow_scp=False,  # it would take every command that begins with "scp " for itself
+            line_editor=False,
+            password_auth=False,
+            kbdint_auth=False,
+            host_based_auth=False,
+            gss_host=None,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            compression_algs=None,
+            login_timeout=30,
+            keepalive_interval=15,
+            keepalive_count_max=4,
+        )
+    keeper.send(b"r")
     await stop.wait()
 
 
@@ -98,53 +133,94 @@ class _Door(asyncssh.SSHServer):
         return dest_host in own
 
 
-class _Session:
+class _Client:
     """One command or shell from its start to the last byte of its output."""
 
-    def __init__(self, service: Service, process: Process) -> None:
+    def __init__(self, service: Service, sessions: Sessions, process: Process) -> None:
         self._service = service
+        self._sessions = sessions
         self._process = process
         self._moved = 0  # bytes read from the command
+        self._stays = process.env.get("COXSWAIN_DETACH") == "1"
 
     async def run(self) -> None:
         process = self._process
-        try:
-            child, stdin, outputs = self._start()
-        except OSError as exc:
-            with contextlib.suppress(OSError, asyncssh.Error):
-                process.stderr.write(f"This node could not start the command: {exc}\n".encode())
-                process.exit(126)
+        if process.subsystem not in (None, "sftp"):
+            process.exit(127)
             return
-        offer_to_the_killer(child.pid, 800)
-        feeder = asyncio.ensure_future(self._feed(child, stdin))
-        pumps = [asyncio.ensure_future(self._pump(source, writer)) for source, writer in outputs]
-        ended = asyncio.ensure_future(_ended(child))
-        left = asyncio.ensure_future(process.channel.wait_closed())
+        swept = await self._sweep()
         try:
-            await asyncio.wait([ended, left], return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                await self._end(child, ended)
-                return
-            await self._rest(pumps, left)
-            with contextlib.suppress(OSError, asyncssh.Error):
-                status = ended.result()
-                if status < 0:
-                    process.exit_with_signal(_signal_name(-status))
-                else:
-                    process.exit(status)
+            session, stdin, outputs = self._start(swept)
+        except OSError as exc:
+            self._could_not(exc)
+            return
+        feeder = asyncio.ensure_future(self._feed(session, stdin))
+        pumps = [asyncio.ensure_future(self._pump(source, writer)) for source, writer in outputs]
+        left = asyncio.ensure_future(process.channel.wait_closed())
+        answered = asyncio.gather(*pumps) if self._stays else asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait([session.ended, left, answered], return_when=asyncio.FIRST_COMPLETED)
+            if answered.done() and not left.done() and await session.goes_on():
+                with contextlib.suppress(OSError, asyncssh.Error):
+                    process.exit(0)  # the session stays, and nobody's leaving ends it
+            elif session.ended.done():
+                await self._rest(pumps, left)
+                self._tell(session)
+            else:
+                await self._end(session)
         finally:
-            for task in (feeder, left, ended, *pumps):
+            tasks = (feeder, left, answered, *pumps)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(feeder, left, ended, *pumps, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
-        """The child, the descriptor of its input, and those of its outputs with where they go."""
+    async def _sweep(self) -> int | None:
+        """End what the client wants ended before; their number, or None when nothing was asked for."""
+        one, all_but = (self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_BUT"))
+        if not one and not all_but:
+            return None
+        return await self._sessions.end(
+            lambda session: bool(session.run) and (session.run == one or bool(all_but and session.run != all_but))
+        )
+
+    def _could_not(self, exc: OSError) -> None:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            self._process.stderr.write(f"This node could not start the command: {exc}\n".encode())
+            self._process.exit(126)
+
+    def _tell(self, session: Session) -> None:
+        if (error := session.ended.exception()) is not None:
+            self._could_not(OSError(str(error)))
+            return
+        status = session.ended.result()
+        with contextlib.suppress(OSError, asyncssh.Error):
+            if status < 0:
+                self._process.exit_with_signal(_signal_name(-status))
+            else:
+                self._process.exit(status)
+
+    def _environment(self, swept: int | None) -> dict[str, str]:
         process, service = self._process, self._service
-        environment = {
-            name: value for name, value in process.env.items() if name == "LANG" or name.startswith(_FROM_CLIENT)
-        } | dict(service.environment)
-        if "LANG" in process.env:
-            environment["LANG"] = process.env["LANG"]
+        sent = {
+            name: value
+            for name, value in process.env.items()
+            if (name == "LANG" or name.startswith(_FROM_CLIENT)) and name not in _OURS
+        }
+        environment = sent | dict(service.environment)
+        if "LANG" in sent:
+            environment["LANG"] = sent["LANG"]
+        if swept is not None:
+            environment["COXSWAIN_SWEPT"] = str(swept)
+        if self._stays:
+            environment["COXSWAIN_STAY"] = "1"
+        if process.term_type is not None:
+            environment["TERM"] = process.term_type or "dumb"
+        return environment
+
+    def _start(self, swept: int | None) -> tuple[Session, int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
+        """The session, the descriptor of its input, and those of its outputs with where they go."""
+        process, service = self._process, self._service
+        environment = self._environment(swept)
         # No profile is read: what it prints or does would be in every command's way. bash takes a session for one of
         # rshd and reads .bashrc when stdin is a socket, so stdin is a pipe.
         if process.command is not None:
@@ -161,15 +237,7 @@ class _Session:
                 pair = os.pipe()
                 mine.append(pair[0] if number else pair[1])
                 theirs.append(pair[1] if number else pair[0])
-            child = subprocess.Popen(
-                arguments,
-                stdin=theirs[0],
-                stdout=theirs[1],
-                stderr=theirs[2],
-                cwd=service.home,
-                env=environment,
-                start_new_session=True,
-            )
+            session = self._sessions.start(arguments, environment, theirs, files=process.subsystem == "sftp")
         except OSError:
             for descriptor in mine:
                 os.close(descriptor)
@@ -179,25 +247,16 @@ class _Session:
                 os.close(descriptor)
         for descriptor in mine:
             os.set_blocking(descriptor, False)
-        return child, mine[0], [(mine[1], process.stdout), (mine[2], process.stderr)]
+        return session, mine[0], [(mine[1], process.stdout), (mine[2], process.stderr)]
 
     def _start_on_terminal(
         self, arguments: list[str], environment: dict[str, str]
-    ) -> tuple[subprocess.Popen[bytes], int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
+    ) -> tuple[Session, int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
         master, slave = os.openpty()
         try:
             columns, rows, width, height = self._process.term_size
             _set_size(master, rows, columns, width, height)
-            child = subprocess.Popen(
-                arguments,
-                stdin=slave,
-                stdout=slave,
-                stderr=slave,
-                cwd=self._service.home,
-                env=environment | {"TERM": self._process.term_type or "dumb"},
-                start_new_session=True,
-                preexec_fn=_take_terminal,
-            )
+            session = self._sessions.start(arguments, environment, [slave])
         except OSError:
             os.close(master)
             raise
@@ -205,7 +264,7 @@ class _Session:
             os.close(slave)
         writing = os.dup(master)
         os.set_blocking(master, False)  # of the shared open file: for both
-        return child, writing, [(master, self._process.stdout)]
+        return session, writing, [(master, self._process.stdout)]
 
     async def _pump(self, source: int, writer: asyncssh.SSHWriter[bytes]) -> None:
         """Move everything to the client, to the end of file. Owns `source`.
@@ -226,7 +285,7 @@ class _Session:
         finally:
             os.close(source)
 
-    async def _feed(self, child: subprocess.Popen[bytes], sink: int) -> None:
+    async def _feed(self, session: Session, sink: int) -> None:
         """Move the client's input to the command, and act on its signals and window changes. Owns `sink`."""
         process = self._process
         try:
@@ -240,10 +299,10 @@ class _Session:
                 except asyncssh.SignalReceived as exc:
                     number = getattr(signal, f"SIG{exc.signal}", None)
                     if number is not None:
-                        _signal_group(child, number)
+                        session.signal(number)
                     continue
                 except asyncssh.BreakReceived:
-                    _signal_group(child, signal.SIGINT)
+                    session.signal(signal.SIGINT)
                     continue
                 except (OSError, asyncssh.Error):
                     return
@@ -269,31 +328,18 @@ class _Session:
     def _client_is_slow(self) -> bool:
         return bool(self._process.channel.get_write_buffer_size())
 
-    async def _end(self, child: subprocess.Popen[bytes], ended: asyncio.Future[int]) -> None:
-        """The client is gone: end the session's processes. Those that made a session of their own stay.
+    async def _end(self, session: Session) -> None:
+        """The client is gone: end the session, and with KILL all that it ever started.
 
         TERM comes first: Hydra's proxy dies of HUP and leaves its ranks spinning, of TERM it ends them.
         """
-        for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGHUP, 1.0), (signal.SIGKILL, 1.0)):
-            _signal_group(child, number)
-            await asyncio.wait([ended], timeout=patience)
-            if ended.done():
-                # the leader is gone, others of its group may be deaf to TERM
-                await asyncio.sleep(0.2)
-                _kill_group(child.pid)
+        for number, patience in ((signal.SIGTERM, 3.0), (signal.SIGHUP, 1.0)):
+            session.signal(number)
+            await asyncio.wait([session.ended], timeout=patience)
+            if session.ended.done():
                 return
-
-
-def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(child.pid, number)
-
-
-def _kill_group(group: int) -> None:
-    # The leader has been reaped, but its number is not given again as long as the group has members.
-    with contextlib.suppress(OSError):
-        os.killpg(group, signal.SIGKILL)
+        session.signal(signal.SIGKILL)
+        await asyncio.wait([session.ended])
 
 
 def _signal_name(number: int) -> str:
@@ -305,23 +351,6 @@ def _signal_name(number: int) -> str:
 
 def _set_size(descriptor: int, rows: int, columns: int, width: int, height: int) -> None:
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, width, height))
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-async def _ended(child: subprocess.Popen[bytes]) -> int:
-    """The exit status, negative for a signal. Without a thread or a SIGCHLD handler where the kernel allows."""
-    try:
-        descriptor = os.pidfd_open(child.pid)
-    except OSError:  # Linux before 5.3
-        return await asyncio.get_running_loop().run_in_executor(None, child.wait)
-    try:
-        await _readable(descriptor)
-        return child.wait()
-    finally:
-        os.close(descriptor)
 
 
 async def _readable(descriptor: int) -> None:

@@ -6,42 +6,43 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import asyncssh
+
+from portal.clouds.local.identity import INSIDE
 from portal.clouds.local.processes import MARK
+
+USER = "node"  # on nodes with namespaces
+CLIENT = "ssh_client.py"
+WAY_OUT = "COXSWAIN_WAY_OUT"  # where it is set, names of elsewhere are known to that proxy alone
+UV = "/.node/uv"
+PACKAGES = "/.node/python"
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SIMULATED = "simulated"  # programs for nodes without a hostname of their own
 
-# The way to the package index and out of here, as the portal itself was told. Not where the portal keeps its caches.
-_PASSED_ON = ("PIP_", "UV_")
-_PASSED_ON_NAMES = frozenset(
-    {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
-    | {"NO_PROXY", "FTP_PROXY", "TZ"}
-)
-_KEPT_BACK = frozenset(
-    {"PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_LOG", "PIP_CONFIG_FILE"}
-    | {"UV_CACHE_DIR", "UV_PYTHON", "UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON", "UV_CONFIG_FILE"}
-    | {"UV_TOOL_DIR", "UV_TOOL_BIN_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PUBLISH_TOKEN", "UV_PUBLISH_PASSWORD"}
-)
-
-
-def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of the portal's environment that a node gets: how to reach packages and sources."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if (name.startswith(_PASSED_ON) or name.upper() in _PASSED_ON_NAMES) and name not in _KEPT_BACK
-    }
 
 
 def session_environment(
-    *, user: str, home: Path, tmp: Path, programs: Path, hostname: str, mark: str, simulated: bool
+    *,
+    user: str,
+    home: Path,
+    tmp: Path,
+    programs: Path,
+    hostname: str,
+    mark: str,
+    simulated: bool,
+    told: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of every command on a node. There is no HOSTNAME: Hydra would give node 0's to all ranks."""
-    environment = passed_on(os.environ) | {
+    """The environment of every command on a node. There is no HOSTNAME: Hydra would give node 0's to all ranks.
+
+    `told` is how packages and sources are reached.
+    """
+    environment = {
+        **told,
         "HOME": str(home),
         "USER": user,
         "LOGNAME": user,
@@ -70,6 +71,13 @@ def session_environment(
     return environment
 
 
+def proxy_environment(address: str, port: int, near: Iterable[str]) -> dict[str, str]:
+    """What tells programs of the way out, and what they reach without it."""
+    proxy, direct = f"http://{address}:{port}", ",".join(near)
+    names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return dict.fromkeys(names, proxy) | dict.fromkeys(("no_proxy", "NO_PROXY"), direct) | {WAY_OUT: proxy}
+
+
 def shell() -> str:
     return "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
 
@@ -79,26 +87,45 @@ def base_python() -> Path:
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
 
 
-def needed_folders() -> list[Path]:
-    """Folders that programs of a node live in, wherever they are."""
-    return [Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]
+def needed_places() -> list[Path]:
+    """What programs of a node are made of: the interpreter, wherever it is, and never the portal's environment."""
+    return [Path(sys.base_prefix).resolve(), base_python()]
+
+
+def uv_program() -> Path | None:
+    uv = Path(sys.prefix, "bin", "uv")
+    return uv.resolve() if uv.exists() else None
+
+
+def client_packages() -> list[Path]:
+    """What our own small ssh is made of, where there is no OpenSSH."""
+    folder = Path(asyncssh.__file__).parent.parent
+    names = ("asyncssh", "cryptography", "cffi", "_cffi_backend*", "pycparser", "typing_extensions.py", "bcrypt")
+    return [path for name in names for path in folder.glob(name)]
 
 
 def write_programs(folder: Path) -> None:
     """Fill the folder that comes first on a node's PATH."""
     folder.mkdir(mode=0o755, exist_ok=True)
+    folder.chmod(0o755)
     # A script and not a link: environments that are made with it name the real interpreter, so they work on all nodes.
     _script(folder / "python3", f'exec {shlex.quote(str(base_python()))} "$@"')
-    uv = Path(sys.prefix, "bin", "uv")
-    if uv.exists():
-        _script(folder / "uv", f'exec {shlex.quote(str(uv))} "$@"')
+    if (uv := uv_program()) is not None:  # where there is a view, it stands in a place of its own there
+        _script(folder / "uv", f'[ -x {UV} ] && exec {UV} "$@"\nexec {shlex.quote(str(uv))} "$@"')
     openssh = shutil.which("ssh", path=_SYSTEM_PATH)
     if openssh:
         client = shlex.quote(openssh)
     else:
-        script = folder / "ssh_client.py"
-        script.write_text(Path(__file__).with_name("ssh_client.py").read_text())
-        client = f'{shlex.quote(sys.executable)} "$(dirname "$0")/ssh_client.py"'
+        script = folder / CLIENT
+        script.write_text(Path(__file__).with_name(CLIENT).read_text())
+        script.chmod(0o644)
+        packages = shlex.quote(str(Path(asyncssh.__file__).parent.parent))
+        _script(
+            folder / "ssh_client",
+            f"if [ -d {PACKAGES} ]; then PYTHONPATH={PACKAGES}; else PYTHONPATH={packages}; fi\nexport PYTHONPATH\n"
+            f'exec {shlex.quote(str(base_python()))} "$(dirname "$0")/{CLIENT}" "$@"',
+        )
+        client = '"$(dirname "$0")/ssh_client"'
     # ssh takes ~ from the account, which without namespaces is the portal's own
     _script(
         folder / "ssh", f'[ -f "$HOME/.ssh/config" ] && exec {client} -F "$HOME/.ssh/config" "$@"\nexec {client} "$@"'
@@ -154,30 +181,15 @@ if _found:
 '''
 
 
-def hosts_file(names: Mapping[str, str]) -> str:
-    """/etc/hosts of a node: the cluster's names by address, and what this computer knows besides."""
+def account_files(hostname: str, names: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The files of /etc that say who and where one is. `names` are the cluster's, by address."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{address} {name}" for address, name in names.items()]
-    for line in _lines("/etc/hosts"):
-        words = line.split("#")[0].split()
-        if len(words) > 1 and "localhost" not in words and not set(names.values()) & set(words[1:]):
-            lines.append(" ".join(words))
-    return "\n".join(lines) + "\n"
-
-
-def passwd_file(user: str, home: Path) -> str:
-    """/etc/passwd of a node: `~` of its user is the node's home, for ssh and everything that asks the account."""
-    uid, gid = os.getuid(), os.getgid()
-    others = [
-        line
-        for line in _lines("/etc/passwd")
-        if line and line.split(":")[0] != user and line.split(":")[2:3] != [str(uid)]
-    ]
-    return "\n".join([f"{user}:x:{uid}:{gid}::{home}:{shell()}", *others, ""])
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(errors="replace").splitlines()
-    except OSError:
-        return []
+    return {
+        "hosts": "\n".join([*lines, ""]),
+        "hostname": f"{hostname}\n",
+        "passwd": f"root:x:0:0::/:/bin/false\n{USER}:x:{INSIDE}:{INSIDE}::{home}:{shell()}\n",
+        "group": f"root:x:0:\ntty:x:5:\n{USER}:x:{INSIDE}:\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        "resolv.conf": "",  # names of elsewhere are the way out's to look up
+    }

@@ -1,0 +1,35 @@
+"""What an administrator decides of nodes on this computer. The portal takes it from its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ISOLATED = "isolated"
+HOST = "host"
+
+
+@dataclass(frozen=True)
+class Options:
+    hidden: tuple[str, ...] = ()  # paths that no node may see, wherever they lie
+    shown: tuple[str, ...] = ()  # further files and folders of this computer, for all nodes to read
+    rung: str = ""  # how nodes are made; empty: the best that the kernel grants, and never `plain`
+    strangers: bool = False  # whether people that nobody here knows may run programs; then there is no `plain`
+    network: str = ISOLATED  # or HOST
+    portal: str = ""  # the portal's address, of which nodes reach the examples
+    git_here: bool = False  # whether git on nodes may ask servers on this computer
+    addresses: tuple[str, ...] = ()  # host:port that nodes reach wherever it is
+    neighbours: bool = True  # whether nodes reach private networks
+    temporary_mib: int = 0  # of /tmp, and of /dev/shm; 0: a quarter of the node's memory
+    processes: int = 4096  # of a node, at once
+    free_mib: int = 2048  # below so much free disk, and …
+    free_percent: int = 5  # … below such a part of it, runs are ended; below twice that none starts
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> Options:
+        """From a mapping, in which what is not an option is passed over."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name in names}
+        return cls(**plain)
