@@ -115,18 +115,16 @@ def fence(home: str) -> str:
 def make_way(work: Work, folder: str) -> None:
     """Something holds the head node that should have ended: an answer was lost, or a node that was away is back."""
     run: Run = work.subject
-    other = holder(run.cluster, folder)
+    other = _of_folder(run.cluster, folder)
     if other is not None and not other.is_finished:
         work.wait(1, f"{other} is on {run.cluster.name}")
     work.log(f"{other or 'A run that the portal does not know'} was still on {run.cluster.name}; ending it.")
-    head = run.cluster.nodes.get(rank=0)
-    detached.send_signal(head.host, folder, "KILL")
-    if other is not None:
-        end_what_is_left(work, other)
-    work.wait(0.5, f"ending what was left on {run.cluster.name}")
+    if silent := end_what_is_left(work, other or run):
+        work.wait(2, f"{silent} does not answer")
+    work.wait(0.3, f"ending what was left on {run.cluster.name}")
 
 
-def holder(cluster: Cluster, folder: str) -> Run | None:
+def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
     try:
         return cluster.runs.filter(uuid=UUID(folder.rsplit("/", 1)[-1])).first()
@@ -206,10 +204,20 @@ def keep(work: Work) -> None:
 
 
 def end_what_is_left(work: Work, run: Run) -> str:
-    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any."""
-    nodes = list(run.cluster.nodes.all())
+    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any.
+
+    While no other run is on the head node, that is cleared of whatever is one, however it calls itself: what a run says
+    of its own end may be forged.
+    """
+    head, *others = list(run.cluster.nodes.all())
+    on_it = run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, work.subject.pk))
+    alone = "" if on_it.exists() else fence(head.home)
+    answers = [
+        *detached.sweep([head.host], str(run.uuid), alone=alone),
+        *detached.sweep([node.host for node in others], str(run.uuid)),
+    ]
     silent = ""
-    for node, answer in zip(nodes, detached.sweep([node.host for node in nodes], str(run.uuid)), strict=True):
+    for node, answer in zip([head, *others], answers, strict=True):
         if isinstance(answer, PortalError) or answer.status:
             silent = silent or node.hostname
         elif answer.text not in ("", "0"):

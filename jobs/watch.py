@@ -310,7 +310,6 @@ class Observer:
                     failures=_without_nul(verdict.get("failures") or []),
                     ended_ranks={},
                     silent_since=None,
-                    may_be_left=not verdict.get("clear"),
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED if cause.message else Run.Status.FINISHED)

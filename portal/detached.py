@@ -107,17 +107,14 @@ def send_signal(host: ssh.Host, folder: str, name: str) -> bool:
     return OWN.call(host, "signal", folder, name).text == "sent"
 
 
-def holder(host: ssh.Host, alone: str) -> str:
-    """The folder of the command that holds this fence; nothing when none does."""
-    return OWN.call(host, "list", alone).text
-
-
-def sweep(hosts: list[ssh.Host], run: str) -> list[ssh.Answer | PortalError]:
+def sweep(hosts: Sequence[ssh.Host], run: str, *, alone: str = "") -> list[ssh.Answer | PortalError]:
     """End whatever carries COXSWAIN_RUN=`run` on these nodes, and what descends from it. How many, or why not, a host.
 
-    The variable is for nodes whose sessions do not see each other: there the SSH server ends the sessions themselves.
+    With `alone`, also whatever was started with that path, under whatever name. The variables are for nodes whose
+    sessions do not see each other: there the SSH server ends the sessions themselves, which nothing in them can hinder.
     """
-    return ssh.run_on_all(hosts, OWN.command(COXSWAIN_SWEEP=run), input=_line("sweep", f"COXSWAIN_RUN={run}"))
+    env = {"COXSWAIN_SWEEP": run, **({"COXSWAIN_SWEEP_STAYING": "1"} if alone else {})}
+    return ssh.run_on_all(hosts, OWN.command(**env), input=_line("sweep", f"COXSWAIN_RUN={run}", alone))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@
                      starts it, once in this folder's life; prints "started", "ran already" or "busy FOLDER"
     observe FOLDER N streams what is new in its log from byte N on, until the end
     signal FOLDER TERM
-    list PATH        prints the folder of what holds this fence, if something does
-    sweep NAME=VALUE ends all that carry this in their environment, and what descends from it; prints how many
+    sweep NAME=VALUE PATH
+                     ends all that carry this in their environment, whoever has the file PATH open, and what descends
+                     from them; prints how many
     wait [MODULE]    < ["start", FOLDER] and so on: waits for its words, as a line of JSON
 
 `boot.py` brings it there. A command is an argv, or `main(argv)` of a module that was brought too; with a secret it is
@@ -68,15 +69,6 @@ def take(path):
     return file
 
 
-def holder(path):
-    """What the one who has this file's lock has written into it; nothing when nobody has it."""
-    with contextlib.suppress(FileNotFoundError):
-        if (file := take(path)) is None:
-            return pathlib.Path(path).read_text()[:4096] or "?"
-        os.close(file)
-    return ""
-
-
 def start(folder, order):
     if "secret" in order:
         _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
@@ -91,7 +83,7 @@ def start(folder, order):
     if "alone" in order:
         fence = take(order["alone"])
         if fence is None:
-            print("busy", holder(order["alone"]))
+            print("busy", pathlib.Path(order["alone"]).read_text()[:4096])  # the folder of who has it
             return
         os.ftruncate(fence, 0)
         os.write(fence, str(folder).encode())
@@ -423,17 +415,12 @@ def send_signal(folder, name):
     print(answer)
 
 
-def sweep(mark):
+def sweep(mark, alone):
     """Prints how many were ended; those that the node itself has ended for us are in COXSWAIN_SWEPT."""
-    killed = set()
+    own, killed = {os.getpid(), os.getppid()}, set()
     for _ in range(40):
-        marked = set()
-        for pid in processes():
-            with contextlib.suppress(OSError):
-                if mark.encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    marked.add(pid)
-        marked -= {os.getpid(), os.getppid()}
-        found = marked | descendants(marked) - {os.getpid()}
+        found = {pid for pid in processes() if carries(pid, mark) or (alone and has_open(pid, alone))} - own
+        found |= descendants(found) - own
         if not found:
             break
         for pid in found:
@@ -442,6 +429,20 @@ def sweep(mark):
             killed.add(pid)
         time.sleep(0.05)
     print(len(killed) + int(os.environ.get("COXSWAIN_SWEPT") or 0))
+
+
+def carries(pid, mark):
+    try:
+        return mark.encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def has_open(pid, path):
+    try:
+        return any(os.readlink(entry.path) == path for entry in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
 
 
 def main(words, stream):
@@ -460,12 +461,10 @@ def main(words, stream):
             observe(pathlib.Path(target), int(rest[0]))
     elif verb == "signal":
         send_signal(pathlib.Path(target), rest[0])
-    elif verb == "list":
-        print(holder(target))
     elif verb == "finish":  # the keeper alone calls it, of itself
         lock, fence, command, until = json.loads(rest[0])
         finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until))
     elif verb == "sweep":
-        sweep(target)
+        sweep(target, rest[0])
     else:
         sys.exit(f"unknown: {verb}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from functools import cache
@@ -11,6 +12,7 @@ import asyncssh
 
 from portal import ssh
 from portal.clouds import ClusterSpec, HostKey, Tags
+from portal.clouds.local import identity
 
 
 def until(look, seconds=10):
@@ -64,9 +66,9 @@ def up(cloud, where, nodes):
 
 
 def connect(node, *, who="portal", host_key=None, user=None):
+    where = {"sock": ssh._through(node.door)} if node.door else {"host": node.address, "port": node.port}
     return asyncssh.connect(
-        node.address,
-        node.port,
+        **where,
         username=user or node.user,
         client_keys=[key(who)],
         known_hosts=([key(host_key or f"host {node.rank}").convert_to_public()], [], []),
@@ -93,7 +95,9 @@ def said(node, command):
 
 def host(node):
     """For the portal's own connections."""
-    return ssh.Host(node.hostname, node.address, node.port, node.user, private("portal"), public(f"host {node.rank}"))
+    return ssh.Host(
+        node.hostname, node.address, node.port, node.user, private("portal"), public(f"host {node.rank}"), node.door
+    )
 
 
 def introduce(nodes, cores):
@@ -109,17 +113,15 @@ def introduce(nodes, cores):
             f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
             "  LogLevel ERROR\n  SendEnv COXSWAIN_RUN\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
         )
-        async with connect(node) as connection, connection.start_sftp_client() as sftp:
-            await sftp.makedirs(".ssh", exist_ok=True)
+        async with connect(node) as connection:
+            await connection.run(f'mkdir -p -m 700 "{folder}"', check=True)
             for name, text in (
                 (".ssh/config", host_lines + common),
                 (".ssh/known_hosts", known),
                 (".ssh/cluster", private("cluster")),
                 ("hostfile", hosts),
             ):
-                async with sftp.open(name, "w") as file:
-                    await file.write(text)
-                await sftp.chmod(name, 0o600)
+                await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)
 
     for node in nodes:
         asyncio.run(write(node))
@@ -127,3 +129,8 @@ def introduce(nodes, cores):
 
 def give(cloud, where, folder):
     """Make what a test has written there the nodes' own."""
+    user = identity.of_workspace(cloud._workspace(where).path)
+    if user is not None:
+        for top, names, files in os.walk(folder):
+            for name in (".", *names, *files):
+                os.chown(os.path.join(top, name), user, user, follow_symlinks=False)

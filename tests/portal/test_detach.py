@@ -303,13 +303,23 @@ def test_only_one_at_a_time_holds_the_fence(folder, tmp_path):
     call("start", folder, text=order(SLEEPS, alone=str(fence)))
     other = order(["/bin/sh", "-c", "echo other"], alone=str(fence))
     assert call("start", tmp_path / "other", text=other) == f"busy {folder}\n"
-    assert call("list", fence) == f"{folder}\n"
     assert not (tmp_path / "other" / "out").exists()
     call("signal", folder, "KILL")
     end_of(folder)
-    assert call("list", fence) == "\n"
     assert call("start", tmp_path / "other", text=other) == "started\n"
     end_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("by", ["mark", "fence"])
+def test_what_is_left_is_found_by_its_mark_or_by_its_fence(folder, tmp_path, by):
+    fence = tmp_path / "fence"
+    call("start", folder, text=order(SLEEPS, alone=str(fence), env={"COXSWAIN_RUN": "of-a-test"}))
+    until(lambda: "became" in text_of(folder / "out"), what="the command")
+    command = child_of(keeper_of(folder))
+    words = ("COXSWAIN_RUN=of-a-test", "") if by == "mark" else ("COXSWAIN_RUN=another", fence)
+    assert call("sweep", *words) in ("1\n", "2\n")
+    until(lambda: not is_alive(command), what="its end")
+    assert call("sweep", *words) == "0\n"
 
 
 def test_a_secret_is_in_no_memory_of_what_goes_on(folder, programs):

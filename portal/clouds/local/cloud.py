@@ -452,7 +452,8 @@ class LocalCloud:
             )
         if self.options.network not in (ISOLATED, HOST):
             raise Refused(
-                f"There is no network {self.options.network!r}.", advice=f"Set PORTAL_LOCAL_NETWORK to {ISOLATED} or {HOST}."
+                f"There is no network {self.options.network!r}.",
+                advice=f"Set PORTAL_LOCAL_NETWORK to {ISOLATED} or {HOST}.",
             )
 
     def _free_network(self, subject: str, *, but: int | None = None) -> tuple[int, int]:

@@ -637,7 +637,11 @@ class _Node:
         if not plan.isolated:
             return {**plan.order.told, **plan.order.upstream}
         near = ["localhost", *plan.names.values(), *plan.names]
-        if not plan.options.git_here and "//127." not in plan.options.portal and "//localhost" not in plan.options.portal:
+        if (
+            not plan.options.git_here
+            and "//127." not in plan.options.portal
+            and "//localhost" not in plan.options.portal
+        ):
             near += ["127.0.0.1", "127.0.0.0/8", "::1"]  # else git asks this computer's servers by these
         address = plan.record.address(self.rank)
         return {**plan.order.told, **shims.proxy_environment(address, wayout.PORT, near)}

@@ -4,7 +4,7 @@ It reads what strangers send and has no right but to ask the node's first proces
 included, runs in those.
 
 Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
-all other sessions of that run before the command starts, COXSWAIN_SWEEP_BUT those of all runs but that one; the command
+all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their command; the command
 finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and answers by closing its
 two outputs: the client is told 0 and let go, and the session stays until the command ends.
 """
@@ -176,11 +176,11 @@ class _Client:
 
     async def _sweep(self) -> int | None:
         """End what the client wants ended before; their number, or None when nothing was asked for."""
-        one, all_but = (self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_BUT"))
-        if not one and not all_but:
+        run, staying = (self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_STAYING"))
+        if not run and not staying:
             return None
         return await self._sessions.end(
-            lambda session: bool(session.run) and (session.run == one or bool(all_but and session.run != all_but))
+            lambda session: bool(run and session.run == run) or bool(staying and session.stays)
         )
 
     def _could_not(self, exc: OSError) -> None:

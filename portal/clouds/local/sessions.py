@@ -314,11 +314,15 @@ class Session:
     def run(self) -> str:
         return self.environment.get("COXSWAIN_RUN", "")
 
+    @property
+    def stays(self) -> bool:
+        """It lasts as long as its command, whatever becomes of the client."""
+        return "COXSWAIN_STAY" in self.environment
+
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group; KILL to everything of the session."""
         if not self.ended.done():
             self._owner.ask({"session": self.number, "signal": number})
-
 
     async def goes_on(self) -> bool:
         """Whether the command runs, and has not just begun to end. When it has, `ended` is known."""

@@ -25,7 +25,6 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SIMULATED = "simulated"  # programs for nodes without a hostname of their own
 
 
-
 def session_environment(
     *,
     user: str,

@@ -268,9 +268,7 @@ class _WayOut:
                     raise Refusal(f"{host} is {why}, which nodes do not reach.")
         return addresses
 
-    async def _connect(
-        self, host: str, port: int, scheme: str
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, host: str, port: int, scheme: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         proxy = None if self._is_named(host, port) else self._proxy_for(host, scheme)
         addresses = await self._look_at(host, port, must_be_known=proxy is None)
         if proxy is None:
