@@ -175,7 +175,9 @@ class Rank:
         """Pass on what there is. Whether there was some; what the program tells of itself comes after what it printed."""
         moved = False
         for fd in sorted(ready):
-            kind = self.kinds[fd]
+            kind = self.kinds.get(fd)
+            if kind is None:
+                continue  # Hydra's end, just now, was its too
             try:
                 data = os.read(fd, 1 << 18)
             except BlockingIOError:

@@ -46,12 +46,12 @@ def _run():
         """Compiled, and __main__ dressed as python does it."""
         import importlib.machinery
 
+        name = os.path.abspath(name)  # as Python has it since 3.9
         try:
             with open(name, "rb") as file:
                 code = compile(file.read(), name, "exec", dont_inherit=True)
         except OSError as error:
-            where = os.path.abspath(name)
-            sys.stderr.write(f"python: can't open file {where!r}: [Errno {error.errno}] {error.strerror}\n")
+            sys.stderr.write(f"python: can't open file {name!r}: [Errno {error.errno}] {error.strerror}\n")
             raise SystemExit(2) from None
         names.update(__file__=name, __cached__=None)
         names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", name)

@@ -68,6 +68,11 @@ class Nodes:
         install_engine(self.shared / "engine")
         hands.give(cloud, self.tags, self.shared)
 
+    def restore(self):
+        """Make the nodes again that a test has ended."""
+        self.cloud.ensure_nodes(hands.spec(self.tags, len(self.nodes)))
+        self.nodes = hands.up(self.cloud, self.tags, len(self.nodes))
+
     def host(self, rank=0):
         return hands.host(self.nodes[rank])
 
