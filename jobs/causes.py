@@ -29,7 +29,7 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, str] | None)
     verdict: Mapping[str, Any] = end.get("verdict") or {}
     if end.get("limit"):
         return Cause(
-            f"Ended after its time limit of {minutes(run.time_limit or 0)}.",
+            f"Ended after its time limit of {span(run.time_limit or 0)}.",
             _said(end),
             "If it needs longer, give the job a longer time limit.",
         )
@@ -117,8 +117,13 @@ def _of_lost_nodes(lost: Sequence[str], *, begun: bool, hydra: str) -> Cause:
     return Cause(f"{names} {what}.", _lines(hydra), "Repair the cluster, and run the job again.")
 
 
-def minutes(seconds: int) -> str:
-    """A time limit as people say it."""
+def sentences(failures: Sequence[Failure]) -> list[str]:
+    """One for each rank that failed."""
+    return [_sentence(f"{_name(failure)} {_how(failure)}", str(failure.get("error") or "")) for failure in failures]
+
+
+def span(seconds: int) -> str:
+    """A time limit as people say it: 24 h, 1 h 30 min."""
     whole = [(seconds // 3600, "h"), (seconds % 3600 // 60, "min"), (seconds % 60, "s")]
     return " ".join(f"{count} {unit}" for count, unit in whole if count) or "0 s"
 

@@ -10,12 +10,16 @@ from django.conf import settings
 
 from clusters.models import Cluster
 from jobs.actions import Credential
+from jobs.causes import span
 from portal.environment import is_loopback
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
 # What git-check-ref-format(1) forbids; `jobs/onnode/job.py` asks again where git is called.
 _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+
+
+MOST_MINUTES = 60 * 24 * 365
 
 
 class CredentialForm(forms.Form):
@@ -80,11 +84,21 @@ class JobForm(OnceForm, CredentialForm):
         help_text="Branch, tag or commit. Empty: the repository's main branch.",
         widget=forms.TextInput(attrs={"spellcheck": "false"}),
     )
-    field_order = ("name", "cluster", "command", "git_url", "reference")
+    time_limit = forms.IntegerField(
+        label="Time limit in minutes",
+        min_value=1,
+        max_value=MOST_MINUTES,
+        required=False,
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
+    field_order = ("name", "cluster", "command", "git_url", "reference", "time_limit")
 
     def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.workspace = workspace
+        self.fields[
+            "time_limit"
+        ].help_text = f"The head node ends a run that takes longer. Empty: {span(settings.RUN_SECONDS)}."
         gone = (Cluster.Status.TERMINATING, Cluster.Status.TERMINATED, Cluster.Status.FAILED)
         clusters = workspace.clusters.exclude(status__in=gone).order_by("name")
         self.fields["cluster"].queryset = clusters  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from django.contrib.contenttypes.fields import GenericRelation
@@ -19,6 +19,9 @@ from portal import secrets
 from portal.statuses import Badge
 from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
+
+
+QUIET = timedelta(minutes=1)  # without output, after which a page says so
 
 
 class JobQuerySet(AccessQuerySet["Job"]):
@@ -181,10 +184,19 @@ class Run(models.Model):
         return f"{shared}/.runs/{self.uuid}"
 
     @property
-    def last_output_at(self) -> datetime | None:
-        """When it last printed something; None before it does."""
+    def quiet_since(self) -> datetime | None:
+        """When it printed last, or began, if that is a while ago and it goes on."""
+        if self.status != self.Status.INPROGRESS or self.started is None:
+            return None
         last = self.output.chunks.order_by("-position").values_list("at", flat=True).first()
-        return last if last and self.started and last > self.started else None
+        since = max(self.started, last or self.started)
+        return since if now() - since > QUIET else None
+
+    @property
+    def last_ended_rank(self) -> tuple[int, datetime] | None:
+        """The rank that ended last while others go on, and when."""
+        last = self.ended_ranks.get("last")
+        return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
 
     @property
     def doing(self) -> str:

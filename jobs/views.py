@@ -19,7 +19,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts.access import Can, OrganizationRole, get_for
 from accounts.place import enter_organization, person
 from clusters.models import Cluster
-from jobs import repositories
+from jobs import causes, repositories
 from jobs.actions import cancel_run, change_credential, create_job, start_run
 from jobs.forms import CredentialForm, JobForm
 from jobs.models import Job, Run
@@ -108,6 +108,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 git_url=data["git_url"],
                 reference=data["reference"],
                 command=data["command"],
+                time_limit=data["time_limit"] * 60 if data["time_limit"] else None,
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -189,6 +190,8 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
     for step in steps:
         if step.name == "run" and step.status == StepStatus.DONE and run.status == Run.Status.FAILED:
             step.status, step.detail = StepStatus.FAILED, run.cause
+        elif step.name == "run" and step.status == StepStatus.RUNNING:
+            step.detail = run.doing
     return [(step, None) for step in steps]
 
 
@@ -201,6 +204,10 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "run": found,
         "task": task,
         "steps": _steps(found, task),
+        "failures": causes.sentences(found.failures),
+        "time_limit": causes.span(found.time_limit) if found.time_limit else "",
+        "quiet_since": found.quiet_since,
+        "last_ended": found.last_ended_rank,
         "may_change": Run.objects.all().may_change(request.user, found),
         "key": uuid4(),
     }

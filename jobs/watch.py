@@ -17,7 +17,7 @@ from django.utils.timezone import now
 from clusters.actions import report_lost
 from clusters.models import Node
 from jobs.causes import explain
-from jobs.models import Run
+from jobs.models import QUIET, Run
 from jobs.plans import wake_next
 from portal import detached, ssh
 from portal.clouds.errors import Passing, PortalError, Refused
@@ -120,6 +120,8 @@ class Observer:
         self.news = False  # facts that are not written down
         self.silent = False
         self.pace = Pace()
+        self.printed_at = time.monotonic()
+        self.is_quiet = False  # it has not printed for a while, and pages know
 
     async def run(self) -> None:
         missing = 0
@@ -195,6 +197,11 @@ class Observer:
         """One thing that the node has told. True when it was the last."""
         if self.silent:
             await self._heard()
+        if "log" in word:
+            self.printed_at, self.is_quiet = time.monotonic(), False
+        elif not self.is_quiet and time.monotonic() - self.printed_at > QUIET.total_seconds():
+            self.is_quiet = True
+            await live.send(*self.names)
         if "log" in word:
             if word["log"] != self.received:
                 raise Refused("The head node's log of the run makes no sense.", evidence=json.dumps(word)[:200])

@@ -31,7 +31,7 @@ class Ended:
         self.exit = json.loads((folder / "exit").read_text())
         self.verdict = json.loads((folder / "verdict.json").read_text())
         self.frames = [frame for frame, _ in detached.frames((folder / "log").read_bytes())[0]]
-        self.streams: dict[tuple[str, int, int], bytes] = defaultdict(bytes)
+        self.streams: dict[tuple[str, int, int | None], bytes] = defaultdict(bytes)
         for frame in self.frames:
             self.streams[frame.kind, frame.world, frame.rank] += frame.data
         self.seconds = self.exit["ended"] - float((folder / "begun").read_text())
@@ -131,11 +131,13 @@ class Nodes:
 def install_engine(place: Path):
     uv = Path(sys.prefix, "bin", "uv")
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    quiet = {"check": True, "capture_output": True}
-    subprocess.run([uv, "venv", "--quiet", "--python", base, place], **quiet)
-    subprocess.run(
+    commands = [
+        [uv, "venv", "--quiet", "--python", base, place],
         [uv, "pip", "install", "--quiet", "--python", place / "bin/python", "--link-mode", "copy",
-         "mpich==5.0.2", "mpi4py==4.1.2", "schwimmbad==0.4.2"], **quiet)  # fmt: skip
+         "mpich==5.0.2", "mpi4py==4.1.2", "schwimmbad==0.4.2"],
+    ]  # fmt: skip
+    for command in commands:
+        subprocess.run([str(word) for word in command], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
