@@ -258,7 +258,15 @@ def _said(invitation: Invitation) -> dict[str, Any]:
     return {"email": invitation.email, "role": role, "expires": f"{invitation.expires:%Y-%m-%d %H:%M} UTC"}
 
 
-def _waiting(invitation: Invitation) -> Invitation:
+def _waiting(invitation: Invitation, by: User) -> Invitation:
+    """For this person to change: one that makes an admin of the organization is not for those who are none."""
+    organization = invitation.organization
+    if invitation.organization_role == OrganizationRole.ADMIN:
+        administers = Organization.objects.where(by, Can.MANAGE_ORGANIZATION).filter(pk=organization.pk)
+        if not administers.exists():
+            raise PortalError(
+                f"{invitation.email} is invited as an admin of {organization}, and only admins of it may change that."
+            )
     found = Invitation.objects.pending().select_for_update().filter(pk=invitation.pk).first()
     if found is None:
         raise PortalError(f"The invitation of {invitation.email} has been used or withdrawn.")
@@ -268,7 +276,7 @@ def _waiting(invitation: Invitation) -> Invitation:
 @transaction.atomic
 def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
     """A new token: the one before stops working. It is now whoever sends it again who invites. Raises `PortalError`."""
-    invitation = _waiting(invitation)
+    invitation = _waiting(invitation, by)
     token = secrets.token_urlsafe(32)
     _renew(invitation, token, by)
     invitation.save()
@@ -286,7 +294,7 @@ def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
 @transaction.atomic
 def withdraw_invitation(invitation: Invitation, *, by: User) -> None:
     """Raises `PortalError` where it has been used or withdrawn."""
-    invitation = _waiting(invitation)
+    invitation = _waiting(invitation, by)
     invitation.withdrawn = now()
     invitation.save(update_fields=["withdrawn"])
     audit.record(
