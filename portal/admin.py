@@ -172,7 +172,7 @@ class StaffAdmin(ModelAdmin):
         words = '<input type="checkbox" name="{}" value="{}" class="action-select" aria-label="Select {}">'
         return format_html(words, ACTION_CHECKBOX_NAME, obj.pk, obj)
 
-    def view_on_site(self, obj: Any) -> str | None:  # type: ignore[override]
+    def view_on_site(self, obj: Any) -> str | None:
         """Straight to its page in the portal, where there is one."""
         return obj.get_absolute_url() if hasattr(obj, "get_absolute_url") else None
 
