@@ -24,6 +24,7 @@ from accounts import audit
 from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
+from portal import mail
 from portal.clouds.errors import PortalError
 from portal.tasks import live
 
@@ -127,7 +128,7 @@ def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> 
 
 def tell(user: User, sentence: str, *, by: User) -> None:
     """Mails after the commit what somebody else has changed for this person, if they want to know."""
-    if by == user or not user.notify_membership or not mail_goes_out():
+    if by == user or not user.notify_membership or not mail.goes_out():
         return
     subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}Your roles have changed"
     text = f"{sentence}\n\nIt was done by {by} ({by.email}).\n\n{settings.PORTAL_URL}\n"
@@ -390,20 +391,13 @@ def _join(token_hash: str, *, name: str, hashed: str) -> tuple[User, Invitation]
     return user, accept_invitation(token_hash, by=user)
 
 
-def mail_goes_out() -> bool:
-    """Whether this portal has a mail server. Without, whoever invites passes the link on."""
-    return not settings.EMAIL_BACKEND.startswith(
-        tuple(f"django.core.mail.backends.{kind}." for kind in ("console", "dummy", "filebased"))
-    )
-
-
 def link_of(token: str) -> str:
     return f"{settings.PORTAL_URL}{reverse('invitation-link', args=[token])}"
 
 
 def mail_invitation(invited: Invited) -> bool:
     """Called after the transaction. False where the link has to be passed on by hand."""
-    if not mail_goes_out():
+    if not mail.goes_out():
         return False
     invitation = invited.invitation
     context = {
