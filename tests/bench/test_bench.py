@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -208,11 +209,12 @@ def watch(portal, client, cluster, job, *, viewers, stalled=0, seconds=20):
     told = process.stdout.readline().strip()
     portal.call("on_node", cluster=cluster, command=f"touch {signal}")  # in any case: the run must end
     most = 0
-    while process.poll() is None:
-        most = max(most, memory(web))
-        time.sleep(0.2)
-    with process.stdin, process.stdout:
-        results = json.loads(process.stdout.read())
+    with process, ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(process.stdout.read)  # meanwhile: what they tell is more than a pipe holds
+        while not reading.done():
+            most = max(most, memory(web))
+            time.sleep(0.2)
+    results = json.loads(reading.result())
     assert told == "READY", f"{results['caught_up']} of {viewers} viewers caught up within 120 s: {results['errors']}"
     until(lambda: portal.call("run_state", run=run)["kept"], seconds=60, what="kept")
     state = portal.call("run_state", run=run)
