@@ -24,6 +24,7 @@ from accounts import audit
 from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
+from portal import mail
 from portal.clouds.errors import PortalError
 from portal.tasks import live
 
@@ -127,7 +128,7 @@ def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> 
 
 def tell(user: User, sentence: str, *, by: User) -> None:
     """Mails after the commit what somebody else has changed for this person, if they want to know."""
-    if by == user or not user.notify_membership or not mail_goes_out():
+    if by == user or not user.notify_membership or not mail.goes_out():
         return
     subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}Your roles have changed"
     text = f"{sentence}\n\nIt was done by {by} ({by.email}).\n\n{settings.PORTAL_URL}\n"
@@ -258,7 +259,15 @@ def _said(invitation: Invitation) -> dict[str, Any]:
     return {"email": invitation.email, "role": role, "expires": f"{invitation.expires:%Y-%m-%d %H:%M} UTC"}
 
 
-def _waiting(invitation: Invitation) -> Invitation:
+def _waiting(invitation: Invitation, by: User) -> Invitation:
+    """For this person to change: one that makes an admin of the organization is not for those who are none."""
+    organization = invitation.organization
+    if invitation.organization_role == OrganizationRole.ADMIN:
+        administers = Organization.objects.where(by, Can.MANAGE_ORGANIZATION).filter(pk=organization.pk)
+        if not administers.exists():
+            raise PortalError(
+                f"{invitation.email} is invited as an admin of {organization}, and only admins of it may change that."
+            )
     found = Invitation.objects.pending().select_for_update().filter(pk=invitation.pk).first()
     if found is None:
         raise PortalError(f"The invitation of {invitation.email} has been used or withdrawn.")
@@ -268,7 +277,7 @@ def _waiting(invitation: Invitation) -> Invitation:
 @transaction.atomic
 def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
     """A new token: the one before stops working. It is now whoever sends it again who invites. Raises `PortalError`."""
-    invitation = _waiting(invitation)
+    invitation = _waiting(invitation, by)
     token = secrets.token_urlsafe(32)
     _renew(invitation, token, by)
     invitation.save()
@@ -286,7 +295,7 @@ def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
 @transaction.atomic
 def withdraw_invitation(invitation: Invitation, *, by: User) -> None:
     """Raises `PortalError` where it has been used or withdrawn."""
-    invitation = _waiting(invitation)
+    invitation = _waiting(invitation, by)
     invitation.withdrawn = now()
     invitation.save(update_fields=["withdrawn"])
     audit.record(
@@ -382,20 +391,13 @@ def _join(token_hash: str, *, name: str, hashed: str) -> tuple[User, Invitation]
     return user, accept_invitation(token_hash, by=user)
 
 
-def mail_goes_out() -> bool:
-    """Whether this portal has a mail server. Without, whoever invites passes the link on."""
-    return not settings.EMAIL_BACKEND.startswith(
-        tuple(f"django.core.mail.backends.{kind}." for kind in ("console", "dummy", "filebased"))
-    )
-
-
 def link_of(token: str) -> str:
     return f"{settings.PORTAL_URL}{reverse('invitation-link', args=[token])}"
 
 
 def mail_invitation(invited: Invited) -> bool:
     """Called after the transaction. False where the link has to be passed on by hand."""
-    if not mail_goes_out():
+    if not mail.goes_out():
         return False
     invitation = invited.invitation
     context = {

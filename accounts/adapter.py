@@ -22,6 +22,7 @@ from django.urls import reverse
 
 from accounts import signin
 from accounts.actions import INVITED_BY, open_invitation
+from accounts.addresses import check_address
 from accounts.audit import address_of
 from accounts.middleware import locked_page
 from accounts.models import User
@@ -44,6 +45,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Without an invitation, only where the portal is open to everybody."""
         return bool(settings.OPEN_SIGNUP)
+
+    def clean_email(self, email: str) -> str:
+        """Of a new account, and of one that changes its address."""
+        check_address(email)
+        return str(super().clean_email(email))
 
     def pre_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse | None:
         """After the password, the passkey or the provider's word, and before a second factor is asked for."""

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import available_timezones
 
 from allauth.account.adapter import get_adapter
+from allauth.mfa.adapter import get_adapter as get_mfa_adapter
+from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
+from allauth.mfa.totp.forms import ActivateTOTPForm
 from django import forms
 from django.contrib.auth.password_validation import validate_password
-from django.core.validators import validate_email
+from django.core.cache import cache
 
 from accounts.access import OrganizationRole, WorkspaceRole
+from accounts.addresses import check_address
 from accounts.models import Organization, Theme, User
 
 
@@ -29,6 +34,7 @@ class FirstAdministratorForm(forms.Form):
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"].strip().lower()
+        check_address(email)
         if User.objects.filter(email=email).exists():
             raise forms.ValidationError("There is an account with this address.")
         return email
@@ -116,16 +122,16 @@ class Addresses(forms.CharField):
     def clean(self, value: str) -> list[str]:
         text: str = super().clean(value)
         found = list(dict.fromkeys(text.replace(",", " ").replace(";", " ").lower().split()))
-        bad = []
-        for email in found:
-            try:
-                validate_email(email)
-            except forms.ValidationError:
-                bad.append(email)
-        if bad:
-            raise forms.ValidationError(f"This is no e-mail address: {', '.join(bad)}. Nobody was invited yet.")
         if len(found) > self.MOST:
             raise forms.ValidationError(f"At most {self.MOST} addresses at once, these are {len(found)}.")
+        bad: list[str] = []
+        for email in found:
+            try:
+                check_address(email)
+            except forms.ValidationError as error:
+                bad += error.messages
+        if bad:
+            raise forms.ValidationError(f"{' '.join(bad)} Nobody was invited yet.")
         return found
 
 
@@ -220,6 +226,32 @@ class DeleteAccountForm(forms.Form):
         if email.lower() != self.user.email:
             raise forms.ValidationError("This is not your address.")
         return email
+
+
+class _CodeOnce:
+    """A code lets in once. It can be typed for a minute and a half (MFA_TOTP_TOLERANCE), and allauth remembers it for
+    half a minute, and not the one that set the app up."""
+
+    user: User
+
+    def clean_code(self) -> str:
+        code: str = super().clean_code()  # type: ignore[misc]
+        used = f"used-code:{self.user.pk}:{sha256(code.replace(' ', '').encode()).hexdigest()}"
+        if not cache.add(used, True, 120):
+            raise get_mfa_adapter().validation_error("incorrect_code")
+        return code
+
+
+class ActivateCodeForm(_CodeOnce, ActivateTOTPForm):  # type: ignore[misc]
+    pass
+
+
+class CodeForm(_CodeOnce, AuthenticateForm):  # type: ignore[misc]
+    pass
+
+
+class CodeAgainForm(_CodeOnce, ReauthenticateForm):  # type: ignore[misc]
+    pass
 
 
 class AuditFilterForm(forms.Form):

@@ -25,6 +25,9 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
                 id="portal.E001",
             )
         )
+    if not is_loopback(site.hostname) and not settings.TRUSTED_PROXIES_SAID:
+        hint = "Set how many stand in front of the portal, or 0: behind one, all people have its address otherwise."
+        found.append(Warning("PORTAL_TRUSTED_PROXIES is not set.", hint=hint, id="portal.W004"))
     if len(settings.SECRET_KEY) < 32:
         found.append(Error("PORTAL_SECRET_KEY is short.", hint="Use 50 random characters.", id="portal.E002"))
     if any(len(key) < 32 for key in settings.ENCRYPTION_KEYS):

@@ -35,6 +35,7 @@ CSRF_TRUSTED_ORIGINS = ORIGINS
 STAFF_SECOND_FACTOR = env.flag("PORTAL_STAFF_SECOND_FACTOR", default=_site.scheme == "https")  # to enter /admin/
 # How many proxies stand in front and may be believed about the client's address and the scheme.
 TRUSTED_PROXIES = env.number("PORTAL_TRUSTED_PROXIES", 0)
+TRUSTED_PROXIES_SAID = bool(env.text("PORTAL_TRUSTED_PROXIES"))
 if TRUSTED_PROXIES:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
@@ -211,6 +212,11 @@ SIGN_INS_A_MINUTE = 30  # from one address, counted by accounts.middleware befor
 # A "key" is an account seen from one address (accounts/adapter.py), so that nobody is kept out by a stranger's tries.
 ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": "20/m/ip,5/5m/key", "reset_password": "10/m/ip,5/m/key"}
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
+MFA_FORMS = {
+    "activate_totp": "accounts.forms.ActivateCodeForm",
+    "authenticate": "accounts.forms.CodeForm",
+    "reauthenticate": "accounts.forms.CodeAgainForm",
+}
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = _local and _site.scheme == "http"  # browsers trust http://localhost

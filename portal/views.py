@@ -14,6 +14,7 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.utils.timezone import now
 
+from portal import mail
 from portal.tasks.live import WATCH
 from portal.tasks.models import Leader
 
@@ -36,6 +37,7 @@ def frame(request: HttpRequest) -> dict[str, Any]:
     return {
         "portal_name": settings.PORTAL_NAME,
         "support_address": settings.SUPPORT_ADDRESS,
+        "mail_goes_out": mail.goes_out(),
         "now_ms": int(now().timestamp() * 1000),
         "theme": theme if theme in {"auto", "light", "dark"} else "auto",
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 WEB, ACCOUNTS = "attack/test_web.py", "attack/test_accounts.py"
 SIGNIN, LOCK, AUDIT = "accounts/test_signin.py", "accounts/test_lock.py", "accounts/test_audit.py"
 INVITATIONS, PROFILE = "accounts/test_invitations.py", "accounts/test_profile.py"
+DOOR, STORM = "attack/test_door.py", "attack/test_storm.py"
 SECRETS, CANARIES, DOORS = "portal/test_secrets.py", "attack/test_canaries.py", "test_doors.py"
 
 # Its number, what is asked, and the tests.
@@ -19,6 +20,7 @@ ROWS = (
     ("1.3.11", "no heads are put into mails", (ACCOUNTS, "test_a_name_puts_nothing_into_the_head_of_a_mail")),
     ("2.2.1", "each field takes what it is for", (ACCOUNTS, "test_hostile_words_are_refused_in_words")),
     ("2.4.1", "asking too often is refused", (SIGNIN, "test_asking_too_often_is_said_in_our_look")),
+    ("2.4.1", "and holds nobody else up", (STORM, "test_who_is_signed_in_is_served_while_very_many_sign_in")),
     ("3.3.1 to 3.3.4", "cookies are for this host, over TLS, not for scripts", (WEB, "test_cookies_under_tls")),
     ("3.4.1", "browsers are told to use TLS", (WEB, "test_cookies_under_tls")),
     ("3.4.3 to 3.4.6", "policies go with every answer", (WEB, "test_every_answer_carries_the_headers")),
@@ -27,6 +29,9 @@ ROWS = (
     ("3.7.2", "signing in leads nowhere else", (WEB, "test_signing_in_leads_nowhere_else")),
     ("4.1.3", "what a proxy has not said is not believed", (WEB, "test_a_forwarded_host_is_not_believed")),
     ("4.1.3", "an address is the one that the proxy saw", (SIGNIN, "test_the_address_is_the_one_that_the_trusted_proxy_saw")),
+    ("4.1.3", "another port is another program", (DOOR, "test_another_port_is_another_program")),
+    ("4.1.3", "links in mails are of the portal's URL", (DOOR, "test_links_in_mails_are_built_from_the_portals_url_alone")),
+    ("4.4.2", "sockets that none of our pages opens", (DOOR, "test_a_socket_that_no_page_of_ours_opens_is_closed_before_it_is_one")),
     ("4.4.2", "sockets of other sites are refused", (DOORS, "test_a_socket_from_elsewhere_is_refused")),
     ("4.4.3", "sockets belong to sessions and end with them", (DOORS, "test_who_hears_of_what")),
     ("6.1.1, 6.3.1", "guessing is slowed, and keeps no owner out", (SIGNIN, "test_a_stranger_who_tries_does_not_keep_the_owner_out")),
@@ -41,6 +46,8 @@ ROWS = (
     ("6.4.1", "an invitation works once, and not for ever", (INVITATIONS, "test_what_ends_an_invitation")),
     ("6.4.3", "a new password does not go round the second factor", (ACCOUNTS, "test_a_new_password_does_not_go_round_the_second_factor")),
     ("6.5.1", "a code lets in once", (ACCOUNTS, "test_a_code_lets_in_once")),
+    ("6.5.1", "not half a minute later either", (ACCOUNTS, "test_a_code_does_not_let_in_again_when_its_half_minute_is_over")),
+    ("6.5.1", "nor the one that set the app up", (ACCOUNTS, "test_the_code_that_set_the_app_up_does_not_let_in")),
     ("6.3.1", "guessing codes is limited", (SIGNIN, "test_guessing_codes_is_limited")),
     ("6.8.1", "only what the provider clearly vouches for", (SIGNIN, "test_only_a_clear_yes_of_the_provider_counts")),
     ("beyond", "what is kept of a session lets nobody in", (WEB, "test_what_the_database_keeps_of_a_session_signs_nobody_in")),
@@ -52,6 +59,7 @@ ROWS = (
     ("7.4.3", "a new password ends the other sessions", (SIGNIN, "test_a_new_password_ends_the_other_sessions_and_is_audited")),
     ("7.4.5, 7.5.2", "sessions are listed and can be ended", (SIGNIN, "test_sessions_are_listed_and_can_be_ended")),
     ("7.5.1", "who it is is asked again before what matters", (SIGNIN, "test_changes_of_second_factors_ask_who_it_is")),
+    ("7.5.1", "and before somebody is made an admin", (INVITATIONS, "test_making_an_admin_of_the_organization_asks_again_who_it_is")),
     ("7.5.1", "and before a change of address", (PROFILE, "test_a_change_of_address_asks_again_after_a_while")),
     ("8.1.1, 8.2.1, 8.2.2", "everybody at every address", (DOORS, "test_who_gets_in")),
     ("8.2.3", "fields that a form does not have", (ACCOUNTS, "test_fields_that_a_form_does_not_have_change_nothing")),
@@ -84,6 +92,7 @@ ROWS = (
     ("16.3.2, 16.3.3", "so is each thing that people do", (AUDIT, "test_every_action_is_written_down_once")),
     ("16.4.1", "nobody writes lines of the log", (WEB, "test_what_somebody_types_does_not_begin_a_line_of_the_log")),
     ("16.4.2", "what was changed in it is found", (AUDIT, "test_a_changed_entry_is_found")),
+    ("16.5.1", "what cannot be read is refused in words", (DOOR, "test_a_form_in_another_alphabet_is_refused_in_words")),
     ("16.5.1, 16.5.3", "without its database nobody is let in, and nothing told", (WEB, "test_without_the_database_nobody_is_let_in_and_nothing_is_told")),
     ("16.5.3", "nor without the server that counts the tries", (WEB, "test_without_the_queues_server_nobody_is_let_in")),
 )  # fmt: skip

@@ -125,7 +125,7 @@ def make_workspace(name="lab"):
     return str(workspace.uuid)
 
 
-def make_cluster(workspace, name="tide", nodes=3, cores=2):
+def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
     workspace = Workspace.objects.get(uuid=workspace)
     offers = workspace.cloud.instance_types()
     offer = next((offer for offer in offers if offer.cores == cores), offers[0])
@@ -135,9 +135,15 @@ def make_cluster(workspace, name="tide", nodes=3, cores=2):
         instance_type=offer,
         node_count=nodes,
         engine_version=EngineVersion.objects.get(kind="mpi"),
+        auto_repair=auto_repair,
         by=alice(),
     )
     return str(cluster.uuid)
+
+
+def word_of(cluster):
+    """What its page says."""
+    return Cluster.objects.get(uuid=cluster).badge.word
 
 
 def make_job(workspace, cluster, git_url, command, name="job", reference="", credential=None):

@@ -10,6 +10,7 @@ _folder = tempfile.mkdtemp(prefix="cx-")  # short: a socket lies in it
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 os.environ["PORTAL_VAR"] = _folder
 os.environ["PORTAL_URL"] = "http://testserver"
+os.environ["PORTAL_TRUSTED_PROXIES"] = "0"
 os.environ.setdefault("PORTAL_LOG_FORMAT", "plain")
 
 from portal.settings import *  # noqa: E402, F403

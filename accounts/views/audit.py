@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime, time, timedelta
 from uuid import UUID
@@ -145,8 +146,14 @@ def _cell(event: AuditEvent, column: str) -> str:
     return value.isoformat() if isinstance(value, datetime) else "" if value is None else str(value)
 
 
+_FORMULA = re.compile("(^|[;\t\r\n])([\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r])")
+
+
 def _csv(cells: Iterable[str]) -> str:
-    """One line. A spreadsheet takes a cell that begins with one of these for a formula; an apostrophe stops it."""
+    """One line. A spreadsheet takes what begins with one of these for a formula; an apostrophe stops it.
+
+    Where semicolons separate cells, as in German, a cell may begin in the middle of one of ours.
+    """
     line = io.StringIO()
-    csv.writer(line).writerow(f"'{cell}" if cell[:1] in set("=+-@\t\r") else cell for cell in cells)
+    csv.writer(line).writerow(_FORMULA.sub(r"\1'\2", cell) for cell in cells)
     return line.getvalue()

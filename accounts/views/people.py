@@ -149,6 +149,8 @@ def people(request: HttpRequest) -> HttpResponse:
     form = InviteForm(request.POST or None, organization=found)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
+        if data["organization_role"] == OrganizationRole.ADMIN:
+            confirm(request)
         sent = invite_people(
             found,
             data["emails"],
@@ -181,6 +183,8 @@ def one_person(request: HttpRequest, uuid: UUID) -> HttpResponse:
     membership = _membership(request, uuid)
     form = OrganizationRoleForm(request.POST or None, initial={"role": membership.role})
     if request.method == "POST" and form.is_valid():
+        if form.cleaned_data["role"] == OrganizationRole.ADMIN and membership.role != OrganizationRole.ADMIN:
+            confirm(request)
         try:
             change_role(membership, OrganizationRole(form.cleaned_data["role"]), by=person(request))
         except PortalError as error:
@@ -285,6 +289,8 @@ def _invitation_for(request: HttpRequest, uuid: UUID) -> tuple[Invitation, str]:
 @login_required
 def resend(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found, back = _invitation_for(request, uuid)
+    if found.organization_role == OrganizationRole.ADMIN:
+        confirm(request)
     try:
         sent = resend_invitation(found, by=person(request))
     except PortalError as error:

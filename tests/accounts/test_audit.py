@@ -423,7 +423,8 @@ def test_a_cursor_that_is_none_shows_nothing(shown, many, before):
 
 
 def test_the_csv_is_the_view_and_no_formula(client, alice, harbor, many):
-    for name in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", 'a "quoted", name\nof lines'):
+    names = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "x;=1+1", "x; -1", "\uff1d1+1", 'x;"=1', "a\n=1", "a-b; c")
+    for name in (*names, 'a "quoted", name\nof lines'):
         harbor.name = name
         audit.record("created", harbor, organization=harbor, by=alice, after={"name": name})
     client.force_login(alice)
@@ -433,12 +434,13 @@ def test_the_csv_is_the_view_and_no_formula(client, alice, harbor, many):
     assert response["Content-Disposition"] == 'attachment; filename="audit.csv"'
     assert response["X-Content-Type-Options"] == "nosniff"
     rows = list(csv.DictReader(io.StringIO(b"".join(response.streaming_content).decode())))
-    assert [row["subject_name"] for row in rows[:6]] == [
-        'a "quoted", name\nof lines', "'\t=1", "'@SUM(A1)", "'-1", "'+1", "'=1+1",
+    assert [row["subject_name"] for row in rows[:12]] == [
+        'a "quoted", name\nof lines', "a-b; c", "a\n'=1", "x;'\"=1", "'\uff1d1+1", "x;' -1", "x;'=1+1",
+        "'\t=1", "'@SUM(A1)", "'-1", "'+1", "'=1+1",
     ]  # fmt: skip
-    assert [row["subject_name"] for row in rows[6:]] == [f"lab-{number}" for number in range(119, 0, -2)]
+    assert [row["subject_name"] for row in rows[12:]] == [f"lab-{number}" for number in range(119, 0, -2)]
     assert not [cell for row in rows for cell in row.values() if cell[:1] in set("=+-@\t\r")]
-    assert AuditEvent.objects.get(number=rows[6]["number"]).hash == rows[6]["hash"]
+    assert AuditEvent.objects.get(number=rows[12]["number"]).hash == rows[12]["hash"]
 
 
 @pytest.mark.django_db(transaction=True)

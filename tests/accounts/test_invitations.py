@@ -6,7 +6,9 @@ import logging
 import re
 
 import pytest
+from allauth.account.models import EmailAddress
 from django.core import mail
+from django.test import Client
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -294,3 +296,77 @@ def test_what_is_logged_of_a_failure_has_no_token_in_it(harbor, alice):
     record = logging.LogRecord("django.request", logging.ERROR, "", 0, said, (uuid,), None)
     ContextFilter().filter(record)
     assert uuid in record.getMessage()
+
+
+# What an old session, and a smaller role, are not enough for
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/people/", {"emails": "nina@example.org", "organization_role": "admin"}),
+        ("/people/{bob}/", {"role": "admin"}),
+        ("/invitations/{waiting}/resend/", {}),
+    ],
+)
+def test_making_an_admin_of_the_organization_asks_again_who_it_is(harbor, alice, bob, path, fields):
+    waiting = invited(harbor, "ada@example.org", alice, role=OrganizationRole.ADMIN).invitation
+    address = path.format(bob=bob.uuid, waiting=waiting.uuid)
+    before = list(Invitation.objects.values()), list(Membership.objects.values())
+    old = Client()
+    old.force_login(alice)  # without a word of how long ago that was
+    answer = old.post(address, fields)
+    assert answer.status_code == 302
+    assert answer["Location"].startswith(reverse("account_reauthenticate"))
+    assert (list(Invitation.objects.values()), list(Membership.objects.values())) == before
+    old.post("/people/", {"emails": "mia@example.org", "organization_role": "member"})
+    assert Invitation.objects.filter(email="mia@example.org").exists(), "a member is no such thing"
+
+
+def test_who_manages_a_workspace_alone_cannot_touch_an_invitation_of_an_admin(client, harbor, alice, bob, lab):
+    lab.members.filter(user=bob).update(role=WorkspaceRole.ADMIN)
+    theirs = invited(
+        harbor, "nina@example.org", alice, role=OrganizationRole.ADMIN, workspace=lab, workspace_role=WorkspaceRole.USER
+    )
+    client.force_login(bob)
+    for act in ("resend", "withdraw"):
+        answer = client.post(f"/invitations/{theirs.invitation.uuid}/{act}/", follow=True)
+        assert "only admins of it may change that" in answer.content.decode()
+    client.logout()
+    assert client.get(f"/invitations/{theirs.token}/", follow=True).status_code == 200, "the link works as before"
+    member = invited(harbor, "mia@example.org", alice, workspace=lab, workspace_role=WorkspaceRole.USER)
+    client.force_login(bob)
+    assert client.post(f"/invitations/{member.invitation.uuid}/resend/").status_code == 200
+
+
+LOOK_ALIKES = (
+    "x" * 50 + "@" + "y" * 60 + "." + "z" * 60 + "." + "w" * 60 + "." + "v" * 30 + ".example",  # 270 letters
+    "user@a.example\u200b",
+    "us\u200ber@a.example",
+    "user@\u0430.example",  # a Cyrillic a
+    "user@exa\u00admple.org",
+    "\u202euser@a.example",
+)
+
+
+@pytest.mark.parametrize("email", LOOK_ALIKES)
+def test_an_address_that_is_not_what_it_looks_like_is_refused_in_words(client, harbor, alice, lab, email):
+    client.force_login(alice)
+    for path, fields in (
+        ("/people/", {"emails": email, "organization_role": "member"}),
+        (f"/workspaces/{lab.uuid}/people/", {"emails": email, "role": "user"}),
+        (reverse("account_email"), {"email": email, "action_add": ""}),
+    ):
+        answer = client.post(path, fields)
+        assert answer.status_code == 200, path
+        words = answer.content.decode()
+        assert "letters" in words or "valid" in words, path
+        assert "\u200b" not in words.replace(email, ""), path
+    assert not Invitation.objects.exists()
+    assert not EmailAddress.objects.filter(user=alice).exclude(email=alice.email).exists()
+
+
+def test_a_domain_in_its_ascii_form_is_taken(client, harbor, alice):
+    client.force_login(alice)
+    client.post("/people/", {"emails": "user@xn--80a.example", "organization_role": "member"})
+    assert Invitation.objects.get().email == "user@xn--80a.example"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -100,6 +101,34 @@ def test_a_code_lets_in_once(verified):
         sign_in(client, verified.email)
         client.post(reverse("mfa_authenticate"), {"code": code})
         assert ("_auth_user_id" in client.session) is expected
+
+
+def test_the_code_that_set_the_app_up_does_not_let_in(verified):
+    """6.5.1."""
+    browser = Client()
+    sign_in(browser, verified.email)
+    secret = browser.get(reverse("mfa_activate_totp")).context["form"].secret
+    code = code_of(secret)
+    assert browser.post(reverse("mfa_activate_totp"), {"code": code}).status_code == 302
+    thief = Client()
+    sign_in(thief, verified.email)
+    answer = thief.post(reverse("mfa_authenticate"), {"code": f"{code[:3]} {code[3:]}"})
+    assert b"Incorrect code" in answer.content
+    assert "_auth_user_id" not in thief.session
+
+
+def test_a_code_does_not_let_in_again_when_its_half_minute_is_over(verified, time_machine):
+    """6.5.1: it is believed for a minute and a half, because clocks differ."""
+    totp.TOTP.activate(verified, SECRET)
+    start = datetime(2026, 11, 24, 12, 0, 1, tzinfo=UTC)
+    time_machine.move_to(start, tick=False)
+    code = code_of(SECRET)
+    for seconds, expected in ((0, True), (31, False), (58, False)):
+        time_machine.move_to(start + timedelta(seconds=seconds), tick=False)
+        client = Client()
+        sign_in(client, verified.email)
+        client.post(reverse("mfa_authenticate"), {"code": code})
+        assert ("_auth_user_id" in client.session) is expected, seconds
 
 
 def test_a_new_password_does_not_go_round_the_second_factor(client, verified):

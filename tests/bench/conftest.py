@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,12 +15,19 @@ PROGRAMS = {
     # Stamps that the launch is measured by.
     "hello.py": 'import os, time\nif os.environ["PMI_RANK"] == "0":\n    print("FIRST", time.time(), flush=True)\n'
     '    print("END", time.time(), flush=True)\n',
-    # Lines at a rate, each with the time at which it was written.
+    # Lines at a rate, each with the time at which it was written; from when the file is there, so that viewers are.
     "pulse.py": """
 import os, sys, time
-rate, seconds = int(sys.argv[1]), float(sys.argv[2])
+rate, seconds, signal = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 if os.environ["PMI_RANK"] != "0":
     sys.exit()
+print("waiting for the viewers", flush=True)
+end = time.time() + 300
+while not os.path.exists(signal):
+    if time.time() > end:
+        sys.exit("nobody came")
+    time.sleep(0.05)
+os.unlink(signal)
 began, n = time.time(), 0
 while (now := time.time()) - began < seconds:
     due = int((now - began) * rate)
@@ -49,6 +57,11 @@ class Table:
         self.rows = []
 
     def add(self, name, value, floor, bar, *, good):
+        """A row. Fails when a cell has no number: what was not measured has no row."""
+        for cell in (value, floor):
+            assert re.search(r"\d", cell), f"{name}: {cell!r} is no measurement"
+            assert not re.search(r"\b(nan|inf|None)\b", cell), f"{name}: {cell!r} is no measurement"
+        assert re.search(r"[1-9]", value), f"{name}: {value!r} is nothing"
         self.rows.append((name, value, floor, bar, "ok" if good else "MISSED"))
 
     def __str__(self):
@@ -75,7 +88,7 @@ def repository():
 @pytest.fixture(scope="session")
 def portal():
     folder = Path(tempfile.mkdtemp(prefix="cx-bench-"))
-    portal = RunningPortal(folder).start()
+    portal = RunningPortal(folder, PORTAL_LIVE_PAGES="1000").start()
     portal.who = portal.call("setup")
     yield portal
     portal.stop()

@@ -201,3 +201,14 @@ def test_somebody_who_was_signed_out_is_told_and_sees_no_more(portal, browser, t
     page.wait_for_timeout(1500)
     assert "not for everybody" not in page.text_content(".log")
     page.close()
+
+
+def test_a_clock_is_a_number_from_its_first_moment(page):
+    page.add_init_script(
+        "window.seen = []; new MutationObserver(() => {"
+        " for (const clock of document.querySelectorAll('[data-since]')) seen.push(clock.textContent);"
+        "}).observe(document, { subtree: true, childList: true, characterData: true });"
+    )
+    page.reload()
+    page.wait_for_function("seen.some((text) => / s$/.test(text))")
+    assert page.evaluate("seen.filter((text) => text.includes('NaN'))") == []

@@ -357,3 +357,22 @@ def test_templates_compile_and_nothing_is_left_to_collect_by_hand(tmp_path, sett
     call_command("collectstatic", interactive=False, verbosity=0)
     assert (tmp_path / "staticfiles.json").exists()
     assert get_resolver().reverse_dict
+
+
+def test_who_may_make_no_cluster_is_not_sent_to_make_one(client, lab, alice, bob):
+    for person, may in ((alice, True), (bob, False)):
+        client.force_login(person)
+        page = client.get(f"/workspaces/{lab.uuid}/jobs/new/").content.decode()
+        assert (f"/workspaces/{lab.uuid}/clusters/new/" in page) is may
+        assert ("An admin of the workspace can create one." in page) is not may
+
+
+@pytest.mark.parametrize("kind", ["console", "locmem"])
+def test_without_a_mail_server_nobody_is_told_to_look_into_their_mail(client, settings, alice, kind, capfd):
+    settings.EMAIL_BACKEND = f"django.core.mail.backends.{kind}.EmailBackend"
+    asked = client.get(reverse("account_reset_password")).content.decode()
+    done = client.post(reverse("account_reset_password"), {"email": alice.email}, follow=True).content.decode()
+    goes_out = kind == "locmem"
+    assert ("A link is sent to your address." in asked) is goes_out
+    assert ("is on its way" in done) is goes_out
+    assert ("it has no mail server" in done) is not goes_out

@@ -54,6 +54,19 @@ def test_a_provider_without_a_client(single_sign_on):
     assert single_sign_on(client="") == ["portal.E006"]
 
 
+@pytest.mark.parametrize(
+    ("url", "said", "found"),
+    [
+        ("https://portal.example.org", False, ["portal.W004"]),
+        ("https://portal.example.org", True, []),
+        ("http://127.0.0.1:8000", False, []),
+    ],
+)
+def test_behind_a_proxy_that_is_not_spoken_of_everybody_has_one_address(settings, url, said, found):
+    settings.PORTAL_URL, settings.TRUSTED_PROXIES_SAID = url, said
+    assert [warning.id for warning in settings_are_sane()] == found
+
+
 def test_nothing_is_started_with_settings_that_are_wrong(tmp_path):
     """And it is said once, not by each process, again and again."""
     done = subprocess.run(

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from django.core.mail import get_connection, send_mail
 from django.utils.timezone import now
 
-from accounts.actions import mail_goes_out
 from portal.environment import mail
+from portal.mail import goes_out
 from tests.running import free_port
 
 USER, PASSWORD = "portal@example.org", "p@ss/w:rd"
@@ -108,7 +108,7 @@ def test_a_letter_goes_out_by_tls_with_the_password(server, send, certificate, m
     send(f"smtp://{WRITTEN}@127.0.0.1:{server.port}?starttls=yes")
     ((by_tls, to, text),) = server.handler.letters
     assert (by_tls, to, "A letter." in text) == (True, ["bob@example.org"], True)
-    assert mail_goes_out()
+    assert goes_out()
 
 
 def test_a_server_that_nobody_vouches_for_gets_neither_letter_nor_password(server, send):
@@ -134,7 +134,7 @@ def test_into_files(send, tmp_path):
     send(f"file:{tmp_path}/let%20ters")
     (letter,) = (tmp_path / "let ters").iterdir()
     assert "A letter." in letter.read_text()
-    assert not mail_goes_out()
+    assert not goes_out()
 
 
 @pytest.mark.parametrize(

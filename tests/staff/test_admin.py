@@ -330,9 +330,7 @@ def test_the_queues_page_stands_without_redis(client, staff, monkeypatch):
 def test_every_row_that_has_a_page_in_the_portal_links_to_it(client, things, staff):
     client.force_login(staff)
     for row in (things.lab, things.cluster, things.job, things.run, things.task):
-        link = f"/admin/r/{Task.subject_type.get_queryset().get(model=row._meta.model_name).pk}/{row.pk}/"
-        assert link in client.get(page_of(row)).content.decode()
-        assert client.get(link).url.endswith(row.get_absolute_url())
+        assert f'href="{row.get_absolute_url()}"' in client.get(page_of(row)).content.decode()
 
 
 # Large tables
@@ -436,3 +434,31 @@ def test_no_page_needs_more_than_the_policy_allows(client, things, root):
             assert "script-src 'self'" in answer["Content-Security-Policy"]
             for word in ("<style", "<script>", " style=", " onclick=", "javascript:"):
                 assert word not in text, (way, word)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "last_login__year=99999",
+        "last_login__year=x",
+        "last_login__gte=99999-01-01",
+        "last_login__lt=9999-12-31T23:59:59-12:00",
+        "last_login__gte=0001-01-01T00:00:00Z",
+        "date_joined__week=1e400",
+        "p=99999999999999999999",
+        "q=%00",
+        "id__exact=99999999999999999999999",
+    ],
+)
+@pytest.mark.parametrize("path", ["accounts/user", "clusters/cluster", "tasks/task", "accounts/auditevent"])
+def test_a_filter_that_makes_no_sense_is_no_fault_of_ours(client, root, path, query):
+    client.raise_request_exception = False
+    client.force_login(root)
+    assert client.get(f"/admin/{path}/?{query}").status_code in (200, 302, 400, 404)
+
+
+def test_nothing_leads_by_the_ids_of_any_table(client, root):
+    client.force_login(root)
+    client.raise_request_exception = False
+    for kind in range(1, 40):
+        assert client.get(f"/admin/r/{kind}/1/").status_code == 404
