@@ -20,7 +20,7 @@ from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 
 from portal.tasks import output as store
-from portal.tasks.models import Output
+from portal.tasks.models import ENTRY, Output
 from portal.tasks.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Reader:
         self.output = output
         self.state = State(0, False, False)
         self.moved = asyncio.Event()
-        self.newest: list[store.Piece] = []
+        self.newest: list[store.Block] = []
         self.more = False
         self.newest_from = 0  # the position at which `newest` begins
         self.frames: OrderedDict[tuple[int, State], bytes] = OrderedDict()
@@ -78,11 +78,11 @@ class Reader:
     async def look(self) -> None:
         """Read what is new, and let everybody who waits have it."""
         after = self.state.head or None
-        self.output, begin, pieces, self.more = await _news(self.output.pk, after)
+        self.output, begin, new, self.more = await _news(self.output.pk, after)
         if after is None:
             self.newest_from = begin
-        self.newest.extend(pieces)
-        gone = bisect_right(self.newest, self.output.head - KEPT_BYTES, key=lambda piece: piece.position)
+        self.newest.extend(new)
+        gone = bisect_right(self.newest, self.output.head - KEPT_BYTES, key=lambda block: block.position)
         if gone:
             self.newest_from = self.newest[gone - 1].end
             del self.newest[:gone]
@@ -110,16 +110,16 @@ class Reader:
     async def _build(self, after: int) -> bytes:
         if after < self.newest_from:
             return await _frame(self.output, after)
-        first = bisect_right(self.newest, after, key=lambda piece: piece.end)
-        pieces: list[store.Piece] = []
-        size = 0
-        for piece in islice(self.newest, first, first + store.MOST_PIECES):
-            new = piece.between(after, piece.end)
-            if pieces and size + len(new.data) > store.FRAME:
-                break
-            pieces.append(new)
+        found: list[store.Block] = []
+        size = pieces = 0
+        for block in islice(self.newest, bisect_right(self.newest, after, key=lambda block: block.end), None):
+            new = block.between(after, block.end)
             size += len(new.data)
-        return store.frame(self.output, after, pieces)
+            pieces += len(new.segments) // ENTRY.size
+            if found and (size > store.FRAME or pieces > store.MOST_PIECES):
+                break
+            found.append(new)
+        return store.frame(self.output, after, found)
 
 
 async def _listen(reader: Reader, ready: asyncio.Event) -> None:
@@ -166,24 +166,24 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
 
 
 @database_sync_to_async
-def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Piece], bool]:
+def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Block], bool]:
     """The output, what is new of it and where that begins, and whether there is still more.
 
     `after` None: what a page opens with. When there is more, the output's `head` is where we have come to.
     """
     output = Output.objects.get(pk=pk)
-    pieces: list[store.Piece] = []
+    found: list[store.Block] = []
     at = begin = store.tail_position(output) if after is None else after
     while at < output.head and at - begin < KEPT_BYTES:
-        new = store.read(output, at, until=output.head, limit=1024 * 1024)
-        pieces += new
+        new = store.blocks(output, at, until=output.head, limit=1024 * 1024)
+        found += new
         at = new[-1].end
     more = at < output.head
     output.head = at
     output.ended = output.ended and not more
-    return output, begin, pieces, more
+    return output, begin, found, more
 
 
 @database_sync_to_async
 def _frame(output: Output, after: int) -> bytes:
-    return store.frame(output, after, store.read(output, after, until=output.head))
+    return store.frame(output, after, store.blocks(output, after, until=output.head))

@@ -104,6 +104,7 @@ class Output(models.Model):
     """
 
     CHUNK = 64 * 1024
+    MOST_SEGMENTS = 4096  # of a chunk
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     head = models.BigIntegerField(default=0)
@@ -223,7 +224,7 @@ def _packed(output: Output, position: int, line: int, segments: Iterable[Segment
             else:
                 entries.append([*writer, len(piece), ms])
             data += piece
-            if len(data) == Output.CHUNK:
+            if len(data) == Output.CHUNK or len(entries) == Output.MOST_SEGMENTS:
                 yield chunk()
                 position += len(data)
                 line += data.count(b"\n")

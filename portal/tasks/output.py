@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
@@ -24,7 +25,7 @@ from portal.tasks import live
 from portal.tasks.models import ENTRY, NO_RANK, Chunk, Output, Stream, rank_name
 
 FRAME = 256 * 1024  # bytes of output in one frame
-MOST_PIECES = 8 * 1024  # in one frame: whoever writes byte by byte must not make its header large
+MOST_PIECES = 8 * 1024  # in one frame, as far as chunks can be had singly: many small ones must not make it large
 MOST_CHUNKS = 1000  # read at once
 TAIL = 256 * 1024  # bytes of output that a page opens with
 SCANNED = 8 * 1024 * 1024  # bytes of output that one filtered read goes through at most
@@ -50,14 +51,59 @@ class Piece(NamedTuple):
     def writer(self) -> tuple[int, int, int | None]:
         return self.stream, self.world, self.rank
 
-    def between(self, begin: int, end: int) -> Piece:
+
+@dataclass(frozen=True)
+class Block:
+    """What a chunk holds, or a part of it: bytes in order of arrival, and packed beside them who wrote which."""
+
+    position: int
+    line: int  # newlines before it, of all writers
+    ms: int  # since 1970: what the times of `segments` are counted from
+    segments: bytes  # as in `Chunk`
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.position + len(self.data)
+
+    def between(self, begin: int, end: int) -> Block:
         """The part of it that lies between two positions."""
         if begin <= self.position and self.end <= end:
             return self
-        cut = max(0, begin - self.position)
-        data = self.data[cut : max(cut, end - self.position)]
-        line = self.line + self.data.count(b"\n", 0, cut)
-        return self._replace(position=self.position + cut, line=line, data=data)
+        first = max(0, begin - self.position)
+        last = max(first, min(len(self.data), end - self.position))
+        kept = []
+        start = 0
+        for *writer, size, later in ENTRY.iter_unpack(self.segments):
+            left = min(start + size, last) - max(start, first)
+            if left > 0:
+                kept.append(ENTRY.pack(*writer, left, later))
+            start += size
+        line = self.line + self.data.count(b"\n", 0, first)
+        return Block(self.position + first, line, self.ms, b"".join(kept), self.data[first:last])
+
+    def pieces(self, wanted: Filter | None = None) -> Iterator[Piece]:
+        line, start, counted = self.line, 0, 0
+        for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments):
+            if wanted is None or wanted.takes(stream, world, rank):
+                line += self.data.count(b"\n", counted, start)
+                counted = start
+                part = self.data[start : start + size]
+                who = None if rank == NO_RANK else rank
+                yield Piece(stream, self.position + start, line, self.ms + later, part, world, who)
+            start += size
+
+    @cached_property
+    def text(self) -> str:
+        """Its segments as they are written in a frame's header. Made once, for all frames that it is in."""
+        return f"@{self.ms};" + ";".join(
+            f"{stream},{_rank_text(world, rank)},{size},{later}"
+            for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments)
+        )
+
+
+def _rank_text(world: int, rank: int) -> str:
+    return "" if rank == NO_RANK else f"{world}.{rank}" if world else str(rank)
 
 
 @dataclass(frozen=True)
@@ -121,23 +167,32 @@ def _ranks(output: Output, word: str) -> list[tuple[int, int, int]]:
     return [(world, first, last if match[3] else first)]
 
 
-def read(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Piece]:
-    """What is stored from position `after` on: at most `limit` bytes, but at least one piece if there is any."""
+def blocks(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Block]:
+    """What is stored from position `after` on: at most `limit` bytes, but at least one block if there is any.
+
+    All but the first and the last are whole chunks, so that readers who are behind soon stand at the same positions.
+    """
     # An upper bound on the position, not only on the number: each row brings up to 64 KiB with it.
     end = after + limit if until is None else min(until, after + limit)
-    pieces: list[Piece] = []
-    total = 0
+    found: list[Block] = []
+    total = entries = 0
     with _File(output) as file:
         for chunk in _chunks(output, after, end)[:MOST_CHUNKS]:
-            for piece in _pieces(chunk, file.data_of(chunk)):
-                if piece.end <= after:
-                    continue
-                new = piece.between(after, piece.end if until is None else until)
-                if not new.data or (pieces and (total + len(new.data) > limit or len(pieces) == MOST_PIECES)):
-                    return pieces
-                pieces.append(new)
-                total += len(new.data)
-    return pieces
+            block = file.block_of(chunk)
+            block = block.between(after, block.end if until is None else until)
+            if not block.data:
+                continue
+            total += len(block.data)
+            entries += len(block.segments) // ENTRY.size
+            if found and (total > limit or entries > MOST_PIECES):
+                break
+            found.append(block)
+    return found
+
+
+def read(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Piece]:
+    """The pieces of `blocks`."""
+    return [piece for block in blocks(output, after, limit=limit, until=until) for piece in block.pieces()]
 
 
 def find(
@@ -156,14 +211,11 @@ def find(
     with _File(output) as file:
         for begin in range(0, len(holds), AT_ONCE):
             for chunk in output.chunks.filter(pk__in=[chunk.pk for chunk in holds[begin : begin + AT_ONCE]]):
-                for piece in _pieces(chunk, file.data_of(chunk), wanted):
-                    new = piece.between(after, end)
-                    if not new.data:
-                        continue
-                    if pieces and (total + len(new.data) > limit or len(pieces) == MOST_PIECES):
-                        return pieces, new.position
-                    pieces.append(new)
-                    total += len(new.data)
+                for piece in file.block_of(chunk).between(after, end).pieces(wanted):
+                    if pieces and (total + len(piece.data) > limit or len(pieces) == MOST_PIECES):
+                        return pieces, piece.position
+                    pieces.append(piece)
+                    total += len(piece.data)
     return pieces, looked
 
 
@@ -202,19 +254,6 @@ def _chunks(output: Output, after: int, end: int) -> QuerySet[Chunk]:
     return output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end).order_by("position")
 
 
-def _pieces(chunk: Chunk, data: bytes, wanted: Filter | None = None) -> Iterator[Piece]:
-    line, start, counted, at = chunk.line, 0, 0, chunk.ms
-    for stream, world, rank, size, later in ENTRY.iter_unpack(chunk.segments):
-        if wanted is None or wanted.takes(stream, world, rank):
-            line += data.count(b"\n", counted, start)
-            counted = start
-            part = data[start : start + size]
-            yield Piece(
-                stream, chunk.position + start, line, at + later, part, world, None if rank == NO_RANK else rank
-            )
-        start += size
-
-
 class _File:
     """Chunks whose bytes were moved to the output's file are read from there."""
 
@@ -229,6 +268,9 @@ class _File:
         if self.opened:
             self.opened.close()
 
+    def block_of(self, chunk: Chunk) -> Block:
+        return Block(chunk.position, chunk.line, chunk.ms, bytes(chunk.segments), self.data_of(chunk))
+
     def data_of(self, chunk: Chunk) -> bytes:
         if chunk.data is not None:
             return bytes(chunk.data)
@@ -241,31 +283,35 @@ class _File:
         return self.opened.read(chunk.size)
 
 
-def frame(output: Output, after: int, pieces: Iterable[Piece], *, found_to: int | None = None) -> bytes:
+def frame(output: Output, after: int, found: Sequence[Block]) -> bytes:
     """One frame: the header's length (4 bytes, big endian), the header in JSON, the bytes of its pieces.
 
     Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `agrees`, `sha256` by stream,
-    `ranks` (of how many it is known on which node they are), `line` (newlines before its first piece), `at` (the time
-    of its first piece in ms since 1970), and `pieces` as [stream, rank, size, ms after `at`]. A rank is null, a number,
-    or "1.2" for rank 2 of the first spawned world. Pieces lie one after the other from `after` on.
-
-    With `found_to` it is a filtered frame that has looked up to there: its pieces do not touch each other, and each is
-    followed by its own position and line: [stream, rank, size, ms, position, line].
+    `ranks` (of how many it is known on which node they are), `line` (newlines before its first piece), and `pieces`:
+    `stream,rank,size,ms` each, with `;` between them. The rank is empty, a number, or `1.2` for rank 2 of the first
+    spawned world. `@N` in their place says that the `ms` that follow are counted from N, in ms since 1970. Pieces lie
+    one after the other from `after` on. It is one string because most are read by many who need not look into it.
 
     Live pages, polls and `--follow` all read this.
     """
+    following = found[-1].end if found else after
+    line = found[0].line if found else output.lines
+    return _frame(output, after, following, line, [block.text for block in found], [block.data for block in found])
+
+
+def filtered_frame(output: Output, after: int, following: int, pieces: Iterable[Piece]) -> bytes:
+    """A frame of what `find` gave. Its pieces do not touch, and each says where it lies:
+    `stream,rank,size,ms,position,line`."""
     pieces = list(pieces)
     at = pieces[0].ms if pieces else 0
-    entries: list[list[Any]] = [
-        [p.stream, p.rank if p.rank is None or not p.world else rank_name(p.world, p.rank), len(p.data), p.ms - at]
-        for p in pieces
-    ]
-    if found_to is None:
-        following = pieces[-1].end if pieces else after
-    else:
-        following = found_to
-        for entry, piece in zip(entries, pieces, strict=True):
-            entry += (piece.position, piece.line)
+    texts = [f"@{at}"]
+    for piece in pieces:
+        rank = _rank_text(piece.world, NO_RANK if piece.rank is None else piece.rank)
+        texts.append(f"{piece.stream},{rank},{len(piece.data)},{piece.ms - at},{piece.position},{piece.line}")
+    return _frame(output, after, following, 0, texts, [piece.data for piece in pieces])
+
+
+def _frame(output: Output, after: int, following: int, line: int, texts: list[str], data: list[bytes]) -> bytes:
     header = {
         "after": after,
         "next": following,
@@ -276,12 +322,11 @@ def frame(output: Output, after: int, pieces: Iterable[Piece], *, found_to: int 
         "agrees": output.agrees,
         "sha256": output.digests,
         "ranks": len(output.nodes.get("of", ())),
-        "line": pieces[0].line if pieces else output.lines,
-        "at": at,
-        "pieces": entries,
+        "line": line,
+        "pieces": ";".join(texts),
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    return struct.pack(">I", len(text)) + text + b"".join(p.data for p in pieces)
+    return struct.pack(">I", len(text)) + text + b"".join(data)
 
 
 def tail_position(output: Output) -> int:

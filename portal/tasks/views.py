@@ -164,10 +164,10 @@ def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
     except ValueError as error:
         raise Http404 from error
     if wanted is None:
-        frame = store.frame(output, after, store.read(output, after, until=until))
+        frame = store.frame(output, after, store.blocks(output, after, until=until))
     else:
         pieces, looked = store.find(output, wanted, after, until=until)
-        frame = store.frame(output, after, pieces, found_to=looked)
+        frame = store.filtered_frame(output, after, looked, pieces)
     return HttpResponse(frame, content_type="application/octet-stream")
 
 

@@ -181,8 +181,8 @@ class Filter {
   }
 
   has(name) {
-    if (name === null) return false;
-    const [rank, world] = String(name).split(".").reverse().map(Number);
+    if (!name) return false;
+    const [rank, world] = name.split(".").reverse().map(Number);
     return this.ranks.some(([of, first, last]) => of === (world ?? 0) && first <= rank && rank <= last);
   }
 
@@ -305,14 +305,23 @@ class Viewer {
     let at = 4 + size;
     let nextPosition = header.after;
     let nextLine = header.line;
-    header.pieces = header.pieces.map(([stream, rank, length, later, position = nextPosition, line = nextLine]) => {
-      const bytes = new Uint8Array(buffer, at, length);
-      at += length;
-      nextPosition = position + length;
-      nextLine = line;
+    let from = 0;
+    const pieces = [];
+    for (const word of header.pieces ? header.pieces.split(";") : []) {
+      if (word[0] === "@") {
+        from = Number(word.slice(1));
+        continue;
+      }
+      const [stream, rank, length, later, position = nextPosition, line = nextLine] = word.split(",");
+      const bytes = new Uint8Array(buffer, at, Number(length));
+      const piece = { stream: Number(stream), rank, position: Number(position), line: Number(line), ms: from + Number(later), bytes };
+      pieces.push(piece);
+      at += bytes.length;
+      nextPosition = piece.position + bytes.length;
+      nextLine = piece.line;
       for (let i = bytes.indexOf(10); i >= 0; i = bytes.indexOf(10, i + 1)) nextLine++;
-      return { stream, rank, position, line, ms: header.at + later, bytes };
-    });
+    }
+    header.pieces = pieces;
     return header;
   }
 
@@ -407,7 +416,7 @@ class Viewer {
     const [time, day] = this.clock(row.ms);
     const clock = make("span", "at", time);
     clock.title = day;
-    const ranked = row.rank !== null;
+    const ranked = row.rank !== "";
     const mark = make(ranked ? "abbr" : "span", "rk", ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream]);
     row.element = li;
     li.append(make("span", "no"), clock, mark, make("span", "x"));
@@ -420,7 +429,7 @@ class Viewer {
   }
 
   nameRank(row) {
-    const node = this.nodes.of.get(String(row.rank));
+    const node = this.nodes.of.get(row.rank);
     row.element.querySelector(".rk").title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
   }
 
@@ -691,7 +700,7 @@ class Viewer {
     }
     const hosts = nodes.hosts ?? [];
     this.nodes = { hosts, of: new Map(Object.entries(nodes.of ?? {}).map(([name, index]) => [name, hosts[index]])) };
-    for (const row of this.rows) if (row.rank !== null) this.nameRank(row);
+    for (const row of this.rows) if (row.rank) this.nameRank(row);
     const list = this.root.querySelector("datalist");
     if (list) {
       const choices = [...hosts.map((host) => [host, "all ranks of this node"]), ...this.nodes.of];

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.tasks import output as store
-from portal.tasks.models import Output, Segment, Stream, WrongOffset
+from portal.tasks.models import ENTRY, Output, Segment, Stream, WrongOffset
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -88,13 +88,15 @@ def test_reading_from_any_cursor_gives_the_rest(db, rings, writes, data):
 def test_a_frame_says_where_it_begins_and_what_to_ask_next(output):
     output.append(Stream.STDOUT, b"hello\n")
     output.append(Stream.STDERR, b"oh\n")
-    frame = store.frame(output, 2, store.read(output, 2))
+    frame = store.frame(output, 2, store.blocks(output, 2))
     size = struct.unpack(">I", frame[:4])[0]
     header, body = json.loads(frame[4 : 4 + size]), frame[4 + size :]
     assert body == b"llo\noh\n"
     assert (header["after"], header["next"], header["head"], header["ended"]) == (2, 9, 9, False)
-    assert [piece[:3] for piece in header["pieces"]] == [[1, None, 4], [2, None, 3]]
-    assert (header["line"], header["pieces"][0][3]) == (0, 0)
+    pieces = header["pieces"].split(";")
+    assert pieces[1::2] == ["1,,4,0", "2,,3,0"]
+    assert abs(int(pieces[0].removeprefix("@")) / 1000 - datetime.now(UTC).timestamp()) < 60
+    assert header["line"] == 0
 
 
 def test_compacting_keeps_every_byte_and_gives_checksums(output):
@@ -375,17 +377,18 @@ def test_what_names_no_rank_is_said(output, words):
 def test_a_filtered_frame_says_where_each_piece_lies(output):
     output.append_log([out(0, b"a\n"), out(17, b"b\n", 5), out(0, b"c\n"), out(2, b"d\n", world=1)], offset=0, size=1)
     pieces, looked = store.find(output, store.Filter.parse(output, rank="17, 1.2"), 0)
-    frame = store.frame(output, 0, pieces, found_to=looked)
+    frame = store.filtered_frame(output, 0, looked, pieces)
     size = struct.unpack(">I", frame[:4])[0]
     header = json.loads(frame[4 : 4 + size])
     assert (header["after"], header["next"], frame[4 + size :]) == (0, 8, b"b\nd\n")
-    assert header["pieces"] == [[1, 17, 2, 0, 2, 1], [1, "1.2", 2, -5, 6, 3]]
+    assert header["pieces"] == f"@{START // 1_000_000 + 5};1,17,2,0,2,1;1,1.2,2,-5,6,3"
 
 
 def test_whoever_writes_byte_by_byte_makes_no_large_frame(output):
     output.append_log([out(n % 2, b"x") for n in range(30_000)], offset=0, size=1)
-    pieces = store.read(output, 0)
-    assert len(pieces) == store.MOST_PIECES
+    found = store.blocks(output, 0)
+    assert sum(len(block.segments) for block in found) // ENTRY.size == store.MOST_PIECES
+    assert len(store.frame(output, 0, found)) < 100_000
     assert whole(output) == b"x" * 30_000
 
 
