@@ -103,7 +103,7 @@ def run(tmp_path, server):
                 [sys.executable, "-ISc", PROGRAM, str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                env={**os.environ, **(env or {})},
+                env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
                 start_new_session=True,
             )
         process.folder = folder
