@@ -286,14 +286,16 @@ class Fetcher:
         """(ref, its commit) that the reference means among these, or None. Branches come first."""
         text = reference.encode(errors="surrogateescape")
         if text in (b"", b"HEAD", b"origin/HEAD", b"refs/remotes/origin/HEAD"):
-            names = [b"HEAD"]
+            names = [b"HEAD", b"refs/heads/main", b"refs/heads/master"]
+            if b"HEAD" not in refs and (named := next((ref for ref in names if ref in refs), None)):
+                self.say(f"The repository does not say which is its main branch: this is {named.decode()}")
         else:
             names = [b"refs/heads/" + text, b"refs/tags/" + text, text, b"refs/" + text]
             for start in (b"refs/remotes/origin/", b"remotes/origin/", b"origin/"):
                 if text.startswith(start):
                     names.append(b"refs/heads/" + text[len(start) :])
         found = [ref for ref in names if ref in refs]
-        if len(found) > 1 and found[:2] == names[:2]:
+        if len(found) > 1 and found[:2] == names[:2] and names[0] != b"HEAD":
             self.say(f"{shown(reference)} is a branch and a tag: this is the branch, the tag is refs/tags/{reference}")
         return (found[0], refs.get(found[0] + b"^{}", refs[found[0]])) if found else None
 

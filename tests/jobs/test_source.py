@@ -160,6 +160,17 @@ def test_which_of_two_was_taken_is_said(run, smart, odd):
     assert "is a branch or tag and the beginning of a commit" in setup
 
 
+def test_where_none_is_named_main_is_the_main_branch(run, smart, repository):
+    (repository / ".git" / "HEAD").write_text("ref: refs/heads/gone\n")
+    _, facts, setup = run(url=f"{smart.url}/source/.git")
+    assert facts.get("commit") == git(repository, "rev-parse", "main"), setup
+    assert "does not say which is its main branch: this is refs/heads/main" in setup
+    git(repository, "branch", "-m", "main", "trunk")
+    _, facts, _ = run(url=f"{smart.url}/source/.git")
+    assert facts["failure"]["message"] == "The repository does not say which is its main branch."
+    assert "trunk" in facts["failure"]["evidence"]
+
+
 def test_a_tag_of_something_else_is_said(run, smart, odd):
     _, facts, _ = run(url=f"{smart.url}/source/.git", reference="tree")
     assert facts["failure"]["message"] == "tree is the name of something that is no commit."
