@@ -119,7 +119,7 @@ def _split(url):
         raise SetupFailed("A Git URL begins with https:// or ssh://.")
     if parts.password or (parts.username and parts.scheme != "ssh"):
         raise SetupFailed("A Git URL has no user name and password in it.")
-    if parts.hostname.startswith("-") or re.search(r"[\x00-\x20\x7f,]", parts.netloc):
+    if parts.hostname.startswith("-") or re.search(r"[\x00-\x20\x7f]", url) or "," in parts.netloc:
         raise SetupFailed("This is not a web address.")
     return parts
 
