@@ -160,6 +160,14 @@ def test_so_does_one_that_that_one_names_from_its_own_folder(have, commit, insta
     assert have() == {"red": "2.0", "blue": "1.0"}
 
 
+def test_a_file_that_is_a_link_is_read_from_where_the_link_is(have, commit, repository, uv):
+    (repository / "requirements.txt").symlink_to("reqs/base.txt")
+    commit({"reqs/base.txt": "-r more.txt\n", "more.txt": "red==1.0", "reqs/more.txt": "blue==1.0"})
+    assert have() == {"red": "1.0"}
+    commit({"more.txt": "red==2.0"})
+    assert have() == {"red": "2.0"}
+
+
 def test_the_order_of_commits_does_not_matter(have, commit, repository, tmp_path, uv):
     commit({"requirements.txt": "-r base.txt", "base.txt": "red==1.0"})
     first = git(repository, "rev-parse", "HEAD")
