@@ -15,8 +15,12 @@ from portal.environment import is_loopback
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
-# What git-check-ref-format(1) forbids; `jobs/onnode/job.py` asks again where git is called.
+# What git-check-ref-format(1) forbids; `jobs/onnode/source.py` asks again where git is called.
 _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+
+# A word as it was typed, with its quotes; and those that a shell would not hand on.
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
+_OPERATOR = re.compile(r"\d*(?:&&|\|\|?|&>|[<>]+&?|[;&])|`|\$\(")
 
 
 MOST_MINUTES = 60 * 24 * 365
@@ -75,7 +79,7 @@ class JobForm(OnceForm, CredentialForm):
     git_url = forms.CharField(
         label="Git URL",
         max_length=500,
-        help_text="The repository's address as in the browser's address bar, without “.git” at its end.",
+        help_text="The repository's address, as the browser's address bar has it or for git clone.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
     reference = forms.CharField(
@@ -121,6 +125,13 @@ class JobForm(OnceForm, CredentialForm):
             raise forms.ValidationError("Name a Python file of the repository.")
         if words[0] in {"python", "python3", "mpiexec", "mpirun"}:
             raise forms.ValidationError(f"Leave out “{words[0]}”: the portal puts “mpiexec -n CORES python” in front.")
+        for word in _WORD.findall(command):
+            operator = _OPERATOR.match(word)
+            if operator or (word.endswith(";") and not word.endswith("\\;")):
+                raise forms.ValidationError(
+                    f"“{operator.group() if operator else ';'}” is for a shell, and none runs the command: it would be"
+                    " an argument of the program. Leave it out; or put quotes around it if the program is to have it."
+                )
         return command
 
     def clean_git_url(self) -> str:
@@ -137,8 +148,6 @@ class JobForm(OnceForm, CredentialForm):
             raise forms.ValidationError("Begin with https:// or ssh://.")
         if parts.password or (parts.username and parts.scheme != "ssh"):
             raise forms.ValidationError("Leave the user name and password out of the address.")
-        if url.endswith(".git"):
-            raise forms.ValidationError("Leave out “.git” at the end: use the address that your browser shows.")
         return url
 
     def clean_reference(self) -> str:

@@ -12,6 +12,7 @@ PORTS = {"https": 443, "http": 80, "ssh": 22}
 # Of clouds: who asks there learns the keys of the machine. Most are link-local, which is refused anyway.
 METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192")}
 EMBEDDED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in IPv6, RFC 6052
+HOST = re.compile(r"[\w](?:[\w.-]*[\w])?|[0-9a-f:.]+")
 SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)(?!\d+/)[^:]+")  # what ssh's users write for ssh://
 HERE_ONLY = "Plain http is only for a Git server on this machine. Use https."
 
@@ -25,18 +26,19 @@ class Server:
         A name is looked up here, once, and pinned, so that it cannot point elsewhere the second time it is asked for.
         """
         parts = _split(url)
-        self.url = url
         self.scheme = parts.scheme
-        self.host = parts.hostname
+        self.host = _in_ascii(parts.hostname)
         port = parts.port or PORTS[parts.scheme]
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
         self.origin = f"{self.scheme}://{bracketed}:{port}"
+        # As git is to see it, so that it is the host that was checked and pinned and no other spelling of one.
+        whom = f"{parts.username}@" if parts.username else ""
+        self.url = parts._replace(netloc=f"{whom}{bracketed}{f':{parts.port}' if parts.port else ''}").geturl()
         self.options = []
-        proxied = _goes_through_proxy(self.scheme, self.host, port)
         try:
             found = socket.getaddrinfo(self.host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            if proxied:
+            if self.scheme == "https" and _goes_through_proxy(self.host, port):
                 return  # which looks it up itself, and has rules of its own
             raise SetupFailed(f"{self.host} is not known.", str(error), "Check the Git URL of the job.") from error
         addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
@@ -119,9 +121,16 @@ def _split(url):
         raise SetupFailed("A Git URL begins with https:// or ssh://.")
     if parts.password or (parts.username and parts.scheme != "ssh"):
         raise SetupFailed("A Git URL has no user name and password in it.")
-    if parts.hostname.startswith("-") or re.search(r"[\x00-\x20\x7f,]", parts.netloc):
-        raise SetupFailed("This is not a web address.")
+    if re.search(r"[\x00-\x20\x7f]", url) or not HOST.fullmatch(parts.hostname):
+        raise SetupFailed("This is not a web address.", shown(url), "Check the Git URL of the job.")
     return parts
+
+
+def _in_ascii(host):
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError as error:
+        raise SetupFailed("This is not a web address.", str(error), "Check the Git URL of the job.") from error
 
 
 def _inner(address):
@@ -139,9 +148,8 @@ def _is_address(host):
     return True
 
 
-def _goes_through_proxy(scheme, host, port):
-    names = {"https": ("https_proxy", "HTTPS_PROXY"), "http": ("http_proxy",)}.get(scheme, ())
-    if not any(os.environ.get(name) for name in (*names, *(names and ("all_proxy", "ALL_PROXY")))):
+def _goes_through_proxy(host, port):
+    if not any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
         return False
     exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     return exceptions != "*" and not any(

@@ -39,7 +39,7 @@ VERSIONED = re.compile(r"(?:git|hg|svn|bzr)\+")
 SETTINGS = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf", "/etc/uv/uv.toml",
             "~/.config/uv/uv.toml")  # fmt: skip
 # What uv says as it goes on; the rest of it is about what it cannot do, and pip may.
-GOES_ON = re.compile(r" [+~-] |(Resolved|Prepared|Installed|Uninstalled|Audited|Building|Built|Down\w+|Updat\w+) ")
+GOES_ON = re.compile(r" [+~-] |\s*(?:Resolved|Prepared|Installed|Audited|Building|Built|Down\w+|Updat\w+) ")
 
 
 def fetch(setup, source):
@@ -124,8 +124,7 @@ class Requirements:
         self.read(self.source / FIRST, [], is_constraint=False)
 
     def read(self, file, above, is_constraint):
-        file = pathlib.Path(os.path.realpath(file))
-        if file in above:
+        if os.path.realpath(file) in map(os.path.realpath, above):
             raise SetupFailed(f"{self.name(file)} names itself, by way of {self.name(above[-1])}.")
         if not file.is_file():
             raise SetupFailed(
@@ -170,7 +169,7 @@ class Requirements:
                 self.changes(value)
             else:
                 is_constraint = is_constraint or option == "--constraint"
-                self.read(file.parent / place, [*above, file], is_constraint)
+                self.read(pathlib.Path(os.path.normpath(file.parent / place)), [*above, file], is_constraint)
                 if not is_constraint:
                     return
                 value = str(file.parent / place)

@@ -20,6 +20,7 @@ from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, run
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 SCRATCH = "/tmp"  # noqa: S108 (in it, a folder of a name that nobody guesses)
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
 WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
@@ -81,13 +82,14 @@ def a_place_of_our_own(parent):
     def terminate(number, frame):
         raise Terminated
 
+    os.makedirs(parent, mode=0o700, exist_ok=True)
     for left in pathlib.Path(parent).glob("coxswain-source-*"):  # by those who were killed
-        with contextlib.suppress(OSError), closing(os.open(left, os.O_RDONLY | os.O_NOFOLLOW)) as lock:
+        with contextlib.suppress(OSError), closing(os.open(left, FOLDER)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
+    place, lock = locked_folder(parent)
     before = signal.signal(signal.SIGTERM, terminate)
     terminated = False
-    place, lock = locked_folder(parent)
     try:
         yield place
     except Terminated:
@@ -106,7 +108,7 @@ def locked_folder(parent):
     while True:
         place = pathlib.Path(tempfile.mkdtemp(prefix="coxswain-source-", dir=parent))
         with contextlib.suppress(FileNotFoundError):  # somebody looked before it was locked
-            lock = os.open(place, os.O_RDONLY)
+            lock = os.open(place, FOLDER)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if place.exists():
                 return place, lock
@@ -286,14 +288,16 @@ class Fetcher:
         """(ref, its commit) that the reference means among these, or None. Branches come first."""
         text = reference.encode(errors="surrogateescape")
         if text in (b"", b"HEAD", b"origin/HEAD", b"refs/remotes/origin/HEAD"):
-            names = [b"HEAD"]
+            names = [b"HEAD", b"refs/heads/main", b"refs/heads/master"]
+            if b"HEAD" not in refs and (named := next((ref for ref in names if ref in refs), None)):
+                self.say(f"The repository does not say which is its main branch: this is {named.decode()}")
         else:
             names = [b"refs/heads/" + text, b"refs/tags/" + text, text, b"refs/" + text]
             for start in (b"refs/remotes/origin/", b"remotes/origin/", b"origin/"):
                 if text.startswith(start):
                     names.append(b"refs/heads/" + text[len(start) :])
         found = [ref for ref in names if ref in refs]
-        if len(found) > 1 and found[:2] == names[:2]:
+        if len(found) > 1 and found[:2] == names[:2] and names[0] != b"HEAD":
             self.say(f"{shown(reference)} is a branch and a tag: this is the branch, the tag is refs/tags/{reference}")
         return (found[0], refs.get(found[0] + b"^{}", refs[found[0]])) if found else None
 
@@ -430,21 +434,21 @@ class Fetcher:
         if GITLINK not in index and b".gitattributes" not in index:
             return  # as most are: one program less
         at = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
-        for entry in self.git(*at, "ls-files", "--stage", "-z").split(b"\0"):
-            about, _, path = entry.partition(b"\t")
-            if about.startswith(b"160000 "):
-                self.submodule(url, commit, folder, path, about.split()[1].decode(), depth)
+        entries = self.git(*at, "ls-files", "--stage", "-z").split(b"\0")
+        links = [entry.partition(b"\t") for entry in entries if entry.startswith(b"160000 ")]
+        known = self.submodules_of(commit, folder) if links else {}
+        for about, _, path in links:
+            self.submodule(url, folder, path, about.split()[1].decode(), known.get(path), depth)
         elsewhere = self.git(*at, "ls-files", "-z", "--", ":(attr:filter=lfs)").split(b"\0")
         names = [os.fsdecode(path) for path in elsewhere if path and begins_with(folder / os.fsdecode(path), LFS)]
         if names:
             what = ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             self.say(f"Git LFS keeps {what} elsewhere: not fetched, and what is there instead only says where it is")
 
-    def submodule(self, url, commit, folder, path, wanted, depth):
+    def submodule(self, url, folder, path, wanted, entry, depth):
         """By the same rules as the repository; where it may not be, a sentence names it and the run goes on."""
         name = shown(os.fsdecode(path))
         try:
-            entry = self.submodules_of(commit, folder).get(path)
             if entry is None:
                 raise SetupFailed(".gitmodules does not say where it is.")
             if entry.get(b"update") == b"none":

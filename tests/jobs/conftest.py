@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -79,7 +80,7 @@ def run(tmp_path, server):
     (engine / "bin" / "python").symlink_to(sys.executable)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    count = iter(range(1000))
+    count, started = iter(range(1000)), []
 
     def start(url=None, reference="", command=("ex.py", "1"), here=True, env=None, **more):
         folder = tmp_path / f"run-{next(count)}"
@@ -103,10 +104,11 @@ def run(tmp_path, server):
                 [sys.executable, "-ISc", PROGRAM, str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                env={**os.environ, **(env or {})},
+                env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
                 start_new_session=True,
             )
         process.folder = folder
+        started.append(process)
         return process
 
     def go(*words, **order):
@@ -118,4 +120,8 @@ def run(tmp_path, server):
         return done, facts, (folder / "setup").read_text()
 
     go.start = start
-    return go
+    yield go
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

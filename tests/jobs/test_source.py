@@ -104,6 +104,48 @@ def test_a_server_may_have_an_ipv6_address(run, tmp_path, repository):
         assert facts.get("commit") == git(repository, "rev-parse", "main"), setup
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://%31%36%39.254.169.254/x", "https://example.org./x", "https://h,g/x", "https://-h/x", "https://[::1%25lo]/x",
+     "https://h/a b", "https://h/\x1b[31m", "https://h:99999/x", "https://a\\b/x"],
+)  # fmt: skip
+def test_other_spellings_of_hosts_are_no_addresses(run, url):
+    done, facts, _ = run(url=url)
+    assert done.returncode == 70
+    assert facts["failure"]["message"] == "This is not a web address."
+
+
+@pytest.mark.parametrize(
+    "host", ["fd00:ec2::254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::ffff:7f00:1", "fe80::1", "::"]
+)
+def test_what_an_ipv6_address_stands_for_is_looked_at(run, host):
+    _, facts, _ = run(url=f"https://[{host}]/x", here=False)
+    assert "where no Git server may be" in facts["failure"]["message"]
+
+
+def test_a_name_that_only_the_proxy_knows_is_the_proxys_to_find(run):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        asked = []
+
+        def answer():
+            connection, _ = proxy.accept()
+            with connection:
+                asked.append(connection.recv(1000).split(b"\r\n")[0])
+                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        env = {"https_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}", "no_proxy": "", "NO_PROXY": ""}
+        _, facts, _ = run(url="https://no-such-host.invalid/x", env=env)
+        assert facts["failure"]["message"] == "The source could not be cloned."
+        answering.join(20)
+        assert asked == [b"CONNECT no-such-host.invalid:443 HTTP/1.1"]
+        _, facts, _ = run(url="https://169.254.169.254/x", env=env)
+        assert "where no Git server may be" in facts["failure"]["message"]
+        _, facts, _ = run(url="https://no-such-host.invalid/x", env={**env, "no_proxy": ".invalid"})
+        assert facts["failure"]["message"] == "no-such-host.invalid is not known."
+
+
 # References
 
 
@@ -158,6 +200,17 @@ def test_which_of_two_was_taken_is_said(run, smart, odd):
     assert "both is a branch and a tag: this is the branch, the tag is refs/tags/both" in setup
     _, _, setup = run(url=f"{smart.url}/source/.git", reference=odd["first"][:7])
     assert "is a branch or tag and the beginning of a commit" in setup
+
+
+def test_where_none_is_named_main_is_the_main_branch(run, smart, repository):
+    (repository / ".git" / "HEAD").write_text("ref: refs/heads/gone\n")
+    _, facts, setup = run(url=f"{smart.url}/source/.git")
+    assert facts.get("commit") == git(repository, "rev-parse", "main"), setup
+    assert "does not say which is its main branch: this is refs/heads/main" in setup
+    git(repository, "branch", "-m", "main", "trunk")
+    _, facts, _ = run(url=f"{smart.url}/source/.git")
+    assert facts["failure"]["message"] == "The repository does not say which is its main branch."
+    assert "trunk" in facts["failure"]["evidence"]
 
 
 def test_a_tag_of_something_else_is_said(run, smart, odd):
