@@ -13,12 +13,27 @@ import threading
 
 import pytest
 
+from portal import detached
 from tests.gitserver import git
 from tests.running import ROOT
 
-ONNODE = ROOT / "jobs" / "onnode"
-# As on a node: nothing of Python's own environment, and the modules beside each other.
-PROGRAM = f"import sys; sys.path.insert(0, {str(ONNODE)!r}); import job; job.main(sys.argv[1:])"
+PLACES = [str(ROOT / "jobs" / "onnode"), str(ROOT / "portal" / "onnode")]
+# As on a node: nothing of Python's own environment, and the modules beside each other. In the place of the launcher,
+# which `tests/ranks` tries, a program that prints what it is given.
+PROGRAM = f"""
+import os, sys
+sys.path[:0] = {PLACES!r}
+import boot, job
+boot.execute = lambda python, module, words: os.execv(sys.argv[3], [module, *words])
+job.main(sys.argv[1:3])
+"""
+
+
+def said_in(folder):
+    """What a run's log says of its preparation."""
+    log = folder / "log"
+    found, _ = detached.frames(log.read_bytes()) if log.exists() else ([], 0)
+    return b"".join(frame.data for frame, _ in found if frame.kind == "s").decode()
 
 
 @pytest.fixture
@@ -72,11 +87,12 @@ def server(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, server):
-    """Runs the program with a stand-in for mpiexec that prints what it is given."""
+    """Runs the program with a stand-in for the launcher that prints what it is given, and its environment."""
     engine = tmp_path / "engine"
     (engine / "bin").mkdir(parents=True)
-    (engine / "bin" / "mpiexec").write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\nenv\n')
-    (engine / "bin" / "mpiexec").chmod(0o755)
+    launcher = engine / "bin" / "launcher"
+    launcher.write_text('#!/bin/sh\nprintf "%s\\n" "$2"\nenv\n')
+    launcher.chmod(0o755)
     (engine / "bin" / "python").symlink_to(sys.executable)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -98,10 +114,9 @@ def run(tmp_path, server):
             "scratch": str(scratch),
             **more,
         }
-        (folder / "job.json").write_text(json.dumps(order))
         with (folder / "out").open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, "-ISc", PROGRAM, str(folder)],
+                [sys.executable, "-ISc", PROGRAM, str(folder), json.dumps(order), str(launcher)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
@@ -117,7 +132,7 @@ def run(tmp_path, server):
         folder = process.folder
         facts = json.loads((folder / "facts.json").read_text()) if (folder / "facts.json").exists() else {}
         done = subprocess.CompletedProcess(process.args, process.returncode, (folder / "out").read_text())
-        return done, facts, (folder / "setup").read_text()
+        return done, facts, said_in(folder)
 
     go.start = start
     yield go

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.gitserver import git
+from tests.jobs.conftest import said_in
 from tests.running import until
 
 UV = Path(sys.executable).with_name("uv")
@@ -304,9 +305,8 @@ def test_it_is_shown_while_it_goes_on(run, commit, index, tmp_path):
     (tmp_path / "tools" / "uv").chmod(0o755)
     commit({"requirements.txt": "red"})
     process = run.start(env=index)
-    said = process.folder / "setup"
     try:
-        until(lambda: said.exists() and "Resolved 1 package" in said.read_text(), what="what it said")
+        until(lambda: "Resolved 1 package" in said_in(process.folder), what="what it said")
     finally:
         (tmp_path / "go").touch()
     assert process.wait(20) == 0
@@ -377,7 +377,7 @@ def test_they_are_no_larger_than_they_may_be(have, commit, tmp_path, uv):
 
 def test_what_a_run_uses_is_not_thrown_away(run, have, commit, index, tmp_path, uv):
     """Of another cluster, as long as its program runs."""
-    engine = tmp_path / "engine" / "bin" / "mpiexec"
+    engine = tmp_path / "engine" / "bin" / "launcher"
     whole = engine.read_text()
     commit({"requirements.txt": "red==1.0"})
     engine.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nwhile [ ! -e {tmp_path}/go ]; do sleep 0.05; done\n")
@@ -417,6 +417,6 @@ def test_runs_at_once_install_the_same_packages_once(run, commit, index, tmp_pat
     commit({"requirements.txt": "red==1.0"})
     runs = [run.start(env=index) for _ in range(3)]
     assert [one.wait(60) for one in runs] == [0] * 3
-    said = [(one.folder / "setup").read_text() for one in runs]
+    said = [said_in(one.folder) for one in runs]
     assert sum("Installing" in setup for setup in said) == 1
     assert len(kept(tmp_path)) == 1

@@ -13,18 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from portal import detached
 from tests.gitserver import git, served, serving
+from tests.jobs.conftest import said_in
 from tests.running import ROOT, until
 
 # Not the tests' own where they are root's: somebody without privilege cannot read that.
 PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") if os.getuid() == 0 else sys.executable
-DETACH = ROOT / "portal" / "onnode" / "detach.py"
-ONNODE = ROOT / "jobs" / "onnode"
-# With the other modules beside it.
-PROGRAM = """import sys
-sys.path.insert(0, {!r})
-from job import main
-"""
+PROGRAMS = detached.Programs(ROOT / "jobs" / "onnode", loads=("job",))
 USERNAME, PASSWORD = "me@example.org", "t0ken: with/ö\"dd'$(touch pwned)%0asigns"
 
 # In the place of mpiexec: looks for the password wherever a program of the same person can look.
@@ -57,7 +53,8 @@ for place in sys.argv[sys.argv.index("--") + 1:]:
     for path in pathlib.Path(place).rglob("*"):
         if path.is_file() and path.name != "snoop" and secret in path.read_bytes():
             found.append(str(path))
-keeper = pathlib.Path("/proc", str(os.getppid()))
+launcher = pathlib.Path("/proc", str(os.getppid()))
+keeper = pathlib.Path("/proc", (launcher / "stat").read_text().rsplit(")", 1)[1].split()[1])
 print("KEEPER", "KEPT=yes" in (keeper / "environ").read_text(), b"finish" in (keeper / "cmdline").read_bytes())
 print("FOUND", found, "of", sys.argv[1:3])
 """
@@ -107,27 +104,27 @@ def run(place, node, as_whom, repository):
     (engine / "bin" / "mpiexec").write_text(SNOOP.format(python=PYTHON))
     (engine / "bin" / "mpiexec").chmod(0o755)
     (engine / "bin" / "python").symlink_to(PYTHON)
-    detach, program = shutil.copy(DETACH, place / DETACH.name), place / "program.py"
-    shutil.copytree(ONNODE, place / "onnode", ignore=shutil.ignore_patterns("__pycache__"))
-    program.write_text(PROGRAM.format(str(place / "onnode")))
+    (place / "hosts").write_text("here:6\n")
+    waiting = PROGRAMS.command().line.replace("python3", str(PYTHON), 1)
 
     def go(credential=(USERNAME, PASSWORD), url=repository, env=None, name="run", **more):
         folder = place / name
         order = {
-            "git_url": url, "reference": "", "command": ["--", str(place)], "cores": 6, "hostfile": "/hosts",
-            "engine": str(engine), "shared": str(place / "shared"), "allow_this_machine": True,
+            "git_url": url, "reference": "", "command": ["--", str(place)], "cores": 6,
+            "hostfile": str(place / "hosts"), "engine": str(engine), "shared": str(place / "shared"), "allow_this_machine": True,
             "environment": {"COXSWAIN_RUN": "r1"}, "scratch": str(node), **more,
         }  # fmt: skip
-        files = {"job.json": json.dumps(order)}
-        start = {"argv": [str(folder)], "program": str(program), "env": env or {}, "files": files}
+        start = {"argv": [str(folder), json.dumps(order)], "program": "job", "env": env or {}}
         if credential:
             start["secret"] = json.dumps(dict(zip(("username", "password"), credential, strict=True)))
-        command = [PYTHON, "-IS", str(detach), "start", str(folder)]
-        subprocess.run(command, input=json.dumps(start).encode(), check=True, capture_output=True,
+        words = PROGRAMS.data + json.dumps(["start", str(folder)]).encode() + b"\n" + json.dumps(start).encode()
+        subprocess.run(["/bin/sh", "-c", waiting], input=words, check=True, capture_output=True,
                        env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")
         facts = json.loads((folder / "facts.json").read_text())
-        return facts, (folder / "out").read_text(), (folder / "setup").read_text() + (folder / "err").read_text()
+        verdict = folder / "verdict.json"
+        out = json.loads(verdict.read_text())["hydra"] if verdict.exists() else ""
+        return facts, out, said_in(folder) + (folder / "err").read_text()
 
     return go
 
@@ -297,7 +294,6 @@ def test_what_an_earlier_run_left_in_the_home_does_not_get_it(run, place, as_who
     facts, _, said = run(url=f"{forge.url}/main", env=env)
     assert facts.get("subject") == "With a submodule", said
     assert "t0ken" not in loot(place)
-    assert not (place / "LOOT").exists()
 
 
 def test_it_is_given_to_no_other_server(run, place, forge, tmp_path):
