@@ -2,7 +2,8 @@
 
     python3 job.py FOLDER        with FOLDER/job.json: see `launch` in jobs/plans.py
 
-Called as `main([FOLDER], secret)` it also has what the repository asks for: {"username": …, "password": …}.
+Called as `main([FOLDER], secret)` it also has what the repository asks for: {"username": …, "password": …}, and as
+"order" what is in job.json: that lies on /shared, and whoever could change it could say where the password is sent.
 
 Writes what it does to FOLDER/setup, what it found to FOLDER/facts.json, and becomes the command, so that the exit
 status is the command's. Standard library only, Python 3.9 or newer.
@@ -34,7 +35,7 @@ class Setup:
     def __init__(self, folder, credential=None):
         self.folder = folder
         self.credential = credential
-        self.order = json.loads((folder / "job.json").read_text())
+        self.order = (credential or {}).get("order") or json.loads((folder / "job.json").read_text())
         self.log = (folder / "setup").open("ab", buffering=0)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
 
