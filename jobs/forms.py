@@ -21,6 +21,7 @@ _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
 # A word as it was typed, with its quotes; and those that a shell would not hand on.
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
 _OPERATOR = re.compile(r"\d*(?:&&|\|\|?|&>|[<>]+&?|[;&])|`|\$\(")
+_OPERATOR_LAST = re.compile(r"(?<!\\)(?:&&|\|\||[|;&<>])$")
 
 
 MOST_MINUTES = 60 * 24 * 365
@@ -125,12 +126,15 @@ class JobForm(OnceForm, CredentialForm):
             raise forms.ValidationError("Name a Python file of the repository.")
         if words[0] in {"python", "python3", "mpiexec", "mpirun"}:
             raise forms.ValidationError(f"Leave out “{words[0]}”: the portal puts “mpiexec -n CORES python” in front.")
+        if re.match(r"[A-Za-z_]\w*=", words[0]):
+            raise forms.ValidationError(
+                f"“{words[0]}” is for a shell, and none runs the command: name a Python file first."
+            )
         for word in _WORD.findall(command):
-            operator = _OPERATOR.match(word)
-            if operator or (word.endswith(";") and not word.endswith("\\;")):
+            if operator := _OPERATOR.match(word) or _OPERATOR_LAST.search(word):
                 raise forms.ValidationError(
-                    f"“{operator.group() if operator else ';'}” is for a shell, and none runs the command: it would be"
-                    " an argument of the program. Leave it out; or put quotes around it if the program is to have it."
+                    f"“{operator.group()}” is for a shell, and none runs the command: it would be an argument of the"
+                    " program. Leave it out; or put quotes around it if the program is to have it."
                 )
         return command
 

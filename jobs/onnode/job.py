@@ -1,9 +1,10 @@
-"""Runs on the head node: fetches a job's source and packages, then becomes its `mpiexec`.
+"""Runs on the head node: fetches a job's source and packages, then becomes what launches its ranks.
 
     main([FOLDER, ORDER], SECRET)       ORDER in JSON: see `launch` in jobs/plans.py
 
-ORDER is in no file, which other runs of the workspace could change. SECRET is what the repository asks for, if it does: {"username": …, "password": …} in JSON. Says what it does in the
-log, what it found in the facts (`telling.py`), and becomes the launcher. Standard library only, Python 3.9 or newer.
+SECRET is what the repository asks for, if it does: {"username": …, "password": …} in JSON. ORDER is in no file: what
+lies on /shared other runs can change, and whoever changes it could say where the password is sent. Says what it does in
+the log, what it found in the facts (`telling.py`). Standard library only, Python 3.9 or newer.
 """
 
 import json

@@ -17,7 +17,8 @@ class SetupFailed(Exception):
 
     def __init__(self, message, evidence="", advice=""):
         super().__init__(message)
-        self.facts = {"message": message, "evidence": evidence[-1500:], "advice": advice}
+        evidence = evidence[-1500:].replace("\0", "\N{REPLACEMENT CHARACTER}")  # which databases do not take
+        self.facts = {"message": message, "evidence": evidence, "advice": advice}
 
 
 class ProgramFailed(Exception):

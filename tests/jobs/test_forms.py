@@ -41,6 +41,7 @@ def errors(lab, monkeypatch):
         ("hello.py &", "&"), ("hello.py >out.txt", ">"), ("hello.py >> out.txt", ">>"), ("hello.py 2>&1", "2>&"),
         ("hello.py &> x", "&>"), ("hello.py `date`", "`"), ("hello.py $(date)", "$("), ("hello.py << EOF", "<<"),
         ("hello.py 'a b' && x", "&&"), ('hello.py "a" | x', "|"), ("hello.py \\\\ && x", "&&"),
+        ("hello.py a&& b", "&&"), ("hello.py& ", "&"), ("hello.py a| tee x", "|"), ("N=3 hello.py", "N=3"),
     ],
 )  # fmt: skip
 def test_what_is_for_a_shell_is_said_at_the_field(errors, command, operator):
