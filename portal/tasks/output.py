@@ -29,7 +29,8 @@ MOST_PIECES = 8 * 1024  # in one frame, as far as chunks can be had singly: many
 MOST_CHUNKS = 1000  # read at once
 TAIL = 256 * 1024  # bytes of output that a page opens with
 SCANNED = 8 * 1024 * 1024  # bytes of output that one filtered read goes through at most
-AT_ONCE = 32  # chunks whose bytes a filtered read fetches together
+MOST_SEGMENTS = 500_000  # that one filtered read looks at, about
+AT_ONCE = 32  # chunks that a filtered read fetches together
 
 
 class Piece(NamedTuple):
@@ -85,7 +86,7 @@ class Block:
     def pieces(self, wanted: Filter | None = None) -> Iterator[Piece]:
         line, start, counted = self.line, 0, 0
         for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments):
-            if wanted is None or wanted.takes(stream, world, rank):
+            if wanted is None or wanted.takes_entry((stream, world, rank)):
                 line += self.data.count(b"\n", counted, start)
                 counted = start
                 part = self.data[start : start + size]
@@ -112,7 +113,7 @@ class Filter:
 
     streams: frozenset[int] = frozenset(Stream)
     ranks: tuple[tuple[int, int, int], ...] | None = None
-    _known: dict[tuple[int, int, int], bool] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[int, ...], bool] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, output: Output, *, stream: str = "", rank: str = "") -> Filter | None:
@@ -133,9 +134,9 @@ class Filter:
         """Whether all that is taken is of one rank, so that its bytes may be given as they are."""
         return self.ranks is not None and len(self.ranks) == 1 and self.ranks[0][1] == self.ranks[0][2]
 
-    def takes(self, stream: int, world: int, rank: int) -> bool:
-        """Whether it is of a wanted writer; `rank` as in `ENTRY`."""
-        writer = (stream, world, rank)
+    def takes_entry(self, entry: tuple[int, ...]) -> bool:
+        """Whether an `ENTRY` is of a wanted writer."""
+        writer = (stream, world, rank) = entry[:3]
         if (known := self._known.get(writer)) is None:
             known = self._known[writer] = stream in self.streams and (
                 self.ranks is None
@@ -200,22 +201,27 @@ def find(
 ) -> tuple[list[Piece], int]:
     """What is stored from position `after` on and wanted: at most `limit` bytes, but one piece if there is any.
 
-    Also how far it has looked, which is where to go on: one call goes through `SCANNED` bytes at most.
+    Also how far it has looked, which is where to go on: one call goes through `SCANNED` bytes at most. Only chunks that
+    hold something wanted are read whole.
     """
     end = min(output.head if until is None else until, after + SCANNED)
-    rows = list(_chunks(output, after, end).defer("data")[:MOST_CHUNKS])
-    looked = min(end, rows[-1].position + rows[-1].size) if rows else max(after, end)
-    holds = [chunk for chunk in rows if any(wanted.takes(*entry[:3]) for entry in ENTRY.iter_unpack(chunk.segments))]
     pieces: list[Piece] = []
-    total = 0
+    total = segments = 0
+    looked = after
     with _File(output) as file:
-        for begin in range(0, len(holds), AT_ONCE):
-            for chunk in output.chunks.filter(pk__in=[chunk.pk for chunk in holds[begin : begin + AT_ONCE]]):
+        while looked < end and segments < MOST_SEGMENTS:
+            page = list(_chunks(output, looked, end).defer("data")[:AT_ONCE])
+            if not page:
+                break
+            segments += sum(len(chunk.segments) // ENTRY.size for chunk in page)
+            holds = [chunk.pk for chunk in page if any(map(wanted.takes_entry, ENTRY.iter_unpack(chunk.segments)))]
+            for chunk in output.chunks.filter(pk__in=holds) if holds else ():
                 for piece in file.block_of(chunk).between(after, end).pieces(wanted):
                     if pieces and (total + len(piece.data) > limit or len(pieces) == MOST_PIECES):
                         return pieces, piece.position
                     pieces.append(piece)
                     total += len(piece.data)
+            looked = min(end, page[-1].position + page[-1].size)
     return pieces, looked
 
 
@@ -225,16 +231,21 @@ def reach(output: Output, wanted: Filter, before: int, *, enough: int = TAIL) ->
     When fewer: how far it has looked, which is 0 if there are no more. One call looks at `MOST_CHUNKS` chunks at most,
     and at their segments alone.
     """
-    found, at = 0, before
-    rows = output.chunks.filter(position__lt=before).order_by("-position")
-    for position, size, segments in rows.values_list("position", "size", "segments")[:MOST_CHUNKS]:
-        at = position + size
-        for stream, world, rank, length, _ in reversed(list(ENTRY.iter_unpack(segments))):
-            at -= length
-            if at < before and wanted.takes(stream, world, rank):
-                found += min(length, before - at)
-                if found >= enough:
-                    return at, found
+    found = chunks = segments = 0
+    at = before
+    while at > 0 and chunks < MOST_CHUNKS and segments < MOST_SEGMENTS:
+        page = output.chunks.filter(position__lt=at).order_by("-position").values_list("position", "size", "segments")
+        for position, size, packed in page[: min(AT_ONCE, MOST_CHUNKS - chunks)]:
+            chunks += 1
+            segments += len(packed) // ENTRY.size
+            at = position + size
+            for entry in reversed(list(ENTRY.iter_unpack(packed))):
+                length = entry[3]
+                at -= length
+                if at < before and wanted.takes_entry(entry):
+                    found += min(length, before - at)
+                    if found >= enough:
+                        return at, found
     return at, found
 
 

@@ -430,7 +430,7 @@ class Viewer {
 
   nameRank(row) {
     const node = this.nodes.of.get(row.rank);
-    row.element.querySelector(".rk").title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+    row.element.children[2].title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
   }
 
   fill(row) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import time_machine
@@ -18,7 +18,7 @@ from django.utils.timezone import now
 from portal.sessions import SessionStore
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
-from portal.tasks.models import Output, Stream
+from portal.tasks.models import Output, Segment, Stream
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
 
@@ -136,6 +136,21 @@ async def test_two_pages_get_the_same_bytes(task, alice, bob):
     assert [(await frame_of(page))[1] for page in pages] == [b"hello\n"] * 2
     for page in pages:
         await page.disconnect()
+
+
+async def test_a_page_is_told_who_wrote_what_wherever_its_cursor_is(task, bob):
+    at = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    log = [Segment(Stream.STDOUT, b"one\n", at, 0, 7), Segment(Stream.STDERR, b"oh\n", at, 1, 2)]
+    await sync_to_async(task.output.append_log)(log, offset=0, size=1)
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    ms = int(at.timestamp() * 1000)
+    for cursor, pieces in [(0, "1,7,4,0;2,1.2,3,0"), (2, "1,7,2,0;2,1.2,3,0"), (4, "2,1.2,3,0"), (5, "2,1.2,2,0")]:
+        await ask(page, task.output, cursor)
+        header, body = await frame_of(page)
+        assert (header["pieces"], body) == (f"@{ms};{pieces}", b"one\noh\n"[cursor:])
+        assert header["line"] == (cursor >= 4)
+    await page.disconnect()
 
 
 async def test_the_end_is_told_once(task, bob):

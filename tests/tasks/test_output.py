@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.tasks import output as store
-from portal.tasks.models import ENTRY, Output, Segment, Stream, WrongOffset
+from portal.tasks.models import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -337,6 +337,16 @@ def test_one_look_for_a_rank_goes_through_a_part_of_the_output_only(output, monk
     assert (at, found) == (0, 6)
 
 
+def test_one_look_goes_through_so_many_segments_only(output, monkeypatch):
+    """A program that writes byte by byte makes the work of a filter large, not its answers."""
+    monkeypatch.setattr(store, "MOST_SEGMENTS", 8192)
+    monkeypatch.setattr(store, "AT_ONCE", 1)
+    output.append_log([out(n % 2, b"x") for n in range(30_000)], offset=0, size=1)
+    wanted = store.Filter.parse(output, rank="17")
+    assert store.find(output, wanted, 0) == ([], 8192)
+    assert store.reach(output, wanted, 30_000) == (30_000 - 30_000 % 4096 - 2 * 4096, 0)
+
+
 def test_a_filter_reads_no_bytes_of_chunks_that_hold_none_of_it(output, django_assert_num_queries):
     output.append_log([out(3, b"x" * 640_000), out(17, b"here\n")], offset=0, size=1)
     wanted = store.Filter.parse(output, rank="17")
@@ -362,8 +372,8 @@ def test_ranks_are_named_as_people_do(output, words, taken):
     output.nodes = {"hosts": ["tide-0", "tide-1"], "of": {"0": 0, "1": 0, "2": 0, "3": 1, "1.2": 1}}
     known = [(0, 0), (0, 1), (0, 2), (0, 3), (0, 17), (1, 2)]
     wanted = store.Filter.parse(output, rank=words)
-    assert {one for one in known if wanted.takes(Stream.STDOUT, *one)} == taken
-    assert not wanted.takes(Stream.PORTAL, 0, 0xFFFFFFFF)
+    assert {one for one in known if wanted.takes_entry((Stream.STDOUT, *one))} == taken
+    assert not wanted.takes_entry((Stream.PORTAL, 0, NO_RANK))
     assert output.node_of(1, 2) == "tide-1"
     assert output.node_of(0, 99) == ""
 
