@@ -47,4 +47,8 @@ def viewers(results, *, viewers, stalled=0, least):
     assert len(results["late"]) == follow, "some viewers told of no delays"
     fewest = min((len(late) for late in results["late"]), default=0)
     assert fewest >= least, f"one viewer saw {fewest} frames while lines came, and {least} are needed"
+    assert results["busy"] < 0.9, (
+        f"the process of the viewers wanted a core {results['busy']:.0%} of the time: this machine is too small or too"
+        " busy to be so many viewers, and the delays are their own"
+    )
     return samples("the delays of viewers", [delay for late in results["late"] for delay in late], least=least)

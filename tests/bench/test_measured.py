@@ -30,7 +30,8 @@ def test_what_one_divides_by_must_be_something(value):
 
 def good(**changed):
     return {
-        "ready": True, "caught_up": 3, "open": 4, "wrong": 0, "hung": 0, "errors": [], "got": [100, 100, 100],
+        "ready": True, "caught_up": 3, "open": 4, "wrong": 0, "hung": 0, "busy": 0.4, "errors": [],
+        "got": [100, 100, 100],
         "late": [[5.0, 7.0], [6.0, 8.0], [5.0, 9.0]], **changed,
     }  # fmt: skip
 
@@ -53,6 +54,7 @@ def test_viewers_who_saw_it_are_measured():
         {"got": [100, 100]},
         {"got": [100, 100, 99]},
         {"hung": 1},
+        {"busy": 0.97},  # it measured itself
         {"open": 3},
         {"wrong": 1},
         {"errors": ["TimeoutError()"]},

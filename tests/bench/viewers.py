@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 
 import websockets
 
@@ -57,6 +58,12 @@ async def viewer(order, results, stalled, over):
             await socket.send(ask(order["output"], cursor, ended=ended, kept=kept))
 
 
+def wanted_seconds():
+    """For how long this process has run or has waited for a core."""
+    ran, waited, _ = Path("/proc/self/schedstat").read_text().split()
+    return (int(ran) + int(waited)) / 1e9
+
+
 async def main():
     order = json.loads(sys.stdin.readline())
     results = {"late": [], "got": [], "frames": 0, "wrong": 0, "open": 0, "caught_up": 0, "ready": False}
@@ -70,8 +77,10 @@ async def main():
     while not results["ready"] and time.monotonic() < until:
         await asyncio.sleep(0.05)
         results["ready"] = results["open"] == order["viewers"] and results["caught_up"] == len(following)
+    began, wanted = time.monotonic(), wanted_seconds()
     print("READY" if results["ready"] else "LATE", flush=True)
     await asyncio.wait(following, timeout=order["seconds"] + 120)
+    results["busy"] = (wanted_seconds() - wanted) / (time.monotonic() - began)
     over.set()
     if stalled:
         await asyncio.wait(stalled, timeout=10)
