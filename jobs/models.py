@@ -20,7 +20,6 @@ from portal.statuses import Badge
 from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
 
-
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
 
 

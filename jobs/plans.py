@@ -44,6 +44,8 @@ def wait_for_cluster(work: Work) -> None:
     earlier = cluster.runs.unfinished().filter(pk__lt=run.pk).order_by("pk").first()
     if earlier:
         work.wait(5, f"{earlier} is before it on {cluster.name}")
+    if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
+        work.wait(30, f"{cluster.name} takes no run now: {refusal}")
     if lost := cluster.lost_nodes:
         names = ", ".join(node.hostname for node in lost)
         work.wait(5, f"{cluster.name} is DEGRADED, {names} cannot be reached; the run begins when it is repaired")
@@ -204,27 +206,37 @@ def keep(work: Work) -> None:
 
 
 def end_what_is_left(work: Work, run: Run) -> str:
-    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any.
+    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any."""
+    silent, ended = sweep(run, but=work.subject)
+    for hostname, count in ended.items():
+        work.log(f"{count} processes of {run} were left on {hostname}; ended.")
+    return silent
 
-    While no other run is on the head node, that is cleared of whatever is one, however it calls itself: what a run says
-    of its own end may be forged.
+
+def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, str]]:
+    """End what is left of a run on the nodes of its cluster: a node that did not answer, and how many were ended where.
+
+    While no other run than `but` is on the head node, that is cleared of whatever is one, however it calls itself: what
+    a run says of its own end may be forged.
     """
     head, *others = list(run.cluster.nodes.all())
-    on_it = run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, work.subject.pk))
+    on_it = (
+        run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, but.pk if but else None))
+    )
     alone = "" if on_it.exists() else fence(head.home)
     answers = [
         *detached.sweep([head.host], str(run.uuid), alone=alone),
         *detached.sweep([node.host for node in others], str(run.uuid)),
     ]
-    silent = ""
+    silent, ended = "", {}
     for node, answer in zip([head, *others], answers, strict=True):
         if isinstance(answer, PortalError) or answer.status:
             silent = silent or node.hostname
         elif answer.text not in ("", "0"):
-            work.log(f"{answer.text} processes of {run} were left on {node.hostname}; ended.")
+            ended[node.hostname] = answer.text
     if not silent:
         Run.objects.filter(pk=run.pk).update(may_be_left=False)
-    return silent
+    return silent, ended
 
 
 def clean_up(work: Work) -> None:

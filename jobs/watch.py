@@ -11,15 +11,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from channels.db import database_sync_to_async
-from django.db import transaction
+from django.db import DatabaseError, connections, transaction
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
-from clusters.models import Node
+from clusters.models import Cluster
 from jobs.causes import explain
 from jobs.models import QUIET, Run
-from jobs.plans import wake_next
+from jobs.plans import sweep, wake_next
 from portal import detached, ssh
+from portal.clouds import CloudNode
 from portal.clouds.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live
@@ -33,6 +34,7 @@ HOLD_SETUP = 0.05  # seconds that what was prepared is held back, hoping for the
 MOST_BUFFERED = 1024 * 1024
 MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
+LOOK_FOR_LEFTOVERS = 5.0  # seconds between looks
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
 
@@ -60,6 +62,36 @@ class RunWatcher:
             for task in self.observers.values():
                 task.cancel()
             self.connections.close()
+
+
+class LeftoverWatcher:
+    """Ends what a run left on a node that did not answer at the time, as soon as it does; with or without another run."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            for pk in await _with_leftovers():
+                await asyncio.to_thread(_sweep, pk)
+            await asyncio.sleep(LOOK_FOR_LEFTOVERS)
+
+
+@database_sync_to_async
+def _with_leftovers() -> list[int]:
+    ended = Run.objects.filter(may_be_left=True, observed=True, cluster__status=Cluster.Status.RUNNING)
+    return [run.pk for run in ended.select_related("cluster") if not run.tasks.unfinished().exists()]
+
+
+def _sweep(pk: int) -> None:
+    """In a thread of its own: nodes may take their time to say nothing."""
+    try:
+        run = Run.objects.select_related("cluster__workspace__organization", "job").get(pk=pk)
+        if not run.cluster.lost_nodes:
+            _, ended = sweep(run)
+            for hostname, count in ended.items():
+                logger.warning("%s processes of run %s were left on %s; ended", count, pk, hostname)
+    except (DatabaseError, PortalError):
+        logger.warning("run %s: what it left was not looked for", pk, exc_info=True)
+    finally:
+        connections.close_all()
 
 
 @database_sync_to_async
@@ -224,6 +256,9 @@ class Observer:
             return await self._never_began()
         elif "gone" in word:
             await self._store(everything=True)
+            if await self._was_switched_off():
+                await self._lost("The portal was stopped while the run was on its nodes.", "", "Run it again.")
+                return True
             await self._lost(
                 "The run disappeared without an exit status.",
                 "Its keeper on the head node is gone.",
@@ -231,6 +266,11 @@ class Observer:
             )
             return True
         return False
+
+    async def _was_switched_off(self) -> bool:
+        """Whether the head node was, since the run began; by whoever may, and not by a fault."""
+        seen, began = await self._head_seen()
+        return seen is not None and seen.switched_off is not None and seen.switched_off > began
 
     async def _never_began(self) -> bool:
         """The node knows of no such run: it is just being started, or the run has deleted its own folder."""
@@ -288,15 +328,21 @@ class Observer:
         if Run.objects.filter(pk=self.pk, silent_since=None).update(silent_since=now()):
             live.ring(*self.names)
 
-    @database_sync_to_async
-    def _head_runs(self) -> bool:
-        head = Node.objects.select_related("cluster__workspace__cloud_config").get(cluster__runs__pk=self.pk, rank=0)
+    async def _head_runs(self) -> bool:
+        """True also while the cloud does not say."""
         try:
-            seen = head.cluster.workspace.cloud.nodes(head.cluster.tags)
+            seen, _ = await self._head_seen()
         except PortalError as error:
             logger.warning("run %s: the cloud does not say whether its node runs: %s", self.pk, error)
             return True
-        return any(node.rank == 0 and node.running for node in seen)
+        return seen is not None and seen.running
+
+    @database_sync_to_async
+    def _head_seen(self) -> tuple[CloudNode | None, datetime]:
+        """The head node as the cloud sees it, and since when the run is on it."""
+        run = Run.objects.select_related("cluster__workspace__cloud_config").get(pk=self.pk)
+        seen = run.cluster.workspace.cloud.nodes(run.cluster.tags)
+        return next((node for node in seen if node.rank == 0), None), run.started or now()
 
     @database_sync_to_async
     def _ended(self, end: _End) -> None:

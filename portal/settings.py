@@ -167,6 +167,7 @@ PLANS = {
 WATCHERS = [
     "portal.tasks.watch.OutputWatcher",
     "jobs.watch.RunWatcher",
+    "jobs.watch.LeftoverWatcher",
     "clusters.watch.NodeWatcher",
     "accounts.watch.AccountsWatcher",
 ]

@@ -14,12 +14,11 @@ import shlex
 import sys
 import time
 
+import boot
 import packages
 import source
-from programs import SetupFailed
-
-import boot
 import telling
+from programs import SetupFailed
 
 SETUP_FAILED = 70  # EX_SOFTWARE of sysexits.h; facts.json says what failed
 

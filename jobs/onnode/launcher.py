@@ -1,9 +1,10 @@
 """On the head node: runs a command on all ranks, and decides how the run ended.
 
-    main([FOLDER, ORDER])      ORDER: {"size", "hostfile", "engine", "source": its working directory, "command": [...], "facts": {...}} in JSON
+    main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...}}
 
-Parent of `mpiexec`, whose exit status says little: each rank stands under `rank.py`, which tells how it really ended. All
-that they print and tell comes through Hydra into a FIFO for each rank, and from here into FOLDER/log.
+`source` is the ranks' working directory. Parent of `mpiexec`, whose exit status says little: each rank stands under
+`rank.py`, which tells how it really ended. All that they print and tell comes through Hydra into a FIFO for each rank,
+and from here into FOLDER/log.
 
 - All ranks end with 0: the run is good, whatever mpiexec makes of it.
 - One fails: the others have GRACE seconds to end by themselves, so that their last words are kept; then mpiexec is
@@ -51,8 +52,8 @@ FOLLOWS = re.compile(
     rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)"
 )
 
-# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under it.
-# Then the sitecustomize that would have been found without this one has its turn.
+# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under
+# it. Then the sitecustomize that would have been found without this one has its turn.
 HOOK = """\
 import os, sys
 if "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ:

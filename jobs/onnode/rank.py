@@ -1,8 +1,8 @@
 """Stands around each rank: child of Hydra's proxy, parent of the rank, and outlives it.
 
 Hydra does not say how a rank ended, takes a rank that left without MPI_Finalize for the death of all, and mixes what
-ranks print. This process knows: it has the rank's streams, its exact end, and whatever it left behind; and it holds the
-rank's descriptor of PMI and passes on what is said there, so that Hydra acts when `launcher.py` has decided, not before.
+ranks print. This process knows: it has the rank's streams, its exact end, and whatever it left behind; and it passes on
+what the rank says to PMI, so that Hydra acts when `launcher.py` has decided, not before.
 
 On stdout go frames: kind (1 byte), size (4), time in ns (8), big endian; then the payload. Kinds are those of
 `telling.py`, and `x`: an event in JSON, one of
@@ -10,8 +10,8 @@ On stdout go frames: kind (1 byte), size (4), time in ns (8), big endian; then t
     {"aborts": status}: MPI_Abort was called      {"done": true}: the program has ended well
     {"status": N | "signal": N, "rss": KiB, "left": N}: the process has ended
 
-It is there once for each rank, so it loads nothing that it can do without: no ctypes, json, signal or struct, which take
-longer than all else. It comes in the environment, as code, and reads no file.
+It is there once for each rank, so it loads nothing that it can do without: no ctypes, json, signal or struct, which
+take longer than all else. It comes in the environment, as code, and reads no file.
 """
 
 import _ctypes
@@ -137,7 +137,7 @@ class Rank:
         if pmi > 2:
             self.pmi, theirs = (end.detach() for end in socket.socketpair())
         wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        try:  # noqa: SIM105 (contextlib takes as long to load as all else)
             fcntl.fcntl(out[1], F_SETPIPE_SZ, 1 << 18)
         except OSError:
             pass  # the person has too many large pipes; a small one does
@@ -169,10 +169,10 @@ class Rank:
         self.done = False  # its program has ended well: only MPI_Finalize is left to do
         self.left = set()  # processes of its that were still there after it
         self.words = b""
-        event('{"start":%d,"node":%s}' % (self.pid, quoted(os.uname().nodename)))
+        event(f'{{"start":{self.pid},"node":{quoted(os.uname().nodename)}}}')
 
     def pump(self, ready):
-        """Pass on what there is. Whether there was some; what the program tells of itself comes after what it printed."""
+        """Pass on what there is, and last what the program tells of itself. Whether there was some."""
         moved = False
         for fd in sorted(ready):
             kind = self.kinds.get(fd)
@@ -216,8 +216,8 @@ class Rank:
     def hear(self, data):
         """What the rank says to PMI. Of MPI_Abort Hydra hears nothing: it would kill us before we can tell of it."""
         if b"cmd=abort" in data:
-            status = data.split(b"exitcode=", 1)[-1].split()[:1]
-            event('{"aborts":%d}' % (int(status[0]) if status and status[0].lstrip(b"-").isdigit() else 1))
+            words = data.split(b"exitcode=", 1)[-1].split()
+            event(f'{{"aborts":{int(words[0]) if words and words[0].lstrip(b"-").isdigit() else 1}}}')
             return
         self.finalized = self.finalized or b"cmd=finalize" in data
         self.pass_on(self.hydra, data)
@@ -229,7 +229,7 @@ class Rank:
             pid, status, error = line.split(b" ", 2)
             if int(pid) == self.pid and not self.done:
                 self.done = status == b"0"
-                event('{"done":true}' if self.done else '{"fails":%d,"error":%s}' % (int(status), error.decode()))
+                event('{"done":true}' if self.done else f'{{"fails":{int(status)},"error":{error.decode()}}}')
 
     def reap(self):
         """Take what has ended. Whether something is left that has not."""
@@ -271,7 +271,7 @@ class Rank:
         word, number, rss = self.end
         if self.done and (word, number) != ("status", 0):  # the program was right, and MPI_Finalize was not
             word, number = "status", 0
-        event('{"%s":%d,"rss":%d,"left":%d}' % (word, number, rss, len(self.left)))
+        event(f'{{"{word}":{number},"rss":{rss},"left":{len(self.left)}}}')
         if (word, number) == ("status", 0):
             if self.pmi is not None and not self.finalized:
                 leave_pmi(self.hydra)

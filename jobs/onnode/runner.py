@@ -1,4 +1,4 @@
-"""In each rank that is a Python program: runs it as `python FILE`, `-m MODULE` or `-c CODE` would, in the real __main__.
+"""In each rank that is a Python program: runs it as `python FILE`, `-m MODULE` or `-c CODE` would, in __main__.
 
 A rank that raises does not end by itself: MPI_Finalize waits for the others, who wait for it. So `rank.py` is told
 before, over the descriptor COXSWAIN_TELL: `PID STATUS ERROR`, a line, with the error's own words in JSON.
@@ -17,7 +17,7 @@ def _run():
         os.write(fd, f"{os.getpid()} {status} {json.dumps(error[:500])}\n".encode())
 
     def receive_the_rest():
-        """Take messages that nobody has received: with one left, MPICH 5's MPI_Finalize fails, and PMI hears nothing."""
+        """Take messages that nobody has received: with one left, MPICH 5's MPI_Finalize fails before it tells PMI."""
         MPI = sys.modules.get("mpi4py.MPI")  # noqa: N806
         if MPI is None or not MPI.Is_initialized() or MPI.Is_finalized():
             return
@@ -105,7 +105,7 @@ def _run():
             is_number = isinstance(end.code, int)
             tell(end.code & 255 if is_number else 1, "" if is_number else str(end.code))
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (as the interpreter itself would)
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename in ("<portal>", "<frozen runpy>"):
             trace = trace.tb_next

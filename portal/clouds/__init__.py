@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, assert_never
@@ -110,6 +111,7 @@ class CloudNode:
     shared: str  # where the workspace's filesystem is mounted
     note: str = ""  # what a person should know, e.g. that hostnames are simulated
     door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
+    switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
     refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
 
 

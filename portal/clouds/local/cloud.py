@@ -28,6 +28,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,7 @@ class LocalCloud:
                 for node in cluster.nodes():
                     state = node.state()
                     if node.taken and state is not None and state.alive:
+                        node.switched_off.touch()
                         state.first.send(signal.SIGTERM)
             deadline = time.monotonic() + 2.5
             while time.monotonic() < deadline and any(cluster.processes() for cluster in clusters):
@@ -504,8 +506,16 @@ class LocalCloud:
             shared=str(view.SHARED if inside else _without_blanks(cluster.shared)),
             note=f"{refuses} {note}".strip(),
             door=str(node.door) if inside and address else "",
+            switched_off=_when(node.switched_off),
             refuses=refuses,
         )
+
+
+def _when(file: Path) -> datetime | None:
+    """When it was touched."""
+    with contextlib.suppress(FileNotFoundError):
+        return datetime.fromtimestamp(file.stat().st_mtime, UTC)
+    return None
 
 
 def _without_blanks(path: Path) -> Path:

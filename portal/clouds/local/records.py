@@ -226,6 +226,11 @@ class NodeFolder:
         return self.path / "lock"
 
     @property
+    def switched_off(self) -> Path:
+        """Touched when the node is switched off in order."""
+        return self.path / "switched-off"
+
+    @property
     def state_file(self) -> Path:
         return self.path / "state.json"
 

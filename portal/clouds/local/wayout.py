@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import proxy_bypass_environment
 
 from portal.clouds.local import kernel, seccomp
 
@@ -233,7 +233,7 @@ class _WayOut:
         """Whether this is one of the few questions that a server on this computer may be asked."""
         reads = method in {"GET", "HEAD"} and _GIT_READS.search(path)
         asks = method == "POST" and _GIT_ASKS.search(path)
-        if not reads and not asks or ".." in path or "%" in path:
+        if (not reads and not asks) or ".." in path or "%" in path:
             return False
         portal = urlsplit(self.rules.examples)
         if portal.scheme == "http" and (host, port) == (portal.hostname, portal.port or 80):
