@@ -31,7 +31,7 @@ STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them
 
 
 def wait_for_cluster(work: Work) -> None:
-    """Until the cluster runs whole and nothing else is on it: one at a time, in the order in which they were asked for."""
+    """Until the cluster runs whole and nothing else is on it: one at a time, in the order in which they were asked."""
     run: Run = work.subject
     cluster = run.cluster
     if cluster.status in (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
@@ -220,9 +220,7 @@ def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, str]]:
     a run says of its own end may be forged.
     """
     head, *others = list(run.cluster.nodes.all())
-    on_it = (
-        run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, but.pk if but else None))
-    )
+    on_it = run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, (but or run).pk))
     alone = "" if on_it.exists() else fence(head.home)
     answers = [
         *detached.sweep([head.host], str(run.uuid), alone=alone),

@@ -65,7 +65,7 @@ class RunWatcher:
 
 
 class LeftoverWatcher:
-    """Ends what a run left on a node that did not answer at the time, as soon as it does; with or without another run."""
+    """Ends what a run left on a node that did not answer at the time, as soon as it does."""
 
     async def run(self, bell: Bell) -> None:
         while True:

@@ -1,8 +1,8 @@
 """Commands that belong to a node: started once, observed by offset, gone on when the portal dies.
 
-The portal's side of `portal/onnode/detach.py`. Our programs are sent over the connection each time and executed as they
-came: nothing on the node's disks, which people's programs may change, is a part of them. Starting and observing are what
-a person waits for: both are done by a process on the node that was started before, and waits for its words.
+The portal's side of `portal/onnode/detach.py`. Our programs are sent over the connection each time and executed as
+they came: nothing on the node's disks, which people's programs may change, is a part of them. Starting and observing
+are what a person waits for: both are done by a process on the node that was started before, and waits for its words.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def start(
 ) -> None:
     """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`.
 
-    With `program`, a module of `programs`, its `main` is called with `argv`; otherwise `argv` is the command. A `secret`
-    is for a program: its `main` is given it too, and it is nowhere but in memory that nobody else may read. After
-    `seconds` it is ended, by the node. With `alone`, a path on the node, it raises `Busy` while another command that was
-    started with the same path goes on.
+    With `program`, a module of `programs`, its `main` is called with `argv`; otherwise `argv` is the command. A
+    `secret` is for a program: its `main` is given it too, and it is nowhere but in memory that nobody else may read.
+    After `seconds` it is ended, by the node. With `alone`, a path on the node, it raises `Busy` while another command
+    that was started with the same path goes on.
     """
     order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}, "seconds": seconds}
     order |= {name: value for name, value in (("program", program), ("secret", secret), ("alone", alone)) if value}

@@ -2,10 +2,10 @@
 
     python3 -ISc WORDS FD MODULE …
 
-WORDS (`portal/detached.py`) read LENGTH, a line, and then so many bytes from the descriptor: all modules, as a marshalled
-{name: source}, with WORDS themselves as "words". They are executed as they came: what people run on the node may have
-changed any file of theirs, and nothing of this. Then `main` of MODULE is called with the words that follow, and with what is left to be read of the descriptor.
-Standard library only, Python 3.9 or newer.
+WORDS (`portal/detached.py`) read LENGTH, a line, and then so many bytes from the descriptor: all modules, as a
+marshalled {name: source}, with WORDS themselves as "words". They are executed as they came: what people run on the node
+may have changed any file of theirs, and nothing of this. Then `main` of MODULE is called with the words that follow,
+and with what is left to be read of the descriptor. Standard library only, Python 3.9 or newer.
 """
 
 import importlib

@@ -204,7 +204,7 @@ def _run(task: Task) -> None:
     except (LeaseLost, DatabaseError):
         # Neither is a failure of the work. The lease runs out, and whoever can reach the database goes on.
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (`_in_words` logs what is a bug)
         work.fail(_in_words(task, error))
 
 

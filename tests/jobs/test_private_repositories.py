@@ -111,7 +111,8 @@ def run(place, node, as_whom, repository):
         folder = place / name
         order = {
             "git_url": url, "reference": "", "command": ["--", str(place)], "cores": 6,
-            "hostfile": str(place / "hosts"), "engine": str(engine), "shared": str(place / "shared"), "allow_this_machine": True,
+            "hostfile": str(place / "hosts"), "engine": str(engine), "shared": str(place / "shared"),
+            "allow_this_machine": True,
             "environment": {"COXSWAIN_RUN": "r1"}, "scratch": str(node), **more,
         }  # fmt: skip
         start = {"argv": [str(folder), json.dumps(order)], "program": "job", "env": env or {}}

@@ -4,8 +4,8 @@ It reads what strangers send and has no right but to ask the node's first proces
 included, runs in those.
 
 Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
-all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their command; the command
-finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and answers by closing its
+all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their
+command; the command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and answers by closing its
 two outputs: the client is told 0 and let go, and the session stays until the command ends.
 """
 

@@ -1,4 +1,4 @@
-"""Leaves processes behind: daemon.py WORDS, of which `quiet` closes their outputs, `clean` empties their environment."""
+"""Leaves processes behind: `quiet` ones close their outputs, `clean` ones have no environment."""
 
 import os
 import sys
