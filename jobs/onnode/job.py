@@ -28,6 +28,7 @@ class Setup:
         self.folder = folder
         self.order = order
         self.credential = credential
+        self.had_credential = bool(credential)
         self.log = telling.Log(folder)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
 
@@ -57,8 +58,11 @@ class Setup:
             "command": [str(bin_folder / "python"), *order["command"]],
             "facts": self.facts,
         }
-        # A fresh interpreter: what git was given is in nobody's memory any more.
-        boot.execute(str(bin_folder / "python"), "launcher", [str(self.folder), json.dumps(words)])
+        given = [str(self.folder), json.dumps(words)]
+        if self.had_credential:
+            # A fresh interpreter: what git was given is in nobody's memory any more.
+            boot.execute(str(bin_folder / "python"), "launcher", given)
+        launcher.main(given)
 
 
 def main(argv, secret=None):

@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 
+import boot
 import telling
 
 FRAME = struct.Struct(">cIQ")  # of rank.py
@@ -73,9 +74,13 @@ _next()
 
 def coded(module):
     """A module that was brought here, as what a variable of the environment can hold."""
-    [sources] = [finder.sources for finder in sys.meta_path if hasattr(finder, "sources")]
-    code = compile(sources[module], "<portal>", "exec", dont_inherit=True)
+    source = boot.source(module)
+    code = compile(source, "<portal>", "exec", dont_inherit=True)
     return base64.b64encode(marshal.dumps(code)).decode()
+
+
+# Once, when this is loaded, which is before anybody waits for it.
+RANK, RUNNER = coded("rank"), coded("runner")
 
 
 class Hosts:
@@ -162,8 +167,8 @@ class Launcher:
         env = {
             **os.environ,
             "COXSWAIN_WRAP": WRAPPER,
-            "COXSWAIN_WRAPPER": coded("rank"),
-            "COXSWAIN_RUNNER": coded("runner"),
+            "COXSWAIN_WRAPPER": RANK,
+            "COXSWAIN_RUNNER": RUNNER,
             "PYTHONPATH": ":".join(filter(None, (str(hook), os.environ.get("PYTHONPATH", "")))),
         }
         argv = [

@@ -31,10 +31,15 @@ class Brought:
         exec(compile(self.sources[module.__name__], module.__spec__.origin, "exec"), module.__dict__)  # noqa: S102
 
 
+def source(module):
+    """Of a module that came with us."""
+    return m[module]  # noqa: F821 (WORDS have made it)
+
+
 def execute(python, module, words):
     """Become a fresh interpreter that calls `main` of this module: nothing of our memory goes over. Never returns."""
     file = os.memfd_create("programs", 0)  # goes over the exec
-    data = marshal.dumps(m, 2)  # noqa: F821 (WORDS have made it)
+    data = marshal.dumps(m, 2)  # noqa: F821
     with open(file, "wb", closefd=False) as to:
         to.write(b"%d\n%b" % (len(data), data))
     os.lseek(file, 0, os.SEEK_SET)

@@ -17,7 +17,7 @@ follows. `seconds` is how long the command may take; `alone` names a file that o
 a time, whoever starts them and whatever became of the answers.
 
 The folder holds `lock` (held by the keeper for its life), `control` (a FIFO: words for the keeper), `life` (a FIFO that
-the keeper holds open), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end `exit`. Everything is observed
+the keeper holds open, and that is rung at news), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end `exit`. Everything is observed
 from files, and nothing by process number: sessions of a node may not see each other's processes. So the portal may die,
 come back and lose nothing.
 """
@@ -310,7 +310,7 @@ def observe(folder, at):
     log = None
     facts, told = "", 0.0
     quiet_since = time.monotonic()
-    poll, watched = select.poll(), False  # `life`: POLLHUP, when the keeper ends
+    poll, watched = select.poll(), False  # `life`: rung at what is new in the log, hung up when the keeper ends
 
     def tell(word, body=b""):
         to.write(json.dumps(word).encode() + b"\n" + body)
@@ -358,10 +358,12 @@ def observe(folder, at):
             to.flush()
         if begun and not watched:
             with contextlib.suppress(OSError):
-                poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), 0)
+                poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), select.POLLIN)
             watched = True
         # Often after something happened, for more is likely then; and at once when the keeper ends.
-        poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8)))
+        for file, what in poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8))):
+            if what & select.POLLIN:
+                os.read(file, 65536)
 
 
 def said(path):

@@ -23,8 +23,11 @@ PLACES = [str(ROOT / "jobs" / "onnode"), str(ROOT / "portal" / "onnode")]
 PROGRAM = f"""
 import os, sys
 sys.path[:0] = {PLACES!r}
-import boot, job
+import boot
+boot.source = lambda module: ""
+import job
 boot.execute = lambda python, module, words: os.execv(sys.argv[3], [module, *words])
+job.launcher.main = lambda words: boot.execute("", "launcher", words)
 job.main(sys.argv[1:3])
 """
 

@@ -161,6 +161,7 @@ class _Client:
         try:
             await asyncio.wait([session.ended, left, answered], return_when=asyncio.FIRST_COMPLETED)
             if answered.done() and not left.done() and await session.goes_on():
+                session.stays = True
                 with contextlib.suppress(OSError, asyncssh.Error):
                     process.exit(0)  # the session stays, and nobody's leaving ends it
             elif session.ended.done():

@@ -308,16 +308,12 @@ class Session:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = loop.create_future()  # status; negative for a signal
         self.said = b""  # by its leader
+        self.stays = False  # its client was answered and is gone, and it goes on
         self.seen: asyncio.Future[None] = loop.create_future()  # that it goes on, after the question
 
     @property
     def run(self) -> str:
         return self.environment.get("COXSWAIN_RUN", "")
-
-    @property
-    def stays(self) -> bool:
-        """It lasts as long as its command, whatever becomes of the client."""
-        return "COXSWAIN_STAY" in self.environment
 
     def signal(self, number: int) -> None:
         """Send a signal to the command's process group; KILL to everything of the session."""

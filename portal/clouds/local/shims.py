@@ -49,7 +49,6 @@ def session_environment(
         "TMPDIR": str(tmp),
         "PATH": f"{programs}:{_SYSTEM_PATH}",
         "PS1": r"\u@\h:\w\$ ",
-        "PYTHONUNBUFFERED": "1",  # else a program's lines come all at once at its end
         "HYDRA_LAUNCHER": "ssh",
         "HYDRA_LAUNCHER_EXEC": str(programs / "ssh"),
         # MPICH's own choice fails when there is no address but loopback's; this works without any network, and as fast.
