@@ -10,7 +10,6 @@ import pathlib
 import re
 import shutil
 import signal
-import tempfile
 import time
 
 import addresses
@@ -106,7 +105,8 @@ def a_place_of_our_own(parent):
 def locked_folder(parent):
     """A new folder, and the lock by which others see that it is not left by somebody."""
     while True:
-        place = pathlib.Path(tempfile.mkdtemp(prefix="coxswain-source-", dir=parent))
+        place = pathlib.Path(parent, f"coxswain-source-{os.urandom(16).hex()}")
+        place.mkdir(mode=0o700)
         with contextlib.suppress(FileNotFoundError):  # somebody looked before it was locked
             lock = os.open(place, FOLDER)
             fcntl.flock(lock, fcntl.LOCK_EX)
