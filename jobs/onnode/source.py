@@ -10,7 +10,6 @@ import pathlib
 import re
 import shutil
 import signal
-import tempfile
 import time
 
 import addresses
@@ -106,7 +105,8 @@ def a_place_of_our_own(parent):
 def locked_folder(parent):
     """A new folder, and the lock by which others see that it is not left by somebody."""
     while True:
-        place = pathlib.Path(tempfile.mkdtemp(prefix="coxswain-source-", dir=parent))
+        place = pathlib.Path(parent, f"coxswain-source-{os.urandom(16).hex()}")
+        place.mkdir(mode=0o700)
         with contextlib.suppress(FileNotFoundError):  # somebody looked before it was locked
             lock = os.open(place, FOLDER)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -351,7 +351,8 @@ class Fetcher:
         if b"HEAD" in refs:
             names.append(b"+HEAD:refs/remotes/origin/HEAD")
         # Names that are no files, or not beside the others'. They are listed, and found by their commits.
-        names += [b"^" + ref for ref in ours if ref == b"refs/heads/HEAD" or max(map(len, ref.split(b"/"))) > LONGEST]
+        folders = {ref[: slash.start()] for ref in ours for slash in re.finditer(b"/", ref)} | {b"refs/heads/HEAD"}
+        names += [b"^" + ref for ref in ours if ref in folders or max(map(len, ref.split(b"/"))) > LONGEST]
         at = ("--git-dir", str(mirror))
         self.git(*at, "fetch", "--progress", "--prune", "--no-tags", "--", server.url, *names, server=server)
         if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > MOST_FILES:
@@ -373,7 +374,7 @@ class Fetcher:
         ref, named = found
         if commit and self.known(mirror, commit) not in (None, named):
             self.say(f"{reference} is a branch or tag and the beginning of a commit: this is the branch or tag")
-        if ref == b"HEAD" or (ref.startswith(b"refs/heads/") and len(ref) < LONGEST):
+        if ref == b"HEAD" or named == refs.get(b"HEAD"):
             return named
         found = self.fetched(mirror, server, ref, named)
         if found is None:
@@ -465,8 +466,10 @@ class Fetcher:
         except (SetupFailed, ProgramFailed, OSError) as failure:
             if time.monotonic() > self.git.until:
                 raise
-            reason = str(failure).strip().splitlines()[-1:] or ["git says nothing"]
-            self.say(f"The submodule {name} is not fetched: {shown(reason[0])}")
+            reason = (str(failure).strip().splitlines() or ["Git says nothing."])[-1]
+            if "could not read Username" in reason:
+                reason = "Its server asks who one is, and the job has nothing for that server."
+            self.say(f"The submodule {name} is not fetched: {shown(reason)}")
         else:
             self.say(f"The submodule {name} is at {wanted[:12]}")
 

@@ -328,6 +328,6 @@ def test_a_submodule_of_another_server_is_not_signed_in_to(run, place, forge):
         git(main, "commit", "--quiet", "-m", "Of another server")
         facts, _, said = run(url=f"{forge.url}/main")
         assert facts.get("subject") == "Of another server", said
-        assert "The submodule lib is not fetched" in said
+        assert "The submodule lib is not fetched: Its server asks who one is" in said
         assert other.asked
         assert not [path for path, authorization in other.asked if authorization]

@@ -241,7 +241,7 @@ def test_the_beginning_of_several_commits_is_said(run, server, repository):
 @pytest.mark.parametrize(
     "name",
     [b"caf\xe9", b"x" * 251, b"/".join([b"y" * 100] * 30), b"HEAD", b"a\x1b[31mred", b"z" * 255 + b"/x", b"ends.lock",
-     b".hidden", b"two..dots", b"\xff\xfe", "ñandú/日本".encode()],
+     b".hidden", b"two..dots", b"feature", b"feature/x/under", b"\xff\xfe", "ñandú/日本".encode()],
 )  # fmt: skip
 def test_others_may_name_their_branches_as_they_like(run, server, repository, tmp_path, name):
     refs = repository / ".git" / "info" / "refs"
