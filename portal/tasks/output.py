@@ -139,12 +139,12 @@ class Filter:
         writer = (stream, world, rank) = entry[:3]
         if (known := self._known.get(writer)) is None:
             known = self._known[writer] = stream in self.streams and (
-                self.ranks is None
-                or any(world == of and first <= rank <= last < NO_RANK for of, first, last in self.ranks)
+                self.ranks is None or any(world == of and first <= rank <= last for of, first, last in self.ranks)
             )
         return known
 
 
+# Nine digits are less than NO_RANK.
 _RANKS = re.compile(r"(?:(\d{1,5})\.)?(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _MOST_WORDS = 500  # of a filter: they are compared with every writer
 
