@@ -82,6 +82,7 @@ def launch(work: Work) -> None:
         "hostfile": f"{head.home}/hostfile",
         "engine": cluster.engine_folder,
         "shared": head.shared,
+        "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
             **cluster.engine_version.environment,

@@ -57,20 +57,6 @@ def alice():
     return User.objects.get(email=EMAIL)
 
 
-def prof(run):
-    from portal.tasks import output as o
-    r = Run.objects.get(uuid=run)
-    task = r.last_task
-    found = [("created", r.created.timestamp()), ("claimed", task.started.timestamp()), ("asked", r.started.timestamp())]
-    for step in task.steps.all():
-        if step.started: found.append((step.name + ">", step.started.timestamp()))
-        if step.finished: found.append((step.name + "<", step.finished.timestamp()))
-    for p in o.read(r.output, 0):
-        found.append((f"{p.stream}:{p.data[:12]!r}", p.ms/1000 if hasattr(p,"ms") else p.at.timestamp()))
-    found.append(("ended", r.ended.timestamp()))
-    return sorted(found, key=lambda x: x[1])
-
-
 def make_people(names, locked=()):
     """Members of alice's organization, with her password; the locked ones last signed in 100 days ago."""
     organization = Organization.objects.earliest("pk")

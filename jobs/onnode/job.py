@@ -15,6 +15,7 @@ import sys
 import time
 
 import boot
+import launcher
 import packages
 import source
 import telling

@@ -17,9 +17,9 @@ follows. `seconds` is how long the command may take; `alone` names a file that o
 a time, whoever starts them and whatever became of the answers.
 
 The folder holds `lock` (held by the keeper for its life), `control` (a FIFO: words for the keeper), `life` (a FIFO that
-the keeper holds open, and that is rung at news), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end `exit`. Everything is observed
-from files, and nothing by process number: sessions of a node may not see each other's processes. So the portal may die,
-come back and lose nothing.
+the keeper holds open, and that is rung at news), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end
+`exit`. Everything is observed from files, and nothing by process number: sessions of a node may not see each other's
+processes. So the portal may die, come back and lose nothing.
 """
 
 import contextlib

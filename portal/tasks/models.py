@@ -140,17 +140,15 @@ class Output(models.Model):
         index = self.nodes.get("of", {}).get(rank_name(world, rank))
         return "" if index is None else str(self.nodes["hosts"][index])
 
-    def append(self, stream: Stream, data: bytes, *, offset: int | None = None) -> None:
-        """Store bytes of no rank at the end. With `offset`, only if the stream ends there; else raises `WrongOffset`.
-
-        That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
-        """
+    def append(self, stream: Stream, data: bytes) -> None:
+        """Store bytes of no rank at the end."""
         if data:
-            fence = {} if offset is None else {stream.name.lower(): offset}
-            self._store([Segment(stream, data, now())], fence, {})
+            self._store([Segment(stream, data, now())], {}, {})
 
     def append_log(self, segments: Sequence[Segment], *, offset: int, size: int) -> None:
         """Store what `size` bytes of the node's log say, if it was stored up to `offset`; else raises `WrongOffset`.
+
+        That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
 
         Segments are in order of arrival. There may be none: then the log had nothing to show in those bytes.
         """

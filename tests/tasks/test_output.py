@@ -56,14 +56,6 @@ def test_large_writes_are_stored_in_chunks_of_64_kib(output):
     assert whole(output) == data
 
 
-def test_only_the_one_who_knows_the_offset_may_write(output):
-    output.append(Stream.STDOUT, b"abc", offset=0)
-    with pytest.raises(WrongOffset):
-        output.append(Stream.STDOUT, b"abc", offset=0)
-    output.append(Stream.STDOUT, b"def", offset=3)
-    assert whole(output) == b"abcdef"
-
-
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(list(Stream)), st.binary(min_size=1, max_size=300)), max_size=12),
