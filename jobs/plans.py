@@ -246,13 +246,19 @@ def clean_up(work: Work) -> None:
         return
     if not run.cluster.nodes.exclude(address="").exists():
         return
-    head = run.cluster.nodes.get(rank=0)
     if silent := end_what_is_left(work, run):
         work.log(f"{silent} does not answer. What runs there is ended when it does, before anything else is started.")
     try:
-        ssh.run(head.host, f"rm -rf {shlex.quote(run.folder(head.shared))}")
+        remove_folder(run)
     except Passing as error:
-        work.log(f"{error.message} The run's folder stays until the cluster or workspace is deleted.")
+        work.log(f"{error.message} The run's folder stays until the node answers.")
+
+
+def remove_folder(run: Run) -> None:
+    """From the nodes; where the stored output is not what the node says it was, it stays, to be compared."""
+    head = run.cluster.nodes.get(rank=0)
+    if Output.objects.get(pk=run.output_id).agrees is not False:
+        ssh.run(head.host, f"rm -rf {shlex.quote(run.folder(head.shared))}")
 
 
 def begin(task: Task) -> None:

@@ -18,7 +18,7 @@ from clusters.actions import report_lost
 from clusters.models import Cluster
 from jobs.causes import explain
 from jobs.models import QUIET, Run
-from jobs.plans import sweep, wake_next
+from jobs.plans import remove_folder, sweep, wake_next
 from portal import detached, ssh
 from portal.clouds import CloudNode
 from portal.clouds.errors import Passing, PortalError, Refused
@@ -85,7 +85,9 @@ def _sweep(pk: int) -> None:
     try:
         run = Run.objects.select_related("cluster__workspace__organization", "job").get(pk=pk)
         if not run.cluster.lost_nodes:
-            _, ended = sweep(run)
+            silent, ended = sweep(run)
+            if not silent:
+                remove_folder(run)
             for hostname, count in ended.items():
                 logger.warning("%s processes of run %s were left on %s; ended", count, pk, hostname)
     except (DatabaseError, PortalError):

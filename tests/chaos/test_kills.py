@@ -12,7 +12,10 @@ import pytest
 
 from clusters.plans import CREATE, DELETE
 from jobs.plans import RUN
+from portal.clouds.local.processes import descendants
+from portal.clouds.local.records import ClusterFolder
 from tests.chaos.conftest import ended, expected_output
+from tests.clouds import hands
 from tests.running import until
 
 pytestmark = pytest.mark.chaos
@@ -48,14 +51,19 @@ def is_right(portal, cluster, run, marker, lines=LINES):
 
 
 def nothing_left(portal, cluster, run):
-    for rank in range(3):
-        left = portal.call(
-            "on_node",
-            cluster=cluster,
-            rank=rank,
-            command=f"ls -d /shared/.runs/{run} 2>/dev/null; grep -lsz COXSWAIN_RUN={run} /proc/[0-9]*/environ; true",
-        )
-        assert left["out"] == "", left
+    """No process of people on any node, by the list of processes of this computer; and no folder."""
+    until(lambda: not hands.of_people(nodes_of(portal, cluster)), seconds=10, what="the end of all processes")
+    until(
+        lambda: portal.call("on_node", cluster=cluster, command=f"ls -d /shared/.runs/{run} 2>&1")["status"],
+        seconds=10,
+        what="the end of the run's folder",
+    )
+
+
+def nodes_of(portal, cluster):
+    """The cluster's folder of this computer's cloud."""
+    (folder,) = (portal.var / "local").glob(f"*/*/{cluster}")
+    return ClusterFolder(folder)
 
 
 def came_back(portal):
@@ -237,35 +245,8 @@ def processes_of(portal):
 
 def node_processes(portal, cluster, rank):
     """The pids, as this machine sees them, of everything on a node."""
-    marker = uuid.uuid4().hex
-    portal.call(
-        "on_node", cluster=cluster, rank=rank, command=f"COXSWAIN_TEST={marker} setsid sleep 600 > /dev/null 2>&1 &"
-    )
-    mine = until(lambda: _with_environment(f"COXSWAIN_TEST={marker}"), what="a process on the node")
-    space = os.readlink(f"/proc/{mine[0]}/ns/pid")
-    assert space != os.readlink("/proc/self/ns/pid"), "nodes have no process namespaces here"
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if os.readlink(f"/proc/{entry}/ns/pid") == space:
-                    found.append(int(entry))
-            except OSError:
-                continue
-    return found
-
-
-def _with_environment(words):
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if words.encode() in file.read().split(b"\0"):
-                        found.append(int(entry))
-            except OSError:
-                continue
-    return found
+    state = until(nodes_of(portal, cluster).node(rank).state, what="the node")
+    return [state.first.pid, *(process.pid for process in descendants(state.first.pid))]
 
 
 def kill_node(portal, cluster, rank):

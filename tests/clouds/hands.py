@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
 from functools import cache
+from pathlib import Path
 
 import asyncssh
 
@@ -134,3 +136,21 @@ def give(cloud, where, folder):
         for top, names, files in os.walk(folder):
             for name in (".", *names, *files):
                 os.chown(os.path.join(top, name), user, user, follow_symlinks=False)
+
+
+def of_people(folder):
+    """{pid: command} of all that runs on a cluster's nodes and is neither theirs nor waits for the portal's words."""
+    found = {}
+    for process in folder.processes():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if words and "portal.clouds.local.node" not in words and not is_waiting(process.pid, words):
+                found[process.pid] = words
+    return found
+
+
+def is_waiting(pid, words):
+    """One that was started ahead reads its standard input, and has not begun anything."""
+    if " detach wait" not in words:
+        return False
+    return not any(os.readlink(file).endswith("/lock") for file in Path(f"/proc/{pid}/fd").iterdir())

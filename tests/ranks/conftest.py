@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -118,14 +117,7 @@ class Nodes:
         return Ended(folder)
 
     def processes(self):
-        """What runs on the nodes, without their own processes and those that wait for the portal's words."""
-        found = []
-        for process in self.folder.processes():
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if words and "portal.clouds.local.node" not in words and "detach wait" not in words:
-                    found.append((process.pid, words))
-        return found
+        return list(hands.of_people(self.folder).values())
 
 
 def install_engine(place: Path):
