@@ -9,6 +9,7 @@ from functools import cache
 
 import asyncssh
 
+from portal import ssh
 from portal.clouds import ClusterSpec, HostKey, Tags
 
 
@@ -63,9 +64,9 @@ def up(cloud, where, nodes):
 
 
 def connect(node, *, who="portal", host_key=None, user=None):
+    where = {"sock": ssh.through(node.door)} if node.door else {"host": node.address, "port": node.port}
     return asyncssh.connect(
-        node.address,
-        node.port,
+        **where,
         username=user or node.user,
         client_keys=[key(who)],
         known_hosts=([key(host_key or f"host {node.rank}").convert_to_public()], [], []),

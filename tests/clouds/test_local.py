@@ -19,15 +19,15 @@ import asyncssh
 import pytest
 
 from portal.clouds import Passing, Refused
-from portal.clouds import local as local_module
-from portal.clouds.local import LocalCloud, limits, processes
+from portal.clouds.local import LocalCloud, limits, processes, shims
+from portal.clouds.local import cloud as local_module
 
 from . import hands
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["uts", "plain"])
+@pytest.fixture(params=["namespaces", "landlock", "plain"])
 def rung(request):
     return request.param
 
@@ -48,7 +48,7 @@ class Cluster:
 @pytest.fixture
 def make(local):
     def make(rung, nodes=1, **options):
-        return Cluster(local(rung), nodes, **options)
+        return Cluster(local(rung, **options), nodes)
 
     return make
 
@@ -57,7 +57,7 @@ def make(local):
 
 
 def test_names_addresses_homes_and_shared(make):
-    cluster = make("uts", 3)
+    cluster = make("namespaces", 3)
     names = [
         hands.said(node, "hostname; uname -n; python3 -c 'import socket; print(socket.gethostname())'").split()
         for node in cluster.nodes
@@ -116,7 +116,7 @@ def test_the_environment_is_ours_alone(local, rung, monkeypatch):
     assert env["HYDRA_LAUNCHER"] == "ssh"
     assert not env.keys() & {"HOSTNAME", "PORTAL_SECRET_KEY", "DATABASE_URL", "UV_CACHE_DIR", "SSH_CLIENT"}
     everything = hands.run(node, "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | sort -u").stdout
-    if rung == "uts":  # in plain the test's own environment can be read: that is what plain says of itself
+    if rung == "namespaces":  # in plain the test's own environment can be read: that is what plain says of itself
         assert "hunter2" not in everything
     assert hands.said(node, 'python3 -c "import sys; assert sys.version_info >= (3, 11)"; type -p python3').endswith(
         "/bin/python3"
@@ -145,7 +145,7 @@ def test_environments_made_on_a_node_do_not_depend_on_it(make, rung):
 
 
 def test_the_portals_folder_and_processes_cannot_be_seen(make):
-    cluster = make("uts", 2)
+    cluster = make("namespaces", 2)
     node = cluster.nodes[0]
     data = cluster.cloud.hidden[1]
     (data / "secrets").write_text("hunter2")
@@ -183,7 +183,7 @@ def test_the_portals_folder_and_processes_cannot_be_seen(make):
 def test_root_of_a_node_cannot_reach_the_kernel_or_the_disks(make):
     if os.getuid():
         pytest.skip("the portal does not run as root here, so nobody is root on a node")
-    (node,) = make("uts").nodes
+    (node,) = make("namespaces").nodes
     for attempt in (
         "mount -t tmpfs x /mnt",
         "echo x > /proc/sys/kernel/hostname",
@@ -244,7 +244,7 @@ def test_short_commands_lose_no_tail(make, rung):
 
 
 def test_a_client_that_does_not_read_holds_the_command_back(make):
-    cluster = make("uts")
+    cluster = make("namespaces")
     (node,) = cluster.nodes
     server = max(cluster.folder.processes().machinery, key=lambda process: process.pid)
     before = _rss(server.pid)
@@ -291,7 +291,7 @@ def test_exit_codes_and_signals(make, rung):
 
 
 def test_a_child_that_keeps_the_output_open_does_not_hang_the_session(make, monkeypatch):
-    (node,) = make("uts").nodes
+    (node,) = make("namespaces").nodes
     begin = time.monotonic()
     done = hands.run(node, "sleep 60 & echo started")
     assert (done.stdout, done.exit_status) == ("started\n", 0)
@@ -414,8 +414,8 @@ def _mpiexec():
 def test_mpiexec_by_a_hostfile_of_names(local, rung, client, monkeypatch):
     mpiexec = _mpiexec()
     if client == "asyncssh":
-        monkeypatch.setattr(local_module.shims.shutil, "which", lambda *_, **__: None)
-    elif not local_module.shims.shutil.which("ssh"):
+        monkeypatch.setattr(shims.shutil, "which", lambda *_, **__: None)
+    elif not shims.shutil.which("ssh"):
         pytest.skip("there is no OpenSSH client")
     cluster = Cluster(local(rung), 3)
     _prepare_mpi(cluster, 2)
@@ -498,7 +498,7 @@ def test_two_workers_at_once_make_each_node_once(local, rung):
         worker.stdout.close()
     hands.up(cloud, where, 2)
     folder = cloud._workspace(where).cluster(where.subject)
-    each = {"uts": 3, "plain": 2}[rung]
+    each = {"namespaces": 3, "plain": 2}[rung]
 
     def machinery():
         return len(folder.processes().machinery)
@@ -555,12 +555,12 @@ def test_power_off_and_on(make, rung):
 
 def test_a_cluster_stays_what_it_was_made_as(make):
     """Its files name the places that its nodes had, so another rung for new clusters must not reach it."""
-    cluster = make("uts")
+    cluster = make("namespaces")
     cluster.cloud.power_off()
     later = local_module.LocalCloud(cluster.cloud.root, hidden=cluster.cloud.hidden, rung="plain")
     assert later.power_on() == []
     (node,) = hands.up(later, cluster.tags, 1)
-    assert (node.shared, cluster.state(0).rung) == (cluster.nodes[0].shared, "uts")
+    assert (node.shared, cluster.state(0).rung) == (cluster.nodes[0].shared, "namespaces")
 
 
 def test_a_cluster_that_cannot_start_keeps_no_other_from_starting(make, monkeypatch):
@@ -579,7 +579,7 @@ def test_a_cluster_that_cannot_start_keeps_no_other_from_starting(make, monkeypa
 
 
 def test_a_deletion_that_was_interrupted_is_finished(make, monkeypatch):
-    cluster = make("uts", 2)
+    cluster = make("namespaces", 2)
 
     class DiedError(BaseException):
         pass
@@ -599,14 +599,14 @@ def test_a_deletion_that_was_interrupted_is_finished(make, monkeypatch):
 
 
 def test_homes_that_cannot_be_written_can_be_deleted(make):
-    cluster = make("uts")
+    cluster = make("namespaces")
     hands.said(cluster.nodes[0], "mkdir -p a/b && touch a/b/c && chmod 500 a/b && chmod 0 a")
     cluster.cloud.delete_nodes(cluster.tags)
     assert cluster.cloud.leftovers(cluster.tags) == []
 
 
 def test_a_filesystem_in_use_is_not_deleted(make):
-    cluster = make("uts")
+    cluster = make("namespaces")
     with pytest.raises(Passing, match="in use"):
         cluster.cloud.delete_filesystem(cluster.workspace)
     assert cluster.folder.shared.is_dir()
@@ -621,7 +621,7 @@ def test_two_portals_side_by_side_have_addresses_of_their_own(local):
 
 
 def test_an_address_that_somebody_took_meanwhile_is_left_to_him(make):
-    cluster = make("uts", 2)
+    cluster = make("namespaces", 2)
     old = [node.address for node in cluster.nodes]
     cluster.cloud.power_off()
     with socket.socket() as other:
@@ -694,7 +694,7 @@ def test_elsewhere_than_on_linux_it_says_so(local, monkeypatch):
 
 def test_a_node_that_takes_too_much_memory_is_the_one_that_pays(local, monkeypatch):
     monkeypatch.setattr(limits, "machine_memory", lambda: (256 << 20) * len(os.sched_getaffinity(0)))
-    cluster = Cluster(local("uts"), 1)
+    cluster = Cluster(local("namespaces"), 1)
     if cluster.state(0).cgroup is None:
         pytest.skip(f"this computer gives no memory group: {cluster.folder.node(0).log.read_text()}")
     done = hands.run(cluster.nodes[0], "python3 -c 'b = bytearray(600 << 20)'")
