@@ -21,7 +21,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -193,8 +192,6 @@ class Maker:
             if self.manner.namespaces:
                 flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
                 kernel.mount("proc", "/proc", "proc", flags)
-            else:
-                kernel.adopt_orphans()
             _lead(self.manner, order, ends, status)
         except BaseException as error:  # noqa: BLE001 (nothing may return into the first process's life)
             self.say(f"a session could not be made: {error}")
@@ -223,6 +220,9 @@ def _lead(manner: Manner, order: int, ends: Sequence[int], status: int) -> NoRet
     for name in _FORWARDED:
         signal.signal(signal.Signals[f"SIG{name}"], forward)
     signal.signal(_END, end)
+    if not manner.namespaces:
+        kernel.adopt_orphans()
+        kernel.die_with_parent(_END)
     command = os.fork()
     if not command:
         _become(manner, order, ends)
@@ -378,10 +378,10 @@ class Sessions:
         return session
 
     def _told(self) -> None:
-        try:
-            words = json.loads(self._control.recv(1 << 16) or sys.exit(1))
-        except BlockingIOError:
-            return
+        said_by_first = self._control.recv(1 << 16)
+        if not said_by_first:  # it is gone, and so is the node
+            os._exit(1)
+        words = json.loads(said_by_first)
         session, reading = self._running.pop(words["ended"])
         asyncio.get_running_loop().remove_reader(reading)
         try:
