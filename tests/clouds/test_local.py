@@ -528,7 +528,7 @@ def test_allreduce_over_three_nodes(make, rung, mpi):
         "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; "
         "os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
     )
-    found = f"export PYTHONPATH={mpi}/python:$PYTHONPATH LD_LIBRARY_PATH={mpi}/lib"
+    found = f"export PYTHONPATH={mpi}/python:$PYTHONPATH MPI4PY_LIBMPI={mpi}/lib/libmpi.so.12"
     run = f'{mpi}/bin/mpiexec.hydra -n 3 -f ~/hostfile {shims.base_python()} -c "{program}"'
     out = hands.said(cluster.nodes[0], f"{found}; {run}")
     assert out.splitlines() == ["sum 3 3"] * 3

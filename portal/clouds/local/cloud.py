@@ -554,7 +554,7 @@ def _remove(folder: Path) -> None:
 def _launcher_environment() -> dict[str, str]:
     """Nothing of the portal's secrets, and what the launcher needs to find this package."""
     source = str(Path(__file__).resolve().parents[3])
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8", "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _is_free(address: str, port: int) -> bool:

@@ -603,7 +603,8 @@ class _Node:
         writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
         shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
         uv = shims.uv_program()
-        readable = [*map(Path, _READABLE), *shown, *([uv] if uv else [])]
+        client = shims.client_packages() if (self.folder.bin / shims.CLIENT).exists() else []
+        readable = [*map(Path, _READABLE), *shown, *client, *([uv] if uv else [])]
         return Manner(False, home, of_user + options.processes, lambda: _confine_files(readable, writable))
 
     def _service(self, manner: Manner) -> Any:
