@@ -130,7 +130,9 @@ class Supervisor:
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         call_command("migrate", verbosity=0)
         connections.close_all()
-        for hindrance in _power_on_nodes(self.env["PORTAL_URL"]):  # no reason not to start: the cluster's page offers to repair it
+        for hindrance in _power_on_nodes(
+            self.env["PORTAL_URL"]
+        ):  # no reason not to start: the cluster's page offers to repair it
             self.say(f"Nodes of a cluster did not start. {hindrance.message} {hindrance.advice}".rstrip())
         self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
         self._add("watch", [*manage, "watch"])

@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import json
 import os
+import pathlib
 import platform
 import socket
 import stat
@@ -20,6 +21,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 OWN = ("/node", "/shared", "/tmp", "/dev/shm", "/proc", "/dev/pts")
 HINTS = json.loads(os.environ.get("COXSWAIN_HINTS", "{}"))
 X86 = platform.machine() == "x86_64"
+
+
+def read(path):
+    return pathlib.Path(path).read_text()
 
 
 def opens(path, flags=os.O_RDONLY):
@@ -38,7 +43,7 @@ def apart(function, *arguments):
     if not (pid := os.fork()):
         try:
             said = str(function(*arguments))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the answer)
             said = f"{type(error).__name__}: {error}"
         os.write(writing, said.encode())
         os._exit(0)
@@ -50,7 +55,7 @@ def apart(function, *arguments):
 
 
 def mounts():
-    lines = [line.split() for line in open("/proc/self/mountinfo")]
+    lines = [line.split() for line in read("/proc/self/mountinfo").splitlines()]
     return [words[4] for words in lines if "rw" in words[5].split(",") and words[4] not in OWN]
 
 
@@ -152,7 +157,7 @@ def foreign_processes():
             for what, flags in (("environ", os.O_RDONLY), ("mem", os.O_RDWR)):
                 with contextlib.suppress(OSError):
                     opens(f"/proc/{name}/{what}", flags)
-                    command = open(f"/proc/{name}/cmdline").read().replace("\0", " ")[:80]
+                    command = read(f"/proc/{name}/cmdline").replace("\0", " ")[:80]
                     found.append(f"{name} {what} {command}")
     return found
 
@@ -194,31 +199,33 @@ FILES = {
 
 
 def main():
-    status = dict(line.rstrip("\n").split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+    status = dict(line.rstrip("\n").split(":\t", 1) for line in read("/proc/self/status").splitlines() if ":\t" in line)
     found = {
         "capabilities": [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
         "no new privileges": status["NoNewPrivs"],
         "filter": status["Seccomp"],
-        "user outside": open("/proc/self/uid_map").read().split(),
+        "user outside": read("/proc/self/uid_map").split(),
         "mounts": mounts(),
         **walk(),
         "descriptors": descriptors(),
         "foreign": foreign_processes(),
         "calls": {name: apart(call, *arguments) for name, arguments in CALLS.items()},
-        "terminal": apart(lambda: fcntl.ioctl(os.openpty()[1], 0x5412, b"x") and "" or "open"),
+        "terminal": apart(lambda: fcntl.ioctl(os.openpty()[1], 0x5412, b"x") and "open"),
         "socket kinds": {name: apart(make_socket, *arguments) for name, arguments in SOCKETS.items()},
         "kernel files": {name: apart(opens, *arguments) for name, arguments in FILES.items()},
-        "paths": {path: apart(lambda p=path: f"open {os.listdir(p) if os.path.isdir(p) else open(p).read(9)}")
-                  for path in HINTS.get("paths", ())},
+        "paths": {
+            path: apart(lambda p=path: f"open {os.listdir(p) if os.path.isdir(p) else read(p)[:9]}")
+            for path in HINTS.get("paths", ())
+        },
         "ptrace": apart(call, 101 if X86 else 117, 16, HINTS.get("pid", 1), 0, 0),
         "signals": apart(lambda: os.kill(HINTS["pid"], 0) or "open") if "pid" in HINTS else "",
         "host": apart(connect, socket.AF_INET, ("127.0.0.1", HINTS.get("port", 9))),
         "unix": {path: apart(connect, socket.AF_UNIX, path) for path in HINTS.get("sockets", ())},
         "internet": apart(connect, socket.AF_INET, ("1.1.1.1", 443)),
-        "abstract": [line.split()[-1] for line in open("/proc/net/unix") if " @" in line],
+        "abstract": [line.split()[-1] for line in read("/proc/net/unix").splitlines() if " @" in line],
         "interfaces": sorted(name for _, name in socket.if_nameindex()),
         "way out": {one: apart(ask_way_out, one) for one in HINTS.get("ask", ())},
-        "oom": apart(lambda: open("/proc/self/oom_score_adj", "w").write("-500") and "open"),
+        "oom": apart(lambda: os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"-500") and "open"),
     }
     if "forks" in HINTS:
         found["forks"] = forks(HINTS["forks"])

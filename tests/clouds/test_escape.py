@@ -1,6 +1,7 @@
 """A hostile program on a node does not get out. Run as root and as an ordinary user, these are two different tests.
 
-What each rung keeps apart is said in `Expected`; `plain` keeps nothing apart and is not tried.
+`landlock` keeps files, memory and signals apart; its network and list of processes are this computer's. `plain` keeps
+nothing apart and is not tried.
 """
 
 from __future__ import annotations
@@ -60,11 +61,21 @@ def test_no_way_out_is_open(local, rung, listener):
     secret = cloud.hidden[1] / "secret"
     secret.write_text("hunter2")
     secret.chmod(0o644)
-    own = [str(secret), str(CHECKOUT / "README.md"), str(CHECKOUT), sys.prefix, str(Path.home() / ".ssh"), str(cloud.root)]
+    own = [
+        str(secret),
+        str(CHECKOUT / "README.md"),
+        str(CHECKOUT),
+        sys.prefix,
+        str(Path.home() / ".ssh"),
+        str(cloud.root),
+    ]
     found = escape(
         node, port=listener, pid=os.getpid(), paths=[*own, "/etc/shadow", "/home", "/var", "/boot", "/srv", "/mnt"]
     )
-    assert found["capabilities"] == [NOTHING] * 5
+    bounding = found["capabilities"].pop(3)
+    assert found["capabilities"] == [NOTHING] * 4
+    # An ordinary user may not empty this one, and without new privileges it is of no use.
+    assert bounding == NOTHING or rung == "landlock"
     assert (found["no new privileges"], found["filter"]) == ("1", "2")
     assert found["descriptors"] == []
     assert not [name for name, said in found["calls"].items() if is_open(said)]
@@ -205,10 +216,15 @@ def test_links_do_not_lead_the_portal_astray(local):
     workspace, where = hands.deploy(cloud)
     (node,) = start(cloud, 1, where)
     outside = cloud.hidden[1] / "outside"
-    outside.mkdir(mode=0o500)
+    outside.mkdir()
     (outside / "file").write_text("kept")
-    hands.said(node, f"ln -s '{outside}' /node/link; ln -s '{outside}' /shared/link; mkdir -p /node/a/b; touch /node/a/b/c")
-    hands.said(node, f"ln -s '{outside}' /node/a/link; rm -rf /node/.tmp; ln -s '{outside}' /node/.tmp; chmod 0 /node/a/b")
+    outside.chmod(0o500)
+    hands.said(
+        node, f"ln -s '{outside}' /node/link; ln -s '{outside}' /shared/link; mkdir -p /node/a/b; touch /node/a/b/c"
+    )
+    hands.said(
+        node, f"ln -s '{outside}' /node/a/link; rm -rf /node/.tmp; ln -s '{outside}' /node/.tmp; chmod 0 /node/a/b"
+    )
     hands.said(node, "chmod 500 /node/a")
     folder = cloud._workspace(where).cluster(where.subject)
     cloud.power_off()
@@ -217,6 +233,7 @@ def test_links_do_not_lead_the_portal_astray(local):
     identity.open_up(folder.node(0).home)
     cloud.delete_nodes(where)
     cloud.delete_filesystem(workspace)
+    cloud.delete_network(workspace)
     assert cloud.leftovers(where) == cloud.leftovers(workspace) == []
     assert (outside.stat().st_mode & 0o777, (outside / "file").read_text()) == (0o500, "kept")
     outside.chmod(0o700)

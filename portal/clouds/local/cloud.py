@@ -81,7 +81,7 @@ class LocalCloud:
         self.root = Path(os.path.abspath(root))
         chosen = Options.of(options or {})
         checkout = Path(__file__).resolve().parents[3]
-        never = [self.root, *(Path(os.path.abspath(path)) for path in (*hidden, *chosen.hidden)), checkout]
+        never = [self.root, *(Path(os.path.abspath(str(path))) for path in (*hidden, *chosen.hidden)), checkout]
         if sys.prefix != sys.base_prefix:
             never.append(Path(sys.prefix).resolve())
         self.hidden = tuple(never)
@@ -452,7 +452,8 @@ class LocalCloud:
             )
         if self.options.network not in (ISOLATED, HOST):
             raise Refused(
-                f"There is no network {self.options.network!r}.", advice=f"Set PORTAL_LOCAL_NETWORK to {ISOLATED} or {HOST}."
+                f"There is no network {self.options.network!r}.",
+                advice=f"Set PORTAL_LOCAL_NETWORK to {ISOLATED} or {HOST}.",
             )
 
     def _free_network(self, subject: str, *, but: int | None = None) -> tuple[int, int]:

@@ -61,9 +61,7 @@ def of_workspace(folder: Path) -> int | None:
             }
             first = zlib.crc32(os.fsencode(folder))
             user = next(
-                number
-                for step in range(len(choice))
-                if (number := choice[(first + step) % len(choice)]) not in taken
+                number for step in range(len(choice)) if (number := choice[(first + step) % len(choice)]) not in taken
             )
             write_atomically(record, json.dumps({"user": user}))
             return user

@@ -638,7 +638,11 @@ class _Node:
         if not plan.isolated:
             return {**plan.order.told, **plan.order.upstream}
         near = ["localhost", *plan.names.values(), *plan.names]
-        if not plan.options.git_here and "//127." not in plan.options.portal and "//localhost" not in plan.options.portal:
+        if (
+            not plan.options.git_here
+            and "//127." not in plan.options.portal
+            and "//localhost" not in plan.options.portal
+        ):
             near += ["127.0.0.1", "127.0.0.0/8", "::1"]  # else git asks this computer's servers by these
         address = plan.record.address(self.rank)
         return {**plan.order.told, **shims.proxy_environment(address, wayout.PORT, near)}
@@ -785,7 +789,11 @@ def _try_session() -> None:
     reading, writing = os.pipe()
     errors, to_errors = os.pipe()
     with socket.socket() as unused:
-        maker = Maker(manner, unused, 0, lambda said: os.write(to_errors, said.encode()))
+
+        def say(text: str) -> None:
+            os.write(to_errors, text.encode())
+
+        maker = Maker(manner, unused, 0, say)
         leader = maker.make([order, writing, 0, 0, to_errors])
     for descriptor in (writing, to_errors):
         os.close(descriptor)

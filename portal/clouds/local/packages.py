@@ -27,7 +27,17 @@ _KEPT_BACK = frozenset(
     | {"PIP_PROXY", "UV_CREDENTIALS_DIR"}
 )
 _PIP_OPTIONS = frozenset(
-    {"index-url", "extra-index-url", "find-links", "trusted-host", "no-index", "constraint", "cert", "timeout", "retries"}
+    {
+        "index-url",
+        "extra-index-url",
+        "find-links",
+        "trusted-host",
+        "no-index",
+        "constraint",
+        "cert",
+        "timeout",
+        "retries",
+    }
 )
 # Which of them name places and addresses that a node must reach. Others, such as where credentials lie, name none.
 _LEADING = frozenset(

@@ -12,9 +12,9 @@ two outputs: the client is told 0 and let go, and the session stays until the co
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 (the same)
 import contextlib
 import encodings.idna  # noqa: F401 (asyncio looks it up when it first resolves a name, where it is not there any more)
-import concurrent.futures.thread  # noqa: F401 (the same)
 import fcntl
 import inspect
 import logging

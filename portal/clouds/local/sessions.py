@@ -25,7 +25,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from portal.clouds.local import kernel, limits, processes, sftp
 
@@ -67,7 +67,7 @@ class Maker:
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._go)
-        waiting: list[object] = [self.control, awake]
+        waiting: list[Any] = [self.control, awake]
         while True:
             patience = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
             ready, _, _ = select.select(waiting, [], [], patience)
@@ -250,8 +250,8 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
         with open(order, closefd=False) as file:
             wanted = json.load(file)
-        for number in range(3):
-            os.dup2(ends[min(number, len(ends) - 1)], number)
+        for place in range(3):
+            os.dup2(ends[min(place, len(ends) - 1)], place)
         os.closerange(3, _highest_descriptor() + 1)
         if len(ends) == 1:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -265,7 +265,7 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
         if wanted["sftp"]:
             sftp.serve()
             os._exit(0)
-        os.execve(wanted["argv"][0], wanted["argv"], wanted["environment"])
+        os.execve(wanted["argv"][0], wanted["argv"], wanted["environment"])  # noqa: S606 (that is what we are for)
     except BaseException as error:  # noqa: BLE001 (nothing may return into the leader's life)
         with contextlib.suppress(OSError):
             os.write(2, f"This node could not start the command: {error}\n".encode())
@@ -319,11 +319,11 @@ class Session:
         if not self.ended.done():
             self._owner.ask({"session": self.number, "signal": number})
 
-
     async def goes_on(self) -> bool:
         """Whether the command runs, and has not just begun to end. When it has, `ended` is known."""
         self.signal(_LOOK)
-        await asyncio.wait([self.ended, self.seen], return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [self.ended, self.seen]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         return not self.ended.done()
 
 

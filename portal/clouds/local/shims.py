@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -23,7 +22,6 @@ PACKAGES = "/.node/python"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SIMULATED = "simulated"  # programs for nodes without a hostname of their own
-
 
 
 def session_environment(
