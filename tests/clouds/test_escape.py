@@ -246,9 +246,12 @@ def test_files_over_sftp_are_those_that_a_session_sees(local, rung):
     secret.write_text("hunter2")
 
     async def read(path):
-        async with hands.connect(node) as connection, connection.start_sftp_client() as sftp:
-            async with sftp.open(path, "rb") as file:
-                return await file.read(100)
+        async with (
+            hands.connect(node) as connection,
+            connection.start_sftp_client() as sftp,
+            sftp.open(path, "rb") as file,
+        ):
+            return await file.read(100)
 
     for path in (secret, CHECKOUT / "README.md", "/proc/1/environ", "/proc/1/mem", "/etc/shadow"):
         with pytest.raises(asyncssh.SFTPError):

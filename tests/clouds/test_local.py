@@ -504,7 +504,8 @@ def mpi():
             shutil.copy(Path(sys.prefix, "bin", program), folder / "bin")
         for library in Path(sys.prefix, "lib").glob("lib*.so*"):
             shutil.copy(library, folder / "lib", follow_symlinks=False)
-        shutil.copytree(packages / "mpi4py", folder / "python" / "mpi4py")
+        shutil.copytree(Path(sys.prefix, "lib", "mpich"), folder / "lib" / "mpich", symlinks=True)
+        shutil.copytree(packages / "mpi4py", folder / "lib" / "python" / "site-packages" / "mpi4py")
         yield folder
 
 
@@ -528,7 +529,7 @@ def test_allreduce_over_three_nodes(make, rung, mpi):
         "import os; from mpi4py import MPI; c = MPI.COMM_WORLD; "
         "os.write(1, b'sum %d %d\\n' % (c.allreduce(c.rank), c.size))"
     )
-    found = f"export PYTHONPATH={mpi}/python:$PYTHONPATH MPI4PY_LIBMPI={mpi}/lib/libmpi.so.12"
+    found = f"export PYTHONPATH={mpi}/lib/python/site-packages:$PYTHONPATH MPI4PY_LIBMPI={mpi}/lib/libmpi.so.12"
     run = f'{mpi}/bin/mpiexec.hydra -n 3 -f ~/hostfile {shims.base_python()} -c "{program}"'
     out = hands.said(cluster.nodes[0], f"{found}; {run}")
     assert out.splitlines() == ["sum 3 3"] * 3
