@@ -156,6 +156,36 @@ def test_git_reaches_this_computers_servers_only_where_the_portal_says_so(local)
     assert asyncio.run(answers("/admin/info/refs", is_portal=True, git_here=True))[0].startswith("HTTP/1.1 403")
 
 
+def test_the_way_out_goes_through_the_proxy_of_the_house(local, monkeypatch):
+    async def go():
+        async def serve(reader, writer):
+            got.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            writer.close()
+
+        got = []
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        monkeypatch.setenv("https_proxy", f"http://who:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        (node,) = await asyncio.to_thread(start, local())
+        asked = [f"CONNECT {host} HTTP/1.1\r\n\r\n" for host in ("index.invalid:443", "127.0.0.1:22")]
+        said = (await asyncio.to_thread(escape, node, ask=asked))["way out"]
+        server.close()
+        return [said[one].split()[1] for one in asked], got
+
+    answers, got = asyncio.run(go())
+    assert answers == ["200", "403"]
+    assert got[0].startswith(b"CONNECT index.invalid:443 HTTP/1.1")
+    assert b"Proxy-Authorization: Basic d2hvOnNlY3JldA==" in got[0]
+
+
+def test_in_the_computers_own_network_the_page_says_what_is_reached(local, listener):
+    (node,) = start(local(network="host"))
+    assert "reach this computer's services" in node.note
+    found = escape(node, port=listener)
+    assert is_open(found["host"])
+    assert found["mounts"] == found["foreign"] == []
+
+
 @pytest.mark.parametrize(
     ("address", "neighbours", "leads"),
     [

@@ -256,6 +256,10 @@ class LocalCloud:
         record = ClusterRecord.read(cluster.record)
         if record is None or record.deleting:
             return
+        for node in cluster.nodes():
+            state = node.state()
+            if state is not None and state.rung not in _NOTES:  # of an earlier version, which kept less apart
+                state.keeper.send(signal.SIGKILL)
         missing = [
             node.rank
             for node in cluster.nodes()
@@ -486,7 +490,7 @@ class LocalCloud:
     def _seen(self, record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> CloudNode:
         state = node.state()
         running = _runs(node)
-        rung = state.rung if state is not None else record.rung or NAMESPACES
+        rung = state.rung if state is not None and state.rung in _NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
         address = record.address(node.rank) if running and state is not None and state.ready else None
         note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
@@ -528,7 +532,7 @@ def _runs(node: NodeFolder) -> bool:
     if not node.taken:
         return False
     state = node.state()
-    return state is None or state.alive
+    return state is None or (state.alive and state.rung in _NOTES)
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:

@@ -264,7 +264,9 @@ def _network(cluster: ClusterFolder) -> list[tuple[int, int]]:
     for node in cluster.nodes():
         state = node.state()
         if node.taken and state is not None and state.rung == NAMESPACES and state.alive:
-            return _namespaces_of(state.keeper.pid)
+            # one that was started when nodes were in the computer's own network is no company
+            if os.stat(f"/proc/{state.keeper.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino:
+                return _namespaces_of(state.keeper.pid)
     return _new_network()
 
 
