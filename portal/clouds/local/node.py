@@ -263,11 +263,15 @@ def _network(cluster: ClusterFolder) -> list[tuple[int, int]]:
     """The namespaces to join for the cluster's network, in order: descriptors, with their kinds."""
     for node in cluster.nodes():
         state = node.state()
-        if node.taken and state is not None and state.rung == NAMESPACES and state.alive:
-            # one that was started when nodes were in the computer's own network is no company
-            if os.stat(f"/proc/{state.keeper.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino:
-                return _namespaces_of(state.keeper.pid)
+        lives = node.taken and state is not None and state.rung == NAMESPACES and state.alive
+        # one that was started when nodes were in the computer's own network is no company
+        if lives and state is not None and _network_number(state.keeper.pid) != _network_number("self"):
+            return _namespaces_of(state.keeper.pid)
     return _new_network()
+
+
+def _network_number(pid: int | str) -> int:
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
 def _new_network() -> list[tuple[int, int]]:
