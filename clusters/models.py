@@ -99,7 +99,7 @@ class Cluster(models.Model):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
     key_private = secrets.EncryptedField(blank=True, editable=False)
-    note = models.CharField(max_length=200, blank=True)  # what the cloud wants people to know of its nodes
+    note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_by_itself`
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)

@@ -64,7 +64,7 @@ class Answer:
         return (self.err or self.out).decode(errors="replace").strip()[-1500:]
 
 
-def _through(door: str) -> socket.socket:
+def through(door: str) -> socket.socket:
     """A connection to a unix socket. By its folder, because a socket's own path has room for 107 bytes."""
     way = socket.socket(socket.AF_UNIX)
     folder = -1
@@ -111,7 +111,7 @@ class Connections:
         try:
             where: dict[str, Any] = {"host": host.address, "port": host.port}
             if host.door:
-                where = {"sock": _through(host.door)}
+                where = {"sock": through(host.door)}
             return await asyncssh.connect(
                 **where,
                 username=host.user,

@@ -305,7 +305,7 @@ def floor_nodes(workspace, nodes):
     while not all(node.address for node in workspace.cloud.nodes(tags)):
         time.sleep(0.01)
     hosts = [
-        ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public)
+        ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
         for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
     ]
     for answer in ssh.run_on_all(hosts, "true"):

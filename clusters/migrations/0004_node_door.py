@@ -10,6 +10,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterField(
+            model_name='cluster',
+            name='note',
+            field=models.CharField(blank=True, max_length=400),
+        ),
         migrations.AddField(
             model_name='node',
             name='door',

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from portal.clouds import Refused
 from portal.clouds.local import LocalCloud
 
 from . import hands
@@ -19,8 +20,11 @@ def why_not(rung):
     if rung == "plain":
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        found, why = LocalCloud(Path(folder), rung=None).rung()
-    return "" if found == "uts" else f"this computer grants no namespaces here: {why}"
+        try:
+            LocalCloud(Path(folder), rung=rung).rung()
+        except Refused as error:
+            return f"{error.message} {error.evidence}"
+    return ""
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +42,10 @@ def local():
         base.mkdir(mode=0o700, exist_ok=True)
     data = Path(tempfile.mkdtemp(prefix="test data ", dir=base))
 
-    def make(rung="uts", name="local"):
+    def make(rung="namespaces", name="local", **options):
         if reason := why_not(rung):
             pytest.skip(reason)
-        made.append(LocalCloud(data / name, hidden=[data], rung=rung))
+        made.append(LocalCloud(data / name, hidden=[data], rung=rung, options=options))
         return made[-1]
 
     yield make

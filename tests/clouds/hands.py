@@ -68,7 +68,7 @@ def up(cloud, where, nodes):
 
 
 def connect(node, *, who="portal", host_key=None, user=None):
-    where = {"sock": ssh._through(node.door)} if node.door else {"host": node.address, "port": node.port}
+    where = {"sock": ssh.through(node.door)} if node.door else {"host": node.address, "port": node.port}
     return asyncssh.connect(
         **where,
         username=user or node.user,

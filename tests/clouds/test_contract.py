@@ -24,7 +24,7 @@ class Memory:
 
 
 class Local:
-    rung = "uts"
+    rung = "namespaces"
 
     def __init__(self, local):
         self.cloud = local(self.rung)
@@ -40,11 +40,15 @@ class Local:
         return self._state(where, rank).first
 
 
+class Landlock(Local):
+    rung = "landlock"
+
+
 class Plain(Local):
     rung = "plain"
 
 
-@pytest.fixture(params=[Memory, Local, Plain], ids=["memory", "uts", "plain"])
+@pytest.fixture(params=[Memory, Local, Landlock, Plain], ids=["memory", "namespaces", "landlock", "plain"])
 def here(request, local):
     return request.param(local)
 

@@ -67,6 +67,20 @@ def test_behind_a_proxy_that_is_not_spoken_of_everybody_has_one_address(settings
     assert [warning.id for warning in settings_are_sane()] == found
 
 
+@pytest.mark.parametrize(
+    ("rung", "strangers", "network", "errors"),
+    [
+        ("plain", True, "isolated", ["portal.E010"]),
+        ("plain", False, "isolated", []),
+        ("", True, "host", []),
+        ("", True, "bridge", ["portal.E011"]),
+    ],
+)
+def test_nodes_without_isolation_are_not_for_strangers(settings, rung, strangers, network, errors):
+    settings.LOCAL_NODES = {**settings.LOCAL_NODES, "rung": rung, "strangers": strangers, "network": network}
+    assert [error.id for error in settings_are_sane()] == errors
+
+
 def test_nothing_is_started_with_settings_that_are_wrong(tmp_path):
     """And it is said once, not by each process, again and again."""
     done = subprocess.run(

@@ -82,7 +82,7 @@ class LocalCloud:
         self.root = Path(os.path.abspath(root))
         chosen = Options.of(options or {})
         checkout = Path(__file__).resolve().parents[3]
-        never = [self.root, *(Path(os.path.abspath(path)) for path in (*hidden, *chosen.hidden)), checkout]
+        never = [self.root, *(Path(os.path.abspath(str(path))) for path in (*hidden, *chosen.hidden)), checkout]
         if sys.prefix != sys.base_prefix:
             never.append(Path(sys.prefix).resolve())
         self.hidden = tuple(never)
@@ -258,6 +258,10 @@ class LocalCloud:
         record = ClusterRecord.read(cluster.record)
         if record is None or record.deleting:
             return
+        for node in cluster.nodes():
+            state = node.state()
+            if state is not None and state.rung not in _NOTES:  # of an earlier version, which kept less apart
+                state.keeper.send(signal.SIGKILL)
         missing = [
             node.rank
             for node in cluster.nodes()
@@ -488,7 +492,7 @@ class LocalCloud:
     def _seen(self, record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> CloudNode:
         state = node.state()
         running = _runs(node)
-        rung = state.rung if state is not None else record.rung or NAMESPACES
+        rung = state.rung if state is not None and state.rung in _NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
         address = record.address(node.rank) if running and state is not None and state.ready else None
         note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
@@ -538,7 +542,7 @@ def _runs(node: NodeFolder) -> bool:
     if not node.taken:
         return False
     state = node.state()
-    return state is None or state.alive
+    return state is None or (state.alive and state.rung in _NOTES)
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
@@ -565,7 +569,7 @@ def _remove(folder: Path) -> None:
 def _launcher_environment() -> dict[str, str]:
     """Nothing of the portal's secrets, and what the launcher needs to find this package."""
     source = str(Path(__file__).resolve().parents[3])
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8", "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _is_free(address: str, port: int) -> bool:

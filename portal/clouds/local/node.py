@@ -263,9 +263,15 @@ def _network(cluster: ClusterFolder) -> list[tuple[int, int]]:
     """The namespaces to join for the cluster's network, in order: descriptors, with their kinds."""
     for node in cluster.nodes():
         state = node.state()
-        if node.taken and state is not None and state.rung == NAMESPACES and state.alive:
+        lives = node.taken and state is not None and state.rung == NAMESPACES and state.alive
+        # one that was started when nodes were in the computer's own network is no company
+        if lives and state is not None and _network_number(state.keeper.pid) != _network_number("self"):
             return _namespaces_of(state.keeper.pid)
     return _new_network()
+
+
+def _network_number(pid: int | str) -> int:
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
 def _new_network() -> list[tuple[int, int]]:
@@ -603,7 +609,8 @@ class _Node:
         writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
         shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
         uv = shims.uv_program()
-        readable = [*map(Path, _READABLE), *shown, *([uv] if uv else [])]
+        client = shims.client_packages() if (self.folder.bin / shims.CLIENT).exists() else []
+        readable = [*map(Path, _READABLE), *shown, *client, *([uv] if uv else [])]
         return Manner(False, home, of_user + options.processes, lambda: _confine_files(readable, writable))
 
     def _service(self, manner: Manner) -> Any:
@@ -788,7 +795,11 @@ def _try_session() -> None:
     reading, writing = os.pipe()
     errors, to_errors = os.pipe()
     with socket.socket() as unused:
-        maker = Maker(manner, unused, 0, lambda said: os.write(to_errors, said.encode()))
+
+        def say(text: str) -> None:
+            os.write(to_errors, text.encode())
+
+        maker = Maker(manner, unused, 0, say)
         leader = maker.make([order, writing, 0, 0, to_errors])
     for descriptor in (writing, to_errors):
         os.close(descriptor)

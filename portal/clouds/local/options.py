@@ -31,5 +31,7 @@ class Options:
     def of(cls, value: Mapping[str, Any]) -> Options:
         """From a mapping, in which what is not an option is passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
-        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name in names}
+        plain: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name in names
+        }
         return cls(**plain)

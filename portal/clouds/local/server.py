@@ -5,8 +5,8 @@ included, runs in those.
 
 Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
 all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their
-command; the command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and answers by closing its
-two outputs: the client is told 0 and let go, and the session stays until the command ends.
+command; the command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
+answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import concurrent.futures.thread  # noqa: F401 (the same)
 import contextlib
 import encodings.idna  # noqa: F401 (asyncio looks it up when it first resolves a name, where it is not there any more)
 import fcntl
+import inspect
 import logging
 import os
 import signal
 import socket
 import struct
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncssh
@@ -91,11 +92,9 @@ async def _serve(
         listener.setblocking(False)
         await asyncssh.listen(
             sock=listener,
-            server_factory=lambda: _Door(service, keys),
+            server_factory=lambda: _Door(service, keys, session),
             server_host_keys=[asyncssh.import_private_key(host_key)],
-            process_factory=session,
             encoding=None,
-            allow_scp=False,  # it would take every command that begins with "scp " for itself
             line_editor=False,
             password_auth=False,
             kbdint_auth=False,
@@ -115,9 +114,12 @@ async def _serve(
 class _Door(asyncssh.SSHServer):
     """Who gets in, and where they may connect to from here."""
 
-    def __init__(self, service: Service, keys: asyncssh.SSHAuthorizedKeys) -> None:
+    def __init__(
+        self, service: Service, keys: asyncssh.SSHAuthorizedKeys, session: Callable[[Process], Awaitable[None]]
+    ) -> None:
         self._service = service
         self._keys = keys
+        self._session = session
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -128,9 +130,29 @@ class _Door(asyncssh.SSHServer):
             self._connection.set_authorized_keys(self._keys)
         return True
 
+    def session_requested(self) -> _Process:
+        return _Process(self._session, None, 3, False)
+
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         own = {"localhost", "127.0.0.1", "::1", self._service.address, self._service.hostname}
         return dest_host in own
+
+
+class _Process(asyncssh.SSHServerProcess[bytes]):
+    """As asyncssh's, but SFTP is a session like any other: asyncssh would serve it here, with this process's rights."""
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == "sftp"
+
+    def session_started(self) -> None:
+        channel, connection = self._chan, self._conn
+        assert connection is not None
+        stdin: asyncssh.SSHReader[bytes] = asyncssh.SSHReader(self, channel)
+        stdout: asyncssh.SSHWriter[bytes] = asyncssh.SSHWriter(self, channel)
+        stderr: asyncssh.SSHWriter[bytes] = asyncssh.SSHWriter(self, channel, asyncssh.EXTENDED_DATA_STDERR)
+        started = self._start_process(stdin, stdout, stderr)
+        assert inspect.iscoroutine(started)
+        connection.create_task(started, stdin.logger)
 
 
 class _Client:
@@ -145,9 +167,6 @@ class _Client:
 
     async def run(self) -> None:
         process = self._process
-        if process.subsystem not in (None, "sftp"):
-            process.exit(127)
-            return
         swept = await self._sweep()
         try:
             session, stdin, outputs = self._start(swept)

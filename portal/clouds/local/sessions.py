@@ -21,12 +21,11 @@ import os
 import select
 import signal
 import socket
-import sys
 import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from portal.clouds.local import kernel, limits, processes, sftp
 
@@ -68,7 +67,7 @@ class Maker:
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._go)
-        waiting: list[object] = [self.control, awake]
+        waiting: list[Any] = [self.control, awake]
         while True:
             patience = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
             ready, _, _ = select.select(waiting, [], [], patience)
@@ -193,8 +192,6 @@ class Maker:
             if self.manner.namespaces:
                 flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
                 kernel.mount("proc", "/proc", "proc", flags)
-            else:
-                kernel.adopt_orphans()
             _lead(self.manner, order, ends, status)
         except BaseException as error:  # noqa: BLE001 (nothing may return into the first process's life)
             self.say(f"a session could not be made: {error}")
@@ -223,6 +220,9 @@ def _lead(manner: Manner, order: int, ends: Sequence[int], status: int) -> NoRet
     for name in _FORWARDED:
         signal.signal(signal.Signals[f"SIG{name}"], forward)
     signal.signal(_END, end)
+    if not manner.namespaces:
+        kernel.adopt_orphans()
+        kernel.die_with_parent(_END)
     command = os.fork()
     if not command:
         _become(manner, order, ends)
@@ -250,8 +250,8 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
                 signal.signal(number, signal.SIG_DFL)
         with open(order, closefd=False) as file:
             wanted = json.load(file)
-        for number in range(3):
-            os.dup2(ends[min(number, len(ends) - 1)], number)
+        for place in range(3):
+            os.dup2(ends[min(place, len(ends) - 1)], place)
         os.closerange(3, _highest_descriptor() + 1)
         if len(ends) == 1:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -265,7 +265,7 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
         if wanted["sftp"]:
             sftp.serve()
             os._exit(0)
-        os.execve(wanted["argv"][0], wanted["argv"], wanted["environment"])
+        os.execve(wanted["argv"][0], wanted["argv"], wanted["environment"])  # noqa: S606 (that is what we are for)
     except BaseException as error:  # noqa: BLE001 (nothing may return into the leader's life)
         with contextlib.suppress(OSError):
             os.write(2, f"This node could not start the command: {error}\n".encode())
@@ -323,7 +323,8 @@ class Session:
     async def goes_on(self) -> bool:
         """Whether the command runs, and has not just begun to end. When it has, `ended` is known."""
         self.signal(_LOOK)
-        await asyncio.wait([self.ended, self.seen], return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [self.ended, self.seen]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         return not self.ended.done()
 
 
@@ -378,10 +379,10 @@ class Sessions:
         return session
 
     def _told(self) -> None:
-        try:
-            words = json.loads(self._control.recv(1 << 16) or sys.exit(1))
-        except BlockingIOError:
-            return
+        said_by_first = self._control.recv(1 << 16)
+        if not said_by_first:  # it is gone, and so is the node
+            os._exit(1)
+        words = json.loads(said_by_first)
         session, reading = self._running.pop(words["ended"])
         asyncio.get_running_loop().remove_reader(reading)
         try:

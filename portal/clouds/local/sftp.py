@@ -58,7 +58,8 @@ def serve() -> None:
 async def _serve() -> None:
     stream = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), open(0, "rb", 0, closefd=False))
-    reader: Any = _Input(stream)
-    writer: Any = _Output()
-    await SFTPServerHandler(_Files(), reader, writer, 3).run()
+    with open(0, "rb", 0, closefd=False) as stdin:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), stdin)
+        reader: Any = _Input(stream)
+        writer: Any = _Output()
+        await SFTPServerHandler(_Files(), reader, writer, 3).run()

@@ -72,6 +72,7 @@ class _Assembly:
     def put_together(self) -> None:
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         kernel.mount("tmpfs", self.new, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=8m,mode=755")
+        self.make_memory("tmp")  # first: what is shown may lie in the computer's
         for place in (*_PLACES, *(f"etc/{name}" for name in _ETC)):
             self.show(Path("/", place))
         self.cover()
@@ -85,7 +86,6 @@ class _Assembly:
                 self.show(package, Path(shims.PACKAGES, package.name))
         self.write_files()
         self.make_devices()
-        self.make_memory("tmp")
         self.show(self.view.home, HOME, kernel.MS_NOSUID | kernel.MS_NODEV)
         self.show(self.view.shared, SHARED, kernel.MS_NOSUID | kernel.MS_NODEV)
         self.show(self.view.programs, PROGRAMS)

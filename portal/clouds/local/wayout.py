@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
 
 from portal.clouds.local import kernel, seccomp
 
@@ -162,7 +161,7 @@ class _WayOut:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.open = 0
-        self.direct = {"no": rules.upstream.get("no_proxy") or rules.upstream.get("NO_PROXY") or ""}
+        self.told = {name.lower(): value for name, value in rules.upstream.items()}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
@@ -247,9 +246,8 @@ class _WayOut:
         return is_portal or f"{host}:{port}" in self.rules.addresses
 
     def _proxy_for(self, host: str, scheme: str) -> _Proxy | None:
-        told = {name.lower(): value for name, value in self.rules.upstream.items()}
-        url = told.get(f"{scheme}_proxy") or told.get("all_proxy")
-        if not url or proxy_bypass_environment(host, self.direct):
+        url = self.told.get(f"{scheme}_proxy") or self.told.get("all_proxy")
+        if not url or _is_near(host, self.told.get("no_proxy", "")):
             return None
         return _Proxy.of(url)
 
@@ -306,6 +304,12 @@ class _Proxy:
             said = base64.b64encode(f"{parts.username}:{parts.password or ''}".encode()).decode()
             credentials.append(("Proxy-Authorization", f"Basic {said}"))
         return cls((parts.hostname, parts.port or 80), credentials)
+
+
+def _is_near(host: str, near: str) -> bool:
+    """Whether `no_proxy` names the host, or a domain that it is in."""
+    words = [word.strip().lstrip(".").lower() for word in near.split(",") if word.strip()]
+    return any(word == "*" or f".{host.lower()}".endswith(f".{word}") for word in words)
 
 
 def _is_loopback(host: str) -> bool:
