@@ -134,6 +134,7 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "job": found,
         "runs": found.runs.select_related("job", "cluster", "started_by", "output").order_by("-number")[:50],
+        "time_limit": causes.span(found.time_limit or settings.RUN_SECONDS),
         "may_change": Job.objects.all().may_change(request.user, found),
         "key": uuid4(),
     }

@@ -353,7 +353,7 @@ class Launcher:
         "status", "signal", "aborts", "error", "rss". "lost": nodes that do not answer. "hydra": its own words.
         """
         failures = self.in_order()
-        good = not failures and len([key for key in self.ends if key[0] == 0]) == self.size
+        good = not self.failures and len([key for key in self.ends if key[0] == 0]) == self.size
         hydra = (self.place / "hydra").read_bytes()[-WORDS:].decode(errors="replace").strip()
         lost = [] if good or failures or self.cancelled else self.silent_nodes()
         if not good and not failures and not self.cancelled and hydra:
@@ -428,7 +428,7 @@ def main(words, _stream=None):
     draft = folder / "verdict.new"
     draft.write_text(json.dumps(verdict))
     draft.replace(folder / "verdict.json")
-    first = (verdict["failures"] or [{}])[0]
+    first = (verdict["failures"] or [{"signal": signal.SIGTERM} if verdict["cancelled"] else {}])[0]
     how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
