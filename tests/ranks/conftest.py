@@ -26,14 +26,18 @@ PROGRAMS_OF_MPI = Path(__file__).parent / "programs"
 class Ended:
     """How a run ended: `verdict` and `exit` as the node wrote them, and what each rank printed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, quick: bool = False):
+        """`quick`: of a large log, only its `size` without what belongs to the frames."""
         self.exit = json.loads((folder / "exit").read_text())
         self.verdict = json.loads((folder / "verdict.json").read_text())
+        self.seconds = self.exit["ended"] - float((folder / "begun").read_text())
+        if quick:
+            self.size = _size_of(folder / "log")
+            return
         self.frames = [frame for frame, _ in detached.frames((folder / "log").read_bytes())[0]]
         self.streams: dict[tuple[str, int, int | None], bytes] = defaultdict(bytes)
         for frame in self.frames:
             self.streams[frame.kind, frame.world, frame.rank] += frame.data
-        self.seconds = self.exit["ended"] - float((folder / "begun").read_text())
 
     @property
     def why(self):
@@ -111,13 +115,29 @@ class Nodes:
         )
         return here
 
-    def run(self, *command, seconds=40, **options):
+    def run(self, *command, seconds=40, quick=False, **options):
         folder = self.start(command, **options)
         until((folder / "exit").exists, seconds=seconds, what=f"the end of {command}")
-        return Ended(folder)
+        return Ended(folder, quick=quick)
+
+    def kill(self, folder):
+        """Whether it has ended."""
+        detached.send_signal(self.host(), f"/shared/.runs/{folder.name}", "KILL")
+        return (folder / "exit").exists()
 
     def processes(self):
         return list(hands.of_people(self.folder).values())
+
+
+def _size_of(log: Path) -> int:
+    """Bytes of output in it."""
+    total = 0
+    with log.open("rb") as file:
+        while head := file.read(19):
+            size = int.from_bytes(head[7:11], "big")
+            total += size
+            file.seek(size, os.SEEK_CUR)
+    return total
 
 
 def install_engine(place: Path):
