@@ -216,7 +216,7 @@ class LocalCloud:
                 found += [
                     Resource("address", f"{record.address(rank)}:{record.port}", record.hostname(rank))
                     for rank in range(record.nodes)
-                    if not _is_free(record.address(rank), record.port)
+                    if record.rung != NAMESPACES and not _is_free(record.address(rank), record.port)
                 ]
                 found.append(Resource("record", str(cluster.record)))
             if cluster.path.exists():
@@ -484,7 +484,7 @@ class LocalCloud:
         """End and remove everything of a cluster; its record last."""
         groups = cluster.groups()
         _end(cluster, time.monotonic() + 10)
-        for group in groups:
+        for group in groups | cluster.groups():  # a node that was just starting may have made its own meanwhile
             limits.remove_group(group)
         _remove(cluster.path)
         cluster.record.unlink(missing_ok=True)
