@@ -366,7 +366,7 @@ def observe(folder, at):
 
 def said(path):
     """A text of JSON that the command wrote, if it is whole and small enough to be told."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         with open(path, "rb") as file:
             text = file.read(MOST_SAID + 1).decode()
         if len(text) <= MOST_SAID:

@@ -1,0 +1,163 @@
+"""What a node says of a run is not to be trusted: programs of the run can write all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from django.db import DataError, OperationalError
+from django.utils.timezone import now
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusters.models import Cluster, EngineVersion, Node
+from jobs import watch
+from jobs.causes import explain, sentences, sound
+from jobs.models import Job, Run
+from jobs.watch import MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
+from portal import ssh
+from portal.secrets import seal
+from portal.tasks.ledger import start_task
+from portal.tasks.models import Output
+from tests.jobs.test_watch import Node as Says
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(10**4000),
+    lambda more: st.lists(more, max_size=4) | st.dictionaries(st.text(max_size=4), more, max_size=4),
+    max_leaves=8,
+)
+failures = st.dictionaries(
+    st.sampled_from(["world", "rank", "node", "at", "words", "status", "signal", "aborts", "error", "rss", "broken"]),
+    anything,
+)
+verdicts = st.dictionaries(
+    st.sampled_from(["good", "size", "started", "failures", "failed", "lost", "mpiexec", "hydra"]),
+    anything | st.lists(failures, max_size=3),
+)
+ends = st.fixed_dictionaries(
+    {"status": st.none() | st.integers(-99, 99), "signal": st.none() | st.integers(-99, 99)},
+    optional={"limit": anything, "fault": anything, "said": anything},
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(verdict=verdicts, end=ends, failure=st.none() | st.dictionaries(st.text(max_size=8), anything))
+def test_every_verdict_can_be_explained(verdict, end, failure):
+    words = sound(verdict)
+    cause = explain(Run(), {**end, "verdict": words}, failure)
+    assert all(isinstance(said, str) for said in (cause.message, cause.evidence, cause.advice))
+    assert all(isinstance(said, str) for said in sentences(words["failures"]))
+
+
+@pytest.fixture
+def run(lab, bob):
+    private, _ = ssh.new_key("a portal")
+    seal(lab, "login_private", private)
+    lab.save()
+    version = EngineVersion.objects.create(kind="mpi", version="5", packages=[])
+    cluster = Cluster.objects.create(
+        workspace=lab, name="tide", engine_version=version, status="running", node_count=1, cores_per_node=2
+    )
+    Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", address="127.0.0.1", state="answers")
+    job = Job.objects.create(workspace=lab, cluster=cluster, name="job", git_url="https://git.test/a", command="a.py")
+    made = Run.objects.create(
+        job=job, cluster=cluster, number=1, output=Output.objects.create(), status="inprogress", started=now()
+    )
+    start_task(made, "jobs.run", title="Run 1 of job", by=bob, output=made.output)
+    return made
+
+
+def observed(run, *words):
+    """What becomes of the run when the node says this, line by line."""
+
+    async def go():
+        observer = Observer(run.pk, ssh.Connections())
+        await observer._target()
+        messages = asyncio.Queue()
+        await _pump(Says(b"".join(json.dumps(word).encode() + b"\n" for word in words)), messages)
+        while (message := messages.get_nowait()) is not None:
+            await observer._take_in(*message)
+        await observer._store()
+
+    asyncio.run(go())
+    run.refresh_from_db()
+    return run
+
+
+def end(verdict, **more):
+    return {"exit": {"status": 1, "signal": None, "ended": 1.0, "now": 2.0, "verdict": verdict, **more}}
+
+
+FAILED = {"world": 0, "rank": 1, "node": "tide-1", "at": 5, "status": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        ("FileNotFoundError: 'caf\udce9.txt'", "FileNotFoundError: 'caf?.txt'"),  # a name that is no UTF-8
+        ("ValueError: \\u0000", "ValueError: \\u0000"),  # six characters, not one
+        ("ValueError: a\0b", "ValueError: ab"),
+    ],
+)
+def test_a_run_ends_whatever_characters_its_error_has(run, error, kept):
+    observed(run, end({"failures": [{**FAILED, "error": error, "words": error}], "failed": 1, "size": 2}))
+    assert run.status == Run.Status.FAILED
+    assert run.failures == [{**FAILED, "error": kept, "words": kept}]
+    assert run.cause == f"Rank 1 on tide-1 ended with exit status 1: {kept}"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "verdict", [{"lost": 5}, {"lost": [["x"]]}, {"failures": 7}, {"failures": [{}], "at": float("nan")}]
+)
+def test_a_run_ends_whatever_types_its_verdict_has(run, verdict):
+    assert observed(run, end(verdict)).status == Run.Status.FAILED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_setup_that_failed_without_saying_why_is_a_failure(run):
+    facts = {"phase": "clone\0", "subject": "caf\udce9", "failure": {"evidence": ["\0"]}}
+    assert observed(run, {"facts": facts}, end(None)).cause == "The run could not be set up on the head node."
+    assert (run.phase, run.commit_subject) == ("clone", "caf?")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_whose_end_cannot_be_written_down_is_given_up_and_not_tried_for_ever(run):
+    async def go(error, times):
+        watcher = RunWatcher()
+        for _ in range(times):
+            await watcher._failed(run.pk, error)
+        await run.arefresh_from_db()
+
+    asyncio.run(go(OperationalError("the database is away"), 2 * MOST_FAULTS))
+    assert not run.observed
+    asyncio.run(go(DataError("no such character"), MOST_FAULTS))
+    assert (run.status, run.observed) == (Run.Status.FAILED, True)
+    assert run.cause == "What the head node says of the run cannot be written down."
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(run, monkeypatch):
+    asked = []
+
+    class Silent:
+        def __init__(self, *_):
+            asked.append(1)
+
+        async def __aenter__(self):
+            return Says(b'{"facts": {}}\n')
+
+        async def __aexit__(self, *_):
+            pass
+
+    async def at_once(seconds):
+        pass
+
+    monkeypatch.setattr(watch.detached, "observe", Silent)
+    monkeypatch.setattr(watch.asyncio, "sleep", at_once)
+    asyncio.run(Observer(run.pk, ssh.Connections()).run())
+    run.refresh_from_db()
+    assert len(asked) == MOST_FRUITLESS
+    assert (run.status, run.cause) == (Run.Status.FAILED, "The head node answers, and does not say how the run goes.")
