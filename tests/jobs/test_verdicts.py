@@ -7,19 +7,14 @@ import json
 
 import pytest
 from django.db import DataError, OperationalError
-from django.utils.timezone import now
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusters.models import Cluster, EngineVersion, Node
 from jobs import watch
 from jobs.causes import explain, sentences, sound
-from jobs.models import Job, Run
+from jobs.models import Run
 from jobs.watch import MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
-from portal.secrets import seal
-from portal.tasks.ledger import start_task
-from portal.tasks.models import Output
 from tests.jobs.test_watch import Node as Says
 
 anything = st.recursive(
@@ -48,24 +43,6 @@ def test_every_verdict_can_be_explained(verdict, end, failure):
     cause = explain(Run(), {**end, "verdict": words}, failure)
     assert all(isinstance(said, str) for said in (cause.message, cause.evidence, cause.advice))
     assert all(isinstance(said, str) for said in sentences(words["failures"]))
-
-
-@pytest.fixture
-def run(lab, bob):
-    private, _ = ssh.new_key("a portal")
-    seal(lab, "login_private", private)
-    lab.save()
-    version = EngineVersion.objects.create(kind="mpi", version="5", packages=[])
-    cluster = Cluster.objects.create(
-        workspace=lab, name="tide", engine_version=version, status="running", node_count=1, cores_per_node=2
-    )
-    Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", address="127.0.0.1", state="answers")
-    job = Job.objects.create(workspace=lab, cluster=cluster, name="job", git_url="https://git.test/a", command="a.py")
-    made = Run.objects.create(
-        job=job, cluster=cluster, number=1, output=Output.objects.create(), status="inprogress", started=now()
-    )
-    start_task(made, "jobs.run", title="Run 1 of job", by=bob, output=made.output)
-    return made
 
 
 def observed(run, *words):
