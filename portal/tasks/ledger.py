@@ -132,6 +132,8 @@ def cancel_task(task: Task) -> bool:
 @transaction.atomic
 def retry_task(task: Task, *, by: Any) -> None:
     """Go on from the step that failed; steps that are done stay done. Raises `PortalError`."""
+    if plan_of(task.kind).undo_on_failure:
+        raise PortalError("What this task had begun was taken back when it failed. Start it anew instead.")
     again = Task.objects.filter(pk=task.pk, status=TaskStatus.FAILED).update(
         status=TaskStatus.NEW,
         cause="",
