@@ -149,7 +149,7 @@ def run(tmp_path, server):
 
 
 @pytest.fixture
-def run(lab, bob):
+def begun_run(lab, bob):
     """One that is on its cluster's head node, as far as the database knows."""
     private, _ = ssh.new_key("a portal")
     seal(lab, "login_private", private)

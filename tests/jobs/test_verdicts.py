@@ -78,45 +78,45 @@ FAILED = {"world": 0, "rank": 1, "node": "tide-1", "at": 5, "status": 1}
         ("ValueError: a\0b", "ValueError: ab"),
     ],
 )
-def test_a_run_ends_whatever_characters_its_error_has(run, error, kept):
-    observed(run, end({"failures": [{**FAILED, "error": error, "words": error}], "failed": 1, "size": 2}))
-    assert run.status == Run.Status.FAILED
-    assert run.failures == [{**FAILED, "error": kept, "words": kept}]
-    assert run.cause == f"Rank 1 on tide-1 ended with exit status 1: {kept}"
+def test_a_run_ends_whatever_characters_its_error_has(begun_run, error, kept):
+    observed(begun_run, end({"failures": [{**FAILED, "error": error, "words": error}], "failed": 1, "size": 2}))
+    assert begun_run.status == Run.Status.FAILED
+    assert begun_run.failures == [{**FAILED, "error": kept, "words": kept}]
+    assert begun_run.cause == f"Rank 1 on tide-1 ended with exit status 1: {kept}"
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     "verdict", [{"lost": 5}, {"lost": [["x"]]}, {"failures": 7}, {"failures": [{}], "at": float("nan")}]
 )
-def test_a_run_ends_whatever_types_its_verdict_has(run, verdict):
-    assert observed(run, end(verdict)).status == Run.Status.FAILED
+def test_a_run_ends_whatever_types_its_verdict_has(begun_run, verdict):
+    assert observed(begun_run, end(verdict)).status == Run.Status.FAILED
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_setup_that_failed_without_saying_why_is_a_failure(run):
+def test_a_setup_that_failed_without_saying_why_is_a_failure(begun_run):
     facts = {"phase": "clone\0", "subject": "caf\udce9", "failure": {"evidence": ["\0"]}}
-    assert observed(run, {"facts": facts}, end(None)).cause == "The run could not be set up on the head node."
-    assert (run.phase, run.commit_subject) == ("clone", "caf?")
+    assert observed(begun_run, {"facts": facts}, end(None)).cause == "The run could not be set up on the head node."
+    assert (begun_run.phase, begun_run.commit_subject) == ("clone", "caf?")
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_whose_end_cannot_be_written_down_is_given_up_and_not_tried_for_ever(run):
+def test_a_run_whose_end_cannot_be_written_down_is_given_up_and_not_tried_for_ever(begun_run):
     async def go(error, times):
         watcher = RunWatcher()
         for _ in range(times):
-            await watcher._failed(run.pk, error)
-        await run.arefresh_from_db()
+            await watcher._failed(begun_run.pk, error)
+        await begun_run.arefresh_from_db()
 
     asyncio.run(go(OperationalError("the database is away"), 2 * MOST_FAULTS))
-    assert not run.observed
+    assert not begun_run.observed
     asyncio.run(go(DataError("no such character"), MOST_FAULTS))
-    assert (run.status, run.observed) == (Run.Status.FAILED, True)
-    assert run.cause == "What the head node says of the run cannot be written down."
+    assert (begun_run.status, begun_run.observed) == (Run.Status.FAILED, True)
+    assert begun_run.cause == "What the head node says of the run cannot be written down."
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(run, monkeypatch):
+def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(begun_run, monkeypatch):
     asked = []
 
     class Silent:
@@ -134,7 +134,10 @@ def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(r
 
     monkeypatch.setattr(watch.detached, "observe", Silent)
     monkeypatch.setattr(watch.asyncio, "sleep", at_once)
-    asyncio.run(Observer(run.pk, ssh.Connections()).run())
-    run.refresh_from_db()
+    asyncio.run(Observer(begun_run.pk, ssh.Connections()).run())
+    begun_run.refresh_from_db()
     assert len(asked) == MOST_FRUITLESS
-    assert (run.status, run.cause) == (Run.Status.FAILED, "The head node answers, and does not say how the run goes.")
+    assert (begun_run.status, begun_run.cause) == (
+        Run.Status.FAILED,
+        "The head node answers, and does not say how the run goes.",
+    )
