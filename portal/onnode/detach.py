@@ -28,11 +28,13 @@ import errno
 import fcntl
 import hashlib
 import importlib
+import io
 import json
 import os
 import pathlib
 import select
 import signal
+import stat
 import sys
 import time
 
@@ -50,12 +52,21 @@ _prctl = ctypes.CDLL(None).prctl
 
 def write_whole(path, text):
     """All of the text or nothing, on disk before it can be seen."""
-    draft = path.with_name(f"{path.name}.new")
-    with draft.open("w") as file:
+    draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")  # nobody has put something else there
+    with draft.open("x") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def open_file(path):
+    """For reading bytes of it. Programs of a run may put a FIFO in its place, and opening that would wait for ever."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no file", str(path))
+    return file
 
 
 def take(path):
@@ -190,7 +201,7 @@ def finish(keeper):
                     signal_group(keeper.command, SIGNALS[word])
     ended = time.time()
     left = end_descendants(keeper.command)
-    fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+    fault = tail(folder / "fault")
     end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": ended}
     if keeper.fence is not None:
         os.close(keeper.fence)  # before it can be known that this has ended, so that the next one is not refused
@@ -327,13 +338,14 @@ def observe(folder, at):
             moved = True
         if log is None:
             with contextlib.suppress(FileNotFoundError):
-                log = open(folder / "log", "rb", buffering=0)  # noqa: SIM115
+                log = open_file(folder / "log")
         while log is not None and (data := os.pread(log.fileno(), BLOCK, at)):
             tell({"log": at, "size": len(data)}, data)
             at += len(data)
             moved = True
         if ended:
-            end = json.loads((folder / "exit").read_text())
+            with open_file(folder / "exit") as file:
+                end = json.loads(file.read(MOST_SAID))
             end["now"] = time.time()  # lest it matter what this node's clock says
             end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
             end["said"] = tail(folder / "err") or tail(folder / "out")
@@ -367,7 +379,7 @@ def observe(folder, at):
 def said(path):
     """A text of JSON that the command wrote, if it is whole and small enough to be told."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             text = file.read(MOST_SAID + 1).decode()
         if len(text) <= MOST_SAID:
             json.loads(text)
@@ -376,7 +388,7 @@ def said(path):
 
 
 def tail(path, size=2000):
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError), open_file(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size).decode(errors="replace").strip()
     return ""
@@ -385,7 +397,7 @@ def tail(path, size=2000):
 def digests(path, beat):
     """{kind: sha256} over the payloads of the frames; what MPI says at the end counts with what was said before."""
     sums, told = {}, time.monotonic()
-    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=1 << 20) as file:
+    with contextlib.suppress(FileNotFoundError), io.BufferedReader(open_file(path), 1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:
             kind, _, _, left, _ = FRAME.unpack(head)
             total = sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256())
