@@ -91,7 +91,7 @@ class LeftoverWatcher:
 
 @database_sync_to_async
 def _with_leftovers() -> list[int]:
-    ended = Run.objects.filter(may_be_left=True, observed=True, cluster__status=Cluster.Status.RUNNING)
+    ended = Run.objects.filter(may_be_left=True, cluster__status=Cluster.Status.RUNNING)
     return [run.pk for run in ended.select_related("cluster") if not run.tasks.unfinished().exists()]
 
 
