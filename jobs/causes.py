@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,11 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
         return _of_lost_nodes(lost, begun=bool(verdict.get("started")), hydra=verdict.get("hydra", ""))
     if verdict:
         return Cause(f"mpiexec {_ended(verdict.get('mpiexec'))}.", _lines(verdict.get("hydra", "")))
+    if end["status"] == os.EX_IOERR:  # of launcher.py
+        return Cause(
+            "There was no room on the head node for what the run printed.",
+            advice="Delete what is not needed from /shared, and run the job again.",
+        )
     return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end))
 
 

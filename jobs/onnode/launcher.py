@@ -18,6 +18,7 @@ import base64
 import collections
 import contextlib
 import ctypes
+import errno
 import json
 import marshal
 import os
@@ -418,11 +419,15 @@ def main(words, _stream=None):
     try:
         launcher.start(order["command"])
         verdict = launcher.run()
+        draft = folder / "verdict.new"
+        draft.write_text(json.dumps(verdict))
+        draft.replace(folder / "verdict.json")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(os.EX_IOERR)  # as jobs/causes.py knows it; mpiexec ends with us, and its proxies with it
     finally:
         shutil.rmtree(launcher.place, ignore_errors=True)
-    draft = folder / "verdict.new"
-    draft.write_text(json.dumps(verdict))
-    draft.replace(folder / "verdict.json")
     first = (verdict["failures"] or [{}])[0]
     how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
     with contextlib.suppress(BrokenPipeError):

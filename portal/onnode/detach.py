@@ -42,7 +42,9 @@ import boot
 from telling import FRAME
 
 BLOCK = 256 * 1024
+MOST_FRAME = 1 << 20  # bytes of a frame's payload
 MOST_SAID = 64 * 1024  # bytes of facts or of a verdict that are told
+ROOM = 16 * 1024  # bytes that are kept free, so that the end can be written down when the disk is full
 GRACE = 5.0  # seconds between TERM and KILL
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "KILL", "INT")}
@@ -100,6 +102,7 @@ def start(folder, order):
         os.write(fence, str(folder).encode())
     for name, text in order.get("files", {}).items():
         (folder / name).write_text(text)  # for the command alone, which does not outlive the machine
+    (folder / "room").write_bytes(os.urandom(ROOM))
     for name in ("control", "life"):
         with contextlib.suppress(FileExistsError):
             os.mkfifo(folder / name, 0o600)
@@ -205,6 +208,7 @@ def finish(keeper):
     end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": ended}
     if keeper.fence is not None:
         os.close(keeper.fence)  # before it can be known that this has ended, so that the next one is not refused
+    (folder / "room").unlink(missing_ok=True)
     write_whole(folder / "exit", json.dumps({**end, "fault": fault, "limit": limit, "asked": sorted(asked),
                                              "left": left}))  # fmt: skip
     os._exit(0)
@@ -399,16 +403,14 @@ def digests(path, beat):
     sums, told = {}, time.monotonic()
     with contextlib.suppress(FileNotFoundError), io.BufferedReader(open_file(path), 1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:
-            kind, _, _, left, _ = FRAME.unpack(head)
-            total = sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256())
-            while left > 0 and (data := file.read(min(left, 1 << 20))):
-                total.update(data)
-                left -= len(data)
-                if time.monotonic() - told > 0.5:
-                    told = time.monotonic()
-                    beat()
-            if left:
-                break
+            kind, _, _, size, _ = FRAME.unpack(head)
+            data = file.read(min(size, MOST_FRAME))
+            if len(data) < size:
+                break  # what was being written when its writer was killed, or the disk full, is no frame for anybody
+            sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256()).update(data)
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                beat()
     return {kind: total.hexdigest() for kind, total in sums.items()}
 
 
