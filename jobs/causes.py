@@ -87,7 +87,7 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     evidence = _lines(first.get("words", ""))
     last = evidence.splitlines()[-1][:MOST_LINE] if evidence else ""
     same = [found for found in failures if _outcome(found) == _outcome(first)]
-    everywhere = len(same) == len(failures) == failed == size > 1
+    everywhere = len(same) == len(failures) and failed == size > 1  # as far as the first ones tell of all
     who = f"All {size} ranks" if everywhere else _name(first)
     if len(same) > 1:
         evidence = f"{evidence}\n(the same on {failed if len(same) == len(failures) else len(same)} ranks)".strip()

@@ -140,6 +140,7 @@ class Launcher:
         self.words = {}  # (world, rank): the end of its stderr
         self.said = {}  # (world, rank): the end of its stdout
         self.failures = []
+        self.failed = set()  # (world, rank) of all that failed, and not by our ending them
         self.left = 0
         self.deadline = None  # when mpiexec is killed
         self.killed = False
@@ -268,10 +269,12 @@ class Launcher:
             for name, value in how.items():
                 known.setdefault(name, value)
             return
+        ours = self.killed or self.cancelled  # then ranks end because we end them
+        if not ours:
+            self.failed.add(key)
         if len(self.failures) >= MOST_FAILURES:
             return
         node = self.nodes.get(key) or (self.hosts.of(key[1]) if key[0] == 0 else "")
-        ours = self.killed or self.cancelled  # then ranks end because we end them
         self.failures.append({"world": key[0], "rank": key[1], "node": node, "at": when, "ours": ours, **how})
         self.end_within(GRACE)
 
@@ -364,7 +367,7 @@ class Launcher:
             "size": self.size,
             "started": len([key for key in self.nodes if key[0] == 0]),
             "failures": failures[:16],
-            "failed": len(failures),
+            "failed": len(self.failed),
             "lost": lost,
             "clear": clear,
             "left": self.left,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import watch
-from jobs.causes import explain, sentences, sound
+from jobs.causes import explain, of_ranks, sentences, sound
 from jobs.models import Run
 from jobs.watch import MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
@@ -67,6 +67,16 @@ def end(verdict, **more):
 
 
 FAILED = {"world": 0, "rank": 1, "node": "tide-1", "at": 5, "status": 1}
+
+
+def test_all_ranks_are_all_ranks_though_the_verdict_names_the_first_ones_only():
+    failures = [{"world": 0, "rank": rank, "node": "tide-1", "status": 1, "words": "no\n"} for rank in range(16)]
+    cause = of_ranks(failures, 500, 500)
+    assert (cause.message, cause.evidence) == (
+        "All 500 ranks ended with exit status 1.",
+        "no\n(the same on 500 ranks)",
+    )
+    assert of_ranks(failures, 400, 500).message.startswith("Rank 0 on tide-1")
 
 
 @pytest.mark.django_db(transaction=True)
