@@ -100,7 +100,7 @@ class Cluster(models.Model):
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
     key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
-    auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_by_itself`
+    auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,14 @@ from jobs.models import Run
 from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
+MOST_LINE = 500  # characters of a line that are looked at
 Failure = Mapping[str, Any]
+_VERDICT = {"good": bool, "size": int, "started": int, "failed": int, "mpiexec": int, "hydra": str}
+_FAILURE = {
+    **dict.fromkeys(("world", "rank", "at", "status", "signal", "aborts", "rss"), int),
+    **dict.fromkeys(("node", "words", "error"), str),
+    "broken": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,27 @@ class Cause:
     advice: str = ""
 
 
-def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, str] | None) -> Cause:
-    """`end` is what the keeper wrote, with the launcher's verdict; `failure` is what hindered the run's preparation."""
+def sound(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a verdict is as it should be. Programs of the run can write it: it may be anything that JSON can be."""
+    failures, lost = (found if isinstance(found := verdict.get(name), list) else [] for name in ("failures", "lost"))
+    kept = [_of_kinds(found, _FAILURE) for found in failures if isinstance(found, dict)]
+    return {
+        **_of_kinds(verdict, _VERDICT),
+        "failures": [found for found in kept if "rank" in found],
+        "lost": [name for name in lost if isinstance(name, str)],
+    }
+
+
+def _of_kinds(words: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:
+    return {
+        name: words[name]
+        for name, kind in kinds.items()
+        if type(words.get(name)) is kind and (kind is not int or abs(words[name]) < 2**63)
+    }
+
+
+def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None) -> Cause:
+    """`end` is what the keeper wrote, with a `sound` verdict; `failure` is what hindered the run's preparation."""
     verdict: Mapping[str, Any] = end.get("verdict") or {}
     if end.get("limit"):
         return Cause(
@@ -34,18 +61,23 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, str] | None)
             "If it needs longer, give the job a longer time limit.",
         )
     if failure:
-        return Cause(failure["message"], failure.get("evidence", ""), failure.get("advice", ""))
+        message, evidence, advice = (str(failure.get(name, "")) for name in ("message", "evidence", "advice"))
+        return Cause(message or "The run could not be set up on the head node.", evidence, advice)
     if end.get("fault"):
         return Cause("The command could not be started on the head node.", _line(end["fault"]))
     if verdict.get("good"):
         return Cause()
-    failures = [found for found in verdict.get("failures") or [] if isinstance(found, dict)]
-    if failures:
-        return of_ranks(failures, int(verdict.get("failed") or len(failures)), int(verdict.get("size") or 0))
-    if lost := [_line(name) for name in verdict.get("lost") or []]:
-        return _of_lost_nodes(lost, begun=bool(verdict.get("started")), hydra=str(verdict.get("hydra", "")))
+    if failures := verdict.get("failures"):
+        return of_ranks(failures, verdict.get("failed") or len(failures), verdict.get("size", 0))
+    if lost := [_line(name) for name in verdict.get("lost", [])]:
+        return _of_lost_nodes(lost, begun=bool(verdict.get("started")), hydra=verdict.get("hydra", ""))
     if verdict:
         return Cause(f"mpiexec {_ended(verdict.get('mpiexec'))}.", _lines(verdict.get("hydra", "")))
+    if end["status"] == os.EX_IOERR:  # of launcher.py
+        return Cause(
+            "There was no room on the head node for what the run printed.",
+            advice="Delete what is not needed from /shared, and run the job again.",
+        )
     return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end))
 
 
@@ -53,9 +85,9 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     """Of ranks that failed, the first one first."""
     first = failures[0]
     evidence = _lines(first.get("words", ""))
-    last = evidence.splitlines()[-1] if evidence else ""
+    last = evidence.splitlines()[-1][:MOST_LINE] if evidence else ""
     same = [found for found in failures if _outcome(found) == _outcome(first)]
-    everywhere = len(same) == len(failures) == failed == size > 1
+    everywhere = len(same) == len(failures) and failed == size > 1  # as far as the first ones tell of all
     who = f"All {size} ranks" if everywhere else _name(first)
     if len(same) > 1:
         evidence = f"{evidence}\n(the same on {failed if len(same) == len(failures) else len(same)} ranks)".strip()

@@ -49,9 +49,10 @@ def wait_for_cluster(work: Work) -> None:
     if lost := cluster.lost_nodes:
         names = ", ".join(node.hostname for node in lost)
         work.wait(5, f"{cluster.name} is DEGRADED, {names} cannot be reached; the run begins when it is repaired")
-    for left in cluster.runs.filter(may_be_left=True).exclude(pk=run.pk):
-        if silent := end_what_is_left(work, left):
-            work.wait(5, f"{silent} has not been looked through since {left} was on it")
+    if left := cluster.runs.filter(may_be_left=True).exclude(pk=run.pk).first():
+        # Its own task looks, and later the watch process. Nobody else, and not at the same time: who still looks when
+        # this run is started would end it.
+        work.wait(0.5, f"looking whether something of {left} is left on {cluster.name}")
 
 
 def launch(work: Work) -> None:
@@ -122,6 +123,7 @@ def make_way(work: Work, folder: str) -> None:
     if other is not None and not other.is_finished:
         work.wait(1, f"{other} is on {run.cluster.name}")
     work.log(f"{other or 'A run that the portal does not know'} was still on {run.cluster.name}; ending it.")
+    Run.objects.filter(pk=(other or run).pk).update(may_be_left=True)
     if silent := end_what_is_left(work, other or run):
         work.wait(2, f"{silent} does not answer")
     work.wait(0.3, f"ending what was left on {run.cluster.name}")
@@ -192,6 +194,10 @@ def wait_for_end(work: Work) -> None:
 def keep(work: Work) -> None:
     run: Run = work.subject
     run.refresh_from_db()
+    if run.started and not work.memo.get("looked") and run.cluster.nodes.exclude(address="").exists():
+        work.memo["looked"] = True
+        end_what_is_left(work, run)  # before the checksums, which may take long: another run may wait for this cluster
+        wake_next(run)
     if run.started and not run.observed:
         work.wait(0.3, "waiting for the node's checksums")
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
@@ -207,7 +213,9 @@ def keep(work: Work) -> None:
 
 
 def end_what_is_left(work: Work, run: Run) -> str:
-    """Look through the nodes of its cluster, and end what is of it. The name of a node that does not answer, if any."""
+    """Look through the nodes of its cluster, once, and end what is of it. A node that does not answer, if any."""
+    if not Run.objects.filter(pk=run.pk, may_be_left=True).exists():
+        return ""
     silent, ended = sweep(run, but=work.subject)
     for hostname, count in ended.items():
         work.log(f"{count} processes of {run} were left on {hostname}; ended.")

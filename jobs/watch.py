@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from channels.db import database_sync_to_async
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, DataError, connections, transaction
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
 from clusters.models import Cluster
-from jobs.causes import explain
+from jobs.causes import explain, sound
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep, wake_next
 from portal import detached, ssh
@@ -35,6 +37,8 @@ MOST_BUFFERED = 1024 * 1024
 MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
 LOOK_FOR_LEFTOVERS = 5.0  # seconds between looks
+MOST_FAULTS = 5  # of its observer, until a run is given up
+MOST_FRUITLESS = 12  # observations in a row that end without a word of anything new: more than half a minute
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
 
@@ -45,6 +49,7 @@ class RunWatcher:
     def __init__(self) -> None:
         self.connections = ssh.Connections()
         self.observers: dict[int, asyncio.Task[None]] = {}
+        self.faults: Counter[int] = Counter()  # of observers, by run
 
     async def run(self, bell: Bell) -> None:
         try:
@@ -56,12 +61,22 @@ class RunWatcher:
                     if task.done():
                         del self.observers[pk]
                         if not task.cancelled() and (error := task.exception()):
-                            logger.error("observer of run %s failed, starting it again", pk, exc_info=error)
+                            await self._failed(pk, error)
                 await bell.wait(1)
         finally:
             for task in self.observers.values():
                 task.cancel()
             self.connections.close()
+
+    async def _failed(self, pk: int, error: BaseException) -> None:
+        """It is started again; but what fails each time is that run's fault, and no run lasts for ever by it."""
+        logger.error("observer of run %s failed, starting it again", pk, exc_info=error)
+        if isinstance(error, DatabaseError) and not isinstance(error, DataError):
+            return  # the database is away, or has too much to do
+        self.faults[pk] += 1
+        if self.faults[pk] >= MOST_FAULTS:
+            del self.faults[pk]
+            await Observer(pk, self.connections).give_up(error)
 
 
 class LeftoverWatcher:
@@ -76,7 +91,7 @@ class LeftoverWatcher:
 
 @database_sync_to_async
 def _with_leftovers() -> list[int]:
-    ended = Run.objects.filter(may_be_left=True, observed=True, cluster__status=Cluster.Status.RUNNING)
+    ended = Run.objects.filter(may_be_left=True, cluster__status=Cluster.Status.RUNNING)
     return [run.pk for run in ended.select_related("cluster") if not run.tasks.unfinished().exists()]
 
 
@@ -153,25 +168,40 @@ class Observer:
         self.facts: dict[str, Any] = {}
         self.news = False  # facts that are not written down
         self.silent = False
+        self.has_heard = False  # in this observation, more than facts
         self.pace = Pace()
         self.printed_at = time.monotonic()
         self.is_quiet = False  # it has not printed for a while, and pages know
 
+    async def give_up(self, error: BaseException) -> None:
+        """The run is FAILED, and ended on its nodes, because it cannot be followed."""
+        if await self._target() is not None:
+            await self._lost(
+                "What the head node says of the run cannot be written down.",
+                f"{type(error).__name__}, in the portal's log under this run",
+                "Run it again; if it fails in the same way, tell whoever runs this portal.",
+            )
+
     async def run(self) -> None:
-        missing = 0
+        missing = fruitless = 0
         pause = 0.2
         while True:
             target = await self._target()
             if target is None:
                 return
             host = target[0]
-            self.buffer = Buffer()
+            self.buffer, self.has_heard = Buffer(), False
             try:
                 telling = detached.observe(self.connections, *target)
                 async with asyncio.timeout(None) as patience, telling as out:
                     if await self._receive(out, patience):
                         return
-                missing, pause = 0, 0.2
+                missing = 0
+                fruitless = 0 if self.has_heard else fruitless + 1
+                if fruitless >= MOST_FRUITLESS:
+                    await self._lost("The head node answers, and does not say how the run goes.")
+                    return
+                pause = pause if fruitless else 0.2
             except WrongOffset:
                 logger.warning("run %s: another observer was here; going on from what it stored", self.pk)
             except TimeoutError:
@@ -229,6 +259,7 @@ class Observer:
 
     async def _take_in(self, word: dict[str, Any], data: bytes) -> bool:
         """One thing that the node has told. True when it was the last."""
+        self.has_heard = self.has_heard or "facts" not in word
         if self.silent:
             await self._heard()
         if "log" in word:
@@ -252,7 +283,9 @@ class Observer:
             await self._ended(_End.of(word["exit"]))
             failpoint("jobs.watch.exit.after")
         elif "sha256" in word:
-            await self._finish({str(k)[:10]: str(v)[:64] for k, v in list(dict(word["sha256"]).items())[:10]})
+            if not isinstance(word["sha256"], dict):
+                raise Refused("The head node says what makes no sense.", evidence=str(word)[:200])
+            await self._finish({kind[:10]: str(digest)[:64] for kind, digest in list(word["sha256"].items())[:10]})
             return True
         elif "never" in word:
             return await self._never_began()
@@ -309,9 +342,9 @@ class Observer:
             if self.news:
                 ended = self.facts.get("ended")
                 Run.objects.filter(pk=self.pk).update(
-                    phase=_clean(self.facts.get("phase"), 10),
-                    commit=_clean(self.facts.get("commit"), 40),
-                    commit_subject=_clean(self.facts.get("subject"), 200),
+                    phase=str(self.facts.get("phase") or "")[:10],
+                    commit=str(self.facts.get("commit") or "")[:40],
+                    commit_subject=str(self.facts.get("subject") or "")[:200],
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
                 live.ring(*self.names)
@@ -362,14 +395,14 @@ class Observer:
                     cause=cause.message,
                     evidence=cause.evidence,
                     advice=cause.advice,
-                    failures=_without_nul(verdict.get("failures") or []),
+                    failures=verdict.get("failures", []),
                     ended_ranks={},
                     silent_since=None,
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if lost := verdict.get("lost"):
-                    report_lost(run.cluster, [str(name) for name in lost])
+                    report_lost(run.cluster, lost)
             live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
             wake_task(run)
 
@@ -419,23 +452,37 @@ class _End:
             verdict = words.get("verdict")
             if not good or ago != ago or not isinstance(verdict, dict | None):
                 raise ValueError(words)
-            return cls(words, now() - timedelta(seconds=min(max(0.0, ago), 10 * 365 * 86400.0)))
+            return cls(
+                {**words, "verdict": sound(verdict or {})},
+                now() - timedelta(seconds=min(max(0.0, ago), 10 * 365 * 86400.0)),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
 
 
-def _clean(text: Any, most: int) -> str:
-    return str(text or "")[:most].replace("\0", "")
+def _storable(value: Any) -> Any:
+    """What JSON said, without what databases do not take: NUL, half of a surrogate pair, numbers that are none.
 
-
-def _without_nul(value: Any) -> Any:
-    """PostgreSQL keeps no NUL, in JSON either."""
-    return json.loads(json.dumps(value).replace("\\u0000", ""))
+    Names of files that are no UTF-8 come as such halves.
+    """
+    if isinstance(value, str):
+        return value.replace("\0", "").encode(errors="replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(one) for name, one in value.items()}
+    return value
 
 
 def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
-    last = [[int(rank), float(at)] for rank, at in list(told.get("last") or [])[:5]]
-    return {"count": int(told.get("count") or 0), "of": int(told.get("of") or 0), "last": last}
+    """As `Run.ended_ranks`. Raises `Refused` where it makes no sense."""
+    try:
+        last = [[int(rank), datetime.fromtimestamp(at, UTC).timestamp()] for rank, at in told["last"][:5]]
+        return {"count": int(told["count"]), "of": int(told["of"]), "last": last}
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise Refused("The head node does not say which ranks have ended.", evidence=str(told)[:200]) from error
 
 
 async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None]) -> None:
@@ -445,7 +492,7 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
         while block := await out.read(65536):
             buffer += block
             while (at := buffer.find(b"\n")) >= 0:
-                word = json.loads(buffer[:at])
+                word = _storable(json.loads(buffer[:at]))
                 if not isinstance(word, dict):
                     raise ValueError(f"{str(word)[:40]} in place of words")
                 size = word["size"] if "log" in word else 0
@@ -457,7 +504,7 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
                 del buffer[: at + 1 + size]
             if len(buffer) > 2 * MOST_LINE:
                 raise ValueError("a line without an end")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         await messages.put(Refused("The head node says what makes no sense.", evidence=str(error)[:200]))
     except (OSError, ssh.Broken) as error:
         logger.warning("observer's connection: %s", error)

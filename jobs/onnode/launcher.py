@@ -18,6 +18,7 @@ import base64
 import collections
 import contextlib
 import ctypes
+import errno
 import json
 import marshal
 import os
@@ -144,6 +145,7 @@ class Launcher:
         self.words = {}  # (world, rank): the end of its stderr
         self.said = {}  # (world, rank): the end of its stdout
         self.failures = []
+        self.failed = set()  # (world, rank) of all that failed, and not by our ending them
         self.left = 0
         self.deadline = None  # when mpiexec is killed
         self.killed = False
@@ -272,10 +274,12 @@ class Launcher:
             for name, value in how.items():
                 known.setdefault(name, value)
             return
+        ours = self.killed or self.cancelled  # then ranks end because we end them
+        if not ours:
+            self.failed.add(key)
         if len(self.failures) >= MOST_FAILURES:
             return
         node = self.nodes.get(key) or (self.hosts.of(key[1]) if key[0] == 0 else "")
-        ours = self.killed or self.cancelled  # then ranks end because we end them
         self.failures.append({"world": key[0], "rank": key[1], "node": node, "at": when, "ours": ours, **how})
         self.end_within(GRACE)
 
@@ -368,7 +372,7 @@ class Launcher:
             "size": self.size,
             "started": len([key for key in self.nodes if key[0] == 0]),
             "failures": failures[:16],
-            "failed": len(failures),
+            "failed": len(self.failed),
             "lost": lost,
             "clear": clear,
             "left": self.left,
@@ -423,11 +427,15 @@ def main(words, _stream=None):
     try:
         launcher.start(order["command"])
         verdict = launcher.run()
+        draft = folder / "verdict.new"
+        draft.write_text(json.dumps(verdict))
+        draft.replace(folder / "verdict.json")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(os.EX_IOERR)  # as jobs/causes.py knows it; mpiexec ends with us, and its proxies with it
     finally:
         shutil.rmtree(launcher.place, ignore_errors=True)
-    draft = folder / "verdict.new"
-    draft.write_text(json.dumps(verdict))
-    draft.replace(folder / "verdict.json")
     first = (verdict["failures"] or [{"signal": signal.SIGTERM} if verdict["cancelled"] else {}])[0]
     how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
     with contextlib.suppress(BrokenPipeError):

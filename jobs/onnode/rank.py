@@ -226,8 +226,9 @@ class Rank:
         """Lines of `PID STATUS JSON`; those of the rank's own children, which end like it, are not believed."""
         while b"\n" in self.words:
             line, self.words = self.words.split(b"\n", 1)
-            pid, status, error = line.split(b" ", 2)
-            if int(pid) == self.pid and not self.done:
+            pid, _, words = line.partition(b" ")
+            status, _, error = words.partition(b" ")
+            if pid == b"%d" % self.pid and status.isdigit() and not self.done:
                 self.done = status == b"0"
                 event('{"done":true}' if self.done else f'{{"fails":{int(status)},"error":{error.decode()}}}')
 

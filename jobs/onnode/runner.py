@@ -14,7 +14,17 @@ def _run():
         told.append(status)
         from _json import encode_basestring_ascii as quoted  # json itself takes longer than the program may
 
-        os.write(fd, f"{os.getpid()} {status} {quoted(error[:500])}\n".encode())
+        words = f"{os.getpid()} {status} {quoted(error[:500])}\n".encode()
+        try:
+            if is_ours():
+                os.write(fd, words)
+        except OSError:
+            return  # the program has closed it: how it ends is seen all the same
+
+    def is_ours():
+        """Programs that close all descriptors get this number for a file of theirs."""
+        now = os.fstat(fd)
+        return (now.st_dev, now.st_ino) == (pipe.st_dev, pipe.st_ino)
 
     def receive_the_rest():
         """Take messages that nobody has received: with one left, MPICH 5's MPI_Finalize fails before it tells PMI."""
@@ -59,6 +69,7 @@ def _run():
 
     told = []
     fd = int(os.environ.pop("COXSWAIN_TELL"))
+    pipe = os.fstat(fd)
     os.set_inheritable(fd, False)
     atexit.register(last)
     for stream in (sys.stdout, sys.stderr):  # as on a terminal: whole lines (and \r) at once, in one write each
@@ -103,7 +114,8 @@ def _run():
     except SystemExit as end:
         if end.code is not None and end.code != 0:
             is_number = isinstance(end.code, int)
-            tell(end.code & 255 if is_number else 1, "" if is_number else str(end.code))
+            fits = is_number and -(2**63) <= end.code < 2**63  # python makes -1 of what does not
+            tell(end.code & 255 if fits else 255 if is_number else 1, "" if is_number else str(end.code))
         raise
     except BaseException as error:  # noqa: BLE001 (as the interpreter itself would)
         trace = error.__traceback__

@@ -28,11 +28,13 @@ import errno
 import fcntl
 import hashlib
 import importlib
+import io
 import json
 import os
 import pathlib
 import select
 import signal
+import stat
 import sys
 import time
 
@@ -40,7 +42,9 @@ import boot
 from telling import FRAME
 
 BLOCK = 256 * 1024
+MOST_FRAME = 1 << 20  # bytes of a frame's payload
 MOST_SAID = 64 * 1024  # bytes of facts or of a verdict that are told
+ROOM = 16 * 1024  # bytes that are kept free, so that the end can be written down when the disk is full
 GRACE = 5.0  # seconds between TERM and KILL
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "KILL", "INT")}
@@ -50,12 +54,21 @@ _prctl = ctypes.CDLL(None).prctl
 
 def write_whole(path, text):
     """All of the text or nothing, on disk before it can be seen."""
-    draft = path.with_name(f"{path.name}.new")
-    with draft.open("w") as file:
+    draft = path.with_name(f"{path.name}.{os.urandom(8).hex()}")  # nobody has put something else there
+    with draft.open("x") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def open_file(path):
+    """For reading bytes of it. Programs of a run may put a FIFO in its place, and opening that would wait for ever."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no file", str(path))
+    return file
 
 
 def take(path):
@@ -89,6 +102,7 @@ def start(folder, order):
         os.write(fence, str(folder).encode())
     for name, text in order.get("files", {}).items():
         (folder / name).write_text(text)  # for the command alone, which does not outlive the machine
+    (folder / "room").write_bytes(os.urandom(ROOM))
     for name in ("control", "life"):
         with contextlib.suppress(FileExistsError):
             os.mkfifo(folder / name, 0o600)
@@ -190,10 +204,11 @@ def finish(keeper):
                     signal_group(keeper.command, SIGNALS[word])
     ended = time.time()
     left = end_descendants(keeper.command)
-    fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+    fault = tail(folder / "fault")
     end = {"status": status if status >= 0 else None, "signal": -status if status < 0 else None, "ended": ended}
     if keeper.fence is not None:
         os.close(keeper.fence)  # before it can be known that this has ended, so that the next one is not refused
+    (folder / "room").unlink(missing_ok=True)
     write_whole(folder / "exit", json.dumps({**end, "fault": fault, "limit": limit, "asked": sorted(asked),
                                              "left": left}))  # fmt: skip
     os._exit(0)
@@ -327,13 +342,14 @@ def observe(folder, at):
             moved = True
         if log is None:
             with contextlib.suppress(FileNotFoundError):
-                log = open(folder / "log", "rb", buffering=0)  # noqa: SIM115
+                log = open_file(folder / "log")
         while log is not None and (data := os.pread(log.fileno(), BLOCK, at)):
             tell({"log": at, "size": len(data)}, data)
             at += len(data)
             moved = True
         if ended:
-            end = json.loads((folder / "exit").read_text())
+            with open_file(folder / "exit") as file:
+                end = json.loads(file.read(MOST_SAID))
             end["now"] = time.time()  # lest it matter what this node's clock says
             end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
             end["said"] = tail(folder / "err") or tail(folder / "out")
@@ -368,8 +384,8 @@ def observe(folder, at):
 
 def said(path):
     """A text of JSON that the command wrote, if it is whole and small enough to be told."""
-    with contextlib.suppress(OSError, ValueError):
-        with open(path, "rb") as file:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        with open_file(path) as file:
             text = file.read(MOST_SAID + 1).decode()
         if len(text) <= MOST_SAID:
             json.loads(text)
@@ -378,7 +394,7 @@ def said(path):
 
 
 def tail(path, size=2000):
-    with contextlib.suppress(OSError), open(path, "rb") as file:
+    with contextlib.suppress(OSError), open_file(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size).decode(errors="replace").strip()
     return ""
@@ -387,18 +403,16 @@ def tail(path, size=2000):
 def digests(path, beat):
     """{kind: sha256} over the payloads of the frames; what MPI says at the end counts with what was said before."""
     sums, told = {}, time.monotonic()
-    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=1 << 20) as file:
+    with contextlib.suppress(FileNotFoundError), io.BufferedReader(open_file(path), 1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:
-            kind, _, _, left, _ = FRAME.unpack(head)
-            total = sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256())
-            while left > 0 and (data := file.read(min(left, 1 << 20))):
-                total.update(data)
-                left -= len(data)
-                if time.monotonic() - told > 0.5:
-                    told = time.monotonic()
-                    beat()
-            if left:
-                break
+            kind, _, _, size, _ = FRAME.unpack(head)
+            data = file.read(min(size, MOST_FRAME))
+            if len(data) < size:
+                break  # what was being written when its writer was killed, or the disk full, is no frame for anybody
+            sums.setdefault("s" if kind == b"n" else kind.decode("latin-1"), hashlib.sha256()).update(data)
+            if time.monotonic() - told > 0.5:
+                told = time.monotonic()
+                beat()
     return {kind: total.hexdigest() for kind, total in sums.items()}
 
 

@@ -132,6 +132,8 @@ def cancel_task(task: Task) -> bool:
 @transaction.atomic
 def retry_task(task: Task, *, by: Any) -> None:
     """Go on from the step that failed; steps that are done stay done. Raises `PortalError`."""
+    if plan_of(task.kind).undo_on_failure:
+        raise PortalError("What this task had begun was taken back when it failed. Start it anew instead.")
     again = Task.objects.filter(pk=task.pk, status=TaskStatus.FAILED).update(
         status=TaskStatus.NEW,
         cause="",
@@ -223,6 +225,11 @@ def _end(work: Work, plan: Plan, steps: Sequence[tuple[Step, StepPlan]]) -> None
         work.finish(plan, TaskStatus.CANCELLED)
 
 
+def _storable(text: str) -> str:
+    """Without credentials in URLs, and without NUL, which machines may say and PostgreSQL does not take."""
+    return redact(text).replace("\0", "")
+
+
 def _in_words(task: Task, error: Exception) -> PortalError:
     if isinstance(error, PortalError):
         return error
@@ -283,7 +290,7 @@ class Work:
 
     def log(self, text: str) -> None:
         """A sentence for the person. Credentials in URLs are taken out."""
-        self._unsaved.append(redact(text))
+        self._unsaved.append(_storable(text))
 
     def prove(self, **changes: Any) -> None:
         """Write to the task if it is still ours; else raise `LeaseLost`."""
@@ -303,7 +310,7 @@ class Work:
         self._done = []
         if self.record is not None:
             if detail is not None:
-                self.record.detail = redact(detail)[:300]
+                self.record.detail = _storable(detail)[:300]
             self.record.save()
         if self._unsaved:
             self.task.output.append(Stream.PORTAL, "".join(f"{line}\n" for line in self._unsaved).encode())
@@ -423,7 +430,7 @@ class Work:
         """Write down why it failed before what was begun is taken back, so that whoever goes on knows."""
         task, record = self.task, self.record
         self.log(error.message)
-        task.cause, task.evidence, task.advice = redact(error.message), redact(error.evidence), redact(error.advice)
+        task.cause, task.evidence, task.advice = map(_storable, (error.message, error.evidence, error.advice))
         if record is not None:
             record.status, record.finished = StepStatus.FAILED, now()
         with transaction.atomic():
@@ -433,7 +440,7 @@ class Work:
     def fail(self, error: PortalError) -> None:
         """Without taking anything back; or because that has failed."""
         self.log(error.message)
-        cause, evidence, advice = redact(error.message), redact(error.evidence), redact(error.advice)
+        cause, evidence, advice = map(_storable, (error.message, error.evidence, error.advice))
         first = self.task.cause  # what was taken back for
         if first and first != cause:
             cause, evidence = first, f"{self.task.evidence}\n{cause}\n{evidence}".strip()

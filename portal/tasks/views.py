@@ -105,6 +105,7 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "progress": shown,
         "viewer": viewer(task.output),
         "may_change": _may_change(request, task),
+        "goes_on": not plan_of(task.kind).undo_on_failure,
         "undoes": plan_of(task.kind).undo_on_cancel,
     }
     if not task.kind.endswith(".delete"):

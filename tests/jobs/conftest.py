@@ -12,8 +12,14 @@ import sys
 import threading
 
 import pytest
+from django.utils.timezone import now
 
-from portal import detached
+from clusters.models import Cluster, EngineVersion, Node
+from jobs.models import Job, Run
+from portal import detached, ssh
+from portal.secrets import seal
+from portal.tasks.ledger import start_task
+from portal.tasks.models import Output
 from tests.gitserver import git
 from tests.running import ROOT
 
@@ -143,3 +149,22 @@ def run(tmp_path, server):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.fixture
+def begun_run(lab, bob):
+    """One that is on its cluster's head node, as far as the database knows."""
+    private, _ = ssh.new_key("a portal")
+    seal(lab, "login_private", private)
+    lab.save()
+    version = EngineVersion.objects.create(kind="mpi", version="5", packages=[])
+    cluster = Cluster.objects.create(
+        workspace=lab, name="tide", engine_version=version, status="running", node_count=1, cores_per_node=2
+    )
+    Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", address="127.0.0.1", state="answers")
+    job = Job.objects.create(workspace=lab, cluster=cluster, name="job", git_url="https://git.test/a", command="a.py")
+    made = Run.objects.create(
+        job=job, cluster=cluster, number=1, output=Output.objects.create(), status="inprogress", started=now()
+    )
+    start_task(made, "jobs.run", title="Run 1 of job", by=bob, output=made.output)
+    return made

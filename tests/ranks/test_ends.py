@@ -35,3 +35,8 @@ def test_a_rank_that_fails_ends_the_run_and_is_named(three, how, wait):
     assert {name: ended.first.get(name) for name in WAYS[how]} == WAYS[how]
     assert ended.seconds < 8
     until(lambda: not three.processes(), seconds=1, what="the end of all processes")
+
+
+def test_all_that_fail_are_counted_though_few_are_named(three):
+    ended = three.run("/bin/sh", "-c", "exit 3", size=80, nodes=1, seconds=60)
+    assert (ended.verdict["failed"], ended.verdict["size"], len(ended.failures)) == (80, 80, 16), ended.why

@@ -120,6 +120,8 @@ def test_a_program_is_run_as_python_runs_it(three):
         (["not_there.py"], 2, "can't open file"),
         (["-c", "raise KeyboardInterrupt"], 1, "KeyboardInterrupt"),
         (["-c", "1/0"], 1, "ZeroDivisionError"),
+        (["-c", "import sys; sys.exit(2**70)"], 255, ""),
+        (["-c", "import os; os.closerange(3, 256); 1/0"], 1, "ZeroDivisionError"),
         (["-c", "def"], 1, "SyntaxError"),
     ],
 )
@@ -173,6 +175,23 @@ def test_a_rank_that_writes_into_its_wrappers_pipe_harms_its_own_run_alone(three
     ended = three.run("python", "-c", code, size=2)
     assert not ended.verdict["good"]
     assert any("broken" in failure for failure in ended.failures), ended.why
+
+
+def test_nothing_is_written_into_a_file_that_has_the_number_of_our_pipe(three):
+    code = "import os; f = os.open('data', os.O_RDWR | os.O_CREAT); [os.dup2(f, n) for n in range(3, 40) if n != f]"
+    folder = three.start(["python", "-c", code], size=1)
+    until((folder / "exit").exists, what="the end")
+    assert Ended(folder).verdict["good"]
+    assert (three.shared / "src" / folder.name / "data").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["fault", "exit.new", "facts.json"])
+def test_a_run_ends_though_its_program_put_a_pipe_where_our_files_are(three, name):
+    code = f"import os; os.mkfifo(os.path.dirname(os.environ['PYTHONPATH'].split(':')[0]) + '/{name}')"
+    folder = three.start(["python", "-c", code], size=1)
+    until((folder / "exit").exists, what="the end")
+    answer = detached.OWN.call(three.host(), "observe", f"{three.nodes[0].shared}/.runs/{folder.name}", "0")
+    assert '"sha256"' in answer.text.splitlines()[-1]
 
 
 def test_many_ranks(three):

@@ -324,6 +324,26 @@ def test_a_person_may_try_again_from_the_step_that_failed(task, world, alice):
         retry_task(task, by=alice)
 
 
+def test_a_task_ends_and_waits_whatever_characters_a_machine_has_said(task, world):
+    def wait_once(work):
+        if not work.memo.get("waited"):
+            work.memo["waited"] = True
+            work.wait(0, "a\0b")
+
+    world.do["one"] = wait_once
+
+    def refuse(work):
+        work.log("c\0d")
+        raise Refused("No.", evidence="e\0f")
+
+    world.do["two"] = refuse
+    run_task(task.pk)
+    assert task.steps.get(name="one").detail == "ab"
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.evidence) == ("failed", "ef")
+
+
 def test_a_step_that_kills_workers_is_given_up(task, world):
     def die(work):
         raise WorkerDied

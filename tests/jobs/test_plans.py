@@ -1,0 +1,82 @@
+"""How a run is started and ended, as far as the database and the ledger go."""
+
+from __future__ import annotations
+
+import pytest
+from django.utils.timezone import now
+
+from jobs import plans
+from jobs.models import Run
+from portal import ssh
+from portal.clouds.errors import PortalError, Refused
+from portal.tasks.ledger import retry_task, run_task, start_task
+from portal.tasks.models import Output, StepStatus, Task
+from workspaces.models import Workspace
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_task_of_a_run_that_failed_to_start_cannot_start_it_once_more(begun_run, bob, client, monkeypatch):
+    started = []
+
+    def start(*_, **__):
+        started.append(1)
+        raise Refused("The disk is full.")
+
+    monkeypatch.setattr(plans.detached, "start", start)
+    task = begun_run.last_task
+    task.steps.filter(name="cluster").update(status=StepStatus.DONE)
+    Run.objects.filter(pk=begun_run.pk).update(observed=True)
+    monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "")
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    run_task(task.pk)
+    begun_run.refresh_from_db()
+    task.refresh_from_db()
+    assert (begun_run.status, task.status) == (Run.Status.FAILED, "failed")
+    with pytest.raises(PortalError, match="Start it anew"):
+        retry_task(task, by=bob)
+    client.force_login(bob)
+    page = client.get(task.get_absolute_url()).content.decode()
+    assert "Try again" not in page
+    assert "Start it anew" in page
+    client.post(f"/tasks/{task.uuid}/retry/")
+    run_task(task.pk)
+    assert len(started) == 1
+
+
+class Cloud:
+    """One that says nothing of its nodes."""
+
+    def nodes(self, tags):
+        return []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_run_left_is_looked_for_once_so_that_the_next_run_is_not_ended_by_it(begun_run, bob, monkeypatch):
+    sweeps = []
+
+    def sweep(hosts, uuid, **_):
+        sweeps.append(uuid)
+        return [ssh.Answer(0, b"0", b"") for _ in hosts]
+
+    monkeypatch.setattr(plans.detached, "sweep", sweep)
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    monkeypatch.setattr(Workspace, "cloud", Cloud())
+    following = Run.objects.create(
+        job=begun_run.job, cluster=begun_run.cluster, number=2, output=Output.objects.create()
+    )
+    waiting = start_task(following, "jobs.run", title="Run 2 of job", by=bob, output=following.output)
+    Run.objects.filter(pk=begun_run.pk).update(status="finished", ended=now(), may_be_left=True)
+    run_task(waiting.pk)
+    following.refresh_from_db()
+    assert (following.status, sweeps) == ("new", [])
+    task = begun_run.last_task
+    task.steps.filter(name__in=("cluster", "launch")).update(status=StepStatus.DONE)
+    run_task(task.pk)  # waits for the checksums
+    assert not Run.objects.get(pk=begun_run.pk).may_be_left
+    Run.objects.filter(pk=begun_run.pk).update(observed=True)
+    Task.objects.filter(pk=task.pk).update(wake_at=now())
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "finished"
+    assert set(sweeps) == {str(begun_run.uuid)}
+    assert len(sweeps) == 2  # the head node, and the others
