@@ -58,7 +58,10 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     everywhere = len(same) == len(failures) == failed == size > 1
     who = f"All {size} ranks" if everywhere else _name(first)
     if len(same) > 1:
-        evidence = f"{evidence}\n(the same on {failed if len(same) == len(failures) else len(same)} ranks)".strip()
+        count = failed if len(same) == len(failures) else len(same)
+        alike = all(_last_words(found) == _last_words(first) for found in same)
+        remark = f"the same on {count} ranks" if alike else f"of rank {first['rank']}; {count} ranks ended so"
+        evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
     for pattern, words in _COMMON:
@@ -70,6 +73,10 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
 
 def _outcome(failure: Failure) -> tuple[Any, ...]:
     return failure.get("error"), failure.get("status"), failure.get("signal")
+
+
+def _last_words(failure: Failure) -> str:
+    return str(failure.get("error") or _lines(failure.get("words", "")).rpartition("\n")[2])
 
 
 def _name(failure: Failure) -> str:
@@ -138,6 +145,13 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         ),
     ),
     (
+        r"^\S*python\S*: No module named ([\w.]+)$",  # of python -m
+        lambda m: (
+            f"there is no module {m[1]}.",
+            f"Check the command of the job; if {m[1].split('.')[0]} is a package, name it in requirements.txt.",
+        ),
+    ),
+    (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
     ),
@@ -148,6 +162,10 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",
         lambda m: (f"there was no memory left ({m[0]}).", "Take nodes with more memory, or more nodes."),
+    ),
+    (
+        r"^(?:internal_|P?MPI)\w*\(\d+\)\.*: (.+)",  # the last line of an error stack of MPICH says what it is
+        lambda m: (f"MPI refused a call: {m[1].rstrip('.')}.", ""),
     ),
 ]
 
