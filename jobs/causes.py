@@ -13,6 +13,10 @@ from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
 Failure = Mapping[str, Any]
+# What MPICH adds to the words of a rank that called MPI_Abort; its "node" is a rank.
+_ABORT = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): application called MPI_Abort.*\n?", re.M)
+# A traceback that a program printed itself and that is the last of its words: libraries do so, and abort then.
+_RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+[\w.]+(?::.*)?\s*\Z", re.M)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, str] | None)
 def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     """Of ranks that failed, the first one first."""
     first = failures[0]
-    evidence = _lines(first.get("words", ""))
+    words = str(first.get("words", ""))
+    if "aborts" in first:
+        words = _ABORT.sub("", words)
+    evidence = _lines(words)
     last = evidence.splitlines()[-1] if evidence else ""
     same = [found for found in failures if _outcome(found) == _outcome(first)]
     everywhere = len(same) == len(failures) == failed == size > 1
@@ -64,11 +71,12 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
         evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
-    for pattern, words in _COMMON:
+    for pattern, say in _COMMON:
         if found := re.search(pattern, last):
-            message, advice = words(found)
+            message, advice = say(found)
             return Cause(f"{who} {_how(first)}: {message}", evidence, advice)
-    return Cause(_sentence(f"{who} {_how(first)}", str(first.get("error") or "")), evidence)
+    error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
+    return Cause(_sentence(f"{who} {_how(first)}", error), evidence)
 
 
 def _outcome(failure: Failure) -> tuple[Any, ...]:

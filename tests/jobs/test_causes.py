@@ -46,3 +46,26 @@ internal_Send_c(234): Invalid rank has value 99 but must be nonnegative and less
 def test_common_ends_have_a_sentence(words, message):
     cause = of_ranks([failure(2, words=words, error="mpi4py.MPI.Exception: Invalid rank, error stack:")], 1, 6)
     assert cause.message == f"Rank 2 on tide-1 ended with exit status 1: {message}"
+
+
+ABORTED = """Traceback (most recent call last):
+  File "mpi.py", line 122, in wait
+    result = func(arg)
+             ^^^^^^^^^
+ValueError: seven
+Abort(0) on node 1 (rank 1 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 0) - process 1
+"""
+
+
+def test_what_a_rank_said_before_it_aborted_is_the_cause():
+    cause = of_ranks([failure(1, words=ABORTED, aborts=0)], 1, 6)
+    assert cause.message == "Rank 1 on tide-0 called MPI_Abort with 0: ValueError: seven"
+    assert cause.evidence.endswith("ValueError: seven")
+    missing = ABORTED.replace("ValueError: seven", "ModuleNotFoundError: No module named 'yaml'")
+    assert "name it in requirements.txt" in of_ranks([failure(1, words=missing, aborts=1)], 1, 6).advice
+
+
+def test_a_rank_that_only_aborted_has_no_evidence():
+    words = ABORTED.splitlines()[-1]
+    cause = of_ranks([failure(1, words=words, aborts=7)], 1, 6)
+    assert (cause.message, cause.evidence) == ("Rank 1 on tide-0 called MPI_Abort with 7.", "")
