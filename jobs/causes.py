@@ -165,7 +165,7 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"^([^:]+): No such file or directory$",
-        lambda m: (f"there is no program {m[1]}.", "Check the command of the job."),
+        lambda m: (f"there is no program {m[1]}.", "Check its name; a program of the repository needs ./ before it."),
     ),
     (
         r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",

@@ -58,3 +58,16 @@ def test_programs_that_a_rank_calls_are_its_own(three):
     ended = three.run("python", "-c", code, size=2)
     assert ended.verdict["good"], ended.why
     assert [ended.out(rank) for rank in range(2)] == [b"2\n", b"2\n"]
+
+
+def test_a_program_that_is_spawned_and_not_there_ends_the_run(three):
+    ended = three.run("python", "-c", "from mpi4py import MPI; MPI.COMM_SELF.Spawn('./not-there', None, 2)", size=2)
+    assert not ended.verdict["good"]
+    assert {name: ended.first[name] for name in ("status", "error", "words")} == {
+        "status": 127,
+        "error": "./not-there: No such file or directory",
+        "words": "./not-there: No such file or directory",
+    }, ended.why
+    assert ended.first["world"] > 0
+    assert ended.seconds < 8
+    assert three.processes() == []
