@@ -21,6 +21,10 @@ _FAILURE = {
     **dict.fromkeys(("node", "words", "error"), str),
     "broken": bool,
 }
+# What MPICH adds to the words of a rank that called MPI_Abort; its "node" is a rank.
+_ABORT = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): application called MPI_Abort.*\n?", re.M)
+# A traceback that a program printed itself and that is the last of its words: libraries do so, and abort then.
+_RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+[\w.]+(?::.*)?\s*\Z", re.M)
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,35 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
 def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     """Of ranks that failed, the first one first."""
     first = failures[0]
-    evidence = _lines(first.get("words", ""))
+    words = str(first.get("words", ""))
+    if "aborts" in first:
+        words = _ABORT.sub("", words)
+    evidence = _lines(words)
     last = evidence.splitlines()[-1][:MOST_LINE] if evidence else ""
     same = [found for found in failures if _outcome(found) == _outcome(first)]
     everywhere = len(same) == len(failures) and failed == size > 1  # as far as the first ones tell of all
     who = f"All {size} ranks" if everywhere else _name(first)
     if len(same) > 1:
-        evidence = f"{evidence}\n(the same on {failed if len(same) == len(failures) else len(same)} ranks)".strip()
+        count = failed if len(same) == len(failures) else len(same)
+        alike = all(_last_words(found) == _last_words(first) for found in same)
+        remark = f"the same on {count} ranks" if alike else f"of rank {first['rank']}; {count} ranks ended so"
+        evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
-    for pattern, words in _COMMON:
+    for pattern, say in _COMMON:
         if found := re.search(pattern, last):
-            message, advice = words(found)
+            message, advice = say(found)
             return Cause(f"{who} {_how(first)}: {message}", evidence, advice)
-    return Cause(_sentence(f"{who} {_how(first)}", str(first.get("error") or "")), evidence)
+    error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
+    return Cause(_sentence(f"{who} {_how(first)}", error), evidence)
 
 
 def _outcome(failure: Failure) -> tuple[Any, ...]:
     return failure.get("error"), failure.get("status"), failure.get("signal")
+
+
+def _last_words(failure: Failure) -> str:
+    return str(failure.get("error") or _lines(failure.get("words", "")).rpartition("\n")[2])
 
 
 def _name(failure: Failure) -> str:
@@ -170,16 +185,27 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         ),
     ),
     (
+        r"^\S*python\S*: No module named ([\w.]+)$",  # of python -m
+        lambda m: (
+            f"there is no module {m[1]}.",
+            f"Check the command of the job; if {m[1].split('.')[0]} is a package, name it in requirements.txt.",
+        ),
+    ),
+    (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
     ),
     (
         r"^([^:]+): No such file or directory$",
-        lambda m: (f"there is no program {m[1]}.", "Check the command of the job."),
+        lambda m: (f"there is no program {m[1]}.", "Check its name; a program of the repository needs ./ before it."),
     ),
     (
         r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",
         lambda m: (f"there was no memory left ({m[0]}).", "Take nodes with more memory, or more nodes."),
+    ),
+    (
+        r"^(?:internal_|P?MPI)\w*\(\d+\)\.*: (.+)",  # the last line of an error stack of MPICH says what it is
+        lambda m: (f"MPI refused a call: {m[1].rstrip('.')}.", ""),
     ),
 ]
 

@@ -54,6 +54,9 @@ FOLLOWS = re.compile(
     rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)"
 )
 
+# What Hydra says in the place of a spawned program that is not there; who spawned it waits for ever.
+NOT_STARTED = re.compile(rb"\[proxy:[^\n]*HYDU_create_process[^\n]*execvp error on file ([^\n]+) \(([^\n]+)\)\n")
+
 # Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under
 # it. Then the sitecustomize that would have been found without this one has its turn.
 HOOK = """\
@@ -230,7 +233,11 @@ class Launcher:
                 self.event(key, payload, when)
                 continue
             self.log.write(kind, payload, world=channel.world, rank=channel.rank, at=when)
-            if kind in b"en":
+            if channel.kind and key not in self.words and (missing := NOT_STARTED.match(payload)):
+                error = b": ".join(missing.groups()).decode(errors="replace")
+                self.words[key] = f"{error}\n".encode()
+                self.fail(key, when, status=127, error=error)
+            elif kind in b"en":
                 self.words[key] = (self.words.get(key, b"") + payload)[-WORDS:]
             else:
                 self.said[key] = (self.said.get(key, b"") + payload[-WORDS:])[-WORDS:]

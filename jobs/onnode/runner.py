@@ -121,10 +121,14 @@ def _run():
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename in ("<portal>", "<frozen runpy>"):
             trace = trace.tb_next
+        kind = type(error)
+        name = kind.__qualname__  # as the last line of a traceback has it
+        if kind.__module__ not in ("__main__", "builtins"):
+            name = f"{kind.__module__}.{name}"
         try:
-            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            words = f"{name}: {error}" if str(error) else name
         except Exception:  # noqa: BLE001 (an exception that cannot be printed)
-            words = type(error).__name__
+            words = name
         tell(1, words)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
         sys.excepthook(type(error), error.with_traceback(trace), trace)

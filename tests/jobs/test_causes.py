@@ -1,0 +1,71 @@
+"""What a run's page says of ranks that failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.causes import of_ranks
+
+
+def failure(rank, **how):
+    return {"world": 0, "rank": rank, "node": f"tide-{rank // 2}", "at": rank, "status": 1, "words": "", **how}
+
+
+def test_the_same_words_of_all_ranks_are_said_once():
+    cause = of_ranks([failure(n, words="a.py: bad\n") for n in range(6)], 6, 6)
+    assert cause.message == "All 6 ranks ended with exit status 1."
+    assert cause.evidence == "a.py: bad\n(the same on 6 ranks)"
+
+
+def test_words_that_differ_are_not_called_the_same():
+    cause = of_ranks([failure(n, words=f"no file in.{n}\n") for n in (4, 0, 1, 2, 3, 5)], 6, 6)
+    assert cause.message == "All 6 ranks ended with exit status 1."
+    assert cause.evidence == "no file in.4\n(of rank 4; 6 ranks ended so)"
+
+
+def test_ranks_that_said_nothing_have_no_evidence():
+    cause = of_ranks([failure(n, status=2) for n in range(6)], 6, 6)
+    assert (cause.message, cause.evidence) == ("All 6 ranks ended with exit status 2.", "")
+
+
+STACK = """Traceback (most recent call last):
+mpi4py.MPI.Exception: Invalid rank, error stack:
+internal_Send_c(316): MPI_Send_c(buf=0x55d8d46f80d0, count=5, MPI_BYTE, 99, 0, MPI_COMM_WORLD) failed
+internal_Send_c(234): Invalid rank has value 99 but must be nonnegative and less than 6
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (STACK, "MPI refused a call: Invalid rank has value 99 but must be nonnegative and less than 6."),
+        ("/shared/.engines/mpi/bin/python: No module named sim.main", "there is no module sim.main."),
+        ("ModuleNotFoundError: No module named 'yaml'", "there is no module yaml."),
+    ],
+)
+def test_common_ends_have_a_sentence(words, message):
+    cause = of_ranks([failure(2, words=words, error="mpi4py.MPI.Exception: Invalid rank, error stack:")], 1, 6)
+    assert cause.message == f"Rank 2 on tide-1 ended with exit status 1: {message}"
+
+
+ABORTED = """Traceback (most recent call last):
+  File "mpi.py", line 122, in wait
+    result = func(arg)
+             ^^^^^^^^^
+ValueError: seven
+Abort(0) on node 1 (rank 1 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 0) - process 1
+"""
+
+
+def test_what_a_rank_said_before_it_aborted_is_the_cause():
+    cause = of_ranks([failure(1, words=ABORTED, aborts=0)], 1, 6)
+    assert cause.message == "Rank 1 on tide-0 called MPI_Abort with 0: ValueError: seven"
+    assert cause.evidence.endswith("ValueError: seven")
+    missing = ABORTED.replace("ValueError: seven", "ModuleNotFoundError: No module named 'yaml'")
+    assert "name it in requirements.txt" in of_ranks([failure(1, words=missing, aborts=1)], 1, 6).advice
+
+
+def test_a_rank_that_only_aborted_has_no_evidence():
+    words = ABORTED.splitlines()[-1]
+    cause = of_ranks([failure(1, words=words, aborts=7)], 1, 6)
+    assert (cause.message, cause.evidence) == ("Rank 1 on tide-0 called MPI_Abort with 7.", "")
