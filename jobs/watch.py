@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from channels.db import database_sync_to_async
-from django.db import DatabaseError, DataError, connections, transaction
+from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
@@ -38,6 +38,16 @@ MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
 LOOK_FOR_LEFTOVERS = 5.0  # seconds between looks
 MOST_FAULTS = 5  # of its observer, until a run is given up
+NONSENSE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    DataError,
+    IntegrityError,
+)
 MOST_FRUITLESS = 12  # observations in a row that end without a word of anything new: more than half a minute
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
@@ -69,14 +79,17 @@ class RunWatcher:
             self.connections.close()
 
     async def _failed(self, pk: int, error: BaseException) -> None:
-        """It is started again; but what fails each time is that run's fault, and no run lasts for ever by it."""
+        """It is started again; but a run whose words cannot be taken in, however often they are told, is given up."""
         logger.error("observer of run %s failed, starting it again", pk, exc_info=error)
-        if isinstance(error, DatabaseError) and not isinstance(error, DataError):
+        if not isinstance(error, NONSENSE):
             return  # the database is away, or has too much to do
         self.faults[pk] += 1
         if self.faults[pk] >= MOST_FAULTS:
             del self.faults[pk]
-            await Observer(pk, self.connections).give_up(error)
+            try:
+                await Observer(pk, self.connections).give_up(error)
+            except DatabaseError:
+                logger.exception("run %s could not be given up", pk)
 
 
 class LeftoverWatcher:
@@ -175,12 +188,11 @@ class Observer:
 
     async def give_up(self, error: BaseException) -> None:
         """The run is FAILED, and ended on its nodes, because it cannot be followed."""
-        if await self._target() is not None:
-            await self._lost(
-                "What the head node says of the run cannot be written down.",
-                f"{type(error).__name__}, in the portal's log under this run",
-                "Run it again; if it fails in the same way, tell whoever runs this portal.",
-            )
+        await self._lost(
+            "The portal cannot take in what the head node says of this run.",
+            f"{type(error).__name__}, in the portal's log",
+            "Run it again; if it fails in the same way, tell whoever runs this portal.",
+        )
 
     async def run(self) -> None:
         missing = fruitless = 0
@@ -428,7 +440,7 @@ class Observer:
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED)
-            live.ring(*self.names)
+            live.ring(*run.live_names())
             wake_task(run)
 
 

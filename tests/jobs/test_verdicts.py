@@ -15,6 +15,7 @@ from jobs.causes import explain, of_ranks, sentences, sound
 from jobs.models import Run
 from jobs.watch import MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
+from portal.secrets import CannotDecrypt
 from tests.jobs.test_watch import Node as Says
 
 anything = st.recursive(
@@ -119,10 +120,11 @@ def test_a_run_whose_end_cannot_be_written_down_is_given_up_and_not_tried_for_ev
         await begun_run.arefresh_from_db()
 
     asyncio.run(go(OperationalError("the database is away"), 2 * MOST_FAULTS))
+    asyncio.run(go(CannotDecrypt(), 2 * MOST_FAULTS))
     assert not begun_run.observed
     asyncio.run(go(DataError("no such character"), MOST_FAULTS))
     assert (begun_run.status, begun_run.observed) == (Run.Status.FAILED, True)
-    assert begun_run.cause == "What the head node says of the run cannot be written down."
+    assert begun_run.cause == "The portal cannot take in what the head node says of this run."
 
 
 @pytest.mark.django_db(transaction=True)
