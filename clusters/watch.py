@@ -15,6 +15,7 @@ from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
 from portal.clouds.errors import PortalError
+from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.watch import Bell
 
@@ -87,8 +88,13 @@ def _nodes() -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
         .select_related("cluster__workspace__organization", "cluster__workspace__cloud_config")
         .order_by("cluster", "rank")
     )
-    by_cluster = groupby(nodes, key=lambda node: node.cluster_id)
-    return [(cluster, [(node, node.host) for node in theirs]) for cluster, theirs in by_cluster]
+    found = []
+    for cluster, theirs in groupby(nodes, key=lambda node: node.cluster_id):
+        try:
+            found.append((cluster, [(node, node.host) for node in theirs]))
+        except CannotDecrypt as error:  # of one workspace; the others are looked at all the same
+            logger.error("cluster %s cannot be looked at: %s", cluster, error)
+    return found
 
 
 @database_sync_to_async

@@ -5,6 +5,12 @@ from django.conf import settings
 from django.db import migrations, models
 
 
+def runs_that_go_on(apps, schema_editor):
+    """They were begun before this was written down: they are on their node, and something of them may be left there."""
+    runs = apps.get_model("jobs", "Run").objects.filter(started__isnull=False, observed=False)
+    runs.update(is_on_node=True, may_be_left=True)
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -54,4 +60,5 @@ class Migration(migrations.Migration):
             model_name='run',
             index=models.Index(condition=models.Q(('may_be_left', True)), fields=['cluster'], name='run_may_be_left'),
         ),
+        migrations.RunPython(runs_that_go_on, migrations.RunPython.noop),
     ]

@@ -61,7 +61,8 @@ NOT_STARTED = re.compile(rb"\[proxy:[^\n]*HYDU_create_process[^\n]*execvp error 
 # it. Then the sitecustomize that would have been found without this one has its turn.
 HOOK = """\
 import os, sys
-if "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ:
+fresh = "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ
+if fresh and hasattr(sys, "orig_argv"):  # Python 3.10 and newer
     os.execv(sys.executable, [sys.executable, "-ISc", os.environ["COXSWAIN_WRAP"], sys.executable, *sys.orig_argv[1:]])
 def _next():
     import importlib.util, importlib.machinery
@@ -136,6 +137,8 @@ class Launcher:
         self.engine = pathlib.Path(order["engine"])
         self.facts = order["facts"]
         self.hosts = Hosts(pathlib.Path(order["hostfile"]).read_text())
+        for left in pathlib.Path(tempfile.gettempdir()).glob("ranks-*"):
+            shutil.rmtree(left, ignore_errors=True)  # of a launcher that was killed: one at a time is on a node
         self.place = pathlib.Path(tempfile.mkdtemp(prefix="ranks-"))  # of this node: FIFOs, and what is spawned prints
         self.log = telling.Log(folder)
         self.poll = select.epoll()

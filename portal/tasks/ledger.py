@@ -216,7 +216,10 @@ def _end(work: Work, plan: Plan, steps: Sequence[tuple[Step, StepPlan]]) -> None
     work.take_back(steps)
     for record, step in steps:
         if step.always and record.status != StepStatus.FAILED:
-            work.perform(record, step)
+            try:
+                work.perform(record, step)
+            except PortalError as error:  # the others are to be done all the same, and the outcome is known
+                work.fail_step(error)
     work.save()
     task = work.task
     if task.cause and not task.cancel_asked:
@@ -436,6 +439,15 @@ class Work:
         with transaction.atomic():
             self.prove(cause=task.cause, evidence=task.evidence, advice=task.advice)
             self._store()
+
+    def fail_step(self, error: PortalError) -> None:
+        """The step has failed, and the task goes on."""
+        assert self.record is not None
+        self.log(f"{error.message} {error.advice}".strip())
+        self.record.status, self.record.finished = StepStatus.FAILED, now()
+        self.record.detail = redact(error.message)[:300]
+        self._done.append(self.record)
+        self.record = None
 
     def fail(self, error: PortalError) -> None:
         """Without taking anything back; or because that has failed."""

@@ -455,3 +455,72 @@ def test_a_step_that_only_looks_is_stored_with_what_it_found(task, world, monkey
     run_task(task.pk)
     task.refresh_from_db()
     assert (task.status, world.calls.count("one")) == ("finished", 1)
+
+
+# Plans that take back what they did when they fail, and end in any case with the same steps
+
+
+@pytest.fixture
+def ending(world, monkeypatch):
+    one, two, three = (world.step(name) for name in NAMES)
+    plan = Plan(
+        [one, two, replace(three, always=True, undo=None)],
+        queue="launch",
+        begin=lambda task: None,
+        settle=lambda task: world.settled.append(task.status),
+        undo_on_failure=True,
+    )
+    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan, raising=False)
+    return world
+
+
+def refuse(work):
+    raise Refused("There is no room.", evidence="full", advice="Make some.")
+
+
+def test_what_was_done_is_taken_back_by_a_failure_and_the_last_step_is_done(ending, task):
+    ending.do["two"] = refuse
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause, task.evidence) == ("failed", "There is no room.", "full")
+    assert ending.calls == ["one", "two", "undo two", "undo one", "three"]
+    assert statuses(task) == ["undone", "failed", "done"]
+    assert ending.settled == ["failed"]
+
+
+@pytest.mark.parametrize("where", ["undo two", "undo one", "three"])
+def test_a_worker_may_die_while_a_failure_is_taken_back(ending, task, where):
+    def die(work):
+        table.clear()
+        raise WorkerDied
+
+    ending.do["two"] = refuse
+    table = ending.do if where == "three" else ending.undo
+    table[where.removeprefix("undo ")] = die
+    with pytest.raises(WorkerDied):
+        run_task(task.pk)
+    ending.do.clear()  # were it gone on with, it would work now
+    lease_runs_out(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause) == ("failed", "There is no room.")
+    assert ending.things == ["three"]
+    assert ending.settled == ["failed"]
+
+
+def test_the_last_step_is_done_after_a_cancel_too_and_its_failure_changes_no_outcome(ending, task):
+    ending.do["two"] = lambda work: (cancel_task(task), work.save())
+    ending.do["three"] = refuse
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause) == ("cancelled", "")
+    assert statuses(task) == ["undone", "undone", "failed"]
+    assert "There is no room. Make some." in said(task)
+
+
+def test_steps_that_were_done_keep_their_times_when_they_are_taken_back(ending, task):
+    ending.do["two"] = refuse
+    run_task(task.pk)
+    one = task.steps.get(name="one")
+    two = task.steps.get(name="two")
+    assert one.finished <= two.started
