@@ -1,5 +1,5 @@
 # Everything a newcomer needs. The environment in .venv is made by bin/python, on the first call and when pins change.
-.PHONY: help demo up test lint bench chaos lock clean
+.PHONY: help demo up test slow lint bench chaos lock clean
 .SILENT:
 
 help: ## Show this list
@@ -15,6 +15,9 @@ up: ## Start the portal on this machine; Ctrl-C stops it. ARGS='--port 8001' cho
 
 test: ## Run the tests; what the machine lacks is skipped and named. ARGS='-k words' chooses
 	exec bin/python --test -m pytest $(ARGS)
+
+slow: ## Run the tests that make many nodes, ranks and packages, which take minutes
+	exec bin/python --test -m pytest -m slow $(ARGS)
 
 lint: ## Check style, types, imports, templates, migrations and production settings
 	exec bin/lint

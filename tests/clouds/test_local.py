@@ -27,6 +27,8 @@ from portal.clouds.local import cloud as local_module
 
 from . import hands
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -22,6 +22,8 @@ UV = Path(sys.executable).with_name("uv")
 # A project that is built without a package index: it is its own builder.
 BUILDER = """
 import os, zipfile
+
+pytestmark = pytest.mark.slow
 def _wheel(folder):
     name = "mysim-0.1-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:

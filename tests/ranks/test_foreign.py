@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SQUARES = b"[0, 1, 4, 9, 16, 25]\n"
 
 

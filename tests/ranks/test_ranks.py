@@ -17,6 +17,8 @@ from tests.running import until
 
 from .conftest import PROGRAMS_OF_MPI, Ended
 
+pytestmark = pytest.mark.slow
+
 
 def test_lines_are_whole_and_each_is_its_ranks(three):
     ended = three.run("python", "lines.py", "2000", files=["lines.py"])
