@@ -9,12 +9,11 @@ def _run():
     import atexit
     import os
     import sys
+    from _json import encode_basestring_ascii as quoted  # now: a program that wants for memory can import nothing
 
     def tell(status, error=""):
         told.append(status)
-        import json
-
-        os.write(fd, f"{os.getpid()} {status} {json.dumps(error[:500])}\n".encode())
+        os.write(fd, f"{os.getpid()} {status} {quoted(error[:500])}\n".encode())
 
     def receive_the_rest():
         """Take messages that nobody has received: with one left, MPICH 5's MPI_Finalize fails before it tells PMI."""
