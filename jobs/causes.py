@@ -23,6 +23,8 @@ _FAILURE = {
 }
 # What MPICH adds to the words of a rank that called MPI_Abort; its "node" is a rank.
 _ABORT = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): application called MPI_Abort.*\n?", re.M)
+# MPICH calls it itself where a call of a program was wrong, and the program has left errors to it, as those in C do.
+_FATAL = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): Fatal error in ", re.M)
 # A traceback that a program printed itself and that is the last of its words: libraries do so, and abort then.
 _RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+[\w.]+(?::.*)?\s*\Z", re.M)
 
@@ -132,6 +134,8 @@ def _sentence(start: str, error: str) -> str:
 
 
 def _how(failure: Failure) -> str:
+    if "aborts" in failure and _FATAL.search(str(failure.get("words", ""))):
+        return "was ended by MPI, which refused a call"
     if "aborts" in failure:
         return f"called MPI_Abort with {failure['aborts']}"
     if failure.get("broken"):
@@ -205,7 +209,7 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"^(?:internal_|P?MPI)\w*\(\d+\)\.*: (.+)",  # the last line of an error stack of MPICH says what it is
-        lambda m: (f"MPI refused a call: {m[1].rstrip('.')}.", ""),
+        lambda m: (f"{m[1].rstrip('.')}.", ""),
     ),
 ]
 

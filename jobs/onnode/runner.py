@@ -9,11 +9,10 @@ def _run():
     import atexit
     import os
     import sys
+    from _json import encode_basestring_ascii as quoted  # now: a program that wants for memory can import nothing
 
     def tell(status, error=""):
         told.append(status)
-        from _json import encode_basestring_ascii as quoted  # json itself takes longer than the program may
-
         words = f"{os.getpid()} {status} {quoted(error[:500])}\n".encode()
         try:
             if is_ours():

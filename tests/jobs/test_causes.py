@@ -38,7 +38,7 @@ internal_Send_c(234): Invalid rank has value 99 but must be nonnegative and less
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (STACK, "MPI refused a call: Invalid rank has value 99 but must be nonnegative and less than 6."),
+        (STACK, "Invalid rank has value 99 but must be nonnegative and less than 6."),
         ("/shared/.engines/mpi/bin/python: No module named sim.main", "there is no module sim.main."),
         ("ModuleNotFoundError: No module named 'yaml'", "there is no module yaml."),
     ],
@@ -69,3 +69,18 @@ def test_a_rank_that_only_aborted_has_no_evidence():
     words = ABORTED.splitlines()[-1]
     cause = of_ranks([failure(1, words=words, aborts=7)], 1, 6)
     assert (cause.message, cause.evidence) == ("Rank 1 on tide-0 called MPI_Abort with 7.", "")
+
+
+FATAL = """Abort(873121798) on node 4 (rank 4 in comm 0): Fatal error in internal_Send: Invalid rank, error stack:
+internal_Send(126): MPI_Send(buf=0x7ffccfd10aac, count=1, MPI_INT, 99, 0, MPI_COMM_WORLD) failed
+internal_Send(78).: Invalid rank has value 99 but must be nonnegative and less than 6
+"""
+
+
+def test_a_call_that_mpi_refuses_is_not_called_an_abort_of_the_program():
+    cause = of_ranks([failure(4, words=FATAL, aborts=873121798)], 1, 6)
+    assert cause.message == (
+        "Rank 4 on tide-2 was ended by MPI, which refused a call: "
+        "Invalid rank has value 99 but must be nonnegative and less than 6."
+    )
+    assert cause.evidence == FATAL.strip()

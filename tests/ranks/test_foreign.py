@@ -73,3 +73,22 @@ def test_a_program_that_is_spawned_and_not_there_ends_the_run(three):
     assert ended.first["world"] > 0
     assert ended.seconds < 8
     assert three.processes() == []
+
+
+def test_a_rank_without_memory_says_so(three):
+    code = """
+import resource
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+if world.rank == 1:
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+    kept = []
+    while True:
+        kept.append(bytearray(2**12))
+world.Barrier()
+"""
+    ended = three.run("python", "-c", code, size=2)
+    assert ended.first["rank"] == 1, ended.why
+    assert ended.first.get("error", "") == "MemoryError", ended.why
+    assert ended.seconds < 10
