@@ -194,7 +194,7 @@ def test_somebody_who_was_signed_out_is_told_and_sees_no_more(portal, browser, t
     sign_in(page, portal)
     page.goto(f"{portal.url}/tasks/{task['task']}/")
     page.wait_for_selector("#live:has-text('Live')")
-    key = next(c["value"] for c in page.context.cookies() if c["name"].startswith("coxswain"))
+    key = next(c["value"] for c in page.context.cookies() if c["name"] == f"coxswain-{portal.port}")
     portal.call("end_session", cookie=key)
     page.wait_for_selector("#live:has-text('Signed out')")
     say("not for everybody\n")
