@@ -361,7 +361,8 @@ def test_the_addresses_of_ssh_users_are_those_of_the_same_server(run, smart, rep
     """Nodes have no keys. Asked where they have it, for only https can be compared here."""
     code = "import addresses as a; print(a.of_submodule('git@h.example:g/x.git', 'https://h.example/g/y'))"
     code += "; print(a.of_submodule('git@other.example:g/x.git', 'https://h.example/g/y'))"
-    done = subprocess.run(["python3", "-c", code], cwd=ROOT / "jobs" / "onnode", check=True, capture_output=True, text=True)
+    place = ROOT / "jobs" / "onnode"
+    done = subprocess.run(["python3", "-c", code], cwd=place, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["https://h.example/g/x.git", "ssh://git@other.example/g/x.git"]
 
 
