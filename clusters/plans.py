@@ -214,6 +214,7 @@ def install_engine(work: Work) -> None:
     place = f"{head.shared}/.engines/.install-{cluster.engine_version.slug}-{cluster.uuid.hex[:8]}-{trial}"
     if ssh.run(head.host, f"test -f {shlex.quote(folder)}/.complete && rm -rf {shlex.quote(place)}").status == 0:
         work.log(f"{cluster.engine_version} is in {folder}.")
+        _remove_other_engines(cluster, head)
         return
     end, started, said = detached.look(head.host, place)
     if not started:
@@ -233,6 +234,17 @@ def install_engine(work: Work) -> None:
     if end["status"] != 0:
         work.memo["trial"] = trial + 1
         raise Passing(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
+
+
+def _remove_other_engines(cluster: Cluster, head: Node) -> None:
+    """Engine versions that no cluster of the workspace has any more: a gigabyte each, on a disk that all share."""
+    live = Cluster.objects.live().filter(workspace=cluster.workspace).select_related("engine_version")
+    wanted = " ".join(sorted({shlex.quote(other.engine_version.slug) for other in live}))
+    ssh.run(
+        head.host,
+        f"cd {shlex.quote(head.shared)}/.engines && for found in */; do found=${{found%/}}; "
+        f'case " {wanted} " in *" $found "*) ;; *) rm -rf "$found" "$found.lock" ;; esac; done',
+    )
 
 
 # Made beside its place and moved there when whole. A lock, because two clusters of a workspace may want it at once.
