@@ -296,7 +296,7 @@ def wake_next(run: Run) -> None:
 RUN = Plan(
     [
         StepPlan("cluster", "Wait for the cluster", wait_for_cluster, limit=ANY_TIME, looks=True),
-        StepPlan("launch", "Start on the head node", launch, undo=stop),
+        StepPlan("launch", "Start on the head node", launch, undo=stop, undoing="Ending the run"),
         StepPlan("run", "Run", wait_for_end, limit=ANY_TIME, looks=True),
         StepPlan("keep", "Keep the output", keep, limit=ANY_TIME, always=True),
         StepPlan("clean", "Clean up on the nodes", clean_up, always=True),

@@ -40,6 +40,7 @@ class StepPlan:
     title: str
     do: Callable[[Work], None]
     undo: Callable[[Work], None] | None = None
+    undoing: str = ""  # what is said when it is undone, if not “Undoing: TITLE”
     tries: int = 6
     limit: timedelta = timedelta(minutes=20)  # how long it may wait in all
     looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
@@ -389,7 +390,7 @@ class Work:
                 if not self.memo.get("undoing"):
                     record.attempts = 0
                     self.memo["undoing"] = True
-                    self.log(f"Undoing: {step.title}.")
+                    self.log(f"{step.undoing or f'Undoing: {step.title}'}.")
                 self._count_attempt(step)
                 self.save()
                 failpoint(f"{self.task.kind}.{step.name}.undo-before")
