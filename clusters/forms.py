@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, cast
 
 from django import forms
 from django.core.validators import RegexValidator
@@ -12,6 +13,11 @@ from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
 MOST_NODES = 64
+
+
+def _place(engine: EngineVersion) -> tuple[str, list[int]]:
+    """By kind, then by the numbers of the version: 2026.8 comes before 2026.10."""
+    return engine.kind, [int(number) for number in re.findall(r"[0-9]+", engine.version)]
 
 
 class ClusterForm(OnceForm):
@@ -50,8 +56,10 @@ class ClusterForm(OnceForm):
         self.fields["instance_type"].choices = [(offer.name, offer.name) for offer in self.offers]  # type: ignore[attr-defined]
         if self.offers:
             self.fields["instance_type"].initial = self.offers[-1].name
-        engines = EngineVersion.objects.filter(offered=True).order_by("-kind", "-version")
-        self.fields["engine_version"].queryset = engines  # type: ignore[attr-defined]
+        engines = EngineVersion.objects.filter(offered=True)
+        engine_field = cast("forms.ModelChoiceField[EngineVersion]", self.fields["engine_version"])
+        engine_field.queryset = engines
+        engine_field.choices = [(engine.pk, str(engine)) for engine in sorted(engines, key=_place, reverse=True)]
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]

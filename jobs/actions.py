@@ -109,7 +109,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
     place = ("workspace__organization", "workspace__cloud_config")
     cluster = Cluster.objects.select_related(*place).get(pk=job.cluster_id)
     if cluster.status in (Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
-        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster for this job.")
+        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Create a job on another cluster.")
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
     Job.objects.select_for_update().get(pk=job.pk)  # so that two at once get two numbers

@@ -61,11 +61,17 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
     """`end` is what the keeper wrote, with a `sound` verdict; `failure` is what hindered the run's preparation."""
     verdict: Mapping[str, Any] = end.get("verdict") or {}
     if end.get("limit"):
-        return Cause(
-            f"Ended after its time limit of {span(run.time_limit or 0)}.",
-            _said(end),
-            "If it needs longer, give the job a longer time limit.",
-        )
+        message = f"Ended after its time limit of {span(run.time_limit or 0)}."
+        if last := run.last_ended_rank:
+            count, of = run.ended_ranks["count"], run.ended_ranks["of"]
+            words = f"{count} of {of} ranks had ended before, the last was rank {last[0]} at {last[1]:%H:%M:%S} UTC."
+            return Cause(
+                message,
+                f"{words}\n{_said(end)}".strip(),
+                "The others may have waited for one that had ended: see what that one printed. If it needs longer,"
+                " create a job with a longer time limit.",
+            )
+        return Cause(message, _said(end), "If it needs longer, create a job with a longer time limit.")
     if failure:
         message, evidence, advice = (str(failure.get(name, "")) for name in ("message", "evidence", "advice"))
         return Cause(message or "The run could not be set up on the head node.", evidence, advice)
@@ -110,7 +116,8 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
             message, advice = say(found)
             return Cause(f"{who} {_how(first)}: {message}", evidence, advice)
     error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
-    return Cause(_sentence(f"{who} {_how(first)}", error), evidence)
+    crashed = first.get("signal") in _CRASHES and "Fatal Python error" not in words  # that is faulthandler's
+    return Cause(_sentence(f"{who} {_how(first)}", error), evidence, _OF_CRASHES if crashed else "")
 
 
 def _outcome(failure: Failure) -> tuple[Any, ...]:
@@ -179,6 +186,12 @@ def span(seconds: int) -> str:
     return " ".join(f"{count} {unit}" for count, unit in whole if count) or "0 s"
 
 
+# A library that crashes says nothing; Python can say where it was called.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+_OF_CRASHES = (
+    "A compiled library is the usual reason. With “-X faulthandler” before the Python file, the output says in which"
+    " line of the program it happens."
+)
 # What the last line of a rank's words says, and what to do about it.
 _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
@@ -202,6 +215,13 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"^([^:]+): No such file or directory$",
         lambda m: (f"there is no program {m[1]}.", "Check its name; a program of the repository needs ./ before it."),
+    ),
+    (
+        r"^FileNotFoundError: \[Errno 2\] No such file or directory: (['\"].+['\"])$",
+        lambda m: (
+            f"there is no file {m[1]}.",
+            "A path that does not begin with / is looked up in the repository. All nodes see what is in /shared.",
+        ),
     ),
     (
         r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",

@@ -14,6 +14,8 @@ from django.utils.timezone import now
 from accounts.models import AuditEvent
 from clusters import watch
 from clusters.actions import OWN_REPAIRS, repair_cluster, repair_what_is_gone, report_lost
+from clusters.engines import offer
+from clusters.forms import ClusterForm
 from clusters.models import Cluster, EngineVersion, Node
 from clusters.plans import settle_repair, try_mpi
 from portal import secrets, ssh
@@ -95,7 +97,7 @@ def test_pages_say_which_node_is_lost_since_when_and_what_to_do(client, tide, al
         client.force_login(person)
         page = client.get(f"/clusters/{tide.uuid}/").content.decode()
         assert "DEGRADED" in page
-        assert "tide-1 is gone since " in page
+        assert "tide-1 has been gone since " in page
         assert (f"/clusters/{tide.uuid}/repair/" in page) is may
         assert ("An admin of the workspace can repair it." in page) is not may
         page = client.get(f"/workspaces/{lab.uuid}/clusters/").content.decode()
@@ -238,6 +240,13 @@ def test_whether_it_is_repaired_by_itself_is_changed_on_its_page_and_written_dow
     assert client.post(f"/clusters/{tide.uuid}/auto-repair/").status_code == 403
     tide.refresh_from_db()
     assert tide.auto_repair
+
+
+def test_the_newest_engine_version_of_a_kind_is_offered_first(lab, cloud):
+    offer(["2026.10", "2026.8", "2026.9.1"])
+    offered = [label for _, label in ClusterForm(workspace=lab).fields["engine_version"].choices]
+    assert offered[1:] == ["Bodo 2026.10", "Bodo 2026.9.1", "Bodo 2026.8"]
+    assert offered[0].startswith("Plain MPI")
 
 
 def test_a_new_cluster_is_as_the_form_says(client, lab, alice, queued, cloud):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.causes import of_ranks
+from jobs.causes import explain, of_ranks
+from jobs.models import Run
 
 
 def failure(rank, **how):
@@ -84,3 +85,28 @@ def test_a_call_that_mpi_refuses_is_not_called_an_abort_of_the_program():
         "Invalid rank has value 99 but must be nonnegative and less than 6."
     )
     assert cause.evidence == FATAL.strip()
+
+
+def test_a_rank_that_crashes_is_told_how_to_find_the_line():
+    cause = of_ranks([failure(2, signal=11, words="hello\n")], 1, 6)
+    assert cause.message == "Rank 2 on tide-1 was ended by SIGSEGV."
+    assert "-X faulthandler" in cause.advice
+    said = "Fatal Python error: Segmentation fault\n"
+    assert of_ranks([failure(2, signal=11, words=said)], 1, 6).advice == ""
+    assert of_ranks([failure(2, signal=15)], 1, 6).advice == ""
+
+
+def test_a_file_that_is_missing_is_named_with_where_it_is_looked_up():
+    words = "FileNotFoundError: [Errno 2] No such file or directory: 'data/in.csv'\n"
+    cause = of_ranks([failure(1, words=words)], 1, 6)
+    assert cause.message == "Rank 1 on tide-0 ended with exit status 1: there is no file 'data/in.csv'."
+    assert "looked up in the repository" in cause.advice
+
+
+def test_a_time_limit_tells_of_ranks_that_had_ended_before():
+    run = Run(time_limit=60, ended_ranks={"count": 1, "of": 4, "last": [[3, 1_700_000_000.0]]})
+    cause = explain(run, {"limit": True, "status": 143, "signal": None}, None)
+    assert cause.message == "Ended after its time limit of 1 min."
+    assert cause.evidence == "1 of 4 ranks had ended before, the last was rank 3 at 22:13:20 UTC."
+    assert "waited for one that had ended" in cause.advice
+    assert explain(Run(time_limit=60), {"limit": True, "status": 143, "signal": None}, None).evidence == ""
