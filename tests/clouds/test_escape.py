@@ -121,8 +121,13 @@ def test_the_way_out_leads_nowhere_near(local, listener):
     tunnels = [f"CONNECT {host}:{listener} HTTP/1.1\r\n\r\n" for host in hosts]
     here = f"http://127.0.0.1:{listener}"
     not_git = ("/", "/admin/", "/x/HEAD/..", "/%2e%2e/HEAD", "/x/git-upload-pack", "/x/git-receive-pack")
+    not_git = (*not_git, "/admin/?x=/HEAD", "/admin?/info/refs?service=git-upload-pack")
     pages = [f"GET {here}{path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in not_git]
-    pages.append(f"POST {here}/x/HEAD HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    end = "HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+    pages += [f"POST {here}{path} {end}\r\n" for path in ("/x/HEAD", "/x/git-upload-pack")]
+    question = "Content-Type: application/x-git-upload-pack-request"
+    pages.append(f"POST {here}/api/exec?x=/git-upload-pack {end}{question}\r\n\r\n")
+    pages.append(f"POST {here}/x/git-upload-pack {end}{question}\r\nTransfer-Encoding: chunked\r\n\r\n")
     (node,) = start(local(git_here=True))
     said = escape(node, ask=[*tunnels, *pages])["way out"]
     refused = ("HTTP/1.1 403", "HTTP/1.1 502", "HTTP/1.1 400")

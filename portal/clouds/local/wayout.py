@@ -21,7 +21,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from portal.clouds.local import kernel, seccomp
 
@@ -48,10 +48,11 @@ _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 
 # What git asks of a server, in its old and its new way; nothing else is asked of a server on this computer.
 _GIT_READS = re.compile(
-    r"/(HEAD|info/refs(\?service=git-upload-pack)?|objects/info/(packs|alternates|http-alternates)"
-    r"|objects/[0-9a-f]{2}/([0-9a-f]{38}|[0-9a-f]{62})|objects/pack/pack-[0-9a-f]{40,64}\.(pack|idx))$"
+    r"[^?]*/(HEAD|info/refs(\?service=git-upload-pack)?|objects/info/(packs|alternates|http-alternates)"
+    r"|objects/[0-9a-f]{2}/([0-9a-f]{38}|[0-9a-f]{62})|objects/pack/pack-[0-9a-f]{40,64}\.(pack|idx))"
 )
-_GIT_ASKS = re.compile(r"/git-upload-pack$")
+_GIT_ASKS = re.compile(r"[^?]*/git-upload-pack")
+_GIT_QUESTION = "application/x-git-upload-pack-request"  # its Content-Type
 _GIT_HEADERS = frozenset(
     {"accept", "accept-encoding", "accept-language", "authorization", "content-encoding", "content-length"}
     | {"content-type", "git-protocol", "pragma", "cache-control", "range", "transfer-encoding", "user-agent"}
@@ -204,12 +205,12 @@ class _WayOut:
         name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         host_header = name if port == 80 else f"{name}:{port}"
         headers = [pair for pair in request.headers if pair[0].lower() not in _BETWEEN_TWO | {"host"}]
-        if self._is_for_git(request.method, parts.hostname, port, path):
+        if self._is_for_git(request, parts, path):
             headers = [pair for pair in headers if pair[0].lower() in _GIT_HEADERS]
             far_reader, far_writer = await self._connect_here(parts.hostname, port)
         elif (proxy := self._proxy_for(parts.hostname, "http")) and not self._is_named(parts.hostname, port):
             await self._look_at(parts.hostname, port, must_be_known=False)
-            path = request.target
+            path = f"http://{host_header}{path}"  # not as it was written, which the proxy might read otherwise
             far_reader, far_writer = await _open(*proxy.place)
             headers += proxy.credentials
         else:
@@ -228,15 +229,18 @@ class _WayOut:
         finally:
             far_writer.close()
 
-    def _is_for_git(self, method: str, host: str, port: int, path: str) -> bool:
+    def _is_for_git(self, request: _Request, place: SplitResult, path: str) -> bool:
         """Whether this is one of the few questions that a server on this computer may be asked."""
-        reads = method in {"GET", "HEAD"} and _GIT_READS.search(path)
-        asks = method == "POST" and _GIT_ASKS.search(path)
+        host, port, method = place.hostname or "", place.port or 80, request.method
+        reads = method in {"GET", "HEAD"} and _GIT_READS.fullmatch(path)
+        asks = method == "POST" and _GIT_ASKS.fullmatch(path) and request.header("content-type") == _GIT_QUESTION
         if (not reads and not asks) or ".." in path or "%" in path:
             return False
         portal = urlsplit(self.rules.examples)
-        if portal.scheme == "http" and (host, port) == (portal.hostname, portal.port or 80):
-            return path.startswith("/examples/")
+        if portal.scheme == "http" and port == (portal.port or 80):
+            both_here = _is_loopback(host) and _is_loopback(portal.hostname or "")
+            if both_here or host == portal.hostname:  # it has more than one name here
+                return path.startswith("/examples/")
         return self.rules.git_here and _is_loopback(host)
 
     def _is_named(self, host: str, port: int) -> bool:
@@ -334,6 +338,9 @@ def _parse(head: bytes) -> _Request:
         headers.append((name, value.strip()))
     if re.search(r"[\x00-\x20\x7f]", target):
         raise ValueError(target)
+    lengths = [name for name, _ in headers if name.lower() in ("content-length", "transfer-encoding")]
+    if len(lengths) > 1:  # whoever is asked might go by another one than we do
+        raise ValueError("a body of two lengths")
     return _Request(method, target, headers)
 
 
@@ -391,8 +398,8 @@ async def _copy_body(request: _Request, reader: asyncio.StreamReader, writer: as
     """The body of this request, as long as it says to be, and not a byte more."""
     chunked = request.header("transfer-encoding").lower()
     length = request.header("content-length")
-    if chunked and (chunked != "chunked" or length):
-        raise ValueError("a body of two lengths")
+    if chunked and chunked != "chunked":
+        raise ValueError(chunked)
     if chunked:
         while True:
             line = await reader.readuntil(b"\r\n")
