@@ -167,7 +167,11 @@ class _Client:
         self._process = process
         self._moved = 0  # bytes read from the command
         self._stays = process.env.get("COXSWAIN_DETACH") == "1"
-        self._key = str(process.channel.get_connection().get_key_option("environment")[_KEY])  # not what it was sent
+        connection = process.channel.get_connection()
+        assert isinstance(connection, asyncssh.SSHServerConnection)
+        environment = connection.get_key_option("environment")
+        assert isinstance(environment, dict)
+        self._key = str(environment[_KEY])  # not what it was sent
 
     async def run(self) -> None:
         process = self._process
