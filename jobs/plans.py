@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +28,7 @@ from portal.tasks.models import Output, Task, TaskStatus
 
 _PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
 ANY_TIME = timedelta(days=36500)
+_ROUNDS = 4  # of looking through the nodes for what a run left
 STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them, of which it tells checksums
 
 
@@ -222,28 +224,34 @@ def end_what_is_left(work: Work, run: Run) -> str:
     return silent
 
 
-def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, str]]:
+def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, int]]:
     """End what is left of a run on the nodes of its cluster: a node that did not answer, and how many were ended where.
 
-    While no other run than `but` is on the head node, that is cleared of whatever is one, however it calls itself: what
-    a run says of its own end may be forged.
+    While no other run than `but` is on the head node, the nodes are cleared of whatever is one, however it calls
+    itself: what a run says of its own end may be forged. And again while something was found: what was left on one
+    node may have started more on another meanwhile.
     """
     head, *others = list(run.cluster.nodes.all())
     on_it = run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, (but or run).pk))
     alone = "" if on_it.exists() else fence(head.home)
-    answers = [
-        *detached.sweep([head.host], str(run.uuid), alone=alone),
-        *detached.sweep([node.host for node in others], str(run.uuid)),
-    ]
-    silent, ended = "", {}
-    for node, answer in zip([head, *others], answers, strict=True):
-        if isinstance(answer, PortalError) or answer.status:
-            silent = silent or node.hostname
-        elif answer.text not in ("", "0"):
-            ended[node.hostname] = answer.text
+    silent, ended = "", Counter[str]()
+    for _ in range(_ROUNDS):
+        answers = [
+            *detached.sweep([head.host], str(run.uuid), alone=alone, others=bool(alone)),
+            *detached.sweep([node.host for node in others], str(run.uuid), others=bool(alone)),
+        ]
+        found = Counter[str]()
+        for node, answer in zip([head, *others], answers, strict=True):
+            if isinstance(answer, PortalError) or answer.status:
+                silent = silent or node.hostname
+            elif answer.text.isdecimal():
+                found[node.hostname] += int(answer.text)
+        ended += found
+        if not +found or silent:
+            break
     if not silent:
         Run.objects.filter(pk=run.pk).update(may_be_left=False)
-    return silent, ended
+    return silent, dict(ended)
 
 
 def clean_up(work: Work) -> None:

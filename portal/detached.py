@@ -107,13 +107,17 @@ def send_signal(host: ssh.Host, folder: str, name: str) -> bool:
     return OWN.call(host, "signal", folder, name).text == "sent"
 
 
-def sweep(hosts: Sequence[ssh.Host], run: str, *, alone: str = "") -> list[ssh.Answer | PortalError]:
+def sweep(
+    hosts: Sequence[ssh.Host], run: str, *, alone: str = "", others: bool = False
+) -> list[ssh.Answer | PortalError]:
     """End whatever carries COXSWAIN_RUN=`run` on these nodes, and what descends from it. How many, or why not, a host.
 
-    With `alone`, also whatever was started with that path, under whatever name. The variables are for nodes whose
+    With `alone`, also whatever was started with that path, under whatever name; with `others`, also what was started by
+    SSH with another key than the portal's, where the nodes' server can tell. The variables are for nodes whose
     sessions do not see each other: there the SSH server ends the sessions themselves, which nothing in them can hinder.
     """
     env = {"COXSWAIN_SWEEP": run, **({"COXSWAIN_SWEEP_STAYING": "1"} if alone else {})}
+    env |= {"COXSWAIN_SWEEP_OTHERS": "1"} if others else {}
     return ssh.run_on_all(hosts, OWN.command(**env), input=_line("sweep", f"COXSWAIN_RUN={run}", alone))
 
 

@@ -98,7 +98,8 @@ class Store:
         if descriptor is None:
             return
         (folder / MARK).unlink(missing_ok=True)  # first: half of it is nothing to use
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
+            shutil.rmtree(folder, ignore_errors=True)
         if not (self.folder / name).exists():
             (self.folder / f"{name}.lock").unlink(missing_ok=True)
         os.close(descriptor)

@@ -81,9 +81,11 @@ def a_place_of_our_own(parent):
     def terminate(number, frame):
         raise Terminated
 
+    if os.path.islink(parent):
+        os.unlink(parent)  # an earlier run may have had it lead to /shared
     os.makedirs(parent, mode=0o700, exist_ok=True)
     for left in pathlib.Path(parent).glob("coxswain-source-*"):  # by those who were killed
-        with contextlib.suppress(OSError), closing(os.open(left, FOLDER)) as lock:
+        with contextlib.suppress(OSError, RecursionError), closing(os.open(left, FOLDER)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
     place, lock = locked_folder(parent)

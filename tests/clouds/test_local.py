@@ -458,6 +458,26 @@ def test_a_run_is_swept_before_the_command_that_asks_for_it(make, rung):
     assert not _sleepers(two)
 
 
+def test_what_others_than_the_portal_started_is_swept_whatever_they_call_it(make, rung):
+    (node,) = make(rung).nodes
+    number = a_number()
+
+    async def go():
+        async with hands.connect(node, who="cluster") as theirs, hands.connect(node) as ours:
+            sent = {"COXSWAIN_DETACH": "1", "COXSWAIN_RUN": "another", "COXSWAIN_KEY": "0"}
+            await theirs.run(f"exec >/dev/null 2>&1; sleep {number}", env=sent)
+            await theirs.create_process(f"sleep {number}", env={"COXSWAIN_KEY": "0"})
+            hands.until(lambda: len(_sleepers(number)) >= 2)
+            waits = await ours.create_process("read line; echo did $line")
+            sweep = {"COXSWAIN_SWEEP": "run-1", "COXSWAIN_SWEEP_OTHERS": "1"}
+            swept = await ours.run("echo $COXSWAIN_SWEPT", env=sweep)
+            left = _sleepers(number)
+            waits.stdin.write("it\n")
+            return swept.stdout, left, (await waits.wait()).stdout
+
+    assert asyncio.run(go()) == ("2\n", [], "did it\n")
+
+
 def test_what_was_started_ahead_and_waits_is_not_swept(make, rung):
     (node,) = make(rung).nodes
 
@@ -794,3 +814,12 @@ def test_the_killer_takes_nodes_before_the_portal(make, rung):
         int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) > own
         for process in cluster.folder.processes().machinery
     )
+
+
+def test_a_cluster_whose_people_went_very_deep_can_be_deleted(make):
+    made = make("namespaces")
+    (node,) = made.nodes
+    deeper = "import os; os.mkdir('d'); os.chdir('d'); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
+    hands.said(node, f'python3 -c "{deeper}; os.chmod(chr(46), 0)"')
+    made.cloud.delete_nodes(made.tags)
+    assert made.cloud.leftovers(made.tags) == []

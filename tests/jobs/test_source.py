@@ -442,6 +442,16 @@ def test_a_run_that_is_cancelled_leaves_nothing_on_the_node(run, smart, tmp_path
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_the_place_on_the_node_is_there_though_an_earlier_run_made_it_lead_to_where_others_write(run, smart, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "coxswain-source-dead").mkdir(parents=True)
+    (tmp_path / "scratch").rmdir()
+    (tmp_path / "scratch").symlink_to(elsewhere)
+    run(url=f"{smart.url}/source/.git")
+    assert not (tmp_path / "scratch").is_symlink()
+    assert (elsewhere / "coxswain-source-dead").exists()
+
+
 def test_what_one_that_was_killed_left_on_the_node_goes_with_the_next_run(run, smart, tmp_path):
     (tmp_path / "scratch" / "coxswain-source-dead").mkdir()
     (tmp_path / "scratch" / "mine").mkdir()

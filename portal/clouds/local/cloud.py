@@ -561,7 +561,7 @@ def _remove(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         try:
             shutil.rmtree(folder)
-        except PermissionError:  # people may take their own right to write in a folder away
+        except (OSError, RecursionError):  # people may take their own rights away, or go deeper than rmtree can
             identity.open_up(folder)
             shutil.rmtree(folder)
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import stat
+import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,20 +90,33 @@ def hand_over(folder: Path, user: int | None) -> None:
 
 
 def open_up(folder: Path) -> None:
-    """Give ourselves back the right to look into and to empty all folders. Follows no link, whoever swaps what."""
-    descriptor = os.open(folder, _AS_IT_IS)
+    """Give ourselves back the right to look into and to empty all folders, and move what lies deep up to the top.
+
+    Follows no link, whoever swaps what.
+    """
+    top = os.open(folder, _AS_IT_IS)
     try:
-        _open_up(descriptor)
+        deep = _open_up(top, top, 0)
+        while deep:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone, or something else by now
+                moved = os.open(deep.pop(), _AS_IT_IS, dir_fd=top)
+                try:
+                    deep += _open_up(moved, top, 1)
+                finally:
+                    os.close(moved)
     finally:
-        os.close(descriptor)
+        os.close(top)
 
 
 _AS_IT_IS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEEP = 100  # levels; each takes descriptors and a call
 
 
-def _open_up(folder: int) -> None:
+def _open_up(folder: int, top: int, depth: int) -> list[str]:
+    """The names in `top` of what was moved there."""
     # A folder that may not be read can be held by O_PATH alone, which fchmod refuses; this name of it is exact.
     os.chmod(f"/proc/self/fd/{folder}", stat.S_IRWXU)
+    moved: list[str] = []
     opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
         with os.scandir(opened) as entries:
@@ -113,8 +127,15 @@ def _open_up(folder: int) -> None:
             except (FileNotFoundError, NotADirectoryError):  # gone, or something else by now
                 continue
             try:
-                _open_up(inner)
+                if depth < _DEEP:
+                    moved += _open_up(inner, top, depth + 1)
+                    continue
+                os.chmod(f"/proc/self/fd/{inner}", stat.S_IRWXU)  # else it may not be moved
+                moved.append(uuid.uuid4().hex)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(name, moved[-1], src_dir_fd=opened, dst_dir_fd=top)
             finally:
                 os.close(inner)
     finally:
         os.close(opened)
+    return moved

@@ -5,7 +5,8 @@ included, runs in those.
 
 Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
 all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their
-command; the command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
+command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have called anything. The
+command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
 answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
 """
 
@@ -35,7 +36,8 @@ Process = asyncssh.SSHServerProcess[bytes]
 _BLOCK = 1 << 16
 _PATIENCE = 3.0  # for output that is still on its way after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
-_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT"})
+_KEY = "COXSWAIN_KEY"  # the number of the key that one signed in with
+_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", _KEY})
 LOW = b"l"  # from the keeper: the disk is nearly full
 
 
@@ -73,7 +75,8 @@ async def _serve(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    keys = asyncssh.import_authorized_keys("".join(f"{key.strip()}\n" for key in service.authorized_keys))
+    lines = (f'environment="{_KEY}={number}" {key.strip()}\n' for number, key in enumerate(service.authorized_keys))
+    keys = asyncssh.import_authorized_keys("".join(lines))
     sessions = Sessions(control)
 
     async def session(process: Process) -> None:
@@ -164,6 +167,11 @@ class _Client:
         self._process = process
         self._moved = 0  # bytes read from the command
         self._stays = process.env.get("COXSWAIN_DETACH") == "1"
+        connection = process.channel.get_connection()
+        assert isinstance(connection, asyncssh.SSHServerConnection)
+        environment = connection.get_key_option("environment")
+        assert isinstance(environment, dict)
+        self._key = str(environment[_KEY])  # not what it was sent
 
     async def run(self) -> None:
         process = self._process
@@ -196,11 +204,15 @@ class _Client:
 
     async def _sweep(self) -> int | None:
         """End what the client wants ended before; their number, or None when nothing was asked for."""
-        run, staying = (self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_STAYING"))
-        if not run and not staying:
+        run, staying, others = (
+            self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_STAYING", "_OTHERS")
+        )
+        if not run and not staying and not others:
             return None
         return await self._sessions.end(
-            lambda session: bool(run and session.run == run) or bool(staying and session.stays)
+            lambda session: bool(
+                (run and session.run == run) or (staying and session.stays) or (others and session.key != self._key)
+            )
         )
 
     def _could_not(self, exc: OSError) -> None:
@@ -257,7 +269,9 @@ class _Client:
                 pair = os.pipe()
                 mine.append(pair[0] if number else pair[1])
                 theirs.append(pair[1] if number else pair[0])
-            session = self._sessions.start(arguments, environment, theirs, files=process.subsystem == "sftp")
+            session = self._sessions.start(
+                arguments, environment, theirs, key=self._key, files=process.subsystem == "sftp"
+            )
         except OSError:
             for descriptor in mine:
                 os.close(descriptor)
@@ -276,7 +290,7 @@ class _Client:
         try:
             columns, rows, width, height = self._process.term_size
             _set_size(master, rows, columns, width, height)
-            session = self._sessions.start(arguments, environment, [slave])
+            session = self._sessions.start(arguments, environment, [slave], key=self._key)
         except OSError:
             os.close(master)
             raise

@@ -301,8 +301,9 @@ def end_descendants() -> None:
 class Session:
     """A session as the server knows it."""
 
-    def __init__(self, owner: Sessions, number: int, environment: Mapping[str, str]) -> None:
+    def __init__(self, owner: Sessions, number: int, environment: Mapping[str, str], key: str) -> None:
         self._owner = owner
+        self.key = key  # that its client signed in with
         self.number = number
         self.environment = environment
         loop = asyncio.get_running_loop()
@@ -342,13 +343,19 @@ class Sessions:
         socket.send_fds(self._control, [json.dumps(words).encode()], descriptors)
 
     def start(
-        self, argv: Sequence[str], environment: Mapping[str, str], ends: Sequence[int], *, files: bool = False
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        ends: Sequence[int],
+        *,
+        key: str,
+        files: bool = False,
     ) -> Session:
         """Start a command on these descriptors: three, or a terminal. With `files` it is the SFTP server instead.
 
         They are still the caller's. Raises `OSError` when the node's first process does not take it.
         """
-        session = Session(self, next(self._numbers), environment)
+        session = Session(self, next(self._numbers), environment, key)
         order = os.memfd_create("order")
         reading, writing = os.pipe()
         try:
