@@ -303,8 +303,9 @@ class Observer:
             return await self._never_began()
         elif "gone" in word:
             await self._store(everything=True)
-            if await self._was_switched_off():
-                await self._lost("The portal was stopped while the run was on its nodes.", "", "Run it again.")
+            if at := await self._switched_off():
+                cause = "The portal was stopped while the run was on its nodes."
+                await self._lost(cause, "", "Run it again.", at=at)
                 return True
             await self._lost(
                 "The run disappeared without an exit status.",
@@ -314,10 +315,11 @@ class Observer:
             return True
         return False
 
-    async def _was_switched_off(self) -> bool:
-        """Whether the head node was, since the run began; by whoever may, and not by a fault."""
+    async def _switched_off(self) -> datetime | None:
+        """When the head node was, since the run began; by whoever may, and not by a fault."""
         seen, began = await self._head_seen()
-        return seen is not None and seen.switched_off is not None and seen.switched_off > began
+        at = seen.switched_off if seen else None
+        return at if at and at > began else None
 
     async def _never_began(self) -> bool:
         """The node knows of no such run: it is just being started, or the run has deleted its own folder."""
@@ -425,18 +427,20 @@ class Observer:
             Run.objects.filter(pk=run.pk).update(observed=True, digests=digests)
             wake_task(run)
 
-    async def _lost(self, cause: str, evidence: str = "", advice: str = "") -> None:
-        await self._mark_lost(cause, evidence, advice or "Look at the cluster, repair it, and run the job again.")
+    async def _lost(self, cause: str, evidence: str = "", advice: str = "", *, at: datetime | None = None) -> None:
+        """It ended, at this time if that is known, and nobody on its node tells how."""
+        advice = advice or "Look at the cluster, repair it, and run the job again."
+        await self._mark_lost(cause, evidence, advice, at)
         await self._finish(None)
 
     @database_sync_to_async
-    def _mark_lost(self, cause: str, evidence: str, advice: str) -> None:
+    def _mark_lost(self, cause: str, evidence: str, advice: str, at: datetime | None) -> None:
         with transaction.atomic():
             run = Run.objects.select_for_update(of=("self",)).select_related("cluster").get(pk=self.pk)
             if run.ended is None:
                 cause, evidence, advice = who_did_it(run) or (cause, evidence, advice)
                 Run.objects.filter(pk=run.pk).update(
-                    ended=now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
+                    ended=at or now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
                 )
                 if not run.tasks.unfinished().filter(cancel_asked=True).exists():
                     run.move(Run.Status.FAILED)

@@ -56,8 +56,8 @@ _FAMILY = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
 _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 
-_PERSONS = "Persons of one workspace are not kept apart on its nodes."
-_WITHOUT = "Out of them leads an HTTP proxy alone; there is no sudo, and /tmp is small."
+_PERSONS = "People of one workspace are not kept apart on its nodes."
+_WITHOUT = "The only way out of them is an HTTP proxy; there is no sudo, and /tmp is small."
 _NOTES = {
     NAMESPACES: f"{_PERSONS} {_WITHOUT}",
     LANDLOCK: "Limited isolation: runs reach this computer's services, and hostnames are simulated. " + _PERSONS,
