@@ -227,6 +227,22 @@ def test_ctrl_c_leaves_no_process(portal, cluster, job):
     is_right(portal, cluster, run, marker)
 
 
+def test_a_run_on_a_portal_that_is_stopped_says_so_and_ended_then(portal, cluster, job):
+    run, _ = start_run(portal, job, seconds=60)
+    until(lambda: portal.call("run_state", run=run)["stdout"] > 0, what="output")
+    portal.stop()
+    stopped = time.time()
+    portal.start()
+    state = ended(portal, run)
+    assert (state["status"], state["cause"]) == (
+        "failed", "The portal was stopped while the run was on its nodes."
+    ), state  # fmt: skip
+    assert stopped - 15 < state["ended"] <= stopped
+    nothing_left(portal, cluster, run)
+    again, marker = start_run(portal, job)
+    is_right(portal, cluster, again, marker)
+
+
 def processes_of(portal):
     """Every process on this machine that has the portal's folder in its command or environment."""
     found = []
