@@ -104,6 +104,25 @@ def test_no_way_out_is_open(local, rung, listener):
     assert found["interfaces"] == ["lo"]
 
 
+def test_no_socket_of_the_portal_is_reached_by_its_path(local, rung):
+    """Its queue's, for one: who writes there has the workers do what he likes. Landlock asks nobody who connects."""
+    cloud = local(rung)
+    (node,) = start(cloud)
+    path = cloud.root / "queue.sock"
+    os.chdir(cloud.root)  # a path of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as queue:
+            queue.bind("queue.sock")
+            queue.listen()
+            for name in (str(path), f"/proc/{os.getpid()}/cwd/queue.sock"):
+                code = f"import os, socket; os.chdir('/'); socket.socket(socket.AF_UNIX).connect({name!r}); print('in')"
+                assert hands.run(node, f'python3 -c "{code}"').stdout == ""
+    finally:
+        os.chdir("/")
+    pair = "import socket; a, b = socket.socketpair(); a.send(b'x'); print(b.recv(1))"
+    assert hands.said(node, f'python3 -c "{pair}"') == "b'x'"
+
+
 def test_the_way_out_leads_nowhere_near(local, listener):
     """Not to this computer in any spelling, its neighbours on the link, or a cloud's metadata; git may ask for git."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:

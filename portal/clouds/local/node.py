@@ -674,7 +674,7 @@ def _confine() -> None:
 def _confine_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     kernel.drop_everything()
     landlock.confine(readable, writable)
-    seccomp.confine()
+    seccomp.confine(unix=False)
 
 
 def _is_ours(pid: int) -> bool:

@@ -71,7 +71,7 @@ _CLONE3 = 435
 _X32 = 0x4000_0000  # calls of x86_64's other table begin here
 _NEW_NAMESPACES = 0x7E02_0000  # all of clone's CLONE_NEW* flags
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_FAMILIES = (1, 2, 10)  # UNIX, INET, INET6
+_UNIX, _FAMILIES = 1, (2, 10)  # INET, INET6
 _NETLINK, _ROUTE = 16, 0  # what getifaddrs asks
 
 # cBPF instructions, and what a filter answers
@@ -89,18 +89,24 @@ def is_known() -> bool:
     return platform.machine() in _MACHINES
 
 
-def confine() -> None:
-    """Put the filter on this process and all that it starts. Needs `no_new_privs`."""
+def confine(*, unix: bool = True) -> None:
+    """Put the filter on this process and all that it starts. Needs `no_new_privs`.
+
+    Without `unix` it makes no unix sockets but pairs. That is for programs that see this computer's files: Landlock
+    asks nobody who connects to a socket by its path, the portal's own queue among them.
+    """
     if not is_known():
         raise OSError(errno.ENOSYS, f"there is no system call filter for {platform.machine()}")
-    instructions = _filter(*_MACHINES[platform.machine()])
+    instructions = _filter(*_MACHINES[platform.machine()], (_UNIX, *_FAMILIES) if unix else _FAMILIES)
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in instructions))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
     check("seccomp", libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0))
 
 
-def _filter(column: int, architecture: int, looked_at: dict[str, int]) -> list[_Instruction]:
+def _filter(
+    column: int, architecture: int, looked_at: dict[str, int], allowed_families: tuple[int, ...]
+) -> list[_Instruction]:
     refused = (_ANSWER, 0, 0, _FAIL | errno.EPERM)
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -120,7 +126,7 @@ def _filter(column: int, architecture: int, looked_at: dict[str, int]) -> list[_
     code += _unless(looked_at["ioctl"], control)
     allowed = (_ANSWER, 0, 0, _ALLOW)
     families: list[_Instruction] = [(_LOAD, 0, 0, _argument(0))]
-    for family in _FAMILIES:
+    for family in allowed_families:
         families += [(_IF_EQUAL, 0, 1, family), allowed]
     families += [(_IF_EQUAL, 0, 3, _NETLINK), (_LOAD, 0, 0, _argument(2)), (_IF_EQUAL, 0, 1, _ROUTE), allowed]
     code += _unless(looked_at["socket"], [*families, (_ANSWER, 0, 0, _FAIL | errno.EAFNOSUPPORT)])
