@@ -18,12 +18,12 @@ from tests.gitserver import git
 from tests.jobs.conftest import said_in
 from tests.running import until
 
+pytestmark = pytest.mark.slow
+
 UV = Path(sys.executable).with_name("uv")
 # A project that is built without a package index: it is its own builder.
 BUILDER = """
 import os, zipfile
-
-pytestmark = pytest.mark.slow
 def _wheel(folder):
     name = "mysim-0.1-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
