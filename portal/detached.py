@@ -75,19 +75,18 @@ def start(
     env: dict[str, str],
     programs: Programs = OWN,
     program: str = "",
-    files: dict[str, str] | None = None,
     secret: str = "",
     seconds: float | None = None,
     alone: str = "",
 ) -> None:
-    """Start it with these files in its folder, unless it was ever started there. Raises `Passing` or `Refused`.
+    """Start it in this folder, unless it was ever started there. Raises `Passing` or `Refused`.
 
     With `program`, a module of `programs`, its `main` is called with `argv`; otherwise `argv` is the command. A
     `secret` is for a program: its `main` is given it too, and it is nowhere but in memory that nobody else may read.
     After `seconds` it is ended, by the node. With `alone`, a path on the node, it raises `Busy` while another command
     that was started with the same path goes on.
     """
-    order: dict[str, Any] = {"argv": argv, "env": env, "files": files or {}, "seconds": seconds}
+    order: dict[str, Any] = {"argv": argv, "env": env, "seconds": seconds}
     order |= {name: value for name, value in (("program", program), ("secret", secret), ("alone", alone)) if value}
     # COXSWAIN_DETACH: a node that ends what a session leaves behind makes this one last as long as its command.
     answer = programs.call(host, "start", folder, more=json.dumps(order).encode(), COXSWAIN_DETACH="1")

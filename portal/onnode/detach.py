@@ -1,7 +1,7 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    start FOLDER     < {"argv": [...], "program": module, "env": {...}, "files": {name: text}, "secret": text,
-                        "seconds": N, "alone": path}
+    start FOLDER     < {"argv": [...], "program": module, "env": {...}, "secret": text, "seconds": N,
+                        "alone": path}
                      starts it, once in this folder's life; prints "started", "ran already" or "busy FOLDER"
     observe FOLDER N streams what is new in its log from byte N on, until the end
     signal FOLDER TERM
@@ -100,8 +100,6 @@ def start(folder, order):
             return
         os.ftruncate(fence, 0)
         os.write(fence, str(folder).encode())
-    for name, text in order.get("files", {}).items():
-        (folder / name).write_text(text)  # for the command alone, which does not outlive the machine
     (folder / "room").write_bytes(os.urandom(ROOM))
     for name in ("control", "life"):
         with contextlib.suppress(FileExistsError):
