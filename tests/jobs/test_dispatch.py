@@ -162,6 +162,9 @@ def test_a_thousand_that_wait_cost_a_start_on_another_cluster_no_query_more(job,
         workspace=lab, name="ebb", engine_version=tide.engine_version, status="running", node_count=1, cores_per_node=2
     )
     other = Job.objects.create(workspace=lab, cluster=ebb, name="other", git_url="https://git.test/a", command="a.py")
+    (run,) = ask(other, bob)
+    end(run)
+    ebb.release(run.uuid)
     with CaptureQueriesContext(connection) as alone:
         (run,) = ask(other, bob)
     end(run)
@@ -171,4 +174,4 @@ def test_a_thousand_that_wait_cost_a_start_on_another_cluster_no_query_more(job,
     assert dispatch_all() == 1
     with CaptureQueriesContext(connection) as beside:
         ask(other, bob)
-    assert len(beside) == len(alone)
+    assert len(beside) <= len(alone)
