@@ -58,7 +58,7 @@ class Stream(models.IntegerChoices):
 NO_RANK = 0xFFFFFFFF  # of what the portal said and of set-up: no rank wrote it
 ENTRY = struct.Struct(">BHIII")  # of `Chunk.segments`: stream, world, rank or NO_RANK, size, ms since the chunk's `at`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS = 253_402_300_799_999  # of the year 9999: what a datetime can be
+_LAST_MS = 253_402_128_000_000  # two days before the end of the year 9999: a datetime, in any time zone
 
 
 class WrongOffset(Exception):
