@@ -165,7 +165,7 @@ PLANS = {
     "jobs.run": "jobs.plans.RUN",
 }
 WATCHERS = [
-    "portal.tasks.watch.OutputWatcher",
+    "portal.tasks.keeping.OutputWatcher",
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",
     "clusters.watch.NodeWatcher",

@@ -20,7 +20,7 @@ from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 
 from portal.tasks import output as store
-from portal.tasks.models import ENTRY, Output
+from portal.tasks.outputs import ENTRY, Output
 from portal.tasks.pace import Pace
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce
 
 from portal.failpoints import failpoint
 from portal.tasks import live
-from portal.tasks.models import ENTRY, NO_RANK, Chunk, Output, Stream, rank_name
+from portal.tasks.outputs import ENTRY, NO_RANK, Chunk, Output, Stream, rank_name
 
 FRAME = 256 * 1024  # bytes of output in one frame
 MOST_PIECES = 8 * 1024  # in one frame, as far as chunks can be had singly: many small ones must not make it large

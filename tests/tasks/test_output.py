@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.tasks import output as store
-from portal.tasks.models import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
+from portal.tasks.outputs import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
