@@ -150,9 +150,10 @@ STORAGES = {
         if _collected
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
-    # Finished outputs: the metadata store.
-    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
+    # Kept outputs: the metadata store. `Output.store` names an entry here.
+    "outputs": {"BACKEND": "portal.tasks.stores.Folder", "OPTIONS": {"location": VAR / "outputs"}},
 }
+OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
 # What a worker does for each kind of task, and what the watch process looks after. Named here, so that `portal`
 # imports no app and the apps do not name each other upwards.

@@ -6,12 +6,14 @@ import struct
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import models, transaction
-from django.db.models import F
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Now
 from django.utils.timezone import now
 
 from portal.tasks import live
@@ -26,8 +28,15 @@ class Stream(models.IntegerChoices):
 
 NO_RANK = 0xFFFFFFFF  # of what the portal said and of set-up: no rank wrote it
 ENTRY = struct.Struct(">BHIII")  # of `Chunk.segments`: stream, world, rank or NO_RANK, size, ms since the chunk's `at`
+BLOCK = struct.Struct(">IIQIB")  # of `Part.directory`: size, newlines, ms since 1970, size of its segments, streams
+LONGEST_SPAN = 0xFFFFFFFF  # ms between the times of one chunk
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999  # of the year 9999: what a datetime can be
+
+
+def time_of(ms: int) -> datetime:
+    """Of milliseconds since 1970."""
+    return _EPOCH + timedelta(milliseconds=ms)
 
 
 class WrongOffset(Exception):
@@ -65,6 +74,11 @@ class Output(models.Model):
     A `position` counts all bytes in the order they were stored, and is the cursor of every reader; `head` is the next
     one. A run's output is copied from a log of its node: `log` is how many bytes of that log are stored here, and only
     who knows that number may go on.
+
+    New bytes lie in chunks, in the database. They move to parts, in the store: `kept` is how many have, from the
+    beginning, and only who knows that number may add a part. `store` names the entry of settings.STORAGES that the
+    parts lie in: that of the whole portal, unless whoever makes the output for a subject names another, such as one
+    that the subject's cloud configuration has put there. It never changes while there are parts.
     """
 
     CHUNK = 64 * 1024
@@ -78,11 +92,22 @@ class Output(models.Model):
     portal = models.BigIntegerField(default=0)
     setup = models.BigIntegerField(default=0)
     log = models.BigIntegerField(default=0)
+    cut = models.BigIntegerField(default=0)  # bytes of the log that were not stored, because it is too long
     nodes = models.JSONField(default=dict)  # {"hosts": [hostname], "of": {rank_name: index in hosts}}, as far as known
-    ended = models.BooleanField(default=False)  # nothing more will come
-    file = models.CharField(max_length=200, blank=True)  # in STORAGES["outputs"], once compacted
-    digests = models.JSONField(default=dict)  # stream name → sha256 of what is stored, in order of arrival
-    agrees = models.BooleanField(null=True)  # with the checksums that the node computed; None: not compared
+    ended = models.BooleanField(default=False)  # nothing more will come, unless it is reopened
+    store = models.CharField(max_length=40, default="outputs")
+    kept = models.BigIntegerField(default=0)
+    digested = models.BigIntegerField(default=0)  # bytes from the beginning that `digests` are of
+    digests = models.JSONField(default=dict)  # stream name → sha256 of what is kept, in order of arrival
+    expected = models.JSONField(null=True)  # the checksums that the node computed of its files, by stream name
+    agrees = models.BooleanField(null=True)  # `digests` with `expected`; None: not compared
+    loose = models.IntegerField(default=0)  # chunks that came since small ones were last joined
+    keep_at = models.DateTimeField(null=True)  # when to try to keep it; None: there is nothing to keep
+    keep_tries = models.PositiveSmallIntegerField(default=0)  # that failed, one after another
+    file = models.CharField(max_length=200, blank=True)  # of chunks without data, see `Chunk`
+
+    class Meta:
+        indexes = [models.Index(fields=["keep_at"], name="output_to_keep", condition=Q(keep_at__isnull=False))]
 
     def __str__(self) -> str:
         return str(self.uuid)
@@ -93,8 +118,8 @@ class Output(models.Model):
 
     @property
     def is_kept(self) -> bool:
-        """Whether all of it is in the metadata store, with its checksums."""
-        return bool(self.file) or (self.ended and not self.head)
+        """Whether it has ended, and all of it is in the store, with its checksums."""
+        return self.ended and self.kept == self.digested == self.head
 
     def size(self, stream: Stream) -> int:
         return int(getattr(self, stream.name.lower()))
@@ -103,6 +128,12 @@ class Output(models.Model):
         """The hostname of the node that a rank ran on; empty when it is not known."""
         index = self.nodes.get("of", {}).get(rank_name(world, rank))
         return "" if index is None else str(self.nodes["hosts"][index])
+
+    def reopen(self) -> None:
+        """More will come: what it belongs to is tried again. What was kept stays kept. Call it inside a transaction."""
+        Output.objects.filter(pk=self.pk).update(ended=False)
+        self.ended = False
+        live.ring(self.live_name)
 
     def append(self, stream: Stream, data: bytes) -> None:
         """Store bytes of no rank at the end."""
@@ -114,9 +145,39 @@ class Output(models.Model):
 
         That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
 
-        Segments are in order of arrival. There may be none: then the log had nothing to show in those bytes.
+        Segments are in order of arrival. There may be none: then the log had nothing to show in those bytes. What goes
+        beyond settings.OUTPUT_GIB is counted in `cut` and not stored, and the output says so where it is cut.
         """
-        self._store(segments, {"log": offset}, {"log": offset + size})
+        if self.log != offset:
+            self.refresh_from_db()  # what is stored up to this offset decides what still fits
+        fitting, cut = self._fitting(segments)
+        changes: dict[str, Any] = {"log": offset + size}
+        if cut:
+            changes["cut"] = F("cut") + cut
+        self._store(fitting, {"log": offset}, changes)
+
+    def _fitting(self, segments: Sequence[Segment]) -> tuple[Sequence[Segment], int]:
+        """What may be stored of these, and how many bytes may not."""
+        most = int(settings.OUTPUT_GIB * 1024**3)
+        room = max(0, most - self.stdout - self.stderr - self.setup)
+        size = sum(len(segment.data) for segment in segments)
+        if self.cut:
+            return [], size
+        if not most or size <= room:
+            return segments, 0
+        fitting: list[Segment] = []
+        for segment in segments:
+            fitting.append(replace(segment, data=segment.data[:room]))
+            room -= len(fitting[-1].data)
+            if not room:
+                break
+        words = (
+            f"The output is cut here: it is more than {settings.OUTPUT_GIB:g} GiB, the most that this portal stores of "
+            "one run. What follows is counted and not stored. Let the program write less, or into files on /shared; "
+            "whoever runs the portal can raise PORTAL_OUTPUT_GIB.\n"
+        )
+        fitting.append(Segment(Stream.PORTAL, words.encode(), now()))
+        return fitting, size - sum(len(segment.data) for segment in fitting[:-1])
 
     @transaction.atomic
     def _store(self, segments: Sequence[Segment], fence: dict[str, int], changes: dict[str, Any]) -> None:
@@ -125,21 +186,28 @@ class Output(models.Model):
             added[segment.stream.name.lower()] += len(segment.data)
             added["lines"] += segment.data.count(b"\n")
         added["head"] = sum(len(segment.data) for segment in segments)
+        packed = list(_packed(segments))
+        added["loose"] = len(packed)
         changes = {**changes, **{name: F(name) + count for name, count in added.items() if count}}
+        if packed:
+            changes["keep_at"] = Coalesce("keep_at", Now())
         if not Output.objects.filter(pk=self.pk, **fence).update(**changes):
             raise WrongOffset
         self.refresh_from_db(fields=[*changes])
-        if added["head"]:
+        if packed:
             position, line = self.head - added["head"], self.lines - added["lines"]
-            Chunk.objects.bulk_create(_packed(self, position, line, segments))
+            for chunk in packed:
+                chunk.output, chunk.position, chunk.line = self, chunk.position + position, chunk.line + line
+            Chunk.objects.bulk_create(packed)
             live.ring(self.live_name)
 
 
 class Chunk(models.Model):
     """Bytes of output in order of arrival, at most 64 KiB of them, and beside them who wrote which.
 
-    `segments` are packed `ENTRY`s, one for each piece of one writer, whose sizes add up to `size`. Once the output is
-    compacted, `data` is None and lies in its file; `segments` stay.
+    `segments` are packed `ENTRY`s, one for each piece of one writer, whose sizes add up to `size`. Chunks may be joined
+    at any time, and are deleted once their bytes lie in a part. `data` is None for what an earlier version has kept,
+    until it lies in a part too: the bytes are in `Output.file`, at `position`.
     """
 
     output = models.ForeignKey(Output, models.CASCADE, related_name="chunks")
@@ -162,18 +230,53 @@ class Chunk(models.Model):
         """`at` in milliseconds since 1970."""
         return (self.at - _EPOCH) // timedelta(milliseconds=1)
 
+    @property
+    def end(self) -> int:
+        return self.position + self.size
 
-def _packed(output: Output, position: int, line: int, segments: Iterable[Segment]) -> Iterator[Chunk]:
-    """As few chunks as possible. Neighbours of the same writer and millisecond become one entry."""
+
+class Part(models.Model):
+    """A piece of an output that lies in the store, and never changes: some MiB, or what there was.
+
+    Its object holds `size` bytes of output as they are, and behind them the segments of each block of up to 64 KiB,
+    compressed. `directory` says where the blocks are: packed `BLOCK`s, one for each.
+
+    The row is written before the object, with `size` 0, so that an object which nobody was left to finish is found;
+    -1: it is being deleted.
+    """
+
+    output = models.ForeignKey(Output, models.CASCADE, related_name="parts")
+    file = models.CharField(max_length=200)
+    position = models.BigIntegerField()
+    size = models.BigIntegerField(default=0)
+    line = models.BigIntegerField(default=0)  # newlines before it, of all writers
+    directory = models.BinaryField(default=b"")
+    begun = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["output", "position"], name="one_part_at_a_position", condition=Q(size__gt=0)
+            )
+        ]
+        indexes = [models.Index(fields=["begun"], name="part_not_written", condition=Q(size__lte=0))]
+
+    def __str__(self) -> str:
+        return f"{self.output_id} at {self.position}"
+
+
+def _packed(segments: Iterable[Segment]) -> Iterator[Chunk]:
+    """As few chunks as possible, from position 0. Neighbours of the same writer and millisecond become one entry."""
     data = bytearray()
     entries: list[list[int]] = []  # as in ENTRY, but the time is since 1970
+    position = line = 0
 
     def chunk() -> Chunk:
         first = min(ms for *_, ms in entries)  # clocks of nodes differ: the first to come need not be the earliest
-        packed = b"".join(ENTRY.pack(*entry, min(ms - first, 0xFFFFFFFF)) for *entry, ms in entries)
-        at = _EPOCH + timedelta(milliseconds=first)
+        packed = b"".join(ENTRY.pack(*entry, min(ms - first, LONGEST_SPAN)) for *entry, ms in entries)
         made = bytes(data)
-        return Chunk(output=output, position=position, size=len(made), line=line, at=at, segments=packed, data=made)
+        return Chunk(position=position, size=len(made), line=line, at=time_of(first), segments=packed, data=made)
 
     for segment in segments:
         writer = [segment.stream, segment.world, NO_RANK if segment.rank is None else segment.rank]

@@ -114,23 +114,6 @@ def test_a_checksum_that_differs_is_said(output):
     assert Output.objects.get(pk=output.pk).agrees is False
 
 
-def test_compacting_again_after_a_crash_does_it_once(output, monkeypatch):
-    output.append(Stream.STDOUT, b"x\n")
-
-    class Died(BaseException):
-        pass
-
-    def die(name):
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "failpoint", die)
-        with pytest.raises(Died):
-            store.compact(output)
-    store.compact(output)
-    assert whole(Output.objects.get(pk=output.pk)) == b"x\n"
-
-
 def test_a_long_output_opens_near_its_end(output):
     for n in range(10):
         output.append(Stream.STDOUT, b"%d" % n * 60_000 + b"\n")
