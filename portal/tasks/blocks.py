@@ -202,9 +202,11 @@ def blocks(output: Output, after: int, *, limit: int = FRAME, until: int | None 
 def _chunk_blocks(output: Output, after: int, end: int, limit: int, until: int | None) -> list[Block]:
     found: list[Block] = []
     total = entries = 0
+    at = after
     for chunk in _chunks(output, after, end)[:MOST_CHUNKS]:
-        if not found and not chunk.position <= after < chunk.end:
-            break
+        if not chunk.position <= at < chunk.end:
+            break  # before the first: moved; later: what is missing is said to who asks for it
+        at = chunk.end
         block = Block(chunk.position, chunk.line, chunk.ms, bytes(chunk.segments), _data_of(output, chunk))
         block = block.between(after, block.end if until is None else until)
         total += len(block.data)
@@ -255,8 +257,14 @@ def outline(output: Output, after: int, end: int, most: int) -> list[Stub]:
 
 
 def _chunk_stubs(output: Output, after: int, end: int, most: int) -> list[Stub]:
-    found = [_stub_of(chunk) for chunk in _chunks(output, after, end).defer("data")[:most]]
-    return found if found and found[0].position <= after < found[0].end else []
+    found: list[Stub] = []
+    at = after
+    for chunk in _chunks(output, after, end).defer("data")[:most]:
+        if not chunk.position <= at < chunk.end:
+            break
+        at = chunk.end
+        found.append(_stub_of(chunk))
+    return found
 
 
 def _stub_of(chunk: Chunk) -> Stub:
@@ -320,9 +328,14 @@ def outline_before(output: Output, before: int, most: int) -> list[Stub]:
 
 
 def _chunk_stubs_before(output: Output, before: int, most: int) -> list[Stub]:
-    found = output.chunks.filter(position__lt=before).order_by("-position").defer("data")[:most]
-    stubs = [_stub_of(chunk) for chunk in found]
-    return stubs if stubs and stubs[0].end >= before else []
+    found: list[Stub] = []
+    at = before
+    for chunk in output.chunks.filter(position__lt=before).order_by("-position").defer("data")[:most]:
+        if chunk.end < at:
+            break
+        at = chunk.position
+        found.append(_stub_of(chunk))
+    return found
 
 
 def _part_stubs_before(output: Output, before: int, most: int) -> list[Stub]:
