@@ -43,23 +43,6 @@ def output(db):
     return Output.objects.create()
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(Output, "CHUNK", 64)
-    monkeypatch.setattr(keeping, "PART", 256)
-    monkeypatch.setattr(keeping, "AT_ONCE", 3)
-
-
-@pytest.fixture
-def objects(settings, tmp_path):
-    """The folder of the store, empty."""
-    settings.STORAGES = {
-        **settings.STORAGES,
-        "outputs": {"BACKEND": "portal.tasks.stores.Folder", "OPTIONS": {"location": tmp_path}},
-    }
-    return lambda: sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-
-
 def again(output):
     return Output.objects.get(pk=output.pk)
 
@@ -427,7 +410,7 @@ def test_a_long_output_is_moved_to_the_store_while_it_grows(output, objects, sma
 def test_a_day_of_small_lines_makes_few_rows(output, objects, monkeypatch):
     monkeypatch.setattr(Output, "CHUNK", 40 * 50)
     monkeypatch.setattr(keeping, "MANY", 100)
-    lines = [b"a line of this size is usual, %09d\n" % n for n in range(2000)]
+    lines = [b"a line of this size is usual, %09d\n" % n for n in range(1000)]
     most = 0
     for n, line in enumerate(lines):
         output.append_log([out(n % 3, line, ms=n * 100)], offset=n, size=1)
@@ -435,9 +418,9 @@ def test_a_day_of_small_lines_makes_few_rows(output, objects, monkeypatch):
             keep_due(threading.Event())
             most = max(most, output.chunks.count())
     assert whole(output) == b"".join(lines)
-    assert most < 2000 / 50 + 200
+    assert most < 1000 / 50 + 200
     pieces = read_from(output, 0)
-    assert [piece.ms - pieces[0].ms for piece in pieces] == [n * 100 for n in range(2000)]
+    assert [piece.ms - pieces[0].ms for piece in pieces] == [n * 100 for n in range(1000)]
 
 
 def test_chunks_of_different_clocks_keep_their_times(output, objects):
