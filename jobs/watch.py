@@ -443,7 +443,9 @@ class Observer:
                 _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if lost := verdict.get("lost"):
                     report_lost(run.cluster, lost)
-            live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
+            live.ring(*self.names)
+        # Later, for the person does not wait for this. If we die before it, the next observer is told the end again.
+        with transaction.atomic():
             wake_task(run)
 
     @database_sync_to_async
