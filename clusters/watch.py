@@ -14,7 +14,7 @@ from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.watch import Bell

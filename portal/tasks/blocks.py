@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from django.db.models import QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
-from portal.clouds.errors import Passing
+from portal.errors import Passing
 from portal.tasks.outputs import BLOCK, ENTRY, LONGEST_SPAN, NO_RANK, Chunk, Output, Part
 from portal.tasks.stores import Store
 

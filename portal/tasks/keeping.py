@@ -31,7 +31,7 @@ from django.db import DatabaseError, connection, connections, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Least, Length, Now
 
-from portal.clouds.errors import Passing, PortalError
+from portal.errors import Passing, PortalError
 from portal.failpoints import failpoint
 from portal.tasks import live
 from portal.tasks.blocks import Block, Stub, blocks, joined, outline, read_data, with_segments

@@ -18,7 +18,7 @@ from django.core.files.base import File
 from django.core.files.storage import FileSystemStorage, storages
 from django.db import DatabaseError
 
-from portal.clouds.errors import Passing, PortalError
+from portal.errors import Passing, PortalError
 
 
 @runtime_checkable

@@ -110,7 +110,11 @@ WATCHING = [
     "jobs.watch.store.after",
     "jobs.watch.exit.before",
     "jobs.watch.exit.after",
-    "output.compacted",
+    "output.part.begun",
+    "output.part.written",
+    "output.part.kept",
+    "output.chunks.deleted",
+    "output.digested",
 ]
 
 

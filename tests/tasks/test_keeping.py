@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from portal.clouds.errors import Passing
+from portal.errors import Passing
 from portal.tasks import keeping
 from portal.tasks import output as store
 from portal.tasks.keeping import compact, drop_unfinished, join_small, keep_due

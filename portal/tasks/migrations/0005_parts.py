@@ -13,7 +13,7 @@ def have_all_kept(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tasks', '0003_ranks'),
+        ('tasks', '0004_plans_as_data'),
     ]
 
     operations = [
