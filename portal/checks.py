@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -113,9 +114,8 @@ def of_each_host() -> list[CheckMessage]:
     """What each host has for itself, and what follows from that for several."""
     found: list[CheckMessage] = []
     one = "Set PORTAL_HOSTS to 1 if web, worker and watch run on one host."
-    store = cast("dict[str, Any]", settings.STORAGES["outputs"])
-    if store["BACKEND"].endswith("FileSystemStorage"):
-        place = store.get("OPTIONS", {}).get("location", settings.VAR)
+    place = Path(cast("dict[str, Any]", settings.STORAGES["outputs"]).get("OPTIONS", {}).get("location", ""))
+    if place.is_absolute():
         found.append(
             Warning(
                 f"Kept output is written to {place}: a worker's files are not there for web on another host.",

@@ -156,13 +156,14 @@ STORAGES = {
         if _collected
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
-    # Finished outputs: the metadata store.
-    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
+    # Kept outputs: the metadata store. `Output.store` names an entry here.
+    "outputs": {"BACKEND": "portal.tasks.stores.Folder", "OPTIONS": {"location": VAR / "outputs"}},
 }
+OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
 # What the watch process looks after. Named here, so that `portal` imports no app.
 WATCHERS = [
-    "portal.tasks.watch.OutputWatcher",
+    "portal.tasks.keeping.OutputWatcher",
     "jobs.watch.DispatchWatcher",
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",

@@ -23,9 +23,9 @@ from django.utils.module_loading import import_string
 from django.utils.timezone import now
 from redis.exceptions import RedisError
 
-from portal.tasks import output, queue
+from portal.tasks import queue
 from portal.tasks.live import WATCH
-from portal.tasks.models import Leader, Output, Task
+from portal.tasks.models import Leader, Task
 
 logger = logging.getLogger(__name__)
 
@@ -128,22 +128,6 @@ async def _keep_up(watcher: Watcher, bell: Bell) -> None:
         except Exception:
             logger.exception("%s failed, starting it again", type(watcher).__name__)
         await asyncio.sleep(1)
-
-
-class OutputWatcher:
-    """Keeps outputs that have ended and were not moved to the metadata store, because a worker died before it."""
-
-    EVERY = 60.0
-
-    async def run(self, bell: Bell) -> None:
-        while True:
-            await asyncio.sleep(self.EVERY)
-            await database_sync_to_async(keep_ended)()
-
-
-def keep_ended() -> None:
-    for ended in Output.objects.filter(ended=True, file="", head__gt=0)[:50]:
-        output.compact(ended)
 
 
 async def _sweep(bell: Bell) -> None:

@@ -116,7 +116,10 @@ def test_what_each_host_has_for_itself_is_named_before_there_are_several(setting
 
 def test_outputs_in_a_store_that_all_hosts_see_are_no_trouble(settings):
     settings.HOST_COUNT = 2
-    settings.STORAGES = {**settings.STORAGES, "outputs": {"BACKEND": "storages.backends.s3.S3Storage"}}
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "outputs": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"location": "outputs"}},
+    }
     assert "portal.W006" not in {one.id for one in ready_for_production()}
 
 
