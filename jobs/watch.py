@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from portal.tasks.models import Segment, Stream, WrongOffset
 from portal.tasks.output import plain_text
 from portal.tasks.pace import Pace
 from portal.tasks.watch import Bell
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -511,22 +511,6 @@ class _End:
             raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
 
 
-def _storable(value: Any) -> Any:
-    """What JSON said, without what databases do not take: NUL, half of a surrogate pair, numbers that are none.
-
-    Names of files that are no UTF-8 come as such halves.
-    """
-    if isinstance(value, str):
-        return value.replace("\0", "").encode(errors="replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_storable(one) for one in value]
-    if isinstance(value, dict):
-        return {_storable(name): _storable(one) for name, one in value.items()}
-    return value
-
-
 def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
     """As `Run.ended_ranks`. Raises `Refused` where it makes no sense."""
     try:
@@ -551,7 +535,7 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
         while block := await out.read(65536):
             buffer += block
             while (at := buffer.find(b"\n")) >= 0:
-                word = _storable(json.loads(buffer[:at]))
+                word = storable(json.loads(buffer[:at]))
                 if not isinstance(word, dict):
                     raise ValueError(f"{str(word)[:40]} in place of words")
                 size = word["size"] if "log" in word else 0
