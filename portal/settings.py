@@ -169,6 +169,8 @@ WATCHERS = [
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",
     "clusters.watch.NodeWatcher",
+    "clusters.watch.RepairWatcher",
+    "clusters.watch.EnginesWatcher",
     "accounts.watch.AccountsWatcher",
 ]
 RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
