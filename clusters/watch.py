@@ -25,9 +25,11 @@ logger = logging.getLogger(__name__)
 
 EVERY = 5.0  # seconds between looks at a cluster
 ANSWER_WITHIN = 5.0
-AT_ONCE = 64  # questions under way: more handshakes than that would all be late together
-SILENT_AT_ONCE = 16  # of those, to nodes that did not answer: waiting for them holds up no others
-A_SECOND = 200  # questions, so that many nodes are asked one after the other and not all at the full second
+AT_ONCE = 64  # questions under way, over connections that are open
+CONNECT_AT_ONCE = 12  # to nodes that are to be connected to first: more handshakes would all be late together
+SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up no others
+GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
+SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 REFRESH_ENGINES = 24 * 3600.0
 AT_A_TIME = 500  # rows in one statement
 
@@ -41,8 +43,10 @@ class NodeWatcher(SharingWatcher):
     def __init__(self) -> None:
         self.connections = ssh.Connections()
         self.inventory = Inventory()
-        self.turns, self.silent_turns = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(SILENT_AT_ONCE)
-        self.next_turn = 0.0
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.connect_turns = asyncio.Semaphore(CONNECT_AT_ONCE)
+        self.silent_turns = asyncio.Semaphore(SILENT_AT_ONCE)
+        self.gap, self.next_turn = GAP, 0.0
         self.mine: set[int] = set()
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
         self.answered: set[int] = set()  # nodes, of which that is not written down
@@ -69,7 +73,9 @@ class NodeWatcher(SharingWatcher):
         """One query a round for all nodes, and one statement for all that answered."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for cluster, nodes in await _nodes(self.mine - self.looking):
+                found = await _nodes(self.mine - self.looking)
+                self.gap = min(GAP, SPREAD / max(1, sum(len(nodes) for _, nodes in found)))
+                for cluster, nodes in found:
                     self.looking.add(cluster)
                     group.create_task(self._look_once(cluster, nodes))
                 await asyncio.sleep(EVERY)
@@ -97,10 +103,12 @@ class NodeWatcher(SharingWatcher):
 
     async def _ask(self, node: Node, host: ssh.Host) -> bool:
         """Whether it answers. Asked twice, because the first one may only tell that a kept connection is dead."""
-        turns = self.turns if node.state == Node.State.ANSWERS else self.silent_turns
         loop = asyncio.get_running_loop()
+        turns = self.turns if self.connections.has(host) else self.connect_turns
+        if node.state != Node.State.ANSWERS:
+            turns = self.silent_turns
         for _ in range(2):
-            at = self.next_turn = max(loop.time(), self.next_turn + 1 / A_SECOND)
+            at = self.next_turn = max(loop.time(), self.next_turn + self.gap)
             await asyncio.sleep(at - loop.time())
             async with turns:
                 try:

@@ -131,6 +131,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def has(self, host: Host) -> bool:
+        """Whether there is an open connection to it, as far as is known."""
+        kept = self._kept.get(host)
+        return kept is not None and kept.opening.done() and not kept.is_dead
+
     def _use(self, host: Host) -> _Kept:
         """To be given back by `_give_back`."""
         kept = self._kept.get(host)
@@ -211,7 +216,7 @@ class Connections:
                 if kept.opening.cancelled():
                     raise Passing(f"The connection to {host.name} was cut.")
                 process = await kept.opening.result().create_process(command.line, env=dict(command.env), encoding=None)
-                process.stdin.write(command.first)
+                _write(process, command.first)
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
                 self._give_back(host, kept)
@@ -279,8 +284,7 @@ class Connections:
         async with self._process(host, command, ahead=ahead) as (kept, process):
             try:
                 async with asyncio.timeout(seconds):
-                    process.stdin.write(input)
-                    process.stdin.write_eof()
+                    _write(process, input, end=True)
                     out, err = await asyncio.gather(_whole(process.stdout), _whole(process.stderr))
                     await process.wait_closed()
             except TimeoutError as error:
@@ -316,8 +320,7 @@ class Connections:
         command = Command(command) if isinstance(command, str) else command
         async with self._process(host, command, ahead=ahead) as (kept, process):
             try:
-                process.stdin.write(input)
-                process.stdin.write_eof()
+                _write(process, input, end=True)
                 yield process.stdout
             except (OSError, asyncssh.Error) as error:
                 self._drop(host, kept)
@@ -330,6 +333,14 @@ class Connections:
 
 class _TooMuch(Exception):
     pass
+
+
+def _write(process: Process, data: bytes, *, end: bool = False) -> None:
+    """Nothing is wrong where the command has ended already: a quick one does, before it has read anything."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(data)
+        if end:
+            process.stdin.write_eof()
 
 
 async def _whole(reader: Reader) -> bytes:

@@ -294,8 +294,8 @@ def test_a_repair_does_not_try_mpi_on_cores_that_a_run_is_on(tide, monkeypatch):
 class Nodes:
     """Connections to nodes of which some do not answer."""
 
-    def __init__(self, *deaf, hold=None):
-        self.deaf, self.hold = set(deaf), hold
+    def __init__(self, *deaf, hold=None, is_open=True):
+        self.deaf, self.hold, self.is_open = set(deaf), hold, is_open
         self.under_way = self.most = 0
         self.asked = []
 
@@ -310,6 +310,9 @@ class Nodes:
         if host.name in self.deaf:
             raise Passing(f"{host.name} does not answer.")
         return ssh.Answer(0, b"", b"")
+
+    def has(self, host):
+        return self.is_open
 
     def drop(self, host):
         pass
@@ -367,28 +370,29 @@ def some(count, state="answers"):
     return [(Node(pk=n, state=state), ssh.Host(f"{state}-{n}", "10.0.0.1", 22, "u", "k")) for n in range(count)]
 
 
-def test_no_more_nodes_are_asked_at_once_than_can_answer(monkeypatch):
-    monkeypatch.setattr(watch, "A_SECOND", 1e6)
+@pytest.mark.parametrize(("is_open", "most"), [(True, watch.AT_ONCE), (False, watch.CONNECT_AT_ONCE)])
+def test_no_more_nodes_are_asked_at_once_than_can_answer(monkeypatch, is_open, most):
+    monkeypatch.setattr(watch, "GAP", 0)
 
     async def ask_all():
         watcher = watch.NodeWatcher()
         held = asyncio.Event()
-        watcher.connections = nodes = Nodes(hold=held)
+        watcher.connections = nodes = Nodes(hold=held, is_open=is_open)
         asking = asyncio.gather(*(watcher._ask(*one) for one in some(800)))
-        while nodes.under_way < watch.AT_ONCE:
+        while nodes.under_way < most:
             await asyncio.sleep(0)
         for _ in range(5):
             await asyncio.sleep(0)
-        assert nodes.under_way == watch.AT_ONCE
+        assert nodes.under_way == most
         held.set()
         assert await asking == [True] * 800
-        assert nodes.most == watch.AT_ONCE
+        assert nodes.most == most
 
     asyncio.run(ask_all())
 
 
 def test_nodes_that_do_not_answer_hold_up_none_that_do(monkeypatch):
-    monkeypatch.setattr(watch, "A_SECOND", 1e6)
+    monkeypatch.setattr(watch, "GAP", 0)
 
     class Half(Nodes):
         async def run(self, host, command, *, seconds):
@@ -417,7 +421,7 @@ def test_nodes_are_asked_one_after_the_other_and_not_all_at_the_full_second():
         clock = asyncio.get_running_loop().time
         began = clock()
         await asyncio.gather(*(watcher._ask(*one) for one in some(100)))
-        assert clock() - began >= 0.9 * 100 / watch.A_SECOND
+        assert clock() - began >= 0.9 * 100 * watch.GAP
 
     asyncio.run(ask_all())
 

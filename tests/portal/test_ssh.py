@@ -24,6 +24,9 @@ async def node(monkeypatch):
         started.put_nowait(process)
         if process.command == "stay":
             return
+        if process.command == "true":
+            process.exit(0)
+            return
         line = await process.stdin.readline()
         process.stdout.write(b"%d %s" % (number, line))
         process.exit(0)
@@ -161,3 +164,9 @@ async def test_one_who_cuts_a_connection_ends_no_other_that_waits_for_it(node):
     connections.drop(host)
     with pytest.raises(Passing, match="was cut"):
         await waiting
+
+
+async def test_a_command_that_ends_before_it_is_written_to_has_ended_well(node):
+    host, connections, _ = node
+    answers = await asyncio.gather(*(connections.run(host, "true", input=b"x") for _ in range(50)))
+    assert {answer.status for answer in answers} == {0}
