@@ -25,7 +25,7 @@ from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks import live
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from accounts.models import Organization, User
-from portal.statuses import Badge
+from portal.states import Badge
 
 
 @dataclass(frozen=True)

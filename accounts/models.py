@@ -19,7 +19,7 @@ from django.db.models.functions import Coalesce, Left, Lower, Now
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
-from portal.statuses import Badge
+from portal.states import Badge
 
 
 def database_now() -> datetime:

@@ -21,7 +21,7 @@ from accounts.holdings import Holding
 from accounts.models import Organization, User
 from clusters.models import Cluster, EngineVersion, Node
 from portal.clouds import InstanceType
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks import live
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Task, TaskStatus
@@ -64,7 +64,7 @@ def create_cluster(
         },
     )
     if made:
-        start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
+        start_task(cluster, "clusters.create", by=by, cloud=workspace.cloud_config.kind)
         after = {
             "nodes": node_count,
             "instance type": instance_type.name,
@@ -78,15 +78,7 @@ def create_cluster(
 @transaction.atomic
 def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
-    if not cluster.move(Cluster.Status.INPROGRESS):
-        raise PortalError(f"{cluster.name} cannot be repaired while it is {cluster.badge.word}.")
-    task = start_task(
-        cluster,
-        "clusters.repair",
-        title=f"Repair cluster {cluster.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-    )
+    task = start_task(cluster, "clusters.repair", by=by, cloud=cluster.workspace.cloud_config.kind)
     _record("repaired", cluster, by=by)
     return task
 
@@ -177,17 +169,7 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
 @transaction.atomic
 def delete_cluster(cluster: Cluster, *, by: User) -> Task:
     """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that."""
-    if not cluster.move(Cluster.Status.TERMINATING):
-        raise PortalError(
-            f"{cluster.name} cannot be deleted while it is {cluster.badge.word}. Cancel what is going on first."
-        )
-    task = start_task(
-        cluster,
-        "clusters.delete",
-        title=f"Delete cluster {cluster.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-    )
+    task = start_task(cluster, "clusters.delete", by=by, cloud=cluster.workspace.cloud_config.kind)
     _record("deleted", cluster, by=by)
     return task
 

@@ -8,7 +8,7 @@ from django.core.validators import RegexValidator
 
 from clusters.models import EngineVersion
 from portal.clouds import InstanceType
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 

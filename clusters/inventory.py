@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from clusters.models import Cluster
 from portal.clouds import CloudNode, Tags
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks.threads import apart
 
 Listed = dict[Tags, list[CloudNode]]

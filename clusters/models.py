@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import ClassVar
 
-from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from portal import clouds, secrets, ssh
-from portal.statuses import Badge
-from portal.tasks.models import Task
+from portal.states import Badge, State
+from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 
@@ -53,13 +53,18 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 
+    def free(self) -> ClusterQuerySet:
+        """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
+        lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
+        return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
+
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
         lost = Node.objects.lost().defer("host_private", "host_public")
         return self.prefetch_related(models.Prefetch("nodes", lost, to_attr="_lost_nodes"))
 
 
-class Cluster(models.Model):
+class Cluster(Subject):
     """Nodes of one instance type with an engine version, ready for MPI."""
 
     class Status(models.TextChoices):
@@ -71,25 +76,16 @@ class Cluster(models.Model):
         TERMINATED = "terminated"
 
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.RUNNING: Badge.good("RUNNING"),
-        DEGRADED: Badge("DEGRADED", "st-warn", "bi-exclamation-triangle-fill"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.TERMINATING: Badge.working("TERMINATING"),
-        Status.TERMINATED: Badge.gone("TERMINATED"),
-    }
-    API: ClassVar[dict[str, str]] = {**{status: status.name for status in Status}, DEGRADED: "DEGRADED"}
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW, Status.FAILED, Status.RUNNING},
-        Status.RUNNING: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
-        Status.TERMINATING: {Status.RUNNING, Status.FAILED},
-        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW")),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING}),
+        Status.RUNNING: State(Badge.good("RUNNING"), follows={Status.INPROGRESS}),
+        DEGRADED: State(Badge.warning("DEGRADED")),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
+        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.RUNNING, Status.FAILED}),
+        Status.TERMINATED: State(Badge.gone("TERMINATED"), follows={Status.TERMINATING, Status.NEW, Status.INPROGRESS}),
     }
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="clusters")
     name = models.CharField(max_length=40)
     instance_type = models.CharField(max_length=40)
@@ -101,9 +97,9 @@ class Cluster(models.Model):
     key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
+    occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
     objects = ClusterQuerySet.as_manager()
 
@@ -124,6 +120,13 @@ class Cluster(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("cluster", args=[self.uuid])
 
+    def crumbs(self) -> list[tuple[str, str]]:
+        return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
+
+    def release(self, holder: uuid.UUID) -> bool:
+        """Let others on it. False when this holder had let go already."""
+        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
+
     @property
     def lost_nodes(self) -> list[Node]:
         """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
@@ -139,12 +142,8 @@ class Cluster(models.Model):
 
     @property
     def state(self) -> str:
-        """The key of PAGE and API: the status, or DEGRADED."""
+        """The status, or DEGRADED."""
         return self.DEGRADED if self.is_degraded else self.status
-
-    @property
-    def badge(self) -> Badge:
-        return self.PAGE[self.state]
 
     @property
     def cores(self) -> int:
@@ -172,20 +171,6 @@ class Cluster(models.Model):
         head = self.nodes.order_by("rank").first()
         return f"{head.shared if head else '/shared'}/.engines/{self.engine_version.slug}"
 
-    def move(self, to: Status) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Cluster.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
-
     def live_names(self) -> list[str]:
         return [f"cluster.{self.uuid}", *self.workspace.live_names()]
 
@@ -207,7 +192,7 @@ class Node(models.Model):
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge("SILENT", "st-warn", "bi-question-circle-fill"),
+        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
         State.GONE: Badge.bad("GONE"),
     }
 

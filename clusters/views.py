@@ -21,7 +21,7 @@ from clusters.actions import (
 )
 from clusters.forms import ClusterForm
 from clusters.models import Cluster
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from workspaces.place import enter, workspace_for
 
 

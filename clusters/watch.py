@@ -15,7 +15,7 @@ from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE
@@ -38,7 +38,7 @@ class NodeWatcher(SharingWatcher):
     """Asks the nodes of its share of the running clusters whether they answer."""
 
     kind = "cluster"
-    rung_by = live.WATCH_CLUSTERS
+    rung_by = (live.WATCH_CLUSTERS,)
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
@@ -131,7 +131,7 @@ class NodeWatcher(SharingWatcher):
 class RepairWatcher:
     """Repairs clusters of which people want it."""
 
-    rung_by = live.WATCH_CLUSTERS
+    rung_by = (live.WATCH_CLUSTERS,)
 
     async def run(self, bell: Bell) -> None:
         while True:

@@ -10,16 +10,18 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
 from clusters.models import Cluster
+from jobs.dispatch import dispatch
 from jobs.models import Job, Run
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.secrets import redact, seal
-from portal.tasks import ledger
+from portal.tasks import ledger, live
 from portal.tasks.models import Output
 from workspaces.models import Workspace
 
@@ -125,26 +127,37 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         output=Output.objects.create(),
         started_by=by,
     )
-    ledger.start_task(
-        run,
-        "jobs.run",
-        title=f"Run {run.number} of {job.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-        output=run.output,
-    )
+    live.ring(live.WATCH_WAITING, *run.live_names())
+    dispatch(cluster.pk)
     _record("started", run, by=by)
     return run
 
 
 @transaction.atomic
 def cancel_run(run: Run, *, by: User) -> bool:
-    """Ask for it; a worker ends it on every node. False when it had ended."""
+    """Ask for it; a worker ends it on every node. One that still waits has ended at once. False when it had ended."""
+    now_or_later = _cancel_waiting(run, by) or _cancel_begun(run, by)
+    if now_or_later:
+        _record("cancelled", run, by=by)
+    return now_or_later
+
+
+def _cancel_waiting(run: Run, by: User) -> bool:
+    waiting = Run.objects.waiting().filter(pk=run.pk)
+    changes = {"status": Run.Status.CANCELLED, "turn": now(), "ended": now(), "cause": f"Cancelled by {by}."}
+    if not waiting.update(**changes, cancelled_by=by):
+        return False
+    Output.objects.filter(pk=run.output_id).update(ended=True)
+    live.ring(*run.live_names(), run.output.live_name)
+    return True
+
+
+def _cancel_begun(run: Run, by: User) -> bool:
+    run.refresh_from_db(fields=["status", "turn"])
     task = run.last_task
     if run.is_finished or task is None or not ledger.cancel_task(task):
         return False
     Run.objects.filter(pk=run.pk).update(cancelled_by=by)
-    _record("cancelled", run, by=by)
     return True
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
-from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
@@ -16,8 +16,9 @@ from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.models import Cluster
 from portal import secrets
-from portal.statuses import Badge
-from portal.tasks.models import Output, Task
+from portal.states import Badge, State
+from portal.tasks.models import Output
+from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
@@ -72,9 +73,15 @@ class RunQuerySet(AccessQuerySet["Run"]):
     def unfinished(self) -> RunQuerySet:
         return self.filter(status__in=(Run.Status.NEW, Run.Status.INPROGRESS))
 
+    def waiting(self) -> RunQuerySet:
+        """For their turn on their cluster, the one that has waited longest first. They have no task yet."""
+        return self.filter(status=Run.Status.NEW, turn=None).order_by("pk")
 
-class Run(models.Model):
+
+class Run(Subject):
     """One execution of a job. What ran is copied from the job, so that changing the job changes no history."""
+
+    runs_programs = True
 
     class Status(models.TextChoices):
         NEW = "new"
@@ -83,28 +90,14 @@ class Run(models.Model):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.FINISHED: Badge.good("FINISHED"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.CANCELLED: Badge.gone("CANCELLED"),
-    }
-    API: ClassVar[dict[str, str]] = {
-        Status.NEW: "PENDING",
-        Status.INPROGRESS: "RUNNING",
-        Status.FINISHED: "SUCCEEDED",
-        Status.FAILED: "FAILED",
-        Status.CANCELLED: "CANCELLED",
-    }
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW},
-        Status.FINISHED: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS},
-        Status.CANCELLED: {Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW"), "PENDING"),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), "RUNNING", follows={Status.NEW}),
+        Status.FINISHED: State(Badge.good("FINISHED"), "SUCCEEDED", follows={Status.INPROGRESS}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS}),
+        Status.CANCELLED: State(Badge.gone("CANCELLED"), follows={Status.NEW, Status.INPROGRESS}),
     }
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     job = models.ForeignKey(Job, models.PROTECT, related_name="runs")
     number = models.PositiveIntegerField()
     cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="runs")
@@ -133,9 +126,9 @@ class Run(models.Model):
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     cancelled_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    turn = models.DateTimeField(null=True)  # when it got its cluster, and the task that runs it
     started = models.DateTimeField(null=True)  # when the node was asked
     ended = models.DateTimeField(null=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
     objects = RunQuerySet.as_manager()
 
@@ -143,6 +136,7 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["cluster", "status"], name="run_cluster_status"),
             models.Index(fields=["created"], name="run_by_time"),
+            models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
         ]
@@ -160,10 +154,18 @@ class Run(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("run", args=[self.uuid])
 
+    def crumbs(self) -> list[tuple[str, str]]:
+        return [("Jobs", reverse("jobs", args=[self.workspace.uuid])), (str(self), self.get_absolute_url())]
+
+    @property
+    def is_waiting(self) -> bool:
+        """For its turn: see `RunQuerySet.waiting`."""
+        return self.status == self.Status.NEW and self.turn is None
+
     @property
     def badge(self) -> Badge:
-        task = None if self.is_finished else self.last_task
-        return Badge.working("CANCELLING") if task and task.is_cancelling else self.PAGE[self.status]
+        task = None if self.is_finished or self.is_waiting else self.last_task
+        return Badge.working("CANCELLING") if task and task.is_cancelling else self.STATES[self.status].badge
 
     @property
     def is_finished(self) -> bool:
@@ -172,11 +174,6 @@ class Run(models.Model):
     @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
 
     def folder(self, shared: str) -> str:
         """Its folder on the nodes."""
@@ -201,15 +198,6 @@ class Run(models.Model):
     def doing(self) -> str:
         """What the head node does now, for a sentence."""
         return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
-
-    def move(self, to: Status, **fields: object) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Run.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to, **fields)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
 
     @property
     def workspace(self) -> Workspace:

@@ -21,9 +21,11 @@ from accounts.place import enter_organization, person
 from clusters.models import Cluster
 from jobs import causes, repositories
 from jobs.actions import cancel_run, change_credential, create_job, start_run
+from jobs.dispatch import reasons
 from jobs.forms import CredentialForm, JobForm
 from jobs.models import Job, Run
-from portal.clouds.errors import PortalError
+from jobs.plans import RUN
+from portal.errors import PortalError
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.models import Workspace
@@ -187,7 +189,9 @@ def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
 
 def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
     """As the page shows them. The task of a run that failed has done all its steps; for the person, this one failed."""
-    steps = list(task.steps.select_related("task")) if task else []
+    if task is None:  # it waits for its turn, or has never had one
+        return [(Step(title=step.title, name=step.name), None) for step in RUN.steps]
+    steps = list(task.steps.select_related("task"))
     for step in steps:
         if step.name == "run" and step.status == StepStatus.DONE and run.status == Run.Status.FAILED:
             step.status, step.detail = StepStatus.FAILED, run.cause
@@ -205,6 +209,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "run": found,
         "task": task,
         "steps": _steps(found, task),
+        "waits_for": reasons([found]).get(found.pk, ""),
         "failures": causes.sentences(found.failures),
         "time_limit": causes.span(found.time_limit) if found.time_limit else "",
         "quiet_since": found.quiet_since,

@@ -21,17 +21,18 @@ from clusters.actions import report_lost
 from clusters.inventory import Inventory
 from clusters.models import Cluster
 from jobs.causes import explain, sound
+from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
-from jobs.plans import remove_folder, sweep, wake_next
+from jobs.plans import remove_folder, sweep
 from portal import detached, ssh
 from portal.clouds import CloudNode
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.pace import Pace
 from portal.tasks.threads import DATABASE, Threads
-from portal.tasks.watch import SharingWatcher
+from portal.tasks.watch import Bell, SharingWatcher
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class RunWatcher(SharingWatcher):
     """Observes its share of the runs that are on a node and not seen to their end."""
 
     kind = "run"
-    rung_by = live.WATCH_RUNS
+    rung_by = (live.WATCH_RUNS,)
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
@@ -94,11 +95,26 @@ class RunWatcher(SharingWatcher):
                 logger.exception("run %s could not be given up", pk)
 
 
+class DispatchWatcher:
+    """Has waiting runs begin when their cluster can take them, whatever has made it free."""
+
+    EVERY = 3.0  # seconds, when nothing is heard
+    rung_by = (live.WATCH_WAITING, live.WATCH_CLUSTERS)
+
+    async def run(self, bell: Bell) -> None:
+        pace = Pace()
+        while True:
+            await pace.turn()
+            if begun := await DATABASE(dispatch_all)():
+                logger.info("it was the turn of %s runs", begun)
+            await bell.wait(self.EVERY)
+
+
 class LeftoverWatcher(SharingWatcher):
     """Ends what a run left on a node that did not answer at the time, as soon as it does."""
 
     kind = "leftover"
-    rung_by = live.WATCH_CLUSTERS
+    rung_by = (live.WATCH_CLUSTERS,)
 
     async def wanted(self) -> set[int]:
         return await DATABASE(_with_leftovers)()
@@ -125,6 +141,7 @@ def _sweep(pk: int) -> None:
             silent, ended = sweep(run)
             if not silent:
                 remove_folder(run)
+                live.ring(live.WATCH_WAITING)
             for hostname, count in ended.items():
                 logger.warning("%s processes of run %s were left on %s; ended", count, pk, hostname)
     except (DatabaseError, PortalError):
@@ -420,8 +437,7 @@ class Observer:
                     ended_ranks={},
                     silent_since=None,
                 )
-                if not run.tasks.unfinished().filter(cancel_asked=True).exists():
-                    run.move(Run.Status.FAILED if cause.message else Run.Status.FINISHED)
+                _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if lost := verdict.get("lost"):
                     report_lost(run.cluster, lost)
             live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
@@ -449,10 +465,17 @@ class Observer:
                 Run.objects.filter(pk=run.pk).update(
                     ended=at or now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
                 )
-                if not run.tasks.unfinished().filter(cancel_asked=True).exists():
-                    run.move(Run.Status.FAILED)
+                _outcome(run, Run.Status.FAILED)
             live.ring(*run.live_names())
             wake_task(run)
+
+
+def _outcome(run: Run, status: Run.Status) -> None:
+    """Unless it is being cancelled: then that is what becomes of it, when its task ends."""
+    if run.tasks.unfinished().filter(cancel_asked=True).exists():
+        return
+    if not run.move(status):
+        logger.warning("run %s was %s before its node said that it is %s", run.pk, run.status, status)
 
 
 Message = tuple[dict[str, Any], bytes]
@@ -569,4 +592,3 @@ def wake_task(run: Run) -> None:
     task = run.last_task
     if task:
         ledger.wake(task.pk)
-    wake_next(run)

@@ -32,8 +32,8 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.timezone import localtime
 
-from portal.clouds.errors import PortalError
-from portal.statuses import Badge
+from portal.errors import PortalError
+from portal.states import Badge
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]

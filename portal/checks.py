@@ -11,6 +11,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register  # n
 from django.utils.module_loading import import_string
 
 from portal.environment import is_loopback
+from portal.tasks import registry
 
 
 @register(Tags.security)
@@ -64,11 +65,7 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         found.append(
             Error(f"PORTAL_LOCAL_NETWORK is {settings.LOCAL_NODES['network']!r}.", hint=hint, id="portal.E011")
         )
-    for kind, path in settings.PLANS.items():
-        try:
-            import_string(path)
-        except ImportError as error:
-            found.append(Error(f"The plan of {kind} cannot be imported: {error}", id="portal.E005"))
+    found += [Error(fault, id="portal.E005") for fault in registry.faults(settings.QUEUES)]
     for path in settings.HOLDINGS:
         try:
             import_string(path)

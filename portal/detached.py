@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from portal import ssh
-from portal.clouds.errors import PortalError, Refused
+from portal.errors import PortalError, Refused
 
 _ONNODE = Path(__file__).parent / "onnode"
 # Reads our modules from a descriptor, and begins with `boot.py`.

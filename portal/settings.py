@@ -154,18 +154,10 @@ STORAGES = {
     "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
 }
 
-# What a worker does for each kind of task, and what the watch process looks after. Named here, so that `portal`
-# imports no app and the apps do not name each other upwards.
-PLANS = {
-    "workspaces.create": "workspaces.plans.CREATE",
-    "workspaces.delete": "workspaces.plans.DELETE",
-    "clusters.create": "clusters.plans.CREATE",
-    "clusters.delete": "clusters.plans.DELETE",
-    "clusters.repair": "clusters.plans.REPAIR",
-    "jobs.run": "jobs.plans.RUN",
-}
+# What the watch process looks after. Named here, so that `portal` imports no app.
 WATCHERS = [
     "portal.tasks.watch.OutputWatcher",
+    "jobs.watch.DispatchWatcher",
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",
     "clusters.watch.NodeWatcher",
@@ -173,10 +165,8 @@ WATCHERS = [
     "clusters.watch.EnginesWatcher",
     "accounts.watch.AccountsWatcher",
 ]
-RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.
 HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
-ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
 AUDIT = "accounts.audit.record"  # for what staff do on the ground floor's own pages
 LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
 # What a live page may ask to hear about: a name and the model whose `seen_by` decides.

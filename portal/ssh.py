@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import asyncssh
 
 from portal import background
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 
 Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
 Reader: TypeAlias = "asyncssh.SSHReader[bytes]"

@@ -25,9 +25,9 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 
-from portal.clouds.errors import PortalError
 from portal.clouds.local import LocalCloud
 from portal.environment import private_folder
+from portal.errors import PortalError
 
 READY_WITHIN = 60.0
 

@@ -184,7 +184,7 @@ def state(kind, uuid):
         "task_status": task.status,
         "task_cause": task.cause,
         "resumed": task.resumed,
-        "steps": {step.name: [step.status, step.detail, step.attempts] for step in task.steps.all()},
+        "steps": {step.name: [step.status, step.detail, step.deaths] for step in task.steps.all()},
     }
 
 

@@ -15,7 +15,7 @@ from accounts.actions import addresses_of, cancel_all, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
@@ -52,7 +52,7 @@ def create_workspace(
     )
     if made:
         WorkspaceMember.objects.create(workspace=workspace, user=by, role=WorkspaceRole.ADMIN)
-        start_task(workspace, "workspaces.create", title=f"Create workspace {name}", by=by, cloud=cloud_config.kind)
+        start_task(workspace, "workspaces.create", by=by, cloud=cloud_config.kind)
         after = {"cloud configuration": cloud_config.name, "region": region}
         audit.record("created", workspace, organization=organization, by=by, workspace=workspace, after=after)
     return workspace
@@ -63,15 +63,7 @@ def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
-    if not workspace.move(Workspace.Status.TERMINATING):
-        raise PortalError(f"{workspace.name} cannot be deleted while it is {workspace.badge.word}.")
-    task = start_task(
-        workspace,
-        "workspaces.delete",
-        title=f"Delete workspace {workspace.name}",
-        by=by,
-        cloud=workspace.cloud_config.kind,
-    )
+    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
     audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 
@@ -84,8 +76,7 @@ def cancel(task: Task, by: User) -> None:
 
 def record_task(verb: str, task: Task, *, by: User) -> None:
     """The audit entry of what a person does with a task itself: of which organization it is, its subject knows."""
-    subject = task.subject
-    workspace = subject if isinstance(subject, Workspace) else subject.workspace
+    workspace = task.subject.workspace
     audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
 
 

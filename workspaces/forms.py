@@ -7,7 +7,7 @@ from django import forms
 from django.db.models import QuerySet
 
 from accounts.models import Organization
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from workspaces.models import CloudConfig
 
 

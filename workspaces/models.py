@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import ClassVar
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
@@ -15,8 +15,8 @@ from django.urls import reverse
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
-from portal.statuses import Badge
-from portal.tasks.models import Task
+from portal.states import Badge, State
+from portal.tasks.subjects import Subject
 
 
 class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
@@ -70,7 +70,7 @@ class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
         return self.exclude(status__in=(Workspace.Status.TERMINATING, Workspace.Status.TERMINATED))
 
 
-class Workspace(models.Model):
+class Workspace(Subject):
     """A shared filesystem, a network and people, in one region of one cloud configuration."""
 
     class Status(models.TextChoices):
@@ -81,26 +81,17 @@ class Workspace(models.Model):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.READY: Badge.good("READY"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.TERMINATING: Badge.working("TERMINATING"),
-        Status.TERMINATED: Badge.gone("TERMINATED"),
-    }
-    API: ClassVar[dict[str, str]] = {status: status.name for status in Status}
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW, Status.FAILED},
-        Status.READY: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
-        Status.TERMINATING: {Status.READY, Status.FAILED},
-        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW")),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED}),
+        Status.READY: State(Badge.good("READY"), follows={Status.INPROGRESS}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
+        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.READY, Status.FAILED}),
+        Status.TERMINATED: State(Badge.gone("TERMINATED"), follows={Status.TERMINATING, Status.NEW, Status.INPROGRESS}),
     }
 
     ENDING: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}  # nothing is to begin in here any more
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="workspaces")
     cloud_config = models.ForeignKey(CloudConfig, models.PROTECT, related_name="workspaces")
     name = models.CharField(max_length=80)
@@ -110,7 +101,6 @@ class Workspace(models.Model):
     login_private = secrets.EncryptedField(blank=True, editable=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
     objects = WorkspaceQuerySet.as_manager()
 
@@ -132,8 +122,8 @@ class Workspace(models.Model):
         return reverse("workspace", args=[self.uuid])
 
     @property
-    def badge(self) -> Badge:
-        return self.PAGE[self.status]
+    def workspace(self) -> Workspace:
+        return self
 
     @property
     def cloud(self) -> clouds.Cloud:
@@ -159,20 +149,6 @@ class Workspace(models.Model):
         secrets.seal(self, "login_private", private)
         self.login_public = public
         self.save(update_fields=["login_private", "login_public"])
-
-    def move(self, to: Status) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Workspace.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]

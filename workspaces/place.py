@@ -33,4 +33,4 @@ def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:
     """For a page of a task: the workspace of what it was done to."""
-    enter(request, subject if isinstance(subject, Workspace) else subject.workspace)
+    enter(request, subject.workspace)

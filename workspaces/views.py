@@ -22,7 +22,7 @@ from accounts.models import ApiToken, Organization
 from accounts.place import Switched, enter_organization, person
 from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.paging import Page
 from workspaces.actions import (
     change_workspace_role,

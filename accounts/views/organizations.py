@@ -30,7 +30,7 @@ from accounts.models import (
 )
 from accounts.place import choose, enter_if_any, enter_organization, person, switch
 from accounts.signin import confirm
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 
 
 @require_safe

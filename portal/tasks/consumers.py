@@ -23,8 +23,9 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from portal.tasks.hub import Reader, State
-from portal.tasks.models import Output, Task
+from portal.tasks.models import Output
 from portal.tasks.pace import Pace
+from portal.tasks.subjects import seen_output
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +225,7 @@ def _sees(user: Any, name: str) -> bool:
     except ValueError:
         return False
     if kind == "output":
-        task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
-        return task is not None and Task.objects.seen_by(user, task.uuid) is not None
+        return seen_output(user, uuid) is not None
     if kind not in settings.LIVE_SUBJECTS:
         return False
     return import_string(settings.LIVE_SUBJECTS[kind]).objects.seen_by(user, uuid) is not None

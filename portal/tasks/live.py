@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 # What the watch processes listen to. Each ring is heard by those alone who would find something new.
 WATCH = "watch"  # tasks: there is something to do
 WATCH_RUNS = "watch.runs"  # a run is to be observed
+WATCH_WAITING = "watch.waiting"  # a run waits for its cluster, or something that was in its way has gone
 WATCH_CLUSTERS = "watch.clusters"  # a cluster runs, has lost a node or has ended
 WATCH_LEASES = "watch.leases"  # a watch process came, went or gave something away
 

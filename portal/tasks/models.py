@@ -15,10 +15,11 @@ from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
-from portal.statuses import Badge
+from portal.states import Badge, State
 from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live
 
@@ -27,7 +28,7 @@ LEASE = timedelta(seconds=10)
 
 
 class TaskStatus(models.TextChoices):
-    """The ledger's words. `PAGE` and `API` are the two vocabularies they are shown in."""
+    """The ledger's words. `STATES` has the two vocabularies they are shown in."""
 
     NEW = "new"
     INPROGRESS = "inprogress"
@@ -36,21 +37,15 @@ class TaskStatus(models.TextChoices):
     CANCELLED = "cancelled"
 
 
+FINISHED, FAILED, CANCELLED = TaskStatus.FINISHED, TaskStatus.FAILED, TaskStatus.CANCELLED
 UNFINISHED = (TaskStatus.NEW, TaskStatus.INPROGRESS)
 
-PAGE: dict[str, Badge] = {
-    TaskStatus.NEW: Badge.waiting("NEW"),
-    TaskStatus.INPROGRESS: Badge.working("INPROGRESS"),
-    TaskStatus.FINISHED: Badge.good("FINISHED"),
-    TaskStatus.FAILED: Badge.bad("FAILED"),
-    TaskStatus.CANCELLED: Badge.gone("CANCELLED"),
-}
-API: dict[str, str] = {
-    TaskStatus.NEW: "PENDING",
-    TaskStatus.INPROGRESS: "RUNNING",
-    TaskStatus.FINISHED: "SUCCEEDED",
-    TaskStatus.FAILED: "FAILED",
-    TaskStatus.CANCELLED: "CANCELLED",
+STATES: dict[str, State] = {
+    TaskStatus.NEW: State(Badge.waiting("NEW"), "PENDING"),
+    TaskStatus.INPROGRESS: State(Badge.working("INPROGRESS"), "RUNNING"),
+    TaskStatus.FINISHED: State(Badge.good("FINISHED"), "SUCCEEDED"),
+    TaskStatus.FAILED: State(Badge.bad("FAILED"), "FAILED"),
+    TaskStatus.CANCELLED: State(Badge.gone("CANCELLED"), "CANCELLED"),
 }
 
 
@@ -140,6 +135,12 @@ class Output(models.Model):
         """The hostname of the node that a rank ran on; empty when it is not known."""
         index = self.nodes.get("of", {}).get(rank_name(world, rank))
         return "" if index is None else str(self.nodes["hosts"][index])
+
+    def reopen(self) -> None:
+        """More will come, after it had ended."""
+        Output.objects.filter(pk=self.pk).update(ended=False)
+        self.ended = False
+        live.ring(self.live_name)
 
     def append(self, stream: Stream, data: bytes) -> None:
         """Store bytes of no rank at the end."""
@@ -239,8 +240,8 @@ class TaskQuerySet(models.QuerySet["Task"]):
 
     def due(self) -> Self:
         """What somebody should be working on, and nobody is."""
-        free = Q(lease_until=None) | Q(lease_until__lt=now())
-        return self.unfinished().filter(free, wake_at__lte=now())
+        free = Q(lease_until=None) | Q(lease_until__lt=Now())
+        return self.unfinished().filter(free, wake_at__lte=Now())
 
     def seen_by(self, user: Any, uuid: Any) -> Task | None:
         """The task, if this person may see its subject."""
@@ -257,13 +258,14 @@ class Task(models.Model):
     """A piece of work that we do for a subject (a workspace, a cluster, a run), and can go on with after any crash."""
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    kind = models.CharField(max_length=40)  # a key of settings.PLANS
+    kind = models.CharField(max_length=40)  # a key of `registry.plans`
     title = models.CharField(max_length=200)
     subject_type = models.ForeignKey(ContentType, models.PROTECT, related_name="+")
     subject_id = models.BigIntegerField()
     subject: Any = GenericForeignKey("subject_type", "subject_id")
     cloud = models.CharField(max_length=20, blank=True)  # for the history of step durations
     queue = models.CharField(max_length=20)
+    plan = models.JSONField(default=dict)  # `Plan.promise`, as it was when the task was made
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.NEW)
     cause = models.TextField(blank=True)  # why it failed, as a sentence
@@ -274,7 +276,8 @@ class Task(models.Model):
     lease_until = models.DateTimeField(null=True)
     worker = models.CharField(max_length=80, blank=True)
     resumed = models.PositiveSmallIntegerField(default=0)  # how often it was taken over from a dead worker
-    wake_at = models.DateTimeField(default=now)
+    wake_at = models.DateTimeField(default=now)  # by the database's clock, like `lease_until`
+    woken = models.BooleanField(default=False)  # since it was claimed: it is to be looked at again at once
     ticket = models.CharField(max_length=40, blank=True)  # the hint in the queue
     output = models.ForeignKey(Output, models.PROTECT, related_name="tasks")
     created = models.DateTimeField(default=now)
@@ -311,16 +314,17 @@ class Task(models.Model):
     def claim(cls, pk: int, *, worker: str) -> Task | None:
         """Take the task for this worker, or return None if it is finished, not due, or another's."""
         lease = uuid.uuid4()
-        was_left = cls.objects.filter(pk=pk, lease_until__lt=now()).exists()
+        was_left = cls.objects.filter(pk=pk, lease_until__lt=Now()).exists()
         claimed = (
             cls.objects.due()
             .filter(pk=pk)
             .update(
                 status=TaskStatus.INPROGRESS,
                 lease=lease,
-                lease_until=now() + LEASE,
+                lease_until=Now() + LEASE,
                 worker=worker,
                 ticket="",
+                woken=False,
                 resumed=F("resumed") + int(was_left),
             )
         )
@@ -333,13 +337,26 @@ class Task(models.Model):
     @classmethod
     def release(cls, *, worker: str) -> None:
         """Let go of what a worker holds that is known to be dead."""
-        if cls.objects.unfinished().filter(worker=worker, lease__isnull=False).update(lease_until=now()):
+        if cls.objects.unfinished().filter(worker=worker, lease__isnull=False).update(lease_until=Now()):
             live.ring(live.WATCH)
 
     def hold(self, **changes: Any) -> bool:
         """Write to the task while it is ours, renewing the lease. False: another worker has it, write nothing."""
         ours = Task.objects.filter(pk=self.pk, lease=self.lease, status=TaskStatus.INPROGRESS)
-        return bool(ours.update(**{"lease_until": now() + LEASE, **changes}))
+        return bool(ours.update(**{"lease_until": Now() + LEASE, **changes}))
+
+    @property
+    def undoes_on_cancel(self) -> bool:
+        return bool(self.plan.get("undoes_on_cancel"))
+
+    @property
+    def undoes_on_failure(self) -> bool:
+        return bool(self.plan.get("undoes_on_failure"))
+
+    @property
+    def destroys(self) -> bool:
+        """Whether its subject is gone when it has finished."""
+        return bool(self.plan.get("destroys"))
 
     @property
     def is_finished(self) -> bool:
@@ -351,7 +368,7 @@ class Task(models.Model):
 
     @property
     def badge(self) -> Badge:
-        return Badge.working("CANCELLING") if self.is_cancelling else PAGE[self.status]
+        return Badge.working("CANCELLING") if self.is_cancelling else STATES[self.status].badge
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -380,7 +397,9 @@ class Step(models.Model):
     title = models.CharField(max_length=120)
     status = models.CharField(max_length=10, choices=StepStatus, default=StepStatus.WAITING)
     detail = models.CharField(max_length=300, blank=True)  # what it waits for, or what it found
-    attempts = models.PositiveSmallIntegerField(default=0)
+    deaths = models.PositiveSmallIntegerField(default=0)  # of workers, at this step, one after the other
+    faults = models.PositiveSmallIntegerField(default=0)  # that passed, one after the other
+    faulty_since = models.DateTimeField(null=True)  # when the first of those was
     memo = models.JSONField(default=dict)  # what the step must remember if it is interrupted
     started = models.DateTimeField(null=True)
     finished = models.DateTimeField(null=True)

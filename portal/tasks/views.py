@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -16,15 +15,15 @@ from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
-from django.urls import reverse
-from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks import output as store
+from portal.tasks import registry
 from portal.tasks.history import progress
-from portal.tasks.ledger import cancel_task, plan_of, retry_task
+from portal.tasks.ledger import cancel_task, retry_task, why_not_again
 from portal.tasks.models import Output, Stream, Task
+from portal.tasks.subjects import Subject, seen_output
 
 
 def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task:
@@ -32,7 +31,7 @@ def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task
     task = Task.objects.seen_by(request.user, uuid)
     if task is None:
         raise Http404
-    import_string(settings.ENTER)(request, task.subject)
+    registry.enter(request, task.subject)
     if change and not _may_change(request, task):
         raise PermissionDenied
     return task
@@ -105,11 +104,10 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "progress": shown,
         "viewer": viewer(task.output),
         "may_change": _may_change(request, task),
-        "goes_on": not plan_of(task.kind).undo_on_failure,
-        "undoes": plan_of(task.kind).undo_on_cancel,
+        "why_not_again": why_not_again(task),
     }
-    if not task.kind.endswith(".delete"):
-        context["subject_page"] = reverse(task.subject_type.model, args=[task.subject.uuid])
+    if not task.destroys:
+        context["subject_page"] = task.subject.get_absolute_url()
     target = request.headers.get("HX-Target", "")
     part = {"task-head": "tasks/task.html#head", "task-steps": "tasks/task.html#steps"}.get(target, "tasks/task.html")
     return render(request, part, context)
@@ -123,11 +121,11 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST":
         with transaction.atomic():
             if cancel_task(task):
-                import_string(settings.RECORD_TASK)("cancelled", task, by=request.user)
+                registry.record("cancelled", task, by=request.user)
             else:
                 messages.info(request, "It had ended already.")
         return redirect("task", uuid=uuid)
-    return render(request, "tasks/cancel.html", {"task": task, "undoes": plan_of(task.kind).undo_on_cancel})
+    return render(request, "tasks/cancel.html", {"task": task, "subject": task.subject})
 
 
 @login_required
@@ -137,17 +135,18 @@ def retry(request: HttpRequest, uuid: UUID) -> HttpResponse:
     try:
         with transaction.atomic():
             retry_task(task, by=request.user)
-            import_string(settings.RECORD_TASK)("tried again", task, by=request.user)
+            registry.record("tried again", task, by=request.user)
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("task", uuid=uuid)
 
 
-def _output_for(request: HttpRequest, uuid: UUID) -> Output:
-    task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
-    if task is None or Task.objects.seen_by(request.user, task.uuid) is None:
+def _output_for(request: HttpRequest, uuid: UUID) -> tuple[Output, Subject]:
+    """The output, if the person may see what it is of; and that."""
+    found = seen_output(request.user, uuid)
+    if found is None:
         raise Http404
-    return task.output
+    return found
 
 
 @login_required
@@ -157,7 +156,7 @@ def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
     With `?stream=` or `?rank=` a filtered frame: see `store.frame` and `store.Filter`.
     """
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     try:
         after = max(0, int(request.GET.get("after", 0)))
         until = min(int(request.GET["until"]), output.head) if "until" in request.GET else output.head
@@ -181,7 +180,7 @@ def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
 @require_safe
 def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Where to read from to have `?enough=` bytes of what a filter takes before `?before=`, see `store.reach`."""
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     try:
         before = min(int(request.GET.get("before", output.head)), output.head)
         enough = max(1, min(int(request.GET.get("enough", store.TAIL)), store.TAIL))
@@ -196,16 +195,16 @@ def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_safe
 def output_nodes(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """`Output.nodes`: which rank runs on which node, as far as it is known."""
-    return JsonResponse(_output_for(request, uuid).nodes)
+    return JsonResponse(_output_for(request, uuid)[0].nodes)
 
 
 @login_required
 @require_safe
 def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """The output alone, from `?after=` on, or the end of what `?rank=` and `?stream=` ask for."""
-    output = _output_for(request, uuid)
-    task = Task.objects.filter(output=output).order_by("-pk")[0]
-    import_string(settings.ENTER)(request, task.subject)
+    output, subject = _output_for(request, uuid)
+    task = Task.objects.filter(output=output).order_by("-pk").first()
+    registry.enter(request, subject)
     wanted, fault = None, ""
     try:
         wanted = _wanted(request, output)
@@ -219,7 +218,14 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
     start = shown["start"]
     earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
-    context = {"task": task, "viewer": shown | {"fault": fault}, "earlier": earlier, "has_earlier": earlier or found}
+    context = {
+        "task": task,
+        "subject": subject,
+        "title": task.title if task else str(subject),
+        "viewer": shown | {"fault": fault},
+        "earlier": earlier,
+        "has_earlier": earlier or found,
+    }
     return render(request, "tasks/output.html", context)
 
 
@@ -232,7 +238,7 @@ def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     and of all with `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
     `?order=arrival&stream=NAME`.
     """
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     order = request.GET.get("order", "lines")
     try:
         wanted = _wanted(request, output)

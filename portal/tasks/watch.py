@@ -59,7 +59,10 @@ class Bell:
 
 
 class Watcher(Protocol):
-    """Does what only one process may do. `run` goes on until it is cancelled; `bell` is the one named by `rung_by`."""
+    """Does what only one process may do. `run` goes on until it is cancelled.
+
+    `bell` is rung with the doorbells that its `rung_by` names, if it has that.
+    """
 
     async def run(self, bell: Bell) -> None: ...
 
@@ -68,7 +71,7 @@ class SharingWatcher(ABC):
     """Looks after things of one kind, of which each process has a share."""
 
     kind: ClassVar[str]  # in the names of their leases
-    rung_by: ClassVar[str]  # the doorbell after which others may be wanted
+    rung_by: ClassVar[tuple[str, ...]]  # the doorbells after which others may be wanted
 
     @abstractmethod
     async def wanted(self) -> set[int]:
@@ -88,7 +91,7 @@ class _Only(SharingWatcher):
     def __init__(self, watcher: Watcher, bell: Bell) -> None:
         self.watcher, self.bell = watcher, bell
         self.kind = type(watcher).__name__  # type: ignore[misc]
-        self.rung_by = live.WATCH_LEASES  # type: ignore[misc]
+        self.rung_by = ()  # type: ignore[misc]
 
     async def wanted(self) -> set[int]:
         return {1}
@@ -258,28 +261,30 @@ class Watch:
     """All that one process does. `run` until it is cancelled, and everything is given away."""
 
     def __init__(self, watchers: Iterable[Any]) -> None:
-        self.bells: defaultdict[str, Bell] = defaultdict(Bell)
+        self.bells: defaultdict[str, list[Bell]] = defaultdict(list)
         self.loop = asyncio.get_running_loop()
         self.life = Life(lambda: self.loop.call_soon_threadsafe(self.rang, live.WATCH_LEASES))
         self.keepers = [self._keeper(watcher) for watcher in watchers]
 
     def _keeper(self, watcher: Any) -> Keeper:
         if not isinstance(watcher, SharingWatcher):
-            watcher = _Only(watcher, self.bells[getattr(watcher, "rung_by", live.WATCH)])
-        return Keeper(watcher, self.life, Bell())
+            watcher = _Only(watcher, self._bell(*getattr(watcher, "rung_by", ())))
+        return Keeper(watcher, self.life, self._bell(live.WATCH_LEASES, *watcher.rung_by))
+
+    def _bell(self, *names: str) -> Bell:
+        bell = Bell()
+        for name in names:
+            self.bells[name].append(bell)
+        return bell
 
     def rang(self, name: str) -> None:
-        if name in self.bells:
-            self.bells[name].ring()
-        for keeper in self.keepers:
-            if name in (keeper.watcher.rung_by, live.WATCH_LEASES):
-                keeper.bell.ring()
+        for bell in self.bells.get(name, ()):
+            bell.ring()
 
     async def run(self) -> None:
         self.life.start()
         tasks = [asyncio.create_task(keeper.run()) for keeper in self.keepers]
-        names = {*self.bells, live.WATCH_LEASES, *(keeper.watcher.rung_by for keeper in self.keepers)}
-        tasks.append(asyncio.create_task(_listen(names, self.rang)))
+        tasks.append(asyncio.create_task(_listen(set(self.bells), self.rang)))
         try:
             while True:
                 self.life.beat = time.monotonic()
@@ -346,7 +351,7 @@ def keep_ended() -> None:
 class TaskWatcher:
     """Queues what is due and in no queue, and sweeps up after watch processes that died."""
 
-    rung_by = live.WATCH
+    rung_by = (live.WATCH,)
 
     async def run(self, bell: Bell) -> None:
         pace, forgot = Pace(), 0.0

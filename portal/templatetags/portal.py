@@ -13,7 +13,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
-from portal.statuses import Badge
+from portal.states import Badge
 
 register = template.Library()
 

@@ -18,9 +18,9 @@ from clusters.engines import offer
 from clusters.forms import ClusterForm
 from clusters.inventory import Inventory
 from clusters.models import Cluster, EngineVersion, Node
-from clusters.plans import settle_repair, try_mpi
+from clusters.plans import REPAIR, try_mpi
 from portal import secrets, ssh
-from portal.clouds.errors import Passing
+from portal.errors import Passing
 from portal.tasks.models import Task
 from portal.tasks.threads import DATABASE
 from tests.clouds.bad import MemoryCloud
@@ -70,16 +70,16 @@ def end_repair(cluster, status="failed"):
     task = cluster.last_task
     task.status, task.finished = status, now()
     task.save()
-    settle_repair(task)
+    assert task.subject.move(REPAIR.then[status])
 
 
 @pytest.mark.parametrize("state", ["silent", "gone"])
 def test_a_running_cluster_with_a_lost_node_is_degraded(tide, state):
-    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded, tide.lost_nodes) == (
+    assert (tide.badge.word, tide.api_status, tide.is_degraded, tide.lost_nodes) == (
         "RUNNING", "RUNNING", False, [],
     )  # fmt: skip
     lose(tide, 1, state)
-    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded) == ("DEGRADED", "DEGRADED", True)
+    assert (tide.badge.word, tide.api_status, tide.is_degraded) == ("DEGRADED", "DEGRADED", True)
     assert [node.hostname for node in tide.lost_nodes] == ["tide-1"]
     lose(tide, 1, "answers")
     assert tide.badge.word == "RUNNING", "it is back, and nothing of the loss was kept"

@@ -21,7 +21,7 @@ from portal.tasks import watch  # noqa: E402
 
 class Numbers(watch.SharingWatcher):
     kind = "number"
-    rung_by = "numbers"
+    rung_by = ("numbers",)
 
     async def wanted(self):
         return set(range(int(sys.argv[3])))

@@ -36,7 +36,8 @@ def quick(monkeypatch):
 @pytest.fixture
 def task(lab, alice, monkeypatch):
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return ledger.start_task(lab, "workspaces.create", title="Create workspace lab", by=alice)
+    type(lab).objects.filter(pk=lab.pk).update(status="new")
+    return ledger.start_task(lab, "workspaces.create", by=alice)
 
 
 def page_of(user):

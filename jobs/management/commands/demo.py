@@ -23,7 +23,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs import repositories
 from jobs.actions import create_job, start_run
 from jobs.models import Job, Run
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.supervisor import running_portal
 from portal.tasks import output
 from portal.tasks.models import StepStatus, Stream, Task

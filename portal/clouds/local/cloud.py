@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, Region, Resource, Tags
-from portal.clouds.errors import Passing, PortalError, Refused
 from portal.clouds.local import identity, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
 from portal.clouds.local.options import HOST, ISOLATED, Options
@@ -48,6 +47,7 @@ from portal.clouds.local.records import (
     read_json,
     write_atomically,
 )
+from portal.errors import Passing, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 

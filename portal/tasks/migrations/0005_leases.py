@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tasks', '0003_ranks'),
+        ('tasks', '0004_plans_as_data'),
     ]
 
     operations = [

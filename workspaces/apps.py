@@ -1,0 +1,13 @@
+from django.apps import AppConfig
+
+
+class WorkspacesConfig(AppConfig):
+    name = "workspaces"
+
+    def ready(self) -> None:
+        from portal.tasks import registry
+        from workspaces import actions, place, plans
+        from workspaces.models import Workspace
+
+        registry.add_subject(Workspace, plans.CREATE, plans.DELETE)
+        registry.set_place(enter=place.enter_subject, record=actions.record_task)
