@@ -163,6 +163,7 @@ WATCHERS = [
     "clusters.watch.NodeWatcher",
     "clusters.watch.RepairWatcher",
     "clusters.watch.EnginesWatcher",
+    "clusters.watch.CloudWatcher",
     "accounts.watch.AccountsWatcher",
 ]
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.
