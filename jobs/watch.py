@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
@@ -20,7 +19,7 @@ from django.utils.timezone import now
 from clusters.actions import report_lost
 from clusters.inventory import Inventory
 from clusters.models import Cluster
-from jobs.causes import explain, sound
+from jobs.causes import explain, sound, span
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
@@ -30,9 +29,11 @@ from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
+from portal.tasks.output import plain_text
 from portal.tasks.pace import Pace
 from portal.tasks.threads import DATABASE, Threads
 from portal.tasks.watch import Bell, SharingWatcher
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ NONSENSE = (
     IntegrityError,
 )
 MOST_FRUITLESS = 12  # observations in a row that end without a word of anything new: more than half a minute
+LATE = 60.0  # seconds after its time limit in which the node should have ended a run
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
@@ -265,6 +267,10 @@ class Observer:
         self.output, self.silent, self.names = run.output, run.silent_since is not None, run.live_names()
         self.stored = self.received = run.output.log
         self.never_since: float | None = None
+        self.limit = run.time_limit
+        self.ends_by = (
+            run.started + timedelta(seconds=run.time_limit + LATE) if run.started and run.time_limit else None
+        )
         head = run.cluster.nodes.get(rank=0)
         return head.host, run.folder(head.shared), self.stored
 
@@ -294,6 +300,13 @@ class Observer:
         self.has_heard = self.has_heard or "facts" not in word
         if self.silent:
             await self._heard()
+        if self.ends_by and "exit" not in word and "sha256" not in word and now() > self.ends_by:
+            await self._lost(
+                f"Ended by the portal, after its time limit of {span(self.limit or 0)}.",
+                "What keeps the time on the head node has not ended it: programs of the run may have stopped that.",
+                "If it needs longer, create a job with a longer time limit.",
+            )
+            return True
         if "log" in word:
             self.printed_at, self.is_quiet = time.monotonic(), False
         elif not self.is_quiet and time.monotonic() - self.printed_at > QUIET.total_seconds():
@@ -378,7 +391,7 @@ class Observer:
                 Run.objects.filter(pk=self.pk).update(
                     phase=str(self.facts.get("phase") or "")[:10],
                     commit=str(self.facts.get("commit") or "")[:40],
-                    commit_subject=str(self.facts.get("subject") or "")[:200],
+                    commit_subject=plain_text(str(self.facts.get("subject") or "").encode())[:200],
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
                 live.ring(*self.names)
@@ -440,7 +453,9 @@ class Observer:
                 _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if lost := verdict.get("lost"):
                     report_lost(run.cluster, lost)
-            live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
+            live.ring(*self.names)
+        # Later, for the person does not wait for this. If we die before it, the next observer is told the end again.
+        with transaction.atomic():
             wake_task(run)
 
     @DATABASE
@@ -506,29 +521,21 @@ class _End:
             raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
 
 
-def _storable(value: Any) -> Any:
-    """What JSON said, without what databases do not take: NUL, half of a surrogate pair, numbers that are none.
-
-    Names of files that are no UTF-8 come as such halves.
-    """
-    if isinstance(value, str):
-        return value.replace("\0", "").encode(errors="replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_storable(one) for one in value]
-    if isinstance(value, dict):
-        return {_storable(name): _storable(one) for name, one in value.items()}
-    return value
-
-
 def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
     """As `Run.ended_ranks`. Raises `Refused` where it makes no sense."""
     try:
-        last = [[int(rank), datetime.fromtimestamp(at, UTC).timestamp()] for rank, at in told["last"][:5]]
-        return {"count": int(told["count"]), "of": int(told["of"]), "last": last}
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        latest = now().timestamp()  # whatever its clock says: the last years that there are break pages
+        last = [[_count(rank), min(max(0.0, float(at)), latest)] for rank, at in told["last"][:5]]
+        return {"count": _count(told["count"]), "of": _count(told["of"]), "last": last}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Refused("The head node does not say which ranks have ended.", evidence=str(told)[:200]) from error
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < 2**32:
+        raise ValueError(value)
+    return number
 
 
 _NOTHING_YET: Message = ({}, b"")
@@ -560,7 +567,7 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
         while block := await out.read(65536):
             buffer += block
             while (at := buffer.find(b"\n")) >= 0:
-                word = _storable(json.loads(buffer[:at]))
+                word = storable(json.loads(buffer[:at]))
                 if not isinstance(word, dict):
                     raise ValueError(f"{str(word)[:40]} in place of words")
                 size = word["size"] if "log" in word else 0

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
-from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
@@ -27,9 +26,9 @@ from django.db.models.functions import Now
 from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
 
-from portal.tasks import leases, live, output, queue
+from portal.tasks import leases, live, queue
 from portal.tasks.leases import TERM, Lease, WatchProcess
-from portal.tasks.models import Output, Task
+from portal.tasks.models import Task
 from portal.tasks.pace import Pace
 from portal.tasks.threads import DATABASE, LEASES
 
@@ -330,22 +329,6 @@ async def _listen(names: set[str], rang: Callable[[str], None]) -> None:
         except (RedisError, OSError) as error:
             logger.warning("doorbell not heard, looking every second: %s", error)
             await asyncio.sleep(1)
-
-
-class OutputWatcher:
-    """Keeps outputs that have ended and were not moved to the metadata store, because a worker died before it."""
-
-    EVERY = 60.0
-
-    async def run(self, bell: Bell) -> None:
-        while True:
-            await asyncio.sleep(self.EVERY)
-            await database_sync_to_async(keep_ended)()
-
-
-def keep_ended() -> None:
-    for ended in Output.objects.filter(ended=True, file="", head__gt=0)[:50]:
-        output.compact(ended)
 
 
 class TaskWatcher:

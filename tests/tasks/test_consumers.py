@@ -20,6 +20,7 @@ from django.utils.timezone import now
 from portal.sessions import SessionStore
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
+from portal.tasks.keeping import compact
 from portal.tasks.models import Output, Segment, Stream
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
@@ -167,6 +168,31 @@ async def test_the_end_is_told_once(task, bob):
     assert (header["ended"], header["kept"], body) == (True, False, b"")
     await ask(page, task.output, 2, ended=True)
     assert await page.receive_nothing(0.3)
+    await page.disconnect()
+
+
+async def test_what_is_said_when_a_task_is_tried_again_comes_to_a_page_that_saw_its_end(task, bob):
+    await write(task.output, b"first try\n", Stream.PORTAL)
+
+    @sync_to_async
+    def end():
+        Output.objects.filter(pk=task.output_id).update(ended=True)
+        compact(Output.objects.get(pk=task.output_id))
+
+    await end()
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 0)
+    header, body = await frame_of(page)
+    assert (header["ended"], header["kept"], body) == (True, True, b"first try\n")
+    await ask(page, task.output, 10, ended=True, kept=True)
+    assert await page.receive_nothing(0.2)
+    await sync_to_async(task.output.reopen)()
+    header, body = await frame_of(page)
+    assert (header["ended"], header["kept"], body) == (False, False, b"")
+    await ask(page, task.output, 10)
+    await write(task.output, b"second try\n", Stream.PORTAL)
+    assert (await frame_of(page))[1] == b"second try\n"
     await page.disconnect()
 
 

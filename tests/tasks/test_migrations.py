@@ -36,7 +36,7 @@ def test_output_from_before_ranks_keeps_its_streams_and_times(old):
             stream=stream, position=position, offset=offset, size=len(data), line=line, at=at, data=data
         )
     executor = MigrationExecutor(old)
-    executor.migrate([("tasks", "0003_ranks")])
+    executor.migrate(executor.loader.graph.leaf_nodes("tasks"))
 
     output = Output.objects.using("old").get()
     pieces = store.read(output, 0)

@@ -532,7 +532,7 @@ class LocalCloud:
             home=str(view.HOME if inside else node.home),
             shared=str(view.SHARED if inside else _without_blanks(cluster.shared)),
             note=f"{refuses} {note}".strip(),
-            door=str(node.door) if inside and address else "",
+            door=str(node.door) if address else "",
             switched_off=_when(node.switched_off),
             refuses=refuses,
         )

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('tasks', '0004_plans_as_data'),
+        ('tasks', '0005_parts'),
     ]
 
     operations = [
