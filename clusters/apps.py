@@ -11,5 +11,5 @@ class ClustersConfig(AppConfig):
         from portal.tasks import registry
 
         registry.add_subject(Cluster, plans.CREATE, plans.REPAIR, plans.DELETE)
-        registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher)
+        registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
         holdings.tellers.append(actions.holdings)

@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -32,7 +33,7 @@ from workspaces.actions import (
     remove_workspace_member,
 )
 from workspaces.forms import CloudConfigForm, WorkspaceForm
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
 
@@ -41,7 +42,9 @@ from workspaces.place import workspace_for
 def cloud_configs(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
-    configs = rows.prefetch_related("workspaces").order_by("name")
+    configs = rows.prefetch_related(
+        "workspaces", Prefetch("strays", Stray.objects.there(), to_attr="strays_there")
+    ).order_by("name")
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
 
 
