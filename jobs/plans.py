@@ -18,6 +18,7 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from clusters.models import Cluster
+from clusters.plans import home_files
 from jobs.models import Job, Run
 from portal import detached, ssh
 from portal.clouds.errors import Passing, PortalError, Refused
@@ -83,6 +84,7 @@ def launch(work: Work) -> None:
         "command": shlex.split(run.command),
         "cores": cluster.cores,
         "hostfile": f"{head.home}/hostfile",
+        "home": home_files(cluster, nodes),
         "engine": cluster.engine_folder,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small

@@ -83,12 +83,6 @@ def bombs():
         except OSError:
             time.sleep(0.1)
 
-def hogs():
-    ready()
-    held = []
-    while True:
-        held.append(bytearray(os.urandom(1 << 20)) * 64)
-
 globals()[sys.argv[1]]()
 """
 
@@ -133,9 +127,8 @@ ENDS = {
     "waits_at_its_end": "failed",
     "closes_its_folder": "failed",
     "forges_its_end": "finished",
-    "spoils_what_the_next_one_needs": "finished",
+    "spoils_what_the_next_one_needs": "failed",
     "bombs": "cancelled",
-    "hogs": "failed",
 }
 
 
@@ -153,7 +146,6 @@ def test_a_run_that_attacks_what_keeps_it(portal, place, repository, attack):
     if ENDS[attack] == "cancelled":
         portal.call("cancel", run=run)
     state = ended(portal, run, 90)
-    print(attack, state)
     assert state["status"] == ENDS[attack], state
     honest = portal.call("make_job", **place, git_url=repository, command="honest.py", name=f"after {attack}")
     state = ended(portal, honest["run"], 60)

@@ -157,3 +157,9 @@ def test_a_node_full_of_processes_is_still_the_portals_to_clear(local, rung):
             await asyncio.wait_for(bomb.wait_closed(), 10)
 
     asyncio.run(go())
+
+
+def test_a_node_whose_home_a_program_has_closed_is_still_there(local, rung):
+    node = start(local(rung))
+    hands.said(node, "chmod 000 $HOME")
+    assert hands.said(node, "pwd") == node.home
