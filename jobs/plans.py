@@ -19,6 +19,7 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from clusters.models import Cluster
+from clusters.plans import home_files
 from jobs.dispatch import dispatch
 from jobs.models import Job, Run
 from portal import detached, ssh
@@ -65,6 +66,7 @@ def launch(work: Work) -> None:
         "command": shlex.split(run.command),
         "cores": cluster.cores,
         "hostfile": f"{head.home}/hostfile",
+        "home": home_files(cluster, nodes),
         "engine": cluster.engine_folder,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
@@ -256,7 +258,9 @@ def remove_folder(run: Run) -> None:
     """From the nodes; where the stored output is not what the node says it was, it stays, to be compared."""
     head = run.cluster.nodes.get(rank=0)
     if Output.objects.get(pk=run.output_id).agrees is not False:
-        ssh.run(head.host, f"rm -rf {shlex.quote(run.folder(head.shared))}")
+        place = shlex.quote(run.folder(head.shared))
+        # programs of it may have closed folders to themselves
+        ssh.run(head.host, f"rm -rf {place} 2> /dev/null || {{ chmod -R u+rwx {place}; rm -rf {place}; }}")
 
 
 def settle(task: Task) -> None:
