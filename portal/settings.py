@@ -168,6 +168,8 @@ WATCHERS = [
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",
     "clusters.watch.NodeWatcher",
+    "clusters.watch.RepairWatcher",
+    "clusters.watch.EnginesWatcher",
     "accounts.watch.AccountsWatcher",
 ]
 # What goes on in an organization: functions that give `accounts.holdings.Holding`s.

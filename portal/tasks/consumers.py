@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -49,7 +49,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if not await self._ask([]):
             return
         self.bell = asyncio.Event()
-        self.jobs = [asyncio.create_task(self._tell()), asyncio.create_task(self._beat())]
+        self.jobs = [asyncio.create_task(self._or_close(job)) for job in (self._tell, self._beat)]
 
     async def disconnect(self, code: int) -> None:
         for job in (*self.jobs, self.following):
@@ -75,6 +75,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 raise KeyError("watch or output")
         except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
             await self.close(1003)
+
+    async def _or_close(self, job: Callable[[], Awaitable[None]]) -> None:
+        """A page whose news do not come any more must not be told that it is live: it connects again."""
+        try:
+            await job()
+        except Exception:
+            logger.exception("a live page could not be told what is new")
+            await self.close(TRY_AGAIN)
 
     # What the page watches
 

@@ -48,7 +48,7 @@ MOST_SEGMENTS = 1_000_000  # in one object
 AT_ONCE = 64  # chunks that are deleted or joined in one transaction: other writers wait for it
 MANY = 512  # chunks of a running task or run that are worth a look whether they are small
 READ = 1024 * 1024
-HELD = timedelta(minutes=5)  # for so long nobody else tries
+HELD = timedelta(minutes=1)  # for so long nobody else begins, after the last sign of life
 UNFINISHED = timedelta(hours=1)  # after so long nobody writes a part any more
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)  # before an output is tried again
 MOST_AT_ONCE = 50  # outputs
@@ -209,7 +209,11 @@ def _digest(output: Output) -> None:
     for stub in _parts_between(output, before, kept):
         news |= stub.streams or 0
     sums = {stream: sha256() for stream in Stream if news >> stream & 1}
+    said = time.monotonic()
     for page in _pages(output, news, kept):
+        if time.monotonic() - said > HELD.total_seconds() / 4:
+            said = time.monotonic()
+            Output.objects.filter(pk=output.pk, keep_at__isnull=False).update(keep_at=Now() + HELD)
         mixed = {stub.position: stub.segments for stub in with_segments(output, [s for s in page if _is_mixed(s)])}
         for stub, data in zip(page, read_data(output, page), strict=True):
             if segments := mixed.get(stub.position):

@@ -10,7 +10,7 @@ from portal.tasks import watch
 
 
 class Command(BaseCommand):
-    help = "Look after tasks, runs and nodes. Any number may be started; one of them leads."
+    help = "Look after tasks, runs and nodes. Any number may be started, on any host; they share the work."
 
     def handle(self, *args: Any, **options: Any) -> None:
         keep_connection()
