@@ -37,7 +37,7 @@ def check_cloud(work: Work) -> None:
 def make_keys(work: Work) -> None:
     """The cluster's own key, and each node's host key before the node exists."""
     cluster: Cluster = work.subject
-    with transaction.atomic():
+    with audit.atomic():
         work.prove()
         if not cluster.key_public:
             private, cluster.key_public = ssh.new_key(f"cluster {cluster.uuid}")

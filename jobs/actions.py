@@ -7,7 +7,6 @@ from functools import partial
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import transaction
 from django.db.models import Max
 from django.urls import reverse
 from django.utils.timezone import now
@@ -37,7 +36,7 @@ class Credential:
 MOST_WAITING = 100  # runs that may wait for one cluster
 
 
-@transaction.atomic
+@audit.atomic()
 def create_job(
     workspace: Workspace,
     *,
@@ -81,7 +80,7 @@ def create_job(
     return job, start_run(job, by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def change_credential(job: Job, credential: Credential | None, *, by: User) -> None:
     """What the next run signs in to the repository with; nothing for one that everybody may read."""
     if credential is None and not job.git_password:
@@ -103,7 +102,7 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
     job.save(update_fields=["git_username", "git_password"])
 
 
-@transaction.atomic
+@audit.atomic()
 def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
     """One more execution of the job as it is now. Asked twice with one `uuid`, it starts once. Raises `PortalError`."""
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
@@ -114,7 +113,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Create a job on another cluster.")
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
-    Job.objects.select_for_update().get(pk=job.pk)  # so that two at once get two numbers
+    Job.objects.select_for_update(no_key=True).get(pk=job.pk)  # so that two at once get two numbers
     run = Run.objects.create(
         uuid=uuid or uuid4(),
         job=job,
@@ -133,7 +132,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
     return run
 
 
-@transaction.atomic
+@audit.atomic()
 def cancel_run(run: Run, *, by: User) -> bool:
     """Ask for it; a worker ends it on every node. One that still waits has ended at once. False when it had ended."""
     now_or_later = _cancel_waiting(run, by) or _cancel_begun(run, by)

@@ -30,13 +30,14 @@ def dispatch(cluster_pk: int) -> Run | None:
     1. Each reads which run has waited longest.
     2. One of them takes the cluster for it, by one UPDATE of a cluster that nobody has; to the others it is not free.
     3. That one writes down that it is the run's turn, by one UPDATE of a run that waits. If somebody has cancelled it
-       meanwhile, the cluster is let go of, and the next one is looked for.
+       meanwhile, or is about to, the cluster is let go of, and the next one is looked for.
     4. Both, and the run's task, are committed together. Whoever dies before has done nothing.
 
-    The cluster comes before the run wherever both are locked.
+    Whoever has the cluster waits for no run: somebody who cancels several may hold one and want the next.
     """
+    held: list[int] = []
     while True:
-        waiting = Run.objects.waiting().filter(cluster=cluster_pk)
+        waiting = Run.objects.waiting().filter(cluster=cluster_pk).exclude(pk__in=held)
         run = waiting.select_related("job__workspace__organization", "cluster__workspace__cloud_config").first()
         if run is None:
             return None
@@ -46,7 +47,8 @@ def dispatch(cluster_pk: int) -> Run | None:
             free = Cluster.objects.free().filter(~Exists(left), pk=cluster_pk)
             if not free.update(occupied_by=run.uuid):
                 return None
-            if Run.objects.waiting().filter(pk=run.pk).update(turn=Now()):
+            if _is_still_waiting(run):
+                Run.objects.filter(pk=run.pk).update(turn=Now())
                 run.turn = now()
                 ledger.start_task(
                     run,
@@ -58,6 +60,13 @@ def dispatch(cluster_pk: int) -> Run | None:
                 )
                 return run
             run.cluster.release(run.uuid)
+            held.append(run.pk)
+
+
+def _is_still_waiting(run: Run) -> bool:
+    """Locks it then. False also where somebody else holds it."""
+    rows = Run.objects.waiting().select_for_update(no_key=True, skip_locked=True)
+    return rows.filter(pk=run.pk).first() is not None
 
 
 def dispatch_all() -> int:
@@ -68,10 +77,12 @@ def dispatch_all() -> int:
     """
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
-    ended = Run.objects.filter(uuid=OuterRef("occupied_by")).unfinished()
-    Cluster.objects.filter(~Exists(ended), occupied_by__isnull=False).filter(
-        ~Exists(Run.objects.filter(uuid=OuterRef("occupied_by"), tasks__status__in=("new", "inprogress")))
-    ).update(occupied_by=None)
+    on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))
+    kept = Cluster.objects.filter(~Exists(on_it.unfinished()), occupied_by__isnull=False).filter(
+        ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
+    )
+    for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other
+        kept.filter(pk=pk).update(occupied_by=None)
     free = Cluster.objects.free().filter(Exists(Run.objects.waiting().filter(cluster=OuterRef("pk")).order_by()))
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
 
