@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from django.db import models
@@ -60,8 +60,17 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
 
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
-        lost = Node.objects.lost().defer("host_private", "host_public")
-        return self.prefetch_related(models.Prefetch("nodes", lost, to_attr="_lost_nodes"))
+        return self.prefetch_related(_lost_nodes())
+
+
+def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]
+    lost = Node.objects.lost().defer("host_private", "host_public")
+    return models.Prefetch("nodes", lost, to_attr="_lost_nodes")
+
+
+def prefetch_lost_nodes(clusters: Iterable[Cluster]) -> None:
+    """As `with_lost_nodes`, for clusters that were fetched without."""
+    models.prefetch_related_objects([cluster for cluster in clusters if not cluster.knows_lost_nodes], _lost_nodes())
 
 
 class Cluster(Subject):
@@ -128,9 +137,18 @@ class Cluster(Subject):
         return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
 
     @property
+    def is_free(self) -> bool:
+        """RUNNING, and nobody on it; not whether all its nodes are there."""
+        return self.status == self.Status.RUNNING and self.occupied_by is None
+
+    @property
+    def knows_lost_nodes(self) -> bool:
+        return "_lost_nodes" in self.__dict__
+
+    @property
     def lost_nodes(self) -> list[Node]:
         """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
-        if "_lost_nodes" in self.__dict__:
+        if self.knows_lost_nodes:
             found: list[Node] = self.__dict__["_lost_nodes"]
             return found
         return list(Node.objects.lost().filter(cluster=self))

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
+from clusters import plans
 from clusters.actions import (
     OWN_REPAIRS,
     change_auto_repair,
@@ -63,7 +64,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         else:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
-    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form})
+    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form, "plan": plans.CREATE})
 
 
 def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
@@ -128,5 +129,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
+        "plan": plans.DELETE,
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -69,9 +69,9 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
                 message,
                 f"{words}\n{_said(end)}".strip(),
                 "The others may have waited for one that had ended: see what that one printed. If it needs longer,"
-                " create a job with a longer time limit.",
+                " give the job a longer time limit.",
             )
-        return Cause(message, _said(end), "If it needs longer, create a job with a longer time limit.")
+        return Cause(message, _said(end), "If it needs longer, give the job a longer time limit.")
     if failure:
         message, evidence, advice = (str(failure.get(name, "")) for name in ("message", "evidence", "advice"))
         return Cause(message or "The run could not be set up on the head node.", evidence, advice)
