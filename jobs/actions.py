@@ -232,7 +232,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         started_by=by,
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
-    live.ring(live.WATCH, *run.live_names())
+    live.ring(live.WATCH_WAITING, *run.live_names())
     dispatch(cluster.pk)
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
