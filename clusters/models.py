@@ -84,6 +84,7 @@ class Cluster(Subject):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
+    DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     STATES: ClassVar[Mapping[str, State]] = {
         Status.NEW: State(Badge.waiting("NEW")),
@@ -241,7 +242,9 @@ class Node(models.Model):
 
     @property
     def badge(self) -> Badge:
-        return self.PAGE[self.state]
+        """That it is gone is no trouble where the cluster was deleted."""
+        deleted = self.state == self.State.GONE and self.cluster.status in Cluster.DELETED
+        return Badge.gone("GONE") if deleted else self.PAGE[self.state]
 
     def belongs_to(self, field: str) -> str:
         assert field == "host_private", field

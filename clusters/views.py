@@ -20,25 +20,38 @@ from clusters.actions import (
     own_repairs,
     repair_cluster,
 )
-from clusters.forms import ClusterForm
+from clusters.forms import ClusterFilterForm, ClusterForm, GoneFilterForm
 from clusters.models import Cluster
+from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from workspaces.place import enter, workspace_for
+
+PAGE = 50
 
 
 @require_safe
 @login_required
 def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Those that are there, or those that are gone; what is found by name and status is in the address."""
     workspace = workspace_for(request, uuid, Can.VIEW)
-    rows = (
-        Cluster.objects.filter(workspace=workspace)
-        .live()
-        .select_related("engine_version", "workspace__organization")
-        .with_lost_nodes()
-        .order_by("name")
-    )
+    gone = request.GET.get("tab") == "gone"
+    form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
+    page: Page[Cluster] = Page([])
+    if form.is_valid():
+        rows = form.narrow(Cluster.objects.filter(workspace=workspace))
+        order = ("-pk",) if gone or form.cleaned_data["sort"] == "new" else ("name", "pk")
+        rows = behind(rows, cursor_of(request.GET), *order).select_related("engine_version").with_lost_nodes()
+        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+    context = {
+        "workspace": workspace,
+        "clusters": page.rows,
+        **page.context,
+        "form": form,
+        "gone": gone,
+        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+    }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
-    return render(request, part or "clusters/clusters.html", {"workspace": workspace, "clusters": rows})
+    return render(request, part or "clusters/clusters.html", context)
 
 
 @login_required
@@ -87,7 +100,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.select_related("job", "cluster").order_by("-pk")[:10],
+        "runs": found.runs.for_lists().order_by("-pk")[:10],
         "may_change": Cluster.objects.all().may_change(request.user, found),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
