@@ -26,7 +26,7 @@ from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from workspaces.place import enter, workspace_for
 
-PAGE = 50
+PAGE = 25
 
 
 @require_safe

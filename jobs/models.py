@@ -105,7 +105,9 @@ class RunQuerySet(AccessQuerySet["Run"]):
         cancelling = Task.objects.unfinished().filter(
             subject_type=of_runs, subject_id=OuterRef("pk"), cancel_asked=True
         )
-        return self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
+        long = ("evidence", "advice", "failures", "ended_ranks", "digests", "job__git_password", "cluster__key_private")
+        rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
+        return rows.defer(*long, "cluster__key_public", "started_by__password")
 
 
 def newest_of_each(owner: str, owners: Collection[int], most: int, *parts: RunQuerySet) -> RunQuerySet:

@@ -20,7 +20,7 @@ from portal.cursors import Page, behind, cursor_of, page_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
 
-PAGE = 50
+PAGE = 25
 MOST_JOBS = 30  # whose runs are looked through for a word in their names
 
 
