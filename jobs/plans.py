@@ -20,8 +20,9 @@ from django.utils.timezone import now
 
 from clusters.models import Cluster
 from clusters.plans import home_files
+from jobs import rules
 from jobs.dispatch import dispatch
-from jobs.models import Job, Run
+from jobs.models import Run
 from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
@@ -88,7 +89,7 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run.job),
+            secret=_credential(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
@@ -123,8 +124,10 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
         return None
 
 
-def _credential(job: Job) -> str:
-    if not job.git_password:
+def _credential(run: Run) -> str:
+    """Of the job, as it is now; for no other server than that of the job's address, which may have changed since."""
+    job = run.job
+    if not job.git_password or not rules.same_server(run.git_url, job.git_url):
         return ""
     try:
         return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
