@@ -146,9 +146,10 @@ STATIC_URL = "/static/"
 STATIC_ROOT = env.private_folder(VAR / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Set where `manage.py collectstatic` is run: files are compressed, and named so that they may be cached for ever.
-# Without, they come straight from the source, so that a fresh copy starts with nothing to build.
+# `manage.py up` runs it and sets this. Without, files come straight from the source, for whoever is changing them.
 _collected = env.flag("PORTAL_STATIC_COLLECTED", default=False)
 WHITENOISE_USE_FINDERS = not _collected
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
     "staticfiles": {
