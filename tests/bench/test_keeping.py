@@ -69,12 +69,13 @@ def test_keeping(portal, client, lab, table):
         ">= floor / 100",
         good=seconds <= floor * 100,
     )
+    median, p99 = (measured.percentile(waits, part) for part in (0.5, 0.99))
     table.add(
         "output_keep: another's write, p99 (longest)",
-        f"{measured.percentile(waits, 0.99) * 1000:.0f} ms ({waits[-1] * 1000:.0f})",
-        f"{measured.percentile(waits, 0.5) * 1000:.0f} ms, the median",
-        "<= 100 ms",
-        good=measured.percentile(waits, 0.99) <= 0.1,
+        f"{p99 * 1000:.0f} ms ({waits[-1] * 1000:.0f})",
+        f"{median * 1000:.0f} ms, the median",
+        "<= 100 ms, or 5 ×",
+        good=p99 <= max(0.1, median * 5),
     )
     p95 = [measured.percentile(times, 0.95) * 1000 for times in (before, during, after)]
     table.add(
