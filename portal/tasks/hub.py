@@ -16,9 +16,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
-from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 
+from portal.database import for_sockets
 from portal.tasks import output as store
 from portal.tasks.blocks import FRAME, MOST_PIECES, Block, blocks
 from portal.tasks.outputs import ENTRY, Output
@@ -165,7 +165,7 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
         rang.set()
 
 
-@database_sync_to_async
+@for_sockets
 def _news(pk: int, after: int | None) -> tuple[Output, int, list[Block], bool]:
     """The output, what is new of it and where that begins, and whether there is still more.
 
@@ -184,6 +184,6 @@ def _news(pk: int, after: int | None) -> tuple[Output, int, list[Block], bool]:
     return output, begin, found, more
 
 
-@database_sync_to_async
+@for_sockets
 def _frame(output: Output, after: int) -> bytes:
     return store.frame(output, after, blocks(output, after, until=output.head))

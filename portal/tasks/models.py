@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from portal.states import Badge, State
+from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live
 from portal.tasks.outputs import Chunk, Output, Segment, Stream, WrongOffset
 
@@ -231,34 +232,3 @@ class Step(models.Model):
             return None
         end: datetime = self.finished or self.task.finished or now()
         return end - self.started
-
-
-class Leader(models.Model):
-    """Who does what only one process may do. Held for a few seconds at a time; a dead one is succeeded."""
-
-    TERM = timedelta(seconds=6)
-
-    name = models.CharField(max_length=40, unique=True)
-    holder = models.UUIDField()
-    until = models.DateTimeField()
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def hold(cls, name: str, holder: uuid.UUID) -> bool:
-        """Become or stay the leader. False while another one is."""
-        free = Q(holder=holder) | Q(until__lt=now())
-        if cls.objects.filter(free, name=name).update(holder=holder, until=now() + cls.TERM):
-            return True
-        return cls.objects.get_or_create(name=name, defaults={"holder": holder, "until": now() + cls.TERM})[1]
-
-    @classmethod
-    def step_down(cls, name: str, holder: uuid.UUID) -> None:
-        cls.objects.filter(name=name, holder=holder).update(until=now())
-
-    @classmethod
-    def last_seen(cls, name: str) -> datetime | None:
-        """When the leader last said that it lives."""
-        until = cls.objects.filter(name=name).values_list("until", flat=True).first()
-        return until - cls.TERM if until else None

@@ -346,8 +346,13 @@ class Row(NamedTuple):
     text: str
 
 
-# CSI and OSC sequences, and what is left of control characters. Pages with JavaScript show SGR colours; this one none.
-_CONTROL = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]", re.S)
+# CSI and OSC sequences, what is left of control characters, and those that turn the order of others round: a name could
+# be read as another. Pages with JavaScript show SGR colours; this one none.
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]",
+    re.S,
+)
 _LONGEST = 8 * 1024
 
 

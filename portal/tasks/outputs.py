@@ -31,7 +31,7 @@ ENTRY = struct.Struct(">BHIII")  # of `Chunk.segments`: stream, world, rank or N
 BLOCK = struct.Struct(">IIQIB")  # of `Part.directory`: size, newlines, ms since 1970, size of its segments, streams
 LONGEST_SPAN = 0xFFFFFFFF  # ms between the times of one chunk
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS = 253_402_300_799_999  # of the year 9999: what a datetime can be
+_LAST_MS = 253_402_128_000_000  # two days before the end of the year 9999: a datetime, in any time zone
 
 
 def time_of(ms: int) -> datetime:

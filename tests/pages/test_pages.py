@@ -22,6 +22,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from portal.tasks.output import compact
+from tests.web import words
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -400,8 +401,8 @@ def test_who_may_make_no_cluster_is_not_sent_to_make_one(client, lab, alice, bob
 @pytest.mark.parametrize("kind", ["console", "locmem"])
 def test_without_a_mail_server_nobody_is_told_to_look_into_their_mail(client, settings, alice, kind, capfd):
     settings.EMAIL_BACKEND = f"django.core.mail.backends.{kind}.EmailBackend"
-    asked = client.get(reverse("account_reset_password")).content.decode()
-    done = client.post(reverse("account_reset_password"), {"email": alice.email}, follow=True).content.decode()
+    asked = words(client.get(reverse("account_reset_password")))
+    done = words(client.post(reverse("account_reset_password"), {"email": alice.email}, follow=True))
     goes_out = kind == "locmem"
     assert ("A link is sent to your address." in asked) is goes_out
     assert ("is on its way" in done) is goes_out

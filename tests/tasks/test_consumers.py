@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import struct
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from channels.routing import URLRouter
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.db import OperationalError
 from django.urls import path
 from django.utils.timezone import now
 
@@ -275,3 +277,22 @@ async def test_nonsense_closes_the_socket_and_nothing_else(task, bob, words):
     await page.connect()
     await page.send_to(text_data=words)
     assert await closed_with(page) in (1003, GONE)
+
+
+@pytest.mark.parametrize("job", ["_tell", "_beat"])
+async def test_a_page_whose_news_end_is_told_to_connect_again(task, bob, monkeypatch, job):
+    """And not kept in the belief that it is live."""
+    page = await sync_to_async(page_of)(bob)
+    assert await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from(5)
+    real = LiveConsumer._still_allowed
+
+    async def broken_once(self):
+        if inspect.currentframe().f_back.f_code.co_name == job:
+            raise OperationalError("server closed the connection unexpectedly")
+        return await real(self)
+
+    monkeypatch.setattr(LiveConsumer, "_still_allowed", broken_once)
+    await live.send(f"task.{task.uuid}")
+    assert await closed_with(page) == consumers.TRY_AGAIN
