@@ -32,6 +32,7 @@ from django.utils.timezone import now
 
 from accounts.models import AuditChain, AuditEvent, Organization, User
 from portal.logs import logged_words
+from portal.text import storable
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,11 @@ def record(
             at=now(),
             actor=by.uuid if by else None,
             actor_name=by.email if by else "",
-            how=origin.how[:120],
+            how=storable(origin.how)[:120],
             verb=verb,
             kind=str(subject._meta.verbose_name),
             subject=getattr(subject, "uuid", None),
-            subject_name=str(subject)[:254],
+            subject_name=storable(str(subject))[:254],
             workspace=workspace.uuid if workspace is not None else None,
             before=_plain(before or {}),
             after=_plain(after or {}),
@@ -154,7 +155,7 @@ def _plain(value: Any) -> Any:
             return [_plain(one) for one in (value if isinstance(value, list | tuple) else sorted(value))]
         case datetime():
             return value.astimezone(UTC).isoformat()
-    return str(value).replace("\0", "")
+    return storable(str(value))
 
 
 @dataclass(frozen=True)

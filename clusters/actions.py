@@ -112,7 +112,7 @@ def report_lost(cluster: Cluster, hostnames: Collection[str]) -> list[str]:
     lost = list(thought_well.values_list("hostname", flat=True))
     if lost:
         cluster.nodes.filter(hostname__in=lost).update(state=Node.State.SILENT)
-        live.ring(*cluster.live_names(), live.WATCH)
+        live.ring(*cluster.live_names(), live.WATCH_CLUSTERS)
     return lost
 
 

@@ -127,7 +127,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
         output=Output.objects.create(),
         started_by=by,
     )
-    live.ring(live.WATCH, *run.live_names())
+    live.ring(live.WATCH_WAITING, *run.live_names())
     dispatch(cluster.pk)
     _record("started", run, by=by)
     return run

@@ -57,7 +57,7 @@ def launch(work: Work) -> None:
             places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
             hosts = {"hosts": [node.hostname for node in nodes], "of": places}
             Output.objects.filter(pk=run.output_id).update(nodes=hosts)
-            live.ring(live.WATCH, *run.live_names())
+            live.ring(live.WATCH_RUNS, *run.live_names())
     folder = run.folder(head.shared)
     order = {
         "git_url": run.git_url,

@@ -161,17 +161,9 @@ def frames(log: bytes) -> tuple[list[tuple[Frame, int]], int]:
 
 def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]:
     """How it ended (None: not yet), whether it was started, and the end of its output."""
-    place = shlex.quote(folder)
-    answer = ssh.run(
-        host,
-        f"cat {place}/exit 2>/dev/null; echo; test -e {place}/begun && echo started || echo never; "
-        f"tail -qc 2000 {place}/out {place}/err 2>/dev/null",
-    )
-    first, _, rest = answer.out.decode(errors="replace").partition("\n")
-    if first:
-        rest = rest.lstrip("\n")
-    started, _, said = rest.partition("\n")
-    try:
-        return (json.loads(first) if first else None), started == "started", said.strip()
-    except ValueError as error:
-        raise Refused(f"{host.name} does not say how a command ended.", evidence=first[:200]) from error
+    answer = OWN.call(host, "look", folder)
+    told = json.loads(answer.out)
+    end = told["exit"]
+    if end is not None and not isinstance(end, dict):
+        raise Refused(f"{host.name} does not say how a command ended.", evidence=str(end)[:200])
+    return end, bool(told["begun"]), str(told["said"]).strip()

@@ -204,7 +204,7 @@ def run_state(run):
         "stdout": stored.stdout,
         "stderr": stored.stderr,
         "output_ended": stored.ended,
-        "kept": bool(stored.file),
+        "kept": stored.is_kept,
         "agrees": stored.agrees,
         "digests": row.digests,
     }

@@ -15,6 +15,7 @@ from django.urls import reverse
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
+from portal.models import installation
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
 
@@ -132,7 +133,7 @@ class Workspace(Subject):
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""
         return clouds.Tags(
-            portal=settings.PORTAL_NAME.lower(),
+            portal=installation(),
             organization=str(self.organization.uuid),
             workspace=str(self.uuid),
             subject=str(subject or self.uuid),

@@ -31,6 +31,7 @@ from portal.tasks import live, output, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from portal.tasks.subjects import Subject
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -262,8 +263,8 @@ def _end(work: Work, steps: Sequence[tuple[Step, StepPlan]]) -> None:
 
 
 def _storable(text: str) -> str:
-    """Without credentials in URLs, and without NUL, which machines may say and PostgreSQL does not take."""
-    return redact(text).replace("\0", "")
+    """Without credentials in URLs, and as every database takes it."""
+    return str(storable(redact(text)))
 
 
 def _in_words(task: Task, error: Exception) -> PortalError:
@@ -292,7 +293,8 @@ def _heartbeat(task: Task) -> Iterator[None]:
                     break
             except DatabaseError:
                 logger.warning("lease not renewed", exc_info=True)
-        connections.close_all()  # this thread's own
+            finally:
+                connections.close_all()  # this thread's own; others may need it until the next beat
 
     thread = threading.Thread(target=beat, name=f"lease-{task.pk}", daemon=True)
     thread.start()
@@ -494,7 +496,7 @@ class Work:
         assert self.record is not None
         self.log(f"{error.message} {error.advice}".strip())
         self.record.status, self.record.finished = StepStatus.FAILED, now()
-        self.record.detail = redact(error.message)[:300]
+        self.record.detail = _storable(error.message)[:300]
         self._done.append(self.record)
         self.record = None
 

@@ -113,8 +113,7 @@ def launch(order: Order) -> Answer:
     isolated = rung == NAMESPACES and order.options["network"] == ISOLATED
     listeners: dict[int, list[socket.socket]] = {rank: [] for rank in locks}
     for rank in locks:
-        if rung == NAMESPACES:
-            listeners[rank].append(_door(cluster.node(rank)))
+        listeners[rank].append(_door(cluster.node(rank)))
         if isolated:
             continue  # its address is in the cluster's own network, where nobody else is
         try:
@@ -179,7 +178,11 @@ def _lock(node: NodeFolder) -> int | None:
 
 
 def _door(node: NodeFolder) -> socket.socket:
-    """A socket in the node's folder, by which the portal comes in wherever the node's network is."""
+    """A socket in the node's folder, by which the portal comes in wherever the node's network is.
+
+    And however many programs stand before the other one: to this one they have no way, or without namespaces no kind of
+    socket that leads to it.
+    """
     node.door.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     folder = os.open(node.path, os.O_PATH | os.O_DIRECTORY)
