@@ -68,9 +68,9 @@ def dispatch_all() -> int:
     """
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
-    ended = Run.objects.filter(uuid=OuterRef("occupied_by")).unfinished()
-    Cluster.objects.filter(~Exists(ended), occupied_by__isnull=False).filter(
-        ~Exists(Run.objects.filter(uuid=OuterRef("occupied_by"), tasks__status__in=("new", "inprogress")))
+    holder = Run.objects.filter(uuid=OuterRef("occupied_by"))  # another holder, which is no run, lets go by itself
+    Cluster.objects.filter(Exists(holder), ~Exists(holder.unfinished())).filter(
+        ~Exists(holder.filter(tasks__status__in=("new", "inprogress")))
     ).update(occupied_by=None)
     free = Cluster.objects.free().filter(Exists(Run.objects.waiting().filter(cluster=OuterRef("pk")).order_by()))
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))

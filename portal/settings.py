@@ -167,6 +167,7 @@ WATCHERS = [
     "jobs.watch.DispatchWatcher",
     "jobs.watch.RunWatcher",
     "jobs.watch.LeftoverWatcher",
+    "jobs.folders.FolderWatcher",
     "clusters.watch.NodeWatcher",
     "clusters.watch.RepairWatcher",
     "clusters.watch.EnginesWatcher",
