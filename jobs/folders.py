@@ -24,7 +24,7 @@ from portal import detached, ssh
 from portal.errors import PortalError, Refused
 from portal.tasks import live
 from portal.tasks.models import Task
-from portal.tasks.threads import DATABASE, Threads
+from portal.tasks.threads import LEASES, Threads
 from portal.tasks.watch import SharingWatcher
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class FolderWatcher(SharingWatcher):
     rung_by = ()
 
     async def wanted(self) -> set[int]:
-        return await DATABASE(_whole)()
+        return await LEASES(_whole)()
 
     async def look_after(self, pk: int) -> None:
         seen: dict[UUID, float] = {}
