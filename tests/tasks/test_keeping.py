@@ -475,9 +475,10 @@ def test_a_reader_goes_on_where_it_was_when_chunks_are_joined_under_it(output, o
 
 def test_an_output_that_is_too_long_says_so_where_it_is_cut_and_counts_the_rest(output, objects, settings):
     settings.OUTPUT_GIB = 100 / 1024**3
+    stale = again(output)
     output.append_log([out(0, b"x" * 60)], offset=0, size=60)
     output.append_log([out(0, b"y" * 30), out(1, b"z" * 30, stream=Stream.STDERR)], offset=60, size=60)
-    again(output).append_log([out(0, b"more\n")], offset=120, size=5)
+    stale.append_log([out(0, b"more\n")], offset=120, size=5)
     output.append(Stream.PORTAL, b"cleaned up\n")
     row = again(output)
     assert (row.stdout, row.stderr, row.cut, row.log) == (90, 10, 25, 125)
