@@ -384,8 +384,6 @@ class Observer:
     def _append(self, segments: list[Segment], size: int) -> None:
         """What was received of output and facts, in one transaction."""
         with transaction.atomic():
-            if size:
-                self.output.append_log(segments, offset=self.stored, size=size)
             if self.news:
                 ended = self.facts.get("ended")
                 Run.objects.filter(pk=self.pk).update(
@@ -395,6 +393,8 @@ class Observer:
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
                 live.ring(*self.names)
+            if size:
+                self.output.append_log(segments, offset=self.stored, size=size)
         self.stored += size
         self.news = False
 
@@ -434,7 +434,7 @@ class Observer:
     def _ended(self, end: _End) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
-            run = Run.objects.select_for_update(of=("self",)).select_related("output", "cluster", "job").get(pk=self.pk)
+            run = _held(self.pk)
             if run.ended is None:
                 failure = self.facts.get("failure")
                 cause = explain(run, end.words, failure if isinstance(failure, dict) else None)
@@ -461,7 +461,7 @@ class Observer:
     @DATABASE
     def _finish(self, digests: dict[str, str] | None) -> None:
         with transaction.atomic():
-            run = Run.objects.select_for_update().get(pk=self.pk)
+            run = _held(self.pk)
             Run.objects.filter(pk=run.pk).update(observed=True, digests=digests)
             wake_task(run)
 
@@ -474,7 +474,7 @@ class Observer:
     @DATABASE
     def _mark_lost(self, cause: str, evidence: str, advice: str, at: datetime | None) -> None:
         with transaction.atomic():
-            run = Run.objects.select_for_update(of=("self",)).select_related("cluster").get(pk=self.pk)
+            run = _held(self.pk)
             if run.ended is None:
                 cause, evidence, advice = who_did_it(run) or (cause, evidence, advice)
                 Run.objects.filter(pk=run.pk).update(
@@ -483,6 +483,13 @@ class Observer:
                 _outcome(run, Run.Status.FAILED)
             live.ring(*run.live_names())
             wake_task(run)
+
+
+def _held(pk: int) -> Run:
+    """Locked to the end of the transaction, after its task: a worker may just write how that has ended."""
+    ledger.hold_task(Run(pk=pk))
+    rows = Run.objects.select_for_update(of=("self",), no_key=True)
+    return rows.select_related("output", "cluster", "job").get(pk=pk)
 
 
 def _outcome(run: Run, status: Run.Status) -> None:

@@ -177,16 +177,16 @@ def publish(name):
 def state(kind, uuid):
     model = {"workspace": Workspace, "cluster": Cluster, "run": Run}[kind]
     row = model.objects.get(uuid=UUID(uuid))
-    task = row.last_task
+    task = row.last_task  # None: a run that waits for its cluster
     return {
         "status": row.status,
-        "cause": getattr(row, "cause", "") or task.cause,
-        "evidence": getattr(row, "evidence", "") or task.evidence,
-        "task": str(task.uuid),
-        "task_status": task.status,
-        "task_cause": task.cause,
-        "resumed": task.resumed,
-        "steps": {step.name: [step.status, step.detail, step.deaths] for step in task.steps.all()},
+        "cause": getattr(row, "cause", "") or (task.cause if task else ""),
+        "evidence": getattr(row, "evidence", "") or (task.evidence if task else ""),
+        "task": str(task.uuid) if task else "",
+        "task_status": task.status if task else "",
+        "task_cause": task.cause if task else "",
+        "resumed": task.resumed if task else 0,
+        "steps": {step.name: [step.status, step.detail, step.deaths] for step in task.steps.all()} if task else {},
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID, uuid4
 
-from django.db import transaction
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -21,7 +20,7 @@ from portal.tasks.models import Task
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
-@transaction.atomic
+@audit.atomic()
 def create_cloud_config(
     organization: Organization, *, name: str, kind: CloudConfig.Kind, by: User | None, uuid: UUID | None = None
 ) -> CloudConfig:
@@ -34,7 +33,7 @@ def create_cloud_config(
     return config
 
 
-@transaction.atomic
+@audit.atomic()
 def create_workspace(
     organization: Organization,
     *,
@@ -58,12 +57,13 @@ def create_workspace(
     return workspace
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
+    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
+    # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
-    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
     audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 
@@ -80,10 +80,11 @@ def record_task(verb: str, task: Task, *, by: User) -> None:
     audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
 
 
-@transaction.atomic
+@audit.atomic()
 def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: User) -> None:
     """Nothing happens where they have that role already, or have been removed meanwhile."""
-    members = WorkspaceMember.objects.select_for_update().select_related("workspace__organization", "user")
+    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True)
+    members = rows.select_related("workspace__organization", "user")
     found = members.filter(pk=member.pk).first()
     if found is None or found.role == role:
         return
@@ -101,7 +102,7 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
     tell(found.user, f"You are {role} of the workspace {found.workspace} now, and were {before}.", by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
@@ -119,7 +120,7 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
         workspace=workspace,
         by=by,
         before={"role": member.role},
-        after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
+        after={"tokens revoked": tokens, "cancelled": cancel_all(running, of=user, by=by)},
     )
     tell(user, f"You are no longer in the workspace {workspace}.", by=by)
 
