@@ -144,7 +144,7 @@ def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) 
 
     One query, whichever of the two it is.
     """
-    rows: models.QuerySet[M] = queryset.where(user, queryset.sees).filter(**lookup)
+    rows: models.QuerySet[M, Any] = queryset.where(user, queryset.sees).filter(**lookup)
     if can != queryset.sees and (granted := queryset.granted(user, can)) is not None:
         rows = rows.annotate(_may=ExpressionWrapper(granted, BooleanField()))
     row = rows.first()
