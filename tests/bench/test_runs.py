@@ -65,8 +65,8 @@ def ago(seconds):
 
 def a_run(job, number, **fields):
     return Run.objects.create(
-        job=job, number=number, cluster=job.cluster, git_url=job.git_url, command="a.py", output=Output.objects.create(),
-        **{"started_by": job.created_by, "turn": now(), **fields},
+        job=job, number=number, cluster=job.cluster, git_url=job.git_url, command="a.py",
+        output=Output.objects.create(), **{"started_by": job.created_by, "turn": now(), **fields},
     )  # fmt: skip
 
 
