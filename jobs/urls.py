@@ -1,9 +1,11 @@
 from django.urls import path
 
 from jobs import views
+from jobs.goto import go_to
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
+    path("go-to/", go_to, name="go-to"),
     path("workspaces/<uuid:uuid>/jobs/", views.jobs, name="jobs"),
     path("workspaces/<uuid:uuid>/jobs/new/", views.new_job, name="new-job"),
     path("jobs/<uuid:uuid>/", views.job, name="job"),
