@@ -170,7 +170,7 @@ const typed = {
     const note = document.createElement("p");
     note.className = "note note-info";
     note.textContent = "This is what you had typed before you were signed out. Look through it, and send it again.";
-    form.before(note);
+    (form.querySelector(".body") ?? form).prepend(note);
     say(note.textContent);
   },
 };
