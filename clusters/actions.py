@@ -10,7 +10,6 @@ from itertools import takewhile
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import transaction
 from django.db.models import Q
 from django.urls import reverse
 from django.utils.timezone import now
@@ -35,7 +34,7 @@ PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the s
 RECENT = timedelta(hours=1)
 
 
-@transaction.atomic
+@audit.atomic()
 def create_cluster(
     workspace: Workspace,
     *,
@@ -48,6 +47,7 @@ def create_cluster(
     uuid: UUID | None = None,
 ) -> Cluster:
     """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`."""
+    workspace = _locked(workspace)
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
     cluster, made = Cluster.objects.get_or_create(
@@ -75,7 +75,13 @@ def create_cluster(
     return cluster
 
 
-@transaction.atomic
+def _locked(workspace: Workspace) -> Workspace:
+    """As it is now; whoever deletes it waits until we have ended."""
+    rows = Workspace.objects.select_for_update(of=("self",), no_key=True)
+    return rows.select_related("organization", "cloud_config").get(pk=workspace.pk)
+
+
+@audit.atomic()
 def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
     task = start_task(cluster, "clusters.repair", by=by, cloud=cluster.workspace.cloud_config.kind)
@@ -83,7 +89,7 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     return task
 
 
-@transaction.atomic
+@audit.atomic()
 def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
     """Whether the portal repairs it by itself when a node is gone."""
     if not Cluster.objects.filter(pk=cluster.pk).exclude(auto_repair=auto_repair).update(auto_repair=auto_repair):
@@ -102,17 +108,17 @@ def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None
     live.ring(*cluster.live_names())
 
 
-@transaction.atomic
+@audit.atomic()
 def report_lost(cluster: Cluster, hostnames: Collection[str]) -> list[str]:
     """Somebody could not reach these nodes: they are SILENT, and the cluster DEGRADED, until they answer the portal.
 
     Returns those of which that is news. Pages and the watch process are told.
     """
-    thought_well = cluster.nodes.select_for_update().filter(hostname__in=hostnames, state=Node.State.ANSWERS)
+    thought_well = cluster.nodes.select_for_update(no_key=True).filter(hostname__in=hostnames, state=Node.State.ANSWERS)
     lost = list(thought_well.values_list("hostname", flat=True))
     if lost:
         cluster.nodes.filter(hostname__in=lost).update(state=Node.State.SILENT)
-        live.ring(*cluster.live_names(), live.WATCH)
+        live.ring(*cluster.live_names(), live.WATCH_CLUSTERS)
     return lost
 
 
@@ -166,7 +172,7 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
     return cluster.status == Cluster.Status.RUNNING
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_cluster(cluster: Cluster, *, by: User) -> Task:
     """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that."""
     task = start_task(cluster, "clusters.delete", by=by, cloud=cluster.workspace.cloud_config.kind)

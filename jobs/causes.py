@@ -14,6 +14,7 @@ from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
 MOST_LINE = 500  # characters of a line that are looked at
+_SENTENCE = 1000  # characters of what hindered the preparation
 Failure = Mapping[str, Any]
 _VERDICT = {"good": bool, "size": int, "started": int, "failed": int, "mpiexec": int, "hydra": str}
 _FAILURE = {
@@ -69,11 +70,12 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
                 message,
                 f"{words}\n{_said(end)}".strip(),
                 "The others may have waited for one that had ended: see what that one printed. If it needs longer,"
-                " create a job with a longer time limit.",
+                " give the job a longer time limit.",
             )
-        return Cause(message, _said(end), "If it needs longer, create a job with a longer time limit.")
+        return Cause(message, _said(end), "If it needs longer, give the job a longer time limit.")
     if failure:
-        message, evidence, advice = (str(failure.get(name, "")) for name in ("message", "evidence", "advice"))
+        message, advice = (_line(failure.get(name, ""), _SENTENCE) for name in ("message", "advice"))
+        evidence = _lines(failure.get("evidence", ""))
         return Cause(message or "The run could not be set up on the head node.", evidence, advice)
     if end.get("fault"):
         return Cause("The command could not be started on the head node.", _line(end["fault"]))
@@ -234,8 +236,8 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
 ]
 
 
-def _line(text: object) -> str:
-    return plain_text(str(text).encode(errors="replace").splitlines()[0] if str(text) else b"")[:300]
+def _line(text: object, most: int = 300) -> str:
+    return plain_text(str(text).encode(errors="replace").splitlines()[0] if str(text) else b"")[:most]
 
 
 def _lines(text: object) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Collection
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, Value
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from clusters.models import Cluster
+from clusters.models import Cluster, prefetch_lost_nodes
 from jobs.models import Run
 from portal.tasks import ledger, live
 
@@ -30,13 +30,14 @@ def dispatch(cluster_pk: int) -> Run | None:
     1. Each reads which run has waited longest.
     2. One of them takes the cluster for it, by one UPDATE of a cluster that nobody has; to the others it is not free.
     3. That one writes down that it is the run's turn, by one UPDATE of a run that waits. If somebody has cancelled it
-       meanwhile, the cluster is let go of, and the next one is looked for.
+       meanwhile, or is about to, the cluster is let go of, and the next one is looked for.
     4. Both, and the run's task, are committed together. Whoever dies before has done nothing.
 
-    The cluster comes before the run wherever both are locked.
+    Whoever has the cluster waits for no run: somebody who cancels several may hold one and want the next.
     """
+    held: list[int] = []
     while True:
-        waiting = Run.objects.waiting().filter(cluster=cluster_pk)
+        waiting = Run.objects.waiting().filter(cluster=cluster_pk).exclude(pk__in=held)
         run = waiting.select_related("job__workspace__organization", "cluster__workspace__cloud_config").first()
         if run is None:
             return None
@@ -46,7 +47,8 @@ def dispatch(cluster_pk: int) -> Run | None:
             free = Cluster.objects.free().filter(~Exists(left), pk=cluster_pk)
             if not free.update(occupied_by=run.uuid):
                 return None
-            if Run.objects.waiting().filter(pk=run.pk).update(turn=Now()):
+            if _is_still_waiting(run):
+                Run.objects.filter(pk=run.pk).update(turn=Now())
                 run.turn = now()
                 ledger.start_task(
                     run,
@@ -58,6 +60,13 @@ def dispatch(cluster_pk: int) -> Run | None:
                 )
                 return run
             run.cluster.release(run.uuid)
+            held.append(run.pk)
+
+
+def _is_still_waiting(run: Run) -> bool:
+    """Locks it then. False also where somebody else holds it."""
+    rows = Run.objects.waiting().select_for_update(no_key=True, skip_locked=True)
+    return rows.filter(pk=run.pk).first() is not None
 
 
 def dispatch_all() -> int:
@@ -68,10 +77,12 @@ def dispatch_all() -> int:
     """
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
-    ended = Run.objects.filter(uuid=OuterRef("occupied_by")).unfinished()
-    Cluster.objects.filter(~Exists(ended), occupied_by__isnull=False).filter(
-        ~Exists(Run.objects.filter(uuid=OuterRef("occupied_by"), tasks__status__in=("new", "inprogress")))
-    ).update(occupied_by=None)
+    on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))
+    kept = Cluster.objects.filter(~Exists(on_it.unfinished()), occupied_by__isnull=False).filter(
+        ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
+    )
+    for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other
+        kept.filter(pk=pk).update(occupied_by=None)
     free = Cluster.objects.free().filter(Exists(Run.objects.waiting().filter(cluster=OuterRef("pk")).order_by()))
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
 
@@ -97,34 +108,47 @@ def _give_up(run: Run) -> None:
 def reasons(runs: Collection[Run]) -> dict[int, str]:
     """Why each of those that wait does so, as half a sentence, by the run's number in the database.
 
-    Three queries for all of them. Their `cluster` must be fetched, best with `with_lost_nodes`.
+    One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
+    `with_lost_nodes`.
     """
     waiting = [run for run in runs if run.is_waiting]
     if not waiting:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
-    holders = [cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by]
-    on: dict[UUID | None, Run] = {run.uuid: run for run in Run.objects.filter(uuid__in=holders).select_related("job")}
-    left = {
-        run.cluster_id: run
-        for run in Run.objects.filter(cluster__in=clusters, may_be_left=True).select_related("job").order_by("-pk")
-    }
+    prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
+    on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
+    left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
+    queue = Run.objects.waiting().filter(cluster__in=clusters).order_by()
     before: Counter[int] = Counter()
     found = {}
-    queue = Run.objects.waiting().filter(cluster__in=clusters).values_list("pk", "cluster")
     wanted = {run.pk for run in waiting}
-    for pk, cluster_pk in queue:
+    on: dict[UUID, str] = {}
+    left: dict[int, str] = {}
+    fields = ("pk", "cluster", "uuid", "job__name", "number")
+    parts = [
+        rows.annotate(part=Value(part)).values_list("part", *fields)
+        for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
+    ]
+    waits = []
+    for part, pk, cluster_pk, uuid, name, number in parts[0].union(*parts[1:], all=True):
+        if part == "on":
+            on[uuid] = f"{name}, run {number}"
+        elif part == "left":
+            left[cluster_pk] = f"{name}, run {number}"
+        else:
+            waits.append((pk, cluster_pk))
+    for pk, cluster_pk in sorted(waits):
         if pk in wanted:
             found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk))
         before[cluster_pk] += 1
     return found
 
 
-def _reason(cluster: Cluster, before: int, on: dict[UUID | None, Run], left: Run | None) -> str:
+def _reason(cluster: Cluster, before: int, on: dict[UUID, str], left: str | None) -> str:
     others = f", and {before} more wait before it" if before else ""
     if cluster.status != Cluster.Status.RUNNING:
         return f"{cluster.name} is {cluster.badge.word}{others}"
-    if holder := on.get(cluster.occupied_by):
+    if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):
         return f"{holder} is on {cluster.name}{others}"
     if lost := cluster.lost_nodes:
         names = ", ".join(node.hostname for node in lost)

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ class Programs:
     def __init__(self, folder: Path | None = None, *, loads: Sequence[str] = ()) -> None:
         self.loads = loads
         files = [file for place in (_ONNODE, folder) if place for file in sorted(place.glob("*.py"))]
-        packed = marshal.dumps({"words": _WORDS, **{file.stem: file.read_text() for file in files}}, 2)
+        sources = {file.stem: file.read_text() for file in files}
+        codes = {name: marshal.dumps(compile(text, f"{name}.py", "exec")) for name, text in sources.items()}
+        packed = marshal.dumps({"words": _WORDS, "compiled": (MAGIC_NUMBER, codes), **sources}, 2)
         self.data = b"%d\n%b" % (len(packed), packed)
 
     def command(self, **env: str) -> ssh.Command:
@@ -158,17 +161,9 @@ def frames(log: bytes) -> tuple[list[tuple[Frame, int]], int]:
 
 def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]:
     """How it ended (None: not yet), whether it was started, and the end of its output."""
-    place = shlex.quote(folder)
-    answer = ssh.run(
-        host,
-        f"cat {place}/exit 2>/dev/null; echo; test -e {place}/begun && echo started || echo never; "
-        f"tail -qc 2000 {place}/out {place}/err 2>/dev/null",
-    )
-    first, _, rest = answer.out.decode(errors="replace").partition("\n")
-    if first:
-        rest = rest.lstrip("\n")
-    started, _, said = rest.partition("\n")
-    try:
-        return (json.loads(first) if first else None), started == "started", said.strip()
-    except ValueError as error:
-        raise Refused(f"{host.name} does not say how a command ended.", evidence=first[:200]) from error
+    answer = OWN.call(host, "look", folder)
+    told = json.loads(answer.out)
+    end = told["exit"]
+    if end is not None and not isinstance(end, dict):
+        raise Refused(f"{host.name} does not say how a command ended.", evidence=str(end)[:200])
+    return end, bool(told["begun"]), str(told["said"]).strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from portal.text import storable
+
 
 class PortalError(Exception):
     """Something a person should read.
@@ -14,12 +16,10 @@ class PortalError(Exception):
     code = "failed"
 
     def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "") -> None:
-        self.message = message
-        self.evidence = evidence
-        self.advice = advice
+        self.message, self.evidence, self.advice = map(storable, (message, evidence, advice))
         if code:
             self.code = code
-        super().__init__(message)
+        super().__init__(self.message)
 
 
 class Refused(PortalError):

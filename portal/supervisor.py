@@ -227,7 +227,7 @@ class Supervisor:
             if not process.not_before:
                 lasted = time.monotonic() - process.started
                 process.restarts = process.restarts + 1 if lasted < 10 else 0
-                pause = min(10.0, 0.1 * 2**process.restarts)
+                pause = pause_after(process.restarts)
                 process.not_before = time.monotonic() + pause
                 self.say(f"{process.name} ended ({_how(code)}); starting it again in {pause:.1f} s.")
                 _release(process.handle.pid)
@@ -245,12 +245,20 @@ class Supervisor:
         _reap_orphans(set())
 
 
+def pause_after(restarts: int) -> float:
+    """Seconds until a process is started again that has ended this often at once."""
+    return min(10.0, 0.1 * float(1 << min(restarts, 10)))
+
+
 def _release(pid: int) -> None:
-    """A worker that we saw die holds nothing any more. Without this, its lease would run out in its own time."""
+    """A process that we saw die holds nothing any more. Without this, its leases would run out in their own time."""
+    from portal.tasks.leases import WatchProcess
     from portal.tasks.models import Task
 
+    name = f"{socket.gethostname()}:{pid}"
     try:
-        Task.release(worker=f"{socket.gethostname()}:{pid}")
+        Task.release(worker=name)
+        WatchProcess.objects.filter(name=name).delete()
     except DatabaseError:
         connections.close_all()  # then the lease does run out in its own time
 

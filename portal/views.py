@@ -19,8 +19,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.timezone import now
 
 from portal import mail
-from portal.tasks.live import WATCH
-from portal.tasks.models import Leader
+from portal.tasks.leases import WatchProcess
 
 
 class NoStoreMiddleware:
@@ -56,10 +55,8 @@ def readyz(request: HttpRequest) -> HttpResponse:
     found = {}
     try:
         connection.ensure_connection()
-        seen = Leader.last_seen(WATCH)
+        found["watch"] = "ok" if WatchProcess.is_seen() else "has not been heard of"
         found["database"] = "ok"
-        late = seen is None or now() - seen > 2 * Leader.TERM
-        found["watch"] = "has not been heard of" if late else "ok"
     except DatabaseError as error:
         found["database"] = type(error).__name__
     try:

@@ -21,7 +21,7 @@ from portal.tasks.models import Task
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
-@transaction.atomic
+@audit.atomic()
 def create_cloud_config(
     organization: Organization, *, name: str, kind: CloudConfig.Kind, by: User | None, uuid: UUID | None = None
 ) -> CloudConfig:
@@ -34,7 +34,7 @@ def create_cloud_config(
     return config
 
 
-@transaction.atomic
+@audit.atomic()
 def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
     """Raises `Conflict` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
     before = row.name
@@ -59,10 +59,10 @@ def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
     )
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
     """Raises `PortalError` while a workspace uses it. Its name is free then; its row stays for what was made by it."""
-    locked = CloudConfig.objects.select_for_update().live().filter(pk=config.pk).first()
+    locked = CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).first()
     if locked is None:
         return
     if locked.workspaces.live().exists():
@@ -72,7 +72,7 @@ def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
     audit.record("deleted", locked, organization=locked.organization, by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def create_workspace(
     organization: Organization,
     *,
@@ -86,7 +86,7 @@ def create_workspace(
 
     Raises `Conflict` where the cloud configuration was deleted meanwhile.
     """
-    if not CloudConfig.objects.select_for_update().live().filter(pk=cloud_config.pk).exists():
+    if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
         raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.")
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid or uuid4(),
@@ -101,12 +101,13 @@ def create_workspace(
     return workspace
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
+    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
+    # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
-    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
     audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 
@@ -132,7 +133,7 @@ def is_last_admin(member: WorkspaceMember) -> bool:
     """Whether nobody else administers the workspace. Inside a transaction no other admin goes meanwhile."""
     admins = WorkspaceMember.objects.filter(workspace=member.workspace_id, role=WorkspaceRole.ADMIN)
     if transaction.get_connection().in_atomic_block:
-        admins = admins.select_for_update()
+        admins = admins.order_by("pk").select_for_update(no_key=True)
     return {admin.pk for admin in admins} == {member.pk}
 
 
@@ -143,13 +144,14 @@ def _keep_an_admin(member: WorkspaceMember, by: User) -> None:
         raise PortalError(LAST_ADMIN)
 
 
-@transaction.atomic
+@audit.atomic()
 def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: User) -> None:
     """Nothing happens where they have that role already, or have been removed meanwhile.
 
     Raises `PortalError` where no admin would be left, unless an admin of the organization does it.
     """
-    members = WorkspaceMember.objects.select_for_update().select_related("workspace__organization", "user")
+    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True)
+    members = rows.select_related("workspace__organization", "user")
     found = members.filter(pk=member.pk).first()
     if found is None or found.role == role:
         return
@@ -168,7 +170,7 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
     tell(found.user, f"You are {role} of the workspace {found.workspace} now, and were {before}.", by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
@@ -188,7 +190,7 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
         workspace=workspace,
         by=by,
         before={"role": member.role},
-        after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
+        after={"tokens revoked": tokens, "cancelled": cancel_all(running, of=user, by=by)},
     )
     tell(user, f"You are no longer in the workspace {workspace}.", by=by)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from django.db import transaction
-
 from accounts import audit
 from portal import ssh
 from portal.errors import Refused
@@ -26,7 +24,7 @@ def make_keys(work: Work) -> None:
     workspace: Workspace = work.subject
     if not workspace.login_public:
         private, public = ssh.new_key(f"coxswain {workspace.uuid}")
-        with transaction.atomic():
+        with audit.atomic():
             work.prove()
             workspace.keep_login_key(private, public)
             organization = workspace.organization

@@ -25,6 +25,7 @@ from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
 from portal.errors import Conflict, PortalError
 from portal.paging import Page
+from workspaces import plans
 from workspaces.actions import (
     change_workspace_role,
     create_cloud_config,
@@ -36,7 +37,7 @@ from workspaces.actions import (
     rename,
 )
 from workspaces.forms import CloudConfigForm, RenameForm, WorkspaceForm
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
 
@@ -45,8 +46,14 @@ from workspaces.place import workspace_for
 def cloud_configs(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
-    live = Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces")
-    configs = rows.live().prefetch_related(live).order_by("name")
+    configs = (
+        rows.live()
+        .prefetch_related(
+            Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"),
+            Prefetch("strays", Stray.objects.there(), to_attr="strays_there"),
+        )
+        .order_by("name")
+    )
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
 
 
@@ -163,16 +170,16 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
         else:
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
-    return render(request, "workspaces/workspace_new.html", {"form": form})
+    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})
 
 
 @require_safe
 @login_required
 def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """The door: into its clusters once it is READY, to its task until then."""
+    """The door: to its dashboard once it is READY, to its task until then."""
     found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
     if found.status == Workspace.Status.READY and Workspace.objects.where(request.user, Can.VIEW).filter(pk=found.pk):
-        return redirect("clusters", uuid=uuid)
+        return redirect("workspace-dashboard", uuid=uuid)
     task = found.last_task
     if found.status != Workspace.Status.READY and task:
         return redirect("task", uuid=task.uuid)
@@ -205,7 +212,8 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
         except PortalError as error:
             form.add_error(None, error.message)
     clusters = found.clusters.live().with_lost_nodes()
-    return render(request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters})
+    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE}
+    return render(request, "workspaces/workspace_delete.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -10,11 +10,13 @@ import pathlib
 import re
 import shutil
 import signal
+import stat
 import time
 
 import addresses
 import kept
 from addresses import shown
+from detach import open_file, take_back
 from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, run
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -29,6 +31,7 @@ SILENT = re.compile(r"Operation too slow|timed out|Timeout", re.IGNORECASE)
 HOPS = 5  # redirects that are followed
 DEPTH = 5  # submodules in submodules
 MOST_SUBMODULES = 100
+MOST_LISTING = 256 << 20  # bytes of what a repository lists, as of all that git prints
 LONGEST = 240  # bytes between slashes in a ref's name that a filesystem takes, with what git appends
 MOST_FILES = 200  # of objects in one mirror, before it is packed anew
 GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
@@ -54,6 +57,7 @@ def fetch(setup):
     source = setup.folder / "src"
     with a_place_of_our_own(setup.order.get("scratch", SCRATCH)) as place:
         fetcher = Fetcher(setup, place)
+        fetcher.git.meanwhile = setup.begin
         if setup.credential:
             with fetcher.signed_in(url, setup.credential):
                 commit, subject = fetcher.bring(url, reference, place / "src")
@@ -81,8 +85,7 @@ def a_place_of_our_own(parent):
     def terminate(number, frame):
         raise Terminated
 
-    if os.path.islink(parent):
-        os.unlink(parent)  # an earlier run may have had it lead to /shared
+    take_back(parent, stat.S_ISDIR)  # an earlier run may have had it lead to /shared
     os.makedirs(parent, mode=0o700, exist_ok=True)
     for left in pathlib.Path(parent).glob("coxswain-source-*"):  # by those who were killed
         with contextlib.suppress(OSError, RecursionError), closing(os.open(left, FOLDER)) as lock:
@@ -159,6 +162,7 @@ class Git:
             self.argv += ["-c", setting]
         self.holds = []  # descriptors
         self.sign_in = (None, [], [])  # where, with which options and descriptors
+        self.meanwhile = None  # called while git is out for the first time
         self.said = ""
         # Built from nothing: neither the person's variables nor the node's configuration reach git.
         self.env = {
@@ -182,6 +186,7 @@ class Git:
         argv = [*self.argv, *(server.options if server else ()), *(options if here else ()), *words]
         until = min(self.until, time.monotonic() + (seconds or self.seconds))
         began = time.monotonic()
+        meanwhile, self.meanwhile = self.meanwhile, None
         try:
             # In the root folder, for git looks for a repository in each folder above the one that it is called in.
             output, self.said = run(
@@ -191,6 +196,7 @@ class Git:
                 until=until,
                 tell=Progress(self.say),
                 holds=[*self.holds, *(holds if here else ())],
+                meanwhile=meanwhile,
             )
         except TookTooLong as error:
             raise self.waited(server, time.monotonic() - began, error.said) from error
@@ -337,13 +343,15 @@ class Fetcher:
         """Have what the repository lists now."""
         mirror = self.store.folder / name
         seen = mirror / "listing"  # what was listed when it was last fetched
+        take_back(mirror, stat.S_ISDIR)
+        take_back(seen, stat.S_ISREG)
         ours = sorted(ref for ref in refs if ref == b"HEAD" or ref.startswith((b"refs/heads/", b"refs/tags/")))
         listing = b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in ours)
         if not (seen.exists() and self.store.is_kept(name)):
             self.say(f"Cloning {shown(server.url)}")
             shutil.rmtree(mirror, ignore_errors=True)
             self.git("init", "--quiet", "--bare", "--template=", str(mirror))
-        elif seen.read_bytes() == listing:
+        elif content_of(seen) == listing:
             self.store.use(name)
             return
         else:
@@ -417,7 +425,7 @@ class Fetcher:
 
     def copy(self, mirror, url, commit, folder):
         """A repository of the run's own, as a clone would be."""
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
         own = folder / ".git"
         shutil.copytree(mirror / "objects", own / "objects", copy_function=link)
         (own / "refs").mkdir()
@@ -519,6 +527,26 @@ def begins_with(file, start):
             return opened.read(len(start)) == start
     except OSError:
         return False
+
+
+def empty(folder):
+    """It stays the same folder: those who wait for what comes into it are in it already."""
+    folder.mkdir(exist_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def content_of(file):
+    """None where there is no file: what lies on /shared may be anything by now."""
+    try:
+        with open_file(file) as opened:
+            return opened.read(MOST_LISTING)
+    except OSError:
+        return None
 
 
 def link(file, to):

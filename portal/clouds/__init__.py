@@ -169,6 +169,17 @@ class Cloud(Protocol):
         """What exists now, lowest rank first."""
         ...
 
+    def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
+        """All nodes in this region that carry this portal's tag, lowest rank first, by the tags that they carry.
+
+        One question for all clusters, however many there are.
+        """
+        ...
+
+    def owners(self, portal: str) -> set[Tags]:
+        """The tags of everything in this region, of any kind, that carries this portal's tag."""
+        ...
+
     def delete_nodes(self, tags: Tags) -> None:
         """Ask for the nodes to go. They are gone when `nodes` no longer lists them."""
         ...

@@ -5,6 +5,7 @@
                      starts it, once in this folder's life; prints "started", "ran already" or "busy FOLDER"
     observe FOLDER N streams what is new in its log from byte N on, until the end
     signal FOLDER TERM
+    look FOLDER      prints how it ended, if it has, whether it was ever started, and the end of what it printed
     sweep NAME=VALUE PATH
                      ends all that carry this in their environment, whoever has the file PATH open, and what descends
                      from them; prints how many
@@ -19,7 +20,8 @@ a time, whoever starts them and whatever became of the answers.
 The folder holds `lock` (held by the keeper for its life), `control` (a FIFO: words for the keeper), `life` (a FIFO that
 the keeper holds open, and that is rung at news), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end
 `exit`. Everything is observed from files, and nothing by process number: sessions of a node may not see each other's
-processes. So the portal may die, come back and lose nothing.
+processes. So the portal may die, come back and lose nothing. The command's own programs can put anything in the place
+of any of these; what is no file, or no FIFO, is taken for nothing.
 """
 
 import contextlib
@@ -82,9 +84,31 @@ def take(path):
     return file
 
 
+def take_back(path, is_such):
+    """Put aside what an earlier command may have left in this place and is not `is_such` a thing; else, open it up."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not is_such(mode):
+            os.rename(path, f"{path}.{os.urandom(8).hex()}")
+        elif mode & 0o700 != 0o700 and (stat.S_ISDIR(mode) or mode & 0o600 != 0o600):
+            os.chmod(path, mode & 0o777 | 0o700)
+
+
+def take_back_home():
+    """The home, which nobody can put aside, and in it the place for what is temporary."""
+    home, temporary = os.environ.get("HOME"), os.environ.get("TMPDIR", "")
+    if home:
+        take_back(home, lambda mode: True)
+        if temporary.startswith(f"{home}/"):
+            take_back(temporary, stat.S_ISDIR)
+            os.makedirs(temporary, mode=0o700, exist_ok=True)
+
+
 def start(folder, order):
     if "secret" in order:
         _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
+    take_back_home()
+    take_back(folder.parent, stat.S_ISDIR)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (lock := take(folder / "lock")) is None:
         print("runs already")
@@ -94,9 +118,10 @@ def start(folder, order):
         return
     fence = None
     if "alone" in order:
+        take_back(order["alone"], stat.S_ISREG)
         fence = take(order["alone"])
         if fence is None:
-            print("busy", pathlib.Path(order["alone"]).read_text()[:4096])  # the folder of who has it
+            print("busy", tail(order["alone"], 4096, 0))  # the folder of who has it
             return
         os.ftruncate(fence, 0)
         os.write(fence, str(folder).encode())
@@ -105,14 +130,12 @@ def start(folder, order):
         with contextlib.suppress(FileExistsError):
             os.mkfifo(folder / name, 0o600)
     # From here on it is never started again: O_EXCL is the fence.
-    begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.write(begun, f"{time.time()}\n".encode())
-    os.fsync(begun)
-    os.close(begun)
     if os.environ.pop("COXSWAIN_STAY", None):
         # Our session lasts as long as we do, and is answered when we close our output.
         print("started", flush=True)
-        keep(Keeper(folder, order, lock, fence))
+        keep(Keeper(folder, order, lock, fence), begun)
     readable, writable = os.pipe()
     if os.fork():
         os.close(writable)
@@ -124,7 +147,7 @@ def start(folder, order):
     if os.fork():  # the keeper is no session leader's child: the end of this SSH session does not reach it
         os._exit(0)
     os.close(readable)
-    keep(Keeper(folder, order, lock, fence), writable)
+    keep(Keeper(folder, order, lock, fence), begun, writable)
 
 
 class Keeper:
@@ -143,8 +166,8 @@ class Keeper:
         return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until])]
 
 
-def keep(keeper, told=None):
-    """The keeper's life. Never returns."""
+def keep(keeper, begun, told=None):
+    """The keeper's life. Never returns. `begun` is the file that says so, and is made sure of beside the command."""
     folder, order = keeper.folder, keeper.order
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -160,7 +183,11 @@ def keep(keeper, told=None):
     own = os.getpid()
     keeper.command = os.fork()
     if not keeper.command:
+        os.close(begun)
         become(keeper, own)
+    with contextlib.suppress(OSError):  # a disk that takes no more: it runs all the same
+        os.fsync(begun)
+    os.close(begun)
     if "secret" in order:
         # On with an empty memory.
         for file in filter(None, (keeper.lock, keeper.fence)):
@@ -306,7 +333,7 @@ def is_alive(folder):
     """Whether its keeper lives."""
     try:
         lock = take(folder / "lock")
-    except FileNotFoundError:
+    except OSError:
         return False
     if lock is not None:
         os.close(lock)
@@ -329,8 +356,8 @@ def observe(folder, at):
         to.write(json.dumps(word).encode() + b"\n" + body)
 
     while True:
-        ended = (folder / "exit").exists()
-        begun = ended or (folder / "begun").exists()
+        ended = os.path.exists(folder / "exit")
+        begun = ended or os.path.exists(folder / "begun")
         alive = ended or (begun and is_alive(folder))
         moved = False
         new = said(folder / "facts.json")
@@ -339,25 +366,25 @@ def observe(folder, at):
             tell({"facts": json.loads(facts)})
             moved = True
         if log is None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 log = open_file(folder / "log")
         while log is not None and (data := os.pread(log.fileno(), BLOCK, at)):
             tell({"log": at, "size": len(data)}, data)
             at += len(data)
             moved = True
         if ended:
-            with open_file(folder / "exit") as file:
-                end = json.loads(file.read(MOST_SAID))
-            end["now"] = time.time()  # lest it matter what this node's clock says
-            end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
-            end["said"] = tail(folder / "err") or tail(folder / "out")
+            end = json.loads(said(folder / "exit") or "null")
+            if isinstance(end, dict):
+                end["now"] = time.time()  # lest it matter what this node's clock says
+                end["verdict"] = json.loads(said(folder / "verdict.json") or "null")
+                end["said"] = tail(folder / "err") or tail(folder / "out")
             tell({"exit": end})
             to.flush()
             tell({"sha256": digests(folder / "log", lambda: (tell({"beat": time.time()}), to.flush()))})
             to.flush()
             return
         if begun and not alive:
-            if not (folder / "exit").exists():
+            if not os.path.exists(folder / "exit"):
                 tell({"gone": True})
                 to.flush()
                 return
@@ -372,12 +399,17 @@ def observe(folder, at):
             to.flush()
         if begun and not watched:
             with contextlib.suppress(OSError):
-                poll.register(os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK), select.POLLIN)
+                life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
+                if stat.S_ISFIFO(os.fstat(life).st_mode):
+                    poll.register(life, select.POLLIN)
             watched = True
         # Often after something happened, for more is likely then; and at once when the keeper ends.
         for file, what in poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8))):
             if what & select.POLLIN:
-                os.read(file, 65536)
+                with contextlib.suppress(BlockingIOError):  # another observer was quicker
+                    os.read(file, 65536)
+            else:
+                poll.unregister(file)
 
 
 def said(path):
@@ -391,9 +423,9 @@ def said(path):
     return ""
 
 
-def tail(path, size=2000):
+def tail(path, size=2000, at=None):
     with contextlib.suppress(OSError), open_file(path) as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size) if at is None else at)
         return file.read(size).decode(errors="replace").strip()
     return ""
 
@@ -401,7 +433,7 @@ def tail(path, size=2000):
 def digests(path, beat):
     """{kind: sha256} over the payloads of the frames; what MPI says at the end counts with what was said before."""
     sums, told = {}, time.monotonic()
-    with contextlib.suppress(FileNotFoundError), io.BufferedReader(open_file(path), 1 << 20) as file:
+    with contextlib.suppress(OSError), io.BufferedReader(open_file(path), 1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:
             kind, _, _, size, _ = FRAME.unpack(head)
             data = file.read(min(size, MOST_FRAME))
@@ -417,16 +449,21 @@ def digests(path, beat):
 def send_signal(folder, name):
     """Prints `sent`, or `gone` when there is nothing left to signal."""
     answer = "gone"
-    if not (folder / "exit").exists():
+    if not os.path.exists(folder / "exit"):
         try:
-            control = os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK)
+            control = os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             os.write(control, f"{name}\n".encode())
             answer = "sent"
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT):  # nobody reads it; it was never started
-                raise
+        except OSError:  # nobody reads it; it was never started; its programs have spoilt it
             answer = "sent" if is_alive(folder) else "gone"
     print(answer)
+
+
+def look(folder):
+    """Prints JSON."""
+    end = json.loads(said(folder / "exit") or "null")
+    words = "\n".join(tail(folder / name, 1000) for name in ("out", "err"))
+    print(json.dumps({"exit": end, "begun": os.path.exists(folder / "begun"), "said": words}))
 
 
 def sweep(mark, alone):
@@ -475,6 +512,8 @@ def main(words, stream):
             observe(pathlib.Path(target), int(rest[0]))
     elif verb == "signal":
         send_signal(pathlib.Path(target), rest[0])
+    elif verb == "look":
+        look(pathlib.Path(target))
     elif verb == "finish":  # the keeper alone calls it, of itself
         lock, fence, command, until = json.loads(rest[0])
         finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until))

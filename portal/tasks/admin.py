@@ -16,9 +16,9 @@ from redis.exceptions import RedisError
 from portal.admin import ReadOnlyInline, StaffAdmin, portal_link, shown, site
 from portal.errors import PortalError
 from portal.tasks import queue, registry
+from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import cancel_task, retry_task
-from portal.tasks.live import WATCH
-from portal.tasks.models import Leader, Step, Task
+from portal.tasks.models import Step, Task
 
 MOST_SHOWN = 50
 
@@ -86,7 +86,7 @@ class TaskAdmin(StaffAdmin):
         """What waits, who works, and what nobody has been told of. To look at: a queue only holds hints."""
         context: dict[str, Any] = {
             **site.each_context(request), "title": "Queues and workers", "opts": self.opts, "most": MOST_SHOWN,
-            "watch_seen": Leader.last_seen(WATCH),
+            "watch_seen": WatchProcess.last_seen(), "watch_processes": WatchProcess.objects.living().order_by("name"),
         }  # fmt: skip
         due = Task.objects.due().order_by("wake_at")
         context["due"] = due[:MOST_SHOWN]

@@ -3,6 +3,18 @@
 A plan is data: its steps, what the subject is meanwhile, what it becomes, and what is destroyed; see
 `portal/tasks/plans.py`. A step that must wait calls `work.wait`, which gives the worker back; the watch process has the
 task taken up again when it is due.
+
+Rows that several processes write are locked in one order everywhere, so that nobody waits in a ring:
+
+1. people, memberships and invitations; an organization's own row before them;
+2. the unfinished task of a subject (`hold_task`, `prove`), where there are several by their numbers;
+3. the subject: a workspace before a cluster that is made in it, a run that has begun before its cluster;
+4. a cluster before the runs that wait for it, which are taken only where nobody else holds them;
+5. a new task, its steps; nodes; outputs;
+6. the audit's chains, last (`accounts.audit.atomic`).
+
+A row is locked without those that it is read with (`of=("self",)`), and without its key (`no_key=True`): what only
+refers to it can be written meanwhile.
 """
 
 from __future__ import annotations
@@ -31,6 +43,7 @@ from portal.tasks import live, output, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from portal.tasks.subjects import Subject
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +92,31 @@ def start_task(
     plan = plan_of(kind)
     if plan.during:
         subject.refresh_from_db(fields=["status"])  # a page may have read it a while ago
-        if subject.status != subject.first_status:
+        if subject.status not in (subject.first_status, *subject.STATES[plan.during].follows):
+            raise _not_now(subject, plan)
+    with transaction.atomic():
+        task = _new_task(subject, plan, by, title, cloud, output, wake_at)
+        if plan.during and subject.status != subject.first_status:
             _begin(subject, plan)
+    task.changed()
+    queue.enqueue(task)
+    return task
+
+
+def _new_task(
+    subject: Subject,
+    plan: Plan,
+    by: Any,
+    title: str,
+    cloud: str,
+    output: Output | None,
+    wake_at: datetime | None,
+) -> Task:
+    """With its steps. Where another one is just ending, that is waited for."""
     try:
         with transaction.atomic():
             task = Task.objects.create(
-                kind=kind,
+                kind=plan.kind,
                 title=title or f"{plan.title} {subject}"[:200],
                 subject=subject,
                 cloud=cloud,
@@ -100,19 +132,27 @@ def start_task(
     Step.objects.bulk_create(
         Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
     )
-    task.changed()
-    queue.enqueue(task)
     return task
 
 
 def _begin(subject: Subject, plan: Plan) -> None:
     """The subject is what the plan says, from now on. Raises `Conflict` where it is in no status for that."""
     if not subject.move(plan.during):
-        busy = subject.last_task is not None and not subject.last_task.is_finished
-        raise Conflict(
-            f"{subject} cannot be {plan.participle} while it is {subject.badge.word}."
-            + (" Wait for what is going on to end, or cancel it." if busy else "")
-        )
+        raise _not_now(subject, plan)
+
+
+def _not_now(subject: Subject, plan: Plan) -> Conflict:
+    busy = subject.last_task is not None and not subject.last_task.is_finished
+    return Conflict(
+        f"{subject} cannot be {plan.participle} while it is {subject.badge.word}."
+        + (" Wait for what is going on to end, or cancel it." if busy else "")
+    )
+
+
+def hold_task(subject: Subject) -> None:
+    """Lock the subject's unfinished task, if there is one: before the subject, by whoever may write to both."""
+    for _ in subject.tasks.unfinished().select_for_update(no_key=True).order_by("pk"):
+        pass
 
 
 @transaction.atomic
@@ -146,6 +186,7 @@ def why_not_again(task: Task) -> str:
 @transaction.atomic
 def retry_task(task: Task, *, by: Any) -> None:
     """Go on from the step that failed; steps that are done stay done. Raises `Conflict`, see `why_not_again`."""
+    Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     task.refresh_from_db()
     if refusal := why_not_again(task):
         raise Conflict(refusal)
@@ -262,8 +303,8 @@ def _end(work: Work, steps: Sequence[tuple[Step, StepPlan]]) -> None:
 
 
 def _storable(text: str) -> str:
-    """Without credentials in URLs, and without NUL, which machines may say and PostgreSQL does not take."""
-    return redact(text).replace("\0", "")
+    """Without credentials in URLs, and as every database takes it."""
+    return str(storable(redact(text)))
 
 
 def _in_words(task: Task, error: Exception) -> PortalError:
@@ -292,7 +333,8 @@ def _heartbeat(task: Task) -> Iterator[None]:
                     break
             except DatabaseError:
                 logger.warning("lease not renewed", exc_info=True)
-        connections.close_all()  # this thread's own
+            finally:
+                connections.close_all()  # this thread's own; others may need it until the next beat
 
     thread = threading.Thread(target=beat, name=f"lease-{task.pk}", daemon=True)
     thread.start()
@@ -494,7 +536,7 @@ class Work:
         assert self.record is not None
         self.log(f"{error.message} {error.advice}".strip())
         self.record.status, self.record.finished = StepStatus.FAILED, now()
-        self.record.detail = redact(error.message)[:300]
+        self.record.detail = _storable(error.message)[:300]
         self._done.append(self.record)
         self.record = None
 

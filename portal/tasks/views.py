@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 from urllib.parse import urlencode
@@ -17,13 +18,16 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from portal.errors import PortalError
+from portal.errors import Passing, PortalError
 from portal.tasks import output as store
 from portal.tasks import registry
+from portal.tasks.blocks import Piece, blocks
 from portal.tasks.history import progress
 from portal.tasks.ledger import cancel_task, retry_task, why_not_again
 from portal.tasks.models import Output, Stream, Task
 from portal.tasks.subjects import Subject, seen_output
+
+logger = logging.getLogger(__name__)
 
 
 def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task:
@@ -50,9 +54,33 @@ def viewer(
     """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins.
 
     `wanted` is the filter that `stream` and `rank` are the words of. Rows go from `start` to `until`; `after` None: to
-    the end.
+    the end. Where the output cannot be read now, `empty` says so, and the page is there all the same.
     """
-    pieces: list[store.Piece] = []
+    fault = ""
+    try:
+        start, until, pieces = _shown(output, after, wanted)
+    except Passing as error:
+        logger.warning("output %s: %s %s", output.uuid, error.message, error.evidence)
+        start = until = min(after or 0, output.head)
+        pieces, fault = [], f"{error.message} Reload the page in a while."
+    return {
+        "output": output,
+        "start": start,
+        "until": until,
+        "rows": store.rows(output, pieces),
+        "streams": [one.name.lower() for one in Stream if output.size(one)],
+        "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
+        "choices": STREAMS,
+        "stream": stream,
+        "rank": rank,
+        "query": urlencode({name: value for name, value in (("rank", rank), ("stream", stream)) if wanted and value}),
+        "empty": fault or (_nothing(stream, rank, so_far=not output.ended, part=after is not None) if wanted else ""),
+    }
+
+
+def _shown(output: Output, after: int | None, wanted: store.Filter | None) -> tuple[int, int, list[Piece]]:
+    """Where the rows of a page begin and end, and what they show."""
+    pieces: list[Piece] = []
     if wanted and after is None:
         pieces = store.tail(output, wanted)
         start, until = pieces[0].position if pieces else 0, output.head
@@ -65,19 +93,7 @@ def viewer(
         while until < end and (more := store.read(output, until, until=end)):
             pieces += more
             until = more[-1].end
-    return {
-        "output": output,
-        "start": start,
-        "until": until,
-        "rows": store.rows(output, pieces),
-        "streams": [one.name.lower() for one in Stream if output.size(one)],
-        "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
-        "choices": STREAMS,
-        "stream": stream,
-        "rank": rank,
-        "query": urlencode({name: value for name, value in (("rank", rank), ("stream", stream)) if wanted and value}),
-        "empty": _nothing(stream, rank, so_far=not output.ended, part=after is not None) if wanted else "",
-    }
+    return start, until, pieces
 
 
 def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
@@ -163,12 +179,21 @@ def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
         wanted = _wanted(request, output)
     except ValueError as error:
         raise Http404 from error
-    if wanted is None:
-        frame = store.frame(output, after, store.blocks(output, after, until=until))
-    else:
-        pieces, looked = store.find(output, wanted, after, until=until)
-        frame = store.filtered_frame(output, after, looked, pieces)
+    try:
+        if wanted is None:
+            frame = store.frame(output, after, blocks(output, after, until=until))
+        else:
+            pieces, looked = store.find(output, wanted, after, until=until)
+            frame = store.filtered_frame(output, after, looked, pieces)
+    except Passing as error:
+        return _unread(output, error)
     return HttpResponse(frame, content_type="application/octet-stream")
+
+
+def _unread(output: Output, error: Passing) -> HttpResponse:
+    """The output cannot be read now: the page asks again."""
+    logger.warning("output %s: %s %s", output.uuid, error.message, error.evidence)
+    return HttpResponse(error.message, status=503, content_type="text/plain; charset=utf-8", headers={"Retry-After": 5})
 
 
 def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
@@ -187,7 +212,10 @@ def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
         wanted = _wanted(request, output) or store.Filter()
     except ValueError as error:
         raise Http404 from error
-    position, found = store.reach(output, wanted, before, enough=enough)
+    try:
+        position, found = store.reach(output, wanted, before, enough=enough)
+    except Passing as error:
+        return _unread(output, error)
     return JsonResponse({"position": position, "found": found})
 
 
@@ -217,7 +245,10 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
     shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
     start = shown["start"]
-    earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+    try:
+        earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+    except Passing:  # the page says so
+        earlier = found = 0
     context = {
         "task": task,
         "subject": subject,

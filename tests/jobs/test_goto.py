@@ -16,7 +16,9 @@ def tide(lab):
         workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, engine_version=engine,
         status="running",
     )  # fmt: skip
-    Job.objects.create(workspace=lab, cluster=cluster, name="Tidal forces", git_url="https://x.example/y", command="x.py")
+    Job.objects.create(
+        workspace=lab, cluster=cluster, name="Tidal forces", git_url="https://x.example/y", command="x.py"
+    )
     return cluster
 
 

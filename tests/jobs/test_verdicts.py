@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 from django.db import DataError, OperationalError
+from django.utils.timezone import now
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import watch
 from jobs.causes import explain, of_ranks, sentences, sound
 from jobs.models import Run
-from jobs.watch import MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
+from jobs.watch import LATE, MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
+from portal.errors import Refused
 from portal.secrets import CannotDecrypt
 from tests.jobs.test_watch import Node as Says
+from tests.jobs.test_watch import frame
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just(10**4000),
@@ -53,9 +57,13 @@ def observed(run, *words):
         observer = Observer(run.pk, ssh.Connections())
         await observer._target()
         messages = asyncio.Queue()
-        await _pump(Says(b"".join(json.dumps(word).encode() + b"\n" for word in words)), messages)
+        said = (word if isinstance(word, bytes) else json.dumps(word).encode() + b"\n" for word in words)
+        await _pump(Says(b"".join(said)), messages)
         while (message := messages.get_nowait()) is not None:
-            await observer._take_in(*message)
+            if isinstance(message, Refused):
+                raise message
+            if await observer._take_in(*message):
+                return
         await observer._store()
 
     asyncio.run(go())
@@ -153,3 +161,62 @@ def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(b
         Run.Status.FAILED,
         "The head node answers, and does not say how the run goes.",
     )
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("at", "seconds"), [(0, -62135596800.0), (2**64 - 1, 253402300799.0)])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_a_node_whose_clock_is_wrong_by_ages_breaks_no_page(begun_run, bob, client, at, seconds, zone):
+    """Also where it is another day already, or still the one before."""
+    type(bob).objects.filter(pk=bob.pk).update(time_zone=zone)
+    log = frame(b"o", 0, b"said\n", at)
+    words = json.dumps({"log": 0, "size": len(log)}).encode() + b"\n" + log
+    observed(begun_run, {"facts": {"ended": {"count": 1, "of": 2, "last": [[0, seconds]]}}}, words)
+    client.force_login(bob)
+    for path in (f"/runs/{begun_run.uuid}/", f"/outputs/{begun_run.output.uuid}/", f"/jobs/{begun_run.job.uuid}/"):
+        assert client.get(path).status_code == 200, path
+    observed(begun_run, end({}, limit=True))
+    assert client.get(f"/runs/{begun_run.uuid}/").status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "ended",
+    [
+        {"count": 10**300, "of": 2, "last": []},
+        {"count": 1, "of": -(10**300), "last": []},
+        {"count": 1, "of": 2, "last": [[10**300, 1]]},
+    ],
+)
+def test_a_node_that_counts_what_cannot_be_is_not_believed(begun_run, ended):
+    with pytest.raises(Refused, match="which ranks have ended"):
+        observed(begun_run, {"facts": {"ended": ended}})
+
+
+DISGUISED = "na\u202egpj.\u2066exe\x1b[31m\x07\r\u200f\n\u0085\u2028end"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_program_says_of_itself_on_a_page_is_what_one_reads_there(begun_run):
+    """No character that turns the order of others round, or none at all that is not seen; and no page of it."""
+    failure = dict.fromkeys(("message", "evidence", "advice"), DISGUISED + "x" * 100_000)
+    run = observed(
+        begun_run, {"facts": {"subject": DISGUISED.replace("\r", ""), "failure": failure}}, end(None, fault=DISGUISED)
+    )
+    shown = [run.cause, run.evidence, run.advice, run.commit_subject]
+    assert all("gpj.exe" in said for said in shown)
+    for said in shown:
+        assert all(char.isprintable() or char == "\n" for char in said)
+    assert len(run.cause) + len(run.advice) <= 2000
+    assert len(run.evidence) < 20_000
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_that_goes_on_after_its_time_limit_is_ended_by_the_portal(begun_run):
+    """The node keeps the time, but what keeps it there is a process that programs of the run may stop."""
+    Run.objects.filter(pk=begun_run.pk).update(time_limit=60, started=now() - timedelta(seconds=80))
+    assert observed(begun_run, {"beat": 1}).status == Run.Status.INPROGRESS  # the node has its own patience
+    Run.objects.filter(pk=begun_run.pk).update(started=now() - timedelta(seconds=60 + LATE + 1))
+    assert observed(begun_run, {"beat": 1}).status == Run.Status.FAILED
+    assert begun_run.observed
+    assert begun_run.cause == "Ended by the portal, after its time limit of 1 min."

@@ -19,6 +19,7 @@ from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organi
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
 from portal.admin import BoundedPaginator, site
+from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Output, Step, Task, TaskStatus
 from tests.doors import named
@@ -315,7 +316,11 @@ def test_the_queues_page_says_what_waits_and_who_works(client, things, staff, mo
     assert "<td>launch</td><td>7</td>" in text
     assert "w-1" in text
     assert "Create cluster tide" in text
-    assert "has not been heard of" in text
+    assert "No watch process is at work; none has been heard of." in text
+    WatchProcess.begin()
+    assert re.search(
+        r"The watch process \S+:\d+ is at work\.", client.get("/admin/tasks/task/queues/").content.decode()
+    )
 
 
 def test_the_queues_page_stands_without_redis(client, staff, monkeypatch):

@@ -12,6 +12,7 @@ _PREFIX = "coxswain"
 _FILES = (8192, 65536)  # open at once: what a program starts with, and what it may ask for
 _LOCKED = 64 << 20  # bytes of memory that may not be swapped out
 _QUEUES = 1 << 20  # bytes of POSIX message queues
+_OURS = 512  # processes of a node that people's programs cannot have: leaders of sessions, and what the portal asks for
 
 
 def group_name(mark: str, rank: int) -> str:
@@ -43,9 +44,9 @@ def _bases(controller: str) -> list[tuple[int, Path]]:
 
 
 def make_groups(name: str, memory: int, processes: int, pid: int) -> tuple[list[Path], str]:
-    """Put `pid` in groups of its own, with at most so many bytes and processes. The groups, and what to log."""
+    """Put `pid` in groups of its own: so many bytes, and so many processes beside ours. The groups, and what to log."""
     memory_group, said = _make_group("memory", name, memory, pid)
-    process_group, also = _make_group("pids", name, processes, pid)
+    process_group, also = _make_group("pids", name, processes + _OURS, pid)
     return list(dict.fromkeys(group for group in (memory_group, process_group) if group)), f"{said}; {also}"
 
 

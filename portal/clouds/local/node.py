@@ -113,8 +113,7 @@ def launch(order: Order) -> Answer:
     isolated = rung == NAMESPACES and order.options["network"] == ISOLATED
     listeners: dict[int, list[socket.socket]] = {rank: [] for rank in locks}
     for rank in locks:
-        if rung == NAMESPACES:
-            listeners[rank].append(_door(cluster.node(rank)))
+        listeners[rank].append(_door(cluster.node(rank)))
         if isolated:
             continue  # its address is in the cluster's own network, where nobody else is
         try:
@@ -179,7 +178,11 @@ def _lock(node: NodeFolder) -> int | None:
 
 
 def _door(node: NodeFolder) -> socket.socket:
-    """A socket in the node's folder, by which the portal comes in wherever the node's network is."""
+    """A socket in the node's folder, by which the portal comes in wherever the node's network is.
+
+    And however many programs stand before the other one: to this one they have no way, or without namespaces no kind of
+    socket that leads to it.
+    """
     node.door.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     folder = os.open(node.path, os.O_PATH | os.O_DIRECTORY)
@@ -499,11 +502,13 @@ class _Keeper:
         disk = os.statvfs(self.node.path)
         free = disk.f_bavail * disk.f_frsize
         mark = min(options.free_mib << 20, disk.f_blocks * disk.f_frsize * options.free_percent // 100)
+        text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
+        if free >= 2 * mark:  # the other thing that runs out: 0 where the file system has no end of them
+            free, mark = disk.f_favail, disk.f_files * options.free_percent // 100
+            text = f"{free:,} more files fit on this computer's disk; no run starts below {2 * mark:,}."
         if free < mark:
             with contextlib.suppress(OSError):
                 self.to_server.send(b"l")
-        text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
-        if free < mark:
             text = f"Runs were ended: {text}"
         elif free < 2 * mark and self.refuses.startswith("Runs were ended"):
             return  # it still says why

@@ -8,6 +8,9 @@ all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING
 command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have called anything. The
 command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
 answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
+
+Programs on the nodes reach it too, and may ask as often as they like. So many of their connections and sessions are
+there at once; what lies beyond is the portal's, which comes by the door or signs in with the first of the keys.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import fcntl
 import inspect
 import logging
 import os
+import resource
 import signal
 import socket
 import struct
@@ -38,6 +42,9 @@ _PATIENCE = 3.0  # for output that is still on its way after the command has end
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
 _KEY = "COXSWAIN_KEY"  # the number of the key that one signed in with
 _OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", _KEY})
+_PORTAL = "0"  # that of the portal's
+_STRANGERS = 256  # connections that have not signed in
+_GUESTS = 128  # sessions of those who signed in with another key than the portal's
 LOW = b"l"  # from the keeper: the disk is nearly full
 
 
@@ -74,10 +81,13 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     lines = (f'environment="{_KEY}={number}" {key.strip()}\n' for number, key in enumerate(service.authorized_keys))
     keys = asyncssh.import_authorized_keys("".join(lines))
     sessions = Sessions(control)
+    crowd = _Crowd()
 
     async def session(process: Process) -> None:
         await _Client(service, sessions, process).run()
@@ -95,7 +105,7 @@ async def _serve(
         listener.setblocking(False)
         await asyncssh.listen(
             sock=listener,
-            server_factory=lambda: _Door(service, keys, session),
+            server_factory=lambda: _Door(service, keys, session, crowd),
             server_host_keys=[asyncssh.import_private_key(host_key)],
             encoding=None,
             line_editor=False,
@@ -114,35 +124,113 @@ async def _serve(
     await stop.wait()
 
 
+class _Crowd:
+    """Who is here that may be a program of people's."""
+
+    def __init__(self) -> None:
+        self._strangers: dict[asyncssh.SSHServerConnection, None] = {}  # the oldest first
+        self.guests = 0
+
+    def came(self, connection: asyncssh.SSHServerConnection) -> None:
+        """Where there are too many, the oldest has to go: who means to sign in does so at once."""
+        self._strangers[connection] = None
+        if len(self._strangers) > _STRANGERS:
+            oldest = next(iter(self._strangers))
+            self.is_known_or_gone(oldest)
+            oldest.abort()
+
+    def is_known_or_gone(self, connection: asyncssh.SSHServerConnection) -> None:
+        self._strangers.pop(connection, None)
+
+
+def _key_of(connection: asyncssh.SSHServerConnection) -> str:
+    """The number of the key that its client signed in with: not what it was sent."""
+    environment = connection.get_key_option("environment")
+    assert isinstance(environment, dict)
+    return str(environment[_KEY])
+
+
 class _Door(asyncssh.SSHServer):
     """Who gets in, and where they may connect to from here."""
 
     def __init__(
-        self, service: Service, keys: asyncssh.SSHAuthorizedKeys, session: Callable[[Process], Awaitable[None]]
+        self,
+        service: Service,
+        keys: asyncssh.SSHAuthorizedKeys,
+        session: Callable[[Process], Awaitable[None]],
+        crowd: _Crowd,
     ) -> None:
         self._service = service
         self._keys = keys
         self._session = session
+        self._crowd = crowd
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        if isinstance(conn.get_extra_info("peername"), tuple):  # not by the door, where only the portal is
+            self._crowd.came(conn)
+
+    def auth_completed(self) -> None:
+        if self._connection is not None:
+            self._crowd.is_known_or_gone(self._connection)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._crowd.is_known_or_gone(self._connection)
 
     def begin_auth(self, username: str) -> bool:
         if self._connection is not None and username == self._service.user:
             self._connection.set_authorized_keys(self._keys)
         return True
 
-    def session_requested(self) -> _Process:
-        return _Process(self._session, None, 3, False)
+    def _is_portal(self) -> bool:
+        return self._connection is not None and _key_of(self._connection) == _PORTAL
+
+    def session_requested(self) -> _Process | bool:
+        if self._is_portal():
+            return _Process(self._session)
+        if self._crowd.guests >= _GUESTS:
+            return False
+        return _Process(self._session, self._crowd)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        if not self._is_portal():
+            return False  # it is on a node already
         own = {"localhost", "127.0.0.1", "::1", self._service.address, self._service.hostname}
         return dest_host in own
 
 
 class _Process(asyncssh.SSHServerProcess[bytes]):
-    """As asyncssh's, but SFTP is a session like any other: asyncssh would serve it here, with this process's rights."""
+    """As asyncssh's, but SFTP is a session like any other: asyncssh would serve it here, with this process's rights.
+
+    One of `crowd` counts as a guest from its being asked for until nothing of it is left.
+    """
+
+    def __init__(self, session: Callable[[Process], Awaitable[None]], crowd: _Crowd | None = None) -> None:
+        super().__init__(self._serve, None, 3, False)
+        self._session = session
+        self._crowd = crowd
+        self._begun = False
+        if crowd is not None:
+            crowd.guests += 1
+
+    async def _serve(self, process: Process) -> None:
+        self._begun = True
+        try:
+            await self._session(process)
+        finally:
+            self._leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self._begun:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._crowd is not None:
+            self._crowd.guests -= 1
+            self._crowd = None
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == "sftp"
@@ -169,9 +257,7 @@ class _Client:
         self._stays = process.env.get("COXSWAIN_DETACH") == "1"
         connection = process.channel.get_connection()
         assert isinstance(connection, asyncssh.SSHServerConnection)
-        environment = connection.get_key_option("environment")
-        assert isinstance(environment, dict)
-        self._key = str(environment[_KEY])  # not what it was sent
+        self._key = _key_of(connection)
 
     async def run(self) -> None:
         process = self._process
