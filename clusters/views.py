@@ -22,6 +22,7 @@ from clusters.actions import (
 from clusters.forms import ClusterForm
 from clusters.models import Cluster
 from portal.errors import PortalError
+from portal.forms import refusals_in
 from workspaces.place import enter, workspace_for
 
 
@@ -47,7 +48,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = ClusterForm(request.POST or None, workspace=workspace)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        try:
+        with refusals_in(form):
             cluster = create_cluster(
                 workspace,
                 name=data["name"],
@@ -58,9 +59,6 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 by=person(request),
                 uuid=data["key"],
             )
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form})

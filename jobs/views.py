@@ -26,6 +26,7 @@ from jobs.forms import CredentialForm, JobForm
 from jobs.models import Job, Run
 from jobs.plans import RUN
 from portal.errors import PortalError
+from portal.forms import refusals_in
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.models import Workspace
@@ -102,7 +103,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = JobForm(request.POST or None, workspace=workspace, initial=initial)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        try:
+        with refusals_in(form):
             _, run = create_job(
                 workspace,
                 name=data["name"],
@@ -115,9 +116,6 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 credential=form.credential,
                 uuid=data["key"],
             )
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             return redirect("run", uuid=run.uuid)
     return render(request, "jobs/job_new.html", {"workspace": workspace, "form": form, "examples": examples})
 

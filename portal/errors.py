@@ -14,6 +14,7 @@ class PortalError(Exception):
     """
 
     code = "failed"
+    field = ""  # of a form, that it is about
 
     def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "") -> None:
         self.message, self.evidence, self.advice = map(storable, (message, evidence, advice))
@@ -38,3 +39,13 @@ class Conflict(PortalError):
     """What is there is in no state for that, or somebody else was first. Nothing was changed."""
 
     code = "conflict"
+
+
+class Taken(Conflict):
+    """Another row has this name, or what else may be there once. Nothing was changed."""
+
+    code = "taken"
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field

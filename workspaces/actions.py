@@ -106,11 +106,12 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
 def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
-    They stay in the organization, and what they made stays.
+    They stay in the organization, and what they made stays. Nothing happens where they have been removed meanwhile.
     """
     workspace, user, organization = member.workspace, member.user, member.workspace.organization
+    if not WorkspaceMember.objects.filter(pk=member.pk).delete()[0]:
+        return
     running = all_holdings(organization, started_by=user, workspace=workspace)
-    member.delete()
     tokens = workspace.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
     workspace.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
     audit.record(

@@ -23,6 +23,7 @@ from accounts.place import Switched, enter_organization, person
 from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
 from portal.errors import PortalError
+from portal.forms import refusals_in
 from portal.paging import Page
 from workspaces.actions import (
     change_workspace_role,
@@ -51,15 +52,16 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
     form = CloudConfigForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        config = create_cloud_config(
-            organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
-        )
-        try:
-            identity = config.cloud("").check()
-            messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
-        except PortalError as error:
-            messages.error(request, f"{config.name}: {error.message} {error.advice}")
-        return redirect("cloud-configs")
+        with refusals_in(form):
+            config = create_cloud_config(
+                organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
+            )
+            try:
+                identity = config.cloud("").check()
+                messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
+            except PortalError as error:
+                messages.error(request, f"{config.name}: {error.message} {error.advice}")
+            return redirect("cloud-configs")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
 
 
@@ -92,16 +94,17 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
     form = WorkspaceForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        workspace = create_workspace(
-            organization,
-            name=data["name"],
-            cloud_config=data["cloud_config"],
-            region=data["region"],
-            by=person(request),
-            uuid=data["key"],
-        )
-        task = workspace.last_task
-        return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
+        with refusals_in(form):
+            workspace = create_workspace(
+                organization,
+                name=data["name"],
+                cloud_config=data["cloud_config"],
+                region=data["region"],
+                by=person(request),
+                uuid=data["key"],
+            )
+            task = workspace.last_task
+            return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
     return render(request, "workspaces/workspace_new.html", {"form": form})
 
 

@@ -307,7 +307,7 @@ class World:
 
 def observer_call(observer, name, *arguments):
     """What it does with the database, in this thread."""
-    return vars(type(observer))[name].func(observer, *arguments)
+    return vars(type(observer))[name].__wrapped__(observer, *arguments)
 
 
 @pytest.fixture
