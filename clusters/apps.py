@@ -5,8 +5,11 @@ class ClustersConfig(AppConfig):
     name = "clusters"
 
     def ready(self) -> None:
-        from clusters import plans
+        from accounts import holdings
+        from clusters import actions, plans, watch
         from clusters.models import Cluster
         from portal.tasks import registry
 
         registry.add_subject(Cluster, plans.CREATE, plans.REPAIR, plans.DELETE)
+        registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
+        holdings.tellers.append(actions.holdings)

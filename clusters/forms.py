@@ -6,7 +6,7 @@ from typing import Any, cast
 from django import forms
 from django.core.validators import RegexValidator
 
-from clusters.models import EngineVersion
+from clusters.models import Cluster, ClusterQuerySet, EngineVersion
 from portal.clouds import InstanceType
 from portal.errors import PortalError
 from workspaces.forms import OnceForm
@@ -69,3 +69,45 @@ class ClusterForm(OnceForm):
 
     def clean_instance_type(self) -> InstanceType:
         return next(offer for offer in self.offers if offer.name == self.cleaned_data["instance_type"])
+
+
+class GoneFilterForm(forms.Form):
+    """Of the clusters that are TERMINATED."""
+
+    q = forms.CharField(
+        max_length=40,
+        required=False,
+        widget=forms.TextInput(attrs={"type": "search", "placeholder": "Find by name", "aria-label": "Find by name"}),
+    )
+    tab = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def narrow(self, rows: ClusterQuerySet) -> ClusterQuerySet:
+        rows = rows.filter(status=Cluster.Status.TERMINATED)
+        return rows.filter(name__icontains=self.cleaned_data["q"]) if self.cleaned_data["q"] else rows
+
+
+class ClusterFilterForm(GoneFilterForm):
+    """Of those that are there."""
+
+    status = forms.ChoiceField(
+        choices=[
+            ("", "Any status"),
+            *(
+                (status.value, Cluster.STATES[status].badge.word)
+                for status in Cluster.Status
+                if status != Cluster.Status.TERMINATED
+            ),
+        ],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Status"}),
+    )
+    sort = forms.ChoiceField(
+        choices=[("", "Name"), ("new", "Newest first")],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Order"}),
+    )
+
+    def narrow(self, rows: ClusterQuerySet) -> ClusterQuerySet:
+        asked = self.cleaned_data
+        rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
+        return rows.filter(name__icontains=asked["q"]) if asked["q"] else rows

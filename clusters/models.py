@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from django.db import models
@@ -60,8 +60,17 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
 
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
-        lost = Node.objects.lost().defer("host_private", "host_public")
-        return self.prefetch_related(models.Prefetch("nodes", lost, to_attr="_lost_nodes"))
+        return self.prefetch_related(_lost_nodes())
+
+
+def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]
+    lost = Node.objects.lost().defer("host_private", "host_public")
+    return models.Prefetch("nodes", lost, to_attr="_lost_nodes")
+
+
+def prefetch_lost_nodes(clusters: Iterable[Cluster]) -> None:
+    """As `with_lost_nodes`, for clusters that were fetched without."""
+    models.prefetch_related_objects([cluster for cluster in clusters if not cluster.knows_lost_nodes], _lost_nodes())
 
 
 class Cluster(Subject):
@@ -75,6 +84,7 @@ class Cluster(Subject):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
+    DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     STATES: ClassVar[Mapping[str, State]] = {
         Status.NEW: State(Badge.waiting("NEW")),
@@ -128,9 +138,18 @@ class Cluster(Subject):
         return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
 
     @property
+    def is_free(self) -> bool:
+        """RUNNING, and nobody on it; not whether all its nodes are there."""
+        return self.status == self.Status.RUNNING and self.occupied_by is None
+
+    @property
+    def knows_lost_nodes(self) -> bool:
+        return "_lost_nodes" in self.__dict__
+
+    @property
     def lost_nodes(self) -> list[Node]:
         """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
-        if "_lost_nodes" in self.__dict__:
+        if self.knows_lost_nodes:
             found: list[Node] = self.__dict__["_lost_nodes"]
             return found
         return list(Node.objects.lost().filter(cluster=self))
@@ -223,7 +242,9 @@ class Node(models.Model):
 
     @property
     def badge(self) -> Badge:
-        return self.PAGE[self.state]
+        """That it is gone is no trouble where the cluster was deleted."""
+        deleted = self.state == self.State.GONE and self.cluster.status in Cluster.DELETED
+        return Badge.gone("GONE") if deleted else self.PAGE[self.state]
 
     def belongs_to(self, field: str) -> str:
         assert field == "host_private", field

@@ -177,15 +177,27 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
     return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
 
 
+def _hostfile(cluster: Cluster, nodes: list[Node]) -> str:
+    # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
+    return "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
+
+
+def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
+    """What the head node's home has, so that its programs reach the other nodes: text by path."""
+    files = _ssh_files(cluster, nodes[0], nodes)
+    return {"hostfile": _hostfile(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
+
+
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on every node and on /shared."""
     cluster: Cluster = work.subject
     nodes = list(cluster.nodes.all())
-    # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
-    hostfile = "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
+    hostfile = _hostfile(cluster, nodes)
     for node in nodes:
         folder = f"{node.home}/.ssh"
-        ssh.check(node.host, f"mkdir -p -m 700 {shlex.quote(folder)}", what="Making ~/.ssh")
+        place = shlex.quote(folder)
+        # a run may have put something else there
+        ssh.check(node.host, f"rm -rf {place} && mkdir -m 700 {place}", what="Making ~/.ssh")
         for name, text in _ssh_files(cluster, node, nodes).items():
             ssh.put(node.host, f"{folder}/{name}", text.encode())
         ssh.put(node.host, f"{node.home}/hostfile", hostfile.encode(), mode="644")

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
+from clusters import plans
 from clusters.actions import (
     OWN_REPAIRS,
     change_auto_repair,
@@ -19,26 +20,39 @@ from clusters.actions import (
     own_repairs,
     repair_cluster,
 )
-from clusters.forms import ClusterForm
+from clusters.forms import ClusterFilterForm, ClusterForm, GoneFilterForm
 from clusters.models import Cluster
+from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from workspaces.place import enter, workspace_for
+
+PAGE = 25
 
 
 @require_safe
 @login_required
 def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Those that are there, or those that are gone; what is found by name and status is in the address."""
     workspace = workspace_for(request, uuid, Can.VIEW)
-    rows = (
-        Cluster.objects.filter(workspace=workspace)
-        .live()
-        .select_related("engine_version", "workspace__organization")
-        .with_lost_nodes()
-        .order_by("name")
-    )
+    gone = request.GET.get("tab") == "gone"
+    form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
+    page: Page[Cluster] = Page([])
+    if form.is_valid():
+        rows = form.narrow(Cluster.objects.filter(workspace=workspace))
+        order = ("-pk",) if gone or form.cleaned_data["sort"] == "new" else ("name", "pk")
+        rows = behind(rows, cursor_of(request.GET), *order).select_related("engine_version").with_lost_nodes()
+        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+    context = {
+        "workspace": workspace,
+        "clusters": page.rows,
+        **page.context,
+        "form": form,
+        "gone": gone,
+        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+    }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
-    return render(request, part or "clusters/clusters.html", {"workspace": workspace, "clusters": rows})
+    return render(request, part or "clusters/clusters.html", context)
 
 
 @login_required
@@ -61,7 +75,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             )
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
-    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form})
+    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form, "plan": plans.CREATE})
 
 
 def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
@@ -84,7 +98,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.select_related("job", "cluster").order_by("-pk")[:10],
+        "runs": found.runs.for_lists().order_by("-pk")[:10],
         "may_change": Cluster.objects.all().may_change(request.user, found),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
@@ -126,5 +140,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
+        "plan": plans.DELETE,
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from itertools import groupby
 
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines
+from clusters import engines, reconcile
 from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
 from portal.errors import PortalError
+from portal.models import installation
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
-from portal.tasks.threads import DATABASE
+from portal.tasks.threads import DATABASE, apart
 from portal.tasks.watch import Bell, SharingWatcher
+from workspaces.models import CloudConfig
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ CONNECT_AT_ONCE = 12  # to nodes that are to be connected to first: more handsha
 SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up no others
 GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
+COMPARE_EVERY = 60.0
 REFRESH_ENGINES = 24 * 3600.0
 AT_A_TIME = 500  # rows in one statement
 
@@ -146,6 +150,42 @@ class EnginesWatcher:
         while True:
             await engines.refresh()
             await asyncio.sleep(REFRESH_ENGINES)
+
+
+class CloudWatcher(SharingWatcher):
+    """Compares what each cloud holds in our name with our rows, and ends what no row accounts for."""
+
+    kind = "cloud"
+    rung_by = ()
+
+    async def wanted(self) -> set[int]:
+        return await DATABASE(_clouds)()
+
+    async def look_after(self, pk: int) -> None:
+        while True:
+            for place in await DATABASE(reconcile.places)(pk):
+                try:
+                    await self.compare(place)
+                except PortalError as error:
+                    logger.warning("%s, %s: %s", place.config.uuid, place.region, error)
+            await asyncio.sleep(COMPARE_EVERY)
+
+    async def compare(self, place: reconcile.Place) -> None:
+        """One look. The cloud is asked where no thread with a database waits. Raises `PortalError`."""
+        ours = await DATABASE(installation)()
+        found = await apart(lambda: place.cloud.owners(ours))
+        for stray in await DATABASE(reconcile.compare)(place, found):
+            tags = stray.tags
+            if await DATABASE(reconcile.is_to_end)(stray):
+                left, trouble = await apart(partial(reconcile.end, place, tags))
+                await DATABASE(reconcile.write_down)(stray, left, trouble, asked_to_go=True)
+            else:
+                left = await apart(partial(place.cloud.leftovers, tags))
+                await DATABASE(reconcile.write_down)(stray, left)
+
+
+def _clouds() -> set[int]:
+    return set(CloudConfig.objects.filter(workspaces__isnull=False).values_list("pk", flat=True))
 
 
 def _running() -> set[int]:

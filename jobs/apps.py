@@ -5,8 +5,11 @@ class JobsConfig(AppConfig):
     name = "jobs"
 
     def ready(self) -> None:
-        from jobs import plans
+        from accounts import holdings
+        from jobs import actions, plans, watch
         from jobs.models import Run
         from portal.tasks import registry
 
         registry.add_subject(Run, plans.RUN)
+        registry.add_watchers(watch.DispatchWatcher, watch.RunWatcher, watch.LeftoverWatcher)
+        holdings.tellers.append(actions.holdings)

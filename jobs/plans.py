@@ -19,8 +19,10 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from clusters.models import Cluster
+from clusters.plans import home_files
+from jobs import rules
 from jobs.dispatch import dispatch
-from jobs.models import Job, Run
+from jobs.models import Run
 from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
@@ -65,6 +67,7 @@ def launch(work: Work) -> None:
         "command": shlex.split(run.command),
         "cores": cluster.cores,
         "hostfile": f"{head.home}/hostfile",
+        "home": home_files(cluster, nodes),
         "engine": cluster.engine_folder,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
@@ -86,7 +89,7 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run.job),
+            secret=_credential(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
@@ -121,8 +124,10 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
         return None
 
 
-def _credential(job: Job) -> str:
-    if not job.git_password:
+def _credential(run: Run) -> str:
+    """Of the job, as it is now; for no other server than that of the job's address, which may have changed since."""
+    job = run.job
+    if not job.git_password or not rules.same_server(run.git_url, job.git_url):
         return ""
     try:
         return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
@@ -256,7 +261,9 @@ def remove_folder(run: Run) -> None:
     """From the nodes; where the stored output is not what the node says it was, it stays, to be compared."""
     head = run.cluster.nodes.get(rank=0)
     if Output.objects.get(pk=run.output_id).agrees is not False:
-        ssh.run(head.host, f"rm -rf {shlex.quote(run.folder(head.shared))}")
+        place = shlex.quote(run.folder(head.shared))
+        # programs of it may have closed folders to themselves
+        ssh.run(head.host, f"rm -rf {place} 2> /dev/null || {{ chmod -R u+rwx {place}; rm -rf {place}; }}")
 
 
 def settle(task: Task) -> None:

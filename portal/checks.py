@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 (Django's own name)
-from django.utils.module_loading import import_string
 
 from portal.environment import is_loopback
 from portal.tasks import registry
@@ -67,11 +66,6 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
             Error(f"PORTAL_LOCAL_NETWORK is {settings.LOCAL_NODES['network']!r}.", hint=hint, id="portal.E011")
         )
     found += [Error(fault, id="portal.E005") for fault in registry.faults(settings.QUEUES)]
-    for path in settings.HOLDINGS:
-        try:
-            import_string(path)
-        except ImportError as error:
-            found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E007"))
     return found
 
 

@@ -146,9 +146,10 @@ STATIC_URL = "/static/"
 STATIC_ROOT = env.private_folder(VAR / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Set where `manage.py collectstatic` is run: files are compressed, and named so that they may be cached for ever.
-# Without, they come straight from the source, so that a fresh copy starts with nothing to build.
+# `manage.py up` runs it and sets this. Without, files come straight from the source, for whoever is changing them.
 _collected = env.flag("PORTAL_STATIC_COLLECTED", default=False)
 WHITENOISE_USE_FINDERS = not _collected
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
     "staticfiles": {
@@ -161,29 +162,7 @@ STORAGES = {
 }
 OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
-# What the watch process looks after. Named here, so that `portal` imports no app.
-WATCHERS = [
-    "portal.tasks.keeping.OutputWatcher",
-    "jobs.watch.DispatchWatcher",
-    "jobs.watch.RunWatcher",
-    "jobs.watch.LeftoverWatcher",
-    "clusters.watch.NodeWatcher",
-    "clusters.watch.RepairWatcher",
-    "clusters.watch.EnginesWatcher",
-    "accounts.watch.AccountsWatcher",
-]
-# What goes on in an organization: functions that give `accounts.holdings.Holding`s.
-HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
-AUDIT = "accounts.audit.record"  # for what staff do on the ground floor's own pages
 LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
-# What a live page may ask to hear about: a name and the model whose `seen_by` decides.
-LIVE_SUBJECTS = {
-    "task": "portal.tasks.models.Task",
-    "organization": "accounts.models.Organization",
-    "workspace": "workspaces.models.Workspace",
-    "cluster": "clusters.models.Cluster",
-    "run": "jobs.models.Run",
-}
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]

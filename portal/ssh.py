@@ -413,7 +413,9 @@ def put(host: Host, path: str, data: bytes, *, mode: str = "600") -> None:
     to, draft = shlex.quote(path), shlex.quote(f"{path}.new")
     check(
         host,
-        f"umask 077 && cat > {draft} && chmod {mode} {draft} && mv -f {draft} {to}",
+        # mv would move it into a folder
+        f"umask 077 && rm -rf {draft} && cat > {draft} && chmod {mode} {draft} && "
+        f"{{ test ! -d {to} || rm -rf {to}; }} && mv -f {draft} {to}",
         input=data,
         what=f"Writing {path}",
     )

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from asgiref.sync import async_to_sync
 from django.apps import apps
-from django.conf import settings
 from django.db import transaction
 from django.test import Client
 from django.urls import get_resolver
@@ -22,6 +21,7 @@ from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.asgi import application
+from portal.tasks import registry
 from portal.tasks.ledger import start_task
 from tests.conftest import person
 from tests.doors import (
@@ -207,7 +207,7 @@ async def heard(client, name):
 
 
 def test_whatever_can_be_watched_has_a_row():
-    assert set(LIVE) == {*settings.LIVE_SUBJECTS, "output"}
+    assert set(LIVE) == {*registry.live, "output"}
 
 
 @pytest.mark.django_db(transaction=True)

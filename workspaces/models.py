@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import ClassVar
 from uuid import UUID
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
@@ -153,6 +155,58 @@ class Workspace(Subject):
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
+
+
+class StrayQuerySet(models.QuerySet["Stray"]):
+    def there(self) -> StrayQuerySet:
+        return self.filter(ended=None).order_by("first_seen", "pk")
+
+
+class Stray(models.Model):
+    """What a cloud holds in this portal's name though no row of the portal accounts for it; it may cost money.
+
+    Kept after its end, for staff to read.
+    """
+
+    PATIENCE: ClassVar[timedelta] = timedelta(minutes=2)  # for what is only on its way; then it is ended
+
+    cloud_config = models.ForeignKey(CloudConfig, models.CASCADE, related_name="strays")
+    region = models.CharField(max_length=40)
+    organization = models.CharField(max_length=80)  # this and the following: the tags that it carries
+    workspace = models.CharField(max_length=80)
+    subject = models.CharField(max_length=80)
+    name = models.CharField(max_length=200)  # of the subject, in words
+    things = models.JSONField(default=list)  # of the cloud, in words
+    first_seen = models.DateTimeField(db_default=Now())
+    last_seen = models.DateTimeField(db_default=Now())
+    ended = models.DateTimeField(null=True)  # when the cloud was asked and nothing of it was left
+    is_kept = models.BooleanField(default=False)  # the portal does not end it by itself
+    trouble = models.TextField(blank=True)  # why it was not ended
+
+    objects = StrayQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["cloud_config", "region", "subject"], condition=Q(ended=None), name="one_stray_of_a_subject"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def tags(self) -> clouds.Tags:
+        return clouds.Tags(installation(), self.organization, self.workspace, self.subject)
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of it, as a sentence."""
+        if self.is_kept:
+            return "It may hold people's data: the portal leaves it alone. Delete it in the cloud if nobody needs it."
+        if self.trouble:
+            return f"It could not be ended, and that is tried again every minute. {self.trouble}"
+        return "The portal ends it, unless it goes by itself within minutes."
 
 
 class WorkspaceMember(models.Model):

@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -25,6 +26,7 @@ from accounts.views.tokens import token_form, token_list
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.paging import Page
+from workspaces import plans
 from workspaces.actions import (
     change_workspace_role,
     create_cloud_config,
@@ -33,7 +35,7 @@ from workspaces.actions import (
     remove_workspace_member,
 )
 from workspaces.forms import CloudConfigForm, WorkspaceForm
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
 
@@ -42,7 +44,9 @@ from workspaces.place import workspace_for
 def cloud_configs(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
-    configs = rows.prefetch_related("workspaces").order_by("name")
+    configs = rows.prefetch_related(
+        "workspaces", Prefetch("strays", Stray.objects.there(), to_attr="strays_there")
+    ).order_by("name")
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
 
 
@@ -105,16 +109,16 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
             )
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
-    return render(request, "workspaces/workspace_new.html", {"form": form})
+    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})
 
 
 @require_safe
 @login_required
 def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """The door: into its clusters once it is READY, to its task until then."""
+    """The door: to its dashboard once it is READY, to its task until then."""
     found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
     if found.status == Workspace.Status.READY and Workspace.objects.where(request.user, Can.VIEW).filter(pk=found.pk):
-        return redirect("clusters", uuid=uuid)
+        return redirect("workspace-dashboard", uuid=uuid)
     task = found.last_task
     if found.status != Workspace.Status.READY and task:
         return redirect("task", uuid=task.uuid)
@@ -150,7 +154,8 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
         except PortalError as error:
             form.add_error(None, error.message)
     clusters = found.clusters.live().with_lost_nodes()
-    return render(request, "workspaces/workspace_delete.html", {"form": form, "workspace": found, "clusters": clusters})
+    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE}
+    return render(request, "workspaces/workspace_delete.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -8,9 +8,11 @@ import fcntl
 import os
 import pathlib
 import shutil
+import stat
 import time
 
 import programs
+from detach import open_file, take_back
 
 MARK = ".complete"  # in each folder: how many bytes are in it; its time is that of the last use
 
@@ -36,6 +38,7 @@ class Store:
 
     def take(self, name, how, what):
         """A descriptor that has the lock until it is closed. `what` it is waited for is said when it takes long."""
+        take_back(self.folder, stat.S_ISDIR)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         began, told = time.monotonic(), False
         while (descriptor := self._try(name, how)) is None:
@@ -54,6 +57,7 @@ class Store:
     def _try(self, name, how):
         """None when somebody has it; or it was thrown away just now, and what we have is the lock of nothing."""
         path = self.folder / f"{name}.lock"
+        take_back(path, stat.S_ISREG)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
@@ -74,8 +78,10 @@ class Store:
         """It is whole; `folder` is where it was made. Whoever calls has its lock."""
         folder = folder or self.folder / name
         size = sum(os.lstat(os.path.join(at, file)).st_blocks for at, _, files in os.walk(folder) for file in files)
+        take_back(folder / MARK, stat.S_ISREG)
         (folder / MARK).write_text(f"{size * 512}\n")
         if folder != self.folder / name:
+            take_back(self.folder / name, stat.S_ISDIR)
             shutil.rmtree(self.folder / name, ignore_errors=True)
             folder.rename(self.folder / name)
 
@@ -97,7 +103,8 @@ class Store:
         descriptor = self._try(name, fcntl.LOCK_EX)
         if descriptor is None:
             return
-        (folder / MARK).unlink(missing_ok=True)  # first: half of it is nothing to use
+        with contextlib.suppress(OSError):
+            (folder / MARK).unlink()  # first: half of it is nothing to use
         with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
             shutil.rmtree(folder, ignore_errors=True)
         if not (self.folder / name).exists():
@@ -108,12 +115,13 @@ class Store:
 def _last_use(folder):
     try:
         return (folder / MARK).stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
 def _size(folder):
     try:
-        return int((folder / MARK).read_text())
-    except (FileNotFoundError, ValueError):
+        with open_file(folder / MARK) as mark:
+            return int(mark.read(40))
+    except (OSError, ValueError):
         return 0

@@ -10,11 +10,13 @@ import pathlib
 import re
 import shutil
 import signal
+import stat
 import time
 
 import addresses
 import kept
 from addresses import shown
+from detach import open_file, take_back
 from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, run
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -29,6 +31,7 @@ SILENT = re.compile(r"Operation too slow|timed out|Timeout", re.IGNORECASE)
 HOPS = 5  # redirects that are followed
 DEPTH = 5  # submodules in submodules
 MOST_SUBMODULES = 100
+MOST_LISTING = 256 << 20  # bytes of what a repository lists, as of all that git prints
 LONGEST = 240  # bytes between slashes in a ref's name that a filesystem takes, with what git appends
 MOST_FILES = 200  # of objects in one mirror, before it is packed anew
 GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
@@ -82,8 +85,7 @@ def a_place_of_our_own(parent):
     def terminate(number, frame):
         raise Terminated
 
-    if os.path.islink(parent):
-        os.unlink(parent)  # an earlier run may have had it lead to /shared
+    take_back(parent, stat.S_ISDIR)  # an earlier run may have had it lead to /shared
     os.makedirs(parent, mode=0o700, exist_ok=True)
     for left in pathlib.Path(parent).glob("coxswain-source-*"):  # by those who were killed
         with contextlib.suppress(OSError, RecursionError), closing(os.open(left, FOLDER)) as lock:
@@ -341,13 +343,15 @@ class Fetcher:
         """Have what the repository lists now."""
         mirror = self.store.folder / name
         seen = mirror / "listing"  # what was listed when it was last fetched
+        take_back(mirror, stat.S_ISDIR)
+        take_back(seen, stat.S_ISREG)
         ours = sorted(ref for ref in refs if ref == b"HEAD" or ref.startswith((b"refs/heads/", b"refs/tags/")))
         listing = b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in ours)
         if not (seen.exists() and self.store.is_kept(name)):
             self.say(f"Cloning {shown(server.url)}")
             shutil.rmtree(mirror, ignore_errors=True)
             self.git("init", "--quiet", "--bare", "--template=", str(mirror))
-        elif seen.read_bytes() == listing:
+        elif content_of(seen) == listing:
             self.store.use(name)
             return
         else:
@@ -534,6 +538,15 @@ def empty(folder):
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
+
+
+def content_of(file):
+    """None where there is no file: what lies on /shared may be anything by now."""
+    try:
+        with open_file(file) as opened:
+            return opened.read(MOST_LISTING)
+    except OSError:
+        return None
 
 
 def link(file, to):

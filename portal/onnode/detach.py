@@ -90,13 +90,24 @@ def take_back(path, is_such):
         mode = os.lstat(path).st_mode
         if not is_such(mode):
             os.rename(path, f"{path}.{os.urandom(8).hex()}")
-        elif mode & 0o600 != 0o600:
+        elif mode & 0o700 != 0o700 and (stat.S_ISDIR(mode) or mode & 0o600 != 0o600):
             os.chmod(path, mode & 0o777 | 0o700)
+
+
+def take_back_home():
+    """The home, which nobody can put aside, and in it the place for what is temporary."""
+    home, temporary = os.environ.get("HOME"), os.environ.get("TMPDIR", "")
+    if home:
+        take_back(home, lambda mode: True)
+        if temporary.startswith(f"{home}/"):
+            take_back(temporary, stat.S_ISDIR)
+            os.makedirs(temporary, mode=0o700, exist_ok=True)
 
 
 def start(folder, order):
     if "secret" in order:
         _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
+    take_back_home()
     take_back(folder.parent, stat.S_ISDIR)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (lock := take(folder / "lock")) is None:
@@ -107,7 +118,6 @@ def start(folder, order):
         return
     fence = None
     if "alone" in order:
-        take_back(os.path.dirname(order["alone"]), stat.S_ISDIR)
         take_back(order["alone"], stat.S_ISREG)
         fence = take(order["alone"])
         if fence is None:

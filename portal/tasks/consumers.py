@@ -19,9 +19,9 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.http import HttpRequest
-from django.utils.module_loading import import_string
 
 from portal.database import for_sockets
+from portal.tasks import registry
 from portal.tasks.hub import Reader, State
 from portal.tasks.models import Output
 from portal.tasks.pace import Pace
@@ -239,6 +239,6 @@ def _sees(user: Any, name: str) -> bool:
         return False
     if kind == "output":
         return seen_output(user, uuid) is not None
-    if kind not in settings.LIVE_SUBJECTS:
+    if kind not in registry.live:
         return False
-    return import_string(settings.LIVE_SUBJECTS[kind]).objects.seen_by(user, uuid) is not None
+    return registry.live[kind].objects.seen_by(user, uuid) is not None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from django.db.models import Model
     from django.http import HttpRequest
 
     from portal.tasks.plans import Plan
@@ -15,24 +16,39 @@ OUTCOMES = {"finished", "failed", "cancelled"}  # of a task
 
 plans: dict[str, Plan] = {}  # by kind
 subjects: dict[str, type[Subject]] = {}  # by the name before the dot in live names
-enter: Callable[[HttpRequest, Subject], None]  # the page is in this subject's workspace
+live: dict[str, Any] = {}  # models whose rows live pages hear about, by that name; their managers have `seen_by`
+watchers: list[Callable[[], Any]] = []  # what the watch process looks after, see `portal.tasks.watch`
+enter: Callable[[HttpRequest, Any], None]  # the page is in this subject's workspace
 record: Callable[..., None]  # the audit entry of what somebody did to a task: verb, task, by
+audit: Callable[..., Any]  # the audit entry of what staff do on the ground floor's own pages
 
 
 def add_subject(model: type[Subject], *its_plans: Plan) -> None:
     subjects[str(model._meta.model_name)] = model
+    add_live(model)
     for plan in its_plans:
         assert plan.kind not in plans, plan.kind
         plans[plan.kind] = plan
 
 
-def set_place(*, enter: Callable[[HttpRequest, Any], None], record: Callable[..., None]) -> None:
-    """Who knows what a workspace is, and keeps the audit."""
-    globals().update(enter=enter, record=record)
+def add_live(model: type[Model]) -> None:
+    live[str(model._meta.model_name)] = model
+
+
+def add_watchers(*made_by: Callable[[], Any]) -> None:
+    watchers.extend(made_by)
+
+
+def tell(**functions: Callable[..., Any]) -> None:
+    """Who knows what a workspace is, and keeps the audit: `enter`, `record` and `audit`."""
+    globals().update(functions)
 
 
 def faults(queues: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with the plans, in words; for the checks at the start."""
+    """What is wrong with what was told, in words; for the checks at the start."""
+    for name in ("enter", "record", "audit"):
+        if name not in globals():
+            yield f"No app has told the registry what {name} is."
     for plan in plans.values():
         names = [step.name for step in plan.steps]
         if len(set(names)) != len(names):

@@ -20,13 +20,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
 from channels.layers import get_channel_layer
-from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 from django.db.models.functions import Now
-from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
 
-from portal.tasks import leases, live, queue
+from portal.tasks import leases, live, queue, registry
 from portal.tasks.leases import TERM, Lease, WatchProcess
 from portal.tasks.models import Task
 from portal.tasks.pace import Pace
@@ -299,7 +297,7 @@ async def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a node
     logger.info("%s descriptors may be open (%s before)", hard, soft)
-    watch = Watch([TaskWatcher(), *(import_string(path)() for path in settings.WATCHERS)])
+    watch = Watch([make() for make in registry.watchers])
     running = asyncio.create_task(watch.run())
     for name in (signal.SIGTERM, signal.SIGINT):
         watch.loop.add_signal_handler(name, running.cancel)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
+from uuid import UUID, uuid4
 
 from django import template
 from django.forms import BoundField
@@ -104,6 +105,12 @@ def in_organization(context: dict[str, Any]) -> SafeString | str:
 
 
 @register.simple_tag
+def new_key() -> UUID:
+    """For a form that may be sent twice, and starts one thing."""
+    return uuid4()
+
+
+@register.simple_tag
 @lru_cache(maxsize=1000)
 def icon(name: str, look: str = "") -> SafeString:
     """A picture from `portal/icons.css`, beside words: no screen reader hears of it."""
@@ -164,6 +171,7 @@ def control(field: BoundField) -> SafeString:
 
 
 _SECTIONS = {
+    "dashboard": ("/dashboard/",),
     "audit": ("/organization/audit/",),
     "tokens": ("/tokens/",),
     "people": ("/people/",),

@@ -157,3 +157,57 @@ def test_a_node_full_of_processes_is_still_the_portals_to_clear(local, rung):
             await asyncio.wait_for(bomb.wait_closed(), 10)
 
     asyncio.run(go())
+
+
+def test_a_node_whose_home_a_program_has_closed_is_still_there(local, rung):
+    node = start(local(rung))
+    hands.said(node, "chmod 000 $HOME")
+    assert hands.said(node, "pwd") == node.home
+
+
+TUNNELS = """
+import os, socket, sys, time
+host, _, port = os.environ["http_proxy"].removeprefix("http://").rpartition(":")
+held, most = [], int(sys.argv[2])
+while len(held) < most:
+    one = socket.create_connection((host, int(port)), 5)
+    one.sendall(sys.argv[1].encode().decode("unicode_escape").encode())
+    if sys.argv[1].startswith("CONNECT"):
+        assert one.recv(100).startswith(b"HTTP/1.1 200"), one
+    held.append(one)
+print("here", flush=True)
+time.sleep(int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("ask", ["CONNECT {} HTTP/1.1\\r\\n\\r\\n", "GET http://{}/ HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"])
+def test_who_has_gone_leaves_the_way_out_to_others(local, ask, monkeypatch):
+    """Though the servers that he asked never close a connection."""
+
+    async def go():
+        held = []
+
+        async def hold(reader, writer):
+            held.append(writer)
+            await reader.read(1 << 16)
+            await asyncio.sleep(100)
+
+        server = await asyncio.start_server(hold, "127.0.0.1", 0, backlog=1000)
+        far = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        node = await asyncio.to_thread(start, local(addresses=(far,)))
+        async with hands.connect(node) as connection:
+            await connection.run("cat > tunnels.py", input=TUNNELS)
+            many = await connection.create_process(f"python3 tunnels.py '{ask.format(far)}' 256 100")
+            assert await asyncio.wait_for(many.stdout.readline(), 30) == "here\n", await many.stderr.read()
+            done = await connection.run(f"python3 tunnels.py 'CONNECT {far} HTTP/1.1\\r\\n\\r\\n' 1 0")
+            assert done.exit_status == 1, "so many at once are let out"
+            many.kill()
+            await many.wait_closed()
+            async with asyncio.timeout(30):
+                while not (await connection.run(f"python3 tunnels.py 'CONNECT {far} HTTP/1.1\\r\\n\\r\\n' 1 0")).stdout:
+                    await asyncio.sleep(0.5)
+        for writer in held:
+            writer.close()
+        server.close()
+
+    asyncio.run(go())

@@ -170,7 +170,9 @@ def test_a_thousand_that_wait_cost_a_start_on_another_cluster_no_query_more(job,
     end(run)
     ebb.release(run.uuid)
     outputs = Output.objects.bulk_create(Output() for _ in range(1000))
-    Run.objects.bulk_create(Run(job=job, cluster=tide, number=n, output=out) for n, out in enumerate(outputs, 100))
+    Run.objects.bulk_create(
+        Run(workspace=job.workspace, job=job, cluster=tide, number=n, output=out) for n, out in enumerate(outputs, 100)
+    )
     assert dispatch_all() == 1
     with CaptureQueriesContext(connection) as beside:
         ask(other, bob)

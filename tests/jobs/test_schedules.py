@@ -344,4 +344,4 @@ def test_nothing_is_lost_double_left_or_stuck(world, seed):
 
 
 def test_there_was_trouble_of_each_kind():
-    assert not total or all(total[kind] for kind in Trouble.KINDS)
+    assert total.total() < 200 or all(total[kind] for kind in Trouble.KINDS)

@@ -499,3 +499,34 @@ def test_mirrors_together_are_no_larger_than_they_may_be(run, smart, tmp_path, r
     kept = [path for path in (tmp_path / "shared" / ".sources").iterdir() if path.is_dir()]
     assert len(kept) == 2
     assert len(list((tmp_path / "shared" / ".sources").glob("*.lock"))) == 2
+
+
+# What other runs of the workspace may have left where mirrors are kept
+
+
+def of_all_kinds(place):
+    """Makes things that are neither a file nor a folder to use."""
+    os.mkfifo(place / "a fifo")
+    (place / "a folder" / "in it").mkdir(parents=True)
+    (place / "a link").symlink_to("/nonexistent/place")
+    return list(place.iterdir())
+
+
+@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("where", ["", "NAME", "NAME.lock", "NAME/listing", "NAME/.complete"])
+def test_whatever_lies_in_the_place_of_a_mirror_the_next_run_has_its_source(run, smart, tmp_path, where, kind):
+    url = f"{smart.url}/source/.git"
+    assert run(url)[0].returncode == 0
+    store = tmp_path / "shared" / ".sources"
+    (name,) = (path.name for path in store.iterdir() if path.is_dir())
+    (tmp_path / "things").mkdir()
+    thing = of_all_kinds(tmp_path / "things")[kind]
+    spoilt = store / where.replace("NAME", name)
+    spoilt.rename(tmp_path / "away")
+    thing.rename(spoilt)
+    if where == "NAME/.complete":
+        git(tmp_path / "source", "commit", "--quiet", "--allow-empty", "-m", "More")  # so that it is written anew
+    process = run.start(url)
+    process.wait(30)
+    assert process.returncode == 0, (process.folder / "out").read_text()
+    assert ex(process.folder)

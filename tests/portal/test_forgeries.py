@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_the_next_command_is_started_whatever_lies_where_its_fence_is(tmp_path, 
     home.mkdir()
     thing(home / ".run")
     home.chmod(0o500)
-    call("start", tmp_path / "run", text=order(TRUE, alone=str(home / ".run")))
+    call("start", tmp_path / "run", text=order(TRUE, alone=str(home / ".run")), HOME=str(home))
     assert end_of(tmp_path / "run")["status"] == 0
 
 
@@ -143,6 +144,16 @@ def test_the_next_command_is_started_whatever_lies_where_its_folder_is_to_be(tmp
     call("start", place / "run", text=order(TRUE))
     assert end_of(place / "run")["status"] == 0
     shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_the_next_command_has_a_place_for_what_is_temporary(tmp_path, thing):
+    thing(tmp_path / "tmp")
+    code = "import tempfile; print(tempfile.gettempdir()); tempfile.TemporaryFile().close()"
+    env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    call("start", tmp_path / "run", text=order([sys.executable, "-c", code]), **env)
+    assert end_of(tmp_path / "run")["status"] == 0
+    assert (tmp_path / "run" / "out").read_text() == f"{tmp_path}/tmp\n"
 
 
 @pytest.mark.parametrize("thing", THINGS)

@@ -116,7 +116,7 @@ class Nodes:
         )
         return here
 
-    def start_job(self, url, *command, **more):
+    def start_job(self, url, *command, size=None, **more):
         """As the portal starts one: with its source, and what its source asks for. Its folder, as this computer sees
         it."""
         run, head = str(uuid.uuid4()), self.nodes[0]
@@ -125,7 +125,7 @@ class Nodes:
             "git_url": url,
             "reference": "",
             "command": list(command),
-            "cores": self.cores * len(self.nodes),
+            "cores": size or self.cores * len(self.nodes),
             "hostfile": f"{head.home}/hostfile",
             "engine": f"{head.shared}/engine",
             "shared": head.shared,

@@ -197,6 +197,17 @@ def test_what_ends_before_there_is_a_source_does_the_run_no_harm(three, server, 
     until(lambda: not three.processes(), seconds=5, what="the end of what waited")
 
 
+@pytest.mark.slow
+def test_five_hundred_ranks_wait_too(three, server):
+    folder = three.start_job(server.url, "-c", "print('is there')", size=500)
+    until(lambda: len(waiting(three)) == 500, seconds=60, what="what stands around 500 ranks")
+    server.gate.set()
+    end_of(folder, 60)
+    ended = good(folder)
+    assert [ended.out(rank) for rank in range(500)] == [b"is there\n"] * 500
+    until(lambda: not three.processes(), seconds=5, what="the end of all ranks")
+
+
 def test_ranks_wait_for_packages_too_and_find_them(three):
     go_on, builds = three.shared / "go-on", three.shared / "builds"
     with served({"look.py": LOOK, **SLOW}) as url:

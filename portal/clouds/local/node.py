@@ -502,11 +502,13 @@ class _Keeper:
         disk = os.statvfs(self.node.path)
         free = disk.f_bavail * disk.f_frsize
         mark = min(options.free_mib << 20, disk.f_blocks * disk.f_frsize * options.free_percent // 100)
+        text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
+        if free >= 2 * mark:  # the other thing that runs out: 0 where the file system has no end of them
+            free, mark = disk.f_favail, disk.f_files * options.free_percent // 100
+            text = f"{free:,} more files fit on this computer's disk; no run starts below {2 * mark:,}."
         if free < mark:
             with contextlib.suppress(OSError):
                 self.to_server.send(b"l")
-        text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
-        if free < mark:
             text = f"Runs were ended: {text}"
         elif free < 2 * mark and self.refuses.startswith("Runs were ended"):
             return  # it still says why

@@ -261,7 +261,7 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
         limits.offer_to_the_killer("self", 800)
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.chdir(manner.home)
+        _enter(manner.home)
         if wanted["sftp"]:
             sftp.serve()
             os._exit(0)
@@ -271,6 +271,14 @@ def _become(manner: Manner, order: int, ends: Sequence[int]) -> NoReturn:
             os.write(2, f"This node could not start the command: {error}\n".encode())
     finally:
         os._exit(126)
+
+
+def _enter(home: str) -> None:
+    try:
+        os.chdir(home)
+    except PermissionError:  # an earlier program has closed it; it is still its owner's, and that is who we are
+        os.chmod(home, 0o700)
+        os.chdir(home)
 
 
 def _highest_descriptor() -> int:

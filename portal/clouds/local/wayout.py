@@ -18,7 +18,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
@@ -33,6 +33,7 @@ _HEAD = 32 << 10  # bytes of a request's or an upstream proxy's head
 _HEAD_WITHIN = 20.0
 _CONNECT_WITHIN = 20.0
 _AT_ONCE = 256
+_HALF_OPEN = 10.0
 _BLOCK = 1 << 16
 
 # Where clouds answer questions that only this computer may ask.
@@ -219,13 +220,10 @@ class _WayOut:
             lines = [f"{request.method} {path} HTTP/1.1", f"Host: {host_header}", "Connection: close"]
             lines += [f"{key}: {value}" for key, value in headers]
             far_writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            flow = _Flow()
             sending = asyncio.ensure_future(_copy_body(request, reader, far_writer))
             sending.add_done_callback(lambda task: far_writer.close() if task.cancelled() or task.exception() else None)
-            try:
-                await _copy(far_reader, writer)
-            finally:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            await flow.until_the_end(_left_after(sending, reader), flow.copy(far_reader, writer), first=True)
         finally:
             far_writer.close()
 
@@ -373,10 +371,47 @@ async def _open_any(addresses: list[str], port: int) -> tuple[asyncio.StreamRead
     return await _open(addresses[-1], port)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while block := await reader.read(_BLOCK):
-        writer.write(block)
-        await writer.drain()
+class _Flow:
+    """What goes through one connection. When one side has closed, its program may be gone, and the other side may never
+    close: then that one may be silent for so long and no longer."""
+
+    def __init__(self) -> None:
+        self.moved = 0
+
+    async def copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while block := await reader.read(_BLOCK):
+            writer.write(block)
+            await writer.drain()
+            self.moved += len(block)
+
+    async def until_the_end(self, near: Awaitable[None], far: Awaitable[None], *, first: bool = False) -> None:
+        """Wait for both; with `first`, not for what the program may still say when the far side has ended."""
+        waiting = {asyncio.ensure_future(near), last := asyncio.ensure_future(far)}
+        everything = set(waiting)
+        try:
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            while waiting and not (first and last.done()):
+                before = self.moved
+                _, waiting = await asyncio.wait(waiting, timeout=_HALF_OPEN)
+                if self.moved == before:
+                    return
+            if last.done() and not last.cancelled() and (error := last.exception()):
+                raise error
+        finally:
+            for task in everything:
+                task.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+
+
+async def _left_after(sending: asyncio.Future[None], reader: asyncio.StreamReader) -> None:
+    """Until the program has closed its side, once its request is sent."""
+    try:
+        await asyncio.wait([sending])
+        while await reader.read(_BLOCK):
+            pass
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _both_ways(
@@ -387,11 +422,12 @@ async def _both_ways(
 ) -> None:
     async def one_way(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            await _copy(source, sink)
+            await flow.copy(source, sink)
         with contextlib.suppress(OSError):
             sink.write_eof()
 
-    await asyncio.gather(one_way(reader, far_writer), one_way(far_reader, writer))
+    flow = _Flow()
+    await flow.until_the_end(one_way(reader, far_writer), one_way(far_reader, writer))
 
 
 async def _copy_body(request: _Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
