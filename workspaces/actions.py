@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID, uuid4
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -36,17 +36,12 @@ def create_cloud_config(
 
 @audit.atomic()
 def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
-    """Raises `Conflict` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
+    """What is in the cloud is known by its id, and keeps it. Raises `Taken` where another one has the name."""
     before = row.name
     if before == name:
         return
+    type(row).objects.filter(pk=row.pk).update(name=name)
     row.name = name
-    try:
-        with transaction.atomic():
-            row.save(update_fields=["name"])
-    except IntegrityError:
-        row.name = before
-        raise Conflict(f"Another one is called {name} now.") from None
     workspace = row if isinstance(row, Workspace) else None
     audit.record(
         "renamed",
@@ -87,7 +82,7 @@ def create_workspace(
     Raises `Conflict` where the cloud configuration was deleted meanwhile.
     """
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
-        raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.")
+        raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid or uuid4(),
         organization=organization,
@@ -174,13 +169,15 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
 def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
-    They stay in the organization, and what they made stays. Raises `PortalError` where no admin would be left, unless
+    They stay in the organization, and what they made stays. Nothing happens where they have been removed meanwhile.
+    Raises `PortalError` where no admin would be left, unless
     an admin of the organization does it.
     """
     _keep_an_admin(member, by)
     workspace, user, organization = member.workspace, member.user, member.workspace.organization
+    if not WorkspaceMember.objects.filter(pk=member.pk).delete()[0]:
+        return
     running = all_holdings(organization, started_by=user, workspace=workspace)
-    member.delete()
     tokens = workspace.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
     workspace.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
     audit.record(
