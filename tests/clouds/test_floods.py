@@ -13,6 +13,9 @@ import pytest
 from . import hands
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(params=["namespaces", "landlock"])
 def rung(request):
     return request.param
