@@ -1,5 +1,5 @@
 # Everything a newcomer needs. The environment in .venv is made by bin/python, on the first call and when pins change.
-.PHONY: help demo up test slow lint bench chaos lock clean
+.PHONY: help demo up test slow lint bench chaos assets lock clean
 .SILENT:
 
 help: ## Show this list
@@ -27,6 +27,9 @@ bench: ## Measure, and print a table
 
 chaos: ## Kill processes and cut connections, and look for what was lost
 	exec bin/python --test -m pytest -m chaos $(ARGS)
+
+assets: ## Write what pages load of Bootstrap and its icons anew, after a template names another class or icon
+	exec bin/assets
 
 lock: ## Write the pinned versions anew from pyproject.toml; UPGRADE=1 takes the latest of what it leaves open
 	exec bin/lock $(if $(filter-out 0 no,$(UPGRADE)),--upgrade)

@@ -7,13 +7,13 @@ a stranger (the same as a row that does not exist) and 403 to a member without t
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import Q
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, HttpRequest
 
 
@@ -107,8 +107,13 @@ class AccessQuerySet(models.QuerySet[M]):
 
     def where(self, user: Person, can: Can) -> Self:
         """The rows on which this person has this right. Nobody signed in, an inactive or locked account: none."""
+        granted = self.granted(user, can)
+        return self.none() if granted is None else self.filter(granted)
+
+    def granted(self, user: Person, can: Can) -> Q | None:
+        """What is true of the rows on which this person has this right; None for nobody who may enter."""
         if isinstance(user, AnonymousUser) or user is None or not user.may_enter:
-            return self.none()
+            return None
         token = getattr(user, "token", None)  # an `accounts.tokens.Acting` has one, and does no more than it allows
         person = token.owner if token else user
         allowed = Q(pk__in=[])
@@ -124,7 +129,7 @@ class AccessQuerySet(models.QuerySet[M]):
             if token:
                 granted &= Q(**{f"{at}pk": getattr(token, f"{place}_id")})
             allowed |= granted
-        return self.filter(allowed)
+        return allowed
 
     def seen_by(self, user: Person, uuid: UUID | str) -> M | None:
         """The row with this uuid if this person may see it."""
@@ -135,11 +140,17 @@ class AccessQuerySet(models.QuerySet[M]):
 
 
 def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) -> M:
-    """The one row. Raises Http404 where the person may not even see it, PermissionDenied where they may only see it."""
-    row = queryset.where(user, queryset.sees).filter(**lookup).first()
+    """The one row. Raises Http404 where the person may not even see it, PermissionDenied where they may only see it.
+
+    One query, whichever of the two it is.
+    """
+    rows = queryset.where(user, queryset.sees).filter(**lookup)
+    granted = queryset.granted(user, can) if can != queryset.sees else None
+    asked = rows if granted is None else rows.annotate(_may=ExpressionWrapper(granted, BooleanField()))
+    row = cast("M | None", asked.first())
     if row is None:
         raise Http404
-    if can != queryset.sees and not queryset.where(user, can).filter(pk=row.pk).exists():
+    if can != queryset.sees and not row.__dict__.pop("_may", False):
         raise PermissionDenied
     return row
 

@@ -25,15 +25,16 @@ from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks import live
+from portal.tasks.models import Task
 
 logger = logging.getLogger(__name__)
 
 LAST_ADMIN = "This is the last admin of the organization. Make somebody else an admin first."
 
 
-@transaction.atomic
+@audit.atomic()
 def create_organization(name: str, *, by: User) -> Organization:
     """Whoever makes it is its admin."""
     organization = Organization.objects.create(name=name)
@@ -42,7 +43,7 @@ def create_organization(name: str, *, by: User) -> Organization:
     return organization
 
 
-@transaction.atomic
+@audit.atomic()
 def change_organization(organization: Organization, *, name: str, second_factor_required: bool, by: User) -> None:
     wanted = {"name": name, "second_factor_required": second_factor_required}
     before = {field: getattr(organization, field) for field in wanted if getattr(organization, field) != wanted[field]}
@@ -68,7 +69,7 @@ def why_not_deletable(organization: Organization) -> list[str]:
     return found
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_organization(organization: Organization, *, by: User) -> None:
     """Nobody is in it any more. Its row stays, for its audit and the history of its runs. Raises `PortalError`."""
     organization = _locked(organization)
@@ -87,7 +88,7 @@ def delete_organization(organization: Organization, *, by: User) -> None:
 
 def _locked(organization: Organization) -> Organization:
     """What changes who the admins are waits here, so that two at once cannot take away the last one."""
-    return Organization.objects.select_for_update().get(pk=organization.pk)
+    return Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
 
 
 def is_last_admin(membership: Membership) -> bool:
@@ -104,7 +105,7 @@ def _fresh(membership: Membership) -> Membership:
     return found
 
 
-@transaction.atomic
+@audit.atomic()
 def change_role(membership: Membership, role: OrganizationRole, *, by: User) -> None:
     """Raises `PortalError` where nobody would be left to administer the organization."""
     membership = _fresh(membership)
@@ -135,7 +136,7 @@ def tell(user: User, sentence: str, *, by: User) -> None:
     transaction.on_commit(lambda: send_mail(subject, text, None, [user.email]), robust=True)
 
 
-@transaction.atomic
+@audit.atomic()
 def remove_member(membership: Membership, *, by: User) -> None:
     """Also what somebody does who leaves. Raises `PortalError` for the last admin.
 
@@ -162,14 +163,16 @@ def remove_member(membership: Membership, *, by: User) -> None:
         organization=organization,
         by=by,
         before=before,
-        after={"tokens revoked": tokens, "cancelled": cancel_all(running, by=by)},
+        after={"tokens revoked": tokens, "cancelled": cancel_all(running, of=user, by=by)},
     )
     tell(user, f"You are no longer in {organization}, nor in its workspaces.", by=by)
     live.ring(*organization.live_names())
 
 
-def cancel_all(running: Iterable[Holding], *, by: User) -> list[str]:
-    """Their names."""
+def cancel_all(running: Iterable[Holding], *, of: User, by: User) -> list[str]:
+    """What this person had started. Returns the names."""
+    for _ in Task.objects.unfinished().filter(asked_by=of).select_for_update(no_key=True).order_by("pk"):
+        pass  # locked in this order: see portal/tasks/ledger.py
     names = []
     for holding in running:
         holding.cancel(by)
@@ -202,7 +205,7 @@ class Invited:
     sentence: str = ""
 
 
-@transaction.atomic
+@audit.atomic()
 def invite_people(
     organization: Organization,
     emails: Iterable[str],
@@ -268,13 +271,13 @@ def _waiting(invitation: Invitation, by: User) -> Invitation:
             raise PortalError(
                 f"{invitation.email} is invited as an admin of {organization}, and only admins of it may change that."
             )
-    found = Invitation.objects.pending().select_for_update().filter(pk=invitation.pk).first()
+    found = Invitation.objects.pending().select_for_update(no_key=True).filter(pk=invitation.pk).first()
     if found is None:
         raise PortalError(f"The invitation of {invitation.email} has been used or withdrawn.")
     return found
 
 
-@transaction.atomic
+@audit.atomic()
 def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
     """A new token: the one before stops working. It is now whoever sends it again who invites. Raises `PortalError`."""
     invitation = _waiting(invitation, by)
@@ -292,7 +295,7 @@ def resend_invitation(invitation: Invitation, *, by: User) -> Invited:
     return Invited(invitation.email, invitation, token)
 
 
-@transaction.atomic
+@audit.atomic()
 def withdraw_invitation(invitation: Invitation, *, by: User) -> None:
     """Raises `PortalError` where it has been used or withdrawn."""
     invitation = _waiting(invitation, by)
@@ -336,7 +339,7 @@ def open_invitation(token_hash: str) -> Invitation | None:
 GONE = "This invitation has been used or withdrawn, or it has expired."
 
 
-@transaction.atomic
+@audit.atomic()
 def accept_invitation(token_hash: str, *, by: User) -> Invitation:
     """Their roles are raised to what the invitation says, never lowered. Works once. Raises `PortalError`."""
     invitation = open_invitation(token_hash)
@@ -373,7 +376,7 @@ def join(token_hash: str, *, name: str, password: str) -> tuple[User, Invitation
     Raises `PortalError`, and `Busy` before anything was done.
     """
     hashed = make_password(password)  # takes its time, in which no transaction must hold up others
-    with transaction.atomic():
+    with audit.atomic():
         return _join(token_hash, name=name, hashed=hashed)
 
 
@@ -416,7 +419,7 @@ def mail_invitation(invited: Invited) -> bool:
     return True
 
 
-@transaction.atomic
+@audit.atomic()
 def create_first_administrator(*, email: str, name: str, password: str, organization: str) -> User:
     """The one who may also use Django admin, with an organization to begin in."""
     user = User.objects.create_superuser(email, password, name=name)
@@ -434,7 +437,7 @@ def first_link(url: str) -> str:
     return f"{url}/first/{SetupLink.make()}/"
 
 
-@transaction.atomic
+@audit.atomic()
 def unlock_user(user: User, *, by: User | None, reason: str, organization: Organization | None = None) -> None:
     """The days without signing in are counted anew from now. By nobody: from the command line."""
     was_locked = user.is_locked
@@ -446,7 +449,7 @@ def unlock_user(user: User, *, by: User | None, reason: str, organization: Organ
     )
 
 
-@transaction.atomic
+@audit.atomic()
 def make_administrator(user: User) -> None:
     """For the command line alone: the way back when nobody can administer this installation any more."""
     before = {"active": user.is_active, "administrator": user.is_superuser}
@@ -456,7 +459,7 @@ def make_administrator(user: User) -> None:
     audit.record("made administrator", user, organization=None, by=None, before=before, after=after)
 
 
-@transaction.atomic
+@audit.atomic()
 def change_profile(
     user: User, *, name: str, time_zone: str, theme: str, notify_dormancy: bool, notify_membership: bool
 ) -> None:
@@ -492,7 +495,7 @@ def started_by(user: User) -> list[Holding]:
     return [holding for organization in places for holding in holdings(organization, started_by=user)]
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_account(user: User) -> None:
     """With memberships, API tokens and sessions; what they started and still runs is cancelled.
 
@@ -500,10 +503,11 @@ def delete_account(user: User) -> None:
 
     Raises `StillNeeded` for the last admin of an organization that others are in, or that still has workspaces.
     """
-    list(Organization.objects.select_for_update().filter(memberships__user=user))  # two admins may go at once
+    theirs = Organization.objects.select_for_update(of=("self",), no_key=True).filter(memberships__user=user)
+    list(theirs.order_by("pk"))  # two admins may go at once
     if organizations := needs_somebody_else(user):
         raise StillNeeded(organizations)
-    cancel_all(started_by(user), by=user)
+    cancel_all(started_by(user), of=user, by=user)
     audit.record_of_person("deleted", user, by=user)
     places = list(Organization.objects.filter(memberships__user=user))
     user.delete()
@@ -517,7 +521,7 @@ class StillNeeded(Exception):
         super().__init__(", ".join(organization.name for organization in organizations))
 
 
-@transaction.atomic
+@audit.atomic()
 def revoke_token(token: ApiToken, *, by: User) -> None:
     """It stops working at once, for good. Raises `PortalError` where that has been done."""
     if not ApiToken.objects.filter(pk=token.pk, revoked=None).update(revoked=now()):
@@ -525,7 +529,7 @@ def revoke_token(token: ApiToken, *, by: User) -> None:
     audit.record("revoked", token, organization=token.organization, workspace=token.workspace, by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def create_token(
     organization: Organization,
     *,

@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 from accounts.actions import revoke_token, unlock_user, withdraw_invitation
 from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organization, User, UserQuerySet
 from portal.admin import MOST_AT_ONCE, ReadOnlyInline, StaffAdmin, list_link, list_links, minute, shown, site
-from portal.statuses import Badge
+from portal.states import Badge
 
 
 class UnlockForm(forms.Form):

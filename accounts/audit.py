@@ -1,5 +1,9 @@
 """What was done, by whom and from where: one entry an action, in the transaction of the action, never changed again.
 
+Whoever appends to a chain holds its row until the transaction ends. So entries come last in a transaction, all of them
+at once (`atomic`): nobody waits for another row while holding a chain, and a thousand entries cost one lock. In which
+order other rows are locked is said in `portal/tasks/ledger.py`.
+
 Entries of an organization form a chain: each holds the SHA-256 of itself and of the one before, and the chain's own
 row holds the last hash and the length, so that a changed, removed or added entry is found by `verify`.
 
@@ -24,6 +28,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -32,6 +37,7 @@ from django.utils.timezone import now
 
 from accounts.models import AuditChain, AuditEvent, Organization, User
 from portal.logs import logged_words
+from portal.text import storable
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,35 @@ def address_of(request: HttpRequest) -> str | None:
     return plain_address(said)
 
 
+_gathered: ContextVar[list[tuple[Organization | None, AuditEvent]] | None] = ContextVar("audit_gathered", default=None)
+
+
+@contextmanager
+def atomic() -> Iterator[None]:
+    """One transaction, and what is recorded inside it appended as the last thing that it does, under one lock.
+
+    For every action: `@audit.atomic()`. Inside another one, a savepoint, whose entries are gone with it when it fails.
+    """
+    outer = _gathered.get()
+    if outer is not None:
+        before = len(outer)
+        try:
+            with transaction.atomic():
+                yield
+        except BaseException:
+            del outer[before:]
+            raise
+        return
+    entries: list[tuple[Organization | None, AuditEvent]] = []
+    token = _gathered.set(entries)
+    try:
+        with transaction.atomic():
+            yield
+            _append(entries)
+    finally:
+        _gathered.reset(token)
+
+
 def record(
     verb: str,
     subject: Any,
@@ -82,38 +117,53 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> AuditEvent:
-    """Append one entry. Call it inside the transaction of what is done; secrets have no place in `before` and `after`.
+    """One entry, appended at the end of the `atomic` that this is called in; outside of one, at once.
 
     `subject` is any model with a `uuid`; its class's verbose name is its kind. `verb` is in the past: "created".
+    Secrets have no place in `before` and `after`.
     """
-    with transaction.atomic():
-        # Whoever comes second waits here until the first one's transaction has ended.
-        chains = AuditChain.objects.select_for_update()
-        chain, _ = chains.get_or_create(organization=organization.uuid if organization else None)
-        origin = _origin.get()
-        event = AuditEvent(
-            chain=chain,
-            number=chain.length + 1,
-            at=now(),
-            actor=by.uuid if by else None,
-            actor_name=by.email if by else "",
-            how=origin.how[:120],
-            verb=verb,
-            kind=str(subject._meta.verbose_name),
-            subject=getattr(subject, "uuid", None),
-            subject_name=str(subject)[:254],
-            workspace=workspace.uuid if workspace is not None else None,
-            before=_plain(before or {}),
-            after=_plain(after or {}),
-            address=origin.address,
-            request_id=logged_words().get("request", ""),
-            previous=chain.head,
-        )
-        event.hash = chain.head = hash_of(event)
-        event.save(force_insert=True)
-        chain.length = event.number
-        chain.save(update_fields=["length", "head"])
+    origin = _origin.get()
+    event = AuditEvent(
+        at=now(),
+        actor=by.uuid if by else None,
+        actor_name=by.email if by else "",
+        how=storable(origin.how)[:120],
+        verb=verb,
+        kind=str(subject._meta.verbose_name),
+        subject=getattr(subject, "uuid", None),
+        subject_name=storable(str(subject))[:254],
+        workspace=workspace.uuid if workspace is not None else None,
+        before=_plain(before or {}),
+        after=_plain(after or {}),
+        address=origin.address,
+        request_id=logged_words().get("request", ""),
+    )
+    gathered = _gathered.get()
+    if gathered is not None:
+        gathered.append((organization, event))
+    else:
+        with transaction.atomic():
+            _append([(organization, event)])
     return event
+
+
+def _append(entries: list[tuple[Organization | None, AuditEvent]]) -> None:
+    """To their chains. Whoever comes second to a chain waits until the first one's transaction has ended.
+
+    Several chains are taken in one order by everybody: the installation's own, then those of organizations by uuid.
+    """
+    chains: dict[UUID | None, list[AuditEvent]] = {}
+    for organization, event in entries:
+        chains.setdefault(organization.uuid if organization else None, []).append(event)
+    for uuid in sorted(chains, key=lambda uuid: str(uuid or "")):
+        locked = AuditChain.objects.select_for_update(no_key=True)
+        chain, _ = locked.get_or_create(organization=uuid)
+        for event in chains[uuid]:
+            event.chain, event.number, event.previous = chain, chain.length + 1, chain.head
+            event.hash = chain.head = hash_of(event)
+            chain.length = event.number
+        AuditEvent.objects.append(chains[uuid])
+        chain.save(update_fields=["length", "head"])
 
 
 def record_of_person(
@@ -128,8 +178,9 @@ def record_of_person(
     organizations: list[Organization | None] = [
         membership.organization for membership in user.memberships.select_related("organization")
     ]
-    for organization in organizations or [None]:
-        record(verb, user, organization=organization, by=by, before=before, after=after)
+    with atomic():
+        for organization in organizations or [None]:
+            record(verb, user, organization=organization, by=by, before=before, after=after)
 
 
 def hash_of(event: AuditEvent) -> str:
@@ -154,7 +205,7 @@ def _plain(value: Any) -> Any:
             return [_plain(one) for one in (value if isinstance(value, list | tuple) else sorted(value))]
         case datetime():
             return value.astimezone(UTC).isoformat()
-    return str(value).replace("\0", "")
+    return storable(str(value))
 
 
 @dataclass(frozen=True)

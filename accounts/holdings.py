@@ -1,4 +1,4 @@
-"""What goes on in an organization, as the apps above tell it: each names a function in `settings.HOLDINGS`."""
+"""What goes on in an organization, as the apps above tell it: each puts a function into `tellers`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
-from django.utils.module_loading import import_string
-
 from accounts.models import Organization, User
-from portal.statuses import Badge
+from portal.states import Badge
 
 
 @dataclass(frozen=True)
@@ -24,11 +21,14 @@ class Holding:
     cancel: Callable[[User], object]  # by whom; called in the transaction of whatever makes it necessary
 
 
+tellers: list[Callable[..., list[Holding]]] = []  # told by the apps, in `ready` of their `apps.py`
+
+
 def holdings(
     organization: Organization, *, seen_by: User | None = None, started_by: User | None = None, workspace: Any = None
 ) -> list[Holding]:
     """What runs now: all of it, or what one may look into, or what one has started and may be cancelled."""
     found: list[Holding] = []
-    for path in settings.HOLDINGS:
-        found += import_string(path)(organization, seen_by=seen_by, started_by=started_by, workspace=workspace)
+    for tell in tellers:
+        found += tell(organization, seen_by=seen_by, started_by=started_by, workspace=workspace)
     return found

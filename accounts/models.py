@@ -19,7 +19,7 @@ from django.db.models.functions import Coalesce, Left, Lower, Now
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can, OrganizationRole, WorkspaceRole
-from portal.statuses import Badge
+from portal.states import Badge
 
 
 def database_now() -> datetime:
@@ -466,7 +466,11 @@ class AuditEventQuerySet(models.QuerySet["AuditEvent"]):
         raise TypeError("Audit entries are never deleted.")
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("Audit entries are appended one by one.")
+        raise TypeError("Audit entries are appended by accounts.audit.")
+
+    def append(self, events: list[AuditEvent]) -> None:
+        """For `accounts.audit`, which knows their numbers and hashes."""
+        super().bulk_create(events, batch_size=500)
 
 
 def _begins(field: str, text: str) -> Q:

@@ -8,7 +8,6 @@ from datetime import timedelta
 from smtplib import SMTPException
 
 from allauth.usersessions.models import UserSession
-from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.core.mail import send_mail
@@ -18,6 +17,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.models import User
+from portal.tasks.threads import DATABASE
 from portal.tasks.watch import Bell
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ EVERY = 3600.0  # seconds
 class AccountsWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
-            await database_sync_to_async(look)()
-            await database_sync_to_async(forget_sessions)()
+            await DATABASE(look)()
+            await DATABASE(forget_sessions)()
             await asyncio.sleep(EVERY)
 
 

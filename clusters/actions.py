@@ -10,7 +10,6 @@ from itertools import takewhile
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import transaction
 from django.db.models import Q
 from django.urls import reverse
 from django.utils.timezone import now
@@ -21,7 +20,7 @@ from accounts.holdings import Holding
 from accounts.models import Organization, User
 from clusters.models import Cluster, EngineVersion, Node
 from portal.clouds import InstanceType
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.tasks import live
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Task, TaskStatus
@@ -35,7 +34,7 @@ PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the s
 RECENT = timedelta(hours=1)
 
 
-@transaction.atomic
+@audit.atomic()
 def create_cluster(
     workspace: Workspace,
     *,
@@ -48,6 +47,7 @@ def create_cluster(
     uuid: UUID | None = None,
 ) -> Cluster:
     """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`."""
+    workspace = _locked(workspace)
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
     cluster, made = Cluster.objects.get_or_create(
@@ -64,7 +64,7 @@ def create_cluster(
         },
     )
     if made:
-        start_task(cluster, "clusters.create", title=f"Create cluster {name}", by=by, cloud=workspace.cloud_config.kind)
+        start_task(cluster, "clusters.create", by=by, cloud=workspace.cloud_config.kind)
         after = {
             "nodes": node_count,
             "instance type": instance_type.name,
@@ -75,23 +75,21 @@ def create_cluster(
     return cluster
 
 
-@transaction.atomic
+def _locked(workspace: Workspace) -> Workspace:
+    """As it is now; whoever deletes it waits until we have ended."""
+    rows = Workspace.objects.select_for_update(of=("self",), no_key=True)
+    return rows.select_related("organization", "cloud_config").get(pk=workspace.pk)
+
+
+@audit.atomic()
 def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
-    if not cluster.move(Cluster.Status.INPROGRESS):
-        raise PortalError(f"{cluster.name} cannot be repaired while it is {cluster.badge.word}.")
-    task = start_task(
-        cluster,
-        "clusters.repair",
-        title=f"Repair cluster {cluster.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-    )
+    task = start_task(cluster, "clusters.repair", by=by, cloud=cluster.workspace.cloud_config.kind)
     _record("repaired", cluster, by=by)
     return task
 
 
-@transaction.atomic
+@audit.atomic()
 def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
     """Whether the portal repairs it by itself when a node is gone."""
     if not Cluster.objects.filter(pk=cluster.pk).exclude(auto_repair=auto_repair).update(auto_repair=auto_repair):
@@ -110,17 +108,17 @@ def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None
     live.ring(*cluster.live_names())
 
 
-@transaction.atomic
+@audit.atomic()
 def report_lost(cluster: Cluster, hostnames: Collection[str]) -> list[str]:
     """Somebody could not reach these nodes: they are SILENT, and the cluster DEGRADED, until they answer the portal.
 
     Returns those of which that is news. Pages and the watch process are told.
     """
-    thought_well = cluster.nodes.select_for_update().filter(hostname__in=hostnames, state=Node.State.ANSWERS)
+    thought_well = cluster.nodes.select_for_update(no_key=True).filter(hostname__in=hostnames, state=Node.State.ANSWERS)
     lost = list(thought_well.values_list("hostname", flat=True))
     if lost:
         cluster.nodes.filter(hostname__in=lost).update(state=Node.State.SILENT)
-        live.ring(*cluster.live_names(), live.WATCH)
+        live.ring(*cluster.live_names(), live.WATCH_CLUSTERS)
     return lost
 
 
@@ -174,20 +172,10 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
     return cluster.status == Cluster.Status.RUNNING
 
 
-@transaction.atomic
+@audit.atomic()
 def delete_cluster(cluster: Cluster, *, by: User) -> Task:
     """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that."""
-    if not cluster.move(Cluster.Status.TERMINATING):
-        raise PortalError(
-            f"{cluster.name} cannot be deleted while it is {cluster.badge.word}. Cancel what is going on first."
-        )
-    task = start_task(
-        cluster,
-        "clusters.delete",
-        title=f"Delete cluster {cluster.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-    )
+    task = start_task(cluster, "clusters.delete", by=by, cloud=cluster.workspace.cloud_config.kind)
     _record("deleted", cluster, by=by)
     return task
 

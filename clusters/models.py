@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from portal import clouds, secrets, ssh
-from portal.statuses import Badge
-from portal.tasks.models import Task
+from portal.states import Badge, State
+from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 
@@ -53,13 +53,27 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 
+    def free(self) -> ClusterQuerySet:
+        """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
+        lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
+        return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
+
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
-        lost = Node.objects.lost().defer("host_private", "host_public")
-        return self.prefetch_related(models.Prefetch("nodes", lost, to_attr="_lost_nodes"))
+        return self.prefetch_related(_lost_nodes())
 
 
-class Cluster(models.Model):
+def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]
+    lost = Node.objects.lost().defer("host_private", "host_public")
+    return models.Prefetch("nodes", lost, to_attr="_lost_nodes")
+
+
+def prefetch_lost_nodes(clusters: Iterable[Cluster]) -> None:
+    """As `with_lost_nodes`, for clusters that were fetched without."""
+    models.prefetch_related_objects([cluster for cluster in clusters if not cluster.knows_lost_nodes], _lost_nodes())
+
+
+class Cluster(Subject):
     """Nodes of one instance type with an engine version, ready for MPI."""
 
     class Status(models.TextChoices):
@@ -70,26 +84,18 @@ class Cluster(models.Model):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
+    DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.RUNNING: Badge.good("RUNNING"),
-        DEGRADED: Badge("DEGRADED", "st-warn", "bi-exclamation-triangle-fill"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.TERMINATING: Badge.working("TERMINATING"),
-        Status.TERMINATED: Badge.gone("TERMINATED"),
-    }
-    API: ClassVar[dict[str, str]] = {**{status: status.name for status in Status}, DEGRADED: "DEGRADED"}
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW, Status.FAILED, Status.RUNNING},
-        Status.RUNNING: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
-        Status.TERMINATING: {Status.RUNNING, Status.FAILED},
-        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW")),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING}),
+        Status.RUNNING: State(Badge.good("RUNNING"), follows={Status.INPROGRESS}),
+        DEGRADED: State(Badge.warning("DEGRADED")),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
+        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.RUNNING, Status.FAILED}),
+        Status.TERMINATED: State(Badge.gone("TERMINATED"), follows={Status.TERMINATING, Status.NEW, Status.INPROGRESS}),
     }
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="clusters")
     name = models.CharField(max_length=40)
     instance_type = models.CharField(max_length=40)
@@ -101,9 +107,9 @@ class Cluster(models.Model):
     key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
+    occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
     objects = ClusterQuerySet.as_manager()
 
@@ -124,10 +130,26 @@ class Cluster(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("cluster", args=[self.uuid])
 
+    def crumbs(self) -> list[tuple[str, str]]:
+        return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
+
+    def release(self, holder: uuid.UUID) -> bool:
+        """Let others on it. False when this holder had let go already."""
+        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
+
+    @property
+    def is_free(self) -> bool:
+        """RUNNING, and nobody on it; not whether all its nodes are there."""
+        return self.status == self.Status.RUNNING and self.occupied_by is None
+
+    @property
+    def knows_lost_nodes(self) -> bool:
+        return "_lost_nodes" in self.__dict__
+
     @property
     def lost_nodes(self) -> list[Node]:
         """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
-        if "_lost_nodes" in self.__dict__:
+        if self.knows_lost_nodes:
             found: list[Node] = self.__dict__["_lost_nodes"]
             return found
         return list(Node.objects.lost().filter(cluster=self))
@@ -139,12 +161,8 @@ class Cluster(models.Model):
 
     @property
     def state(self) -> str:
-        """The key of PAGE and API: the status, or DEGRADED."""
+        """The status, or DEGRADED."""
         return self.DEGRADED if self.is_degraded else self.status
-
-    @property
-    def badge(self) -> Badge:
-        return self.PAGE[self.state]
 
     @property
     def cores(self) -> int:
@@ -172,20 +190,6 @@ class Cluster(models.Model):
         head = self.nodes.order_by("rank").first()
         return f"{head.shared if head else '/shared'}/.engines/{self.engine_version.slug}"
 
-    def move(self, to: Status) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Cluster.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
-
     def live_names(self) -> list[str]:
         return [f"cluster.{self.uuid}", *self.workspace.live_names()]
 
@@ -207,7 +211,7 @@ class Node(models.Model):
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge("SILENT", "st-warn", "bi-question-circle-fill"),
+        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
         State.GONE: Badge.bad("GONE"),
     }
 
@@ -238,7 +242,9 @@ class Node(models.Model):
 
     @property
     def badge(self) -> Badge:
-        return self.PAGE[self.state]
+        """That it is gone is no trouble where the cluster was deleted."""
+        deleted = self.state == self.State.GONE and self.cluster.status in Cluster.DELETED
+        return Badge.gone("GONE") if deleted else self.PAGE[self.state]
 
     def belongs_to(self, field: str) -> str:
         assert field == "host_private", field

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from datetime import timedelta
 
 from django.db import transaction
@@ -13,9 +14,12 @@ from accounts import audit
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import CloudNode, ClusterSpec
-from portal.clouds.errors import Passing, PortalError, Refused
-from portal.tasks.ledger import Plan, StepPlan, Work
-from portal.tasks.models import Task, TaskStatus
+from portal.errors import Passing, PortalError, Refused
+from portal.tasks.ledger import Work
+from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.plans import Plan, StepPlan
+
+Status = Cluster.Status
 
 
 def check_cloud(work: Work) -> None:
@@ -33,7 +37,7 @@ def check_cloud(work: Work) -> None:
 def make_keys(work: Work) -> None:
     """The cluster's own key, and each node's host key before the node exists."""
     cluster: Cluster = work.subject
-    with transaction.atomic():
+    with audit.atomic():
         work.prove()
         if not cluster.key_public:
             private, cluster.key_public = ssh.new_key(f"cluster {cluster.uuid}")
@@ -327,60 +331,90 @@ def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
     left = cluster.workspace.cloud.leftovers(cluster.tags)
     if left:
-        raise Passing(f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}.")
+        work.wait(2, f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}")
     for node in cluster.nodes.all():
         work.log(f"{node.hostname}: confirmed gone.")
     Node.objects.filter(cluster=cluster).update(host_private="")
     Cluster.objects.filter(pk=cluster.pk).update(key_private="")
 
 
-def begin(task: Task) -> None:
-    task.subject.move(Cluster.Status.INPROGRESS)
-
-
-def settle_create(task: Task) -> None:
-    to = {TaskStatus.FINISHED: Cluster.Status.RUNNING, TaskStatus.CANCELLED: Cluster.Status.TERMINATED}
-    task.subject.move(to.get(TaskStatus(task.status), Cluster.Status.FAILED))
-
-
-def settle_repair(task: Task) -> None:
-    task.subject.move(Cluster.Status.RUNNING if task.status == TaskStatus.FINISHED else Cluster.Status.FAILED)
-
-
-def begin_delete(task: Task) -> None:
-    task.subject.move(Cluster.Status.TERMINATING)
-
-
-def settle_delete(task: Task) -> None:
-    done = task.status == TaskStatus.FINISHED
-    task.subject.move(Cluster.Status.TERMINATED if done else Cluster.Status.FAILED)
-
-
 CREATE = Plan(
+    "clusters.create",
+    "Create cluster",
+    "made",
     [
-        StepPlan("check", "Check the cloud and the instance type", check_cloud),
-        StepPlan("keys", "Make keys and host keys", make_keys),
-        StepPlan("nodes", "Ask for the nodes", ask_for_nodes, undo=drop_nodes),
-        StepPlan("reach", "Nodes boot and answer", reach_nodes, limit=timedelta(minutes=15)),
-        StepPlan("introduce", "Introduce the nodes to each other", introduce_nodes, undo=forget_nodes),
-        StepPlan("engine", "Install the engine version", install_engine, limit=timedelta(minutes=30), tries=3),
-        StepPlan("try", "Try a small MPI program on all nodes", try_mpi),
+        StepPlan("check", "Check the cloud and the instance type", check_cloud, icon="bi-shield-check"),
+        StepPlan(
+            "keys",
+            "Make keys and host keys",
+            make_keys,
+            why="so that even the first connection is to the right node",
+            icon="bi-key",
+        ),
+        StepPlan(
+            "nodes",
+            "Ask for the nodes",
+            ask_for_nodes,
+            drop_nodes,
+            undo_title="Stop the nodes, and delete them",
+            icon="bi-hdd-stack",
+        ),
+        StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15)),
+        StepPlan(
+            "introduce",
+            "Introduce the nodes to each other",
+            introduce_nodes,
+            forget_nodes,
+            undo_title="Take the hostfile away",
+            why="ssh from any node to any other, and a hostfile on the shared filesystem",
+            icon="bi-diagram-3",
+        ),
+        StepPlan(
+            "engine",
+            "Install the engine version",
+            install_engine,
+            why="once for each workspace",
+            icon="bi-box-seam",
+            patience=timedelta(minutes=1),
+            limit=timedelta(minutes=30),
+        ),
+        StepPlan(
+            "try",
+            "Try a small MPI program on all nodes",
+            try_mpi,
+            why="only then the cluster is RUNNING",
+            icon="bi-check2-all",
+            patience=timedelta(minutes=2),
+        ),
     ],
     queue="provision",
-    begin=begin,
-    settle=settle_create,
+    during=Status.INPROGRESS,
+    then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
 )
 
 # The same steps: each finds what is there, and makes what is missing. Cancelling it takes nothing away.
-REPAIR = Plan(CREATE.steps, queue="provision", begin=begin, settle=settle_repair, undo_on_cancel=False)
+REPAIR = replace(
+    CREATE,
+    kind="clusters.repair",
+    title="Repair cluster",
+    participle="repaired",
+    then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
+    undoes_on_cancel=False,
+)
 
 DELETE = Plan(
+    "clusters.delete",
+    "Delete cluster",
+    "deleted",
     [
         *CREATE.teardown(),
-        StepPlan("gone", "Ask the cloud what is left", check_nothing_is_left),
+        StepPlan("gone", "Ask the cloud what is left", check_nothing_is_left, icon="bi-check2-all"),
     ],
     queue="teardown",
-    begin=begin_delete,
-    settle=settle_delete,
-    undo_on_cancel=False,
+    during=Status.TERMINATING,
+    then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
+    undoes_on_cancel=False,
+    undoes=CREATE,
+    destroys=("The nodes, and what is on their own disks", "Its keys and its hostfile"),
+    spares=("What lies on the shared filesystem", "Jobs, runs and their output"),
 )

@@ -6,11 +6,12 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
+from clusters import plans
 from clusters.actions import (
     OWN_REPAIRS,
     change_auto_repair,
@@ -19,32 +20,47 @@ from clusters.actions import (
     own_repairs,
     repair_cluster,
 )
-from clusters.forms import ClusterForm
+from clusters.forms import ClusterFilterForm, ClusterForm, GoneFilterForm
 from clusters.models import Cluster
-from portal.clouds.errors import PortalError
+from portal.cursors import Page, behind, cursor_of, page_of
+from portal.errors import PortalError
 from workspaces.place import enter, workspace_for
+
+PAGE = 25
 
 
 @require_safe
 @login_required
 def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Those that are there, or those that are gone; what is found by name and status is in the address."""
     workspace = workspace_for(request, uuid, Can.VIEW)
-    rows = (
-        Cluster.objects.filter(workspace=workspace)
-        .live()
-        .select_related("engine_version", "workspace__organization")
-        .with_lost_nodes()
-        .order_by("name")
-    )
+    gone = request.GET.get("tab") == "gone"
+    form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
+    page: Page[Cluster] = Page([])
+    if form.is_valid():
+        rows = form.narrow(Cluster.objects.filter(workspace=workspace))
+        order = ("-pk",) if gone or form.cleaned_data["sort"] == "new" else ("name", "pk")
+        rows = behind(rows, cursor_of(request.GET), *order).select_related("engine_version").with_lost_nodes()
+        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+    context = {
+        "workspace": workspace,
+        "clusters": page.rows,
+        **page.context,
+        "form": form,
+        "gone": gone,
+        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+    }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
-    return render(request, part or "clusters/clusters.html", {"workspace": workspace, "clusters": rows})
+    return render(request, part or "clusters/clusters.html", context)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    workspace = workspace_for(request, uuid, Can.VIEW)
-    workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
-    form = ClusterForm(request.POST or None, workspace=workspace)
+    """The page asks for its sums again when another instance type or number of nodes is chosen."""
+    workspace = workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
+    chosen = {name: request.GET[name] for name in ("instance_type", "node_count") if name in request.GET}
+    form = ClusterForm(request.POST or None, workspace=workspace, initial=chosen)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
@@ -63,7 +79,9 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         else:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
-    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form})
+    part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
+    context = {"workspace": workspace, "form": form, "plan": plans.CREATE}
+    return render(request, part or "clusters/cluster_new.html", context)
 
 
 def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
@@ -86,7 +104,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.select_related("job", "cluster").order_by("-pk")[:10],
+        "runs": found.runs.for_lists().order_by("-pk")[:10],
         "may_change": Cluster.objects.all().may_change(request.user, found),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
@@ -128,5 +146,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
+        "plan": plans.DELETE,
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -4,87 +4,199 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from itertools import groupby
 
-from channels.db import database_sync_to_async
-from django.utils.timezone import now
+from django.db import DatabaseError
+from django.db.models.functions import Now
 
-from clusters import engines
+from clusters import engines, reconcile
 from clusters.actions import repair_cluster, repair_what_is_gone
+from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
+from portal.models import installation
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
-from portal.tasks.watch import Bell
+from portal.tasks.threads import DATABASE, LEASES, apart
+from portal.tasks.watch import Bell, SharingWatcher
+from workspaces.models import CloudConfig
 
 logger = logging.getLogger(__name__)
 
 EVERY = 5.0  # seconds between looks at a cluster
 ANSWER_WITHIN = 5.0
-AT_ONCE = 64  # questions under way: more handshakes than that would all be late together
+AT_ONCE = 64  # questions under way, over connections that are open
+CONNECT_AT_ONCE = 12  # to nodes that are to be connected to first: more handshakes would all be late together
+SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up no others
+GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
+SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
+COMPARE_EVERY = 60.0
 REFRESH_ENGINES = 24 * 3600.0
+AT_A_TIME = 500  # rows in one statement
 
 
-class NodeWatcher:
+class NodeWatcher(SharingWatcher):
+    """Asks the nodes of its share of the running clusters whether they answer."""
+
+    kind = "cluster"
+    rung_by = (live.WATCH_CLUSTERS,)
+
     def __init__(self) -> None:
         self.connections = ssh.Connections()
+        self.inventory = Inventory()
         self.turns = asyncio.Semaphore(AT_ONCE)
+        self.connect_turns = asyncio.Semaphore(CONNECT_AT_ONCE)
+        self.silent_turns = asyncio.Semaphore(SILENT_AT_ONCE)
+        self.gap, self.next_turn = GAP, 0.0
+        self.mine: set[int] = set()
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
+        self.answered: set[int] = set()  # nodes, of which that is not written down
+        self.rounds: asyncio.Task[None] | None = None
 
-    async def run(self, bell: Bell) -> None:
+    async def wanted(self) -> set[int]:
+        return await LEASES(_running)()
+
+    async def look_after(self, pk: int) -> None:
+        self.mine.add(pk)
+        if self.rounds is None or self.rounds.done():
+            self.rounds = asyncio.create_task(self._go_round())
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_keep_engines())
-                while True:
-                    for cluster, nodes in await _nodes():
-                        if cluster not in self.looking:
-                            self.looking.add(cluster)
-                            group.create_task(self._look_once(cluster, nodes))
-                    await database_sync_to_async(repair_what_is_gone)()
-                    await asyncio.sleep(EVERY)
+            await asyncio.shield(self.rounds)
         finally:
-            self.connections.close()
+            self.mine.discard(pk)
+            if not self.mine:
+                self.rounds.cancel()
+
+    def close(self) -> None:
+        self.connections.close()
+
+    async def _go_round(self) -> None:
+        """One query a round for all nodes, and one statement for all that answered."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                found = await _nodes(self.mine - self.looking)
+                self.gap = min(GAP, SPREAD / max(1, sum(len(nodes) for _, nodes in found)))
+                for cluster, nodes in found:
+                    self.looking.add(cluster)
+                    group.create_task(self._look_once(cluster, nodes))
+                await asyncio.sleep(EVERY)
+                answered, self.answered = self.answered, set()
+                await _seen(answered)
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:
             await self._look(nodes)
+        except DatabaseError as error:
+            logger.warning("what was seen of cluster %s could not be written down: %s", cluster, error)
         finally:
             self.looking.discard(cluster)
 
     async def _look(self, nodes: list[tuple[Node, ssh.Host]]) -> None:
         """Ask all nodes of a cluster, and write down at once what has changed."""
-        good = await asyncio.gather(*(self._ask(host) for _, host in nodes))
+        good = await asyncio.gather(*(self._ask(node, host) for node, host in nodes))
+        self.answered.update(node.pk for (node, _), answers in zip(nodes, good, strict=True) if answers)
+        if all(good) and all(node.state == Node.State.ANSWERS for node, _ in nodes):
+            return
         cluster = nodes[0][0].cluster
-        # In a thread that holds nothing else up: a cloud may take a minute.
-        seen = None if all(good) else await database_sync_to_async(_listed, thread_sensitive=False)(cluster)
-        await _write_down(cluster, [node for node, _ in nodes], good, seen)
+        seen = None if all(good) else await self._listed(cluster)
+        if cluster.pk in self.mine:
+            await _write_down(cluster, [node for node, _ in nodes], good, seen)
 
-    async def _ask(self, host: ssh.Host) -> bool:
+    async def _ask(self, node: Node, host: ssh.Host) -> bool:
         """Whether it answers. Asked twice, because the first one may only tell that a kept connection is dead."""
+        loop = asyncio.get_running_loop()
+        turns = self.turns if self.connections.has(host) else self.connect_turns
+        if node.state != Node.State.ANSWERS:
+            turns = self.silent_turns
         for _ in range(2):
-            async with self.turns:
+            at = self.next_turn = max(loop.time(), self.next_turn + self.gap)
+            await asyncio.sleep(at - loop.time())
+            async with turns:
                 try:
                     async with asyncio.timeout(ANSWER_WITHIN):
                         return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
                 except (PortalError, TimeoutError):
                     self.connections.drop(host)
+            turns = self.silent_turns
         return False
 
+    async def _listed(self, cluster: Cluster) -> dict[int, CloudNode] | None:
+        """What the cloud lists, by rank; None when it does not say."""
+        try:
+            return {node.rank: node for node in await self.inventory.nodes(cluster)}
+        except PortalError as error:
+            logger.warning("cluster %s: %s", cluster.uuid, error)
+            return None
 
-async def _keep_engines() -> None:
-    """Beside the looks: the package index may take a minute to answer."""
-    while True:
-        await engines.refresh()
-        await asyncio.sleep(REFRESH_ENGINES)
+
+class RepairWatcher:
+    """Repairs clusters of which people want it."""
+
+    rung_by = (live.WATCH_CLUSTERS,)
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            await DATABASE(repair_what_is_gone)()
+            await bell.wait(EVERY)
 
 
-@database_sync_to_async
-def _nodes() -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
-    """The nodes of each running cluster, and how to reach them."""
+class EnginesWatcher:
+    """Keeps the list of engine versions. The package index may take a minute to answer."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            await engines.refresh()
+            await asyncio.sleep(REFRESH_ENGINES)
+
+
+class CloudWatcher(SharingWatcher):
+    """Compares what each cloud holds in our name with our rows, and ends what no row accounts for."""
+
+    kind = "cloud"
+    rung_by = ()
+
+    async def wanted(self) -> set[int]:
+        return await LEASES(_clouds)()
+
+    async def look_after(self, pk: int) -> None:
+        while True:
+            for place in await DATABASE(reconcile.places)(pk):
+                try:
+                    await self.compare(place)
+                except PortalError as error:
+                    logger.warning("%s, %s: %s", place.config.uuid, place.region, error)
+            await asyncio.sleep(COMPARE_EVERY)
+
+    async def compare(self, place: reconcile.Place) -> None:
+        """One look. The cloud is asked where no thread with a database waits. Raises `PortalError`."""
+        ours = await DATABASE(installation)()
+        found = await apart(lambda: place.cloud.owners(ours))
+        for stray in await DATABASE(reconcile.compare)(place, found):
+            tags = stray.tags
+            if await DATABASE(reconcile.is_to_end)(stray):
+                left, trouble = await apart(partial(reconcile.end, place, tags))
+                await DATABASE(reconcile.write_down)(stray, left, trouble, asked_to_go=True)
+            else:
+                left = await apart(partial(place.cloud.leftovers, tags))
+                await DATABASE(reconcile.write_down)(stray, left)
+
+
+def _clouds() -> set[int]:
+    return set(CloudConfig.objects.filter(workspaces__isnull=False).values_list("pk", flat=True))
+
+
+def _running() -> set[int]:
+    return set(Cluster.objects.filter(status=Cluster.Status.RUNNING).values_list("pk", flat=True))
+
+
+@DATABASE
+def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
+    """The nodes of those clusters that run, and how to reach them."""
     nodes = (
-        Node.objects.filter(cluster__status=Cluster.Status.RUNNING)
+        Node.objects.filter(cluster__in=clusters, cluster__status=Cluster.Status.RUNNING)
         .select_related("cluster__workspace__organization", "cluster__workspace__cloud_config")
         .order_by("cluster", "rank")
     )
@@ -97,11 +209,15 @@ def _nodes() -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
     return found
 
 
-@database_sync_to_async
+@DATABASE
+def _seen(nodes: set[int]) -> None:
+    ordered = sorted(nodes)
+    for at in range(0, len(ordered), AT_A_TIME):
+        Node.objects.filter(pk__in=ordered[at : at + AT_A_TIME]).update(seen=Now())
+
+
+@DATABASE
 def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dict[int, CloudNode] | None) -> None:
-    Node.objects.filter(pk__in=[node.pk for node, answers in zip(nodes, good, strict=True) if answers]).update(
-        seen=now()
-    )
     # Asked again, because somebody else may have reported a node as lost meanwhile.
     known = dict(cluster.nodes.filter(cluster__status=Cluster.Status.RUNNING).values_list("pk", "state"))
     changed = False
@@ -112,21 +228,12 @@ def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dic
             Node.objects.filter(pk=node.pk, cluster__status=Cluster.Status.RUNNING).update(state=state)
             changed = True
     if changed:
-        live.ring(*cluster.live_names(), live.WATCH)
+        live.ring(*cluster.live_names(), live.WATCH_CLUSTERS)
     if any(_has_moved(node, seen) for node in nodes):
         try:
             repair_cluster(cluster, by=None)  # its nodes must learn each other's new addresses
         except PortalError as error:
             logger.info("cluster %s is not repaired now: %s", cluster.uuid, error)
-
-
-def _listed(cluster: Cluster) -> dict[int, CloudNode] | None:
-    """What the cloud lists, by rank; None when it does not say."""
-    try:
-        return {node.rank: node for node in cluster.workspace.cloud.nodes(cluster.tags)}
-    except PortalError as error:
-        logger.warning("cluster %s: %s", cluster.uuid, error)
-        return None
 
 
 def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:

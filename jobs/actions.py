@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Max
+from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
 from clusters.models import Cluster
+from jobs import rules
+from jobs.causes import span
+from jobs.dispatch import GONE, dispatch
 from jobs.models import Job, Run
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.secrets import redact, seal
-from portal.tasks import ledger
+from portal.tasks import ledger, live
 from portal.tasks.models import Output
 from workspaces.models import Workspace
 
@@ -32,10 +38,26 @@ class Credential:
     password: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Program:
+    """What one run runs, and where. `time_limit` is in seconds; None: the portal's own limit."""
+
+    cluster: Cluster
+    git_url: str
+    reference: str
+    command: str
+    time_limit: int | None
+
+    @classmethod
+    def of(cls, row: Job | Run) -> Self:
+        return cls(row.cluster, row.git_url, row.reference, row.command, row.time_limit)
+
+
 MOST_WAITING = 100  # runs that may wait for one cluster
+CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
 
 
-@transaction.atomic
+@audit.atomic()
 def create_job(
     workspace: Workspace,
     *,
@@ -75,11 +97,11 @@ def create_job(
     after = {"cluster": cluster.name, "source": redact(git_url), "reference": reference, "command": redact(command)}
     if credential:
         after["signs in as"] = credential.username
-    audit.record("created", job, organization=workspace.organization, by=by, workspace=workspace, after=after)
+    _record_job("created", job, by=by, after=after)
     return job, start_run(job, by=by)
 
 
-@transaction.atomic
+@audit.atomic()
 def change_credential(job: Job, credential: Credential | None, *, by: User) -> None:
     """What the next run signs in to the repository with; nothing for one that everybody may read."""
     if credential is None and not job.git_password:
@@ -87,10 +109,7 @@ def change_credential(job: Job, credential: Credential | None, *, by: User) -> N
     before = {"signs in as": job.git_username} if job.git_password else {}
     _keep_credential(job, credential)
     after = {"signs in as": credential.username} if credential else {}
-    organization, workspace = job.workspace.organization, job.workspace
-    audit.record(
-        "changed credential", job, organization=organization, by=by, workspace=workspace, before=before, after=after
-    )
+    _record_job("changed credential", job, by=by, before=before, after=after)
 
 
 def _keep_credential(job: Job, credential: Credential | None) -> None:
@@ -101,56 +120,167 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
     job.save(update_fields=["git_username", "git_password"])
 
 
-@transaction.atomic
-def start_run(job: Job, *, by: User | None, uuid: UUID | None = None) -> Run:
-    """One more execution of the job as it is now. Asked twice with one `uuid`, it starts once. Raises `PortalError`."""
+@audit.atomic()
+def change_job(job: Job, *, by: User, **changes: Any) -> bool:
+    """Its name, cluster, git_url, reference, command or time_limit: those that are given, for runs from now on.
+
+    Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
+    given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
+    """
+    found = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
+    if found.deleted:
+        raise PortalError(f"{found} was deleted.")
+    if "cluster" in changes and changes["cluster"].workspace_id != found.workspace_id:
+        raise PortalError("That cluster is not in this workspace.")
+    changed = [name for name, value in changes.items() if getattr(found, name) != value]
+    if not changed:
+        return False
+    before = {_WORDS[name]: _in_words(name, getattr(found, name)) for name in changed}
+    if found.git_password and not rules.same_server(changes.get("git_url", found.git_url), found.git_url):
+        before["signs in as"] = found.git_username
+        found.git_username = found.git_password = ""
+    for name in changed:
+        setattr(found, name, changes[name])
+    try:
+        with transaction.atomic():
+            found.save(update_fields=[*changed, "git_username", "git_password"])
+    except IntegrityError as error:  # somebody took the name a moment ago
+        raise PortalError("There is a job of this name in the workspace.") from error
+    for name in (*changed, "git_username", "git_password"):
+        setattr(job, name, getattr(found, name))
+    live.ring(*job.workspace.live_names())
+    after = {_WORDS[name]: _in_words(name, changes[name]) for name in changed}
+    _record_job("changed", job, by=by, before=before, after=after)
+    return True
+
+
+_WORDS = {
+    "name": "name",
+    "cluster": "cluster",
+    "git_url": "source",
+    "reference": "reference",
+    "command": "command",
+    "time_limit": "time limit",
+}
+
+
+def _in_words(field: str, value: Any) -> str:
+    match field:
+        case "cluster":
+            return str(value)
+        case "time_limit":
+            return span(value or settings.RUN_SECONDS)
+    return redact(value)
+
+
+@audit.atomic()
+def delete_job(job: Job, *, by: User) -> int:
+    """It starts no more runs, its name is free, and its password is gone; its runs and their output stay.
+
+    Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
+    """
+    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": ""}
+    if not Job.objects.live().filter(pk=job.pk).update(**changes):
+        return 0
+    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password"])
+    unfinished = job.runs.unfinished().select_related(
+        "job__workspace__organization", "cluster__workspace__organization"
+    )
+    cancelled = sum(cancel_run(run, by=by) for run in unfinished)
+    job.runs.filter(needs_you=True).update(needs_you=False)
+    live.ring(*job.workspace.live_names())
+    _record_job("deleted", job, by=by, after={"cancelled": cancelled} if cancelled else {})
+    return cancelled
+
+
+def _record_job(verb: str, job: Job, *, by: User, **said: dict[str, Any]) -> None:
+    audit.record(verb, job, organization=job.workspace.organization, by=by, workspace=job.workspace, **said)
+
+
+@audit.atomic()
+def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: Program | None = None) -> Run:
+    """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
+
+    Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
+    """
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
+    # Locked, so that two at once get two numbers, and none is started of a job that is being deleted.
+    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
+    if now_so.deleted:
+        raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
+    program = program or Program.of(now_so)
     place = ("workspace__organization", "workspace__cloud_config")
-    cluster = Cluster.objects.select_related(*place).get(pk=job.cluster_id)
-    if cluster.status in (Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
-        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Create a job on another cluster.")
+    cluster = Cluster.objects.select_related(*place).get(pk=program.cluster.pk)
+    if cluster.workspace_id != job.workspace_id:
+        raise PortalError("That cluster is not in this workspace.")
+    if cluster.status in GONE:
+        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
-    Job.objects.select_for_update().get(pk=job.pk)  # so that two at once get two numbers
     run = Run.objects.create(
         uuid=uuid or uuid4(),
+        workspace=cluster.workspace,
         job=job,
         number=(job.runs.aggregate(last=Max("number"))["last"] or 0) + 1,
         cluster=cluster,
-        git_url=job.git_url,
-        reference=job.reference,
-        command=job.command,
-        time_limit=job.time_limit or settings.RUN_SECONDS,
+        git_url=program.git_url,
+        reference=program.reference,
+        command=program.command,
+        time_limit=program.time_limit or settings.RUN_SECONDS,
         output=Output.objects.create(),
         started_by=by,
     )
-    ledger.start_task(
-        run,
-        "jobs.run",
-        title=f"Run {run.number} of {job.name}",
-        by=by,
-        cloud=cluster.workspace.cloud_config.kind,
-        output=run.output,
-    )
-    _record("started", run, by=by)
+    Job.objects.filter(pk=job.pk).update(ran=Now())
+    live.ring(live.WATCH_WAITING, *run.live_names())
+    dispatch(cluster.pk)
+    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
+    after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
+    _record("started", run, by=by, after=after)
     return run
 
 
-@transaction.atomic
+@audit.atomic()
+def dismiss_run(run: Run, *, by: User) -> bool:
+    """Nobody needs to be told any more that it failed. False when that was so already."""
+    if not Run.objects.filter(pk=run.pk, needs_you=True).update(needs_you=False):
+        return False
+    live.ring(*run.live_names())
+    _record("dismissed", run, by=by)
+    return True
+
+
+@audit.atomic()
 def cancel_run(run: Run, *, by: User) -> bool:
-    """Ask for it; a worker ends it on every node. False when it had ended."""
+    """Ask for it; a worker ends it on every node. One that still waits has ended at once. False when it had ended."""
+    now_or_later = _cancel_waiting(run, by) or _cancel_begun(run, by)
+    if now_or_later:
+        _record("cancelled", run, by=by)
+    return now_or_later
+
+
+def _cancel_waiting(run: Run, by: User) -> bool:
+    waiting = Run.objects.waiting().filter(pk=run.pk)
+    changes = {"status": Run.Status.CANCELLED, "turn": now(), "ended": now(), "cause": f"Cancelled by {by}."}
+    if not waiting.update(**changes, cancelled_by=by):
+        return False
+    Output.objects.filter(pk=run.output_id).update(ended=True)
+    live.ring(*run.live_names(), run.output.live_name)
+    return True
+
+
+def _cancel_begun(run: Run, by: User) -> bool:
+    run.refresh_from_db(fields=["status", "turn"])
     task = run.last_task
     if run.is_finished or task is None or not ledger.cancel_task(task):
         return False
     Run.objects.filter(pk=run.pk).update(cancelled_by=by)
-    _record("cancelled", run, by=by)
     return True
 
 
-def _record(verb: str, run: Run, *, by: User | None) -> None:
+def _record(verb: str, run: Run, *, by: User | None, after: dict[str, Any] | None = None) -> None:
     workspace = run.job.workspace
-    audit.record(verb, run, organization=workspace.organization, by=by, workspace=workspace)
+    audit.record(verb, run, organization=workspace.organization, by=by, workspace=workspace, after=after)
 
 
 def _cancel(run: Run, by: User) -> None:
@@ -166,12 +296,12 @@ def holdings(
 ) -> list[Holding]:
     """Runs that have not ended."""
     runs = Run.objects.where(seen_by, Can.VIEW) if seen_by else Run.objects.all()
-    runs = runs.unfinished().filter(job__workspace__organization=organization)
+    runs = runs.unfinished().filter(workspace__organization=organization)
     if started_by:
         runs = runs.filter(started_by=started_by)
     if workspace:
-        runs = runs.filter(job__workspace=workspace)
+        runs = runs.filter(workspace=workspace)
     return [
-        Holding(str(run), run.job.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(_cancel, run))
-        for run in runs.select_related("job__workspace", "cluster").order_by("-pk")
+        Holding(str(run), run.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(_cancel, run))
+        for run in runs.for_lists().select_related("job__workspace__organization", "workspace").order_by("-pk")
     ]

@@ -43,7 +43,7 @@ class RunAdmin(StaffAdmin):
     @admin.display(description="status")
     def state(self, run: Run) -> SafeString:
         # Not `run.badge`, which asks for its task: one query a row.
-        return shown(run.PAGE[run.status])
+        return shown(run.STATES[run.status].badge)
 
     @admin.display(description="output")
     def shown_output(self, run: Run) -> SafeString:

@@ -70,9 +70,9 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
                 message,
                 f"{words}\n{_said(end)}".strip(),
                 "The others may have waited for one that had ended: see what that one printed. If it needs longer,"
-                " create a job with a longer time limit.",
+                " give the job a longer time limit.",
             )
-        return Cause(message, _said(end), "If it needs longer, create a job with a longer time limit.")
+        return Cause(message, _said(end), "If it needs longer, give the job a longer time limit.")
     if failure:
         message, advice = (_line(failure.get(name, ""), _SENTENCE) for name in ("message", "advice"))
         evidence = _lines(failure.get("evidence", ""))

@@ -1,30 +1,26 @@
 from __future__ import annotations
 
 import re
-import shlex
-from typing import Any
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, cast
 from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 from django import forms
 from django.conf import settings
+from django.db.models import Subquery
+from django.utils.timezone import now
 
+from accounts.models import User
 from clusters.models import Cluster
-from jobs.actions import Credential
+from jobs import rules
+from jobs.actions import Credential, Program
 from jobs.causes import span
-from portal.environment import is_loopback
+from jobs.dispatch import GONE
+from jobs.models import Job, JobQuerySet, Run, RunQuerySet
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
-
-# What git-check-ref-format(1) forbids; `jobs/onnode/source.py` asks again where git is called.
-_NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
-
-# A word as it was typed, with its quotes; and those that a shell would not hand on.
-_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
-_OPERATOR = re.compile(r"\d*(?:&&|\|\|?|&>|[<>]+&?|[;&])|`|\$\(")
-_OPERATOR_LAST = re.compile(r"(?<!\\)(?:&&|\|\||[|;&<>])$")
-
-
-MOST_MINUTES = 60 * 24 * 365
 
 
 class CredentialForm(forms.Form):
@@ -69,96 +65,100 @@ class CredentialForm(forms.Form):
         return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
 
 
-class JobForm(OnceForm, CredentialForm):
-    name = forms.CharField(label="Job name", max_length=80)
-    cluster = forms.ModelChoiceField(Cluster.objects.none(), to_field_name="uuid", empty_label=None)
+class ClusterField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """The clusters of a workspace that a run may be asked for on."""
+
+    def __init__(self) -> None:
+        super().__init__(Cluster.objects.none(), to_field_name="uuid", empty_label=None)
+
+    def label_from_instance(self, cluster: Any) -> str:
+        return f"{cluster.name}, {cluster.badge.word}, {cluster.cores} core{'' if cluster.cores == 1 else 's'}"
+
+    def offer(self, workspace: Workspace, chosen: Cluster | None) -> None:
+        """Where the chosen one is gone, none is chosen: the person has to say which."""
+        self.queryset = workspace.clusters.exclude(status__in=GONE).with_lost_nodes().order_by("name")
+        self.empty_label = "Choose a cluster" if chosen and chosen.status in GONE else None
+
+
+class ProgramForm(OnceForm):
+    """What a run runs, but for its source."""
+
+    cluster = ClusterField()
     command = forms.CharField(
-        max_length=4000,
-        help_text="A Python file of the repository and its arguments. It is run as mpiexec -n CORES python …",
-        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
-    )
-    git_url = forms.CharField(
-        label="Git URL",
-        max_length=500,
-        help_text="The repository's address, as the browser's address bar has it or for git clone.",
-        widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
+        help_text="A Python file of the repository and its arguments. The portal puts the rest in front; CORES are all"
+        " cores that the cluster has when the run starts.",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono"}),
     )
     reference = forms.CharField(
-        max_length=200,
         required=False,
         help_text="Branch, tag or commit. Empty: the repository's main branch.",
         widget=forms.TextInput(attrs={"spellcheck": "false"}),
     )
     time_limit = forms.IntegerField(
-        label="Time limit in minutes",
-        min_value=1,
-        max_value=MOST_MINUTES,
-        required=False,
-        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+        label="Time limit in minutes", required=False, widget=forms.NumberInput(attrs={"inputmode": "numeric"})
     )
-    field_order = ("name", "cluster", "command", "git_url", "reference", "time_limit")
+    field_order: tuple[str, ...] = ("key", "name", "cluster", "command", "git_url", "reference", "time_limit")
 
-    def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, workspace: Workspace, of: Job | Run | None = None, **kwargs: Any) -> None:
+        """`of`: what the form is filled in with, unless `initial` says otherwise."""
+        if of:
+            filled = {
+                "cluster": of.cluster.uuid,
+                "command": of.command,
+                "git_url": of.git_url,
+                "reference": of.reference,
+                "time_limit": of.time_limit // 60 if of.time_limit else None,
+            }
+            kwargs["initial"] = filled | kwargs.get("initial", {})
         super().__init__(*args, **kwargs)
         self.workspace = workspace
-        self.fields[
-            "time_limit"
-        ].help_text = f"The head node ends a run that takes longer. Empty: {span(settings.RUN_SECONDS)}."
-        gone = (Cluster.Status.TERMINATING, Cluster.Status.TERMINATED, Cluster.Status.FAILED)
-        clusters = workspace.clusters.exclude(status__in=gone).order_by("name")
-        self.fields["cluster"].queryset = clusters  # type: ignore[attr-defined]
+        limit = self.fields["time_limit"]
+        limit.help_text = f"The head node ends a run that takes longer. Empty: {span(settings.RUN_SECONDS)}."
+        field: Any = self.fields["cluster"]
+        field.offer(workspace, of.cluster if of else None)
+
+    def clean_command(self) -> str:
+        return rules.command(self.cleaned_data["command"])
+
+    def clean_reference(self) -> str:
+        return rules.reference(self.cleaned_data["reference"])
+
+    def clean_time_limit(self) -> int | None:
+        """In seconds."""
+        return rules.time_limit(self.cleaned_data["time_limit"])
+
+    def program(self, git_url: str) -> Program:
+        data = self.cleaned_data
+        return Program(data["cluster"], git_url, data["reference"], data["command"], data["time_limit"])
+
+
+class EditJobForm(ProgramForm):
+    name = forms.CharField(label="Job name", widget=forms.TextInput(attrs={"maxlength": rules.LONGEST_NAME}))
+    git_url = forms.CharField(
+        label="Git URL",
+        help_text="The repository's address, as the browser's address bar has it or for git clone.",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
+    )
+
+    def __init__(self, *args: Any, of: Job | None = None, **kwargs: Any) -> None:
+        if of:
+            kwargs["initial"] = {"name": of.name} | kwargs.get("initial", {})
+        super().__init__(*args, of=of, **kwargs)
+        self.job = of
 
     def clean_name(self) -> str:
-        name: str = self.cleaned_data["name"]
-        if self.is_taken(self.workspace.jobs.all(), name):
+        name = rules.name(self.cleaned_data["name"])
+        mine = self.job.uuid if self.job else self.cleaned_data.get("key")
+        if self.workspace.jobs.live().filter(name__iexact=name).exclude(uuid=mine or uuid4()).exists():
             raise forms.ValidationError("There is a job of this name in the workspace.")
         return name
 
-    def clean_command(self) -> str:
-        command: str = self.cleaned_data["command"]
-        if "\0" in command:
-            raise forms.ValidationError("A command cannot contain a NUL character.")
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise forms.ValidationError(f"A shell could not split this: {error}.") from error
-        if not words:
-            raise forms.ValidationError("Name a Python file of the repository.")
-        if words[0] in {"python", "python3", "mpiexec", "mpirun"}:
-            raise forms.ValidationError(f"Leave out “{words[0]}”: the portal puts “mpiexec -n CORES python” in front.")
-        if re.match(r"[A-Za-z_]\w*=", words[0]):
-            raise forms.ValidationError(
-                f"“{words[0]}” is for a shell, and none runs the command: name a Python file first."
-            )
-        for word in _WORD.findall(command):
-            if operator := _OPERATOR.match(word) or _OPERATOR_LAST.search(word):
-                raise forms.ValidationError(
-                    f"“{operator.group()}” is for a shell, and none runs the command: it would be an argument of the"
-                    " program. Leave it out; or put quotes around it if the program is to have it."
-                )
-        return command
-
     def clean_git_url(self) -> str:
-        url: str = self.cleaned_data["git_url"].strip().rstrip("/")
-        if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-"):
-            raise forms.ValidationError("This is not a web address.")
-        try:
-            parts = urlsplit(url)
-            here = parts.scheme == "http" and is_loopback(parts.hostname) and settings.GIT_FROM_THIS_MACHINE
-            bad_port = parts.port == 0
-        except ValueError as error:
-            raise forms.ValidationError("This is not a web address.") from error
-        if not (parts.scheme in {"https", "ssh"} or here) or not parts.hostname or bad_port:
-            raise forms.ValidationError("Begin with https:// or ssh://.")
-        if parts.password or (parts.username and parts.scheme != "ssh"):
-            raise forms.ValidationError("Leave the user name and password out of the address.")
-        return url
+        return rules.git_url(self.cleaned_data["git_url"])
 
-    def clean_reference(self) -> str:
-        reference: str = self.cleaned_data["reference"].strip()
-        if _NO_REFERENCE.search(reference):
-            raise forms.ValidationError("This is no name of a branch, tag or commit.")
-        return reference
+
+class JobForm(EditJobForm, CredentialForm):
+    """Of a new job."""
 
     @property
     def private_fields(self) -> list[forms.BoundField]:
@@ -173,3 +173,108 @@ class JobForm(OnceForm, CredentialForm):
     def is_private(self) -> bool:
         """Whether the part about private repositories has something to show."""
         return any(field.data or field.errors for field in self.private_fields)
+
+
+class FilterForm(forms.Form):
+    """What a list is narrowed to, in its address. `clusters` are those that may be chosen."""
+
+    q = forms.CharField(
+        label="Find by name",
+        max_length=80,
+        required=False,
+        widget=forms.TextInput(
+            attrs={"type": "search", "placeholder": "Find by the job's name", "aria-label": "Find by the job's name"}
+        ),
+    )
+    cluster = forms.ChoiceField(required=False, widget=forms.Select(attrs={"aria-label": "Cluster"}))
+
+    def __init__(self, *args: Any, clusters: Sequence[Cluster], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clusters = {str(cluster.uuid): cluster for cluster in clusters}
+        field: Any = self.fields["cluster"]
+        gone = (Cluster.Status.TERMINATED,)
+        field.choices = [
+            ("", "Any cluster"),
+            *((key, f"{one.name}{' (gone)' if one.status in gone else ''}") for key, one in self.clusters.items()),
+        ]
+
+    @property
+    def chosen(self) -> Cluster | None:
+        return self.clusters.get(self.cleaned_data["cluster"])
+
+
+class JobFilterForm(FilterForm):
+    sort = forms.ChoiceField(
+        choices=[("", "Ran last"), ("name", "Name")], required=False, widget=forms.Select(attrs={"aria-label": "Order"})
+    )
+
+    def narrow(self, rows: JobQuerySet) -> JobQuerySet:
+        if word := self.cleaned_data["q"]:
+            rows = rows.filter(name__icontains=word)
+        return rows.filter(cluster=self.chosen) if self.chosen else rows
+
+
+class RunFilterForm(FilterForm):
+    """`reader` is “me”. One person's runs can be asked for by their id, too."""
+
+    status = forms.ChoiceField(
+        choices=[
+            ("", "Any status"),
+            ("going", "Not ended"),
+            ("needs", "Failed, needs you"),
+            *((status.value, Run.STATES[status].badge.word) for status in Run.Status),
+        ],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Status"}),
+    )
+    who = forms.CharField(required=False, widget=forms.Select(attrs={"aria-label": "Asked for by"}))
+    days = forms.ChoiceField(
+        choices=[("", "Any time"), ("1", "Last 24 hours"), ("7", "Last 7 days"), ("30", "Last 30 days")],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Time"}),
+    )
+    sort = forms.ChoiceField(
+        choices=[("", "Newest first"), ("old", "Oldest first")],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Order"}),
+    )
+    job = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    field_order = ("q", "status", "cluster", "who", "days", "sort")
+
+    def __init__(self, *args: Any, reader: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reader = reader
+        field: Any = self.fields["who"]
+        asked = self.data.get("who", "")
+        others = [(asked, "One person")] if asked not in ("", "me") else []
+        field.widget.choices = [("", "Anybody"), ("me", "Me"), *others]
+
+    def clean_who(self) -> UUID | None:
+        match self.cleaned_data["who"]:
+            case "":
+                return None
+            case "me":
+                return cast("UUID", self.reader.uuid)
+            case other:
+                try:
+                    return UUID(other)
+                except ValueError as error:
+                    raise forms.ValidationError("This is nobody.") from error
+
+    def narrow(self, rows: RunQuerySet) -> RunQuerySet:
+        """Each of these, and the order by number in the database, is a piece of an index."""
+        asked = self.cleaned_data
+        match asked["status"]:
+            case "":
+                pass
+            case "going":
+                rows = rows.unfinished()
+            case "needs":
+                rows = rows.filter(needs_you=True)
+            case status:
+                rows = rows.filter(status=status)
+        if self.chosen:
+            rows = rows.filter(cluster=self.chosen)
+        if asked["who"]:
+            rows = rows.filter(started_by=Subquery(User.objects.filter(uuid=asked["who"]).values("pk")))
+        return rows.since(now() - timedelta(days=int(asked["days"]))) if asked["days"] else rows

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from django.contrib.contenttypes.fields import GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models.expressions import RawSQL
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -16,10 +18,12 @@ from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.models import Cluster
 from portal import secrets
-from portal.statuses import Badge
+from portal.states import Badge, State
 from portal.tasks.models import Output, Task
+from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
+_ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
 
 
@@ -27,9 +31,15 @@ class JobQuerySet(AccessQuerySet["Job"]):
     workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
+    def live(self) -> JobQuerySet:
+        return self.filter(deleted=None)
+
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on every core of a cluster."""
+    """A Python program from a Git repository, run on every core of a cluster.
+
+    A deleted one is kept for its runs; its name is free again.
+    """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="jobs")
@@ -44,11 +54,19 @@ class Job(models.Model):
     git_password = secrets.EncryptedField(blank=True, editable=False)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    ran = models.DateTimeField(default=now)  # when a run of it was last asked for, or it was made
+    deleted = models.DateTimeField(null=True)
+    deleted_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
 
     objects = JobQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["workspace", "name"], name="job_names_unique")]
+        indexes = [models.Index(fields=["workspace", "ran", "id"], name="job_ran_last", condition=Q(deleted=None))]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace", "name"], condition=Q(deleted=None), name="live_job_names_unique"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -66,15 +84,56 @@ class Job(models.Model):
 
 
 class RunQuerySet(AccessQuerySet["Run"]):
-    workspace_path = "job__workspace"
+    workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
     def unfinished(self) -> RunQuerySet:
         return self.filter(status__in=(Run.Status.NEW, Run.Status.INPROGRESS))
 
+    def waiting(self) -> RunQuerySet:
+        """For their turn on their cluster, the one that has waited longest first. They have no task yet."""
+        return self.filter(status=Run.Status.NEW, turn=None).order_by("pk")
 
-class Run(models.Model):
+    def since(self, moment: datetime) -> RunQuerySet:
+        """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
+        first = Run.objects.filter(created__gte=moment).order_by("created").values("pk")[:1]
+        return self.filter(pk__gte=Subquery(first))
+
+    def for_lists(self) -> RunQuerySet:
+        """With what a row of a list says of them: their badges cost no query each."""
+        of_runs = ContentType.objects.get_for_model(Run)
+        cancelling = Task.objects.unfinished().filter(
+            subject_type=of_runs, subject_id=OuterRef("pk"), cancel_asked=True
+        )
+        long = ("evidence", "advice", "failures", "ended_ranks", "digests", "job__git_password", "cluster__key_private")
+        rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
+        return rows.defer(*long, "cluster__key_public", "started_by__password")
+
+
+def newest_of_each(owner: str, owners: Collection[int], most: int, *parts: RunQuerySet) -> RunQuerySet:
+    """Of each part, the `most` newest runs of each owner (a job, a workspace).
+
+    A SELECT for each, one behind the other, which ends after so many steps of an index. No planner finds that way when
+    it is asked for the newest of all of them: it sorts everything, or walks through what is others'.
+    """
+    sqls: list[str] = []
+    params: list[Any] = []
+    for part in parts if owners else ():
+        one = part.filter(**{owner: _ANY})
+        one = one if one.ordered else one.order_by("-pk")
+        sql, values = one.values("pk")[:most].query.sql_with_params()
+        for pk in owners:
+            sqls.append(f"SELECT newest.pk FROM ({sql}) AS newest")  # noqa: S608 (Django's own SQL)
+            params += [pk if value == _ANY else value for value in values]
+    if not sqls:
+        return Run.objects.none()
+    return Run.objects.filter(pk__in=RawSQL(" UNION ALL ".join(sqls), params))  # noqa: S611
+
+
+class Run(Subject):
     """One execution of a job. What ran is copied from the job, so that changing the job changes no history."""
+
+    runs_programs = True
 
     class Status(models.TextChoices):
         NEW = "new"
@@ -83,31 +142,19 @@ class Run(models.Model):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.FINISHED: Badge.good("FINISHED"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.CANCELLED: Badge.gone("CANCELLED"),
-    }
-    API: ClassVar[dict[str, str]] = {
-        Status.NEW: "PENDING",
-        Status.INPROGRESS: "RUNNING",
-        Status.FINISHED: "SUCCEEDED",
-        Status.FAILED: "FAILED",
-        Status.CANCELLED: "CANCELLED",
-    }
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW},
-        Status.FINISHED: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS},
-        Status.CANCELLED: {Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW"), "PENDING"),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), "RUNNING", follows={Status.NEW}),
+        Status.FINISHED: State(Badge.good("FINISHED"), "SUCCEEDED", follows={Status.INPROGRESS}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS}),
+        Status.CANCELLED: State(Badge.gone("CANCELLED"), follows={Status.NEW, Status.INPROGRESS}),
     }
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    job = models.ForeignKey(Job, models.PROTECT, related_name="runs")
+    # The indexes of these three are below: each is for a list, the newest first.
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="runs", db_index=False)  # its job's
+    job = models.ForeignKey(Job, models.PROTECT, related_name="runs", db_index=False)
+    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="runs", db_index=False)
     number = models.PositiveIntegerField()
-    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="runs")
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
     command = models.TextField()
@@ -133,16 +180,28 @@ class Run(models.Model):
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     cancelled_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    turn = models.DateTimeField(null=True)  # when it got its cluster, and the task that runs it
     started = models.DateTimeField(null=True)  # when the node was asked
     ended = models.DateTimeField(null=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
+    # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
+    needs_you = models.BooleanField(default=False)
+
+    waits_for = ""  # why it is NEW, where a list has asked `dispatch.reasons`
 
     objects = RunQuerySet.as_manager()
 
     class Meta:
         indexes = [
-            models.Index(fields=["cluster", "status"], name="run_cluster_status"),
+            models.Index(fields=["workspace", "id"], name="run_of_workspace"),
+            models.Index(fields=["workspace", "status", "id"], name="run_of_workspace_by_status"),
+            models.Index(fields=["workspace", "started_by", "id"], name="run_of_workspace_by_person"),
+            models.Index(fields=["job", "id"], name="run_of_job"),
+            models.Index(fields=["job", "status", "id"], name="run_of_job_by_status"),
+            models.Index(fields=["cluster", "id"], name="run_of_cluster"),
+            models.Index(fields=["cluster", "status", "id"], name="run_of_cluster_by_status"),
+            models.Index(fields=["workspace", "id"], name="run_needs_you", condition=Q(needs_you=True)),
             models.Index(fields=["created"], name="run_by_time"),
+            models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
         ]
@@ -160,10 +219,27 @@ class Run(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("run", args=[self.uuid])
 
+    def crumbs(self) -> list[tuple[str, str]]:
+        return [("Jobs", reverse("jobs", args=[self.workspace.uuid])), (str(self), self.get_absolute_url())]
+
+    @property
+    def is_waiting(self) -> bool:
+        """For its turn: see `RunQuerySet.waiting`."""
+        return self.status == self.Status.NEW and self.turn is None
+
     @property
     def badge(self) -> Badge:
-        task = None if self.is_finished else self.last_task
-        return Badge.working("CANCELLING") if task and task.is_cancelling else self.PAGE[self.status]
+        return Badge.working("CANCELLING") if self.is_cancelling else self.STATES[self.status].badge
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether somebody wants it to end; asked of the database, unless `for_lists` has done so."""
+        if self.is_finished or self.is_waiting:
+            return False
+        if "_is_cancelling" in self.__dict__:
+            return bool(self.__dict__["_is_cancelling"])
+        task = self.last_task
+        return bool(task and task.is_cancelling)
 
     @property
     def is_finished(self) -> bool:
@@ -172,11 +248,6 @@ class Run(models.Model):
     @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
 
     def folder(self, shared: str) -> str:
         """Its folder on the nodes."""
@@ -202,18 +273,20 @@ class Run(models.Model):
         """What the head node does now, for a sentence."""
         return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
 
-    def move(self, to: Status, **fields: object) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Run.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to, **fields)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self.workspace_id:
+            self.workspace_id = self.job.workspace_id
+        super().save(*args, **kwargs)
 
-    @property
-    def workspace(self) -> Workspace:
-        return self.job.workspace
+    def move(self, to: str, **fields: Any) -> bool:
+        """As that of every subject; and whether a run of the job needs somebody changes with it."""
+        others = Run.objects.filter(job=self.job_id)
+        if to == self.Status.FAILED:
+            fields["needs_you"] = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+        moved = super().move(to, **fields)
+        if moved and to in (self.Status.FAILED, self.Status.FINISHED):
+            others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
+        return moved
 
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]

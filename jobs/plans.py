@@ -7,6 +7,7 @@ writes down output and end; no worker is held meanwhile.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections import Counter
 from datetime import timedelta
@@ -19,43 +20,23 @@ from django.utils.timezone import now
 
 from clusters.models import Cluster
 from clusters.plans import home_files
-from jobs.models import Job, Run
+from jobs import rules
+from jobs.dispatch import dispatch
+from jobs.models import Run
 from portal import detached, ssh
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
-from portal.tasks import ledger, live, output
-from portal.tasks.ledger import Plan, StepPlan, Work
+from portal.tasks import live, output
+from portal.tasks.ledger import Work
 from portal.tasks.models import Output, Task, TaskStatus
+from portal.tasks.plans import Plan, StepPlan
+
+logger = logging.getLogger(__name__)
 
 _PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
 ANY_TIME = timedelta(days=36500)
 _ROUNDS = 4  # of looking through the nodes for what a run left
 STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them, of which it tells checksums
-
-
-def wait_for_cluster(work: Work) -> None:
-    """Until the cluster runs whole and nothing else is on it: one at a time, in the order in which they were asked."""
-    run: Run = work.subject
-    cluster = run.cluster
-    if cluster.status in (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED):
-        raise Refused(
-            f"{cluster.name} is {cluster.badge.word}.",
-            advice="Repair the cluster or choose another one, and run the job again.",
-        )
-    if cluster.status != Cluster.Status.RUNNING:
-        work.wait(2, f"{cluster.name} is {cluster.badge.word}")
-    earlier = cluster.runs.unfinished().filter(pk__lt=run.pk).order_by("pk").first()
-    if earlier:
-        work.wait(5, f"{earlier} is before it on {cluster.name}")
-    if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
-        work.wait(30, f"{cluster.name} takes no run now: {refusal}")
-    if lost := cluster.lost_nodes:
-        names = ", ".join(node.hostname for node in lost)
-        work.wait(5, f"{cluster.name} is DEGRADED, {names} cannot be reached; the run begins when it is repaired")
-    if left := cluster.runs.filter(may_be_left=True).exclude(pk=run.pk).first():
-        # Its own task looks, and later the watch process. Nobody else, and not at the same time: who still looks when
-        # this run is started would end it.
-        work.wait(0.5, f"looking whether something of {left} is left on {cluster.name}")
 
 
 def launch(work: Work) -> None:
@@ -67,6 +48,8 @@ def launch(work: Work) -> None:
     cluster = run.cluster
     nodes = list(cluster.nodes.all())
     head = nodes[0]
+    if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
+        work.wait(30, f"{cluster.name} takes no run now: {refusal}")
     if run.started is None:
         with transaction.atomic():
             work.prove()
@@ -76,7 +59,7 @@ def launch(work: Work) -> None:
             places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
             hosts = {"hosts": [node.hostname for node in nodes], "of": places}
             Output.objects.filter(pk=run.output_id).update(nodes=hosts)
-            live.ring(live.WATCH, *run.live_names())
+            live.ring(live.WATCH_RUNS, *run.live_names())
     folder = run.folder(head.shared)
     order = {
         "git_url": run.git_url,
@@ -106,7 +89,7 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run.job),
+            secret=_credential(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
@@ -141,8 +124,10 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
         return None
 
 
-def _credential(job: Job) -> str:
-    if not job.git_password:
+def _credential(run: Run) -> str:
+    """Of the job, as it is now; for no other server than that of the job's address, which may have changed since."""
+    job = run.job
+    if not job.git_password or not rules.same_server(run.git_url, job.git_url):
         return ""
     try:
         return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
@@ -200,8 +185,8 @@ def keep(work: Work) -> None:
     run.refresh_from_db()
     if run.started and not work.memo.get("looked") and run.cluster.nodes.exclude(address="").exists():
         work.memo["looked"] = True
-        end_what_is_left(work, run)  # before the checksums, which may take long: another run may wait for this cluster
-        wake_next(run)
+        end_what_is_left(work, run)
+        leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
     if run.started and not run.observed:
         work.wait(0.3, "waiting for the node's checksums")
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
@@ -281,40 +266,67 @@ def remove_folder(run: Run) -> None:
         ssh.run(head.host, f"rm -rf {place} 2> /dev/null || {{ chmod -R u+rwx {place}; rm -rf {place}; }}")
 
 
-def begin(task: Task) -> None:
-    """A run is NEW until the node is asked to start it."""
-
-
 def settle(task: Task) -> None:
+    """The watch process writes how a run ended; what it has not seen to its end has ended as its task has."""
     run: Run = task.subject
     run.refresh_from_db()
+    ended = run.ended or now()
     if task.status == TaskStatus.CANCELLED:
         who = f" by {run.cancelled_by}" if run.cancelled_by else ""
-        run.move(Run.Status.CANCELLED, ended=run.ended or now(), cause=f"Cancelled{who}.", evidence="", advice="")
+        is_end = run.move(Run.Status.CANCELLED, ended=ended, cause=f"Cancelled{who}.", evidence="", advice="")
     elif task.status == TaskStatus.FAILED:
-        run.move(
-            Run.Status.FAILED, ended=run.ended or now(), cause=task.cause, evidence=task.evidence, advice=task.advice
-        )
-    wake_next(run)
+        words = {"cause": task.cause, "evidence": task.evidence, "advice": task.advice}
+        is_end = run.move(Run.Status.FAILED, ended=ended, **words)
+    else:
+        is_end = run.is_finished
+    if not is_end:
+        logger.info("%s was %s before its task was %s", run, run.status, task.status)
+    leave_cluster(run)
 
 
-def wake_next(run: Run) -> None:
-    """The run that waits for this one's cluster, if there is one."""
-    following = run.cluster.runs.filter(status=Run.Status.NEW).exclude(pk=run.pk).order_by("pk").first()
-    if following and (task := following.last_task):
-        ledger.wake(task.pk)
+@transaction.atomic
+def leave_cluster(run: Run) -> None:
+    """Whatever was on the nodes has ended: the next one may begin."""
+    if run.cluster.release(run.uuid):
+        dispatch(run.cluster_id)
 
 
 RUN = Plan(
+    "jobs.run",
+    "Run",
+    "run",
     [
-        StepPlan("cluster", "Wait for the cluster", wait_for_cluster, limit=ANY_TIME, looks=True),
-        StepPlan("launch", "Start on the head node", launch, undo=stop, undoing="Ending the run"),
-        StepPlan("run", "Run", wait_for_end, limit=ANY_TIME, looks=True),
-        StepPlan("keep", "Keep the output", keep, limit=ANY_TIME, always=True),
-        StepPlan("clean", "Clean up on the nodes", clean_up, always=True),
+        StepPlan(
+            "launch",
+            "Start on the head node",
+            launch,
+            stop,
+            undo_title="End the run",
+            why="its source is cloned, and what requirements.txt names is installed",
+            icon="bi-play",
+            limit=ANY_TIME,
+        ),
+        StepPlan(
+            "run",
+            "Run",
+            wait_for_end,
+            why="on every core, each line live",
+            icon="bi-cpu",
+            limit=ANY_TIME,
+            looks=True,
+        ),
+        StepPlan(
+            "keep",
+            "Keep the output",
+            keep,
+            why="compared byte for byte with the node's",
+            icon="bi-archive",
+            limit=ANY_TIME,
+            always=True,
+        ),
+        StepPlan("clean", "Clean up on the nodes", clean_up, icon="bi-eraser", always=True),
     ],
     queue="launch",
-    begin=begin,
     settle=settle,
-    undo_on_failure=True,
+    undoes_on_failure=True,
 )

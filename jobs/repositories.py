@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +19,31 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 def names() -> list[str]:
     return sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
+
+
+@dataclass(frozen=True)
+class Example:
+    """`says` is the first line of what its program says of itself."""
+
+    name: str
+    command: str
+    says: str
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What to fill in to run it."""
+        return {"command": self.command, "git_url": f"{settings.PORTAL_URL}/examples/{self.name}", "reference": ""}
+
+
+@cache
+def offered() -> tuple[Example, ...]:
+    return tuple(_example(name) for name in names())
+
+
+def _example(name: str) -> Example:
+    command = f"{name.replace('-', '_')}.py"
+    docstring = ast.get_docstring(ast.parse((EXAMPLES / name / command).read_text())) or ""
+    return Example(name, command, docstring.partition("\n")[0])
 
 
 def folder_of(name: str) -> Path:

@@ -1,15 +1,25 @@
 from django.urls import path
 
-from jobs import views
+from jobs.goto import go_to
+from jobs.views import dashboard, examples, jobs, lists, runs
 
 urlpatterns = [
-    path("", views.dashboard, name="dashboard"),
-    path("workspaces/<uuid:uuid>/jobs/", views.jobs, name="jobs"),
-    path("workspaces/<uuid:uuid>/jobs/new/", views.new_job, name="new-job"),
-    path("jobs/<uuid:uuid>/", views.job, name="job"),
-    path("jobs/<uuid:uuid>/credential/", views.job_credential, name="job-credential"),
-    path("jobs/<uuid:uuid>/run/", views.run_job, name="run-job"),
-    path("runs/<uuid:uuid>/", views.run, name="run"),
-    path("runs/<uuid:uuid>/cancel/", views.cancel, name="cancel-run"),
-    path("examples/<slug:name>/<path:file>", views.example_file, name="example-file"),
+    path("", dashboard.dashboard, name="dashboard"),
+    path("go-to/", go_to, name="go-to"),
+    path("workspaces/<uuid:uuid>/dashboard/", dashboard.workspace_dashboard, name="workspace-dashboard"),
+    path("workspaces/<uuid:uuid>/jobs/", lists.jobs, name="jobs"),
+    path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),
+    path("workspaces/<uuid:uuid>/runs/", lists.runs, name="runs"),
+    path("jobs/<uuid:uuid>/", jobs.job, name="job"),
+    path("jobs/<uuid:uuid>/edit/", jobs.edit_job, name="edit-job"),
+    path("jobs/<uuid:uuid>/delete/", jobs.remove_job, name="delete-job"),
+    path("jobs/<uuid:uuid>/cluster/", jobs.move_job, name="move-job"),
+    path("jobs/<uuid:uuid>/credential/", jobs.job_credential, name="job-credential"),
+    path("jobs/<uuid:uuid>/run/", jobs.run_job, name="run-job"),
+    path("jobs/<uuid:uuid>/run/with-changes/", jobs.run_job_with_changes, name="run-job-with-changes"),
+    path("runs/<uuid:uuid>/", runs.run, name="run"),
+    path("runs/<uuid:uuid>/cancel/", runs.cancel, name="cancel-run"),
+    path("runs/<uuid:uuid>/dismiss/", runs.dismiss, name="dismiss-run"),
+    path("runs/<uuid:uuid>/with-changes/", runs.run_with_changes, name="run-with-changes"),
+    path("examples/<slug:name>/<path:file>", examples.example_file, name="example-file"),
 ]

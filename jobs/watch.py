@@ -5,31 +5,35 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from channels.db import database_sync_to_async
-from django.db import DatabaseError, DataError, IntegrityError, connections, transaction
+from django.contrib.contenttypes.models import ContentType
+from django.db import DatabaseError, DataError, IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
+from clusters.inventory import Inventory
 from clusters.models import Cluster
 from jobs.causes import explain, sound, span
+from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
-from jobs.plans import remove_folder, sweep, wake_next
+from jobs.plans import remove_folder, sweep
 from portal import detached, ssh
 from portal.clouds import CloudNode
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live
-from portal.tasks.models import Segment, Stream, WrongOffset
+from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.output import plain_text
 from portal.tasks.pace import Pace
-from portal.tasks.watch import Bell
+from portal.tasks.threads import DATABASE, LEASES, Threads
+from portal.tasks.watch import Bell, SharingWatcher
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -52,33 +56,32 @@ NONSENSE = (
 MOST_FRUITLESS = 12  # observations in a row that end without a word of anything new: more than half a minute
 LATE = 60.0  # seconds after its time limit in which the node should have ended a run
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
+SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
 
 
-class RunWatcher:
-    """Starts an observer for each run that is on a node and not seen to its end."""
+class RunWatcher(SharingWatcher):
+    """Observes its share of the runs that are on a node and not seen to their end."""
+
+    kind = "run"
+    rung_by = (live.WATCH_RUNS,)
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
-        self.observers: dict[int, asyncio.Task[None]] = {}
+        self.inventory = Inventory()
         self.faults: Counter[int] = Counter()  # of observers, by run
 
-    async def run(self, bell: Bell) -> None:
+    async def wanted(self) -> set[int]:
+        return await LEASES(_to_observe)()
+
+    async def look_after(self, pk: int) -> None:
         try:
-            while True:
-                for pk in await _to_observe():
-                    if pk not in self.observers:
-                        self.observers[pk] = asyncio.create_task(Observer(pk, self.connections).run())
-                for pk, task in list(self.observers.items()):
-                    if task.done():
-                        del self.observers[pk]
-                        if not task.cancelled() and (error := task.exception()):
-                            await self._failed(pk, error)
-                await bell.wait(1)
-        finally:
-            for task in self.observers.values():
-                task.cancel()
-            self.connections.close()
+            await Observer(pk, self.connections, self.inventory).run()
+        except Exception as error:  # noqa: BLE001 (told apart there)
+            await self._failed(pk, error)
+
+    def close(self) -> None:
+        self.connections.close()
 
     async def _failed(self, pk: int, error: BaseException) -> None:
         """It is started again; but a run whose words cannot be taken in, however often they are told, is given up."""
@@ -89,46 +92,66 @@ class RunWatcher:
         if self.faults[pk] >= MOST_FAULTS:
             del self.faults[pk]
             try:
-                await Observer(pk, self.connections).give_up(error)
+                await Observer(pk, self.connections, self.inventory).give_up(error)
             except DatabaseError:
                 logger.exception("run %s could not be given up", pk)
 
 
-class LeftoverWatcher:
-    """Ends what a run left on a node that did not answer at the time, as soon as it does."""
+class DispatchWatcher:
+    """Has waiting runs begin when their cluster can take them, whatever has made it free."""
+
+    EVERY = 3.0  # seconds, when nothing is heard
+    rung_by = (live.WATCH_WAITING, live.WATCH_CLUSTERS)
 
     async def run(self, bell: Bell) -> None:
+        pace = Pace()
         while True:
-            for pk in await _with_leftovers():
-                await asyncio.to_thread(_sweep, pk)
+            await pace.turn()
+            if begun := await DATABASE(dispatch_all)():
+                logger.info("it was the turn of %s runs", begun)
+            await bell.wait(self.EVERY)
+
+
+class LeftoverWatcher(SharingWatcher):
+    """Ends what a run left on a node that did not answer at the time, as soon as it does."""
+
+    kind = "leftover"
+    rung_by = (live.WATCH_CLUSTERS,)
+
+    async def wanted(self) -> set[int]:
+        return await LEASES(_with_leftovers)()
+
+    async def look_after(self, pk: int) -> None:
+        while True:
+            await SWEEPS(_sweep)(pk)
             await asyncio.sleep(LOOK_FOR_LEFTOVERS)
 
 
-@database_sync_to_async
-def _with_leftovers() -> list[int]:
+def _with_leftovers() -> set[int]:
     ended = Run.objects.filter(may_be_left=True, cluster__status=Cluster.Status.RUNNING)
-    return [run.pk for run in ended.select_related("cluster") if not run.tasks.unfinished().exists()]
+    tasks = Task.objects.unfinished().filter(
+        subject_type=ContentType.objects.get_for_model(Run), subject_id=OuterRef("pk")
+    )
+    return set(ended.filter(~Exists(tasks)).values_list("pk", flat=True))
 
 
 def _sweep(pk: int) -> None:
-    """In a thread of its own: nodes may take their time to say nothing."""
+    """Nodes may take their time to say nothing."""
     try:
         run = Run.objects.select_related("cluster__workspace__organization", "job").get(pk=pk)
         if not run.cluster.lost_nodes:
             silent, ended = sweep(run)
             if not silent:
                 remove_folder(run)
+                live.ring(live.WATCH_WAITING)
             for hostname, count in ended.items():
                 logger.warning("%s processes of run %s were left on %s; ended", count, pk, hostname)
     except (DatabaseError, PortalError):
         logger.warning("run %s: what it left was not looked for", pk, exc_info=True)
-    finally:
-        connections.close_all()
 
 
-@database_sync_to_async
-def _to_observe() -> list[int]:
-    return list(Run.objects.filter(started__isnull=False, observed=False).values_list("pk", flat=True))
+def _to_observe() -> set[int]:
+    return set(Run.objects.filter(started__isnull=False, observed=False).values_list("pk", flat=True))
 
 
 @dataclass
@@ -176,9 +199,10 @@ class Buffer:
 class Observer:
     """One run, from wherever its output was last stored up to, to its end."""
 
-    def __init__(self, pk: int, connections: ssh.Connections) -> None:
+    def __init__(self, pk: int, connections: ssh.Connections, inventory: Inventory | None = None) -> None:
         self.pk = pk
         self.connections = connections
+        self.inventory = inventory or Inventory()
         self.buffer = Buffer()
         self.facts: dict[str, Any] = {}
         self.news = False  # facts that are not written down
@@ -234,7 +258,7 @@ class Observer:
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
 
-    @database_sync_to_async
+    @DATABASE
     def _target(self) -> tuple[ssh.Host, str, int] | None:
         run = Run.objects.select_related("cluster__workspace__organization", "output").get(pk=self.pk)
         if run.observed:
@@ -252,25 +276,21 @@ class Observer:
 
     async def _receive(self, out: Any, patience: asyncio.Timeout) -> bool:
         """Take in what the node tells. True when the run was seen to its end."""
-        loop = asyncio.get_running_loop()
         messages: asyncio.Queue[Message | PortalError | None] = asyncio.Queue(maxsize=16)
         pump = asyncio.create_task(_pump(out, messages))
         try:
             while True:
-                patience.reschedule(loop.time() + SILENCE)
                 wait = self.buffer.hold()
                 if wait is not None:
                     wait = max(wait, self.pace.left())
-                try:
-                    message = messages.get_nowait() if wait == 0.0 else await asyncio.wait_for(messages.get(), wait)
-                except (TimeoutError, asyncio.QueueEmpty):
+                message = await _next(messages, wait, patience)
+                if message is _NOTHING_YET:
                     await self._store()
-                    continue
-                if message is None:
+                elif message is None:
                     return False
-                if isinstance(message, PortalError):
+                elif isinstance(message, PortalError):
                     raise message
-                if await self._take_in(*message):
+                elif await self._take_in(*message):
                     return True
         finally:
             pump.cancel()
@@ -346,7 +366,7 @@ class Observer:
         )
         return True
 
-    @database_sync_to_async
+    @DATABASE
     def _is_on_node(self) -> bool:
         return Run.objects.filter(pk=self.pk, is_on_node=True).exists()
 
@@ -360,12 +380,10 @@ class Observer:
         if everything and self.buffer.rest:
             logger.warning("run %s: its log ends in the middle of a frame", self.pk)
 
-    @database_sync_to_async
+    @DATABASE
     def _append(self, segments: list[Segment], size: int) -> None:
         """What was received of output and facts, in one transaction."""
         with transaction.atomic():
-            if size:
-                self.output.append_log(segments, offset=self.stored, size=size)
             if self.news:
                 ended = self.facts.get("ended")
                 Run.objects.filter(pk=self.pk).update(
@@ -375,16 +393,18 @@ class Observer:
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
                 live.ring(*self.names)
+            if size:
+                self.output.append_log(segments, offset=self.stored, size=size)
         self.stored += size
         self.news = False
 
-    @database_sync_to_async
+    @DATABASE
     def _heard(self) -> None:
         self.silent = False
         if Run.objects.filter(pk=self.pk, silent_since__isnull=False).update(silent_since=None):
             live.ring(*self.names)
 
-    @database_sync_to_async
+    @DATABASE
     def _mark_silent(self, why: str) -> None:
         logger.warning("run %s: %s", self.pk, why)
         if Run.objects.filter(pk=self.pk, silent_since=None).update(silent_since=now()):
@@ -399,18 +419,22 @@ class Observer:
             return True
         return seen is not None and seen.running
 
-    @database_sync_to_async
-    def _head_seen(self) -> tuple[CloudNode | None, datetime]:
+    async def _head_seen(self) -> tuple[CloudNode | None, datetime]:
         """The head node as the cloud sees it, and since when the run is on it."""
-        run = Run.objects.select_related("cluster__workspace__cloud_config").get(pk=self.pk)
-        seen = run.cluster.workspace.cloud.nodes(run.cluster.tags)
+        run = await self._with_cloud()
+        seen = await self.inventory.nodes(run.cluster)
         return next((node for node in seen if node.rank == 0), None), run.started or now()
 
-    @database_sync_to_async
+    @DATABASE
+    def _with_cloud(self) -> Run:
+        places = ("cluster__workspace__cloud_config", "cluster__workspace__organization")
+        return Run.objects.select_related(*places).get(pk=self.pk)
+
+    @DATABASE
     def _ended(self, end: _End) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
-            run = Run.objects.select_for_update(of=("self",)).select_related("output", "cluster", "job").get(pk=self.pk)
+            run = _held(self.pk)
             if run.ended is None:
                 failure = self.facts.get("failure")
                 cause = explain(run, end.words, failure if isinstance(failure, dict) else None)
@@ -426,17 +450,18 @@ class Observer:
                     ended_ranks={},
                     silent_since=None,
                 )
-                if not run.tasks.unfinished().filter(cancel_asked=True).exists():
-                    run.move(Run.Status.FAILED if cause.message else Run.Status.FINISHED)
+                _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if lost := verdict.get("lost"):
                     report_lost(run.cluster, lost)
-            live.ring(*self.names)  # before the worker is woken, which is not what the person waits for
+            live.ring(*self.names)
+        # Later, for the person does not wait for this. If we die before it, the next observer is told the end again.
+        with transaction.atomic():
             wake_task(run)
 
-    @database_sync_to_async
+    @DATABASE
     def _finish(self, digests: dict[str, str] | None) -> None:
         with transaction.atomic():
-            run = Run.objects.select_for_update().get(pk=self.pk)
+            run = _held(self.pk)
             Run.objects.filter(pk=run.pk).update(observed=True, digests=digests)
             wake_task(run)
 
@@ -446,19 +471,33 @@ class Observer:
         await self._mark_lost(cause, evidence, advice, at)
         await self._finish(None)
 
-    @database_sync_to_async
+    @DATABASE
     def _mark_lost(self, cause: str, evidence: str, advice: str, at: datetime | None) -> None:
         with transaction.atomic():
-            run = Run.objects.select_for_update(of=("self",)).select_related("cluster").get(pk=self.pk)
+            run = _held(self.pk)
             if run.ended is None:
                 cause, evidence, advice = who_did_it(run) or (cause, evidence, advice)
                 Run.objects.filter(pk=run.pk).update(
                     ended=at or now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
                 )
-                if not run.tasks.unfinished().filter(cancel_asked=True).exists():
-                    run.move(Run.Status.FAILED)
+                _outcome(run, Run.Status.FAILED)
             live.ring(*run.live_names())
             wake_task(run)
+
+
+def _held(pk: int) -> Run:
+    """Locked to the end of the transaction, after its task: a worker may just write how that has ended."""
+    ledger.hold_task(Run(pk=pk))
+    rows = Run.objects.select_for_update(of=("self",), no_key=True)
+    return rows.select_related("output", "cluster", "job").get(pk=pk)
+
+
+def _outcome(run: Run, status: Run.Status) -> None:
+    """Unless it is being cancelled: then that is what becomes of it, when its task ends."""
+    if run.tasks.unfinished().filter(cancel_asked=True).exists():
+        return
+    if not run.move(status):
+        logger.warning("run %s was %s before its node said that it is %s", run.pk, run.status, status)
 
 
 Message = tuple[dict[str, Any], bytes]
@@ -489,22 +528,6 @@ class _End:
             raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
 
 
-def _storable(value: Any) -> Any:
-    """What JSON said, without what databases do not take: NUL, half of a surrogate pair, numbers that are none.
-
-    Names of files that are no UTF-8 come as such halves.
-    """
-    if isinstance(value, str):
-        return value.replace("\0", "").encode(errors="replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, list):
-        return [_storable(one) for one in value]
-    if isinstance(value, dict):
-        return {_storable(name): _storable(one) for name, one in value.items()}
-    return value
-
-
 def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
     """As `Run.ended_ranks`. Raises `Refused` where it makes no sense."""
     try:
@@ -522,6 +545,28 @@ def _count(value: Any) -> int:
     return number
 
 
+_NOTHING_YET: Message = ({}, b"")
+
+
+async def _next(
+    messages: asyncio.Queue[Message | PortalError | None], wait: float | None, patience: asyncio.Timeout
+) -> Message | PortalError | None:
+    """The next message, or `_NOTHING_YET` after `wait` seconds.
+
+    Patience runs here alone: a node is not silent because what it said takes long to be stored.
+    """
+    if wait == 0.0:
+        return _NOTHING_YET if messages.empty() else messages.get_nowait()
+    patience.reschedule(asyncio.get_running_loop().time() + SILENCE)
+    try:
+        return await asyncio.wait_for(messages.get(), wait)
+    except TimeoutError:
+        return _NOTHING_YET
+    finally:
+        if not patience.expired():
+            patience.reschedule(None)
+
+
 async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None]) -> None:
     """Parse what `observe` writes, within bounds. A broken connection ends it with None, nonsense with an error."""
     buffer = bytearray()
@@ -529,7 +574,7 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
         while block := await out.read(65536):
             buffer += block
             while (at := buffer.find(b"\n")) >= 0:
-                word = _storable(json.loads(buffer[:at]))
+                word = storable(json.loads(buffer[:at]))
                 if not isinstance(word, dict):
                     raise ValueError(f"{str(word)[:40]} in place of words")
                 size = word["size"] if "log" in word else 0
@@ -561,4 +606,3 @@ def wake_task(run: Run) -> None:
     task = run.last_task
     if task:
         ledger.wake(task.pk)
-    wake_next(run)

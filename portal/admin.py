@@ -27,13 +27,13 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.http import url_has_allowed_host_and_scheme, urlencode
-from django.utils.module_loading import import_string
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.timezone import localtime
 
-from portal.clouds.errors import PortalError
-from portal.statuses import Badge
+from portal.errors import PortalError
+from portal.states import Badge
+from portal.tasks import registry
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -218,7 +218,7 @@ class StaffAdmin(ModelAdmin):
         after: dict[str, Any] | None = None,
     ) -> None:
         organization, workspace = place_of(row)
-        import_string(settings.AUDIT)(
+        registry.audit(
             verb, row, organization=organization, workspace=workspace, by=request.user, before=before, after=after
         )
 

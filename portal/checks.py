@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 (Django's own name)
-from django.utils.module_loading import import_string
 
 from portal.environment import is_loopback
+from portal.tasks import registry
 
 
 @register(Tags.security)
@@ -64,16 +65,7 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         found.append(
             Error(f"PORTAL_LOCAL_NETWORK is {settings.LOCAL_NODES['network']!r}.", hint=hint, id="portal.E011")
         )
-    for kind, path in settings.PLANS.items():
-        try:
-            import_string(path)
-        except ImportError as error:
-            found.append(Error(f"The plan of {kind} cannot be imported: {error}", id="portal.E005"))
-    for path in settings.HOLDINGS:
-        try:
-            import_string(path)
-        except ImportError as error:
-            found.append(Error(f"{path} of HOLDINGS cannot be imported: {error}", id="portal.E007"))
+    found += [Error(fault, id="portal.E005") for fault in registry.faults(settings.QUEUES)]
     return found
 
 
@@ -99,4 +91,51 @@ def ready_for_production(**_: Any) -> list[CheckMessage]:
         found.append(Warning("Redis is the embedded one.", hint="Set REDIS_URL=redis://….", id="portal.W002"))
     if sys.platform != "linux":
         found.append(Warning("Only Linux is supported.", id="portal.W003"))
+    if not settings.KEYS_ARE_GIVEN:
+        hint = "Set PORTAL_SECRET_KEY and PORTAL_ENCRYPTION_KEYS, the same on every host, and keep a copy elsewhere."
+        found.append(
+            Warning(
+                f"Keys are generated in {settings.VAR}: each host has its own, and none opens the secrets and sessions "
+                "of the others.",
+                hint=hint,
+                id="portal.W005",
+            )
+        )
+    return [*found, *(of_each_host() if settings.HOST_COUNT != 1 else [])]
+
+
+def of_each_host() -> list[CheckMessage]:
+    """What each host has for itself, and what follows from that for several."""
+    found: list[CheckMessage] = []
+    one = "Set PORTAL_HOSTS to 1 if web, worker and watch run on one host."
+    place = Path(cast("dict[str, Any]", settings.STORAGES["outputs"]).get("OPTIONS", {}).get("location", ""))
+    if place.is_absolute():
+        found.append(
+            Warning(
+                f"Kept output is written to {place}: a worker's files are not there for web on another host.",
+                hint=f"Mount one folder at that path on every host. {one}",
+                id="portal.W006",
+            )
+        )
+    found.append(
+        Warning(
+            f"The examples' repositories are made in {settings.VAR} by each web host.",
+            hint=f"Have the proxy send /examples/ to one host, or run the same git on each. {one}",
+            id="portal.W007",
+        )
+    )
+    found.append(
+        Warning(
+            "Logs are of each host: a request, its task and its run may be in three of them.",
+            hint=f"Collect what web, worker and watch write to standard error in one place. {one}",
+            id="portal.W008",
+        )
+    )
+    found.append(
+        Warning(
+            "Nodes of This computer are on the host whose worker made them, which no other host can reach.",
+            hint=f"Run worker and watch on that host alone while there are clusters on This computer. {one}",
+            id="portal.W009",
+        )
+    )
     return found

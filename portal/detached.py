@@ -14,11 +14,12 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
 from portal import ssh
-from portal.clouds.errors import PortalError, Refused
+from portal.errors import PortalError, Refused
 
 _ONNODE = Path(__file__).parent / "onnode"
 # Reads our modules from a descriptor, and begins with `boot.py`.
@@ -42,7 +43,9 @@ class Programs:
     def __init__(self, folder: Path | None = None, *, loads: Sequence[str] = ()) -> None:
         self.loads = loads
         files = [file for place in (_ONNODE, folder) if place for file in sorted(place.glob("*.py"))]
-        packed = marshal.dumps({"words": _WORDS, **{file.stem: file.read_text() for file in files}}, 2)
+        sources = {file.stem: file.read_text() for file in files}
+        codes = {name: marshal.dumps(compile(text, f"{name}.py", "exec")) for name, text in sources.items()}
+        packed = marshal.dumps({"words": _WORDS, "compiled": (MAGIC_NUMBER, codes), **sources}, 2)
         self.data = b"%d\n%b" % (len(packed), packed)
 
     def command(self, **env: str) -> ssh.Command:

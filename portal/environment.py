@@ -93,8 +93,12 @@ def redis_url(base: str, *, database: int) -> str:
     return f"{base}?db={database}" if base.startswith("unix:") else f"{base.rstrip('/')}/{database}"
 
 
-def database(url: str, folder: Path) -> dict[str, Any]:
-    """Django's DATABASES entry for `postgresql://…`, or SQLite in the folder when no URL is given."""
+def database(url: str, folder: Path, *, connections: int = 16) -> dict[str, Any]:
+    """Django's DATABASES entry for `postgresql://…`, or SQLite in the folder when no URL is given.
+
+    `connections`: how many one process has to PostgreSQL, at most. Its threads share them: each has one from its first
+    question on until its request or its piece of work ends, and who finds none free waits.
+    """
     if not url:
         return {
             "ENGINE": "django.db.backends.sqlite3",
@@ -113,14 +117,14 @@ def database(url: str, folder: Path) -> dict[str, Any]:
     options: dict[str, Any] = dict(parse_qsl(parts.query))
     host = options.pop("host", "") or unquote(parts.hostname or "")
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "portal.postgresql",
         "NAME": unquote(parts.path.lstrip("/")),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": host,
         "PORT": str(parts.port or options.pop("port", "")),
-        "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": options,
+        "CONN_HEALTH_CHECKS": True,  # when one is taken from the pool: the server may have been restarted
+        "OPTIONS": options | {"pool": {"min_size": 1, "max_size": connections, "timeout": 10, "max_idle": 60}},
     }
 
 

@@ -20,9 +20,11 @@ INVITATION_DAYS = env.number("PORTAL_INVITATION_DAYS", 7)
 OPEN_SIGNUP = env.flag("PORTAL_OPEN_SIGNUP", default=False)  # without an invitation
 OPEN_ORGANIZATIONS = env.flag("PORTAL_OPEN_ORGANIZATIONS", default=True)  # whether everybody may make one
 DEBUG = env.flag("PORTAL_DEBUG", default=False)
+HOST_COUNT = env.number("PORTAL_HOSTS", 0)  # that web, worker and watch run on; 0: not said
 SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
 # Newest first: the first one encrypts, all of them decrypt.
 ENCRYPTION_KEYS = env.words("PORTAL_ENCRYPTION_KEYS") or [env.generated_secret(VAR / "encryption_key")]
+KEYS_ARE_GIVEN = all(env.text(name) for name in ("PORTAL_SECRET_KEY", "PORTAL_ENCRYPTION_KEYS"))
 # Where libraries keep ciphertexts inside JSON, and what those belong to.
 ENCRYPTED_IN_JSON = {"mfa.Authenticator.data": "mfa"}
 
@@ -106,7 +108,8 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": env.database(env.text("DATABASE_URL"), VAR)}
+DATABASE_CONNECTIONS = max(env.number("PORTAL_DATABASE_CONNECTIONS", 16), 4)  # of one process, at most
+DATABASES = {"default": env.database(env.text("DATABASE_URL"), VAR, connections=DATABASE_CONNECTIONS)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 EMBEDDED_REDIS = not env.text("REDIS_URL")
@@ -114,7 +117,10 @@ REDIS_URL = env.text("REDIS_URL") or f"unix://{env.socket_path(VAR)}"
 REDIS_PREFIX = env.text("PORTAL_REDIS_PREFIX", "coxswain")
 QUEUES = ("launch", "teardown", "provision", "housekeeping")
 RQ_QUEUES = {
-    name: {"URL": env.redis_url(REDIS_URL, database=0), "SERIALIZER": "rq.serializers.JSONSerializer"}
+    f"{REDIS_PREFIX}-{name}": {
+        "URL": env.redis_url(REDIS_URL, database=0),
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+    }
     for name in QUEUES
 }
 CHANNEL_LAYERS = {
@@ -140,9 +146,10 @@ STATIC_URL = "/static/"
 STATIC_ROOT = env.private_folder(VAR / "static")
 STATICFILES_DIRS = [BASE_DIR / "static"]
 # Set where `manage.py collectstatic` is run: files are compressed, and named so that they may be cached for ever.
-# Without, they come straight from the source, so that a fresh copy starts with nothing to build.
+# `manage.py up` runs it and sets this. Without, files come straight from the source, for whoever is changing them.
 _collected = env.flag("PORTAL_STATIC_COLLECTED", default=False)
 WHITENOISE_USE_FINDERS = not _collected
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "files"}},
     "staticfiles": {
@@ -150,41 +157,12 @@ STORAGES = {
         if _collected
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
-    # Finished outputs: the metadata store.
-    "outputs": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": VAR / "outputs"}},
+    # Kept outputs: the metadata store. `Output.store` names an entry here.
+    "outputs": {"BACKEND": "portal.tasks.stores.Folder", "OPTIONS": {"location": VAR / "outputs"}},
 }
+OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
-# What a worker does for each kind of task, and what the watch process looks after. Named here, so that `portal`
-# imports no app and the apps do not name each other upwards.
-PLANS = {
-    "workspaces.create": "workspaces.plans.CREATE",
-    "workspaces.delete": "workspaces.plans.DELETE",
-    "clusters.create": "clusters.plans.CREATE",
-    "clusters.delete": "clusters.plans.DELETE",
-    "clusters.repair": "clusters.plans.REPAIR",
-    "jobs.run": "jobs.plans.RUN",
-}
-WATCHERS = [
-    "portal.tasks.watch.OutputWatcher",
-    "jobs.watch.RunWatcher",
-    "jobs.watch.LeftoverWatcher",
-    "clusters.watch.NodeWatcher",
-    "accounts.watch.AccountsWatcher",
-]
-RECORD_TASK = "workspaces.actions.record_task"  # called with a verb, a task and a person: the audit entry
-# What goes on in an organization: functions that give `accounts.holdings.Holding`s.
-HOLDINGS = ["jobs.actions.holdings", "clusters.actions.holdings", "workspaces.actions.holdings"]
-ENTER = "workspaces.place.enter_subject"  # called with the request and a task's subject: where the page is
-AUDIT = "accounts.audit.record"  # for what staff do on the ground floor's own pages
 LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
-# What a live page may ask to hear about: a name and the model whose `seen_by` decides.
-LIVE_SUBJECTS = {
-    "task": "portal.tasks.models.Task",
-    "organization": "accounts.models.Organization",
-    "workspace": "workspaces.models.Workspace",
-    "cluster": "clusters.models.Cluster",
-    "run": "jobs.models.Run",
-}
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]

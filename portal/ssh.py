@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shlex
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -17,13 +18,13 @@ from typing import Any, TypeAlias
 import asyncssh
 
 from portal import background
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 
 Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
 Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
-IDLE_SECONDS = 300  # how long a connection nobody uses is kept
+IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
@@ -87,24 +88,83 @@ def new_key(comment: str) -> tuple[str, str]:
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
 
 
+Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A connection, and how many commands of ours go on over it. It is closed when there were none for a while."""
+
+    opening: asyncio.Task[asyncssh.SSHClientConnection]
+    users: int = 0
+    idle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        opening = self.opening
+        if not opening.done():
+            return False
+        return opening.cancelled() or bool(opening.exception()) or opening.result().is_closed()
+
+    def abort(self) -> None:
+        if self.idle:
+            self.idle.cancel()
+        if not self.opening.done():
+            self.opening.cancel()
+        elif not self.opening.cancelled() and not self.opening.exception():
+            self.opening.result().abort()
+
+
 class Connections:
-    """Kept connections of one event loop, one a host."""
+    """Kept connections of one event loop, one a host.
 
-    def __init__(self) -> None:
-        self._open: dict[Host, asyncio.Task[asyncssh.SSHClientConnection]] = {}
-        self._used: dict[Host, float] = {}
-        self._ahead: dict[tuple[Host, Command], asyncio.Task[asyncssh.SSHClientProcess[bytes]]] = {}
+    A connection is in use while a command goes on over it, however long and whether anything is said or not; what was
+    started ahead does not count. Those that nobody uses are closed after IDLE_SECONDS, and earlier, the longest unused
+    first, where there are more than a third of the descriptors that this process may have.
+    """
 
-    async def connection(self, host: Host) -> asyncssh.SSHClientConnection:
-        loop = asyncio.get_running_loop()
-        for other, used in list(self._used.items()):
-            if loop.time() - used > IDLE_SECONDS and other != host:
-                self.drop(other)
-        self._used[host] = loop.time()
-        opening = self._open.get(host)
-        if opening is None or (opening.done() and (opening.exception() or opening.result().is_closed())):
-            opening = self._open[host] = asyncio.create_task(self._connect(host))
-        return await asyncio.shield(opening)
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most or max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
+        self._kept: dict[Host, _Kept] = {}  # the longest unused first
+        self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def has(self, host: Host) -> bool:
+        """Whether there is an open connection to it, as far as is known."""
+        kept = self._kept.get(host)
+        return kept is not None and kept.opening.done() and not kept.is_dead
+
+    def _use(self, host: Host) -> _Kept:
+        """To be given back by `_give_back`."""
+        kept = self._kept.get(host)
+        if kept is None or kept.is_dead:
+            if kept:
+                self._drop(host, kept)
+            self._make_room()
+            kept = self._kept[host] = _Kept(asyncio.create_task(self._connect(host)))
+        return self._use_again(kept)
+
+    @staticmethod
+    def _use_again(kept: _Kept) -> _Kept:
+        kept.users += 1
+        if kept.idle:
+            kept.idle.cancel()
+            kept.idle = None
+        return kept
+
+    def _give_back(self, host: Host, kept: _Kept) -> None:
+        kept.users -= 1
+        if not kept.users and self._kept.get(host) is kept:
+            self._kept[host] = self._kept.pop(host)  # to the end
+            kept.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, host, kept)
+
+    def _make_room(self) -> None:
+        if len(self._kept) >= self._most:
+            unused = next((host for host, kept in self._kept.items() if not kept.users), None)
+            if unused:
+                self.drop(unused)
 
     @staticmethod
     async def _connect(host: Host) -> asyncssh.SSHClientConnection:
@@ -136,49 +196,73 @@ class Connections:
             raise Passing(f"{host.name} does not answer.", evidence=str(error) or type(error).__name__) from error
 
     def drop(self, host: Host) -> None:
-        self._used.pop(host, None)
-        for key in [key for key in self._ahead if key[0] == host]:
-            self._ahead.pop(key).cancel()
-        opening = self._open.pop(host, None)
-        if opening is None:
-            return
-        if not opening.done():
-            opening.cancel()
-        elif not opening.cancelled() and not opening.exception():
-            opening.result().abort()
+        """Cut the connection, whoever uses it; the next command opens another one."""
+        if host in self._kept:
+            self._drop(host, self._kept[host])
 
-    async def _open_process(self, host: Host, command: Command) -> asyncssh.SSHClientProcess[bytes]:
+    def _drop(self, host: Host, kept: _Kept) -> None:
+        kept.abort()
+        if self._kept.get(host) is kept:
+            del self._kept[host]
+            for key in [key for key in self._ahead if key[0] == host]:
+                self._ahead.pop(key).cancel()
+
+    async def _open_process(self, host: Host, command: Command) -> tuple[_Kept, Process]:
+        """The command, begun, and the connection that it uses, which is to be given back."""
         for last in (False, True):
-            connection = await self.connection(host)
+            kept = self._use(host)
             try:
-                process = await connection.create_process(command.line, env=dict(command.env), encoding=None)
-                process.stdin.write(command.first)
+                await asyncio.wait([kept.opening])  # not awaited itself: its being dropped is not our own end
+                if kept.opening.cancelled():
+                    raise Passing(f"The connection to {host.name} was cut.")
+                process = await kept.opening.result().create_process(command.line, env=dict(command.env), encoding=None)
+                _write(process, command.first)
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
-                self.drop(host)
+                self._give_back(host, kept)
+                self._drop(host, kept)
                 if last:
                     raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
+            except BaseException:
+                self._give_back(host, kept)
+                raise
             else:
-                return process
+                return kept, process
         raise AssertionError("not reached")
 
-    async def _process(self, host: Host, command: Command, *, ahead: bool) -> asyncssh.SSHClientProcess[bytes]:
-        if not ahead:
-            return await self._open_process(host, command)
+    @contextlib.asynccontextmanager
+    async def _process(self, host: Host, command: Command, *, ahead: bool) -> AsyncIterator[tuple[_Kept, Any]]:
+        kept, process = (await self._take_ahead(host, command) if ahead else None) or await self._open_process(
+            host, command
+        )
+        try:
+            yield kept, process
+        finally:
+            process.close()
+            self._give_back(host, kept)
+
+    async def _take_ahead(self, host: Host, command: Command) -> tuple[_Kept, Process] | None:
+        """What was started for this call, if it still waits; and another one is started for the next."""
         waiting = self._ahead.pop((host, command), None)
         asyncio.get_running_loop().call_later(AHEAD_AFTER, self._start_ahead, host, command)
         if waiting:
             await asyncio.wait([waiting])  # not awaited itself: its being dropped must not look like our own end
             if not waiting.cancelled() and not waiting.exception():
-                process = waiting.result()
+                kept, process = waiting.result()
                 if process.exit_status is None and not process.is_closing():
-                    return process
-        return await self._open_process(host, command)
+                    return self._use_again(kept), process
+        return None
 
     def _start_ahead(self, host: Host, command: Command) -> None:
-        if host not in self._open or (host, command) in self._ahead:
+        if host not in self._kept or (host, command) in self._ahead:
             return  # dropped meanwhile; or two calls at once had one each
-        starting = asyncio.create_task(self._open_process(host, command))
+
+        async def start() -> tuple[_Kept, Process]:
+            kept, process = await self._open_process(host, command)
+            self._give_back(host, kept)
+            return kept, process
+
+        starting = asyncio.create_task(start())
         starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # the next call opens its own
         self._ahead[host, command] = starting
 
@@ -197,34 +281,31 @@ class Connections:
         before it has read its input, and end without any. An answer of more than 4 MiB is `Refused`.
         """
         command = Command(command) if isinstance(command, str) else command
-        process = await self._process(host, command, ahead=ahead)
-        try:
-            async with asyncio.timeout(seconds):
-                process.stdin.write(input)
-                process.stdin.write_eof()
-                out, err = await asyncio.gather(_whole(process.stdout), _whole(process.stderr))
-                await process.wait_closed()
-        except TimeoutError as error:
-            process.terminate()
-            process.close()
-            raise Passing(
-                f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command.line[:200]
-            ) from error
-        except _TooMuch:
-            process.close()
-            raise Refused(
-                f"{host.name} answers with more than {MOST_ANSWER >> 20} MiB.", evidence=command.line[:200]
-            ) from None
-        except (OSError, asyncssh.Error) as error:
-            self.drop(host)
-            raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
-        if process.exit_status is None or process.exit_status < 0:
-            # asyncssh says None, and raises nothing, when the node dies under the command; -1 for a signal.
-            if process.exit_signal:
-                return Answer(128, out, err)
-            self.drop(host)
-            raise Passing(f"{host.name} went away in the middle of a command.", evidence=command.line[:200])
-        return Answer(process.exit_status, out, err)
+        async with self._process(host, command, ahead=ahead) as (kept, process):
+            try:
+                async with asyncio.timeout(seconds):
+                    _write(process, input, end=True)
+                    out, err = await asyncio.gather(_whole(process.stdout), _whole(process.stderr))
+                    await process.wait_closed()
+            except TimeoutError as error:
+                process.terminate()
+                raise Passing(
+                    f"{host.name} did not finish within {seconds:.0f} seconds.", evidence=command.line[:200]
+                ) from error
+            except _TooMuch:
+                raise Refused(
+                    f"{host.name} answers with more than {MOST_ANSWER >> 20} MiB.", evidence=command.line[:200]
+                ) from None
+            except (OSError, asyncssh.Error) as error:
+                self._drop(host, kept)
+                raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
+            if process.exit_status is None or process.exit_status < 0:
+                # asyncssh says None, and raises nothing, when the node dies under the command; -1 for a signal.
+                if process.exit_signal:
+                    return Answer(128, out, err)
+                self._drop(host, kept)
+                raise Passing(f"{host.name} went away in the middle of a command.", evidence=command.line[:200])
+            return Answer(process.exit_status, out, err)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -237,24 +318,29 @@ class Connections:
     ) -> AsyncIterator[Reader]:
         """The standard output of a command as it comes. Leaving the block ends the command. `ahead`: see `run`."""
         command = Command(command) if isinstance(command, str) else command
-        process: Any = await self._process(host, command, ahead=ahead)
-        try:
-            process.stdin.write(input)
-            process.stdin.write_eof()
-            yield process.stdout
-        except (OSError, asyncssh.Error) as error:
-            self.drop(host)
-            raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
-        finally:
-            process.close()
+        async with self._process(host, command, ahead=ahead) as (kept, process):
+            try:
+                _write(process, input, end=True)
+                yield process.stdout
+            except (OSError, asyncssh.Error) as error:
+                self._drop(host, kept)
+                raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
 
     def close(self) -> None:
-        for host in list(self._open):
+        for host in list(self._kept):
             self.drop(host)
 
 
 class _TooMuch(Exception):
     pass
+
+
+def _write(process: Process, data: bytes, *, end: bool = False) -> None:
+    """Nothing is wrong where the command has ended already: a quick one does, before it has read anything."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(data)
+        if end:
+            process.stdin.write_eof()
 
 
 async def _whole(reader: Reader) -> bytes:

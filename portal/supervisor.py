@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -21,13 +22,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from django import get_version
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 
-from portal.clouds.errors import PortalError
 from portal.clouds.local import LocalCloud
 from portal.environment import private_folder
+from portal.errors import PortalError
 
 READY_WITHIN = 60.0
 
@@ -60,6 +63,35 @@ def running_portal(folder: Path) -> dict[str, object] | None:
             told: dict[str, object] = json.loads((folder / "up.json").read_text())
             return told
     return None
+
+
+def collect_static_files(argv: list[str], env: dict[str, str]) -> tuple[subprocess.Popen[bytes], str] | None:
+    """Begin to compress the files that pages load, unless what was collected last is still what there is.
+
+    Returns the process and the fingerprint of what it collects. The stamp goes first, so that what is interrupted is
+    done again.
+    """
+    found = hashlib.sha256(get_version().encode())
+    for finder in get_finders():
+        for path, storage in finder.list([]):
+            about = Path(storage.path(path)).stat()
+            found.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    stamp = settings.VAR / "static.stamp"
+    if stamp.exists() and stamp.read_text() == found.hexdigest():
+        return None
+    stamp.unlink(missing_ok=True)
+    with (private_folder(settings.VAR / "log") / "static.log").open("ab") as log:
+        return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log), found.hexdigest()
+
+
+def finish_collecting(process: subprocess.Popen[bytes], fingerprint: str) -> None:
+    """Wait until the files are there. Raises `CannotStart`: pages name files that only collecting makes."""
+    if process.wait() != 0:
+        raise CannotStart(
+            f"The files that pages load could not be collected; {settings.VAR / 'log' / 'static.log'} says why. "
+            "PORTAL_STATIC_COLLECTED=0 starts without."
+        )
+    (settings.VAR / "static.stamp").write_text(fingerprint)
 
 
 @dataclass
@@ -128,12 +160,18 @@ class Supervisor:
             self._add("valkey", _valkey_command())
             _wait_for_redis(lambda: self.stopping)
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        collecting = None
+        if "PORTAL_STATIC_COLLECTED" not in os.environ:
+            self.env["PORTAL_STATIC_COLLECTED"] = "1"
+            collecting = collect_static_files([*manage, "collectstatic", "--noinput", "--clear"], self.env)
         call_command("migrate", verbosity=0)
         connections.close_all()
         for hindrance in _power_on_nodes(
             self.env["PORTAL_URL"]
         ):  # no reason not to start: the cluster's page offers to repair it
             self.say(f"Nodes of a cluster did not start. {hindrance.message} {hindrance.advice}".rstrip())
+        if collecting is not None:
+            finish_collecting(*collecting)
         self._add("web", [*manage, "web", "--socket", str(self.listener.fileno())], share=self.listener.fileno())
         self._add("watch", [*manage, "watch"])
         # One worker that long work never reaches, and others that take anything.
@@ -189,7 +227,7 @@ class Supervisor:
             if not process.not_before:
                 lasted = time.monotonic() - process.started
                 process.restarts = process.restarts + 1 if lasted < 10 else 0
-                pause = min(10.0, 0.1 * 2**process.restarts)
+                pause = pause_after(process.restarts)
                 process.not_before = time.monotonic() + pause
                 self.say(f"{process.name} ended ({_how(code)}); starting it again in {pause:.1f} s.")
                 _release(process.handle.pid)
@@ -207,12 +245,20 @@ class Supervisor:
         _reap_orphans(set())
 
 
+def pause_after(restarts: int) -> float:
+    """Seconds until a process is started again that has ended this often at once."""
+    return min(10.0, 0.1 * float(1 << min(restarts, 10)))
+
+
 def _release(pid: int) -> None:
-    """A worker that we saw die holds nothing any more. Without this, its lease would run out in its own time."""
+    """A process that we saw die holds nothing any more. Without this, its leases would run out in their own time."""
+    from portal.tasks.leases import WatchProcess
     from portal.tasks.models import Task
 
+    name = f"{socket.gethostname()}:{pid}"
     try:
-        Task.release(worker=f"{socket.gethostname()}:{pid}")
+        Task.release(worker=name)
+        WatchProcess.objects.filter(name=name).delete()
     except DatabaseError:
         connections.close_all()  # then the lease does run out in its own time
 

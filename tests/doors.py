@@ -46,9 +46,12 @@ ROWS = {
     "healthz": Row(None, EVERYBODY, EVERYBODY),
     "readyz": Row(None, EVERYBODY, EVERYBODY),
     "dashboard": Row(None, MEMBERS),
+    "go-to": Row(None, SIGNED_IN),
     "workspaces": Row(None, MEMBERS),
     "cloud-configs": Row(None, ADMINS),
     "new-cloud-config": Row(None, ADMINS, ADMINS),
+    "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
     "profile": Row(None, SIGNED_IN, SIGNED_IN),
     "profile-data": Row(None, SIGNED_IN),
@@ -77,20 +80,28 @@ ROWS = {
     "workspace-people": Row("workspace", SEE, MANAGERS),
     "change-workspace-person": Row("workspace", NONE, MANAGERS),
     "remove-workspace-person": Row("workspace", MANAGERS, MANAGERS),
-    "workspace-settings": Row("workspace", SEE),
+    "workspace-settings": Row("workspace", SEE, MANAGERS),
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
     "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "workspace-dashboard": Row("workspace", INSIDE),
     "jobs": Row("workspace", INSIDE),
+    "runs": Row("workspace", INSIDE),
     "new-job": Row("workspace", RUNNERS, RUNNERS),
     "cluster": Row("cluster", INSIDE),
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "auto-repair": Row("cluster", NONE, WORKSPACE_ADMINS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
+    "edit-job": Row("job", RUNNERS, RUNNERS),
+    "delete-job": Row("job", RUNNERS, RUNNERS),
+    "move-job": Row("job", NONE, RUNNERS),
+    "run-job-with-changes": Row("job", RUNNERS, RUNNERS),
     "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
     "run": Row("run", INSIDE),
+    "dismiss-run": Row("run", NONE, RUNNERS),
+    "run-with-changes": Row("run", RUNNERS, RUNNERS),
     "cancel-run": Row("run", RUNNERS, RUNNERS),
     "task": Row("task", INSIDE),
     "cancel-task": Row("task", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
@@ -144,6 +155,8 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
+        case "cloud config":
+            return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE
         case _:

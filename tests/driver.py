@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -21,7 +23,7 @@ from allauth.socialaccount.models import SocialAccount  # noqa: E402
 from allauth.usersessions.models import UserSession  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.sessions.models import Session  # noqa: E402
-from django.db import connection  # noqa: E402
+from django.db import connection, connections  # noqa: E402
 from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
@@ -33,7 +35,7 @@ from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: 
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
-from portal.tasks import ledger, live, output  # noqa: E402
+from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
@@ -175,16 +177,16 @@ def publish(name):
 def state(kind, uuid):
     model = {"workspace": Workspace, "cluster": Cluster, "run": Run}[kind]
     row = model.objects.get(uuid=UUID(uuid))
-    task = row.last_task
+    task = row.last_task  # None: a run that waits for its cluster
     return {
         "status": row.status,
-        "cause": getattr(row, "cause", "") or task.cause,
-        "evidence": getattr(row, "evidence", "") or task.evidence,
-        "task": str(task.uuid),
-        "task_status": task.status,
-        "task_cause": task.cause,
-        "resumed": task.resumed,
-        "steps": {step.name: [step.status, step.detail, step.attempts] for step in task.steps.all()},
+        "cause": getattr(row, "cause", "") or (task.cause if task else ""),
+        "evidence": getattr(row, "evidence", "") or (task.evidence if task else ""),
+        "task": str(task.uuid) if task else "",
+        "task_status": task.status if task else "",
+        "task_cause": task.cause if task else "",
+        "resumed": task.resumed if task else 0,
+        "steps": {step.name: [step.status, step.detail, step.deaths] for step in task.steps.all()} if task else {},
     }
 
 
@@ -204,7 +206,7 @@ def run_state(run):
         "stdout": stored.stdout,
         "stderr": stored.stderr,
         "output_ended": stored.ended,
-        "kept": bool(stored.file),
+        "kept": stored.is_kept,
         "agrees": stored.agrees,
         "digests": row.digests,
     }
@@ -367,6 +369,51 @@ def say_ranks(output, pieces, nodes=None):
     ]
     store.append_log(log, offset=store.log, size=1)
     return store.head
+
+
+def fill_output(output, mib):
+    """So many MiB of lines of 1 KiB which begin with their number. Nobody keeps it meanwhile. Returns its size."""
+    store = Output.objects.get(uuid=output)
+    Output.objects.filter(pk=store.pk).update(keep_at=now() + timedelta(days=1))
+    for n in range(mib):
+        data = b"".join(b"%015d " % (n * 1024 + k) + b"x" * 1007 + b"\n" for k in range(1024))
+        store.append_log([Segment(Stream.STDOUT, data, time.time_ns(), 0, 0)], offset=store.log, size=len(data))
+    Output.objects.filter(pk=store.pk).update(ended=True)
+    return store.head
+
+
+def keep_output(output):
+    """Keep it, as a worker does, and write a line elsewhere all the time. What that took; and a plain write of it."""
+    store, other = Output.objects.get(uuid=output), Output.objects.create()
+    piece = b"x" * 1024 * 1024
+    began = time.monotonic()
+    with open(settings.VAR / "floor", "wb") as file:
+        for _ in range(store.head // len(piece)):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    floor = time.monotonic() - began
+    os.unlink(settings.VAR / "floor")
+
+    over, waits = threading.Event(), []
+
+    def write():
+        while not over.wait(0.01):
+            wrote = time.monotonic()
+            other.append(Stream.PORTAL, b"a line\n")
+            waits.append(time.monotonic() - wrote)
+        connections.close_all()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begins = time.time()
+    try:
+        keeping.compact(store)
+    finally:
+        over.set()
+        writer.join()
+    is_whole = store.is_kept and not store.chunks.exists()
+    return {"began": begins, "ended": time.time(), "floor": floor, "waits": waits, "whole": is_whole}
 
 
 def end_task(task, status="finished"):

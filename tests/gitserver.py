@@ -24,8 +24,12 @@ def git(folder, *words):
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     asks_for = None
+    before = None
 
     def do_GET(self):
+        if self.before and self.before(self.path) is False:
+            self.send_error(404)
+            return
         kind, _, given = self.headers.get("Authorization", "").partition(" ")
         if self.asks_for and (kind != "Basic" or base64.b64decode(given).decode() != ":".join(self.asks_for)):
             self.send_response(401)
@@ -40,10 +44,11 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(files, asks_for=None):
+def served(files, asks_for=None, before=None):
     """The address of a repository with these files, {name: text}, in one commit on main.
 
-    `asks_for` is the (user name, password) without which it is not given out.
+    `asks_for` is the (user name, password) without which it is not given out. `before(path)` is called before each
+    answer, which is that there is nothing if it says False.
     """
     folder = Path(tempfile.mkdtemp(prefix="cx-git-"))
     source = folder / "repository"
@@ -53,7 +58,7 @@ def served(files, asks_for=None):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(source)]
     for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Files"], ["update-server-info"]):
         subprocess.run([*git, *words], check=True, capture_output=True)
-    handler = type("Handler", (_Handler,), {"asks_for": asks_for})
+    handler = type("Handler", (_Handler,), {"asks_for": asks_for, "before": before and staticmethod(before)})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from asgiref.sync import async_to_sync
 from django.apps import apps
-from django.conf import settings
 from django.db import transaction
 from django.test import Client
 from django.urls import get_resolver
@@ -22,6 +21,7 @@ from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.asgi import application
+from portal.tasks import registry
 from portal.tasks.ledger import start_task
 from tests.conftest import person
 from tests.doors import (
@@ -64,7 +64,7 @@ def test_the_page_about_it_is_current():
 
 
 @pytest.fixture
-def things(lab, harbor, monkeypatch, rings, alice, bob):
+def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     User.objects.filter(pk=bob.pk).update(uuid=BOB)
     token, _ = create_token(harbor, name="t", role="admin", by=alice, days=30)
     asked = {"workspace": lab, "workspace_role": WorkspaceRole.USER}
@@ -82,6 +82,7 @@ def things(lab, harbor, monkeypatch, rings, alice, bob):
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid,
+        "cloud config": this_computer.uuid,
     }  # fmt: skip
 
 
@@ -159,7 +160,9 @@ def test_what_belongs_to_others_is_as_if_it_were_not(things, who_is, name):
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
 def test_what_was_deleted_is_not_there(client, who_is, lab, name):
-    client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation", "token") else "wanda"))
+    client.force_login(
+        who_is("olga" if ROWS[name].about in ("person", "invitation", "token", "cloud config") else "wanda")
+    )
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
 
@@ -207,7 +210,7 @@ async def heard(client, name):
 
 
 def test_whatever_can_be_watched_has_a_row():
-    assert set(LIVE) == {*settings.LIVE_SUBJECTS, "output"}
+    assert set(LIVE) == {*registry.live, "output"}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -66,6 +66,11 @@ class Client:
         )
 
 
+def words(response):
+    """A page's text as people read it: where its lines break is nobody's business."""
+    return " ".join(response.content.decode().split())
+
+
 def hidden(page):
     return dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page))
 

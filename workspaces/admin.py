@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.utils.safestring import SafeString
 
 from portal.admin import StaffAdmin, list_links, shown, site
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 
 @admin.register(CloudConfig, site=site)
@@ -43,6 +43,22 @@ class WorkspaceAdmin(StaffAdmin):
             "Invitations": "accounts.invitation", "API tokens": "accounts.apitoken",
         }  # fmt: skip
         return list_links(lists, workspace__id=workspace.pk)
+
+
+@admin.register(Stray, site=site)
+class StrayAdmin(StaffAdmin):
+    """What clouds held in this portal's name, though no row accounts for it."""
+
+    list_display = ("name", "cloud_config", "region", "first_seen", "last_seen", "ended", "is_kept")
+    list_select_related = ("cloud_config",)
+    list_filter = (("ended", admin.EmptyFieldListFilter), "is_kept", ("first_seen", admin.DateFieldListFilter))
+    search_fields = ("name__istartswith", "subject__startswith")
+    search_help_text = "The beginning of its name, or of the id that it carries."
+    narrows = ("cloud_config__id__exact",)
+    fields = (
+        "name", "cloud_config", "region", "organization", "workspace", "subject", "things", "first_seen", "last_seen",
+        "ended", "is_kept", "trouble",
+    )  # fmt: skip
 
 
 @admin.register(WorkspaceMember, site=site)

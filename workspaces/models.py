@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import ClassVar
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Lower, Now
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
-from portal.statuses import Badge
-from portal.tasks.models import Task
+from portal.models import installation
+from portal.states import Badge, State
+from portal.tasks.subjects import Subject
 
 
 class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
     organization_path = "organization"
     sees = Can.MANAGE_ORGANIZATION
+
+    def live(self) -> CloudConfigQuerySet:
+        return self.filter(deleted=None)
 
 
 class CloudConfig(models.Model):
@@ -36,14 +42,23 @@ class CloudConfig(models.Model):
     kind = models.CharField(max_length=10, choices=Kind)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    # A row stays for the workspaces that were made by it, which are gone too by then.
+    deleted = models.DateTimeField(null=True, editable=False)
 
     objects = CloudConfigQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["organization", "name"], name="cloud_config_names_unique")]
+        constraints = [
+            models.UniqueConstraint(
+                "organization", Lower("name"), condition=Q(deleted=None), name="live_cloud_config_names_unique"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("cloud-config", args=[self.uuid])
 
     @property
     def options(self) -> dict[str, object]:
@@ -70,7 +85,7 @@ class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
         return self.exclude(status__in=(Workspace.Status.TERMINATING, Workspace.Status.TERMINATED))
 
 
-class Workspace(models.Model):
+class Workspace(Subject):
     """A shared filesystem, a network and people, in one region of one cloud configuration."""
 
     class Status(models.TextChoices):
@@ -81,26 +96,17 @@ class Workspace(models.Model):
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
-    PAGE: ClassVar[dict[str, Badge]] = {
-        Status.NEW: Badge.waiting("NEW"),
-        Status.INPROGRESS: Badge.working("INPROGRESS"),
-        Status.READY: Badge.good("READY"),
-        Status.FAILED: Badge.bad("FAILED"),
-        Status.TERMINATING: Badge.working("TERMINATING"),
-        Status.TERMINATED: Badge.gone("TERMINATED"),
-    }
-    API: ClassVar[dict[str, str]] = {status: status.name for status in Status}
-    COMES_FROM: ClassVar[dict[str, set[str]]] = {
-        Status.INPROGRESS: {Status.NEW, Status.FAILED},
-        Status.READY: {Status.INPROGRESS},
-        Status.FAILED: {Status.NEW, Status.INPROGRESS, Status.TERMINATING},
-        Status.TERMINATING: {Status.READY, Status.FAILED},
-        Status.TERMINATED: {Status.TERMINATING, Status.NEW, Status.INPROGRESS},
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW")),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED}),
+        Status.READY: State(Badge.good("READY"), follows={Status.INPROGRESS}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
+        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.READY, Status.FAILED}),
+        Status.TERMINATED: State(Badge.gone("TERMINATED"), follows={Status.TERMINATING, Status.NEW, Status.INPROGRESS}),
     }
 
     ENDING: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}  # nothing is to begin in here any more
 
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="workspaces")
     cloud_config = models.ForeignKey(CloudConfig, models.PROTECT, related_name="workspaces")
     name = models.CharField(max_length=80)
@@ -108,16 +114,16 @@ class Workspace(models.Model):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     login_public = models.TextField(blank=True)  # the portal's key for every node in here
     login_private = secrets.EncryptedField(blank=True, editable=False)
+    missing_since = models.DateTimeField(null=True, editable=False)  # when its cloud first listed nothing of it
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
-    tasks = GenericRelation(Task, content_type_field="subject_type", object_id_field="subject_id")
 
     objects = WorkspaceQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["organization", "name"], condition=~Q(status="terminated"), name="live_workspace_names_unique"
+                "organization", Lower("name"), condition=~Q(status="terminated"), name="live_workspace_names_unique"
             ),
             models.CheckConstraint(
                 condition=Q(status__in=["new", "inprogress", "ready", "failed", "terminating", "terminated"]),
@@ -132,8 +138,8 @@ class Workspace(models.Model):
         return reverse("workspace", args=[self.uuid])
 
     @property
-    def badge(self) -> Badge:
-        return self.PAGE[self.status]
+    def workspace(self) -> Workspace:
+        return self
 
     @property
     def cloud(self) -> clouds.Cloud:
@@ -142,7 +148,7 @@ class Workspace(models.Model):
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""
         return clouds.Tags(
-            portal=settings.PORTAL_NAME.lower(),
+            portal=installation(),
             organization=str(self.organization.uuid),
             workspace=str(self.uuid),
             subject=str(subject or self.uuid),
@@ -160,22 +166,60 @@ class Workspace(models.Model):
         self.login_public = public
         self.save(update_fields=["login_private", "login_public"])
 
-    def move(self, to: Status) -> bool:
-        """Change the status, and say whether this call was the one that did it."""
-        moved = Workspace.objects.filter(pk=self.pk, status__in=self.COMES_FROM[to]).update(status=to)
-        if moved:
-            self.status = to
-        else:
-            self.refresh_from_db(fields=["status"])
-        return bool(moved)
-
-    @property
-    def last_task(self) -> Task | None:
-        last: Task | None = self.tasks.order_by("-pk").first()
-        return last
-
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
+
+
+class StrayQuerySet(models.QuerySet["Stray"]):
+    def there(self) -> StrayQuerySet:
+        return self.filter(ended=None).order_by("first_seen", "pk")
+
+
+class Stray(models.Model):
+    """What a cloud holds in this portal's name though no row of the portal accounts for it; it may cost money.
+
+    Kept after its end, for staff to read.
+    """
+
+    PATIENCE: ClassVar[timedelta] = timedelta(minutes=2)  # for what is only on its way; then it is ended
+
+    cloud_config = models.ForeignKey(CloudConfig, models.CASCADE, related_name="strays")
+    region = models.CharField(max_length=40)
+    organization = models.CharField(max_length=80)  # this and the following: the tags that it carries
+    workspace = models.CharField(max_length=80)
+    subject = models.CharField(max_length=80)
+    name = models.CharField(max_length=200)  # of the subject, in words
+    things = models.JSONField(default=list)  # of the cloud, in words
+    first_seen = models.DateTimeField(db_default=Now())
+    last_seen = models.DateTimeField(db_default=Now())
+    ended = models.DateTimeField(null=True)  # when the cloud was asked and nothing of it was left
+    is_kept = models.BooleanField(default=False)  # the portal does not end it by itself
+    trouble = models.TextField(blank=True)  # why it was not ended
+
+    objects = StrayQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["cloud_config", "region", "subject"], condition=Q(ended=None), name="one_stray_of_a_subject"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def tags(self) -> clouds.Tags:
+        return clouds.Tags(installation(), self.organization, self.workspace, self.subject)
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of it, as a sentence."""
+        if self.is_kept:
+            return "It may hold people's data: the portal leaves it alone. Delete it in the cloud if nobody needs it."
+        if self.trouble:
+            return f"It could not be ended, and that is tried again every minute. {self.trouble}"
+        return "The portal ends it, unless it goes by itself within minutes."
 
 
 class WorkspaceMember(models.Model):

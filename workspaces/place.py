@@ -15,9 +15,7 @@ from workspaces.models import Workspace, WorkspaceMember
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
-    inside = WorkspaceMember.objects.filter(user=OuterRef("user"), workspace=workspace).values("role")
-    mine = Membership.objects.filter(user=person(request), organization=workspace.organization_id)
-    roles = mine.values_list("role", Subquery(inside)).first() or (None, None)  # whoever is inside is a member too
+    roles = workspace.__dict__.get("_roles") or _roles_of(request, workspace)
     place: Any = request
     place.organization, place.workspace, place.roles = workspace.organization, workspace, roles
     siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)
@@ -25,12 +23,28 @@ def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     return workspace
 
 
+def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, str | None]:
+    """The person's, in the organization and in the workspace. Whoever is inside is a member of both."""
+    inside = WorkspaceMember.objects.filter(user=OuterRef("user"), workspace=workspace).values("role")
+    mine = Membership.objects.filter(user=person(request), organization=workspace.organization_id)
+    return mine.values_list("role", Subquery(inside)).first() or (None, None)
+
+
 def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
     """The workspace of the address, entered. Raises Http404 or PermissionDenied."""
-    queryset = Workspace.objects.select_related("organization", "cloud_config", "created_by")
-    return enter(request, get_for(queryset, request.user, can, uuid=uuid))
+    mine = {"user": person(request)}
+    queryset = Workspace.objects.select_related("organization", "cloud_config", "created_by").annotate(
+        _organization_role=Subquery(
+            Membership.objects.filter(organization=OuterRef("organization"), **mine).values("role")
+        ),
+        _workspace_role=Subquery(WorkspaceMember.objects.filter(workspace=OuterRef("pk"), **mine).values("role")),
+    )
+    found = get_for(queryset, request.user, can, uuid=uuid)
+    known: Any = found
+    known._roles = (known._organization_role, known._workspace_role)
+    return enter(request, found)
 
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:
     """For a page of a task: the workspace of what it was done to."""
-    enter(request, subject if isinstance(subject, Workspace) else subject.workspace)
+    enter(request, subject.workspace)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from django.db import transaction
-
 from accounts import audit
 from portal import ssh
-from portal.clouds.errors import PortalError, Refused
-from portal.tasks.ledger import Plan, StepPlan, Work
-from portal.tasks.models import Task, TaskStatus
+from portal.errors import Refused
+from portal.tasks.ledger import Work
+from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.plans import Plan, StepPlan
 from workspaces.models import Workspace
+
+Status = Workspace.Status
 
 
 def check_cloud(work: Work) -> None:
@@ -23,7 +24,7 @@ def make_keys(work: Work) -> None:
     workspace: Workspace = work.subject
     if not workspace.login_public:
         private, public = ssh.new_key(f"coxswain {workspace.uuid}")
-        with transaction.atomic():
+        with audit.atomic():
             work.prove()
             workspace.keep_login_key(private, public)
             organization = workspace.organization
@@ -50,10 +51,7 @@ def drop_filesystem(work: Work) -> None:
 def check_nothing_is_left(work: Work) -> None:
     left = work.subject.cloud.leftovers(work.subject.tags())
     if left:
-        raise PortalError(
-            f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}.",
-            advice="Try again. If it stays, delete it in the cloud's own console.",
-        )
+        work.wait(5, f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}")
     work.log("Confirmed gone: the cloud lists nothing of this workspace any more.")
 
 
@@ -64,44 +62,62 @@ def check_empty(work: Work) -> None:
         raise Refused("There are clusters in this workspace.", advice="Delete them first.")
 
 
-def begin_create(task: Task) -> None:
-    task.subject.move(Workspace.Status.INPROGRESS)
-
-
-def settle_create(task: Task) -> None:
-    to = {TaskStatus.FINISHED: Workspace.Status.READY, TaskStatus.CANCELLED: Workspace.Status.TERMINATED}
-    task.subject.move(to.get(TaskStatus(task.status), Workspace.Status.FAILED))
-
-
-def begin_delete(task: Task) -> None:
-    task.subject.move(Workspace.Status.TERMINATING)
-
-
-def settle_delete(task: Task) -> None:
-    done = task.status == TaskStatus.FINISHED
-    task.subject.move(Workspace.Status.TERMINATED if done else Workspace.Status.FAILED)
-
-
 CREATE = Plan(
+    "workspaces.create",
+    "Create workspace",
+    "made",
     [
-        StepPlan("check", "Check the cloud configuration", check_cloud),
-        StepPlan("keys", "Make the portal's key", make_keys),
-        StepPlan("network", "Make the network", make_network, undo=drop_network),
-        StepPlan("filesystem", "Make the shared filesystem", make_filesystem, undo=drop_filesystem),
+        StepPlan("check", "Check the cloud configuration", check_cloud, icon="bi-shield-check"),
+        StepPlan(
+            "keys",
+            "Make the portal's key",
+            make_keys,
+            why="for the nodes of this workspace; it is kept encrypted",
+            icon="bi-key",
+        ),
+        StepPlan(
+            "network",
+            "Make the network",
+            make_network,
+            drop_network,
+            undo_title="Take the network away",
+            icon="bi-diagram-3",
+        ),
+        StepPlan(
+            "filesystem",
+            "Make the shared filesystem",
+            make_filesystem,
+            drop_filesystem,
+            undo_title="Delete the shared filesystem",
+            why="every node of every cluster in here sees it as /shared",
+            icon="bi-folder2",
+        ),
     ],
     queue="provision",
-    begin=begin_create,
-    settle=settle_create,
+    during=Status.INPROGRESS,
+    then={FINISHED: Status.READY, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
 )
 
 DELETE = Plan(
+    "workspaces.delete",
+    "Delete workspace",
+    "deleted",
     [
-        StepPlan("empty", "Check that the workspace is empty", check_empty),
+        StepPlan("empty", "Check that the workspace is empty", check_empty, icon="bi-search"),
         *CREATE.teardown(),
-        StepPlan("gone", "Ask the cloud what is left", check_nothing_is_left, limit=timedelta(minutes=30)),
+        StepPlan(
+            "gone",
+            "Ask the cloud what is left",
+            check_nothing_is_left,
+            icon="bi-check2-all",
+            limit=timedelta(minutes=30),
+        ),
     ],
     queue="teardown",
-    begin=begin_delete,
-    settle=settle_delete,
-    undo_on_cancel=False,
+    during=Status.TERMINATING,
+    then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
+    undoes_on_cancel=False,
+    undoes=CREATE,
+    destroys=("The shared filesystem and everything in it", "The network and the portal's key"),
+    spares=("Jobs, runs and their output", "The audit"),
 )

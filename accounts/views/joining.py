@@ -34,7 +34,7 @@ from accounts.models import (
 )
 from accounts.place import choose
 from accounts.signin import sign_in_new
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 
 
 @never_cache

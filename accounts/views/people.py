@@ -49,9 +49,9 @@ from accounts.models import (
 )
 from accounts.place import FIELD, enter_if_any, enter_organization, person
 from accounts.signin import confirm
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.paging import Page
-from portal.statuses import Badge
+from portal.states import Badge
 
 PAGE = 15  # people on one page
 FEW = 5  # of those who are invited, beside the members

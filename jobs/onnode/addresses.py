@@ -1,5 +1,6 @@
 """Where a Git server may be: the rules for what a person typed, a server redirected to, or a submodule names."""
 
+import encodings.idna  # noqa: F401 (looking up the first name would load it, while a person waits)
 import ipaddress
 import os
 import re

@@ -7,6 +7,7 @@ lies on /shared other runs can change, and whoever changes it could say where th
 the log, what it found in the facts (`telling.py`). Standard library only, Python 3.9 or newer.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -34,6 +35,16 @@ class Setup:
         self.had_credential = bool(credential)
         self.log = telling.Log(folder)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
+        bin_folder = pathlib.Path(order["engine"], "bin")
+        path = {**os.environ, **order["environment"]}.get("PATH", "/usr/bin:/bin")
+        self.environment = {**order["environment"], "PATH": f"{bin_folder}:{path}"}
+        self.ranks = {
+            "size": order["cores"],
+            "hostfile": order["hostfile"],
+            "engine": order["engine"],
+            "command": [str(bin_folder / "python"), *order["command"]],
+        }
+        self.launcher = None
 
     def say(self, sentence):
         self.log.say(sentence)
@@ -44,27 +55,40 @@ class Setup:
 
     # Command
 
+    def begin(self):
+        """Meanwhile have mpiexec and what stands around the ranks come up: they wait for the source.
+
+        Not while git knows a password: they are of /shared, where others may have changed them. Whatever is wrong with
+        them is said by `command`, which tries again.
+        """
+        if self.had_credential:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self.launcher = launcher.Launcher(self.folder, self.ranks)
+            self.launcher.start({**os.environ, **self.environment}, self.folder / "src", waits=True)
+
+    def end(self):
+        """Of what has begun, and is not needed."""
+        if self.launcher:
+            self.launcher.abandon()
+            self.launcher = None
+
     def command(self, source, packages):
         order = self.order
-        bin_folder = pathlib.Path(order["engine"], "bin")
-        os.environ.update(order["environment"])
-        os.environ["PATH"] = f"{bin_folder}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+        os.environ.update(self.environment)
         if packages:
             os.environ["PYTHONPATH"] = str(packages)
         self.say(f"$ mpiexec -n {order['cores']} python {shlex.join(order['command'])}")
         self.know(phase="run", began=time.time())
-        words = {
-            "size": order["cores"],
-            "hostfile": order["hostfile"],
-            "engine": order["engine"],
-            "source": str(source),
-            "command": [str(bin_folder / "python"), *order["command"]],
-            "facts": self.facts,
-        }
-        given = [str(self.folder), json.dumps(words)]
+        if self.launcher and self.launcher.is_waiting():
+            if packages and packages != self.folder / "packages":
+                (self.folder / "packages").symlink_to(packages)
+            self.launcher.launch(source, self.facts)
+        self.end()
+        given = [str(self.folder), json.dumps({**self.ranks, "source": str(source), "facts": self.facts})]
         if self.had_credential:
             # A fresh interpreter: what git was given is in nobody's memory any more.
-            boot.execute(str(bin_folder / "python"), "launcher", given)
+            boot.execute(self.ranks["command"][0], "launcher", given)
         launcher.main(given)
 
 
@@ -89,8 +113,10 @@ def main(argv, secret=None):
     except SetupFailed as failure:
         setup.say(str(failure))
         setup.know(failure=failure.facts)
+        setup.end()
         sys.exit(SETUP_FAILED)
     except OSError as error:
         setup.say(str(error))
         setup.know(failure={"message": "The run could not be set up on the head node.", "evidence": str(error)})
+        setup.end()
         sys.exit(SETUP_FAILED)

@@ -6,6 +6,9 @@
 `rank.py`, which tells how it really ended. All that they print and tell comes through Hydra into a FIFO for each rank,
 and from here into FOLDER/log.
 
+Between `start` and `launch` may be time: `job.py` has mpiexec and all `rank.py` come up while it fetches the source,
+and there they wait. They are let go when each of them has said that it waits.
+
 - All ranks end with 0: the run is good, whatever mpiexec makes of it.
 - One fails: the others have GRACE seconds to end by themselves, so that their last words are kept; then mpiexec is
   killed, its proxies see that and end what they have, and we wait until every node is clear.
@@ -49,6 +52,7 @@ MOST_FAILURES = 64
 LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
 WRAPPER = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ['COXSWAIN_WRAPPER'])))"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PRCTL = ctypes.CDLL(None).prctl
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
 FOLLOWS = re.compile(
     rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)"
@@ -65,12 +69,12 @@ fresh = "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWA
 if fresh and hasattr(sys, "orig_argv"):  # Python 3.10 and newer
     os.execv(sys.executable, [sys.executable, "-ISc", os.environ["COXSWAIN_WRAP"], sys.executable, *sys.orig_argv[1:]])
 def _next():
-    import importlib.util, importlib.machinery
+    import _frozen_importlib, _frozen_importlib_external  # importlib itself takes as long to load as all else
     here = os.path.dirname(os.path.abspath(__file__))
     others = [place for place in sys.path if os.path.abspath(place or ".") != here]
-    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    spec = _frozen_importlib_external.PathFinder.find_spec("sitecustomize", others)
     if spec and spec.loader:
-        module = importlib.util.module_from_spec(spec)
+        module = _frozen_importlib.module_from_spec(spec)
         sys.modules["sitecustomize"] = module
         spec.loader.exec_module(module)
 _next()
@@ -134,8 +138,10 @@ class Launcher:
     def __init__(self, folder, order):
         self.folder = folder
         self.size = order["size"]
+        self.command = order["command"]
         self.engine = pathlib.Path(order["engine"])
-        self.facts = order["facts"]
+        self.facts = {}
+        self.mpiexec = None
         self.hosts = Hosts(pathlib.Path(order["hostfile"]).read_text())
         for left in pathlib.Path(tempfile.gettempdir()).glob("ranks-*"):
             shutil.rmtree(left, ignore_errors=True)  # of a launcher that was killed: one at a time is on a node
@@ -154,15 +160,19 @@ class Launcher:
         self.failed = set()  # (world, rank) of all that failed, and not by our ending them
         self.left = 0
         self.deadline = None  # when mpiexec is killed
+        self.ready = None  # those of the ranks that wait to be let go; None: they do not wait
         self.killed = False
         self.cancelled = False
         self.looked = 0.0
         self.told = 0
-        self.began = time.monotonic()
 
     # Starting
 
-    def start(self, command):
+    def start(self, env, source, *, waits=False):
+        """In this environment. With `waits` the wrappers come up, and nothing else before `launch`."""
+        if waits:
+            self.ready = set()
+            source.mkdir()  # Hydra takes its place for that of programs that others spawn, too
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         for rank in range(self.size):
@@ -172,38 +182,54 @@ class Launcher:
         hook = self.folder / "hook"
         hook.mkdir(exist_ok=True)
         (hook / "sitecustomize.py").write_text(HOOK)
+        places = [str(hook), str(self.folder / "packages") if waits else "", env.get("PYTHONPATH", "")]
         env = {
-            **os.environ,
+            **env,
             "COXSWAIN_WRAP": WRAPPER,
             "COXSWAIN_WRAPPER": RANK,
             "COXSWAIN_RUNNER": RUNNER,
-            "PYTHONPATH": ":".join(filter(None, (str(hook), os.environ.get("PYTHONPATH", "")))),
+            "PYTHONPATH": ":".join(filter(None, places)),
         }
         argv = [
             str(self.engine / "bin" / "mpiexec"),
             *("-n", str(self.size), "-f", str(self.place / "hosts")),
             *("-outfile-pattern", f"{self.place}/o.%g.%r", "-errfile-pattern", f"{self.place}/e.%g.%r"),
-            *(python, "-ISc", WRAPPER, *command),
+            *(python, "-ISc", WRAPPER, *(("--wait", str(source)) if waits else ()), *self.command),
         ]
         (self.place / "hosts").write_text("".join(f"{line}\n" for line in self.lines()))
-        libc = ctypes.CDLL(None)
-        # Its ssh clients become our children when it dies: they last as long as their nodes' processes.
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
         self.hydra = (self.place / "hydra").open("ab")
-        self.wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self.terminate)
-        self.poll.register(self.wake, select.EPOLLIN)
         self.mpiexec = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=self.hydra,
             stderr=self.hydra,
             env=env,
+            cwd=source,
             start_new_session=True,  # signals of our group are for us; we tell it
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
+
+    def is_waiting(self):
+        """Whether mpiexec is there. What ended it is none of the run's business: `abandon` it, and start anew."""
+        return self.mpiexec is not None and self.mpiexec.poll() is None
+
+    def abandon(self):
+        """Nothing of it stays. Its ranks have run nothing yet."""
+        if self.mpiexec:
+            self.mpiexec.kill()  # and its proxies end what they have
+            self.mpiexec.wait()
+        for fd in self.channels:
+            os.close(fd)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def listen(self):
+        # Its ssh clients become our children when it dies: they last as long as their nodes' processes.
+        PRCTL(PR_SET_CHILD_SUBREAPER, 1)
+        self.wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.terminate)
+        self.poll.register(self.wake, select.EPOLLIN)
 
     def lines(self):
         """The hostfile, read once: which rank is where must not change under us."""
@@ -258,6 +284,8 @@ class Launcher:
             known = False
         if not known:
             return self.fail(key, when, broken=True)
+        if "waits" in facts:
+            return self.let_go(key)
         if "start" in facts:
             self.nodes[key] = self.hosts.of(key[1]) if key[0] == 0 else str(facts.get("node"))[:80]
             return None
@@ -276,6 +304,13 @@ class Launcher:
             wait = FINALIZE if len(self.over) < self.size else LINGER if not self.failures else 0
             self.end_within(wait)
         return None
+
+    def let_go(self, key):
+        """The ranks, when all of them wait: a signal to one that is not there yet would end it."""
+        if self.ready is not None and key not in self.ready:
+            self.ready.add(key)
+            if len(self.ready) == self.size:
+                self.mpiexec.send_signal(signal.SIGUSR1)  # Hydra passes it on to all, on all nodes
 
     def fail(self, key, when, **how):
         """Remember a failure, once for each rank: what it said before it ended counts more than its end."""
@@ -322,6 +357,31 @@ class Launcher:
             self.told = len(self.ends)
             self.facts["ended"] = {"count": self.told, "of": self.size, "last": list(self.ended)}
             telling.know(self.folder, self.facts)
+
+    def launch(self, source, facts):
+        """From here to the end of the run. Never returns."""
+        os.chdir(source)
+        self.facts = facts
+        self.began = time.monotonic()
+        try:
+            if self.mpiexec is None:
+                self.start(os.environ, source)
+            self.listen()
+            verdict = self.run()
+            draft = self.folder / "verdict.new"
+            draft.write_text(json.dumps(verdict))
+            draft.replace(self.folder / "verdict.json")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            sys.exit(os.EX_IOERR)  # as jobs/causes.py knows it; mpiexec ends with us, and its proxies with it
+        finally:
+            shutil.rmtree(self.place, ignore_errors=True)
+        first = (verdict["failures"] or [{"signal": signal.SIGTERM} if verdict["cancelled"] else {}])[0]
+        how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+        os._exit(0 if verdict["good"] else how)
 
     def run(self):
         while self.mpiexec.poll() is None:
@@ -431,23 +491,5 @@ class Launcher:
 
 
 def main(words, _stream=None):
-    folder, order = pathlib.Path(words[0]), json.loads(words[1])
-    os.chdir(order["source"])
-    launcher = Launcher(folder, order)
-    try:
-        launcher.start(order["command"])
-        verdict = launcher.run()
-        draft = folder / "verdict.new"
-        draft.write_text(json.dumps(verdict))
-        draft.replace(folder / "verdict.json")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(os.EX_IOERR)  # as jobs/causes.py knows it; mpiexec ends with us, and its proxies with it
-    finally:
-        shutil.rmtree(launcher.place, ignore_errors=True)
-    first = (verdict["failures"] or [{"signal": signal.SIGTERM} if verdict["cancelled"] else {}])[0]
-    how = first.get("status") or first.get("aborts", 0) & 255 or (128 + first["signal"] if "signal" in first else 1)
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
-    os._exit(0 if verdict["good"] else how)
+    order = json.loads(words[1])
+    Launcher(pathlib.Path(words[0]), order).launch(order["source"], order["facts"])

@@ -37,11 +37,12 @@ class TookTooLong(Exception):
         self.said = said
 
 
-def run(argv, *, env, cwd, until, tell=None, merged=False, holds=()):
+def run(argv, *, env, cwd, until, tell=None, merged=False, holds=(), meanwhile=None):
     """(standard output, what it said); raises `ProgramFailed` or, at `until` of the monotonic clock, `TookTooLong`.
 
     What it says is its standard error, or with `merged` both, and `tell(line)` is called with each line of that as it
-    comes. A carriage return ends a line too. `holds` are descriptors that it has as well.
+    comes. A carriage return ends a line too. `holds` are descriptors that it has as well. When it has begun,
+    `meanwhile()` is called.
     """
     output, lines = bytearray(), _Lines(tell)
     process = subprocess.Popen(
@@ -58,6 +59,8 @@ def run(argv, *, env, cwd, until, tell=None, merged=False, holds=()):
             selector.register(process.stdout, selectors.EVENT_READ, lines if merged else output.extend)
             if process.stderr:
                 selector.register(process.stderr, selectors.EVENT_READ, lines)
+            if meanwhile:
+                meanwhile()
             while selector.get_map():
                 for key, _ in selector.select(max(0, until - time.monotonic())):
                     data = os.read(key.fd, 65536)

@@ -10,6 +10,8 @@ On stdout go frames: kind (1 byte), size (4), time in ns (8), big endian; then t
     {"aborts": status}: MPI_Abort was called      {"done": true}: the program has ended well
     {"status": N | "signal": N, "rss": KiB, "left": N}: the process has ended
 
+With `--wait FOLDER` in front of the command it says {"waits": true}, and begins in that folder when USR1 comes.
+
 It is there once for each rank, so it loads nothing that it can do without: no ctypes, json, signal or struct, which
 take longer than all else. It comes in the environment, as code, and reads no file.
 """
@@ -85,6 +87,18 @@ def leave_pmi(fd):
         return  # Hydra has closed it
 
 
+def wait_to_go(wake, hydra):
+    """Until the launcher has the source. What comes later is not in our environment yet."""
+    poll = select.poll()
+    for fd in (wake, hydra):
+        poll.register(fd, select.POLLIN)
+    event('{"waits":true}')
+    if any(fd == hydra for fd, _ in poll.poll()):
+        os._exit(1)  # Hydra has ended
+    hook, packages, *more = os.environ["PYTHONPATH"].split(":")
+    os.environ["PYTHONPATH"] = ":".join([hook, packages] if os.path.isdir(packages) else [hook, *more])
+
+
 def with_runner(command):
     """The command, with `runner.py` in front of a Python program."""
     if not os.path.basename(command[0]).startswith("python"):
@@ -103,8 +117,8 @@ def with_runner(command):
     return [*command[:at], "-c", CODE, *command[at:]]
 
 
-def become(command, out, err, told, pmi):
-    """In the child: turn into the rank. Never returns."""
+def become(command, folder, out, err, told, pmi):
+    """In the child: turn into the rank, in this folder if there is one. Never returns."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_DFL)
     for fd, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
@@ -119,9 +133,11 @@ def become(command, out, err, told, pmi):
     os.environ.pop("COXSWAIN_WRAP", None)
     command = with_runner(command)
     try:
+        if folder:
+            os.chdir(folder)
         os.execvp(command[0], command)
     except OSError as error:
-        os.write(2, f"{command[0]}: {error.strerror}\n".encode(errors="replace"))
+        os.write(2, f"{error.filename or command[0]}: {error.strerror}\n".encode(errors="replace"))
         os._exit(127)
 
 
@@ -132,11 +148,17 @@ class Rank:
         self.hydra = pmi = int(os.environ.get("PMI_FD", 2))
         os.closerange(3, pmi)  # Hydra lets each rank inherit the pipes of those that it started before
         os.closerange(max(3, pmi + 1), 65536)
+        wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake[1], warn_on_full_buffer=False)
+        folder = ""
+        if command[0] == "--wait":
+            signal.signal(signal.SIGUSR1, lambda *_: None)
+            wait_to_go(wake[0], pmi)
+            _, folder, *command = command
         out, err, told = os.pipe(), os.pipe(), os.pipe()
         self.pmi = theirs = None
         if pmi > 2:
             self.pmi, theirs = (end.detach() for end in socket.socketpair())
-        wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:  # noqa: SIM105 (contextlib takes as long to load as all else)
             fcntl.fcntl(out[1], F_SETPIPE_SZ, 1 << 18)
         except OSError:
@@ -146,12 +168,11 @@ class Rank:
         if not self.pid:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == own:
-                become(command, out[1], err[1], told[1], theirs)
+                become(command, folder, out[1], err[1], told[1], theirs)
             os._exit(1)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)  # Hydra signals the whole group: the rank has it already
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake[1], warn_on_full_buffer=False)
         self.kinds = {out[0]: b"o", err[0]: b"e", told[0]: b"t", wake[0]: b"w"}
         self.poll = select.poll()
         for fd in self.kinds:

@@ -53,7 +53,7 @@ def _run():
 
     def load(name):
         """Compiled, and __main__ dressed as python does it."""
-        import importlib.machinery
+        import _frozen_importlib_external as machinery  # importlib's own takes long to load
 
         name = os.path.abspath(name)  # as Python has it since 3.9
         try:
@@ -63,7 +63,7 @@ def _run():
             sys.stderr.write(f"python: can't open file {name!r}: [Errno {error.errno}] {error.strerror}\n")
             raise SystemExit(2) from None
         names.update(__file__=name, __cached__=None)
-        names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", name)
+        names["__loader__"] = machinery.SourceFileLoader("__main__", name)
         return code
 
     told = []

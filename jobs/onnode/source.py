@@ -57,6 +57,7 @@ def fetch(setup):
     source = setup.folder / "src"
     with a_place_of_our_own(setup.order.get("scratch", SCRATCH)) as place:
         fetcher = Fetcher(setup, place)
+        fetcher.git.meanwhile = setup.begin
         if setup.credential:
             with fetcher.signed_in(url, setup.credential):
                 commit, subject = fetcher.bring(url, reference, place / "src")
@@ -161,6 +162,7 @@ class Git:
             self.argv += ["-c", setting]
         self.holds = []  # descriptors
         self.sign_in = (None, [], [])  # where, with which options and descriptors
+        self.meanwhile = None  # called while git is out for the first time
         self.said = ""
         # Built from nothing: neither the person's variables nor the node's configuration reach git.
         self.env = {
@@ -184,6 +186,7 @@ class Git:
         argv = [*self.argv, *(server.options if server else ()), *(options if here else ()), *words]
         until = min(self.until, time.monotonic() + (seconds or self.seconds))
         began = time.monotonic()
+        meanwhile, self.meanwhile = self.meanwhile, None
         try:
             # In the root folder, for git looks for a repository in each folder above the one that it is called in.
             output, self.said = run(
@@ -193,6 +196,7 @@ class Git:
                 until=until,
                 tell=Progress(self.say),
                 holds=[*self.holds, *(holds if here else ())],
+                meanwhile=meanwhile,
             )
         except TookTooLong as error:
             raise self.waited(server, time.monotonic() - began, error.said) from error
@@ -421,7 +425,7 @@ class Fetcher:
 
     def copy(self, mirror, url, commit, folder):
         """A repository of the run's own, as a clone would be."""
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
         own = folder / ".git"
         shutil.copytree(mirror / "objects", own / "objects", copy_function=link)
         (own / "refs").mkdir()
@@ -523,6 +527,17 @@ def begins_with(file, start):
             return opened.read(len(start)) == start
     except OSError:
         return False
+
+
+def empty(folder):
+    """It stays the same folder: those who wait for what comes into it are in it already."""
+    folder.mkdir(exist_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def content_of(file):

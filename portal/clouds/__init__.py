@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol, assert_never
 
-from portal.clouds.errors import Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 
 __all__ = [
     "Cloud",
@@ -167,6 +167,17 @@ class Cloud(Protocol):
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
         """What exists now, lowest rank first."""
+        ...
+
+    def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
+        """All nodes in this region that carry this portal's tag, lowest rank first, by the tags that they carry.
+
+        One question for all clusters, however many there are.
+        """
+        ...
+
+    def owners(self, portal: str) -> set[Tags]:
+        """The tags of everything in this region, of any kind, that carries this portal's tag."""
         ...
 
     def delete_nodes(self, tags: Tags) -> None:

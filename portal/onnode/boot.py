@@ -3,11 +3,13 @@
     python3 -ISc WORDS FD MODULE …
 
 WORDS (`portal/detached.py`) read LENGTH, a line, and then so many bytes from the descriptor: all modules, as a
-marshalled {name: source}, with WORDS themselves as "words". They are executed as they came: what people run on the node
-may have changed any file of theirs, and nothing of this. Then `main` of MODULE is called with the words that follow,
-and with what is left to be read of the descriptor. Standard library only, Python 3.9 or newer.
+marshalled {name: source}, with WORDS themselves as "words"; and as "compiled" (magic number, {name: code}) for the
+portal's own Python, which is often the node's too, because compiling takes long. They are executed as they came: what
+people run on the node may have changed any file of theirs, and nothing of this. Then `main` of MODULE is called with
+the words that follow, and with what is left to be read of the descriptor. Standard library only, Python 3.9 or newer.
 """
 
+import _frozen_importlib_external
 import importlib
 import marshal
 import os
@@ -20,6 +22,8 @@ class Brought:
 
     def __init__(self, sources):
         self.sources = sources
+        magic, codes = sources["compiled"]
+        self.codes = codes if magic == _frozen_importlib_external.MAGIC_NUMBER else {}
 
     def find_spec(self, name, path=None, target=None):
         return ModuleSpec(name, self, origin=f"{name}.py") if name in self.sources else None
@@ -28,7 +32,11 @@ class Brought:
         return None
 
     def exec_module(self, module):
-        exec(compile(self.sources[module.__name__], module.__spec__.origin, "exec"), module.__dict__)  # noqa: S102
+        code = self.codes.get(module.__name__)
+        if code:
+            exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302
+        else:
+            exec(compile(self.sources[module.__name__], module.__spec__.origin, "exec"), module.__dict__)  # noqa: S102
 
 
 def source(module):

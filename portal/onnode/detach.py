@@ -130,14 +130,12 @@ def start(folder, order):
         with contextlib.suppress(FileExistsError):
             os.mkfifo(folder / name, 0o600)
     # From here on it is never started again: O_EXCL is the fence.
-    begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.write(begun, f"{time.time()}\n".encode())
-    os.fsync(begun)
-    os.close(begun)
     if os.environ.pop("COXSWAIN_STAY", None):
         # Our session lasts as long as we do, and is answered when we close our output.
         print("started", flush=True)
-        keep(Keeper(folder, order, lock, fence))
+        keep(Keeper(folder, order, lock, fence), begun)
     readable, writable = os.pipe()
     if os.fork():
         os.close(writable)
@@ -149,7 +147,7 @@ def start(folder, order):
     if os.fork():  # the keeper is no session leader's child: the end of this SSH session does not reach it
         os._exit(0)
     os.close(readable)
-    keep(Keeper(folder, order, lock, fence), writable)
+    keep(Keeper(folder, order, lock, fence), begun, writable)
 
 
 class Keeper:
@@ -168,8 +166,8 @@ class Keeper:
         return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until])]
 
 
-def keep(keeper, told=None):
-    """The keeper's life. Never returns."""
+def keep(keeper, begun, told=None):
+    """The keeper's life. Never returns. `begun` is the file that says so, and is made sure of beside the command."""
     folder, order = keeper.folder, keeper.order
     null = os.open(os.devnull, os.O_RDWR)
     log = os.open(folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -185,7 +183,11 @@ def keep(keeper, told=None):
     own = os.getpid()
     keeper.command = os.fork()
     if not keeper.command:
+        os.close(begun)
         become(keeper, own)
+    with contextlib.suppress(OSError):  # a disk that takes no more: it runs all the same
+        os.fsync(begun)
+    os.close(begun)
     if "secret" in order:
         # On with an empty memory.
         for file in filter(None, (keeper.lock, keeper.fence)):

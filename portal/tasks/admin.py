@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -15,11 +14,11 @@ from django.utils.timezone import now
 from redis.exceptions import RedisError
 
 from portal.admin import ReadOnlyInline, StaffAdmin, portal_link, shown, site
-from portal.clouds.errors import PortalError
-from portal.tasks import queue
+from portal.errors import PortalError
+from portal.tasks import queue, registry
+from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import cancel_task, retry_task
-from portal.tasks.live import WATCH
-from portal.tasks.models import Leader, Step, Task
+from portal.tasks.models import Step, Task
 
 MOST_SHOWN = 50
 
@@ -29,7 +28,7 @@ class KindFilter(admin.SimpleListFilter):
     parameter_name = "kind"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(kind, kind) for kind in settings.PLANS]
+        return [(kind, kind) for kind in registry.plans]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Task]) -> QuerySet[Task]:
         return queryset.filter(kind=self.value()) if self.value() else queryset
@@ -37,7 +36,7 @@ class KindFilter(admin.SimpleListFilter):
 
 class StepInline(ReadOnlyInline):
     model = Step
-    fields = ("position", "title", "status", "detail", "attempts", "started", "finished")
+    fields = ("position", "title", "status", "detail", "deaths", "started", "finished")
 
 
 @admin.register(Task, site=site)
@@ -87,7 +86,7 @@ class TaskAdmin(StaffAdmin):
         """What waits, who works, and what nobody has been told of. To look at: a queue only holds hints."""
         context: dict[str, Any] = {
             **site.each_context(request), "title": "Queues and workers", "opts": self.opts, "most": MOST_SHOWN,
-            "watch_seen": Leader.last_seen(WATCH),
+            "watch_seen": WatchProcess.last_seen(), "watch_processes": WatchProcess.objects.living().order_by("name"),
         }  # fmt: skip
         due = Task.objects.due().order_by("wake_at")
         context["due"] = due[:MOST_SHOWN]

@@ -10,21 +10,22 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
 from typing import Any
 from uuid import UUID
 
-from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.http import HttpRequest
-from django.utils.module_loading import import_string
 
+from portal.database import for_sockets
+from portal.tasks import registry
 from portal.tasks.hub import Reader, State
-from portal.tasks.models import Output, Task
+from portal.tasks.models import Output
 from portal.tasks.pace import Pace
+from portal.tasks.subjects import seen_output
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if not await self._ask([]):
             return
         self.bell = asyncio.Event()
-        self.jobs = [asyncio.create_task(self._tell()), asyncio.create_task(self._beat())]
+        self.jobs = [asyncio.create_task(self._or_close(job)) for job in (self._tell, self._beat)]
 
     async def disconnect(self, code: int) -> None:
         for job in (*self.jobs, self.following):
@@ -74,6 +75,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 raise KeyError("watch or output")
         except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
             await self.close(1003)
+
+    async def _or_close(self, job: Callable[[], Awaitable[None]]) -> None:
+        """A page whose news do not come any more must not be told that it is live: it connects again."""
+        try:
+            await job()
+        except Exception:
+            logger.exception("a live page could not be told what is new")
+            await self.close(TRY_AGAIN)
 
     # What the page watches
 
@@ -152,7 +161,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if await self._still_allowed():
             await self.send(bytes_data=await reader.frame(after))
 
-    @database_sync_to_async
+    @for_sockets
     def _output(self, uuid: UUID) -> Output | None:
         return Output.objects.filter(uuid=uuid).first()
 
@@ -167,24 +176,37 @@ class LiveConsumer(AsyncWebsocketConsumer):
     def _knows_person(self) -> bool:
         return self.person is not None and time.monotonic() - self.person_at < RELOAD
 
-    @database_sync_to_async
+    @for_sockets
     def _refusal(self, names: list[str]) -> int | None:
         if not self._knows_person():
-            self.person = self._read_person()
-            self.person_at = time.monotonic()
+            self.person_at, self.person = self._read_person()
         if self.person is None:
             return SIGNED_OUT
         return None if all(_may_see(self.person, name) for name in names) else GONE
 
-    def _read_person(self) -> Any:
+    def _read_person(self) -> tuple[float, Any]:
+        """When the session was read, and whose it is. The pages of one session read it once for all of them."""
         session = self.scope.get("session")
         if session is None:
-            return None
-        request = HttpRequest()
-        # Not the scope's own, which was loaded once: a session that has ended since must not go on here.
-        request.session = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
-        user = get_user(request)
-        return user if user.is_authenticated and user.may_stay(request.session) else None
+            return time.monotonic(), None
+        key = session.session_key
+        found = _people.get(key)
+        if found is None or time.monotonic() - found[0] >= RELOAD:
+            if len(_people) > 10_000:
+                _people.clear()
+            found = _people[key] = time.monotonic(), _whose(key)
+        return found
+
+
+_people: dict[Any, tuple[float, Any]] = {}  # session key → when it was read, and whose it is
+
+
+def _whose(session_key: Any) -> Any:
+    """The person, if the session goes on. A scope's own session was loaded once, and may have ended since."""
+    request = HttpRequest()
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
+    user = get_user(request)
+    return user if user.is_authenticated and user.may_stay(request.session) else None
 
 
 # (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and
@@ -216,8 +238,7 @@ def _sees(user: Any, name: str) -> bool:
     except ValueError:
         return False
     if kind == "output":
-        task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
-        return task is not None and Task.objects.seen_by(user, task.uuid) is not None
-    if kind not in settings.LIVE_SUBJECTS:
+        return seen_output(user, uuid) is not None
+    if kind not in registry.live:
         return False
-    return import_string(settings.LIVE_SUBJECTS[kind]).objects.seen_by(user, uuid) is not None
+    return registry.live[kind].objects.seen_by(user, uuid) is not None

@@ -16,16 +16,18 @@ from itertools import islice
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
-from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 
+from portal.database import for_sockets
 from portal.tasks import output as store
-from portal.tasks.models import ENTRY, Output
+from portal.tasks.blocks import FRAME, MOST_PIECES, Block, blocks
+from portal.tasks.outputs import ENTRY, Output
 from portal.tasks.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 LOOK = 5.0  # seconds; how often to look without a doorbell, because one may be lost
+LOOK_AFTER_END = 60.0  # seconds; an output that is complete may be reopened
 KEPT_FRAMES = 32
 KEPT_BYTES = 4 * 1024 * 1024  # of the newest output; viewers further behind read the database
 
@@ -47,7 +49,7 @@ class Reader:
         self.output = output
         self.state = State(0, False, False)
         self.moved = asyncio.Event()
-        self.newest: list[store.Block] = []
+        self.newest: list[Block] = []
         self.more = False
         self.newest_from = 0  # the position at which `newest` begins
         self.frames: OrderedDict[tuple[int, State], bytes] = OrderedDict()
@@ -65,8 +67,7 @@ class Reader:
 
     async def start(self) -> None:
         """Returns when the reader has looked at least once."""
-        over = self.state.ended and self.state.kept
-        if not over and (self.listener is None or self.listener.done()):
+        if self.listener is None or self.listener.done():
             ready = asyncio.Event()
             self.listener = asyncio.create_task(_listen(self, ready))
             await ready.wait()
@@ -110,13 +111,13 @@ class Reader:
     async def _build(self, after: int) -> bytes:
         if after < self.newest_from:
             return await _frame(self.output, after)
-        found: list[store.Block] = []
+        found: list[Block] = []
         size = pieces = 0
         for block in islice(self.newest, bisect_right(self.newest, after, key=lambda block: block.end), None):
             new = block.between(after, block.end)
             size += len(new.data)
             pieces += len(new.segments) // ENTRY.size
-            if found and (size > store.FRAME or pieces > store.MOST_PIECES):
+            if found and (size > FRAME or pieces > MOST_PIECES):
                 break
             found.append(new)
         return store.frame(self.output, after, found)
@@ -137,13 +138,12 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
             rang.clear()  # before looking: what is rung meanwhile is heard afterwards
             await reader.look()
             ready.set()
-            if reader.state.ended and reader.state.kept:
-                return
             waiting, more = ref(reader), reader.more
+            pause = LOOK_AFTER_END if reader.state.ended and reader.state.kept else LOOK
             del reader
             if not more:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(rang.wait(), LOOK)
+                    await asyncio.wait_for(rang.wait(), pause)
                 await pace.turn()
             held = waiting()
             if held is None:
@@ -165,17 +165,17 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
         rang.set()
 
 
-@database_sync_to_async
-def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Block], bool]:
+@for_sockets
+def _news(pk: int, after: int | None) -> tuple[Output, int, list[Block], bool]:
     """The output, what is new of it and where that begins, and whether there is still more.
 
     `after` None: what a page opens with. When there is more, the output's `head` is where we have come to.
     """
     output = Output.objects.get(pk=pk)
-    found: list[store.Block] = []
+    found: list[Block] = []
     at = begin = store.tail_position(output) if after is None else after
     while at < output.head and at - begin < KEPT_BYTES:
-        new = store.blocks(output, at, until=output.head, limit=1024 * 1024)
+        new = blocks(output, at, until=output.head, limit=1024 * 1024)
         found += new
         at = new[-1].end
     more = at < output.head
@@ -184,6 +184,6 @@ def _news(pk: int, after: int | None) -> tuple[Output, int, list[store.Block], b
     return output, begin, found, more
 
 
-@database_sync_to_async
+@for_sockets
 def _frame(output: Output, after: int) -> bytes:
-    return store.frame(output, after, store.blocks(output, after, until=output.head))
+    return store.frame(output, after, blocks(output, after, until=output.head))

@@ -1,7 +1,20 @@
 """Doing a task: its steps in order, each finished once, whatever dies on the way.
 
-A plan is data: a list of steps, each a function that may be called again. A step that must wait calls `work.wait`,
-which gives the worker back; the watch process has the task taken up again when it is due.
+A plan is data: its steps, what the subject is meanwhile, what it becomes, and what is destroyed; see
+`portal/tasks/plans.py`. A step that must wait calls `work.wait`, which gives the worker back; the watch process has the
+task taken up again when it is due.
+
+Rows that several processes write are locked in one order everywhere, so that nobody waits in a ring:
+
+1. people, memberships and invitations; an organization's own row before them;
+2. the unfinished task of a subject (`hold_task`, `prove`), where there are several by their numbers;
+3. the subject: a workspace before a cluster that is made in it, a run that has begun before its cluster;
+4. a cluster before the runs that wait for it, which are taken only where nobody else holds them;
+5. a new task, its steps; nodes; outputs;
+6. the audit's chains, last (`accounts.audit.atomic`).
+
+A row is locked without those that it is read with (`of=("self",)`), and without its key (`no_key=True`): what only
+refers to it can be written meanwhile.
 """
 
 from __future__ import annotations
@@ -17,52 +30,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from django.conf import settings
 from django.db import DatabaseError, IntegrityError, connections, transaction
-from django.utils.module_loading import import_string
+from django.db.models import Case, When
+from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from portal.clouds.errors import Passing, PortalError
+from portal.errors import Conflict, Passing, PortalError
 from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
-from portal.tasks import live, output, queue
+from portal.tasks import keeping, live, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
+from portal.tasks.plans import Plan, StepPlan
+from portal.tasks.subjects import Subject
+from portal.text import storable
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class StepPlan:
-    """One step. `do` and `undo` must be safe to call again: they find before they make."""
-
-    name: str  # kept in the database; renaming one needs a migration
-    title: str
-    do: Callable[[Work], None]
-    undo: Callable[[Work], None] | None = None
-    undoing: str = ""  # what is said when it is undone, if not “Undoing: TITLE”
-    tries: int = 6
-    limit: timedelta = timedelta(minutes=20)  # how long it may wait in all
-    looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
-    always: bool = False  # also after the others were taken back, by a cancel or a failure
-
-
-@dataclass(frozen=True)
-class Plan:
-    steps: Sequence[StepPlan]
-    queue: str
-    begin: Callable[[Task], None]  # in the transaction of the first claim
-    settle: Callable[[Task], None]  # what the outcome means for the subject; in the transaction that writes it
-    undo_on_cancel: bool = True
-    undo_on_failure: bool = False
-
-    def teardown(self) -> list[StepPlan]:
-        """The steps that take apart whatever this plan built, in reverse."""
-        return [
-            StepPlan(f"undo-{step.name}"[:40], f"Undo: {step.title[0].lower()}{step.title[1:]}", step.undo)
-            for step in reversed(self.steps)
-            if step.undo
-        ]
+MOST_DEATHS = 6  # of workers in one step, until it is taken for the step's fault
+SOON = 1.0  # seconds: the watch process looks that often by itself, and need not be told of what comes later
 
 
 class Cancelled(Exception):
@@ -78,88 +64,173 @@ class GivenBack(Exception):
 
 
 def plan_of(kind: str) -> Plan:
-    plan: Plan = import_string(settings.PLANS[kind])
+    """Raises `PortalError` for a kind of an older or a newer portal."""
+    plan = registry.plans.get(kind)
+    if plan is None:
+        raise PortalError(
+            f"This portal has no plan for “{kind}”.",
+            advice="It was asked for before the portal was upgraded. Look at what is there, and start it anew.",
+        )
     return plan
 
 
 def start_task(
-    subject: Any,
+    subject: Subject,
     kind: str,
     *,
-    title: str,
     by: Any,
+    title: str = "",
     cloud: str = "",
     output: Output | None = None,
     wake_at: datetime | None = None,
 ) -> Task:
     """Make the task and its steps, to be worked on when the transaction commits. Call it inside one.
 
-    Raises `PortalError` while another task of this subject is unfinished.
+    A subject in its first status keeps that until a worker begins; any other one is what the plan says from now on.
+    Raises `Conflict` where it is in no status for that, or another task of it is unfinished.
     """
     plan = plan_of(kind)
-    try:
-        with transaction.atomic():
-            task = Task.objects.create(
-                kind=kind,
-                title=title,
-                subject=subject,
-                cloud=cloud,
-                queue=plan.queue,
-                asked_by=by,
-                output=output or Output.objects.create(),
-                wake_at=wake_at or now(),
-            )
-    except IntegrityError as error:  # one unfinished task per subject
-        raise PortalError(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
-    Step.objects.bulk_create(
-        Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
-    )
+    if plan.during:
+        subject.refresh_from_db(fields=["status"])  # a page may have read it a while ago
+        if subject.status not in (subject.first_status, *subject.STATES[plan.during].follows):
+            raise _not_now(subject, plan)
+    with transaction.atomic():
+        task = _new_task(subject, plan, by, title, cloud, output, wake_at)
+        if plan.during and subject.status != subject.first_status:
+            _begin(subject, plan)
     task.changed()
     queue.enqueue(task)
     return task
 
 
+def _new_task(
+    subject: Subject,
+    plan: Plan,
+    by: Any,
+    title: str,
+    cloud: str,
+    output: Output | None,
+    wake_at: datetime | None,
+) -> Task:
+    """With its steps. Where another one is just ending, that is waited for."""
+    try:
+        with transaction.atomic():
+            task = Task.objects.create(
+                kind=plan.kind,
+                title=title or f"{plan.title} {subject}"[:200],
+                subject=subject,
+                cloud=cloud,
+                queue=plan.queue,
+                plan=plan.promise,
+                asked_by=by,
+                output=output or Output.objects.create(),
+                wake_at=wake_at or Now(),
+            )
+    except IntegrityError as error:  # one unfinished task per subject
+        raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
+    task.refresh_from_db(fields=["wake_at"])
+    Step.objects.bulk_create(
+        Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
+    )
+    return task
+
+
+def _begin(subject: Subject, plan: Plan) -> None:
+    """The subject is what the plan says, from now on. Raises `Conflict` where it is in no status for that."""
+    if not subject.move(plan.during):
+        raise _not_now(subject, plan)
+
+
+def _not_now(subject: Subject, plan: Plan) -> Conflict:
+    busy = subject.last_task is not None and not subject.last_task.is_finished
+    return Conflict(
+        f"{subject} cannot be {plan.participle} while it is {subject.badge.word}."
+        + (" Wait for what is going on to end, or cancel it." if busy else "")
+    )
+
+
+def hold_task(subject: Subject) -> None:
+    """Lock the subject's unfinished task, if there is one: before the subject, by whoever may write to both."""
+    for _ in subject.tasks.unfinished().select_for_update(no_key=True).order_by("pk"):
+        pass
+
+
 @transaction.atomic
 def cancel_task(task: Task) -> bool:
     """Ask for it. What was begun is undone by a worker. False when it had already ended."""
-    asked = bool(Task.objects.unfinished().filter(pk=task.pk).update(cancel_asked=True, wake_at=now()))
+    asked = Task.objects.unfinished().filter(pk=task.pk).update(cancel_asked=True, woken=True, wake_at=Now())
     if asked:
         task.refresh_from_db()
         task.changed()
         queue.enqueue(task)
-    return asked
+    return bool(asked)
+
+
+def why_not_again(task: Task) -> str:
+    """Why this task cannot be tried again, in words; empty where it can."""
+    if task.status != TaskStatus.FAILED:
+        return "Only a task that failed can be tried again."
+    if task.kind not in registry.plans:
+        return "It was asked for before the portal was upgraded."
+    if task.undoes_on_failure:
+        return "What this task had begun was taken back when it failed. Start it anew instead."
+    subject = task.subject
+    if subject is None or subject.last_task != task:
+        return "Something else was done since. Only what was done last can be tried again."
+    plan = registry.plans[task.kind]
+    if plan.during and subject.status != plan.then[TaskStatus.FAILED]:
+        return f"{subject} is {subject.badge.word} since."
+    return ""
 
 
 @transaction.atomic
 def retry_task(task: Task, *, by: Any) -> None:
-    """Go on from the step that failed; steps that are done stay done. Raises `PortalError`."""
-    if plan_of(task.kind).undo_on_failure:
-        raise PortalError("What this task had begun was taken back when it failed. Start it anew instead.")
-    again = Task.objects.filter(pk=task.pk, status=TaskStatus.FAILED).update(
-        status=TaskStatus.NEW,
-        cause="",
-        evidence="",
-        advice="",
-        cancel_asked=False,
-        finished=None,
-        asked_by=by,
-        wake_at=now(),
-    )
-    if not again:
-        raise PortalError("Only a task that failed can be tried again.")
+    """Go on from the step that failed; steps that are done stay done. Raises `Conflict`, see `why_not_again`."""
+    Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     task.refresh_from_db()
+    if refusal := why_not_again(task):
+        raise Conflict(refusal)
+    plan = plan_of(task.kind)
+    if plan.during:
+        _begin(task.subject, plan)
+    try:
+        with transaction.atomic():
+            again = Task.objects.filter(pk=task.pk, status=TaskStatus.FAILED).update(
+                status=TaskStatus.NEW,
+                cause="",
+                evidence="",
+                advice="",
+                cancel_asked=False,
+                finished=None,
+                asked_by=by,
+                wake_at=Now(),
+            )
+    except IntegrityError as error:
+        raise Conflict(f"{task.subject} is being worked on already. Wait for that to end, or cancel it.") from error
+    if not again:
+        raise Conflict("Somebody else was first: it is being tried again.")
+    task.refresh_from_db()
+    task.output.reopen()
     task.steps.filter(status__in=(StepStatus.FAILED, StepStatus.RUNNING, StepStatus.UNDONE)).update(
-        status=StepStatus.WAITING, attempts=0, memo={}, detail="", started=None, finished=None
+        status=StepStatus.WAITING,
+        deaths=0,
+        faults=0,
+        faulty_since=None,
+        memo={},
+        detail="",
+        started=None,
+        finished=None,
     )
-    plan_of(task.kind).begin(task)
     task.changed()
     queue.enqueue(task)
 
 
 def wake(task_pk: int) -> None:
-    """Have a waiting task looked at now. Call it inside a transaction."""
-    if Task.objects.unfinished().filter(pk=task_pk, lease=None).update(wake_at=now()):
-        queue.enqueue(Task.objects.get(pk=task_pk))
+    """Have a waiting task looked at now, or again when it is being looked at. Call it inside a transaction."""
+    if Task.objects.unfinished().filter(pk=task_pk).update(woken=True, wake_at=Now()):
+        task = Task.objects.get(pk=task_pk)
+        if task.lease is None:
+            queue.enqueue(task)
 
 
 def run_task(task_pk: int) -> None:
@@ -182,7 +253,9 @@ def _run(task: Task) -> None:
             with transaction.atomic():
                 task.started = now()
                 work.prove(started=task.started)
-                plan.begin(task)  # pages hear of it with the first step
+                subject = task.subject
+                if plan.during and subject.status != plan.during:
+                    _begin(subject, plan)  # pages hear of it with the first step
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
@@ -192,16 +265,16 @@ def _run(task: Task) -> None:
                 work.perform(record, step)
             work.save()
         except Cancelled:
-            _end(work, plan, steps)
+            _end(work, steps)
         except (LeaseLost, GivenBack, DatabaseError):
             raise
         except Exception as error:
-            if not plan.undo_on_failure:
+            if not plan.undoes_on_failure:
                 raise
             work.remember_failure(_in_words(task, error))
-            _end(work, plan, steps)
+            _end(work, steps)
         else:
-            work.finish(plan, TaskStatus.FINISHED)
+            work.finish(TaskStatus.FINISHED)
     except GivenBack:
         return
     except (LeaseLost, DatabaseError):
@@ -211,7 +284,7 @@ def _run(task: Task) -> None:
         work.fail(_in_words(task, error))
 
 
-def _end(work: Work, plan: Plan, steps: Sequence[tuple[Step, StepPlan]]) -> None:
+def _end(work: Work, steps: Sequence[tuple[Step, StepPlan]]) -> None:
     """Take back what was done, do what is always done, and end as it was asked for or as it failed."""
     work.is_ending = True
     work.take_back(steps)
@@ -224,14 +297,14 @@ def _end(work: Work, plan: Plan, steps: Sequence[tuple[Step, StepPlan]]) -> None
     work.save()
     task = work.task
     if task.cause and not task.cancel_asked:
-        work.finish(plan, TaskStatus.FAILED, PortalError(task.cause, evidence=task.evidence, advice=task.advice))
+        work.finish(TaskStatus.FAILED, PortalError(task.cause, evidence=task.evidence, advice=task.advice))
     else:
-        work.finish(plan, TaskStatus.CANCELLED)
+        work.finish(TaskStatus.CANCELLED)
 
 
 def _storable(text: str) -> str:
-    """Without credentials in URLs, and without NUL, which machines may say and PostgreSQL does not take."""
-    return redact(text).replace("\0", "")
+    """Without credentials in URLs, and as every database takes it."""
+    return str(storable(redact(text)))
 
 
 def _in_words(task: Task, error: Exception) -> PortalError:
@@ -260,7 +333,8 @@ def _heartbeat(task: Task) -> Iterator[None]:
                     break
             except DatabaseError:
                 logger.warning("lease not renewed", exc_info=True)
-        connections.close_all()  # this thread's own
+            finally:
+                connections.close_all()  # this thread's own; others may need it until the next beat
 
     thread = threading.Thread(target=beat, name=f"lease-{task.pk}", daemon=True)
     thread.start()
@@ -277,8 +351,10 @@ class Work:
 
     task: Task
     record: Step | None = None
+    _step: StepPlan | None = None
     _unsaved: list[str] = field(default_factory=list)
     _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
+    _shown: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # of steps, what pages know
     is_ending: bool = False  # it was cancelled, or has failed, and is taken back
 
     @property
@@ -309,17 +385,22 @@ class Work:
         self.look_for_cancel()
 
     def _store(self, detail: str | None = None) -> None:
-        for record in self._done:
+        """Pages are told where there is something new to see, and not of each look that found nothing."""
+        if self.record is not None and detail is not None:
+            self.record.detail = _storable(detail)[:300]
+        records = [*self._done, *([self.record] if self.record is not None else [])]
+        news = bool(self._unsaved) or not records
+        for record in records:
             record.save()
+            looks = (record.status, record.detail, record.started, record.finished)
+            news = news or self._shown.get(record.pk) != looks
+            self._shown[record.pk] = looks
         self._done = []
-        if self.record is not None:
-            if detail is not None:
-                self.record.detail = _storable(detail)[:300]
-            self.record.save()
         if self._unsaved:
             self.task.output.append(Stream.PORTAL, "".join(f"{line}\n" for line in self._unsaved).encode())
             self._unsaved = []
-        self.task.changed()
+        if news:
+            self.task.changed()
 
     def look_for_cancel(self) -> None:
         # Only what still goes forward is cancelled; taking back is never interrupted.
@@ -328,21 +409,27 @@ class Work:
             raise Cancelled
 
     def wait(self, seconds: float, detail: str | None = None) -> NoReturn:
-        """Give the worker back; this step is called again after so many seconds, or earlier when woken."""
-        assert self.record is not None
-        step = next(s for s in plan_of(self.task.kind).steps if s.name == self.record.name)
-        since = self.record.started or now()
-        undoing = self.task.cancel_asked
-        if now() - since > step.limit and not self.is_ending:
-            what = detail or self.record.detail or step.title
+        """Give the worker back; this step is called again after so many seconds, or earlier when woken.
+
+        Raises `PortalError` when the step, or its undoing, has waited for longer than its limit.
+        """
+        record, step = self.record, self._step
+        assert record is not None and step is not None  # noqa: PT018
+        since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
+        if since and now() - since > step.limit:
+            what = detail or record.detail or step.title
             raise PortalError(f"Gave up after {step.limit.total_seconds() / 60:.0f} minutes: {what}.")
+        record.deaths, record.faults, record.faulty_since = 0, 0, None
+        self._give_back(seconds, detail)
+
+    def _give_back(self, seconds: float, detail: str | None) -> NoReturn:
+        """Somebody may have woken the task since it was claimed: then it is looked at again at once."""
         with transaction.atomic():
-            self.record.attempts = 0
-            self.prove(lease=None, lease_until=None, wake_at=now() + timedelta(seconds=seconds))
+            due = Case(When(woken=True, then=Now()), default=Now() + timedelta(seconds=seconds))
+            self.prove(lease=None, lease_until=None, wake_at=due)
             self._store(detail)
-            # A cancel that came since the claim has set wake_at, which was overwritten just now.
-            Task.objects.filter(pk=self.task.pk, cancel_asked=True).exclude(cancel_asked=undoing).update(wake_at=now())
-            live.ring(live.WATCH)
+            if seconds < SOON or Task.objects.filter(pk=self.task.pk, woken=True).exists():
+                live.ring(live.WATCH)
         raise GivenBack
 
     def match(self, plan: Plan) -> list[tuple[Step, StepPlan]]:
@@ -354,15 +441,16 @@ class Work:
             )
         for record in records.values():
             record.task = self.task
+            self._shown[record.pk] = (record.status, record.detail, record.started, record.finished)
         return [(records[step.name], step) for step in plan.steps]
 
     def perform(self, record: Step, step: StepPlan) -> None:
         if self._done:
             self.look_for_cancel()  # lest a step is begun that nobody wants any more
-        self.record = record
+        self.record, self._step = record, step
         if record.status == StepStatus.DONE:
             return
-        self._count_attempt(step)
+        self._count_death(step)
         if record.status != StepStatus.RUNNING:
             record.status, record.started, record.finished = StepStatus.RUNNING, now(), None
         if not step.looks:
@@ -370,7 +458,8 @@ class Work:
         failpoint(f"{self.task.kind}.{step.name}.before")
         self._call(step.do, step)
         failpoint(f"{self.task.kind}.{step.name}.after")
-        record.status, record.finished, record.attempts = StepStatus.DONE, now(), 0
+        record.status, record.finished = StepStatus.DONE, now()
+        record.deaths, record.faults, record.faulty_since = 0, 0, None
         # What it found, in place of what it waited for.
         record.detail = self._unsaved[-1][:300] if self._unsaved else ""
         self._done.append(record)
@@ -378,20 +467,20 @@ class Work:
 
     def take_back(self, steps: Sequence[tuple[Step, StepPlan]]) -> None:
         """Undo every step that was begun, the last one first. Like doing, undoing may be repeated."""
-        if not plan_of(self.task.kind).undo_on_cancel:
+        if not self.task.undoes_on_cancel:
             return
         for record, step in reversed(steps):
             if step.always or record.status in (StepStatus.WAITING, StepStatus.UNDONE):
                 continue
             if record.status == StepStatus.DONE and not step.undo:
                 continue
-            self.record = record
+            self.record, self._step = record, step
             if step.undo:
-                if not self.memo.get("undoing"):
-                    record.attempts = 0
-                    self.memo["undoing"] = True
-                    self.log(f"{step.undoing or f'Undoing: {step.title}'}.")
-                self._count_attempt(step)
+                if "undoing" not in self.memo:
+                    record.deaths, record.faults, record.faulty_since = 0, 0, None
+                    self.memo["undoing"] = now().isoformat()
+                    self.log(f"{step.undo_title or f'Undoing: {step.title}'}.")
+                self._count_death(step)
                 self.save()
                 failpoint(f"{self.task.kind}.{step.name}.undo-before")
                 self._call(step.undo, step)
@@ -399,36 +488,37 @@ class Work:
             # When it was done, or was cut off, stays true; what it waited for does not.
             if record.status != StepStatus.FAILED:
                 record.status = StepStatus.UNDONE
-            record.finished, record.attempts = record.finished or now(), 0
+            record.finished, record.deaths = record.finished or now(), 0
             record.detail = ""
             self.save()
 
-    def _count_attempt(self, step: StepPlan) -> None:
+    def _count_death(self, step: StepPlan) -> None:
+        """Counted before it is called, and taken back when the call returns, in whatever way."""
         assert self.record is not None
-        self.record.attempts += 1
+        self.record.deaths += 1
         if self.task.taken_over:
             self.task.taken_over = False
             self.log(f"The worker before this one went away; going on at “{step.title}”. Nothing is done twice.")
-        if self.record.attempts > step.tries + 1:
+        if self.record.deaths > MOST_DEATHS + 1:
             raise PortalError(
-                f"Stopped at “{step.title}”: it ended our worker {step.tries} times.",
+                f"Stopped at “{step.title}”: it ended our worker {MOST_DEATHS} times.",
                 advice="Look at the workers' log before trying again.",
             )
 
     def _call(self, function: Callable[[Work], None], step: StepPlan) -> None:
-        """Call it; a passing fault gives the worker back for 1, 2, 4 … 30 s, so often as the step has tries."""
-        assert self.record is not None
+        """Call it; a passing fault gives the worker back for 1, 2, 4 … 30 s, as long as the step has patience."""
+        record = self.record
+        assert record is not None
         try:
             function(self)
         except Passing as error:
-            if self.record.attempts >= step.tries:
+            record.faulty_since = record.faulty_since or now()
+            if now() - record.faulty_since > step.patience:
                 raise
-            pause = min(30.0, 2.0 ** (self.record.attempts - 1)) * random.uniform(0.8, 1.2)  # noqa: S311
+            pause = min(30.0, 2.0**record.faults) * random.uniform(0.8, 1.2)  # noqa: S311
+            record.faults, record.deaths = min(record.faults + 1, 10), 0
             self.log(f"{error.message} Trying again in {pause:.0f} s.")
-            with transaction.atomic():
-                self.prove(lease=None, lease_until=None, wake_at=now() + timedelta(seconds=pause))
-                self._store(error.message)
-            raise GivenBack from error
+            self._give_back(pause, error.message)
 
     def remember_failure(self, error: PortalError) -> None:
         """Write down why it failed before what was begun is taken back, so that whoever goes on knows."""
@@ -446,7 +536,7 @@ class Work:
         assert self.record is not None
         self.log(f"{error.message} {error.advice}".strip())
         self.record.status, self.record.finished = StepStatus.FAILED, now()
-        self.record.detail = redact(error.message)[:300]
+        self.record.detail = _storable(error.message)[:300]
         self._done.append(self.record)
         self.record = None
 
@@ -457,9 +547,10 @@ class Work:
         first = self.task.cause  # what was taken back for
         if first and first != cause:
             cause, evidence = first, f"{self.task.evidence}\n{cause}\n{evidence}".strip()
-        self.finish(plan_of(self.task.kind), TaskStatus.FAILED, PortalError(cause, evidence=evidence, advice=advice))
+        self.finish(TaskStatus.FAILED, PortalError(cause, evidence=evidence, advice=advice))
 
-    def finish(self, plan: Plan, status: TaskStatus, error: PortalError | None = None) -> None:
+    def finish(self, status: TaskStatus, error: PortalError | None = None) -> None:
+        """Write the task's end and what it means for the subject, together."""
         failpoint(f"{self.task.kind}.settle.before")
         with transaction.atomic():
             task = self.task
@@ -478,10 +569,21 @@ class Work:
             )
             if status == TaskStatus.FAILED and self.record and self.record.status == StepStatus.RUNNING:
                 self.record.status, self.record.finished = StepStatus.FAILED, task.finished
-            plan.settle(task)
+            self._settle()
             self._store()
+            task.changed()
             if not task.output.tasks.unfinished().exclude(pk=task.pk).exists():
                 Output.objects.filter(pk=task.output_id).update(ended=True)
                 live.ring(task.output.live_name)
         failpoint(f"{self.task.kind}.settle.after")
-        output.compact(task.output)
+        keeping.try_to_keep(task.output)
+
+    def _settle(self) -> None:
+        """By what the plan said when the task was made: an upgrade since then leaves no subject without an outcome."""
+        task = self.task
+        becomes = task.plan.get("then", {}).get(task.status)
+        if becomes and task.subject is not None and not task.subject.move(becomes):
+            logger.warning("%s is %s, and stays so after task %s", task.subject, task.subject.status, task.uuid)
+        plan = registry.plans.get(task.kind)
+        if plan and plan.settle:
+            plan.settle(task)

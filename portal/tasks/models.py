@@ -1,32 +1,34 @@
-"""Tasks, their steps, and output: what a task or a run had to say, byte for byte."""
+"""Tasks and their steps. Output has a file of its own."""
 
 from __future__ import annotations
 
-import struct
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
-from django.db import models, transaction
+from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
-from portal.statuses import Badge
+from portal.states import Badge, State
+from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live
+from portal.tasks.outputs import Chunk, Output, Segment, Stream, WrongOffset
+
+# Django looks for models here, and so do people.
+__all__ = ["Chunk", "Output", "Segment", "Stream", "WrongOffset"]
 
 # A worker that has not been heard of for this long is taken to be dead. It says so every LEASE / 4, from a thread.
 LEASE = timedelta(seconds=10)
 
 
 class TaskStatus(models.TextChoices):
-    """The ledger's words. `PAGE` and `API` are the two vocabularies they are shown in."""
+    """The ledger's words. `STATES` has the two vocabularies they are shown in."""
 
     NEW = "new"
     INPROGRESS = "inprogress"
@@ -35,201 +37,16 @@ class TaskStatus(models.TextChoices):
     CANCELLED = "cancelled"
 
 
+FINISHED, FAILED, CANCELLED = TaskStatus.FINISHED, TaskStatus.FAILED, TaskStatus.CANCELLED
 UNFINISHED = (TaskStatus.NEW, TaskStatus.INPROGRESS)
 
-PAGE: dict[str, Badge] = {
-    TaskStatus.NEW: Badge.waiting("NEW"),
-    TaskStatus.INPROGRESS: Badge.working("INPROGRESS"),
-    TaskStatus.FINISHED: Badge.good("FINISHED"),
-    TaskStatus.FAILED: Badge.bad("FAILED"),
-    TaskStatus.CANCELLED: Badge.gone("CANCELLED"),
+STATES: dict[str, State] = {
+    TaskStatus.NEW: State(Badge.waiting("NEW"), "PENDING"),
+    TaskStatus.INPROGRESS: State(Badge.working("INPROGRESS"), "RUNNING"),
+    TaskStatus.FINISHED: State(Badge.good("FINISHED"), "SUCCEEDED"),
+    TaskStatus.FAILED: State(Badge.bad("FAILED"), "FAILED"),
+    TaskStatus.CANCELLED: State(Badge.gone("CANCELLED"), "CANCELLED"),
 }
-API: dict[str, str] = {
-    TaskStatus.NEW: "PENDING",
-    TaskStatus.INPROGRESS: "RUNNING",
-    TaskStatus.FINISHED: "SUCCEEDED",
-    TaskStatus.FAILED: "FAILED",
-    TaskStatus.CANCELLED: "CANCELLED",
-}
-
-
-class Stream(models.IntegerChoices):
-    STDOUT = 1
-    STDERR = 2
-    PORTAL = 3  # what our worker says
-    SETUP = 4  # what was done on the node before the command: clone, packages
-
-
-NO_RANK = 0xFFFFFFFF  # of what the portal said and of set-up: no rank wrote it
-ENTRY = struct.Struct(">BHIII")  # of `Chunk.segments`: stream, world, rank or NO_RANK, size, ms since the chunk's `at`
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS = 253_402_128_000_000  # two days before the end of the year 9999: a datetime, in any time zone
-
-
-class WrongOffset(Exception):
-    """Somebody else has written this part already."""
-
-
-def rank_name(world: int, rank: int) -> str:
-    """What a rank is called: 17, or 1.2 for rank 2 of the first world that MPI_Comm_spawn made."""
-    return f"{world}.{rank}" if world else str(rank)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Bytes that one writer wrote at one time. `at` is a datetime, or nanoseconds since 1970 as nodes tell it.
-
-    `world` 0 is what mpiexec started; programs that it spawned have worlds from 1 on. `rank` None: no rank wrote it.
-    """
-
-    stream: Stream
-    data: bytes
-    at: datetime | int
-    world: int = 0
-    rank: int | None = None
-
-    @property
-    def ms(self) -> int:
-        """Milliseconds since 1970. A node's clock may say anything, but not what cannot be stored."""
-        ms = self.at // 1_000_000 if isinstance(self.at, int) else (self.at - _EPOCH) // timedelta(milliseconds=1)
-        return min(max(ms, 0), _LAST_MS)
-
-
-class Output(models.Model):
-    """The output of a task or a run: bytes in order of arrival, each in one stream and of one rank or none.
-
-    A `position` counts all bytes in the order they were stored, and is the cursor of every reader; `head` is the next
-    one. A run's output is copied from a log of its node: `log` is how many bytes of that log are stored here, and only
-    who knows that number may go on.
-    """
-
-    CHUNK = 64 * 1024
-    MOST_SEGMENTS = 4096  # of a chunk
-
-    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    head = models.BigIntegerField(default=0)
-    lines = models.BigIntegerField(default=0)  # newlines stored so far
-    stdout = models.BigIntegerField(default=0)
-    stderr = models.BigIntegerField(default=0)
-    portal = models.BigIntegerField(default=0)
-    setup = models.BigIntegerField(default=0)
-    log = models.BigIntegerField(default=0)
-    nodes = models.JSONField(default=dict)  # {"hosts": [hostname], "of": {rank_name: index in hosts}}, as far as known
-    ended = models.BooleanField(default=False)  # nothing more will come
-    file = models.CharField(max_length=200, blank=True)  # in STORAGES["outputs"], once compacted
-    digests = models.JSONField(default=dict)  # stream name → sha256 of what is stored, in order of arrival
-    agrees = models.BooleanField(null=True)  # with the checksums that the node computed; None: not compared
-
-    def __str__(self) -> str:
-        return str(self.uuid)
-
-    @property
-    def live_name(self) -> str:
-        return f"output.{self.uuid}"
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether all of it is in the metadata store, with its checksums."""
-        return bool(self.file) or (self.ended and not self.head)
-
-    def size(self, stream: Stream) -> int:
-        return int(getattr(self, stream.name.lower()))
-
-    def node_of(self, world: int, rank: int) -> str:
-        """The hostname of the node that a rank ran on; empty when it is not known."""
-        index = self.nodes.get("of", {}).get(rank_name(world, rank))
-        return "" if index is None else str(self.nodes["hosts"][index])
-
-    def append(self, stream: Stream, data: bytes) -> None:
-        """Store bytes of no rank at the end."""
-        if data:
-            self._store([Segment(stream, data, now())], {}, {})
-
-    def append_log(self, segments: Sequence[Segment], *, offset: int, size: int) -> None:
-        """Store what `size` bytes of the node's log say, if it was stored up to `offset`; else raises `WrongOffset`.
-
-        That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
-
-        Segments are in order of arrival. There may be none: then the log had nothing to show in those bytes.
-        """
-        self._store(segments, {"log": offset}, {"log": offset + size})
-
-    @transaction.atomic
-    def _store(self, segments: Sequence[Segment], fence: dict[str, int], changes: dict[str, Any]) -> None:
-        added: Counter[str] = Counter()
-        for segment in segments:
-            added[segment.stream.name.lower()] += len(segment.data)
-            added["lines"] += segment.data.count(b"\n")
-        added["head"] = sum(len(segment.data) for segment in segments)
-        changes = {**changes, **{name: F(name) + count for name, count in added.items() if count}}
-        if not Output.objects.filter(pk=self.pk, **fence).update(**changes):
-            raise WrongOffset
-        self.refresh_from_db(fields=[*changes])
-        if added["head"]:
-            position, line = self.head - added["head"], self.lines - added["lines"]
-            Chunk.objects.bulk_create(_packed(self, position, line, segments))
-            live.ring(self.live_name)
-
-
-class Chunk(models.Model):
-    """Bytes of output in order of arrival, at most 64 KiB of them, and beside them who wrote which.
-
-    `segments` are packed `ENTRY`s, one for each piece of one writer, whose sizes add up to `size`. Once the output is
-    compacted, `data` is None and lies in its file; `segments` stay.
-    """
-
-    output = models.ForeignKey(Output, models.CASCADE, related_name="chunks")
-    position = models.BigIntegerField()
-    size = models.PositiveIntegerField()
-    line = models.BigIntegerField()  # newlines before it, of all writers
-    at = models.DateTimeField()
-    segments = models.BinaryField()
-    data = models.BinaryField(null=True)
-
-    class Meta:
-        ordering = ["position"]
-        constraints = [models.UniqueConstraint(fields=["output", "position"], name="one_chunk_at_a_position")]
-
-    def __str__(self) -> str:
-        return f"{self.output_id} at {self.position}"
-
-    @property
-    def ms(self) -> int:
-        """`at` in milliseconds since 1970."""
-        return (self.at - _EPOCH) // timedelta(milliseconds=1)
-
-
-def _packed(output: Output, position: int, line: int, segments: Iterable[Segment]) -> Iterator[Chunk]:
-    """As few chunks as possible. Neighbours of the same writer and millisecond become one entry."""
-    data = bytearray()
-    entries: list[list[int]] = []  # as in ENTRY, but the time is since 1970
-
-    def chunk() -> Chunk:
-        first = min(ms for *_, ms in entries)  # clocks of nodes differ: the first to come need not be the earliest
-        packed = b"".join(ENTRY.pack(*entry, min(ms - first, 0xFFFFFFFF)) for *entry, ms in entries)
-        at = _EPOCH + timedelta(milliseconds=first)
-        made = bytes(data)
-        return Chunk(output=output, position=position, size=len(made), line=line, at=at, segments=packed, data=made)
-
-    for segment in segments:
-        writer = [segment.stream, segment.world, NO_RANK if segment.rank is None else segment.rank]
-        ms, start = segment.ms, 0
-        while start < len(segment.data):
-            piece = segment.data[start : start + Output.CHUNK - len(data)]
-            start += len(piece)
-            if entries and entries[-1][:3] == writer and entries[-1][4] == ms:
-                entries[-1][3] += len(piece)
-            else:
-                entries.append([*writer, len(piece), ms])
-            data += piece
-            if len(data) == Output.CHUNK or len(entries) == Output.MOST_SEGMENTS:
-                yield chunk()
-                position += len(data)
-                line += data.count(b"\n")
-                data.clear()
-                entries.clear()
-    if data:
-        yield chunk()
 
 
 class TaskQuerySet(models.QuerySet["Task"]):
@@ -238,8 +55,8 @@ class TaskQuerySet(models.QuerySet["Task"]):
 
     def due(self) -> Self:
         """What somebody should be working on, and nobody is."""
-        free = Q(lease_until=None) | Q(lease_until__lt=now())
-        return self.unfinished().filter(free, wake_at__lte=now())
+        free = Q(lease_until=None) | Q(lease_until__lt=Now())
+        return self.unfinished().filter(free, wake_at__lte=Now())
 
     def seen_by(self, user: Any, uuid: Any) -> Task | None:
         """The task, if this person may see its subject."""
@@ -256,13 +73,14 @@ class Task(models.Model):
     """A piece of work that we do for a subject (a workspace, a cluster, a run), and can go on with after any crash."""
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    kind = models.CharField(max_length=40)  # a key of settings.PLANS
+    kind = models.CharField(max_length=40)  # a key of `registry.plans`
     title = models.CharField(max_length=200)
     subject_type = models.ForeignKey(ContentType, models.PROTECT, related_name="+")
     subject_id = models.BigIntegerField()
     subject: Any = GenericForeignKey("subject_type", "subject_id")
     cloud = models.CharField(max_length=20, blank=True)  # for the history of step durations
     queue = models.CharField(max_length=20)
+    plan = models.JSONField(default=dict)  # `Plan.promise`, as it was when the task was made
     asked_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     status = models.CharField(max_length=10, choices=TaskStatus, default=TaskStatus.NEW)
     cause = models.TextField(blank=True)  # why it failed, as a sentence
@@ -273,7 +91,8 @@ class Task(models.Model):
     lease_until = models.DateTimeField(null=True)
     worker = models.CharField(max_length=80, blank=True)
     resumed = models.PositiveSmallIntegerField(default=0)  # how often it was taken over from a dead worker
-    wake_at = models.DateTimeField(default=now)
+    wake_at = models.DateTimeField(default=now)  # by the database's clock, like `lease_until`
+    woken = models.BooleanField(default=False)  # since it was claimed: it is to be looked at again at once
     ticket = models.CharField(max_length=40, blank=True)  # the hint in the queue
     output = models.ForeignKey(Output, models.PROTECT, related_name="tasks")
     created = models.DateTimeField(default=now)
@@ -310,16 +129,17 @@ class Task(models.Model):
     def claim(cls, pk: int, *, worker: str) -> Task | None:
         """Take the task for this worker, or return None if it is finished, not due, or another's."""
         lease = uuid.uuid4()
-        was_left = cls.objects.filter(pk=pk, lease_until__lt=now()).exists()
+        was_left = cls.objects.filter(pk=pk, lease_until__lt=Now()).exists()
         claimed = (
             cls.objects.due()
             .filter(pk=pk)
             .update(
                 status=TaskStatus.INPROGRESS,
                 lease=lease,
-                lease_until=now() + LEASE,
+                lease_until=Now() + LEASE,
                 worker=worker,
                 ticket="",
+                woken=False,
                 resumed=F("resumed") + int(was_left),
             )
         )
@@ -332,13 +152,26 @@ class Task(models.Model):
     @classmethod
     def release(cls, *, worker: str) -> None:
         """Let go of what a worker holds that is known to be dead."""
-        if cls.objects.unfinished().filter(worker=worker, lease__isnull=False).update(lease_until=now()):
+        if cls.objects.unfinished().filter(worker=worker, lease__isnull=False).update(lease_until=Now()):
             live.ring(live.WATCH)
 
     def hold(self, **changes: Any) -> bool:
         """Write to the task while it is ours, renewing the lease. False: another worker has it, write nothing."""
         ours = Task.objects.filter(pk=self.pk, lease=self.lease, status=TaskStatus.INPROGRESS)
-        return bool(ours.update(**{"lease_until": now() + LEASE, **changes}))
+        return bool(ours.update(**{"lease_until": Now() + LEASE, **changes}))
+
+    @property
+    def undoes_on_cancel(self) -> bool:
+        return bool(self.plan.get("undoes_on_cancel"))
+
+    @property
+    def undoes_on_failure(self) -> bool:
+        return bool(self.plan.get("undoes_on_failure"))
+
+    @property
+    def destroys(self) -> bool:
+        """Whether its subject is gone when it has finished."""
+        return bool(self.plan.get("destroys"))
 
     @property
     def is_finished(self) -> bool:
@@ -350,7 +183,7 @@ class Task(models.Model):
 
     @property
     def badge(self) -> Badge:
-        return Badge.working("CANCELLING") if self.is_cancelling else PAGE[self.status]
+        return Badge.working("CANCELLING") if self.is_cancelling else STATES[self.status].badge
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -379,7 +212,9 @@ class Step(models.Model):
     title = models.CharField(max_length=120)
     status = models.CharField(max_length=10, choices=StepStatus, default=StepStatus.WAITING)
     detail = models.CharField(max_length=300, blank=True)  # what it waits for, or what it found
-    attempts = models.PositiveSmallIntegerField(default=0)
+    deaths = models.PositiveSmallIntegerField(default=0)  # of workers, at this step, one after the other
+    faults = models.PositiveSmallIntegerField(default=0)  # that passed, one after the other
+    faulty_since = models.DateTimeField(null=True)  # when the first of those was
     memo = models.JSONField(default=dict)  # what the step must remember if it is interrupted
     started = models.DateTimeField(null=True)
     finished = models.DateTimeField(null=True)
@@ -397,34 +232,3 @@ class Step(models.Model):
             return None
         end: datetime = self.finished or self.task.finished or now()
         return end - self.started
-
-
-class Leader(models.Model):
-    """Who does what only one process may do. Held for a few seconds at a time; a dead one is succeeded."""
-
-    TERM = timedelta(seconds=6)
-
-    name = models.CharField(max_length=40, unique=True)
-    holder = models.UUIDField()
-    until = models.DateTimeField()
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def hold(cls, name: str, holder: uuid.UUID) -> bool:
-        """Become or stay the leader. False while another one is."""
-        free = Q(holder=holder) | Q(until__lt=now())
-        if cls.objects.filter(free, name=name).update(holder=holder, until=now() + cls.TERM):
-            return True
-        return cls.objects.get_or_create(name=name, defaults={"holder": holder, "until": now() + cls.TERM})[1]
-
-    @classmethod
-    def step_down(cls, name: str, holder: uuid.UUID) -> None:
-        cls.objects.filter(name=name, holder=holder).update(until=now())
-
-    @classmethod
-    def last_seen(cls, name: str) -> datetime | None:
-        """When the leader last said that it lives."""
-        until = cls.objects.filter(name=name).values_list("until", flat=True).first()
-        return until - cls.TERM if until else None

@@ -1,110 +1,40 @@
-"""Reading output: by position, for live pages, polls, downloads and pages without JavaScript; and compacting it."""
+"""Reading output: filters, frames for live pages and polls, downloads, and rows for pages without JavaScript."""
 
 from __future__ import annotations
 
 import json
 import re
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from hashlib import sha256
-from tempfile import TemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 from channels.db import database_sync_to_async
-from django.core.files.base import File
-from django.core.files.storage import storages
-from django.db import transaction
-from django.db.models import QuerySet, Subquery
-from django.db.models.functions import Coalesce
 
-from portal.failpoints import failpoint
-from portal.tasks import live
-from portal.tasks.models import ENTRY, NO_RANK, Chunk, Output, Stream, rank_name
+from portal.tasks.blocks import (
+    FRAME,
+    MOST_PIECES,
+    Block,
+    Moved,
+    Piece,
+    Stub,
+    blocks,
+    load,
+    outline,
+    outline_before,
+    rank_text,
+    with_segments,
+)
+from portal.tasks.keeping import compact as compact  # where plans look for it
+from portal.tasks.outputs import ENTRY, NO_RANK, Output, Stream, rank_name
 
-FRAME = 256 * 1024  # bytes of output in one frame
-MOST_PIECES = 8 * 1024  # in one frame, as far as chunks can be had singly: many small ones must not make it large
-MOST_CHUNKS = 1000  # read at once
+MOST_CHUNKS = 1000  # that one `reach` looks at
 TAIL = 256 * 1024  # bytes of output that a page opens with
 SCANNED = 8 * 1024 * 1024  # bytes of output that one filtered read goes through at most
 MOST_SEGMENTS = 500_000  # that one filtered read looks at, about
-AT_ONCE = 32  # chunks that a filtered read fetches together
-
-
-class Piece(NamedTuple):
-    """Bytes that one writer wrote at one time, beginning at a position."""
-
-    stream: int
-    position: int
-    line: int  # newlines before it, of all writers
-    ms: int  # since 1970
-    data: bytes
-    world: int = 0
-    rank: int | None = None  # None: the portal's words, and set-up
-
-    @property
-    def end(self) -> int:
-        return self.position + len(self.data)
-
-    @property
-    def writer(self) -> tuple[int, int, int | None]:
-        return self.stream, self.world, self.rank
-
-
-@dataclass(frozen=True)
-class Block:
-    """What a chunk holds, or a part of it: bytes in order of arrival, and packed beside them who wrote which."""
-
-    position: int
-    line: int  # newlines before it, of all writers
-    ms: int  # since 1970: what the times of `segments` are counted from
-    segments: bytes  # as in `Chunk`
-    data: bytes
-
-    @property
-    def end(self) -> int:
-        return self.position + len(self.data)
-
-    def between(self, begin: int, end: int) -> Block:
-        """The part of it that lies between two positions."""
-        if begin <= self.position and self.end <= end:
-            return self
-        first = max(0, begin - self.position)
-        last = max(first, min(len(self.data), end - self.position))
-        kept = []
-        start = 0
-        for *writer, size, later in ENTRY.iter_unpack(self.segments):
-            left = min(start + size, last) - max(start, first)
-            if left > 0:
-                kept.append(ENTRY.pack(*writer, left, later))
-            start += size
-        line = self.line + self.data.count(b"\n", 0, first)
-        return Block(self.position + first, line, self.ms, b"".join(kept), self.data[first:last])
-
-    def pieces(self, wanted: Filter | None = None) -> Iterator[Piece]:
-        line, start, counted = self.line, 0, 0
-        for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments):
-            if wanted is None or wanted.takes_entry((stream, world, rank)):
-                line += self.data.count(b"\n", counted, start)
-                counted = start
-                part = self.data[start : start + size]
-                who = None if rank == NO_RANK else rank
-                yield Piece(stream, self.position + start, line, self.ms + later, part, world, who)
-            start += size
-
-    @cached_property
-    def text(self) -> str:
-        """Its segments as they are written in a frame's header. Made once, for all frames that it is in."""
-        return f"@{self.ms};" + ";".join(
-            f"{stream},{_rank_text(world, rank)},{size},{later}"
-            for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments)
-        )
-
-
-def _rank_text(world: int, rank: int) -> str:
-    return "" if rank == NO_RANK else f"{world}.{rank}" if world else str(rank)
+AT_ONCE = 32  # chunks that a filtered read looks at together
 
 
 @dataclass(frozen=True)
@@ -133,6 +63,11 @@ class Filter:
     def one_writer(self) -> bool:
         """Whether all that is taken is of one rank, so that its bytes may be given as they are."""
         return self.ranks is not None and len(self.ranks) == 1 and self.ranks[0][1] == self.ranks[0][2]
+
+    @cached_property
+    def mask(self) -> int:
+        """The wanted streams, as a bit each."""
+        return sum(1 << stream for stream in self.streams)
 
     def takes_entry(self, entry: tuple[int, ...]) -> bool:
         """Whether an `ENTRY` is of a wanted writer."""
@@ -168,29 +103,6 @@ def _ranks(output: Output, word: str) -> list[tuple[int, int, int]]:
     return [(world, first, last if match[3] else first)]
 
 
-def blocks(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Block]:
-    """What is stored from position `after` on: at most `limit` bytes, but at least one block if there is any.
-
-    All but the first and the last are whole chunks, so that readers who are behind soon stand at the same positions.
-    """
-    # An upper bound on the position, not only on the number: each row brings up to 64 KiB with it.
-    end = after + limit if until is None else min(until, after + limit)
-    found: list[Block] = []
-    total = entries = 0
-    with _File(output) as file:
-        for chunk in _chunks(output, after, end)[:MOST_CHUNKS]:
-            block = file.block_of(chunk)
-            block = block.between(after, block.end if until is None else until)
-            if not block.data:
-                continue
-            total += len(block.data)
-            entries += len(block.segments) // ENTRY.size
-            if found and (total > limit or entries > MOST_PIECES):
-                break
-            found.append(block)
-    return found
-
-
 def read(output: Output, after: int, *, limit: int = FRAME, until: int | None = None) -> list[Piece]:
     """The pieces of `blocks`."""
     return [piece for block in blocks(output, after, limit=limit, until=until) for piece in block.pieces()]
@@ -201,44 +113,64 @@ def find(
 ) -> tuple[list[Piece], int]:
     """What is stored from position `after` on and wanted: at most `limit` bytes, but one piece if there is any.
 
-    Also how far it has looked, which is where to go on: one call goes through `SCANNED` bytes at most. Only chunks that
-    hold something wanted are read whole.
+    Also how far it has looked, which is where to go on: one call goes through `SCANNED` bytes at most. Only blocks that
+    hold something wanted are read whole, and only the segments of those that may. Raises `Passing`, as `blocks` does.
     """
     end = min(output.head if until is None else until, after + SCANNED)
     pieces: list[Piece] = []
     total = segments = 0
     looked = after
-    with _File(output) as file:
-        while looked < end and segments < MOST_SEGMENTS:
-            page = list(_chunks(output, looked, end).defer("data")[:AT_ONCE])
-            if not page:
-                break
-            segments += sum(len(chunk.segments) // ENTRY.size for chunk in page)
-            holds = [chunk.pk for chunk in page if any(map(wanted.takes_entry, ENTRY.iter_unpack(chunk.segments)))]
-            for chunk in output.chunks.filter(pk__in=holds) if holds else ():
-                for piece in file.block_of(chunk).between(after, end).pieces(wanted):
+    while looked < end and segments < MOST_SEGMENTS:
+        start = looked
+        page = with_segments(output, outline(output, start, end, AT_ONCE), wanted.mask)
+        if not page:
+            break
+        segments += sum(len(stub.segments or b"") // ENTRY.size for stub in page)
+        try:
+            for block in _wanted_blocks(output, wanted, page, limit - total):
+                for piece in block.between(start, end).pieces(wanted):
                     if pieces and (total + len(piece.data) > limit or len(pieces) == MOST_PIECES):
                         return pieces, piece.position
                     pieces.append(piece)
                     total += len(piece.data)
-            looked = min(end, page[-1].position + page[-1].size)
+                looked = min(end, block.end)
+        except Moved:
+            continue
+        looked = min(end, page[-1].end)
     return pieces, looked
+
+
+def _wanted_blocks(output: Output, wanted: Filter, page: Sequence[Stub], enough: int) -> Iterator[Block]:
+    """Those that hold something wanted, not many more at once than make `enough` bytes of it. May raise `Moved`."""
+    group: list[Stub] = []
+    size = 0
+    for stub in page:
+        found = sum(entry[3] for entry in ENTRY.iter_unpack(stub.segments or b"") if wanted.takes_entry(entry))
+        if found:
+            group.append(stub)
+            size += found
+        if group and size >= enough:
+            yield from load(output, group)
+            group, size = [], 0
+    if group:
+        yield from load(output, group)
 
 
 def reach(output: Output, wanted: Filter, before: int, *, enough: int = TAIL) -> tuple[int, int]:
     """From which position on there are `enough` wanted bytes before position `before`, and how many bytes it found.
 
-    When fewer: how far it has looked, which is 0 if there are no more. One call looks at `MOST_CHUNKS` chunks at most,
-    and at their segments alone.
+    When fewer: how far it has looked, which is 0 if there are no more. One call looks at `MOST_CHUNKS` blocks at most,
+    and at their segments alone. Raises `Passing`, as `blocks` does.
     """
-    found = chunks = segments = 0
+    found = looked = segments = 0
     at = before
-    while at > 0 and chunks < MOST_CHUNKS and segments < MOST_SEGMENTS:
-        page = output.chunks.filter(position__lt=at).order_by("-position").values_list("position", "size", "segments")
-        for position, size, packed in page[: min(AT_ONCE, MOST_CHUNKS - chunks)]:
-            chunks += 1
+    while at > 0 and looked < MOST_CHUNKS and segments < MOST_SEGMENTS:
+        page = outline_before(output, at, min(AT_ONCE, MOST_CHUNKS - looked))
+        for stub in with_segments(output, page, wanted.mask):
+            looked += 1
+            packed = stub.segments or b""
             segments += len(packed) // ENTRY.size
-            at = position + size
+            at = stub.end if packed else stub.position
             for entry in reversed(list(ENTRY.iter_unpack(packed))):
                 length = entry[3]
                 at -= length
@@ -259,46 +191,12 @@ def tail(output: Output, wanted: Filter, *, enough: int = TAIL) -> list[Piece]:
     return pieces
 
 
-def _chunks(output: Output, after: int, end: int) -> QuerySet[Chunk]:
-    """Those that hold what lies between two positions."""
-    first = output.chunks.filter(position__lte=after).order_by("-position").values("position")[:1]
-    return output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end).order_by("position")
-
-
-class _File:
-    """Chunks whose bytes were moved to the output's file are read from there."""
-
-    def __init__(self, output: Output) -> None:
-        self.output = output
-        self.opened: IO[bytes] | None = None
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.opened:
-            self.opened.close()
-
-    def block_of(self, chunk: Chunk) -> Block:
-        return Block(chunk.position, chunk.line, chunk.ms, bytes(chunk.segments), self.data_of(chunk))
-
-    def data_of(self, chunk: Chunk) -> bytes:
-        if chunk.data is not None:
-            return bytes(chunk.data)
-        if self.opened is None:
-            if not self.output.file:
-                self.output.refresh_from_db()  # compacted since we looked
-            self.opened = storages["outputs"].open(self.output.file, "rb").file
-        assert self.opened is not None
-        self.opened.seek(chunk.position)
-        return self.opened.read(chunk.size)
-
-
 def frame(output: Output, after: int, found: Sequence[Block]) -> bytes:
     """One frame: the header's length (4 bytes, big endian), the header in JSON, the bytes of its pieces.
 
-    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `agrees`, `sha256` by stream,
-    `ranks` (of how many it is known on which node they are), `line` (newlines before its first piece), and `pieces`:
+    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `agrees`, `cut` (bytes that were
+    not stored, because there were too many), `sha256` by stream, `ranks` (of how many it is known on which node they
+    are), `line` (newlines before its first piece), and `pieces`:
     `stream,rank,size,ms` each, with `;` between them. The rank is empty, a number, or `1.2` for rank 2 of the first
     spawned world. `@N` in their place says that the `ms` that follow are counted from N, in ms since 1970. Pieces lie
     one after the other from `after` on. It is one string because most are read by many who need not look into it.
@@ -317,7 +215,7 @@ def filtered_frame(output: Output, after: int, following: int, pieces: Iterable[
     at = pieces[0].ms if pieces else 0
     texts = [f"@{at}"]
     for piece in pieces:
-        rank = _rank_text(piece.world, NO_RANK if piece.rank is None else piece.rank)
+        rank = rank_text(piece.world, NO_RANK if piece.rank is None else piece.rank)
         texts.append(f"{piece.stream},{rank},{len(piece.data)},{piece.ms - at},{piece.position},{piece.line}")
     return _frame(output, after, following, 0, texts, [piece.data for piece in pieces])
 
@@ -331,6 +229,7 @@ def _frame(output: Output, after: int, following: int, line: int, texts: list[st
         "ended": output.ended,
         "kept": output.is_kept,
         "agrees": output.agrees,
+        "cut": output.cut,
         "sha256": output.digests,
         "ranks": len(output.nodes.get("of", ())),
         "line": line,
@@ -341,11 +240,12 @@ def _frame(output: Output, after: int, following: int, line: int, texts: list[st
 
 
 def tail_position(output: Output) -> int:
-    """Where a page begins to show: at the start, or at the start of a chunk not far from the end."""
-    if output.head <= TAIL:
+    """Where a page begins to show: at the start, or at the start of a block not far from the end."""
+    at = output.head - TAIL
+    if at <= 0:
         return 0
-    chunk = output.chunks.filter(position__gte=output.head - TAIL).order_by("position").first()
-    return chunk.position if chunk else max(0, output.head - TAIL)
+    holding = outline(output, at, output.head, 1)[0]
+    return at if holding.position == at else holding.end
 
 
 def stream_bytes(output: Output, wanted: Filter | None = None) -> Iterator[bytes]:
@@ -433,45 +333,6 @@ class Lines:
 
     def end(self) -> bytes:
         return b"\n".join(self.begun.values())
-
-
-def compact(output: Output, expected: dict[str, str] | None = None) -> None:
-    """Move the bytes into one file in the metadata store, with their checksums. May be called again.
-
-    `expected` are checksums that the node computed of its files, by stream name; `agrees` says whether they match.
-    """
-    output.refresh_from_db()
-    if not output.file and output.head:
-        sums = {stream: sha256() for stream in Stream}
-        storage = storages["outputs"]
-        name = f"{output.uuid.hex[:2]}/{output.uuid}"
-        storage.delete(name)  # of an attempt that was cut off
-        with _spooled(output, sums) as file:
-            saved = storage.save(name, File(file, name=name))
-        failpoint("output.compacted")
-        with transaction.atomic():
-            digests = {s.name.lower(): d.hexdigest() for s, d in sums.items() if output.size(s)}
-            Output.objects.filter(pk=output.pk).update(file=saved, digests=digests)
-            output.chunks.update(data=None)
-        output.file, output.digests = saved, digests
-    if expected is not None:
-        empty = sha256(b"").hexdigest()
-        output.agrees = all(output.digests.get(name, empty) == digest for name, digest in expected.items())
-        Output.objects.filter(pk=output.pk).update(agrees=output.agrees)
-    live.ring(output.live_name)
-
-
-def _spooled(output: Output, sums: Mapping[Stream, Any]) -> IO[bytes]:
-    file = TemporaryFile()  # noqa: SIM115 (the caller closes it)
-    position = 0
-    while position < output.head:
-        pieces = read(output, position, limit=1024 * 1024, until=output.head)
-        for piece in pieces:
-            file.write(piece.data)
-            sums[Stream(piece.stream)].update(piece.data)
-        position = pieces[-1].end
-    file.seek(0)
-    return file
 
 
 class Row(NamedTuple):

@@ -1,5 +1,8 @@
 """Waking a worker. The only module that knows RQ. A hint in the queue says "look at this task"; the database is the
 truth, and a hint that is lost, late or doubled changes nothing but the time.
+
+RQ's own keys begin with "rq:" in every program that uses it. The portal's queues bear its prefix, so that two portals
+with one Redis do not take each other's hints; the names of hints and workers are random, and meet nobody's.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import django_rq
 from django.conf import settings
 from django.db import transaction
 from redis.exceptions import RedisError
-from rq import Worker
+from rq import Queue, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from portal.tasks.models import Task
 
 logger = logging.getLogger(__name__)
+
+
+def queue(name: str) -> Queue:
+    """One of settings.QUEUES."""
+    return django_rq.get_queue(f"{settings.REDIS_PREFIX}-{name}")
 
 
 def enqueue(task: Task) -> None:
@@ -34,7 +42,7 @@ def push(task: Task) -> None:
     type(task).objects.filter(pk=task.pk).update(ticket=ticket)
     try:
         # No time-out and no retry of RQ's: how long a step may take and how often it is tried is the ledger's affair.
-        django_rq.get_queue(task.queue).enqueue(
+        queue(task.queue).enqueue(
             "portal.tasks.ledger.run_task", task.pk, job_id=ticket, job_timeout=-1, result_ttl=0, failure_ttl=3600
         )
     except RedisError as error:
@@ -53,16 +61,16 @@ def missing(tasks: Iterable[Task]) -> list[Task]:
     """Those of them whose ticket is in no queue. Raises RedisError."""
     waiting: set[str] = set()
     for name in settings.QUEUES:
-        waiting.update(django_rq.get_queue(name).get_job_ids())
+        waiting.update(queue(name).get_job_ids())
     return [task for task in tasks if not task.ticket or task.ticket not in waiting]
 
 
 def lengths() -> dict[str, int]:
     """How many hints wait in each queue. Raises RedisError."""
-    return {name: django_rq.get_queue(name).count for name in settings.QUEUES}
+    return {name: queue(name).count for name in settings.QUEUES}
 
 
 def workers() -> list[BaseWorker]:
-    """Those that have said within their time that they live, by name. Raises RedisError."""
-    connection = django_rq.get_connection(settings.QUEUES[0])
-    return sorted(Worker.all(connection=connection), key=lambda worker: worker.name)
+    """This portal's that have said within their time that they live, by name. Raises RedisError."""
+    found = {worker.name: worker for name in settings.QUEUES for worker in Worker.all(queue=queue(name))}
+    return [found[name] for name in sorted(found)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -16,15 +16,18 @@ from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
-from django.urls import reverse
-from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from portal.clouds.errors import PortalError
+from portal.errors import Passing, PortalError
 from portal.tasks import output as store
+from portal.tasks import registry
+from portal.tasks.blocks import Piece, blocks
 from portal.tasks.history import progress
-from portal.tasks.ledger import cancel_task, plan_of, retry_task
+from portal.tasks.ledger import cancel_task, retry_task, why_not_again
 from portal.tasks.models import Output, Stream, Task
+from portal.tasks.subjects import Subject, seen_output
+
+logger = logging.getLogger(__name__)
 
 
 def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task:
@@ -32,7 +35,7 @@ def _task_for(request: HttpRequest, uuid: UUID, *, change: bool = False) -> Task
     task = Task.objects.seen_by(request.user, uuid)
     if task is None:
         raise Http404
-    import_string(settings.ENTER)(request, task.subject)
+    registry.enter(request, task.subject)
     if change and not _may_change(request, task):
         raise PermissionDenied
     return task
@@ -51,9 +54,33 @@ def viewer(
     """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins.
 
     `wanted` is the filter that `stream` and `rank` are the words of. Rows go from `start` to `until`; `after` None: to
-    the end.
+    the end. Where the output cannot be read now, `empty` says so, and the page is there all the same.
     """
-    pieces: list[store.Piece] = []
+    fault = ""
+    try:
+        start, until, pieces = _shown(output, after, wanted)
+    except Passing as error:
+        logger.warning("output %s: %s %s", output.uuid, error.message, error.evidence)
+        start = until = min(after or 0, output.head)
+        pieces, fault = [], f"{error.message} Reload the page in a while."
+    return {
+        "output": output,
+        "start": start,
+        "until": until,
+        "rows": store.rows(output, pieces),
+        "streams": [one.name.lower() for one in Stream if output.size(one)],
+        "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
+        "choices": STREAMS,
+        "stream": stream,
+        "rank": rank,
+        "query": urlencode({name: value for name, value in (("rank", rank), ("stream", stream)) if wanted and value}),
+        "empty": fault or (_nothing(stream, rank, so_far=not output.ended, part=after is not None) if wanted else ""),
+    }
+
+
+def _shown(output: Output, after: int | None, wanted: store.Filter | None) -> tuple[int, int, list[Piece]]:
+    """Where the rows of a page begin and end, and what they show."""
+    pieces: list[Piece] = []
     if wanted and after is None:
         pieces = store.tail(output, wanted)
         start, until = pieces[0].position if pieces else 0, output.head
@@ -66,19 +93,7 @@ def viewer(
         while until < end and (more := store.read(output, until, until=end)):
             pieces += more
             until = more[-1].end
-    return {
-        "output": output,
-        "start": start,
-        "until": until,
-        "rows": store.rows(output, pieces),
-        "streams": [one.name.lower() for one in Stream if output.size(one)],
-        "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
-        "choices": STREAMS,
-        "stream": stream,
-        "rank": rank,
-        "query": urlencode({name: value for name, value in (("rank", rank), ("stream", stream)) if wanted and value}),
-        "empty": _nothing(stream, rank, so_far=not output.ended, part=after is not None) if wanted else "",
-    }
+    return start, until, pieces
 
 
 def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
@@ -105,11 +120,10 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "progress": shown,
         "viewer": viewer(task.output),
         "may_change": _may_change(request, task),
-        "goes_on": not plan_of(task.kind).undo_on_failure,
-        "undoes": plan_of(task.kind).undo_on_cancel,
+        "why_not_again": why_not_again(task),
     }
-    if not task.kind.endswith(".delete"):
-        context["subject_page"] = reverse(task.subject_type.model, args=[task.subject.uuid])
+    if not task.destroys:
+        context["subject_page"] = task.subject.get_absolute_url()
     target = request.headers.get("HX-Target", "")
     part = {"task-head": "tasks/task.html#head", "task-steps": "tasks/task.html#steps"}.get(target, "tasks/task.html")
     return render(request, part, context)
@@ -123,11 +137,11 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST":
         with transaction.atomic():
             if cancel_task(task):
-                import_string(settings.RECORD_TASK)("cancelled", task, by=request.user)
+                registry.record("cancelled", task, by=request.user)
             else:
                 messages.info(request, "It had ended already.")
         return redirect("task", uuid=uuid)
-    return render(request, "tasks/cancel.html", {"task": task, "undoes": plan_of(task.kind).undo_on_cancel})
+    return render(request, "tasks/cancel.html", {"task": task, "subject": task.subject})
 
 
 @login_required
@@ -137,17 +151,18 @@ def retry(request: HttpRequest, uuid: UUID) -> HttpResponse:
     try:
         with transaction.atomic():
             retry_task(task, by=request.user)
-            import_string(settings.RECORD_TASK)("tried again", task, by=request.user)
+            registry.record("tried again", task, by=request.user)
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("task", uuid=uuid)
 
 
-def _output_for(request: HttpRequest, uuid: UUID) -> Output:
-    task = Task.objects.filter(output__uuid=uuid).order_by("-pk").first()
-    if task is None or Task.objects.seen_by(request.user, task.uuid) is None:
+def _output_for(request: HttpRequest, uuid: UUID) -> tuple[Output, Subject]:
+    """The output, if the person may see what it is of; and that."""
+    found = seen_output(request.user, uuid)
+    if found is None:
         raise Http404
-    return task.output
+    return found
 
 
 @login_required
@@ -157,19 +172,28 @@ def output_frame(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
     With `?stream=` or `?rank=` a filtered frame: see `store.frame` and `store.Filter`.
     """
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     try:
         after = max(0, int(request.GET.get("after", 0)))
         until = min(int(request.GET["until"]), output.head) if "until" in request.GET else output.head
         wanted = _wanted(request, output)
     except ValueError as error:
         raise Http404 from error
-    if wanted is None:
-        frame = store.frame(output, after, store.blocks(output, after, until=until))
-    else:
-        pieces, looked = store.find(output, wanted, after, until=until)
-        frame = store.filtered_frame(output, after, looked, pieces)
+    try:
+        if wanted is None:
+            frame = store.frame(output, after, blocks(output, after, until=until))
+        else:
+            pieces, looked = store.find(output, wanted, after, until=until)
+            frame = store.filtered_frame(output, after, looked, pieces)
+    except Passing as error:
+        return _unread(output, error)
     return HttpResponse(frame, content_type="application/octet-stream")
+
+
+def _unread(output: Output, error: Passing) -> HttpResponse:
+    """The output cannot be read now: the page asks again."""
+    logger.warning("output %s: %s %s", output.uuid, error.message, error.evidence)
+    return HttpResponse(error.message, status=503, content_type="text/plain; charset=utf-8", headers={"Retry-After": 5})
 
 
 def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
@@ -181,14 +205,17 @@ def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
 @require_safe
 def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Where to read from to have `?enough=` bytes of what a filter takes before `?before=`, see `store.reach`."""
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     try:
         before = min(int(request.GET.get("before", output.head)), output.head)
         enough = max(1, min(int(request.GET.get("enough", store.TAIL)), store.TAIL))
         wanted = _wanted(request, output) or store.Filter()
     except ValueError as error:
         raise Http404 from error
-    position, found = store.reach(output, wanted, before, enough=enough)
+    try:
+        position, found = store.reach(output, wanted, before, enough=enough)
+    except Passing as error:
+        return _unread(output, error)
     return JsonResponse({"position": position, "found": found})
 
 
@@ -196,16 +223,16 @@ def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_safe
 def output_nodes(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """`Output.nodes`: which rank runs on which node, as far as it is known."""
-    return JsonResponse(_output_for(request, uuid).nodes)
+    return JsonResponse(_output_for(request, uuid)[0].nodes)
 
 
 @login_required
 @require_safe
 def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """The output alone, from `?after=` on, or the end of what `?rank=` and `?stream=` ask for."""
-    output = _output_for(request, uuid)
-    task = Task.objects.filter(output=output).order_by("-pk")[0]
-    import_string(settings.ENTER)(request, task.subject)
+    output, subject = _output_for(request, uuid)
+    task = Task.objects.filter(output=output).order_by("-pk").first()
+    registry.enter(request, subject)
     wanted, fault = None, ""
     try:
         wanted = _wanted(request, output)
@@ -218,8 +245,18 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
     shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
     start = shown["start"]
-    earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
-    context = {"task": task, "viewer": shown | {"fault": fault}, "earlier": earlier, "has_earlier": earlier or found}
+    try:
+        earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+    except Passing:  # the page says so
+        earlier = found = 0
+    context = {
+        "task": task,
+        "subject": subject,
+        "title": task.title if task else str(subject),
+        "viewer": shown | {"fault": fault},
+        "earlier": earlier,
+        "has_earlier": earlier or found,
+    }
     return render(request, "tasks/output.html", context)
 
 
@@ -232,7 +269,7 @@ def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     and of all with `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
     `?order=arrival&stream=NAME`.
     """
-    output = _output_for(request, uuid)
+    output, _ = _output_for(request, uuid)
     order = request.GET.get("order", "lines")
     try:
         wanted = _wanted(request, output)

@@ -1,7 +1,7 @@
 """The watch process: one event loop that looks after everything that runs, so that no worker has to.
 
-Any number may stand by; one leads. The leader queues tasks that are due and that nobody works on, and runs the
-watchers named in settings.WATCHERS, each of which looks after one kind of thing.
+Any number of them share what there is: each thing is looked after by the one that holds its lease (`leases.py`). What
+only one may do is a thing like the others. When a process goes, the others have its things within a term and a second.
 """
 
 from __future__ import annotations
@@ -9,27 +9,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
-import uuid
-from datetime import timedelta
-from typing import Any, Protocol
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol
+from uuid import UUID
 
-from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
-from django.conf import settings
-from django.db import DatabaseError
-from django.db.models import Min
-from django.utils.module_loading import import_string
-from django.utils.timezone import now
+from django.db import DatabaseError, close_old_connections
+from django.db.models.functions import Now
 from redis.exceptions import RedisError
 
-from portal.tasks import output, queue
-from portal.tasks.live import WATCH
-from portal.tasks.models import Leader, Output, Task
+from portal.tasks import leases, live, queue, registry
+from portal.tasks.leases import TERM, Lease, WatchProcess
+from portal.tasks.models import Task
+from portal.tasks.pace import Pace
+from portal.tasks.threads import LEASES, SWEEP
 
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 1.0  # seconds between looks, when no doorbell is heard
+RENEW_EVERY = TERM.total_seconds() / 6
+MARGIN = 0.5  # seconds that we think ourselves dead before others do
+MOST_STUCK = 30.0  # seconds that our event loop may do one thing, before others take over
+MOST_HANDED_OVER = 64  # at one look: whoever gets them has to connect to as many nodes
+FORGET_EVERY = 60.0
 
 
 class Bell:
@@ -48,112 +56,297 @@ class Bell:
 
 
 class Watcher(Protocol):
-    """Looks after one kind of thing while this process leads. `run` goes on until it is cancelled."""
+    """Does what only one process may do. `run` goes on until it is cancelled.
+
+    `bell` is rung with the doorbells that its `rung_by` names, if it has that.
+    """
 
     async def run(self, bell: Bell) -> None: ...
 
 
+class SharingWatcher(ABC):
+    """Looks after things of one kind, of which each process has a share."""
+
+    kind: ClassVar[str]  # in the names of their leases
+    rung_by: ClassVar[tuple[str, ...]]  # the doorbells after which others may be wanted
+
+    @abstractmethod
+    async def wanted(self) -> set[int]:
+        """All that there is to look after, whoever does it: primary keys."""
+
+    @abstractmethod
+    async def look_after(self, pk: int) -> None:
+        """Goes on until the thing is over. Cancelled when the lease is lost or given away, or the thing not wanted."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to close)
+        """Nothing is looked after any more."""
+
+
+class _Only(SharingWatcher):
+    """One thing that only one process may do: its lease stands for the right to do it."""
+
+    def __init__(self, watcher: Watcher, bell: Bell) -> None:
+        self.watcher, self.bell = watcher, bell
+        self.kind = type(watcher).__name__  # type: ignore[misc]
+        self.rung_by = ()  # type: ignore[misc]
+
+    async def wanted(self) -> set[int]:
+        return {1}
+
+    async def look_after(self, pk: int) -> None:
+        await self.watcher.run(self.bell)
+
+
+class State(NamedTuple):
+    """What a life knew when it was renewed last. `at` and `until` are of `time.monotonic`."""
+
+    pk: UUID
+    living: frozenset[UUID]
+    held: frozenset[str]
+    at: float
+    until: float
+
+
+class Life:
+    """This process among those that live.
+
+    Renewed by a thread and a connection of its own, so that nothing that the process does for anybody can delay it. A
+    process whose event loop is stuck does not renew: what it holds would be looked after by nobody.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        """`changed` is called, in the thread, when there is another state than before."""
+        self.beat = time.monotonic()  # when the event loop was last known to go round
+        self._state: State | None = None
+        self._changed = changed
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="life", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def state(self) -> State | None:
+        """None while this process must not look after anything, because others may do so."""
+        state = self._state
+        return state if state and time.monotonic() < state.until else None
+
+    def stop(self, *, patience: float = 5.0) -> None:
+        """Give everything away."""
+        self._stopping.set()
+        self._thread.join(patience)
+
+    def _go_on(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._renew()
+            except DatabaseError as error:
+                logger.warning("this process could not be renewed: %s", error)
+            except Exception:
+                logger.exception("this process could not be renewed")
+            close_old_connections()
+            self._stopping.wait(RENEW_EVERY)
+        state, self._state = self._state, None
+        if state:
+            with contextlib.suppress(DatabaseError):
+                WatchProcess.end(state.pk)
+        close_old_connections()
+
+    def _renew(self) -> None:
+        began = time.monotonic()
+        before = self._state
+        if began - self.beat > MOST_STUCK:
+            logger.error("the event loop has been busy with one thing for %.0f s", began - self.beat)
+            return
+        pk = before.pk if before and began < before.until and WatchProcess.renew(before.pk) else None
+        # By our own clock too, because others may have seen it run out while the statement was under way.
+        if before and (pk is None or time.monotonic() > before.until):
+            logger.warning("this process was not heard of for too long; it begins again, with nothing")
+            self._state = pk = None
+            WatchProcess.end(before.pk)
+        if pk is None:
+            began = time.monotonic()
+            pk = WatchProcess.begin()
+        until = began + TERM.total_seconds() - MARGIN
+        at = time.monotonic()
+        self._state = State(pk, leases.living(), leases.held_by(pk), at, until)
+        if before is None or before[:3] != self._state[:3]:
+            self._changed()
+
+
+class Keeper:
+    """Looks after this process's share of the things of one kind."""
+
+    def __init__(self, watcher: SharingWatcher, life: Life, bell: Bell) -> None:
+        self.watcher, self.life, self.bell = watcher, life, bell
+        self.pace = Pace()
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.taken: dict[str, float] = {}  # when each lease was, by time.monotonic
+        self.life_of: UUID | None = None  # the life in which all of them were
+        self.not_before: dict[str, float] = {}  # of things whose work has ended too early
+
+    async def run(self) -> None:
+        """Until it is cancelled. Rung often, it looks ten times a second at most; not rung, once."""
+        try:
+            while True:
+                try:
+                    await self.look()
+                except DatabaseError as error:
+                    logger.warning("%s: %s", self.watcher.kind, error)
+                except Exception:
+                    logger.exception("%s: one look failed", self.watcher.kind)
+                await self.bell.wait(LONGEST_SLEEP)
+                await self.pace.turn()
+        finally:
+            await _end(self.tasks.values())
+            self.watcher.close()
+
+    async def look(self) -> None:
+        """1. End what is not ours any more. 2. Ask what is wanted. 3. Give away, forget and take."""
+        state = self.life.state
+        await self._end_lost(state)
+        if state is None:
+            return
+        wanted = {f"{self.watcher.kind}.{pk}": pk for pk in await self.watcher.wanted()}
+        self._collect()
+        over = self.taken.keys() - wanted.keys()
+        others = [one for one in self.taken if one in wanted and leases.owner_of(one, state.living) != state.pk]
+        if over:
+            await self._let_go(over)
+            await LEASES(Lease.drop)(over, state.pk)
+        if given := others[:MOST_HANDED_OVER]:
+            await self._let_go(given)
+            await LEASES(Lease.release)(given, state.pk)
+            await live.send(live.WATCH_LEASES)
+        mine = {one for one in wanted if leases.owner_of(one, state.living) == state.pk}
+        if new := mine - self.taken.keys():
+            taken = time.monotonic()
+            got = await LEASES(Lease.take)(new, state.pk)
+            self.taken |= dict.fromkeys(got, taken)
+            self.life_of = state.pk
+        for one in self.taken.keys() & wanted.keys():
+            if one not in self.tasks and self.not_before.get(one, 0) <= time.monotonic():
+                self.tasks[one] = asyncio.create_task(self.watcher.look_after(wanted[one]), name=one)
+
+    async def _end_lost(self, state: State | None) -> None:
+        if state is None or self.life_of not in (None, state.pk):
+            lost = list(self.taken)
+        else:
+            lost = [one for one, at in self.taken.items() if at < state.at and one not in state.held]
+        if lost:
+            logger.warning("%s: %s leases were lost", self.watcher.kind, len(lost))
+            await self._let_go(lost)
+
+    async def _let_go(self, things: Iterable[str]) -> None:
+        ending = [task for thing in things if (task := self.tasks.pop(thing, None))]
+        for thing in list(things):
+            self.taken.pop(thing, None)
+            self.not_before.pop(thing, None)
+        await _end(ending)
+
+    def _collect(self) -> None:
+        for thing, task in list(self.tasks.items()):
+            if not task.done():
+                continue
+            del self.tasks[thing]
+            self.not_before[thing] = time.monotonic() + LONGEST_SLEEP
+            if not task.cancelled() and (error := task.exception()):
+                logger.error("%s failed, starting it again", thing, exc_info=error)
+
+
+class Watch:
+    """All that one process does. `run` until it is cancelled, and everything is given away."""
+
+    def __init__(self, watchers: Iterable[Any]) -> None:
+        self.bells: defaultdict[str, list[Bell]] = defaultdict(list)
+        self.loop = asyncio.get_running_loop()
+        self.life = Life(lambda: self.loop.call_soon_threadsafe(self.rang, live.WATCH_LEASES))
+        self.keepers = [self._keeper(watcher) for watcher in watchers]
+
+    def _keeper(self, watcher: Any) -> Keeper:
+        if not isinstance(watcher, SharingWatcher):
+            watcher = _Only(watcher, self._bell(*getattr(watcher, "rung_by", ())))
+        return Keeper(watcher, self.life, self._bell(live.WATCH_LEASES, *watcher.rung_by))
+
+    def _bell(self, *names: str) -> Bell:
+        bell = Bell()
+        for name in names:
+            self.bells[name].append(bell)
+        return bell
+
+    def rang(self, name: str) -> None:
+        for bell in self.bells.get(name, ()):
+            bell.ring()
+
+    async def run(self) -> None:
+        self.life.start()
+        tasks = [asyncio.create_task(keeper.run()) for keeper in self.keepers]
+        tasks.append(asyncio.create_task(_listen(set(self.bells), self.rang)))
+        try:
+            while True:
+                self.life.beat = time.monotonic()
+                await asyncio.sleep(0.25)
+        finally:
+            await _end(tasks)
+            await asyncio.to_thread(self.life.stop)
+            await live.send(live.WATCH_LEASES)
+
+
 async def main() -> None:
     """Until SIGTERM or SIGINT."""
-    me = uuid.uuid4()
-    stopping = asyncio.Event()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection a node
+    logger.info("%s descriptors may be open (%s before)", hard, soft)
+    watch = Watch([make() for make in registry.watchers])
+    running = asyncio.create_task(watch.run())
     for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    bell = Bell()
-    listening = asyncio.create_task(_listen(bell))
-    leading: asyncio.Task[None] | None = None
-    held = 0.0
-    clock = asyncio.get_running_loop().time
-    try:
-        while not stopping.is_set():
-            try:
-                leader = await database_sync_to_async(Leader.hold)(WATCH, me)
-                if leader:
-                    held = clock()
-            except DatabaseError as error:
-                logger.warning("database: %s", error)
-                # Without the database nobody else can take over either, until our term is over.
-                leader = leading is not None and clock() - held < Leader.TERM.total_seconds() / 2
-            if leader and (leading is None or leading.done()):
-                logger.info("leading")
-                leading = asyncio.create_task(_lead(bell))
-            elif not leader and leading:
-                logger.warning("standing by")
-                await _end(leading)
-                leading = None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), Leader.TERM.total_seconds() / 6)
-    finally:
-        await _end(leading)
-        await _end(listening)
-        with contextlib.suppress(DatabaseError):
-            await database_sync_to_async(Leader.step_down)(WATCH, me)
+        watch.loop.add_signal_handler(name, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task:
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    ending = list(tasks)
+    for task in ending:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+    for outcome in await asyncio.gather(*ending, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            logger.error("ended with an error", exc_info=outcome)
 
 
-async def _listen(bell: Bell) -> None:
+async def _listen(names: set[str], rang: Callable[[str], None]) -> None:
     layer = get_channel_layer()
     assert layer is not None
     while True:
         try:
             channel = await layer.new_channel()
-            await layer.group_add(WATCH, channel)
+            for name in sorted(names):
+                await layer.group_add(name, channel)
             while True:
-                await layer.receive(channel)
-                bell.ring()
+                rang((await layer.receive(channel))["name"])
         except (RedisError, OSError) as error:
             logger.warning("doorbell not heard, looking every second: %s", error)
             await asyncio.sleep(1)
 
 
-async def _lead(bell: Bell) -> None:
-    watchers: list[Any] = [import_string(path)() for path in settings.WATCHERS]
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_sweep(bell))
-        for watcher in watchers:
-            group.create_task(_keep_up(watcher, bell))
+class TaskWatcher:
+    """Queues what is due and in no queue, and sweeps up after watch processes that died."""
 
-
-async def _keep_up(watcher: Watcher, bell: Bell) -> None:
-    """A bug or a fault in one watcher must not end the others."""
-    while True:
-        try:
-            await watcher.run(bell)
-        except Exception:
-            logger.exception("%s failed, starting it again", type(watcher).__name__)
-        await asyncio.sleep(1)
-
-
-class OutputWatcher:
-    """Keeps outputs that have ended and were not moved to the metadata store, because a worker died before it."""
-
-    EVERY = 60.0
+    rung_by = (live.WATCH,)
 
     async def run(self, bell: Bell) -> None:
+        pace, forgot = Pace(), 0.0
         while True:
-            await asyncio.sleep(self.EVERY)
-            await database_sync_to_async(keep_ended)()
-
-
-def keep_ended() -> None:
-    for ended in Output.objects.filter(ended=True, file="", head__gt=0)[:50]:
-        output.compact(ended)
-
-
-async def _sweep(bell: Bell) -> None:
-    while True:
-        pause = LONGEST_SLEEP
-        try:
-            pause = await database_sync_to_async(queue_due)()
-        except (DatabaseError, RedisError, OSError) as error:
-            logger.warning("sweep: %s", error)
-        await bell.wait(pause)
+            pause = LONGEST_SLEEP
+            try:
+                pause = await SWEEP(queue_due)()
+                if time.monotonic() - forgot > FORGET_EVERY:
+                    forgot = time.monotonic()
+                    await LEASES(leases.forget_the_dead)()
+            except (DatabaseError, RedisError, OSError) as error:
+                logger.warning("sweep: %s", error)
+            await bell.wait(pause)
+            await pace.turn()
 
 
 def queue_due() -> float:
@@ -161,7 +354,9 @@ def queue_due() -> float:
     due = list(Task.objects.due().order_by("wake_at")[:500])
     if due and (pushed := queue.push_missing(due)):
         logger.info("queued %s tasks that were due", pushed)
-    next_wake = Task.objects.unfinished().filter(lease=None, wake_at__gt=now()).aggregate(at=Min("wake_at"))["at"]
-    if next_wake is None:
+    waiting = Task.objects.unfinished().filter(lease=None, wake_at__gt=Now()).order_by("wake_at")
+    following = waiting.annotate(now=Now()).values_list("wake_at", "now").first()
+    if following is None:
         return LONGEST_SLEEP
-    return float(min(LONGEST_SLEEP, max(0.02, (next_wake - now() + timedelta(milliseconds=5)).total_seconds())))
+    wake_at, at = following
+    return float(min(LONGEST_SLEEP, max(0.02, (wake_at - at).total_seconds() + 0.005)))

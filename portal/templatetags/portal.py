@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
+from uuid import UUID, uuid4
 
 from django import template
 from django.forms import BoundField
@@ -13,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
-from portal.statuses import Badge
+from portal.states import Badge
 
 register = template.Library()
 
@@ -104,6 +105,33 @@ def in_organization(context: dict[str, Any]) -> SafeString | str:
 
 
 @register.simple_tag
+def new_key() -> UUID:
+    """For a form that may be sent twice, and starts one thing."""
+    return uuid4()
+
+
+@register.simple_tag
+@lru_cache(maxsize=1000)
+def icon(name: str, look: str = "") -> SafeString:
+    """A picture from `portal/icons.css`, beside words: no screen reader hears of it."""
+    return format_html('<i class="bi bi-{}" aria-hidden="true"></i>', f"{name} {look}".rstrip())
+
+
+_STEP_LOOKS = {
+    "done": ("is-done", "check-circle-fill", "done"),
+    "running": ("is-now", "arrow-repeat", "in progress"),
+    "failed": ("is-bad", "x-octagon-fill", "failed"),
+    "undone": ("is-undone", "arrow-counterclockwise", "undone"),
+}
+
+
+@register.filter
+def step_look(status: str) -> tuple[str, str, str]:
+    """The class, the icon and the word of a step."""
+    return _STEP_LOOKS.get(status, ("is-wait", "circle", "not started"))
+
+
+@register.simple_tag
 def badge(look: Badge) -> SafeString:
     """A status: word, colour and icon, never one alone."""
     return format_html('<span class="st {}"><i class="bi {}" aria-hidden="true"></i>{}</span>', *_parts(look))
@@ -143,6 +171,7 @@ def control(field: BoundField) -> SafeString:
 
 
 _SECTIONS = {
+    "dashboard": ("/dashboard/",),
     "audit": ("/organization/audit/",),
     "tokens": ("/tokens/",),
     "people": ("/people/",),

@@ -23,7 +23,9 @@ const line = {
   skew: Number(document.querySelector("meta[name=now]")?.content ?? Date.now()) - Date.now(),
 
   start() {
-    this.names = [...new Set([...document.querySelectorAll("[data-live]")].flatMap((e) => e.dataset.live.split(/\s+/)))].filter(Boolean);
+    this.names = [
+      ...new Set([...document.querySelectorAll("[data-live]")].flatMap((e) => e.dataset.live.split(/\s+/))),
+    ].filter(Boolean);
     setInterval(() => this.tick(), 1000);
     if (!this.names.length) return;
     this.connect();
@@ -120,7 +122,8 @@ const line = {
   shown() {
     if (document.hidden) return;
     if (this.socket && Date.now() - this.heard > this.DEAF) this.socket.close();
-    for (const element of document.querySelectorAll("[data-on]")) if (this.fetches.get(element.id)?.wanted) this.fetchSoon(element);
+    for (const element of document.querySelectorAll("[data-on]"))
+      if (this.fetches.get(element.id)?.wanted) this.fetchSoon(element);
     if (!this.open) this.retryNow();
   },
 
@@ -128,7 +131,8 @@ const line = {
     if (this.open && Date.now() - this.heard > this.DEAF) this.drop(); // a dead line may take minutes to close by itself
     for (const element of document.querySelectorAll("[data-every]")) {
       const last = this.fetches.get(element.id)?.last ?? this.began;
-      if (Date.now() - last >= Number(element.dataset.every) * 1000 && !document.hidden && !this.stopped) this.fetchSoon(element);
+      if (Date.now() - last >= Number(element.dataset.every) * 1000 && !document.hidden && !this.stopped)
+        this.fetchSoon(element);
     }
     for (const element of document.querySelectorAll("[data-since]")) {
       const text = this.duration((Date.now() + this.skew - Date.parse(element.dataset.since)) / 1000);
@@ -156,7 +160,10 @@ const line = {
 
   fetchSoon(element) {
     let one = this.fetches.get(element.id);
-    if (!one) this.fetches.set(element.id, (one = { last: 0, paid: 0, busy: false, wanted: false, timer: null }));
+    if (!one) {
+      one = { last: 0, paid: 0, busy: false, wanted: false, timer: null };
+      this.fetches.set(element.id, one);
+    }
     one.wanted = true;
     if (one.busy && Date.now() - one.last > 15000) one.busy = false; // its answer was lost
     if (one.busy || one.timer || document.hidden || this.stopped) return;
@@ -205,13 +212,18 @@ const line = {
 
   show(state) {
     if (state) this.state = state;
-    const ended = this.state === "live" && document.querySelector("[data-ended]") && this.viewers.every((v) => v.complete);
+    const ended =
+      this.state === "live" && document.querySelector("[data-ended]") && this.viewers.every((v) => v.complete);
     const mark = document.getElementById("live");
     if (!mark || !this.state) return; // not connected for the first time yet
     const at = this.since ? this.since.toISOString().slice(11, 19) : "";
     const [look, icon, words] = {
       live: ended ? ["", "bi-check2-circle", "Ended; nothing more will come"] : ["", "bi-broadcast", "Live"],
-      late: ["is-late", "bi-arrow-clockwise", this.crowded ? "Many of your pages are open: this one asks every 5 s" : "Asking every 5 s"],
+      late: [
+        "is-late",
+        "bi-arrow-clockwise",
+        this.crowded ? "Many of your pages are open: this one asks every 5 s" : "Asking every 5 s",
+      ],
       cut: ["is-cut", "bi-wifi-off", `No connection since ${at} UTC`],
       out: ["is-cut", "bi-box-arrow-right", "Signed out."],
       gone: ["is-cut", "bi-slash-circle", "No longer yours to see"],
@@ -254,8 +266,10 @@ const line = {
 
 if (window.Idiomorph) {
   // A reader's open <details> and half-typed words are theirs.
-  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !(node === document.activeElement && node.matches("input, select, textarea"));
-  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.tagName === "DETAILS");
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) =>
+    !(node === document.activeElement && node.matches("input, select, textarea"));
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
+    !(name === "open" && node.tagName === "DETAILS");
 }
 
 document.addEventListener("htmx:beforeSwap", (event) => {

@@ -222,7 +222,7 @@ class Viewer {
     this.list = this.log.querySelector("ol");
     this.output = data.output;
     this.url = data.frame;
-    this.keeps = "keeps" in data; // a run's output moves to one file at its end; a task's does not, and may go on after a retry
+    this.keeps = "keeps" in data; // a run's output is complete when it is in the store; a task's when it has ended, and it may go on after a retry
     this.clocks = clocksOf(data.zone);
     this.cursor = Number(data.start); // of the line to the portal
     this.shownTo = this.cursor; // of the window
@@ -546,6 +546,7 @@ class Viewer {
     const parts = [make("span", look)];
     parts[0].append(icon(sign), ` ${words}`);
     if (this.complete) {
+      if (h.cut) parts.push(this.note("t-warn", "bi-scissors", `${number(h.cut)} more bytes were written and not stored`));
       if (h.agrees === true) parts.push(this.note("t-ok", "bi-check2", "agrees with the node's copy"));
       if (h.agrees === false) parts.push(this.note("t-bad", "bi-exclamation-triangle-fill", "differs from the node's copy"));
       const sums = Object.entries(h.sha256);

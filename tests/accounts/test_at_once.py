@@ -10,7 +10,7 @@ from django.db import connection
 from accounts.access import OrganizationRole
 from accounts.actions import accept_invitation, change_role, invite_people, remove_member
 from accounts.models import AuditEvent, Invitation, Membership, digest
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

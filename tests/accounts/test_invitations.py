@@ -15,7 +15,7 @@ from django.utils.timezone import now
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.actions import accept_invitation, invite_people, resend_invitation, withdraw_invitation
 from accounts.models import AuditEvent, Invitation, Membership, User, digest
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from portal.logs import ContextFilter
 from workspaces.models import Workspace
 

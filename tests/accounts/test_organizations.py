@@ -14,7 +14,7 @@ from accounts.actions import LAST_ADMIN, change_role, delete_organization, invit
 from accounts.models import ApiToken, AuditEvent, Membership, Organization, User
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
-from portal.clouds.errors import PortalError
+from portal.errors import PortalError
 from tests.pages.test_pages import Page
 from workspaces.models import CloudConfig, Workspace
 

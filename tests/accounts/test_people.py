@@ -15,6 +15,7 @@ from django.utils.timezone import now
 
 from accounts.actions import invite_people
 from accounts.models import AuditEvent, Membership, User
+from tests.web import words
 from workspaces.models import WorkspaceMember
 
 
@@ -27,7 +28,7 @@ def test_states_are_told(client, lab, alice, bob, vera):
     quiet_for(bob, 103)
     quiet_for(vera, 82)
     client.force_login(alice)
-    page = client.get("/people/").content.decode()
+    page = words(client.get("/people/"))
     rows = {name: page.split(f"{name}@example.org</a>")[1].split("</tr>")[0] for name in ("alice", "bob", "vera")}
     assert "LOCKED" in rows["bob"]
     assert "Unlock" in rows["bob"]
@@ -83,7 +84,7 @@ def test_how_people_sign_in_is_told(client, harbor, alice, bob):
     Authenticator.objects.create(user=bob, type="totp", data={})
     SocialAccount.objects.create(user=bob, provider="sso", uid="1")
     client.force_login(alice)
-    page = client.get("/people/").content.decode()
+    page = words(client.get("/people/"))
     rows = {name: page.split(f"{name}@example.org</a>")[1].split("</tr>")[0] for name in ("alice", "bob")}
     assert "password only" in rows["alice"]
     assert "authenticator app" in rows["bob"]
@@ -126,7 +127,7 @@ def test_many_people_come_in_pages_with_as_many_queries_as_few(
 
 def test_the_table_of_roles_says_what_the_access_table_says(client, alice):
     client.force_login(alice)
-    page = client.get("/people/").content.decode()
+    page = words(client.get("/people/"))
     row = page.split("Run jobs, cancel runs")[1].split("</tr>")[0]
     assert [">no<" in cell for cell in row.split("</td>")[:4]] == [True, False, False, True]
 
@@ -236,7 +237,7 @@ def test_whoever_gets_another_role_is_told_unless_they_do_not_want_to_know(
 def test_invitations_beyond_the_first_have_pages_and_are_found_by_address(client, harbor, alice):
     invite_people(harbor, [f"guest{n:02}@example.org" for n in range(60)], by=alice)
     client.force_login(alice)
-    page = client.get("/people/").content.decode()
+    page = words(client.get("/people/"))
     assert "5 and more" in page
     assert "guest04@" in page
     assert "guest05@" not in page

@@ -128,7 +128,7 @@ def test_an_example_is_cloned_from_the_portals_url(client, lab, bob, settings):
         engine_version=EngineVersion.objects.get(kind="mpi"),
     )  # fmt: skip
     client.force_login(bob)
-    page = client.get(f"/workspaces/{lab.uuid}/jobs/new/?example=flights", headers={"host": "127.0.0.1:9999"})
+    page = client.get(f"/workspaces/{lab.uuid}/jobs/new/?use=flights", headers={"host": "127.0.0.1:9999"})
     assert b'value="https://portal.example.org/examples/flights"' in page.content
     assert b"9999" not in page.content
 

@@ -32,7 +32,7 @@ def browser_type_launch_args(browser_type_launch_args):
 @pytest.fixture(scope="session")
 def portal():
     folder = Path(tempfile.mkdtemp(prefix="cx-browser-"))
-    portal = RunningPortal(folder).start()
+    portal = RunningPortal(folder, collected=True).start()
     portal.who = portal.call("setup")
     yield portal
     portal.stop()

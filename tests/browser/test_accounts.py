@@ -57,7 +57,7 @@ def test_invited_by_keyboard_accepted_by_keyboard_and_in_the_workspace(open_desk
     tab_to(guest, "[name=password]")
     guest.keyboard.type("blue tractor sings")
     guest.keyboard.press("Enter")
-    guest.wait_for_url(f"**/workspaces/{lab}/clusters/")
+    guest.wait_for_url(f"**/workspaces/{lab}/dashboard/")
     assert "Welcome to lab" in guest.text_content("main")
     assert violations(guest) == []
 

@@ -54,12 +54,14 @@ def test_somebody_without_a_mouse_gets_from_signing_in_to_a_finished_job(portal,
     hands.to("Workspace name").type("keys only").press()
     page.wait_for_selector("#task-head .st:has-text('FINISHED')")
     hands.to("^Open keys only").press()
-    page.wait_for_url("**/clusters/")
+    page.wait_for_url("**/dashboard/")
 
     hands.to("Create cluster").press()
     page.wait_for_selector("h1:has-text('Create cluster')")
     hands.to("^Name").type("pair")
-    hands.to("local.2").press("ArrowUp")  # a group of radio buttons
+    hands.to(r"^local\.\d")
+    while page.evaluate("document.activeElement.value") != "local.1":
+        hands.press("ArrowUp")  # a group of radio buttons
     hands.to("Number of nodes").type("2").press()
     page.wait_for_selector("#task-head .st:has-text('FINISHED')", timeout=120_000)
     hands.to("^Open pair").press()
@@ -68,7 +70,7 @@ def test_somebody_without_a_mouse_gets_from_signing_in_to_a_finished_job(portal,
     hands.to("Create job").press()
     page.wait_for_selector("h1:has-text('Create job')")
     hands.to("Use the example hostnames").press()
-    page.wait_for_url("**/?example=hostnames")
+    page.wait_for_function("document.querySelector('[name=git_url]').value.endsWith('/examples/hostnames')")
     hands.to("^Job name").type("who is there").press()
     page.wait_for_url("**/runs/**")
     page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=60_000)

@@ -67,7 +67,7 @@ def test_invited_then_a_second_factor_then_in_the_workspace(page_of, portal, pla
         assert len(page.query_selector_all("#recovery-codes li")) == 10
         clean(page)
         press(page, "main a.btn-primary")
-        page.wait_for_url(f"**/workspaces/{place}/clusters/")
+        page.wait_for_url(f"**/workspaces/{place}/dashboard/")
         clean(page)
     finally:
         portal.call("require_second_factor", required=False)

@@ -46,7 +46,8 @@ def is_right(portal, cluster, run, marker, lines=LINES):
     assert stored["sha256"] == sha256(expected_output(lines)).hexdigest(), stored["text"][-300:]
     assert portal.call("read_output", run=run, stream="stderr")["text"] == "done\n"
     assert state["agrees"] is True
-    assert state["kept"]
+    # Who dies after the end of the task is followed by the watch process, a minute later.
+    until(lambda: portal.call("run_state", run=run)["kept"], seconds=100, what="an output that is kept")
     nothing_left(portal, cluster, run)
 
 
@@ -110,7 +111,11 @@ WATCHING = [
     "jobs.watch.store.after",
     "jobs.watch.exit.before",
     "jobs.watch.exit.after",
-    "output.compacted",
+    "output.part.begun",
+    "output.part.written",
+    "output.part.kept",
+    "output.chunks.deleted",
+    "output.digested",
 ]
 
 

@@ -16,6 +16,7 @@ class MemoryCloud:
 
     def __init__(self):
         self.networks, self.filesystems, self.clusters = {}, {}, {}
+        self.tags = {}  # of each cluster
         self._numbers = itertools.count(1)
 
     def check(self):
@@ -43,6 +44,7 @@ class MemoryCloud:
         if spec.instance_type not in {kind.name for kind in self.types}:
             raise Refused(f"There is no instance type {spec.instance_type!r}.")
         cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
+        self.tags[spec.tags.portal, spec.tags.subject] = spec.tags
         for rank in range(spec.nodes):
             if rank not in cluster or not cluster[rank].running:
                 number = next(self._numbers)
@@ -61,6 +63,13 @@ class MemoryCloud:
 
     def nodes(self, tags):
         return [node for _, node in sorted(self.clusters.get((tags.portal, tags.subject), {}).items())]
+
+    def inventory(self, portal):
+        return {self.tags[key]: self.nodes(self.tags[key]) for key in self.clusters if key[0] == portal}
+
+    def owners(self, portal):
+        others = (*self.networks.values(), *self.filesystems.values())
+        return {*self.inventory(portal), *(tags for tags in others if tags.portal == portal)}
 
     def delete_nodes(self, tags):
         self.clusters.pop((tags.portal, tags.subject), None)

@@ -220,6 +220,22 @@ def test_lost_replies_make_nothing_twice(cloud):
     assert cloud.leftovers(where) == cloud.leftovers(workspace) == []
 
 
+def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_another(cloud):
+    """Local clouds of two portals may share a folder, as two portals may share a cloud account."""
+    workspace, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    other = hands.tags(portal="portal-2")
+    cloud.ensure_network(other)
+    seen = cloud.inventory("portal-1")
+    assert {tags: ranks(nodes) for tags, nodes in seen.items()} == {where: [0, 1]}
+    assert seen[where][0].hostname == cloud.nodes(where)[0].hostname
+    assert cloud.owners("portal-1") == {workspace, where}
+    assert (cloud.inventory("portal-2"), cloud.owners("portal-2")) == ({}, {other})
+    cloud.delete_nodes(where)
+    hands.until(lambda: not cloud.inventory("portal-1"))
+    cloud.delete_network(other)
+
+
 def test_a_full_cloud_leaves_what_it_made_to_be_found_and_deleted(cloud):
     full = bad.Full(cloud, capacity=1)
     _, where = hands.deploy(full)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 from django.utils.timezone import now
 
@@ -9,8 +12,8 @@ from clusters import plans
 from clusters.actions import create_cluster, delete_cluster
 from clusters.models import EngineVersion
 from portal import ssh
-from portal.clouds.errors import PortalError
-from portal.tasks import ledger
+from portal.errors import PortalError
+from portal.tasks import ledger, registry
 from portal.tasks.models import Task
 from tests.clouds.bad import Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
 from workspaces.models import CloudConfig
@@ -31,10 +34,9 @@ def on(monkeypatch, lab, alice):
     for step in ("introduce_nodes", "install_engine", "try_mpi", "forget_nodes"):
         assert hasattr(plans, step)
     kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "nodes", "reach")]
-    plan = ledger.Plan(kept, "provision", plans.begin, plans.settle_create)
-    monkeypatch.setattr(plans, "CREATE", plan)
-    delete = [*plan.teardown(), plans.DELETE.steps[-1]]
-    monkeypatch.setattr(plans, "DELETE", ledger.Plan(delete, "teardown", plans.begin_delete, plans.settle_delete))
+    create = replace(plans.CREATE, steps=kept)
+    delete = replace(plans.DELETE, steps=[*create.teardown(), plans.DELETE.steps[-1]])
+    monkeypatch.setattr(registry, "plans", {plan.kind: plan for plan in (create, delete)})
     lab.keep_login_key(*ssh.new_key("test"))
 
     def make(cloud, nodes=3):
@@ -59,7 +61,7 @@ def go_on(cluster, rounds=30):
         task.refresh_from_db()
         if task.is_finished:
             break
-        Task.objects.filter(pk=task.pk).update(wake_at=now(), lease_until=None, lease=None)
+        Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1), lease_until=None, lease=None)
     cluster.refresh_from_db()
     return task
 
@@ -109,7 +111,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_call_is_followed_by_another(on, m
     try:
         ledger.run_task(cluster.last_task.pk)
     except Died:
-        Task.objects.update(lease_until=now())
+        Task.objects.update(lease_until=now() - timedelta(seconds=1))
     assert go_on(cluster).status == "finished"
     assert [node.rank for node in memory.nodes(cluster.tags)] == [0, 1, 2]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
 from datetime import timedelta
 
 import pytest
@@ -16,11 +16,13 @@ from clusters import watch
 from clusters.actions import OWN_REPAIRS, repair_cluster, repair_what_is_gone, report_lost
 from clusters.engines import offer
 from clusters.forms import ClusterForm
+from clusters.inventory import Inventory
 from clusters.models import Cluster, EngineVersion, Node
-from clusters.plans import settle_repair, try_mpi
+from clusters.plans import REPAIR, try_mpi
 from portal import secrets, ssh
-from portal.clouds.errors import Passing
+from portal.errors import Passing
 from portal.tasks.models import Task
+from portal.tasks.threads import DATABASE
 from tests.clouds.bad import MemoryCloud
 from tests.pages.test_pages import make_run
 from workspaces.models import CloudConfig
@@ -68,16 +70,16 @@ def end_repair(cluster, status="failed"):
     task = cluster.last_task
     task.status, task.finished = status, now()
     task.save()
-    settle_repair(task)
+    assert task.subject.move(REPAIR.then[status])
 
 
 @pytest.mark.parametrize("state", ["silent", "gone"])
 def test_a_running_cluster_with_a_lost_node_is_degraded(tide, state):
-    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded, tide.lost_nodes) == (
+    assert (tide.badge.word, tide.api_status, tide.is_degraded, tide.lost_nodes) == (
         "RUNNING", "RUNNING", False, [],
     )  # fmt: skip
     lose(tide, 1, state)
-    assert (tide.badge.word, tide.API[tide.state], tide.is_degraded) == ("DEGRADED", "DEGRADED", True)
+    assert (tide.badge.word, tide.api_status, tide.is_degraded) == ("DEGRADED", "DEGRADED", True)
     assert [node.hostname for node in tide.lost_nodes] == ["tide-1"]
     lose(tide, 1, "answers")
     assert tide.badge.word == "RUNNING", "it is back, and nothing of the loss was kept"
@@ -132,7 +134,7 @@ def test_what_could_not_be_reached_is_lost_at_once(tide, rings, django_capture_o
     with django_capture_on_commit_callbacks(execute=True):
         assert report_lost(tide, ["tide-1", "elsewhere-1"]) == ["tide-1"]
     assert tide.is_degraded
-    wait_for(rings, f"cluster.{tide.uuid}", "watch")
+    wait_for(rings, f"cluster.{tide.uuid}", "watch.clusters")
     rings.clear()
     with django_capture_on_commit_callbacks(execute=True):
         assert report_lost(tide, ["tide-1"]) == []
@@ -292,8 +294,8 @@ def test_a_repair_does_not_try_mpi_on_cores_that_a_run_is_on(tide, monkeypatch):
 class Nodes:
     """Connections to nodes of which some do not answer."""
 
-    def __init__(self, *deaf, hold=None):
-        self.deaf, self.hold = set(deaf), hold
+    def __init__(self, *deaf, hold=None, is_open=True):
+        self.deaf, self.hold, self.is_open = set(deaf), hold, is_open
         self.under_way = self.most = 0
         self.asked = []
 
@@ -309,6 +311,9 @@ class Nodes:
             raise Passing(f"{host.name} does not answer.")
         return ssh.Answer(0, b"", b"")
 
+    def has(self, host):
+        return self.is_open
+
     def drop(self, host):
         pass
 
@@ -320,8 +325,10 @@ def look(watcher):
     """One look at each cluster."""
 
     async def go():
-        for _, nodes in await watch._nodes():
+        watcher.mine = await watcher.wanted()
+        for _, nodes in await watch._nodes(watcher.mine):
             await watcher._look(nodes)
+        await watch._seen(watcher.answered)
 
     async_to_sync(go)()
 
@@ -340,7 +347,7 @@ def test_the_watch_tells_of_a_lost_node_at_once_and_of_its_return(tide, rings):
         look(watcher)
         assert [node.state for node in tide.nodes.all()] == states
         if before != states:
-            wait_for(rings, f"cluster.{tide.uuid}", "watch")
+            wait_for(rings, f"cluster.{tide.uuid}", "watch.clusters")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -358,80 +365,135 @@ def test_a_node_that_answers_the_second_time_is_not_lost(tide):
     assert not tide.is_degraded
 
 
-def test_no_more_nodes_are_asked_at_once_than_can_answer(monkeypatch):
-    hosts = [ssh.Host(f"n-{n}", "10.0.0.1", 22, "u", "k") for n in range(800)]
+def some(count, state="answers"):
+    """Nodes that are in no database, with how to reach them."""
+    return [(Node(pk=n, state=state), ssh.Host(f"{state}-{n}", "10.0.0.1", 22, "u", "k")) for n in range(count)]
+
+
+@pytest.mark.parametrize(("is_open", "most"), [(True, watch.AT_ONCE), (False, watch.CONNECT_AT_ONCE)])
+def test_no_more_nodes_are_asked_at_once_than_can_answer(monkeypatch, is_open, most):
+    monkeypatch.setattr(watch, "GAP", 0)
 
     async def ask_all():
         watcher = watch.NodeWatcher()
         held = asyncio.Event()
-        watcher.connections = nodes = Nodes(hold=held)
-        asking = asyncio.gather(*(watcher._ask(host) for host in hosts))
+        watcher.connections = nodes = Nodes(hold=held, is_open=is_open)
+        asking = asyncio.gather(*(watcher._ask(*one) for one in some(800)))
+        while nodes.under_way < most:
+            await asyncio.sleep(0)
         for _ in range(5):
             await asyncio.sleep(0)
-        assert nodes.under_way == watch.AT_ONCE
+        assert nodes.under_way == most
         held.set()
         assert await asking == [True] * 800
-        assert nodes.most == watch.AT_ONCE
+        assert nodes.most == most
 
     asyncio.run(ask_all())
 
 
-def test_the_first_look_does_not_wait_for_the_package_index(monkeypatch):
-    looked = asyncio.Event()
+def test_nodes_that_do_not_answer_hold_up_none_that_do(monkeypatch):
+    monkeypatch.setattr(watch, "GAP", 0)
 
-    async def never():
-        await asyncio.Event().wait()
+    class Half(Nodes):
+        async def run(self, host, command, *, seconds):
+            if host.name.startswith("silent"):
+                await asyncio.Event().wait()
+            return await super().run(host, command, seconds=seconds)
 
-    async def nodes():
-        looked.set()
-        return []
+    async def ask_all():
+        watcher = watch.NodeWatcher()
+        watcher.connections = Half()
+        silent = [asyncio.create_task(watcher._ask(*one)) for one in some(200, "silent")]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            assert await asyncio.gather(*(watcher._ask(*one) for one in some(200))) == [True] * 200
+        for task in silent:
+            task.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
 
-    monkeypatch.setattr(watch.engines, "refresh", never)
-    monkeypatch.setattr(watch, "_nodes", nodes)
-    monkeypatch.setattr(watch, "repair_what_is_gone", list)
-
-    async def lead():
-        watching = asyncio.create_task(watch.NodeWatcher().run(None))
-        async with asyncio.timeout(5):
-            await looked.wait()
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
-
-    asyncio.run(lead())
+    asyncio.run(ask_all())
 
 
-def test_a_cluster_that_takes_long_holds_up_no_other(tide, lab, monkeypatch):
+def test_nodes_are_asked_one_after_the_other_and_not_all_at_the_full_second():
+    async def ask_all():
+        watcher = watch.NodeWatcher()
+        watcher.connections = Nodes()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await asyncio.gather(*(watcher._ask(*one) for one in some(100)))
+        assert clock() - began >= 0.9 * 100 * watch.GAP
+
+    asyncio.run(ask_all())
+
+
+async def while_looking(watcher, condition, *clusters):
+    looking = [asyncio.create_task(watcher.look_after(cluster)) for cluster in clusters]
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+    for task in looking:
+        task.cancel()
+    await asyncio.gather(*looking, return_exceptions=True)
+    await asyncio.gather(watcher.rounds, return_exceptions=True)
+
+
+def test_a_cluster_that_takes_long_holds_up_no_other(monkeypatch):
     """And is not looked at a second time meanwhile."""
     slow, other = [], []
 
-    async def nodes():
-        return [(1, ["slow"]), (2, ["other"])]
+    async def nodes(of):
+        return [(pk, [pk]) for pk in sorted(of)]
+
+    async def seen(nodes):
+        pass
 
     async def take_long(self, of):
-        if of == ["slow"]:
+        if of == [1]:
             slow.append(1)
             await asyncio.Event().wait()
         other.append(1)
 
-    async def idle():
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(watch.engines, "refresh", idle)
     monkeypatch.setattr(watch, "_nodes", nodes)
-    monkeypatch.setattr(watch, "repair_what_is_gone", list)
+    monkeypatch.setattr(watch, "_seen", seen)
     monkeypatch.setattr(watch, "EVERY", 0)
     monkeypatch.setattr(watch.NodeWatcher, "_look", take_long)
 
-    async def lead():
-        watching = asyncio.create_task(watch.NodeWatcher().run(None))
-        async with asyncio.timeout(5):
-            while len(other) < 3:
-                await asyncio.sleep(0.01)
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+    async def go():
+        await while_looking(watch.NodeWatcher(), lambda: len(other) >= 3, 1, 2)
 
-    asyncio.run(lead())
+    asyncio.run(go())
     assert len(slow) == 1
     assert Task.objects.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(tide, lab, monkeypatch):
+    """A hundred clusters with silent nodes wait for one answer; meanwhile the others' rows are written."""
+    called, answer = [], threading.Event()
+
+    class Slow(MemoryCloud):
+        def inventory(self, portal):
+            called.append(portal)
+            assert answer.wait(10)
+            return super().inventory(portal)
+
+    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: Slow())
+    inventory = Inventory()
+
+    async def go():
+        cluster = await Cluster.objects.select_related("workspace__organization", "workspace__cloud_config").aget(
+            pk=tide.pk
+        )
+        asked = [asyncio.create_task(inventory.nodes(cluster)) for _ in range(100)]
+        while not called:
+            await asyncio.sleep(0.01)
+        assert await DATABASE(Cluster.objects.count)() == 1
+        assert not any(task.done() for task in asked)
+        answer.set()
+        assert await asyncio.gather(*asked) == [[]] * 100
+        assert len(called) <= 2, "who asks while a question is under way waits for the next, all together"
+        before = len(called)
+        await inventory.nodes(cluster)
+        assert len(called) == before + 1, "who asks later is told what is so then"
+
+    asyncio.run(go())

@@ -12,7 +12,7 @@ from clusters.models import Cluster, EngineVersion
 from jobs.models import Job, Run
 from jobs.plans import launch
 from portal import detached
-from portal.clouds.errors import Refused
+from portal.errors import Refused
 from portal.secrets import unseal
 
 pytestmark = pytest.mark.django_db

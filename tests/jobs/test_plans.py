@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.utils.timezone import now
 
+from clusters.models import Cluster
 from jobs import plans
+from jobs.dispatch import dispatch
 from jobs.models import Run
 from portal import ssh
-from portal.clouds.errors import PortalError, Refused
-from portal.tasks.ledger import retry_task, run_task, start_task
+from portal.errors import PortalError, Refused
+from portal.tasks.ledger import retry_task, run_task
 from portal.tasks.models import Output, StepStatus, Task
 from workspaces.models import Workspace
 
@@ -24,7 +28,7 @@ def test_the_task_of_a_run_that_failed_to_start_cannot_start_it_once_more(begun_
 
     monkeypatch.setattr(plans.detached, "start", start)
     task = begun_run.last_task
-    task.steps.filter(name="cluster").update(status=StepStatus.DONE)
+    monkeypatch.setattr(Workspace, "cloud", Cloud())
     Run.objects.filter(pk=begun_run.pk).update(observed=True)
     monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "")
     monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
@@ -60,21 +64,23 @@ def test_what_a_run_left_is_looked_for_once_so_that_the_next_run_is_not_ended_by
 
     monkeypatch.setattr(plans.detached, "sweep", sweep)
     monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
-    monkeypatch.setattr(Workspace, "cloud", Cloud())
-    following = Run.objects.create(
-        job=begun_run.job, cluster=begun_run.cluster, number=2, output=Output.objects.create()
-    )
-    waiting = start_task(following, "jobs.run", title="Run 2 of job", by=bob, output=following.output)
+    cluster = begun_run.cluster
+    Cluster.objects.filter(pk=cluster.pk).update(occupied_by=begun_run.uuid)
+    following = Run.objects.create(job=begun_run.job, cluster=cluster, number=2, output=Output.objects.create())
     Run.objects.filter(pk=begun_run.pk).update(status="finished", ended=now(), may_be_left=True)
-    run_task(waiting.pk)
-    following.refresh_from_db()
-    assert (following.status, sweeps) == ("new", [])
+    assert dispatch(cluster.pk) is None
+    Cluster.objects.filter(pk=cluster.pk).update(occupied_by=None)
+    assert dispatch(cluster.pk) is None  # something of the one before may still be there
+    Cluster.objects.filter(pk=cluster.pk).update(occupied_by=begun_run.uuid)
     task = begun_run.last_task
-    task.steps.filter(name__in=("cluster", "launch")).update(status=StepStatus.DONE)
-    run_task(task.pk)  # waits for the checksums
+    task.steps.filter(name__in=("launch",)).update(status=StepStatus.DONE)
+    run_task(task.pk)  # looks, lets go of the cluster, and waits for the checksums
     assert not Run.objects.get(pk=begun_run.pk).may_be_left
+    following.refresh_from_db()
+    assert following.last_task
+    assert Cluster.objects.get(pk=cluster.pk).occupied_by == following.uuid
     Run.objects.filter(pk=begun_run.pk).update(observed=True)
-    Task.objects.filter(pk=task.pk).update(wake_at=now())
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
     run_task(task.pk)
     task.refresh_from_db()
     assert task.status == "finished"

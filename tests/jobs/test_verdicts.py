@@ -17,7 +17,7 @@ from jobs.causes import explain, of_ranks, sentences, sound
 from jobs.models import Run
 from jobs.watch import LATE, MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
-from portal.clouds.errors import Refused
+from portal.errors import Refused
 from portal.secrets import CannotDecrypt
 from tests.jobs.test_watch import Node as Says
 from tests.jobs.test_watch import frame

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from jobs.watch import HOLD_SETUP, MOST_LINE, Buffer, _pump
-from portal.clouds.errors import Refused
+from portal.errors import Refused
 from portal.tasks.models import Stream
 
 

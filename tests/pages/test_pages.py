@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
+from django.core.files.storage import storages
 from django.core.management import call_command
 from django.urls import get_resolver, reverse
 from django.utils.timezone import now
@@ -21,6 +22,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from portal.tasks.output import compact
+from tests.web import words
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -326,6 +328,35 @@ def test_the_checksum_of_a_stream_can_be_checked_with_a_download(ranks):
     assert sha256(b"".join(arrival.streaming_content)).hexdigest() == output.digests["stdout"]
 
 
+def test_pages_say_it_when_the_store_does_not_answer_and_are_there_all_the_same(ranks, filled, client, monkeypatch):
+    run = Run.objects.filter(status="finished").first()
+    compact(run.output)
+
+    def away(*_):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(storages["outputs"], "read_range", away)
+    words = "The store “outputs” does not give an output."
+    task = run.last_task
+    for path in (reverse("run", args=[run.uuid]), reverse("task", args=[task.uuid])):
+        assert words in client.get(path).content.decode()
+    for asked in ({}, {"rank": "1"}, {"after": "3"}):
+        assert words in ranks("output", **asked).content.decode()
+    for name, asked in [("output-frame", {}), ("output-frame", {"rank": "1"}), ("output-reach", {"rank": "1"})]:
+        answer = ranks(name, **asked)
+        assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+
+
+def test_an_output_that_was_cut_says_how_much_is_not_there(ranks, client, settings):
+    settings.OUTPUT_GIB = 100 / 1024**3
+    run = Run.objects.filter(status="finished").first()
+    run.output.append_log([Segment(Stream.STDOUT, b"x" * 3000, now(), 0, 0)], offset=1, size=1)
+    compact(run.output)
+    page = client.get(reverse("run", args=[run.uuid])).content.decode()
+    assert f"{run.output.cut:,} more were written and not stored" in page
+    assert run.output.cut > 2900
+
+
 def test_what_names_no_rank_or_stream_is_nothing_to_download(ranks):
     for asked in ({"rank": "x"}, {"stream": "loud"}, {"order": "size"}):
         assert ranks("output-download", **asked).status_code == 404
@@ -370,8 +401,8 @@ def test_who_may_make_no_cluster_is_not_sent_to_make_one(client, lab, alice, bob
 @pytest.mark.parametrize("kind", ["console", "locmem"])
 def test_without_a_mail_server_nobody_is_told_to_look_into_their_mail(client, settings, alice, kind, capfd):
     settings.EMAIL_BACKEND = f"django.core.mail.backends.{kind}.EmailBackend"
-    asked = client.get(reverse("account_reset_password")).content.decode()
-    done = client.post(reverse("account_reset_password"), {"email": alice.email}, follow=True).content.decode()
+    asked = words(client.get(reverse("account_reset_password")))
+    done = words(client.post(reverse("account_reset_password"), {"email": alice.email}, follow=True))
     goes_out = kind == "locmem"
     assert ("A link is sent to your address." in asked) is goes_out
     assert ("is on its way" in done) is goes_out

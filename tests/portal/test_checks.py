@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from portal.checks import settings_are_sane
+from portal.checks import ready_for_production, settings_are_sane
 from tests.running import ROOT
 
 
@@ -94,3 +94,36 @@ def test_nothing_is_started_with_settings_that_are_wrong(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("PORTAL_SECRET_KEY is short") == 1
     assert "Use 50 random characters" in done.stderr
+
+
+PER_HOST = {
+    "portal.W006": "Kept output is written to",
+    "portal.W007": "The examples' repositories",
+    "portal.W008": "Logs are of each host",
+    "portal.W009": "Nodes of This computer",
+}
+
+
+@pytest.mark.parametrize(("hosts", "told"), [(0, PER_HOST), (1, {}), (2, PER_HOST)])
+def test_what_each_host_has_for_itself_is_named_before_there_are_several(settings, hosts, told):
+    settings.HOST_COUNT = hosts
+    found = {one.id: one for one in ready_for_production()}
+    assert {name for name in found if name in PER_HOST} == set(told)
+    for name, words in told.items():
+        assert words in found[name].msg
+        assert "PORTAL_HOSTS" in found[name].hint
+
+
+def test_outputs_in_a_store_that_all_hosts_see_are_no_trouble(settings):
+    settings.HOST_COUNT = 2
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "outputs": {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": {"location": "outputs"}},
+    }
+    assert "portal.W006" not in {one.id for one in ready_for_production()}
+
+
+@pytest.mark.parametrize(("given", "found"), [(True, set()), (False, {"portal.W005"})])
+def test_keys_that_were_generated_are_those_of_one_host(settings, given, found):
+    settings.KEYS_ARE_GIVEN = given
+    assert {one.id for one in ready_for_production()} & {"portal.W005"} == found

@@ -98,6 +98,14 @@ def test_a_program_is_a_command_too(folder, programs):
     assert (folder / "out").read_text() == f"given ['fail'] {folder} m\n"
 
 
+def test_a_node_with_another_python_than_the_portals_compiles_programs_itself(folder, programs, tmp_path, monkeypatch):
+    monkeypatch.setattr(detached, "MAGIC_NUMBER", b"another")
+    others = detached.Programs(tmp_path / "programs", loads=["program"])
+    assert others.data != programs.data
+    call("start", folder, text=order(["fail"], program="program"), programs=others)
+    assert end_of(folder)["status"] == 7
+
+
 def test_a_mistake_in_a_program_is_in_its_output(folder, programs):
     call("start", folder, text=order(["break"], program="program"), programs=programs)
     assert end_of(folder)["status"] == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import asyncssh
 import pytest
 
 from portal import ssh
+from portal.clouds import Passing
 
 
 @pytest.fixture
@@ -20,6 +22,11 @@ async def node(monkeypatch):
     async def command(process):
         number = next(count)
         started.put_nowait(process)
+        if process.command == "stay":
+            return
+        if process.command == "true":
+            process.exit(0)
+            return
         line = await process.stdin.readline()
         process.stdout.write(b"%d %s" % (number, line))
         process.exit(0)
@@ -100,3 +107,66 @@ async def test_what_waits_goes_with_its_connection(node):
     connections.drop(host)
     await asyncio.wait_for(waiting.wait_closed(), 10)
     assert (await connections.run(host, "x", input=b"b\n", ahead=True)).text == "3 b"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(ssh, "IDLE_SECONDS", 0.2)
+
+
+async def test_a_connection_with_a_living_stream_is_never_cut_and_an_idle_one_is(node, quick):
+    """However long the stream says nothing, and whoever else is talked to meanwhile."""
+    host, connections, started = node
+    same = dataclasses.replace(host, name="the same by another name")
+    async with connections.stream(host, "stay") as out:
+        waiting = await started.get()
+        assert (await connections.run(same, "x", input=b"a\n")).status == 0
+        assert (await connections.run(host, "x", input=b"a\n")).status == 0
+        async with asyncio.timeout(10):
+            while len(connections) > 1:
+                await asyncio.sleep(0.01)
+        waiting.stdout.write(b"still here\n")
+        assert await asyncio.wait_for(out.readline(), 10) == b"still here\n"
+        waiting.exit(0)
+    async with asyncio.timeout(10):
+        while len(connections):
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_started_ahead_keeps_no_connection_open(node, quick):
+    host, connections, started = node
+    await connections.run(host, "x", input=b"a\n", ahead=True)
+    await started.get()
+    waiting = await asyncio.wait_for(started.get(), 10)
+    await asyncio.wait_for(waiting.wait_closed(), 10)
+    assert len(connections) == 0
+
+
+async def test_no_more_connections_are_kept_than_may_be_and_none_in_use_is_given_up(node):
+    host, _, started = node
+    connections = ssh.Connections(most=3)
+    hosts = [dataclasses.replace(host, name=f"node-{n}") for n in range(8)]
+    async with connections.stream(hosts[0], "stay") as out:
+        waiting = await started.get()
+        for one in hosts[1:]:
+            assert (await connections.run(one, "x", input=b"a\n")).status == 0
+            assert len(connections) <= 3
+        waiting.exit(0)
+        assert await asyncio.wait_for(out.read(), 10) == b""
+    connections.close()
+
+
+async def test_one_who_cuts_a_connection_ends_no_other_that_waits_for_it(node):
+    """It fails with a sentence, as it would if the node had gone away."""
+    host, connections, _ = node
+    waiting = asyncio.create_task(connections.run(host, "x", input=b"a\n"))
+    await asyncio.sleep(0)
+    connections.drop(host)
+    with pytest.raises(Passing, match="was cut"):
+        await waiting
+
+
+async def test_a_command_that_ends_before_it_is_written_to_has_ended_well(node):
+    host, connections, _ = node
+    answers = await asyncio.gather(*(connections.run(host, "true", input=b"x") for _ in range(50)))
+    assert {answer.status for answer in answers} == {0}

@@ -20,6 +20,7 @@ from tests.clouds import hands
 from tests.running import ROOT, until
 
 PROGRAMS = detached.Programs(ROOT / "jobs" / "onnode", loads=("launcher",))
+JOBS = detached.Programs(ROOT / "jobs" / "onnode", loads=("job",))
 PROGRAMS_OF_MPI = Path(__file__).parent / "programs"
 
 
@@ -115,6 +116,34 @@ class Nodes:
         )
         return here
 
+    def start_job(self, url, *command, size=None, **more):
+        """As the portal starts one: with its source, and what its source asks for. Its folder, as this computer sees
+        it."""
+        run, head = str(uuid.uuid4()), self.nodes[0]
+        inside = f"{head.shared}/.runs/{run}"
+        order = {
+            "git_url": url,
+            "reference": "",
+            "command": list(command),
+            "cores": size or self.cores * len(self.nodes),
+            "hostfile": f"{head.home}/hostfile",
+            "engine": f"{head.shared}/engine",
+            "shared": head.shared,
+            "scratch": f"{head.home}/.scratch",
+            "allow_this_machine": True,
+            "environment": {"COXSWAIN_RUN": run},
+        }
+        detached.start(
+            self.host(),
+            inside,
+            argv=[inside, json.dumps(order)],
+            program="job",
+            programs=JOBS,
+            env={"COXSWAIN_RUN": run},
+            **more,
+        )
+        return self.shared / ".runs" / run
+
     def run(self, *command, seconds=40, quick=False, **options):
         folder = self.start(command, **options)
         until((folder / "exit").exists, seconds=seconds, what=f"the end of {command}")
@@ -125,8 +154,12 @@ class Nodes:
         detached.send_signal(self.host(), f"/shared/.runs/{folder.name}", "KILL")
         return (folder / "exit").exists()
 
+    def found(self):
+        """{pid: command} of what runs on them."""
+        return hands.of_people(self.folder)
+
     def processes(self):
-        return list(hands.of_people(self.folder).values())
+        return list(self.found().values())
 
 
 def _size_of(log: Path) -> int:
@@ -155,7 +188,7 @@ def install_engine(place: Path):
 @pytest.fixture(scope="session")
 def three():
     data = Path(tempfile.mkdtemp(prefix="ranks-", dir=ROOT / "var" if os.access(ROOT / "var", os.W_OK) else None))
-    cloud = LocalCloud(data / "local", hidden=[data])
+    cloud = LocalCloud(data / "local", hidden=[data], options={"git_here": True})
     nodes = Nodes(cloud)
     yield nodes
     cloud.delete_nodes(nodes.tags)

@@ -19,10 +19,11 @@ from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organi
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
 from portal.admin import BoundedPaginator, site
+from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Output, Step, Task, TaskStatus
 from tests.doors import named
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 CANARY = "canary"
 ADDRESSES = sorted(
@@ -69,6 +70,9 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
         name="ci", organization=harbor, role="member", owner=alice, secret_hash=f"{CANARY}-token"
     )
     Authenticator.objects.create(user=alice, type="totp", data={"secret": f"{CANARY}-totp"})
+    Stray.objects.create(
+        cloud_config=this_computer, region="here", organization="o", workspace="w", subject="s", name="A cluster"
+    )
     event = audit.record("created", harbor, organization=harbor, by=alice, after={"name": harbor.name})
     return SimpleNamespace(**locals())
 
@@ -315,7 +319,11 @@ def test_the_queues_page_says_what_waits_and_who_works(client, things, staff, mo
     assert "<td>launch</td><td>7</td>" in text
     assert "w-1" in text
     assert "Create cluster tide" in text
-    assert "has not been heard of" in text
+    assert "No watch process is at work; none has been heard of." in text
+    WatchProcess.begin()
+    assert re.search(
+        r"The watch process \S+:\d+ is at work\.", client.get("/admin/tasks/task/queues/").content.decode()
+    )
 
 
 def test_the_queues_page_stands_without_redis(client, staff, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import struct
 from datetime import UTC, datetime, timedelta
@@ -12,12 +13,14 @@ from allauth.mfa.models import Authenticator
 from asgiref.sync import sync_to_async
 from channels.routing import URLRouter
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.db import OperationalError
 from django.urls import path
 from django.utils.timezone import now
 
 from portal.sessions import SessionStore
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
+from portal.tasks.keeping import compact
 from portal.tasks.models import Output, Segment, Stream
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
@@ -34,7 +37,8 @@ def quick(monkeypatch):
 @pytest.fixture
 def task(lab, alice, monkeypatch):
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return ledger.start_task(lab, "workspaces.create", title="Create workspace lab", by=alice)
+    type(lab).objects.filter(pk=lab.pk).update(status="new")
+    return ledger.start_task(lab, "workspaces.create", by=alice)
 
 
 def page_of(user):
@@ -167,6 +171,31 @@ async def test_the_end_is_told_once(task, bob):
     await page.disconnect()
 
 
+async def test_what_is_said_when_a_task_is_tried_again_comes_to_a_page_that_saw_its_end(task, bob):
+    await write(task.output, b"first try\n", Stream.PORTAL)
+
+    @sync_to_async
+    def end():
+        Output.objects.filter(pk=task.output_id).update(ended=True)
+        compact(Output.objects.get(pk=task.output_id))
+
+    await end()
+    page = await sync_to_async(page_of)(bob)
+    await page.connect()
+    await ask(page, task.output, 0)
+    header, body = await frame_of(page)
+    assert (header["ended"], header["kept"], body) == (True, True, b"first try\n")
+    await ask(page, task.output, 10, ended=True, kept=True)
+    assert await page.receive_nothing(0.2)
+    await sync_to_async(task.output.reopen)()
+    header, body = await frame_of(page)
+    assert (header["ended"], header["kept"], body) == (False, False, b"")
+    await ask(page, task.output, 10)
+    await write(task.output, b"second try\n", Stream.PORTAL)
+    assert (await frame_of(page))[1] == b"second try\n"
+    await page.disconnect()
+
+
 @pytest.mark.parametrize("what", ["task", "output"])
 async def test_a_stranger_is_sent_away(task, charlie, what):
     page = await sync_to_async(page_of)(charlie)
@@ -248,3 +277,22 @@ async def test_nonsense_closes_the_socket_and_nothing_else(task, bob, words):
     await page.connect()
     await page.send_to(text_data=words)
     assert await closed_with(page) in (1003, GONE)
+
+
+@pytest.mark.parametrize("job", ["_tell", "_beat"])
+async def test_a_page_whose_news_end_is_told_to_connect_again(task, bob, monkeypatch, job):
+    """And not kept in the belief that it is live."""
+    page = await sync_to_async(page_of)(bob)
+    assert await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from(5)
+    real = LiveConsumer._still_allowed
+
+    async def broken_once(self):
+        if inspect.currentframe().f_back.f_code.co_name == job:
+            raise OperationalError("server closed the connection unexpectedly")
+        return await real(self)
+
+    monkeypatch.setattr(LiveConsumer, "_still_allowed", broken_once)
+    await live.send(f"task.{task.uuid}")
+    assert await closed_with(page) == consumers.TRY_AGAIN

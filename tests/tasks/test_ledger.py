@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.core.files.storage import storages
 from django.db import transaction
 from django.utils.timezone import now
 
-from portal.clouds.errors import Passing, PortalError, Refused
-from portal.tasks import ledger, queue
-from portal.tasks.ledger import Plan, StepPlan, cancel_task, retry_task, run_task, start_task
-from portal.tasks.models import API, PAGE, Output, StepStatus, Stream, Task, TaskStatus
+from portal.errors import Passing, PortalError, Refused
+from portal.tasks import ledger, queue, registry
+from portal.tasks.keeping import keep_due
+from portal.tasks.ledger import cancel_task, retry_task, run_task, start_task
+from portal.tasks.models import STATES, Output, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.output import read, stream_bytes
+from portal.tasks.plans import Plan, StepPlan
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings", "no_queue")]
 
@@ -55,26 +59,31 @@ class World:
             if name in self.things:
                 self.things.remove(name)
 
-        return StepPlan(name, f"Make {name}", do, undo, tries=3)
+        return StepPlan(name, f"Make {name}", do, undo)
 
 
 @pytest.fixture
-def world(monkeypatch, settings):
+def world(monkeypatch):
     world = World()
-    plan = Plan(
-        [world.step(name) for name in NAMES],
-        queue="provision",
-        begin=lambda task: None,
-        settle=lambda task: world.settled.append(task.status),
-    )
-    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan, raising=False)
-    settings.PLANS = {"test": "tests.tasks.test_ledger.PLAN"}
+    world.plan = plan_of(world, *(world.step(name) for name in NAMES))
+    monkeypatch.setattr(registry, "plans", {"test": world.plan})
     return world
+
+
+def plan_of(world, *steps, **more):
+    return Plan(
+        "test", "Make three things in", "made", steps, queue="provision",
+        **{"settle": lambda task: world.settled.append(task.status)} | more,
+    )  # fmt: skip
+
+
+def plan_is(plan):
+    registry.plans["test"] = plan
 
 
 @pytest.fixture
 def task(world, lab, alice):
-    return start_task(lab, "test", title="Make three things", by=alice)
+    return start_task(lab, "test", by=alice)
 
 
 def lease_runs_out(task):
@@ -82,7 +91,7 @@ def lease_runs_out(task):
 
 
 def is_due(task):
-    Task.objects.filter(pk=task.pk).update(wake_at=now())
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
 
 
 def said(task):
@@ -101,6 +110,23 @@ def test_steps_are_done_in_order_and_the_outcome_is_settled(task, world):
     assert task.lease is None
     task.output.refresh_from_db()
     assert task.output.ended
+
+
+def test_a_task_has_ended_whether_its_output_can_be_kept_or_not(task, world, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    world.do["one"] = lambda work: work.log("a sentence")
+    with monkeypatch.context() as patch:
+        patch.setattr(storages["outputs"], "save", full)
+        run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.settled) == ("finished", ["finished"])
+    assert "No space left on device" in caplog.text
+    assert "taken over" not in caplog.text
+    assert not Output.objects.get(pk=task.output_id).is_kept
+    keep_due(threading.Event())
+    assert Output.objects.get(pk=task.output_id).is_kept
 
 
 @pytest.mark.parametrize("when", ["", " after"])
@@ -171,9 +197,14 @@ def test_a_fault_that_does_not_pass_fails_with_cause_evidence_and_advice(task, w
         raise Passing("Busy.", evidence="code 503", advice="Come back tomorrow.")
 
     world.do["two"] = busy
-    for _ in range(3):
-        run_task(task.pk)
-        is_due(task)
+    run_task(task.pk)
+    is_due(task)
+    task.steps.filter(name="two").update(faulty_since=now() - timedelta(minutes=9))
+    run_task(task.pk)
+    is_due(task)
+    assert Task.objects.get(pk=task.pk).status == "inprogress"
+    task.steps.filter(name="two").update(faulty_since=now() - timedelta(minutes=11))
+    run_task(task.pk)
     task.refresh_from_db()
     assert (task.status, task.cause, task.evidence) == ("failed", "Busy.", "code 503")
     assert task.advice == "Come back tomorrow."
@@ -218,7 +249,7 @@ def test_a_step_that_waits_gives_the_worker_back_and_keeps_its_memo(task, world)
         run_task(task.pk)
         task.refresh_from_db()
         step = task.steps.get(name="two")
-        assert (step.status, step.detail, step.attempts) == ("running", f"{look} of 2 ready", 0)
+        assert (step.status, step.detail, step.deaths) == ("running", f"{look} of 2 ready", 0)
         assert task.lease is None
         run_task(task.pk)  # not yet
         assert Task.objects.get(pk=task.pk).lease is None
@@ -349,51 +380,47 @@ def test_a_step_that_kills_workers_is_given_up(task, world):
         raise WorkerDied
 
     world.do["two"] = die
-    for _ in range(4):
+    for _ in range(ledger.MOST_DEATHS + 1):
         with pytest.raises(WorkerDied):
             run_task(task.pk)
         lease_runs_out(task)
     run_task(task.pk)
     task.refresh_from_db()
-    assert task.cause == "Stopped at “Make two”: it ended our worker 3 times."
+    assert task.cause == "Stopped at “Make two”: it ended our worker 6 times."
 
 
 def test_one_unfinished_task_per_subject(task, lab, alice):
     with pytest.raises(PortalError, match="lab is being worked on already"), transaction.atomic():
-        start_task(lab, "test", title="Another", by=alice)
+        start_task(lab, "test", by=alice)
 
 
 def test_a_finished_task_makes_room_for_the_next(task, lab, alice):
     run_task(task.pk)
-    assert start_task(lab, "test", title="Another", by=alice).status == "new"
+    assert start_task(lab, "test", by=alice).status == "new"
 
 
-def test_the_outcome_and_its_meaning_are_one_transaction(task, world, monkeypatch):
+def test_the_outcome_and_its_meaning_are_one_transaction(task, world):
     def unsettled(task):
         raise WorkerDied
 
-    monkeypatch.setattr(
-        "tests.tasks.test_ledger.PLAN",
-        Plan([world.step(n) for n in NAMES], queue="provision", begin=lambda t: None, settle=unsettled),
-    )
+    plan_is(replace(world.plan, settle=unsettled))
     with pytest.raises(WorkerDied):
         run_task(task.pk)
     task.refresh_from_db()
     assert task.status == "inprogress"
 
 
-def test_a_plan_that_changed_under_a_task_fails_it_with_words(task, world, monkeypatch):
-    plan = Plan([world.step("other")], queue="provision", begin=lambda t: None, settle=lambda t: None)
-    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan)
+def test_a_plan_that_changed_under_a_task_fails_it_with_words(task, world):
+    plan_is(replace(world.plan, steps=[world.step("other")]))
     run_task(task.pk)
     task.refresh_from_db()
     assert "upgraded" in task.cause
 
 
 def test_two_vocabularies_have_a_word_for_each_status():
-    assert set(PAGE) == set(API) == set(TaskStatus.values)
-    assert PAGE[TaskStatus.INPROGRESS].word == "INPROGRESS"
-    assert API[TaskStatus.FINISHED] == "SUCCEEDED"
+    assert set(STATES) == set(TaskStatus.values)
+    assert STATES[TaskStatus.INPROGRESS].badge.word == "INPROGRESS"
+    assert STATES[TaskStatus.FINISHED].api_word == "SUCCEEDED"
 
 
 def test_what_a_step_says_has_no_credentials(task, world):
@@ -403,13 +430,12 @@ def test_what_a_step_says_has_no_credentials(task, world):
 
 
 def test_teardown_is_the_build_backwards(world):
-    plan = ledger.plan_of("test")
-    assert [step.name for step in plan.teardown()] == ["undo-three", "undo-two", "undo-one"]
+    assert [step.name for step in world.plan.teardown()] == ["undo-three", "undo-two", "undo-one"]
 
 
 def test_queueing_waits_for_the_commit(world, lab, alice, no_queue, django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True):
-        start_task(lab, "test", title="x", by=alice)
+        start_task(lab, "test", by=alice)
         assert no_queue == []
     assert len(no_queue) == 1
 
@@ -435,10 +461,8 @@ def test_when_a_step_begins_the_one_before_is_stored_as_done(task, world):
     assert seen == [["done", "running", "waiting"]]
 
 
-def test_a_step_that_only_looks_is_stored_with_what_it_found(task, world, monkeypatch):
-    plan = ledger.plan_of(task.kind)
-    looking = [replace(step, looks=step.name == "two") for step in plan.steps]
-    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", replace(plan, steps=looking))
+def test_a_step_that_only_looks_is_stored_with_what_it_found(task, world):
+    plan_is(replace(world.plan, steps=[replace(step, looks=step.name == "two") for step in world.plan.steps]))
     seen = []
 
     def look(work):
@@ -461,16 +485,9 @@ def test_a_step_that_only_looks_is_stored_with_what_it_found(task, world, monkey
 
 
 @pytest.fixture
-def ending(world, monkeypatch):
+def ending(world):
     one, two, three = (world.step(name) for name in NAMES)
-    plan = Plan(
-        [one, two, replace(three, always=True, undo=None)],
-        queue="launch",
-        begin=lambda task: None,
-        settle=lambda task: world.settled.append(task.status),
-        undo_on_failure=True,
-    )
-    monkeypatch.setattr("tests.tasks.test_ledger.PLAN", plan, raising=False)
+    plan_is(plan_of(world, one, two, replace(three, always=True, undo=None), undoes_on_failure=True))
     return world
 
 
@@ -524,3 +541,122 @@ def test_steps_that_were_done_keep_their_times_when_they_are_taken_back(ending, 
     one = task.steps.get(name="one")
     two = task.steps.get(name="two")
     assert one.finished <= two.started
+
+
+# What is told to whom
+
+
+def test_a_look_that_found_nothing_new_rings_nobody(task, world, rings, django_capture_on_commit_callbacks):
+    world.do["two"] = lambda work: work.wait(5, "1 of 2 ready")
+    run_task(task.pk)
+    is_due(task)
+    with django_capture_on_commit_callbacks() as rung:
+        run_task(task.pk)
+    assert rung == []
+    world.do["two"] = lambda work: work.wait(5, "2 of 2 ready")
+    is_due(task)
+    with django_capture_on_commit_callbacks() as rung:
+        run_task(task.pk)
+    assert rung
+
+
+def test_who_is_woken_while_looking_looks_again_at_once(task, world):
+    def look(work):
+        ledger.wake(task.pk)  # what it waits for has come, after it looked
+        work.wait(3600, "not there yet")
+
+    world.do["two"] = look
+    run_task(task.pk)
+    assert list(Task.objects.due()) == [task]
+    world.do["two"] = lambda work: work.wait(3600, "not there yet")
+    run_task(task.pk)
+    assert not Task.objects.due().exists()
+
+
+# Trying again
+
+
+def ends_in(world, during, **then):
+    plan_is(replace(world.plan, during=during, then=then))
+
+
+@pytest.fixture
+def failed(world, lab, alice):
+    ends_in(world, "terminating", finished="terminated", failed="failed", cancelled="failed")
+    world.do["two"] = refuse
+    task = start_task(lab, "test", by=alice)
+    assert lab.status == "terminating"
+    run_task(task.pk)
+    task.refresh_from_db()
+    lab.refresh_from_db()
+    assert (task.status, lab.status) == ("failed", "failed")
+    del world.do["two"]
+    return task
+
+
+def test_trying_again_puts_the_subject_where_it_was_and_opens_the_output(failed, lab, alice):
+    retry_task(failed, by=alice)
+    lab.refresh_from_db()
+    failed.output.refresh_from_db()
+    assert (lab.status, failed.output.ended) == ("terminating", False)
+    run_task(failed.pk)
+    lab.refresh_from_db()
+    failed.output.refresh_from_db()
+    assert (lab.status, failed.output.ended) == ("terminated", True)
+
+
+def test_only_what_was_done_last_is_tried_again(failed, lab, alice):
+    later = start_task(lab, "test", by=alice)
+    for _ in range(2):  # while it goes on, and after
+        with pytest.raises(PortalError, match="Something else was done since"):
+            retry_task(failed, by=alice)
+        run_task(later.pk)
+
+
+def test_it_is_not_tried_again_on_a_subject_that_has_gone_on(failed, lab, alice, world):
+    type(lab).objects.filter(pk=lab.pk).update(status="ready")
+    with pytest.raises(PortalError, match="lab is READY since"):
+        retry_task(failed, by=alice)
+    failed.refresh_from_db()
+    lab.refresh_from_db()
+    assert (failed.status, lab.status) == ("failed", "ready")
+
+
+def test_a_task_that_took_back_what_it_had_done_is_not_tried_again(ending, lab, alice):
+    ending.do["two"] = refuse
+    task = start_task(lab, "test", by=alice)
+    run_task(task.pk)
+    with pytest.raises(PortalError, match="was taken back"):
+        retry_task(task, by=alice)
+
+
+def test_a_subject_in_the_wrong_status_gets_no_task(world, lab, alice):
+    ends_in(world, "inprogress", finished="ready", failed="failed", cancelled="failed")
+    with pytest.raises(PortalError, match="lab cannot be made while it is READY"), transaction.atomic():
+        start_task(lab, "test", by=alice)
+    assert not Task.objects.exists()
+
+
+def test_a_plan_that_this_portal_does_not_have_ends_in_words_and_frees_the_subject(world, lab, alice):
+    ends_in(world, "terminating", finished="terminated", failed="failed", cancelled="failed")
+    task = start_task(lab, "test", by=alice)
+    registry.plans.clear()
+    run_task(task.pk)
+    task.refresh_from_db()
+    lab.refresh_from_db()
+    assert (task.status, lab.status) == ("failed", "failed")
+    assert "no plan" in task.cause
+    assert ledger.why_not_again(task)
+
+
+def test_undoing_does_not_wait_for_ever(task, world):
+    world.undo["two"] = lambda work: work.wait(1, "2 nodes still stop")
+    world.do["three after"] = lambda work: cancel_task(Task.objects.get(pk=task.pk))
+    run_task(task.pk)
+    step = task.steps.get(name="two")
+    step.memo["undoing"] = (now() - timedelta(minutes=21)).isoformat()
+    step.save()
+    is_due(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause) == ("failed", "Gave up after 20 minutes: 2 nodes still stop.")

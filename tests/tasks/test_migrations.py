@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from django.db import connections
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.timezone import now
 
+from portal.models import Installation
 from portal.tasks import output as store
 from portal.tasks.models import Output, Stream
 
@@ -33,7 +36,7 @@ def test_output_from_before_ranks_keeps_its_streams_and_times(old):
             stream=stream, position=position, offset=offset, size=len(data), line=line, at=at, data=data
         )
     executor = MigrationExecutor(old)
-    executor.migrate([("tasks", "0003_ranks")])
+    executor.migrate(executor.loader.graph.leaf_nodes("tasks"))
 
     output = Output.objects.using("old").get()
     pieces = store.read(output, 0)
@@ -46,3 +49,19 @@ def test_output_from_before_ranks_keeps_its_streams_and_times(old):
     assert (output.log, output.nodes) == (0, {})
     found, _ = store.find(output, store.Filter.parse(output, stream="stderr"), 0)
     assert [piece.data for piece in found] == [b"oh\n"]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_portal_that_has_made_something_keeps_the_tag_by_which_it_is_found(old, settings, used):
+    settings.PORTAL_NAME = "Acme HPC"
+    executor = MigrationExecutor(old)
+    apps = executor.migrate([("workspaces", "0001_initial")]).apps
+    if used:
+        organization = apps.get_model("accounts", "Organization").objects.using("old").create(name="Harbor")
+        config = apps.get_model("workspaces", "CloudConfig").objects.using("old")
+        place = {"organization": organization, "name": "x"}
+        here = config.create(**place, kind="local")
+        apps.get_model("workspaces", "Workspace").objects.using("old").create(**place, cloud_config=here, region="x")
+    MigrationExecutor(old).migrate([("portal", "0001_initial")])
+    tag = Installation.objects.using("old").get().tag
+    assert tag == "acme hpc" if used else UUID(tag)

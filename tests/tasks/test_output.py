@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.tasks import output as store
-from portal.tasks.models import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
+from portal.tasks.outputs import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -112,23 +112,6 @@ def test_a_checksum_that_differs_is_said(output):
     output.append(Stream.STDOUT, b"x")
     store.compact(output, {"stdout": sha256(b"y").hexdigest()})
     assert Output.objects.get(pk=output.pk).agrees is False
-
-
-def test_compacting_again_after_a_crash_does_it_once(output, monkeypatch):
-    output.append(Stream.STDOUT, b"x\n")
-
-    class Died(BaseException):
-        pass
-
-    def die(name):
-        raise Died
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "failpoint", die)
-        with pytest.raises(Died):
-            store.compact(output)
-    store.compact(output)
-    assert whole(Output.objects.get(pk=output.pk)) == b"x\n"
 
 
 def test_a_long_output_opens_near_its_end(output):

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
-from django.db import transaction
 
+from accounts import audit
 from accounts.actions import make_administrator, unlock_user
 from accounts.models import User
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         user = User.objects.filter(email__iexact=options["email"].strip()).first()
         if user is None:
             raise CommandError(f"There is no account with the address {options['email']}.")
-        with transaction.atomic():
+        with audit.atomic():
             unlock_user(user, by=None, reason=options["reason"])
             if options["administrator"]:
                 make_administrator(user)

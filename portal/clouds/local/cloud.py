@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, Region, Resource, Tags
-from portal.clouds.errors import Passing, PortalError, Refused
 from portal.clouds.local import identity, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
 from portal.clouds.local.options import HOST, ISOLATED, Options
@@ -48,6 +47,7 @@ from portal.clouds.local.records import (
     read_json,
     write_atomically,
 )
+from portal.errors import Passing, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
@@ -187,6 +187,23 @@ class LocalCloud:
                 return []
             return [self._seen(record, cluster, node) for node in cluster.nodes()]
 
+    def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
+        with _told():
+            return {
+                record.tags: [self._seen(record, cluster, node) for node in cluster.nodes()]
+                for cluster, record in self._records()
+                if record.tags.portal == portal
+            }
+
+    def owners(self, portal: str) -> set[Tags]:
+        with _told():
+            found = {record.tags for _, record in self._records()}
+            for workspace in self._workspaces():
+                for path in (workspace.network, workspace.filesystem):
+                    if (value := read_json(path)) is not None:
+                        found.add(Tags(**value))
+            return {tags for tags in found if tags.portal == portal}
+
     def delete_nodes(self, tags: Tags) -> None:
         with _told():
             workspace = self._workspace(tags)
@@ -301,6 +318,12 @@ class LocalCloud:
         with contextlib.suppress(FileNotFoundError):
             return [WorkspaceFolder(path) for path in sorted(self.root.iterdir()) if path.is_dir()]
         return []
+
+    def _records(self) -> Iterator[tuple[ClusterFolder, ClusterRecord]]:
+        for workspace in self._workspaces():
+            for cluster in workspace.clusters():
+                if (record := ClusterRecord.read(cluster.record)) is not None:
+                    yield cluster, record
 
     def _make_root(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)

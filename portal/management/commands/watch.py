@@ -4,14 +4,14 @@ import asyncio
 from typing import Any
 
 from django.core.management import BaseCommand
-from django.db import connections
 
+from portal.database import keep_connection
 from portal.tasks import watch
 
 
 class Command(BaseCommand):
-    help = "Look after tasks, runs and nodes. Any number may be started; one of them leads."
+    help = "Look after tasks, runs and nodes. Any number may be started, on any host; they share the work."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        connections.settings["default"]["CONN_MAX_AGE"] = None  # one thread asks it, all the time
+        keep_connection()
         asyncio.run(watch.main())

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import django_rq
 from django.conf import settings
 from django.core.management import BaseCommand, CommandParser
-from django.db import connections
 
+from portal.database import keep_connection
+from portal.tasks.queue import queue
 from portal.tasks.worker import PortalWorker
 
 
@@ -17,8 +17,8 @@ class Command(BaseCommand):
         parser.add_argument("queues", nargs="*", default=list(settings.QUEUES), choices=settings.QUEUES)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        connections.settings["default"]["CONN_MAX_AGE"] = None  # one thread asks it, all the time
-        queues = [django_rq.get_queue(name) for name in options["queues"] or settings.QUEUES]
+        keep_connection()
+        queues = [queue(name) for name in options["queues"] or settings.QUEUES]
         PortalWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer").work(
             with_scheduler=False, logging_level="WARNING"
         )

@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+
+
+class ClustersConfig(AppConfig):
+    name = "clusters"
+
+    def ready(self) -> None:
+        from accounts import holdings
+        from clusters import actions, plans, watch
+        from clusters.models import Cluster
+        from portal.tasks import registry
+
+        registry.add_subject(Cluster, plans.CREATE, plans.REPAIR, plans.DELETE)
+        registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
+        holdings.tellers.append(actions.holdings)

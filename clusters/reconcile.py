@@ -1,0 +1,147 @@
+"""What a cloud holds in this portal's name, beside the rows of the portal: what no row accounts for is ended.
+
+The cloud is asked first and the rows are read then: a row is always there before its thing, and stays until the cloud
+has said that the thing is gone. What carries the tag of another installation is never listed, and so never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.contrib.contenttypes.models import ContentType
+from django.db import transaction
+from django.db.models import Model
+from django.db.models.functions import Now
+
+from accounts import audit
+from clusters.models import Cluster
+from portal.clouds import Cloud, Resource, Tags
+from portal.errors import PortalError
+from portal.tasks.models import Task
+from workspaces.models import CloudConfig, Stray, Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A region of a cloud configuration in which something was made once."""
+
+    config: CloudConfig
+    region: str
+
+    @property
+    def cloud(self) -> Cloud:
+        return self.config.cloud(self.region)
+
+
+def places(config: int) -> list[Place]:
+    regions = Workspace.objects.filter(cloud_config=config).order_by().values_list("region", flat=True).distinct()
+    row = CloudConfig.objects.select_related("organization").get(pk=config)
+    return [Place(row, region) for region in regions]
+
+
+@transaction.atomic
+def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
+    """Write down what of the found has no row, and what is gone. Returns all that is there without one."""
+    _mark_missing(place, {tags.subject for tags in found})
+    known = _accounted_for(found)
+    without = {tags.subject: tags for tags in found if tags.subject not in known}
+    strays = Stray.objects.there().filter(cloud_config=place.config, region=place.region)
+    strays.exclude(subject__in=without).update(ended=Now())
+    strays.update(last_seen=Now())
+    for subject in without.keys() - set(strays.values_list("subject", flat=True)):
+        tags = without[subject]
+        name, is_kept = _who(tags)
+        logger.warning("%s is in %s, %s, and no row accounts for it", name, place.config.uuid, place.region)
+        Stray.objects.create(
+            cloud_config=place.config, region=place.region, organization=tags.organization, workspace=tags.workspace,
+            subject=subject, name=name, is_kept=is_kept,
+        )  # fmt: skip
+    return list(strays)
+
+
+def _mark_missing(place: Place, found: Collection[str]) -> None:
+    """Workspaces that are READY here, and of which the cloud has neither network nor filesystem."""
+    here = Workspace.objects.filter(cloud_config=place.config, region=place.region)
+    there = here.filter(uuid__in=[uuid for uuid in found if _is_uuid(uuid)])
+    there.exclude(missing_since=None).update(missing_since=None)
+    missing = here.filter(status=Workspace.Status.READY).exclude(pk__in=there.values("pk"))
+    for workspace in missing.filter(missing_since=None):
+        logger.error("%s, %s: nothing is there of workspace %s", place.config.uuid, place.region, workspace.uuid)
+    missing.filter(missing_since=None).update(missing_since=Now())
+
+
+def is_to_end(stray: Stray) -> bool:
+    """It has been there for some minutes, is still without a row, and nothing that we know wants it to stay."""
+    there = Stray.objects.there().filter(pk=stray.pk, is_kept=False, first_seen__lte=Now() - Stray.PATIENCE)
+    return there.exists() and stray.subject not in _accounted_for([stray.tags])
+
+
+def end(place: Place, tags: Tags) -> tuple[list[Resource], str]:
+    """Ask the cloud for it to go. What is left, and why, if something hinders. No database is asked."""
+    cloud, trouble = place.cloud, ""
+    try:
+        if tags.subject == tags.workspace:
+            cloud.delete_filesystem(tags)
+            cloud.delete_network(tags)
+        else:
+            cloud.delete_nodes(tags)
+    except PortalError as error:
+        trouble = f"{error.message} {error.evidence}".strip()
+    return cloud.leftovers(tags), trouble
+
+
+@transaction.atomic
+def write_down(stray: Stray, left: Collection[Resource], trouble: str = "", *, asked_to_go: bool = False) -> None:
+    """What is left of it. Its end is an entry of the organization's audit."""
+    things = [f"{resource.kind} {resource.detail or resource.id}" for resource in left]
+    is_gone = asked_to_go and not left
+    changed = Stray.objects.there().filter(pk=stray.pk)
+    if is_gone:
+        if changed.update(ended=Now(), trouble=""):
+            logger.warning("%s was ended: no row accounted for it", stray.name)
+            organization = stray.cloud_config.organization
+            audit.record(
+                "ended something without a row in", stray.cloud_config, organization=organization, by=None,
+                before={"what": stray.name, "with": ", ".join(stray.things)},
+            )  # fmt: skip
+    else:
+        changed.update(things=things, trouble=trouble)
+
+
+def _accounted_for(found: Collection[Tags]) -> set[str]:
+    """Those of the subjects that have a row which lives, or one that a task has not done with."""
+    subjects = {UUID(tags.subject) for tags in found if _is_uuid(tags.subject)}
+    known: set[str] = set()
+    for model in (Workspace, Cluster):
+        rows = list(model._default_manager.filter(uuid__in=subjects).values_list("pk", "uuid", "status"))
+        tasks = Task.objects.unfinished().filter(subject_type=ContentType.objects.get_for_model(model))
+        busy = set(tasks.filter(subject_id__in=[pk for pk, *_ in rows]).values_list("subject_id", flat=True))
+        known |= {str(uuid) for pk, uuid, status in rows if status != model.Status.TERMINATED or pk in busy}
+    return known
+
+
+def _who(tags: Tags) -> tuple[str, bool]:
+    """What the subject is called, and whether it is left alone: a filesystem that nobody has asked to delete."""
+    is_workspace = tags.subject == tags.workspace
+    row = _row(Workspace if is_workspace else Cluster, tags.subject)
+    kind = "workspace" if is_workspace else "cluster"
+    if row is None:
+        return f"A {kind} that the portal does not know ({tags.subject})", is_workspace
+    return f"The {kind} {row}, which was deleted", False
+
+
+def _row(model: type[Model], subject: str) -> Model | None:
+    return model._default_manager.filter(uuid=subject).first() if _is_uuid(subject) else None
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+
+
+class JobsConfig(AppConfig):
+    name = "jobs"
+
+    def ready(self) -> None:
+        from accounts import holdings
+        from jobs import actions, folders, plans, watch
+        from jobs.models import Run
+        from portal.tasks import registry
+
+        registry.add_subject(Run, plans.RUN)
+        registry.add_watchers(watch.DispatchWatcher, watch.RunWatcher, watch.LeftoverWatcher, folders.FolderWatcher)
+        holdings.tellers.append(actions.holdings)

@@ -1,0 +1,154 @@
+"""What a job may be: a function for each field, which returns the value as it is kept or says what is wrong with it.
+
+For whoever takes a job in, by a form or otherwise. They raise `ValidationError` with a sentence for people and a code
+for programs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from urllib.parse import SplitResult, urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+
+from portal.environment import is_loopback
+
+LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
+MOST_MINUTES = 60 * 24 * 365
+
+# What git-check-ref-format(1) forbids; `jobs/onnode/source.py` asks again where git is called.
+_NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+
+# A word as it was typed, with its quotes; and those that a shell would not hand on.
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
+_OPERATOR = re.compile(r"\d*(?:&&|\|\|?|&>|[<>]+&?|[;&])|`|\$\(")
+_OPERATOR_LAST = re.compile(r"(?<!\\)(?:&&|\|\||[|;&<>])$")
+_SCP = re.compile(r"(?P<at>[\w.-]+@[\w.-]+):(?P<path>(?!//)\S+)")  # git@host:path, as servers offer it for copying
+_WITH_VALUE = {"-X", "-W", "--check-hash-based-pycs"}  # options of Python whose value is a word of its own
+
+
+def name(text: str) -> str:
+    """Of a job. No characters that cannot be seen: one that turns the direction of writing turns the page around it."""
+    text = text.strip()
+    if not text:
+        raise ValidationError("Give the job a name.", code="required")
+    if len(text) > LONGEST_NAME:
+        raise ValidationError(f"A name has at most {LONGEST_NAME} characters, this has {len(text)}.", code="too_long")
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for character in text):
+        raise ValidationError("A name cannot have characters in it that cannot be seen.", code="invisible")
+    return text
+
+
+def command(text: str) -> str:
+    """A Python file of the repository, or a module after -m, with its arguments, quoted as for a shell."""
+    text = text.strip()
+    if len(text) > LONGEST_COMMAND:
+        raise ValidationError(
+            f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"
+        )
+    if "\0" in text:
+        raise ValidationError("A command cannot contain a NUL character.", code="nul")
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValidationError(f"A shell could not split this: {error}.", code="quotes") from error
+    if not words:
+        raise ValidationError("Name a Python file of the repository.", code="required")
+    if words[0] in {"python", "python3", "mpiexec", "mpirun"}:
+        raise ValidationError(
+            f"Leave out “{words[0]}”: the portal puts “mpiexec -n CORES python” in front.", code="prefix"
+        )
+    if re.match(r"[A-Za-z_]\w*=", words[0]):
+        raise ValidationError(
+            f"“{words[0]}” is for a shell, and none runs the command: name a Python file first.", code="shell"
+        )
+    for word in _WORD.findall(text):
+        if operator := _OPERATOR.match(word) or _OPERATOR_LAST.search(word):
+            raise ValidationError(
+                f"“{operator.group()}” is for a shell, and none runs the command: it would be an argument of the"
+                " program. Leave it out; or put quotes around it if the program is to have it.",
+                code="shell",
+            )
+    if not _names_a_program(words):
+        raise ValidationError(
+            f"“{words[0]}” does not look like a Python file. Name one that ends in .py; write ./{words[0].lstrip('./')}"
+            " if it has another ending, or -m before the name of a module.",
+            code="no_python_file",
+        )
+    return text
+
+
+def _names_a_program(words: list[str]) -> bool:
+    """Whether Python would find a program in these: a file, -m MODULE or -c CODE, after its own options."""
+    rest = iter(words)
+    for word in rest:
+        if word in {"-m", "-c"}:
+            return next(rest, None) is not None
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word.endswith((".py", ".pyz", ".pyc")) or "/" in word
+    return False
+
+
+def git_url(text: str) -> str:
+    """The address of a repository: https, ssh, or http on this machine where a setting allows it."""
+    url = text.strip().rstrip("/")
+    if len(url) > LONGEST_URL:
+        raise ValidationError(f"An address has at most {LONGEST_URL} characters, this has {len(url)}.", code="too_long")
+    if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-"):
+        raise ValidationError("This is not a web address.", code="no_address")
+    try:
+        parts = urlsplit(url)
+        here = parts.scheme == "http" and is_loopback(parts.hostname) and settings.GIT_FROM_THIS_MACHINE
+        bad_port = parts.port == 0
+    except ValueError as error:
+        raise ValidationError("This is not a web address.", code="no_address") from error
+    if not (parts.scheme in {"https", "ssh"} or here) or not parts.hostname or bad_port:
+        raise ValidationError(_begin_with(url, parts), code="scheme")
+    if parts.password or (parts.username and parts.scheme != "ssh"):
+        raise ValidationError("Leave the user name and password out of the address.", code="password")
+    if not parts.path.strip("/"):
+        raise ValidationError(
+            f"{url} names a server and no repository: give the whole address, such as {url}/team/project.",
+            code="no_repository",
+        )
+    return url
+
+
+def _begin_with(url: str, parts: SplitResult) -> str:
+    if scp := _SCP.fullmatch(url):
+        return f"Begin with https:// or ssh://. This one is ssh://{scp['at']}/{scp['path']}"
+    if parts.scheme == "http" and parts.hostname:
+        return f"Begin with https:// or ssh://: what comes by http:// can be changed on its way. Try https{url[4:]}"
+    return "Begin with https:// or ssh://."
+
+
+def reference(text: str) -> str:
+    """A branch, a tag or a commit; empty for the repository's default branch."""
+    text = text.strip()
+    if len(text) > LONGEST_REFERENCE or _NO_REFERENCE.search(text):
+        raise ValidationError("This is no name of a branch, tag or commit.", code="no_reference")
+    return text
+
+
+def time_limit(minutes: int | None) -> int | None:
+    """In seconds; None for the portal's own."""
+    if minutes is None:
+        return None
+    if not 1 <= minutes <= MOST_MINUTES:
+        raise ValidationError(f"Give between 1 and {MOST_MINUTES:,} minutes.", code="out_of_range")
+    return minutes * 60
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two addresses are of one server, so that what signs in to it may go to both."""
+    return _server(one) == _server(other)
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port

@@ -1,0 +1,155 @@
+"""What runs, what failed and what waits. It is in this app because it shows everything, and this app may name all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import EmptyResultSet
+from django.db.models import Exists, OuterRef, QuerySet, Value
+from django.db.models.expressions import RawSQL
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.timezone import now
+from django.views.decorators.http import require_safe
+
+from accounts.access import Can, OrganizationRole
+from accounts.place import enter_organization
+from clusters.models import Cluster
+from jobs.dispatch import reasons
+from jobs.models import Run, newest_of_each
+from workspaces.models import Workspace
+from workspaces.place import workspace_for
+
+SHOWN = 8  # rows of each panel
+WINDOW = 7  # days
+MOST_COUNTED = 1000  # of a figure; more is "1,000+"
+MOST_WORKSPACES = 100  # of which a dashboard is made: the newest
+
+
+@require_safe
+@login_required
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """Of all workspaces in which the person is; or, until there is a run, the steps to the first one."""
+    organization = enter_organization(request)
+
+    def may(can: Can) -> Exists:
+        return Exists(Workspace.objects.where(request.user, can).filter(pk=OuterRef("pk")))
+
+    workspaces: list[Any] = list(
+        Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
+        .filter(organization=organization)
+        .live()
+        .annotate(inside=may(Can.VIEW), may_run=may(Can.RUN_JOBS), may_build=may(Can.MANAGE_CLUSTERS))
+        .order_by("-pk")[:MOST_WORKSPACES]
+    )
+    inside = [workspace for workspace in reversed(workspaces) if workspace.inside]
+    for workspace in workspaces:
+        workspace.organization = organization
+    ready = next((workspace for workspace in inside if workspace.status == Workspace.Status.READY), None)
+    context = {
+        "organization": organization,
+        "is_admin": getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN,
+        "workspaces": workspaces,
+        "most": len(workspaces) == MOST_WORKSPACES,
+        "ready": ready,
+        "may_run": ready is not None and ready.may_run,
+        "may_build": ready is not None and ready.may_build,
+        "may_change": {workspace.pk for workspace in inside if workspace.may_run},
+        **_state(inside),
+    }
+    if not context["runs"]:
+        context["has_config"] = organization.cloud_configs.live().exists()
+    part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
+    return render(request, part or "dashboard.html", context)
+
+
+@require_safe
+@login_required
+def workspace_dashboard(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    context = {"workspace": workspace, **_state([workspace])}
+    part = "jobs/workspace_dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
+    return render(request, part or "jobs/workspace_dashboard.html", context)
+
+
+def _state(workspaces: Sequence[Workspace]) -> dict[str, Any]:
+    """What goes on in these workspaces, in four queries: runs with their figures, clusters, lost nodes, reasons.
+
+    Each row has the figures as columns: where there is no row, they are nothing.
+    """
+    by_pk = {workspace.pk: workspace for workspace in workspaces}
+    status = Run.Status
+    of_these = Run.objects.filter(workspace__in=by_pk)
+    lately = of_these.since(now() - timedelta(days=WINDOW))
+    shown = newest_of_each(
+        "workspace",
+        by_pk,
+        SHOWN,
+        Run.objects.filter(needs_you=True),
+        Run.objects.filter(status=status.INPROGRESS),
+        Run.objects.filter(status=status.NEW).order_by("pk"),  # the one that waits longest first
+        Run.objects.exclude(status__in=(status.NEW, status.INPROGRESS)),
+    )
+    figures = {
+        "going": of_these.filter(status=status.INPROGRESS),
+        "waiting": of_these.filter(status=status.NEW),
+        "failed": lately.filter(status=status.FAILED),
+        "finished": lately.filter(status=status.FINISHED),
+        "needing": of_these.filter(needs_you=True),
+    }
+    counted = {f"count_{name}": _count(rows) for name, rows in figures.items()}
+    runs = list(shown.annotate(**counted).for_lists().order_by("-pk"))
+    clusters = Cluster.objects.filter(workspace__in=by_pk).live()
+    running = {"count_running": _count(clusters.filter(status=Cluster.Status.RUNNING))}
+    some = list(clusters.annotate(**running).with_lost_nodes().order_by("-pk")[:SHOWN])
+    known = {cluster.pk: cluster for cluster in some}
+    for run in runs:
+        run.workspace = by_pk[run.workspace_id]
+        run.cluster = known.get(run.cluster_id, run.cluster)
+    for cluster in some:
+        cluster.workspace = by_pk[cluster.workspace_id]
+    why = reasons(runs)
+    for run in runs:
+        run.waits_for = why.get(run.pk, "")
+    waits = [run for run in reversed(runs) if run.status == status.NEW]
+    return {
+        "runs": runs,
+        "needs": [run for run in runs if run.needs_you][:SHOWN],
+        "going": [run for run in runs if run.status == status.INPROGRESS][:SHOWN],
+        "waits": waits[:SHOWN],
+        "recent": [run for run in runs if run.is_finished][:SHOWN],
+        "clusters": some,
+        "figures": {name: _figure(runs, f"count_{name}") for name in figures}
+        | {"clusters": _figure(some, "count_running")},
+        "window": WINDOW,
+        "key": uuid4(),
+    }
+
+
+def _count(rows: QuerySet[Any]) -> RawSQL | Value:
+    """How many there are, but no further than `MOST_COUNTED` and one more, as a column of another query."""
+    try:
+        sql, params = rows.order_by().values("pk")[: MOST_COUNTED + 1].query.sql_with_params()
+    except EmptyResultSet:  # of no workspace
+        return Value(0)
+    return RawSQL(f"SELECT count(*) FROM ({sql}) AS counted", params)  # noqa: S608, S611 (Django's own SQL)
+
+
+@dataclass(frozen=True)
+class Figure:
+    number: int
+
+    def __str__(self) -> str:
+        return f"{min(self.number, MOST_COUNTED):,}{'+' if self.number > MOST_COUNTED else ''}"
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+
+def _figure(rows: Sequence[Any], name: str) -> Figure:
+    return Figure(getattr(rows[0], name) if rows else 0)

@@ -1,0 +1,237 @@
+"""The page of a job, and what people do there."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.access import Can, get_for
+from accounts.place import person
+from jobs import causes, repositories
+from jobs.actions import CLUSTER_GONE, change_credential, change_job, create_job, delete_job, start_run
+from jobs.dispatch import GONE
+from jobs.forms import ClusterField, CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.models import Job, Run
+from jobs.plans import RUN
+from jobs.views.lists import PAGE, with_reasons
+from portal.cursors import behind, cursor_of, page_of
+from portal.errors import PortalError
+from workspaces.place import enter, workspace_for
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """The field `use` fills in an example; what was typed besides stays."""
+    workspace = workspace_for(request, uuid, Can.RUN_JOBS)
+    examples = repositories.offered()
+    asked = request.POST if request.method == "POST" else request.GET
+    example = next((example for example in examples if example.name == asked.get("use")), None)
+    if example:
+        typed = {name: asked[name] for name in JobForm.base_fields if name != "git_password" and name in asked}
+        form = JobForm(
+            workspace=workspace, initial=typed | example.fields | {"name": typed.get("name") or example.name}
+        )
+    else:
+        form = JobForm(request.POST or None, workspace=workspace, initial={"cluster": request.GET.get("cluster")})
+    if form.is_valid():
+        data = form.cleaned_data
+        try:
+            _, run = create_job(
+                workspace,
+                name=data["name"],
+                cluster=data["cluster"],
+                git_url=data["git_url"],
+                reference=data["reference"],
+                command=data["command"],
+                time_limit=data["time_limit"],
+                by=person(request),
+                credential=form.credential,
+                uuid=data["key"],
+            )
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            return redirect("run", uuid=run.uuid)
+    context = {"workspace": workspace, "form": form, "examples": examples, "plan": RUN}
+    return render(request, "jobs/job_new.html", context)
+
+
+def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
+    queryset = Job.objects.select_related(
+        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by")
+    )
+    job = get_for(queryset, request.user, can, uuid=uuid)
+    enter(request, job.workspace)
+    return job
+
+
+def _back(request: HttpRequest, job: Job, error: PortalError) -> HttpResponse:
+    """To the job's page, which says what is wrong; to its clusters, where another one mends it."""
+    messages.error(request, error.message)
+    there = reverse("job", args=[job.uuid])
+    return redirect(f"{there}#clusters" if error.code == CLUSTER_GONE else there)
+
+
+def key_of(request: HttpRequest) -> UUID | None:
+    """That of the form, which makes one thing however often it is sent. Raises Http404 for what is none."""
+    try:
+        return UUID(request.POST["key"]) if request.POST.get("key") else None
+    except ValueError as error:
+        raise Http404 from error
+
+
+@require_safe
+@login_required
+def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.VIEW)
+    may_change = found.deleted is None and Job.objects.all().may_change(request.user, found)
+    rows = behind(found.runs.all(), cursor_of(request.GET), "-pk").for_lists()
+    page = page_of(with_reasons(rows[: PAGE + 1]), PAGE, request.GET)
+    context = {
+        "job": found,
+        "runs": page.rows,
+        **page.context,
+        "time_limit": causes.span(found.time_limit or settings.RUN_SECONDS),
+        "may_change": may_change,
+        "clusters": clusters_for(found) if may_change else None,
+        "key": uuid4(),
+    }
+    part = "jobs/job.html#runs" if request.headers.get("HX-Target") == "run-list" else ""
+    return render(request, part or "jobs/job.html", context)
+
+
+def clusters_for(job: Job) -> ClusterField | None:
+    """The field with the clusters that it could run on, if its own is gone."""
+    if job.cluster.status not in GONE:
+        return None
+    field = ClusterField()
+    field.offer(job.workspace, job.cluster)
+    return field
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    if found.deleted:
+        return redirect("job", uuid=uuid)
+    form = EditJobForm(request.POST or None, workspace=found.workspace, of=found)
+    if form.is_valid():
+        names = ("name", "cluster", "git_url", "reference", "command", "time_limit")
+        had_password = bool(found.git_password)
+        try:
+            changed = change_job(found, by=person(request), **{name: form.cleaned_data[name] for name in names})
+            if "run" in request.POST:
+                return redirect("run", uuid=start_run(found, by=person(request), uuid=form.cleaned_data["key"]).uuid)
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            if had_password and not found.git_password:
+                messages.warning(
+                    request, "Its password was for another server, and is gone. Give the job the one of this server."
+                )
+            elif changed:
+                messages.success(request, f"{found} is changed, from its next run on.")
+            return redirect("job", uuid=uuid)
+    context = {"job": found, "form": form, "waiting": found.runs.waiting().count()}
+    return render(request, "jobs/job_edit.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what goes and what stays; POST does it."""
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    if found.deleted:
+        return redirect("job", uuid=uuid)
+    if request.method == "POST":
+        cancelled = delete_job(found, by=person(request))
+        words = f" Cancelled with it: {cancelled} run{'' if cancelled == 1 else 's'}." if cancelled else ""
+        messages.success(request, f"{found} is deleted.{words}")
+        return redirect("jobs", uuid=found.workspace.uuid)
+    context = {"job": found, "unfinished": found.runs.unfinished().for_lists()[:100], "last": found.last_run}
+    return render(request, "jobs/job_delete.html", context)
+
+
+@require_POST
+@login_required
+def move_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """To the cluster of the field; with the field `run`, it runs there at once."""
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    field = ClusterField()
+    field.offer(found.workspace, found.cluster)
+    try:
+        cluster = field.clean(request.POST.get("cluster"))
+    except ValidationError:
+        return _back(request, found, PortalError("Choose one of the clusters.", code=CLUSTER_GONE))
+    try:
+        change_job(found, by=person(request), cluster=cluster)
+        if "run" in request.POST:
+            return redirect("run", uuid=start_run(found, by=person(request), uuid=key_of(request)).uuid)
+    except PortalError as error:
+        return _back(request, found, error)
+    messages.success(request, f"{found} runs on {cluster} from now on.")
+    return redirect("job", uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What the job signs in to its repository with: to be replaced or taken away, and never shown."""
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    if found.deleted:
+        return redirect("job", uuid=uuid)
+    if "take_away" in request.POST:
+        change_credential(found, None, by=person(request))
+        messages.success(request, f"{found} has no password any more.")
+        return redirect("job", uuid=uuid)
+    form = CredentialForm(request.POST or None, initial={"git_username": found.git_username}, git_url=found.git_url)
+    if request.method == "POST" and form.is_valid():
+        if form.credential:
+            change_credential(found, form.credential, by=person(request))
+            messages.success(request, f"{found} signs in with what you have given, from its next run on.")
+            return redirect("job", uuid=uuid)
+        form.add_error("git_password", "Give the password or access token.")
+    return render(request, "jobs/job_credential.html", {"job": found, "form": form})
+
+
+@require_POST
+@login_required
+def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    try:
+        return redirect("run", uuid=start_run(found, by=person(request), uuid=key_of(request)).uuid)
+    except PortalError as error:
+        return _back(request, found, error)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def run_job_with_changes(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    return one_run(request, found := _job_for(request, uuid, Can.RUN_JOBS), found)
+
+
+def one_run(request: HttpRequest, job: Job, like: Job | Run) -> HttpResponse:
+    """The form of one run that is not as its job is: filled in like the job, or like an earlier run of it."""
+    if job.deleted:
+        return redirect("job", uuid=job.uuid)
+    form = ProgramForm(request.POST or None, workspace=job.workspace, of=like)
+    if form.is_valid():
+        program = form.program(like.git_url)
+        try:
+            run = start_run(job, by=person(request), uuid=form.cleaned_data["key"], program=program)
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            return redirect("run", uuid=run.uuid)
+    context = {"job": job, "like": like, "form": form, "plan": RUN}
+    return render(request, "jobs/run_with_changes.html", context)

@@ -1,0 +1,107 @@
+"""Lists of jobs and of runs. Filters and pages are in the address; a page costs the same however long the list is."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from accounts.access import Can
+from clusters.models import Cluster
+from jobs.dispatch import reasons
+from jobs.forms import JobFilterForm, RunFilterForm
+from jobs.models import Job, Run, RunQuerySet, newest_of_each
+from portal.cursors import Page, behind, cursor_of, page_of
+from workspaces.models import Workspace
+from workspaces.place import workspace_for
+
+PAGE = 25
+MOST_JOBS = 30  # whose runs are looked through for a word in their names
+
+
+@require_safe
+@login_required
+def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """All runs of a workspace."""
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    clusters = _clusters(workspace, request.GET.get("cluster"))
+    form = RunFilterForm(request.GET, clusters=clusters, reader=request.user)
+    jobs: list[Job] | None = None
+    page: Page[Run] = Page([])
+    if form.is_valid():
+        asked = form.cleaned_data
+        if asked["job"] or asked["q"]:
+            named = Q(uuid=asked["job"]) if asked["job"] else Q(name__icontains=asked["q"])
+            jobs = list(Job.objects.filter(named, workspace=workspace).order_by("-ran")[: MOST_JOBS + 1])
+        rows = form.narrow(Run.objects.filter(workspace=workspace))
+        order = "pk" if asked["sort"] == "old" else "-pk"
+        rows = behind(rows, cursor_of(request.GET), order)
+        if jobs is not None:
+            rows = newest_of_each("job", [job.pk for job in jobs[:MOST_JOBS]], PAGE + 1, rows).order_by(order)
+        page = page_of(with_reasons(rows.for_lists()[: PAGE + 1]), PAGE, request.GET)
+    context = {
+        "workspace": workspace,
+        "form": form,
+        "runs": page.rows,
+        **page.context,
+        "job": jobs[0] if jobs and form.cleaned_data["job"] else None,
+        "too_many": jobs is not None and len(jobs) > MOST_JOBS,
+        "filtered": any(request.GET.get(name) for name in ("q", "job", "status", "cluster", "who", "days")),
+        "key": uuid4(),
+    }
+    part = "jobs/runs.html#list" if request.headers.get("HX-Target") == "run-list" else ""
+    return render(request, part or "jobs/runs.html", context)
+
+
+def with_reasons(rows: RunQuerySet) -> list[Run]:
+    """Those that wait say why."""
+    found = list(rows)
+    why = reasons(found)
+    for run in found:
+        run.waits_for = why.get(run.pk, "")
+    return found
+
+
+def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
+    """What a list can be narrowed to: those that are there, and the one that was asked for, which may be gone."""
+    try:
+        asked = Q(uuid=UUID(chosen or ""))
+    except ValueError:
+        asked = Q(pk__in=[])
+    there = ~Q(status=Cluster.Status.TERMINATED)
+    return list(workspace.clusters.filter(there | asked).order_by("name", "-pk")[:200])
+
+
+@require_safe
+@login_required
+def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What can be run, with the last run of each."""
+    workspace = workspace_for(request, uuid, Can.VIEW)
+    clusters = _clusters(workspace, request.GET.get("cluster"))
+    form = JobFilterForm(request.GET, clusters=clusters)
+    page: Page[Job] = Page([])
+    lasts: dict[int, Run] = {}
+    if form.is_valid():
+        rows = form.narrow(Job.objects.live().filter(workspace=workspace))
+        order = ("name", "pk") if form.cleaned_data["sort"] == "name" else ("-ran", "-pk")
+        page = page_of(
+            behind(rows, cursor_of(request.GET), *order).select_related("cluster")[: PAGE + 1], PAGE, request.GET
+        )
+        last = newest_of_each("job", [job.pk for job in page.rows], 1, Run.objects.all())
+        lasts = {run.job_id: run for run in with_reasons(last.for_lists())}
+    context: dict[str, Any] = {
+        "workspace": workspace,
+        "form": form,
+        "rows": [(job, lasts.get(job.pk)) for job in page.rows],
+        **page.context,
+        "clusters": any(cluster.status != Cluster.Status.TERMINATED for cluster in clusters),
+        "filtered": any(request.GET.get(name) for name in ("q", "cluster")),
+        "key": uuid4(),
+    }
+    part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""
+    return render(request, part or "jobs/jobs.html", context)

@@ -1,0 +1,128 @@
+"""The page of a run, and what people do there."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.access import Can, get_for
+from accounts.place import person
+from jobs import causes
+from jobs.actions import cancel_run, dismiss_run
+from jobs.dispatch import reasons
+from jobs.models import Run
+from jobs.plans import RUN
+from jobs.views.jobs import clusters_for, one_run
+from portal.tasks.models import Step, StepStatus, Task
+from portal.tasks.views import viewer
+from workspaces.place import enter
+
+
+def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
+    queryset = Run.objects.select_related(
+        *("job__workspace__organization", "job__workspace__cloud_config", "job__cluster", "workspace"),
+        *("cluster__engine_version", "output", "started_by"),
+    )
+    run = get_for(queryset, request.user, can, uuid=uuid)
+    enter(request, run.job.workspace)
+    return run
+
+
+def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
+    """As the page shows them. The task of a run that failed has done all its steps; for the person, this one failed."""
+    if task is None:  # it waits for its turn, or has never had one
+        return [(Step(title=step.title, name=step.name), None) for step in RUN.steps]
+    steps = list(task.steps.select_related("task"))
+    for step in steps:
+        if step.name == "run" and step.status == StepStatus.DONE and run.status == Run.Status.FAILED:
+            step.status, step.detail = StepStatus.FAILED, run.cause
+        elif step.name == "run" and step.status == StepStatus.RUNNING:
+            step.detail = run.doing
+    return [(step, None) for step in steps]
+
+
+# What the advice of a failed run speaks of, and where that is changed: the field of the form that edits the job.
+_MENDS = (
+    ("Git URL", "edit-job", "id_git_url", "Change the Git URL"),
+    ("command", "edit-job", "id_command", "Change the command"),
+    ("reference", "edit-job", "id_reference", "Change the reference"),
+    ("time limit", "edit-job", "id_time_limit", "Change the time limit"),
+    ("password", "job-credential", "id_git_password", "Change how it signs in"),
+)
+
+
+def _mends(run: Run) -> list[tuple[str, str]]:
+    """Words and addresses of what its advice says to change."""
+    return [
+        (words, f"{reverse(name, args=[run.job.uuid])}#{field}")
+        for about, name, field, words in _MENDS
+        if about in run.advice
+    ]
+
+
+@require_safe
+@login_required
+def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _run_for(request, uuid, Can.VIEW)
+    task = found.last_task
+    may_change = Run.objects.all().may_change(request.user, found)
+    may_run = may_change and found.job.deleted is None
+    context: dict[str, Any] = {
+        "run": found,
+        "task": task,
+        "steps": _steps(found, task),
+        "waits_for": reasons([found]).get(found.pk, ""),
+        "failures": causes.sentences(found.failures),
+        "time_limit": causes.span(found.time_limit) if found.time_limit else "",
+        "quiet_since": found.quiet_since,
+        "last_ended": found.last_ended_rank,
+        "may_change": may_change,
+        "may_run": may_run,
+        "mends": _mends(found) if may_run and found.status == Run.Status.FAILED else [],
+        "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
+        "key": uuid4(),
+    }
+    target = request.headers.get("HX-Target", "")
+    part = {"run-head": "jobs/run.html#head", "run-facts": "jobs/run.html#facts"}.get(target)
+    if part is None:
+        context["viewer"] = viewer(found.output)
+    return render(request, part or "jobs/run.html", context)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will be ended; POST asks for it."""
+    found = _run_for(request, uuid, Can.RUN_JOBS)
+    if request.method == "POST":
+        if not cancel_run(found, by=person(request)):
+            messages.info(request, "It had ended already.")
+        return redirect("run", uuid=uuid)
+    return render(request, "jobs/run_cancel.html", {"run": found})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def run_with_changes(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _run_for(request, uuid, Can.RUN_JOBS)
+    return one_run(request, found.job, found)
+
+
+@require_POST
+@login_required
+def dismiss(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Back to the page from which it was asked for."""
+    found = _run_for(request, uuid, Can.RUN_JOBS)
+    if dismiss_run(found, by=person(request)):
+        messages.success(request, f"Done with {found}.")
+    back = request.POST.get("next", "")
+    is_ours = back.startswith("/") and url_has_allowed_host_and_scheme(back, allowed_hosts=None)
+    return redirect(back if is_ours else found.get_absolute_url())

@@ -1,0 +1,78 @@
+"""Plans: what is done to a subject, as data. Confirm pages and “What will happen” are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from portal.tasks.ledger import Work
+    from portal.tasks.models import Task
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step. `do` and `undo` must be safe to call again: they find before they make."""
+
+    name: str  # kept in the database; renaming one needs a migration
+    title: str
+    do: Callable[[Work], None]
+    undo: Callable[[Work], None] | None = None
+    undo_title: str = ""  # of the step that takes it apart, where another plan does so
+    why: str = ""  # half a sentence for whoever reads what will happen
+    icon: str = "bi-dot"
+    patience: timedelta = timedelta(minutes=10)  # how long passing faults in a row are borne
+    limit: timedelta = timedelta(minutes=20)  # how long it may wait in all, and its undoing once more
+    looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
+    always: bool = False  # also after the others were taken back, by a cancel or a failure
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to one kind of subject.
+
+    `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome. Where `during`
+    is empty, the subject's own program decides what it is (a run). `settle` is for what else an outcome means; it is
+    called in the transaction that writes it.
+    """
+
+    kind: str  # APP.VERB, kept in the database
+    title: str  # of its tasks, before the subject's name
+    participle: str  # “it cannot be … while it is RUNNING”
+    steps: Sequence[StepPlan]
+    queue: str
+    during: str = ""
+    then: Mapping[str, str] = field(default_factory=dict)
+    settle: Callable[[Task], None] | None = None
+    undoes_on_cancel: bool = True
+    undoes_on_failure: bool = False
+    undoes: Plan | None = None  # the plan that this one takes apart
+    destroys: Sequence[str] = ()  # what is gone for ever afterwards, for the page that asks
+    spares: Sequence[str] = ()  # and what stays
+
+    @property
+    def promise(self) -> dict[str, Any]:
+        """What a task keeps of its plan, so that its page and its outcome outlive the plan."""
+        return {
+            "then": dict(self.then),
+            "undoes_on_cancel": self.undoes_on_cancel,
+            "undoes_on_failure": self.undoes_on_failure,
+            "destroys": bool(self.destroys),
+        }
+
+    def teardown(self) -> list[StepPlan]:
+        """The steps that take apart whatever this plan built, in reverse."""
+        return [
+            StepPlan(
+                f"undo-{step.name}"[:40],
+                step.undo_title or f"Undo: {step.title[0].lower()}{step.title[1:]}",
+                step.undo,
+                icon=step.icon,
+                patience=step.patience,
+                limit=step.limit,
+            )
+            for step in reversed(self.steps)
+            if step.undo
+        ]

@@ -1,0 +1,81 @@
+"""What tasks are done to: workspaces, clusters, runs, and what is to come."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.contrib.contenttypes.fields import GenericRelation
+from django.db import models
+
+from portal.states import HasStatus
+from portal.tasks import registry
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from portal.tasks.models import Output, Task
+
+
+class Subject(HasStatus):
+    """A row that tasks are done to, at most one at a time.
+
+    Its model is told to `portal.tasks.registry` when the portal starts, under the name that live pages listen to. Its
+    manager is an `accounts.access.AccessQuerySet`: who may see the subject may see its tasks, and who has the right
+    that the queryset names in `changes` may cancel them and try them again.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    tasks = GenericRelation("tasks.Task", content_type_field="subject_type", object_id_field="subject_id")
+
+    runs_programs: ClassVar[bool] = False  # has an `output`, which people's programs write
+
+    class Meta:
+        abstract = True
+
+    @property
+    def workspace(self) -> Any:
+        """The workspace that it is in, or is."""
+        raise NotImplementedError
+
+    def get_absolute_url(self) -> str:
+        raise NotImplementedError
+
+    def crumbs(self) -> list[tuple[str, str]]:
+        """From the workspace's page to this one: words and addresses."""
+        return []
+
+    def live_names(self) -> list[str]:
+        """The names that are rung when it changes: its own first, then those of what it is a part of."""
+        raise NotImplementedError
+
+    @property
+    def first_status(self) -> str:
+        """That a new one is in, before a worker has begun with it."""
+        return next(iter(self.STATES))
+
+    @property
+    def last_task(self) -> Task | None:
+        last: Task | None = self.tasks.order_by("-pk").first()
+        return last
+
+
+def seen_output(user: Any, uuid: UUID) -> tuple[Output, Subject] | None:
+    """An output and what it is of, if this person may see that."""
+    from portal.tasks.models import Output, Task
+
+    output = Output.objects.filter(uuid=uuid).first()
+    if output is None:
+        return None
+    of: Any = next((found for model in registry.subjects.values() if (found := _with_output(model, output))), None)
+    if of is None and (task := Task.objects.filter(output=output).order_by("-pk").first()):
+        of = task.subject
+    if of is None or type(of).objects.seen_by(user, of.uuid) is None:
+        return None
+    return output, of
+
+
+def _with_output(model: type[Subject], output: Output) -> Subject | None:
+    rows: Any = model._default_manager
+    found: Subject | None = rows.filter(output=output).first() if model.runs_programs else None
+    return found

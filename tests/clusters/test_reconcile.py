@@ -1,0 +1,184 @@
+"""What a cloud holds in our name and no row accounts for is told, and ended; nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.db.models.functions import Now
+
+from accounts.models import AuditEvent
+from clusters import reconcile, watch
+from clusters.models import Cluster, EngineVersion
+from portal.clouds import ClusterSpec, HostKey, Passing, Tags
+from portal.models import installation
+from portal.tasks.models import Output, Task
+from tests.clouds.bad import MemoryCloud
+from workspaces.models import CloudConfig, Stray
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
+
+
+@pytest.fixture
+def cloud(monkeypatch, lab):
+    """With the network and the filesystem of lab."""
+    made = MemoryCloud()
+    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: made)
+    made.ensure_network(lab.tags())
+    made.ensure_filesystem(lab.tags())
+    return made
+
+
+@pytest.fixture
+def tide(lab, cloud):
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", version="5.0.2", defaults={"packages": []})
+    cluster = Cluster.objects.create(
+        workspace=lab, name="tide", instance_type="local.2", cores_per_node=2, node_count=2, status="running",
+        engine_version=engine,
+    )  # fmt: skip
+    make_nodes(cloud, cluster.tags)
+    return cluster
+
+
+def make_nodes(cloud, tags):
+    cloud.ensure_nodes(ClusterSpec(tags, "tide", "local.2", (HostKey("", ""),) * 2, ()))
+
+
+def look(config, later=timedelta()):
+    """One look at everything that the configuration's clouds hold, so much later than the one before."""
+    Stray.objects.update(first_seen=Now() - later)
+    places = reconcile.places(config.pk)
+
+    async def compare():
+        for place in places:
+            await watch.CloudWatcher().compare(place)
+
+    asyncio.run(compare())
+
+
+def test_what_has_a_row_is_no_stray(tide, this_computer, cloud):
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert not Stray.objects.exists()
+    assert len(cloud.nodes(tide.tags)) == 2
+
+
+def test_nodes_of_a_cluster_that_is_gone_are_told_and_then_ended(client, alice, tide, this_computer, cloud, harbor):
+    """As when an old task made them again."""
+    Cluster.objects.update(status="terminated")
+    look(this_computer)
+    assert len(cloud.nodes(tide.tags)) == 2, "at first sight it may only be on its way"
+    client.force_login(alice)
+    page = client.get("/cloud-configurations/").content.decode()
+    assert "The cluster tide, which was deleted is still in This computer" in page
+    assert "node tide-0, node tide-1" in page
+    assert "The portal ends it" in page
+    look(this_computer)
+    assert len(cloud.nodes(tide.tags)) == 2
+    look(this_computer, Stray.PATIENCE)
+    assert cloud.leftovers(tide.tags) == []
+    assert Stray.objects.get().ended
+    event = AuditEvent.objects.get(verb="ended something without a row in")
+    assert event.before == {"what": "The cluster tide, which was deleted", "with": "node tide-0, node tide-1"}
+    assert "tide" not in client.get("/cloud-configurations/").content.decode()
+
+
+def test_a_cluster_that_nobody_knows_is_ended_and_one_of_another_portal_is_not_seen(lab, this_computer, cloud):
+    unknown = lab.tags(uuid.uuid4())
+    theirs = Tags("another-portal", unknown.organization, unknown.workspace, str(uuid.uuid4()))
+    odd = Tags(installation(), unknown.organization, unknown.workspace, "no uuid at all")
+    for tags in (unknown, theirs, odd):
+        make_nodes(cloud, tags)
+    look(this_computer)
+    assert {stray.subject for stray in Stray.objects.all()} == {unknown.subject, odd.subject}
+    look(this_computer, Stray.PATIENCE)
+    assert [bool(cloud.nodes(tags)) for tags in (unknown, theirs, odd)] == [False, True, False]
+
+
+def test_what_a_task_has_not_done_with_is_left_to_it(tide, alice, this_computer, cloud):
+    Cluster.objects.update(status="terminated")
+    output = Output.objects.create()
+    task = Task.objects.create(kind="clusters.delete", title="x", subject=tide, queue="teardown", output=output)
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert not Stray.objects.exists()
+    Task.objects.filter(pk=task.pk).update(status="finished")
+    look(this_computer)
+    Task.objects.filter(pk=task.pk).update(status="new")
+    look(this_computer, Stray.PATIENCE)
+    assert len(cloud.nodes(tide.tags)) == 2, "a task was begun meanwhile"
+
+
+def test_what_went_by_itself_is_forgotten_and_its_patience_begins_anew(tide, this_computer, cloud):
+    Cluster.objects.update(status="terminated")
+    look(this_computer)
+    cloud.delete_nodes(tide.tags)
+    look(this_computer, Stray.PATIENCE)
+    assert Stray.objects.get().ended
+    assert not AuditEvent.objects.filter(verb__startswith="ended").exists(), "the portal did nothing"
+    make_nodes(cloud, tide.tags)
+    look(this_computer)
+    assert len(cloud.nodes(tide.tags)) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_filesystem_is_deleted_only_where_somebody_has_asked_for_that(
+    client, alice, lab, this_computer, cloud, known
+):
+    tags = lab.tags()
+    if known:
+        type(lab).objects.update(status="terminated")
+    else:
+        tags = Tags(tags.portal, tags.organization, *[str(uuid.uuid4())] * 2)
+        cloud.ensure_filesystem(tags)
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert bool(cloud.leftovers(tags)) is not known
+    if not known:
+        client.force_login(alice)
+        page = client.get("/cloud-configurations/").content.decode()
+        assert "It may hold people&#x27;s data: the portal leaves it alone." in page
+
+
+def test_one_that_cannot_be_ended_says_why(client, alice, tide, this_computer, cloud, monkeypatch):
+    Cluster.objects.update(status="terminated")
+    look(this_computer)
+
+    def refuse(tags):
+        raise Passing("The cloud has too much to do.")
+
+    monkeypatch.setattr(cloud, "delete_nodes", refuse)
+    look(this_computer, Stray.PATIENCE)
+    client.force_login(alice)
+    page = client.get("/cloud-configurations/").content.decode()
+    assert "It could not be ended, and that is tried again every minute. The cloud has too much to do." in page
+    assert Stray.objects.there().exists()
+
+
+def test_a_cloud_that_does_not_answer_changes_nothing(tide, this_computer, cloud, monkeypatch):
+    Cluster.objects.update(status="terminated")
+    look(this_computer)
+
+    def silent(portal):
+        raise Passing("The cloud does not answer.")
+
+    monkeypatch.setattr(cloud, "owners", silent)
+    with pytest.raises(Passing):
+        look(this_computer, Stray.PATIENCE)
+    assert Stray.objects.there().exists()
+
+
+def test_a_workspace_of_which_nothing_is_left_in_the_cloud_is_told(client, alice, lab, this_computer, cloud):
+    client.force_login(alice)
+    words = "The network and the filesystem of lab are not in This computer any more"
+    look(this_computer)
+    assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())
+    cloud.delete_filesystem(lab.tags())
+    cloud.delete_network(lab.tags())
+    look(this_computer)
+    assert words in " ".join(client.get("/cloud-configurations/").content.decode().split())
+    cloud.ensure_network(lab.tags())
+    look(this_computer)
+    assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())

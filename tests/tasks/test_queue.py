@@ -1,0 +1,44 @@
+"""Hints for workers: of this portal, in a Redis that others use too."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from redis import Redis
+from rq import Queue, Worker
+
+from portal.tasks import queue
+
+redis_only = pytest.mark.skipif("REDIS_URL" not in os.environ, reason="needs Redis in REDIS_URL")
+
+
+@pytest.fixture
+def redis():
+    client = Redis.from_url(os.environ["REDIS_URL"])
+    client.flushdb()
+    yield client
+    client.flushdb()
+    client.close()
+
+
+@redis_only
+def test_two_portals_with_one_redis_leave_each_others_hints_and_workers_alone(settings, redis):
+    theirs = Queue("launch", connection=redis)
+    theirs.enqueue("other.portal", job_id="theirs")
+    others = Queue("second-launch", connection=redis)
+    others.enqueue("second.portal", job_id="second")
+    assert queue.lengths() == dict.fromkeys(settings.QUEUES, 0)
+    ours = queue.queue("launch")
+    for at, listened in (("ours", [ours]), ("theirs", [theirs, others])):
+        Worker(listened, name=at, connection=redis).register_birth()
+    assert [worker.name for worker in queue.workers()] == ["ours"]
+    ours.enqueue("portal.tasks.ledger.run_task", 1, job_id="mine")
+    assert queue.lengths()["launch"] == 1
+    assert (theirs.job_ids, others.job_ids) == (["theirs"], ["second"])
+
+
+def test_the_prefix_is_in_the_name_of_every_queue(settings):
+    assert {queue.queue(name).name for name in settings.QUEUES} == {
+        f"{settings.REDIS_PREFIX}-{name}" for name in settings.QUEUES
+    }

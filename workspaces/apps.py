@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+
+
+class WorkspacesConfig(AppConfig):
+    name = "workspaces"
+
+    def ready(self) -> None:
+        from accounts import holdings
+        from portal.tasks import registry
+        from workspaces import actions, place, plans
+        from workspaces.models import Workspace
+
+        registry.add_subject(Workspace, plans.CREATE, plans.DELETE)
+        registry.tell(enter=place.enter_subject, record=actions.record_task)
+        holdings.tellers.append(actions.holdings)
