@@ -12,7 +12,6 @@ import pytest
 
 from . import hands
 
-
 pytestmark = pytest.mark.slow
 
 
