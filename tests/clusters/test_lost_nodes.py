@@ -97,7 +97,7 @@ def test_pages_say_which_node_is_lost_since_when_and_what_to_do(client, tide, al
     lose(tide, 1)
     for person, may in ((alice, True), (bob, False)):
         client.force_login(person)
-        page = client.get(f"/clusters/{tide.uuid}/").content.decode()
+        page = " ".join(client.get(f"/clusters/{tide.uuid}/").content.decode().split())
         assert "DEGRADED" in page
         assert "tide-1 has been gone since " in page
         assert (f"/clusters/{tide.uuid}/repair/" in page) is may
