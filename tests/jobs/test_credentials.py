@@ -14,6 +14,7 @@ from jobs.plans import launch
 from portal import detached
 from portal.errors import Refused
 from portal.secrets import unseal
+from tests.web import words
 
 pytestmark = pytest.mark.django_db
 TOKEN = 'ghp_a secret "token"'
