@@ -114,6 +114,7 @@ class Workspace(Subject):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     login_public = models.TextField(blank=True)  # the portal's key for every node in here
     login_private = secrets.EncryptedField(blank=True, editable=False)
+    missing_since = models.DateTimeField(null=True, editable=False)  # when its cloud first listed nothing of it
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
