@@ -23,6 +23,7 @@ from clusters.plans import home_files
 from jobs import rules
 from jobs.dispatch import dispatch
 from jobs.models import Run
+from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
@@ -62,7 +63,7 @@ def launch(work: Work) -> None:
             live.ring(live.WATCH_RUNS, *run.live_names())
     folder = run.folder(head.shared)
     order = {
-        "git_url": run.git_url,
+        "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         "command": shlex.split(run.command),
         "cores": cluster.cores,
