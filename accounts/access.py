@@ -7,7 +7,7 @@ a stranger (the same as a row that does not exist) and 403 to a member without t
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
@@ -144,10 +144,10 @@ def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) 
 
     One query, whichever of the two it is.
     """
-    rows: Any = queryset.where(user, queryset.sees).filter(**lookup)
-    if can != queryset.sees and (granted := queryset.granted(user, can)) is not None:
-        rows = rows.annotate(_may=ExpressionWrapper(granted, BooleanField()))
-    row: M | None = rows.first()
+    rows = queryset.where(user, queryset.sees).filter(**lookup)
+    granted = queryset.granted(user, can) if can != queryset.sees else None
+    asked = rows if granted is None else rows.annotate(_may=ExpressionWrapper(granted, BooleanField()))
+    row = cast("M | None", asked.first())
     if row is None:
         raise Http404
     if can != queryset.sees and not row.__dict__.pop("_may", False):

@@ -7,6 +7,7 @@ from django import forms
 from django.core.validators import RegexValidator
 
 from clusters.models import Cluster, ClusterQuerySet, EngineVersion
+from clusters.room import Sums, room_for
 from portal.clouds import InstanceType
 from portal.errors import PortalError
 from workspaces.forms import OnceForm
@@ -31,7 +32,7 @@ class ClusterForm(OnceForm):
                 "Use small letters, digits and hyphens, beginning with a letter; the nodes are named after it.",
             )
         ],
-        help_text="Its nodes will be called NAME-0, NAME-1 and so on.",
+        help_text="Small letters, digits and hyphens. Its nodes will be called NAME-0, NAME-1 and so on.",
     )
     instance_type = forms.ChoiceField(widget=forms.RadioSelect)
     node_count = forms.IntegerField(
@@ -54,12 +55,34 @@ class ClusterForm(OnceForm):
         except PortalError as error:
             self.trouble = error
         self.fields["instance_type"].choices = [(offer.name, offer.name) for offer in self.offers]  # type: ignore[attr-defined]
+        self.room = room_for(workspace, self.offers)
         if self.offers:
-            self.fields["instance_type"].initial = self.offers[-1].name
+            self.fields["instance_type"].initial = self._first_choice().name
         engines = EngineVersion.objects.filter(offered=True)
         engine_field = cast("forms.ModelChoiceField[EngineVersion]", self.fields["engine_version"])
         engine_field.queryset = engines
         engine_field.choices = [(engine.pk, str(engine)) for engine in sorted(engines, key=_place, reverse=True)]
+
+    def _first_choice(self) -> InstanceType:
+        """The largest of which the usual number of nodes fits."""
+        nodes = cast("int", self.fields["node_count"].initial)
+        fitting = [offer for offer in self.offers if not self.room or offer.cores * nodes <= self.room.cores]
+        return fitting[-1] if fitting else self.offers[0]
+
+    @property
+    def rows(self) -> list[tuple[InstanceType, int | None]]:
+        """What is offered, and how many nodes of it would have cores of their own, where that is known."""
+        return [(offer, self.room.fits(offer) if self.room else None) for offer in self.offers]
+
+    @property
+    def sums(self) -> Sums | None:
+        """Of what is chosen in the form now, whether it can be made or not."""
+        chosen = next((offer for offer in self.offers if offer.name == self["instance_type"].value()), None)
+        try:
+            nodes = min(MOST_NODES, max(1, int(self["node_count"].value())))
+        except (TypeError, ValueError):
+            return None
+        return self.room.sum_of(chosen, nodes) if self.room and chosen else None
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]

@@ -47,6 +47,7 @@ def places(config: int) -> list[Place]:
 @transaction.atomic
 def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
     """Write down what of the found has no row, and what is gone. Returns all that is there without one."""
+    _mark_missing(place, {tags.subject for tags in found})
     known = _accounted_for(found)
     without = {tags.subject: tags for tags in found if tags.subject not in known}
     strays = Stray.objects.there().filter(cloud_config=place.config, region=place.region)
@@ -61,6 +62,17 @@ def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
             subject=subject, name=name, is_kept=is_kept,
         )  # fmt: skip
     return list(strays)
+
+
+def _mark_missing(place: Place, found: Collection[str]) -> None:
+    """Workspaces that are READY here, and of which the cloud has neither network nor filesystem."""
+    here = Workspace.objects.filter(cloud_config=place.config, region=place.region)
+    there = here.filter(uuid__in=[uuid for uuid in found if _is_uuid(uuid)])
+    there.exclude(missing_since=None).update(missing_since=None)
+    missing = here.filter(status=Workspace.Status.READY).exclude(pk__in=there.values("pk"))
+    for workspace in missing.filter(missing_since=None):
+        logger.error("%s, %s: nothing is there of workspace %s", place.config.uuid, place.region, workspace.uuid)
+    missing.filter(missing_since=None).update(missing_since=Now())
 
 
 def is_to_end(stray: Stray) -> bool:

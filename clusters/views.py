@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
@@ -55,11 +55,13 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "clusters/clusters.html", context)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    workspace = workspace_for(request, uuid, Can.VIEW)
-    workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
-    form = ClusterForm(request.POST or None, workspace=workspace)
+    """The page asks for its sums again when another instance type or number of nodes is chosen."""
+    workspace = workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
+    chosen = {name: request.GET[name] for name in ("instance_type", "node_count") if name in request.GET}
+    form = ClusterForm(request.POST or None, workspace=workspace, initial=chosen)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
@@ -75,7 +77,9 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             )
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
-    return render(request, "clusters/cluster_new.html", {"workspace": workspace, "form": form, "plan": plans.CREATE})
+    part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
+    context = {"workspace": workspace, "form": form, "plan": plans.CREATE}
+    return render(request, part or "clusters/cluster_new.html", context)
 
 
 def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:

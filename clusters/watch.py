@@ -20,7 +20,7 @@ from portal.errors import PortalError
 from portal.models import installation
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
-from portal.tasks.threads import DATABASE, apart
+from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import Bell, SharingWatcher
 from workspaces.models import CloudConfig
 
@@ -57,7 +57,7 @@ class NodeWatcher(SharingWatcher):
         self.rounds: asyncio.Task[None] | None = None
 
     async def wanted(self) -> set[int]:
-        return await DATABASE(_running)()
+        return await LEASES(_running)()
 
     async def look_after(self, pk: int) -> None:
         self.mine.add(pk)
@@ -159,7 +159,7 @@ class CloudWatcher(SharingWatcher):
     rung_by = ()
 
     async def wanted(self) -> set[int]:
-        return await DATABASE(_clouds)()
+        return await LEASES(_clouds)()
 
     async def look_after(self, pk: int) -> None:
         while True:

@@ -6,10 +6,10 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import holdings
-        from jobs import actions, plans, watch
+        from jobs import actions, folders, plans, watch
         from jobs.models import Run
         from portal.tasks import registry
 
         registry.add_subject(Run, plans.RUN)
-        registry.add_watchers(watch.DispatchWatcher, watch.RunWatcher, watch.LeftoverWatcher)
+        registry.add_watchers(watch.DispatchWatcher, watch.RunWatcher, watch.LeftoverWatcher, folders.FolderWatcher)
         holdings.tellers.append(actions.holdings)

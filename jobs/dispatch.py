@@ -77,8 +77,8 @@ def dispatch_all() -> int:
     """
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
-    on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))
-    kept = Cluster.objects.filter(~Exists(on_it.unfinished()), occupied_by__isnull=False).filter(
+    on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
+    kept = Cluster.objects.filter(Exists(on_it), ~Exists(on_it.unfinished())).filter(
         ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
     )
     for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other

@@ -1,9 +1,11 @@
 from django.urls import path
 
+from jobs.goto import go_to
 from jobs.views import dashboard, examples, jobs, lists, runs
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
+    path("go-to/", go_to, name="go-to"),
     path("workspaces/<uuid:uuid>/dashboard/", dashboard.workspace_dashboard, name="workspace-dashboard"),
     path("workspaces/<uuid:uuid>/jobs/", lists.jobs, name="jobs"),
     path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),

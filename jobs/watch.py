@@ -31,7 +31,7 @@ from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.output import plain_text
 from portal.tasks.pace import Pace
-from portal.tasks.threads import DATABASE, Threads
+from portal.tasks.threads import DATABASE, LEASES, Threads
 from portal.tasks.watch import Bell, SharingWatcher
 from portal.text import storable
 
@@ -72,7 +72,7 @@ class RunWatcher(SharingWatcher):
         self.faults: Counter[int] = Counter()  # of observers, by run
 
     async def wanted(self) -> set[int]:
-        return await DATABASE(_to_observe)()
+        return await LEASES(_to_observe)()
 
     async def look_after(self, pk: int) -> None:
         try:
@@ -119,7 +119,7 @@ class LeftoverWatcher(SharingWatcher):
     rung_by = (live.WATCH_CLUSTERS,)
 
     async def wanted(self) -> set[int]:
-        return await DATABASE(_with_leftovers)()
+        return await LEASES(_with_leftovers)()
 
     async def look_after(self, pk: int) -> None:
         while True:

@@ -14,10 +14,10 @@ class PortalError(Exception):
     """
 
     code = "failed"
-    field = ""  # of a form, that it is about
 
-    def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "", field: str = "") -> None:
         self.message, self.evidence, self.advice = map(storable, (message, evidence, advice))
+        self.field = field
         if code:
             self.code = code
         super().__init__(self.message)
@@ -45,7 +45,3 @@ class Taken(Conflict):
     """Another row has this name, or what else may be there once. Nothing was changed."""
 
     code = "taken"
-
-    def __init__(self, message: str, *, field: str) -> None:
-        super().__init__(message)
-        self.field = field

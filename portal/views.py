@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.timezone import now
 
 from portal import mail
@@ -77,4 +81,14 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return render(request, "403_csrf.html", status=403)
+    """A form that came from no page of this session. From whoever was signed out meanwhile: on to the sign-in page.
+
+    Which then leads back to the page that the form was on; `portal/portal.js` gives its words back there.
+    """
+    page = urlsplit(request.headers.get("Referer", ""))
+    ours = url_has_allowed_host_and_scheme(page.geturl(), {request.get_host()}, require_https=request.is_secure())
+    public = page.path.startswith(("/accounts/", "/first/", "/invitations/"))
+    if request.user.is_authenticated or public or not (page.netloc and ours):
+        return render(request, "403_csrf.html", {"page": page.path if ours and page.netloc else ""}, status=403)
+    messages.info(request, "You were signed out before you sent the form, so nothing was changed. Sign in to go on.")
+    return redirect_to_login(urlunsplit(("", "", page.path, page.query, "")))

@@ -46,9 +46,12 @@ ROWS = {
     "healthz": Row(None, EVERYBODY, EVERYBODY),
     "readyz": Row(None, EVERYBODY, EVERYBODY),
     "dashboard": Row(None, MEMBERS),
+    "go-to": Row(None, SIGNED_IN),
     "workspaces": Row(None, MEMBERS),
     "cloud-configs": Row(None, ADMINS),
     "new-cloud-config": Row(None, ADMINS, ADMINS),
+    "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
     "profile": Row(None, SIGNED_IN, SIGNED_IN),
     "profile-data": Row(None, SIGNED_IN),
@@ -77,7 +80,7 @@ ROWS = {
     "workspace-people": Row("workspace", SEE, MANAGERS),
     "change-workspace-person": Row("workspace", NONE, MANAGERS),
     "remove-workspace-person": Row("workspace", MANAGERS, MANAGERS),
-    "workspace-settings": Row("workspace", SEE),
+    "workspace-settings": Row("workspace", SEE, MANAGERS),
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
     "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
@@ -152,6 +155,8 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
+        case "cloud config":
+            return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE
         case _:

@@ -64,7 +64,7 @@ def test_the_page_about_it_is_current():
 
 
 @pytest.fixture
-def things(lab, harbor, monkeypatch, rings, alice, bob):
+def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     User.objects.filter(pk=bob.pk).update(uuid=BOB)
     token, _ = create_token(harbor, name="t", role="admin", by=alice, days=30)
     asked = {"workspace": lab, "workspace_role": WorkspaceRole.USER}
@@ -82,6 +82,7 @@ def things(lab, harbor, monkeypatch, rings, alice, bob):
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid,
+        "cloud config": this_computer.uuid,
     }  # fmt: skip
 
 
@@ -159,7 +160,9 @@ def test_what_belongs_to_others_is_as_if_it_were_not(things, who_is, name):
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
 def test_what_was_deleted_is_not_there(client, who_is, lab, name):
-    client.force_login(who_is("olga" if ROWS[name].about in ("person", "invitation", "token") else "wanda"))
+    client.force_login(
+        who_is("olga" if ROWS[name].about in ("person", "invitation", "token", "cloud config") else "wanda")
+    )
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
 

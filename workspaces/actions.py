@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID, uuid4
 
+from django.db.models import Q
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -14,7 +15,7 @@ from accounts.actions import addresses_of, cancel_all, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
-from portal.errors import PortalError
+from portal.errors import Conflict, PortalError
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
@@ -34,6 +35,39 @@ def create_cloud_config(
 
 
 @audit.atomic()
+def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
+    """Raises `Taken` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
+    before = row.name
+    if before == name:
+        return
+    type(row)._default_manager.filter(pk=row.pk).update(name=name)
+    row.name = name
+    workspace = row if isinstance(row, Workspace) else None
+    audit.record(
+        "renamed",
+        row,
+        organization=row.organization,
+        workspace=workspace,
+        by=by,
+        before={"name": before},
+        after={"name": name},
+    )
+
+
+@audit.atomic()
+def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
+    """Raises `PortalError` while a workspace uses it. Its name is free then; its row stays for what was made by it."""
+    locked = CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).first()
+    if locked is None:
+        return
+    if locked.workspaces.live().exists():
+        raise PortalError("Delete the workspaces that use this cloud configuration first.")
+    locked.deleted = now()
+    locked.save(update_fields=["deleted"])
+    audit.record("deleted", locked, organization=locked.organization, by=by)
+
+
+@audit.atomic()
 def create_workspace(
     organization: Organization,
     *,
@@ -43,7 +77,12 @@ def create_workspace(
     by: User,
     uuid: UUID | None = None,
 ) -> Workspace:
-    """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once."""
+    """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
+
+    Raises `Conflict` where the cloud configuration was deleted meanwhile.
+    """
+    if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
+        raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid or uuid4(),
         organization=organization,
@@ -80,14 +119,41 @@ def record_task(verb: str, task: Task, *, by: User) -> None:
     audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
 
 
+LAST_ADMIN = (
+    "The workspace would have no admin left. Make somebody else its admin first, or ask an admin of the organization."
+)
+
+
+def is_last_admin(member: WorkspaceMember) -> bool:
+    """Whether nobody else administers the workspace. After `_held`, no other admin goes meanwhile."""
+    admins = WorkspaceMember.objects.filter(workspace=member.workspace_id, role=WorkspaceRole.ADMIN)
+    return set(admins.values_list("pk", flat=True)) == {member.pk}
+
+
+def _held(member: WorkspaceMember) -> WorkspaceMember | None:
+    """As it is now, locked with all admins of the workspace, in one order; None where it is gone."""
+    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True).filter(workspace=member.workspace_id)
+    held = rows.filter(Q(role=WorkspaceRole.ADMIN) | Q(pk=member.pk)).select_related("workspace__organization", "user")
+    return next((row for row in list(held.order_by("pk")) if row.pk == member.pk), None)
+
+
+def _keep_an_admin(member: WorkspaceMember, by: User) -> None:
+    """Whoever administers the organization can do without: they may give the workspace another admin at any time."""
+    organizations = Organization.objects.where(by, Can.MANAGE_ORGANIZATION)
+    if is_last_admin(member) and not organizations.filter(pk=member.workspace.organization_id).exists():
+        raise PortalError(LAST_ADMIN)
+
+
 @audit.atomic()
 def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: User) -> None:
-    """Nothing happens where they have that role already, or have been removed meanwhile."""
-    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True)
-    members = rows.select_related("workspace__organization", "user")
-    found = members.filter(pk=member.pk).first()
+    """Nothing happens where they have that role already, or have been removed meanwhile.
+
+    Raises `PortalError` where no admin would be left, unless an admin of the organization does it.
+    """
+    found = _held(member)
     if found is None or found.role == role:
         return
+    _keep_an_admin(found, by)
     before, found.role = found.role, role
     found.save(update_fields=["role"])
     audit.record(
@@ -107,10 +173,14 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
     They stay in the organization, and what they made stays. Nothing happens where they have been removed meanwhile.
+    Raises `PortalError` where no admin would be left, unless an admin of the organization does it.
     """
-    workspace, user, organization = member.workspace, member.user, member.workspace.organization
-    if not WorkspaceMember.objects.filter(pk=member.pk).delete()[0]:
+    found = _held(member)
+    if found is None:
         return
+    _keep_an_admin(found, by)
+    workspace, user, organization = found.workspace, found.user, found.workspace.organization
+    found.delete()
     running = all_holdings(organization, started_by=user, workspace=workspace)
     tokens = workspace.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
     workspace.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
@@ -120,7 +190,7 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
         organization=organization,
         workspace=workspace,
         by=by,
-        before={"role": member.role},
+        before={"role": found.role},
         after={"tokens revoked": tokens, "cancelled": cancel_all(running, of=user, by=by)},
     )
     tell(user, f"You are no longer in the workspace {workspace}.", by=by)

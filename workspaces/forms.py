@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from accounts.models import Organization
 from portal.errors import PortalError
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, Workspace
 
 
 class OnceForm(forms.Form):
@@ -26,7 +26,7 @@ class OnceForm(forms.Form):
 
     def is_taken(self, queryset: QuerySet[Any], name: str) -> bool:
         """Whether another row than the one that this form has made already has this name."""
-        return queryset.filter(name=name).exclude(uuid=self.cleaned_data.get("key") or uuid4()).exists()
+        return queryset.filter(name__iexact=name).exclude(uuid=self.cleaned_data.get("key") or uuid4()).exists()
 
 
 class CloudConfigForm(OnceForm):
@@ -44,7 +44,7 @@ class CloudConfigForm(OnceForm):
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
-        if self.is_taken(self.organization.cloud_configs.all(), name):
+        if self.is_taken(self.organization.cloud_configs.live(), name):
             raise forms.ValidationError("There is a cloud configuration of this name.")
         return name
 
@@ -63,7 +63,7 @@ class WorkspaceForm(OnceForm):
     def __init__(self, *args: Any, organization: Organization, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.organization = organization
-        configs = organization.cloud_configs.order_by("name")
+        configs = organization.cloud_configs.live().order_by("name")
         self.fields["cloud_config"].queryset = configs  # type: ignore[attr-defined]
         regions: dict[str, str] = {}
         for config in configs:
@@ -82,6 +82,28 @@ class WorkspaceForm(OnceForm):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         config, region = data.get("cloud_config"), data.get("region")
-        if config and region and region not in {r.name for r in config.cloud("").regions()}:
-            self.add_error("region", f"{config.name} has no region {region}.")
+        if config and region:
+            try:
+                regions = {one.name for one in config.cloud("").regions()}
+            except PortalError as error:
+                self.add_error("cloud_config", " ".join(filter(None, [error.message, error.advice])))
+            else:
+                if region not in regions:
+                    self.add_error("region", f"{config.name} has no region {region}.")
         return data
+
+
+class RenameForm(forms.Form):
+    """For a row that has a name of its own among `others`, however it is written."""
+
+    name = forms.CharField(max_length=80)
+
+    def __init__(self, *args: Any, row: CloudConfig | Workspace, others: QuerySet[Any], **kwargs: Any) -> None:
+        super().__init__(*args, initial={"name": row.name}, **kwargs)
+        self.others = others.exclude(pk=row.pk)
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if self.others.filter(name__iexact=name).exists():
+            raise forms.ValidationError("Another one has this name.")
+        return name

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Lower, Now
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
@@ -26,6 +26,9 @@ class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
     organization_path = "organization"
     sees = Can.MANAGE_ORGANIZATION
 
+    def live(self) -> CloudConfigQuerySet:
+        return self.filter(deleted=None)
+
 
 class CloudConfig(models.Model):
     """A cloud account that an organization has trusted the portal with; or this computer."""
@@ -39,14 +42,23 @@ class CloudConfig(models.Model):
     kind = models.CharField(max_length=10, choices=Kind)
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    # A row stays for the workspaces that were made by it, which are gone too by then.
+    deleted = models.DateTimeField(null=True, editable=False)
 
     objects = CloudConfigQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["organization", "name"], name="cloud_config_names_unique")]
+        constraints = [
+            models.UniqueConstraint(
+                "organization", Lower("name"), condition=Q(deleted=None), name="live_cloud_config_names_unique"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("cloud-config", args=[self.uuid])
 
     @property
     def options(self) -> dict[str, object]:
@@ -102,6 +114,7 @@ class Workspace(Subject):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     login_public = models.TextField(blank=True)  # the portal's key for every node in here
     login_private = secrets.EncryptedField(blank=True, editable=False)
+    missing_since = models.DateTimeField(null=True, editable=False)  # when its cloud first listed nothing of it
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
@@ -110,7 +123,7 @@ class Workspace(Subject):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["organization", "name"], condition=~Q(status="terminated"), name="live_workspace_names_unique"
+                "organization", Lower("name"), condition=~Q(status="terminated"), name="live_workspace_names_unique"
             ),
             models.CheckConstraint(
                 condition=Q(status__in=["new", "inprogress", "ready", "failed", "terminating", "terminated"]),

@@ -5,6 +5,8 @@ from workspaces import views
 urlpatterns = [
     path("cloud-configurations/", views.cloud_configs, name="cloud-configs"),
     path("cloud-configurations/new/", views.new_cloud_config, name="new-cloud-config"),
+    path("cloud-configurations/<uuid:uuid>/", views.cloud_config, name="cloud-config"),
+    path("cloud-configurations/<uuid:uuid>/delete/", views.remove_cloud_config, name="delete-cloud-config"),
     path("workspaces/", views.workspaces, name="workspaces"),
     path("workspaces/new/", views.new_workspace, name="new-workspace"),
     path("workspaces/<uuid:uuid>/", views.workspace, name="workspace"),

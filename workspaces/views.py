@@ -31,10 +31,13 @@ from workspaces.actions import (
     change_workspace_role,
     create_cloud_config,
     create_workspace,
+    delete_cloud_config,
     delete_workspace,
+    is_last_admin,
     remove_workspace_member,
+    rename,
 )
-from workspaces.forms import CloudConfigForm, WorkspaceForm
+from workspaces.forms import CloudConfigForm, RenameForm, WorkspaceForm
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
@@ -44,9 +47,14 @@ from workspaces.place import workspace_for
 def cloud_configs(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
     rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
-    configs = rows.prefetch_related(
-        "workspaces", Prefetch("strays", Stray.objects.there(), to_attr="strays_there")
-    ).order_by("name")
+    configs = (
+        rows.live()
+        .prefetch_related(
+            Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"),
+            Prefetch("strays", Stray.objects.there(), to_attr="strays_there"),
+        )
+        .order_by("name")
+    )
     return render(request, "workspaces/cloud_configs.html", {"configs": configs})
 
 
@@ -67,6 +75,58 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
                 messages.error(request, f"{config.name}: {error.message} {error.advice}")
             return redirect("cloud-configs")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
+
+
+def _cloud_config(request: HttpRequest, uuid: UUID) -> CloudConfig:
+    """The one of the address, which is 404 to whoever administers no organization that has it."""
+    configs = CloudConfig.objects.live().select_related("organization", "created_by")
+    found = get_for(configs, request.user, Can.MANAGE_ORGANIZATION, uuid=uuid)
+    if (active := enter_organization(request)) != found.organization:
+        raise Switched(active, found.organization)
+    return found
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What it is and who uses it; its name can be changed."""
+    found = _cloud_config(request, uuid)
+    form = RenameForm(request.POST or None, row=found, others=found.organization.cloud_configs.live())
+    if _renamed(request, form, found):
+        return redirect("cloud-config", uuid=uuid)
+    workspaces = found.workspaces.live().order_by("name")
+    context = {"config": found, "form": form, "workspaces": workspaces}
+    return render(request, "workspaces/cloud_config.html", context)
+
+
+def _renamed(request: HttpRequest, form: RenameForm, row: CloudConfig | Workspace) -> bool:
+    """Whether the form was sent and did it; otherwise it says why not."""
+    if request.method != "POST" or not form.is_valid():
+        return False
+    try:
+        rename(row, form.cleaned_data["name"], by=person(request))
+    except PortalError as error:
+        form.add_error("name", error.message)
+        return False
+    messages.success(request, f"It is called {row.name} now.")
+    return True
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _cloud_config(request, uuid)
+    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+    if request.method == "POST" and form.is_valid():
+        try:
+            delete_cloud_config(found, by=person(request))
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
+            messages.success(request, f"The cloud configuration {found} is deleted.")
+            return redirect("cloud-configs")
+    context = {"form": form, "config": found, "workspaces": found.workspaces.live().order_by("name")}
+    return render(request, "workspaces/cloud_config_delete.html", context)
 
 
 def _workspaces(request: HttpRequest, organization: Organization) -> Any:
@@ -92,7 +152,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
 @login_required
 def new_workspace(request: HttpRequest) -> HttpResponse:
     organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
-    if not organization.cloud_configs.exists():
+    if not organization.cloud_configs.live().exists():
         messages.info(request, "A workspace needs a cloud configuration. Make one first.")
         return redirect("new-cloud-config")
     form = WorkspaceForm(request.POST or None, organization=organization)
@@ -125,22 +185,19 @@ def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return redirect("workspace-settings", uuid=uuid)
 
 
-@require_safe
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What it is and what was done to it; admins, its own and the organization's, can change its name."""
     found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
-    context = {
-        "workspace": found,
-        "tasks": found.tasks.order_by("-pk")[:10],
-        "may_delete": Workspace.objects.where(request.user, Can.MANAGE_WORKSPACE).filter(pk=found.pk).exists()
-        or _is_organization_admin(request, found),
-    }
+    allowed = may(request)["may"]
+    if request.method == "POST" and not (allowed["manage_workspace"] or allowed["manage_organization"]):
+        raise PermissionDenied
+    form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
+    if _renamed(request, form, found):
+        return redirect("workspace-settings", uuid=uuid)
+    context = {"workspace": found, "tasks": found.tasks.order_by("-pk")[:10], "form": form}
     return render(request, "workspaces/workspace_settings.html", context)
-
-
-def _is_organization_admin(request: HttpRequest, workspace: Workspace) -> bool:
-    organizations = Organization.objects.where(request.user, Can.MANAGE_ORGANIZATION)
-    return organizations.filter(pk=workspace.organization_id).exists()
 
 
 @login_required
@@ -200,11 +257,19 @@ def _member(request: HttpRequest, uuid: UUID, user: UUID) -> WorkspaceMember:
 def change_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpResponse:
     found = _member(request, uuid, member)
     form = WorkspaceRoleForm(request.POST)
-    if form.is_valid():
-        change_workspace_role(found, WorkspaceRole(form.cleaned_data["role"]), by=person(request))
-        messages.success(request, f"{found.user} is {form.cleaned_data['role']} of {found.workspace} now.")
-    else:
+    if not form.is_valid():
         messages.error(request, "Choose one of the roles.")
+        return redirect("workspace-people", uuid=uuid)
+    role = WorkspaceRole(form.cleaned_data["role"])
+    lowers = role in at_most(WorkspaceRole(found.role))[1:]
+    if lowers and found.user == request.user and "sure" not in request.POST:
+        return render(request, "workspaces/workspace_role_lower.html", {"member": found, "role": role})
+    try:
+        change_workspace_role(found, role, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"{found.user} is {role} of {found.workspace} now.")
     return redirect("workspace-people", uuid=uuid)
 
 
@@ -214,7 +279,11 @@ def remove_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpRespons
     """GET says what goes; POST does it."""
     found = _member(request, uuid, member)
     if request.method == "POST":
-        remove_workspace_member(found, by=person(request))
+        try:
+            remove_workspace_member(found, by=person(request))
+        except PortalError as error:
+            messages.error(request, error.message)
+            return redirect("workspace-people", uuid=uuid)
         messages.success(request, f"{found.user} is no longer in {found.workspace}.")
         return redirect("workspaces") if found.user == request.user else redirect("workspace-people", uuid=uuid)
     context = {
@@ -223,6 +292,7 @@ def remove_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpRespons
         "tokens": found.workspace.api_tokens.filter(owner=found.user, revoked=None).order_by("name"),
         "running": holdings(found.workspace.organization, started_by=found.user, workspace=found.workspace),
         "form": forms.Form(),
+        "stays": is_last_admin(found) and not may(request)["may"]["manage_organization"],
     }
     return render(request, "workspaces/workspace_person_remove.html", context)
 

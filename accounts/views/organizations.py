@@ -83,7 +83,7 @@ def organization(request: HttpRequest) -> HttpResponse:
         "organization": found,
         "workspaces": found.workspaces.where(request.user, Can.SEE_WORKSPACE).live().order_by("name"),
         "people": found.memberships.count(),
-        "configs": found.cloud_configs.order_by("name"),
+        "configs": found.cloud_configs.live().order_by("name"),
         "running": holdings(found, seen_by=person(request)),
     }
     return render(request, "accounts/organization.html", context)
@@ -121,6 +121,6 @@ def remove_organization(request: HttpRequest) -> HttpResponse:
         "organization": found,
         "form": form,
         "reasons": why_not_deletable(found),
-        "configs": found.cloud_configs.order_by("name"),
+        "configs": found.cloud_configs.live().order_by("name"),
     }
     return render(request, "accounts/organization_delete.html", context)

@@ -63,7 +63,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         **_state(inside),
     }
     if not context["runs"]:
-        context["has_config"] = organization.cloud_configs.exists()
+        context["has_config"] = organization.cloud_configs.live().exists()
     part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
     return render(request, part or "dashboard.html", context)
 

@@ -85,6 +85,14 @@ def compact(output: Output, expected: dict[str, str] | None = None) -> None:
     output.refresh_from_db()
 
 
+def try_to_keep(output: Output) -> None:
+    """`compact`, of something that has ended whether its output can be kept now or not. If not, it is tried again."""
+    try:
+        compact(output)
+    except PortalError as error:
+        logger.warning("output %s is not kept yet: %s %s", output.uuid, error.message, error.evidence)
+
+
 class _Late(Exception):
     """Somebody else has kept these bytes."""
 

@@ -39,7 +39,7 @@ from portal.errors import Conflict, Passing, PortalError
 from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
-from portal.tasks import live, output, queue, registry
+from portal.tasks import keeping, live, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from portal.tasks.subjects import Subject
@@ -576,7 +576,7 @@ class Work:
                 Output.objects.filter(pk=task.output_id).update(ended=True)
                 live.ring(task.output.live_name)
         failpoint(f"{self.task.kind}.settle.after")
-        output.compact(task.output)
+        keeping.try_to_keep(task.output)
 
     def _settle(self) -> None:
         """By what the plan said when the task was made: an upgrade since then leaves no subject without an outcome."""

@@ -43,7 +43,8 @@ def _with_connections(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 
 DATABASE = Threads("database", 8)  # of the watchers
-LEASES = Threads("leases", 1)  # taking and giving; nothing else is done there
+LEASES = Threads("leases", 2)  # looking what there is, taking and giving: quick, and nothing else is done there
+SWEEP = Threads("sweep", 1)  # of due tasks
 
 
 async def apart(function: Callable[[], T]) -> T:

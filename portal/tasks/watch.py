@@ -28,7 +28,7 @@ from portal.tasks import leases, live, queue, registry
 from portal.tasks.leases import TERM, Lease, WatchProcess
 from portal.tasks.models import Task
 from portal.tasks.pace import Pace
-from portal.tasks.threads import DATABASE, LEASES
+from portal.tasks.threads import LEASES, SWEEP
 
 logger = logging.getLogger(__name__)
 
@@ -339,7 +339,7 @@ class TaskWatcher:
         while True:
             pause = LONGEST_SLEEP
             try:
-                pause = await DATABASE(queue_due)()
+                pause = await SWEEP(queue_due)()
                 if time.monotonic() - forgot > FORGET_EVERY:
                     forgot = time.monotonic()
                     await LEASES(leases.forget_the_dead)()

@@ -75,18 +75,112 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+/* Go to…: Ctrl K opens it, the arrows walk through what is found, Enter goes to the first or to the chosen one. */
+const go = {
+  get dialog() {
+    return document.getElementById("go");
+  },
+  links: () => [...go.dialog.querySelectorAll("#go-found a")],
+  open() {
+    go.dialog.showModal();
+    const input = go.dialog.querySelector("input");
+    input.select();
+    input.dispatchEvent(new Event("go"));
+  },
+  walk(by) {
+    const stops = [go.dialog.querySelector("input"), ...go.links()];
+    const at = stops.indexOf(document.activeElement);
+    stops[(at + by + stops.length) % stops.length].focus();
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  if (!go.dialog) return;
+  if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) {
+    event.preventDefault();
+    if (!go.dialog.open) go.open();
+  } else if (go.dialog.open && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+    event.preventDefault();
+    go.walk(event.key === "ArrowDown" ? 1 : -1);
+  } else if (go.dialog.open && event.key === "Enter" && event.target.matches("#go input") && go.links().length) {
+    event.preventDefault();
+    go.links()[0].click();
+  }
+});
+document.addEventListener("click", (event) => {
+  if (event.target === go.dialog) go.dialog.close(); // beside what is in it
+  if (event.ctrlKey || event.metaKey || event.shiftKey || !go.dialog || !event.target.closest("[data-go]")) return;
+  event.preventDefault();
+  go.open();
+});
+
 // A form is sent once; its key makes a second time harmless, and this makes it rare.
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "post" || event.defaultPrevented) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
+  typed.keep(form);
 });
+
+/* What was typed into a form that did not arrive, because its person was signed out meanwhile. It waits in this tab,
+   through the sign-in, for the same person at the same page; whatever other page of theirs comes first, drops it. */
+const typed = {
+  KEY: "coxswain-typed",
+  here: () => location.pathname + location.search,
+  forms: () => [...document.querySelectorAll("main form")].filter((form) => form.method === "post"),
+  fields: (form) =>
+    [...form.elements].filter((e) => e.name && !["hidden", "password", "file", "submit", "button"].includes(e.type)),
+
+  keep(form) {
+    const number = typed.forms().indexOf(form);
+    const { person } = document.body.dataset;
+    if (number < 0 || !person) return;
+    const values = typed.fields(form).map((e) => [e.name, /^(checkbox|radio)$/.test(e.type) ? e.checked : e.value]);
+    try {
+      sessionStorage.setItem(typed.KEY, JSON.stringify({ person, page: typed.here(), number, values }));
+    } catch {
+      // a browser that keeps nothing: the words are lost, as they would be without this
+    }
+  },
+
+  giveBack() {
+    let kept = null;
+    try {
+      kept = JSON.parse(sessionStorage.getItem(typed.KEY));
+      const { person } = document.body.dataset;
+      if (kept && !person) {
+        sessionStorage.setItem(typed.KEY, JSON.stringify({ ...kept, away: true }));
+        return;
+      }
+      sessionStorage.removeItem(typed.KEY);
+      if (!kept?.away || kept.person !== person || kept.page !== typed.here()) return;
+    } catch {
+      return;
+    }
+    const form = typed.forms()[kept.number];
+    const fields = form ? typed.fields(form) : [];
+    if (fields.map((e) => e.name).join() !== kept.values.map(([name]) => name).join()) return;
+    fields.forEach((field, i) => {
+      const value = kept.values[i][1];
+      if (typeof value === "boolean") field.checked = value;
+      else field.value = value;
+      field.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+    const note = document.createElement("p");
+    note.className = "note note-info";
+    note.textContent = "This is what you had typed before you were signed out. Look through it, and send it again.";
+    (form.querySelector(".body") ?? form).prepend(note);
+    say(note.textContent);
+  },
+};
+
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
 document.addEventListener("DOMContentLoaded", () => {
   theme.paint(); // its button is there now
+  typed.giveBack();
   document.querySelector(".error-summary")?.focus();
 });

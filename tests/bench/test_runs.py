@@ -66,8 +66,7 @@ def ago(seconds):
 def a_run(job, number, **fields):
     return Run.objects.create(
         job=job, number=number, cluster=job.cluster, git_url=job.git_url, command="a.py",
-        output=Output.objects.create(),
-        **{"started_by": job.created_by, "turn": now(), **fields},
+        output=Output.objects.create(), **{"started_by": job.created_by, "turn": now(), **fields},
     )  # fmt: skip
 
 
@@ -77,7 +76,7 @@ def one_in(of):
 
 
 def a_workspace(name, runs):
-    """200 jobs, half of the runs in the first; 20 clusters, half of the runs on the first, and 500 that are gone."""
+    """With 200 jobs and 20 clusters, half of the runs in the first and on the first; 500 clusters are gone."""
     organization = Organization.objects.create(name=name)
     me = User.objects.create_user(f"me.{name}@example.org", "correct horse battery")
     nobody = User.objects.create_user(f"nobody.{name}@example.org", "correct horse battery")

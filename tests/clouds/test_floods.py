@@ -161,7 +161,7 @@ def test_a_node_full_of_processes_is_still_the_portals_to_clear(local, rung):
 
 def test_a_node_whose_home_a_program_has_closed_is_still_there(local, rung):
     node = start(local(rung))
-    hands.said(node, "chmod 000 $HOME")
+    hands.said(node, 'chmod 000 "$HOME"')
     assert hands.said(node, "pwd") == node.home
 
 
@@ -209,5 +209,44 @@ def test_who_has_gone_leaves_the_way_out_to_others(local, ask, monkeypatch):
         for writer in held:
             writer.close()
         server.close()
+
+    asyncio.run(go())
+
+
+DESCRIPTORS = """
+import array, os, resource, socket, time
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+some = array.array("i", [os.open("/dev/null", os.O_RDONLY)] * 200)
+held = []
+try:
+    while True:
+        held.append(socket.socketpair())
+        held[-1][0].setblocking(False)
+        try:
+            while True:
+                held[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)])
+        except BlockingIOError:
+            continue
+except OSError:
+    print("full", flush=True)
+time.sleep(100)
+"""
+
+
+def test_descriptors_that_nobody_fetches_hinder_no_node(local, rung):
+    """The kernel counts them for a user, and without root all nodes are the portal's."""
+    clouds = [local(rung, name=name) for name in ("one", "other")]
+    nodes = [start(cloud) for cloud in clouds]
+    hands.run(nodes[0], "cat > descriptors.py", input=DESCRIPTORS)
+
+    async def go():
+        async with hands.connect(nodes[0]) as connection:
+            hostile = await connection.create_process("exec python3 descriptors.py")
+            assert await asyncio.wait_for(hostile.stdout.readline(), 30) == "full\n"
+            for node in nodes:
+                assert await seconds_of(node, "echo in", "in") < 5
+            await asyncio.to_thread(start, clouds[1])
+            hostile.kill()
 
     asyncio.run(go())

@@ -168,3 +168,17 @@ def test_a_cloud_that_does_not_answer_changes_nothing(tide, this_computer, cloud
     with pytest.raises(Passing):
         look(this_computer, Stray.PATIENCE)
     assert Stray.objects.there().exists()
+
+
+def test_a_workspace_of_which_nothing_is_left_in_the_cloud_is_told(client, alice, lab, this_computer, cloud):
+    client.force_login(alice)
+    words = "The network and the filesystem of lab are not in This computer any more"
+    look(this_computer)
+    assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())
+    cloud.delete_filesystem(lab.tags())
+    cloud.delete_network(lab.tags())
+    look(this_computer)
+    assert words in " ".join(client.get("/cloud-configurations/").content.decode().split())
+    cloud.ensure_network(lab.tags())
+    look(this_computer)
+    assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())

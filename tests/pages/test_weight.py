@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import brotli
 import pytest
 from django.conf import settings
 
-sys.path.insert(0, str(settings.BASE_DIR / "bin"))
-import assets
-
+_spec = importlib.util.spec_from_file_location("assets", settings.BASE_DIR / "bin" / "assets.py")
+assets = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(assets)
 STATIC = settings.BASE_DIR / "static"
 # Names that scripts and tests look for, and that look like nothing.
 HOOKS = {"brand-ink", "is-fresh"}

@@ -23,7 +23,7 @@ from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Output, Step, Task, TaskStatus
 from tests.doors import named
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 CANARY = "canary"
 ADDRESSES = sorted(
@@ -70,6 +70,9 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
         name="ci", organization=harbor, role="member", owner=alice, secret_hash=f"{CANARY}-token"
     )
     Authenticator.objects.create(user=alice, type="totp", data={"secret": f"{CANARY}-totp"})
+    Stray.objects.create(
+        cloud_config=this_computer, region="here", organization="o", workspace="w", subject="s", name="A cluster"
+    )
     event = audit.record("created", harbor, organization=harbor, by=alice, after={"name": harbor.name})
     return SimpleNamespace(**locals())
 

@@ -366,7 +366,7 @@ def test_an_output_that_cannot_be_kept_hinders_no_other(objects, faulty, caplog)
     tries = len(caplog.records)
     assert not keep_due(stop)
     assert len(caplog.records) == tries  # not their turn
-    Output.objects.filter(pk=several[1].pk).update(keep_at=now(), keep_tries=12)
+    Output.objects.filter(pk=several[1].pk).update(keep_at=now() - timedelta(seconds=1), keep_tries=12)
     keep_due(stop)
     assert timedelta(minutes=59) < again(several[1]).keep_at - now() < timedelta(minutes=61)
 
@@ -451,19 +451,40 @@ def test_two_who_join_the_same_chunks_make_them_once(output, objects, small_part
     assert output.chunks.count() == 9 + 6  # the last ones wait for more
 
 
+def test_a_reader_goes_on_where_it_was_when_chunks_are_joined_under_it(output, objects, small_parts, monkeypatch):
+    for n in range(60):
+        output.append_log([out(n % 2, b"line %04d\n" % n)], offset=n, size=1)
+    wanted = store.Filter.parse(output, rank="0,1")
+    expected = store.find(output, wanted, 0, limit=30)
+    real, calls = store.load, []
+
+    def load(output, stubs):
+        calls.append(len(stubs))
+        if len(calls) == 2:
+            join_small(again(output))
+        return real(output, stubs)
+
+    monkeypatch.setattr(store, "load", load)
+    assert store.find(output, wanted, 0, limit=30) == expected
+    assert expected[1] == 30
+    assert len(calls) == 3
+
+
 # The cap
 
 
 def test_an_output_that_is_too_long_says_so_where_it_is_cut_and_counts_the_rest(output, objects, settings):
     settings.OUTPUT_GIB = 100 / 1024**3
+    stale = again(output)
     output.append_log([out(0, b"x" * 60)], offset=0, size=60)
     output.append_log([out(0, b"y" * 30), out(1, b"z" * 30, stream=Stream.STDERR)], offset=60, size=60)
-    again(output).append_log([out(0, b"more\n")], offset=120, size=5)
+    stale.append_log([out(0, b"more\n")], offset=120, size=5)
     output.append(Stream.PORTAL, b"cleaned up\n")
     row = again(output)
     assert (row.stdout, row.stderr, row.cut, row.log) == (90, 10, 25, 125)
     said = whole(output, stream="portal")
     assert said.startswith(b"The output is cut here: it is more than ")
+    assert said.count(b"cut here") == 1
     assert said.endswith(b"PORTAL_OUTPUT_GIB.\ncleaned up\n")
     assert whole(output) == b"x" * 60 + b"y" * 30 + b"z" * 10 + said
     compact(row, {"stdout": sha256(b"all of it").hexdigest()})

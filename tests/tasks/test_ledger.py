@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.core.files.storage import storages
 from django.db import transaction
 from django.utils.timezone import now
 
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, queue, registry
+from portal.tasks.keeping import keep_due
 from portal.tasks.ledger import cancel_task, retry_task, run_task, start_task
 from portal.tasks.models import STATES, Output, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.output import read, stream_bytes
@@ -107,6 +110,23 @@ def test_steps_are_done_in_order_and_the_outcome_is_settled(task, world):
     assert task.lease is None
     task.output.refresh_from_db()
     assert task.output.ended
+
+
+def test_a_task_has_ended_whether_its_output_can_be_kept_or_not(task, world, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    world.do["one"] = lambda work: work.log("a sentence")
+    with monkeypatch.context() as patch:
+        patch.setattr(storages["outputs"], "save", full)
+        run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, world.settled) == ("finished", ["finished"])
+    assert "No space left on device" in caplog.text
+    assert "taken over" not in caplog.text
+    assert not Output.objects.get(pk=task.output_id).is_kept
+    keep_due(threading.Event())
+    assert Output.objects.get(pk=task.output_id).is_kept
 
 
 @pytest.mark.parametrize("when", ["", " after"])

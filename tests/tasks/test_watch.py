@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -17,8 +18,9 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from portal.tasks import leases
+from portal.tasks import leases, watch
 from portal.tasks.leases import Lease, WatchProcess
+from portal.tasks.pace import AT_ONCE
 from tests.running import ROOT, end_with_us, until
 
 TERM = 2.0  # seconds, in the processes of these tests
@@ -104,6 +106,44 @@ def test_shares_are_even_and_few_things_change_hands():
         thing for thing in things if before[thing] == gone
     }
     assert leases.owner_of("run.1", frozenset()) is None
+
+
+# Looking
+
+
+def test_a_flood_of_rings_is_a_few_looks_and_each_look_asks_once(monkeypatch):
+    """Where nothing is new, nothing else is asked of anybody."""
+    asked = []
+    me = UUID(int=1)
+
+    class Nothing(watch.SharingWatcher):
+        kind, rung_by = "nothing", ("nothing",)
+
+        async def wanted(self):
+            asked.append(time.monotonic())
+            return set()
+
+        async def look_after(self, pk):
+            raise AssertionError(pk)
+
+    class Alive:
+        state = watch.State(me, frozenset({me}), frozenset(), 0, float("inf"))
+
+    async def go():
+        bell = watch.Bell()
+        keeper = asyncio.create_task(watch.Keeper(Nothing(), Alive(), bell).run())
+        began = time.monotonic()
+        rings = 0
+        while time.monotonic() - began < 1:
+            bell.ring()
+            rings += 1
+            await asyncio.sleep(0.001)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        return rings
+
+    rings = asyncio.run(go())
+    assert 3 <= len(asked) <= 10 + 2 * AT_ONCE < rings
 
 
 # Processes

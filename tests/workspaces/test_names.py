@@ -1,113 +1,180 @@
-"""Two forms with one name at once: the second is told so at its field."""
+"""Cloud configurations and workspaces are renamed, deleted, and keep an admin."""
 
 from __future__ import annotations
 
-from threading import Barrier, Thread
-
 import pytest
 from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.urls import reverse
 
-from clusters.actions import create_cluster
-from clusters.models import Cluster, EngineVersion
-from jobs.forms import EditJobForm
-from jobs.models import Job, Run
-from portal.errors import PortalError, Taken
-from portal.tasks.models import Output, Task
-from tests.clouds.bad import MemoryCloud
-from workspaces.actions import create_cloud_config, create_workspace
-from workspaces.forms import OnceForm
-from workspaces.models import CloudConfig, Workspace
-
-
-@pytest.fixture
-def cloud(monkeypatch):
-    memory = MemoryCloud()
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: memory)
-    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return memory
+from accounts.access import OrganizationRole, WorkspaceRole
+from accounts.models import AuditEvent, Membership
+from portal.errors import Conflict, Passing, PortalError, Taken
+from tests.conftest import person
+from tests.web import words
+from workspaces.actions import create_cloud_config, create_workspace, delete_cloud_config, rename
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
 @pytest.fixture
-def engine(db):
-    """Migrations make it; a test that writes for good has taken it away."""
-    return EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "1", "packages": ["mpi4py"]})[0]
+def wanda(harbor, lab):
+    """Admin of the workspace, beside alice, but not of the organization."""
+    wanda = person("wanda", harbor)
+    WorkspaceMember.objects.create(workspace=lab, user=wanda, role=WorkspaceRole.ADMIN)
+    return wanda
 
 
 @pytest.fixture
-def tide(lab, engine):
-    cluster = Cluster.objects.create(
-        workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, engine_version=engine,
-        status="running", occupied_by=None,
-    )  # fmt: skip
-    Job.objects.create(workspace=lab, cluster=cluster, name="nightly", git_url="https://git.test/a", command="a.py")
-    return cluster
+def alone(lab, wanda, alice):
+    """Wanda, the only admin that the workspace has."""
+    lab.members.filter(user=alice).delete()
+    return wanda
 
 
-def forms(lab, tide):
-    config, engine = lab.cloud_config, str(tide.engine_version_id)
-    return {
-        "cloud configuration": ("/cloud-configurations/new/", {"name": config.name, "kind": "local"}),
-        "workspace": ("/workspaces/new/", {"name": lab.name, "cloud_config": str(config.uuid), "region": "memory"}),
-        "cluster": (
-            f"/workspaces/{lab.uuid}/clusters/new/",
-            {"name": tide.name, "instance_type": "local.1", "node_count": "1", "engine_version": engine},
-        ),
-        "job": (
-            f"/workspaces/{lab.uuid}/jobs/new/",
-            {"name": "nightly", "cluster": str(tide.uuid), "git_url": "https://git.test/a", "command": "a.py"},
-        ),
-    }
+def test_a_workspace_gets_another_name_and_the_audit_keeps_the_first(client, lab, wanda):
+    client.force_login(wanda)
+    page = client.post(reverse("workspace-settings", args=[lab.uuid]), {"name": "Ocean"}, follow=True)
+    assert "It is called Ocean now." in words(page)
+    lab.refresh_from_db()
+    assert lab.name == "Ocean"
+    entry = AuditEvent.objects.get(verb="renamed")
+    assert (entry.before, entry.after, entry.workspace) == ({"name": "lab"}, {"name": "Ocean"}, lab.uuid)
 
 
-@pytest.mark.django_db
-@pytest.mark.usefixtures("rings")
-@pytest.mark.parametrize("what", ["cloud configuration", "workspace", "cluster", "job"])
-def test_a_name_that_was_given_away_a_moment_ago_is_named_at_its_field(
-    client, lab, tide, alice, cloud, monkeypatch, what
-):
-    # They have looked before the other one was made.
-    monkeypatch.setattr(OnceForm, "is_taken", lambda self, *_: False)
-    monkeypatch.setattr(EditJobForm, "clean_name", lambda self: self.cleaned_data["name"])
-    before = [model.objects.count() for model in (CloudConfig, Workspace, Cluster, Job, Run, Task, Output)]
+def test_whoever_administers_nothing_sees_no_field_and_changes_no_name(client, lab, bob):
+    client.force_login(bob)
+    address = reverse("workspace-settings", args=[lab.uuid])
+    assert "Rename" not in words(client.get(address))
+    assert client.post(address, {"name": "Mine"}).status_code == 403
+    lab.refresh_from_db()
+    assert lab.name == "lab"
+
+
+@pytest.mark.parametrize("name", ["Other", "other", "OTHER"])
+def test_a_name_that_differs_only_in_how_it_is_written_is_taken(client, harbor, lab, this_computer, alice, name):
     client.force_login(alice)
-    address, fields = forms(lab, tide)[what]
-    page = client.post(address, fields)
-    assert page.status_code == 200
-    assert page.context["form"].errors == {"name": ["There is one of this name already."]}
-    assert [model.objects.count() for model in (CloudConfig, Workspace, Cluster, Job, Run, Task, Output)] == before
+    create_cloud_config(harbor, name="Other", kind="local", by=alice)
+    Workspace.objects.create(organization=harbor, cloud_config=this_computer, name="Other", region="x", status="ready")
+    for address in (
+        reverse("workspace-settings", args=[lab.uuid]),
+        reverse("cloud-config", args=[this_computer.uuid]),
+    ):
+        assert "Another one has this name." in words(client.post(address, {"name": name}))
+    page = words(client.post(reverse("new-cloud-config"), {"name": name, "kind": "local"}))
+    assert "There is a cloud configuration of this name." in page
+
+
+def test_of_two_who_take_one_name_at_once_the_second_reads_a_sentence(harbor, lab, this_computer, alice):
+    """The form has looked before either was saved."""
+    Workspace.objects.create(organization=harbor, cloud_config=this_computer, name="Taken", region="x", status="ready")
+    with pytest.raises(Taken, match="There is one of this name already"):
+        rename(lab, "taken", by=alice)
+    lab.refresh_from_db()
+    assert lab.name == "lab"
+
+
+def test_a_row_may_change_how_its_own_name_is_written(client, lab, alice):
+    client.force_login(alice)
+    client.post(reverse("workspace-settings", args=[lab.uuid]), {"name": "LAB"})
+    lab.refresh_from_db()
+    assert lab.name == "LAB"
+
+
+def test_a_cloud_configuration_is_deleted_when_no_workspace_uses_it(client, harbor, lab, this_computer, alice):
+    client.force_login(alice)
+    address = reverse("delete-cloud-config", args=[this_computer.uuid])
+    page = words(client.get(address))
+    assert "Delete the workspaces that use it first." in page
+    assert reverse("delete-workspace", args=[lab.uuid]) in page
+    assert client.post(address, {"name": "This computer"}).status_code == 200
+    Workspace.objects.filter(pk=lab.pk).update(status="terminated")
+    assert "Delete cloud configuration" in words(client.get(address))
+    assert "is deleted" in words(client.post(address, {"name": "This computer"}, follow=True))
+    assert not CloudConfig.objects.live().exists()
+    assert client.get(reverse("cloud-config", args=[this_computer.uuid])).status_code == 404
+    assert create_cloud_config(harbor, name="This Computer", kind="local", by=alice)  # the name is free
+
+
+def test_no_workspace_is_made_by_a_cloud_configuration_that_goes(harbor, lab, this_computer, alice, rings):
+    with pytest.raises(PortalError, match="Delete the workspaces"):
+        delete_cloud_config(this_computer, by=alice)
+    Workspace.objects.filter(pk=lab.pk).update(status="terminated")
+    delete_cloud_config(this_computer, by=alice)
+    delete_cloud_config(this_computer, by=alice)  # somebody else did it first
+    with pytest.raises(Conflict, match="was deleted"):
+        create_workspace(harbor, name="late", cloud_config=this_computer, region="x", by=alice)
+    assert AuditEvent.objects.filter(verb="deleted", kind="cloud config").count() == 1
+
+
+def test_the_last_admin_of_a_workspace_cannot_step_down_or_go(client, lab, alone, bob):
+    client.force_login(alone)
+    role = reverse("change-workspace-person", args=[lab.uuid, alone.uuid])
+    gone = reverse("remove-workspace-person", args=[lab.uuid, alone.uuid])
+    page = words(client.post(role, {"role": "viewer", "sure": "yes"}, follow=True))
+    assert "The workspace would have no admin left." in page
+    assert "The last admin of a workspace stays." in words(client.get(gone))
+    assert "The workspace would have no admin left." in words(client.post(gone, follow=True))
+    assert lab.members.get(user=alone).role == "admin"
+    bobs = reverse("change-workspace-person", args=[lab.uuid, bob.uuid])
+    client.post(bobs, {"role": "admin"})
+    client.post(role, {"role": "viewer", "sure": "yes"})
+    assert lab.members.get(user=alone).role == "viewer"
+
+
+def test_an_admin_of_the_organization_may_take_the_last_admin_away(client, lab, alone, alice):
+    client.force_login(alice)
+    client.post(reverse("remove-workspace-person", args=[lab.uuid, alone.uuid]))
+    assert not lab.members.filter(user=alone).exists()
+
+
+def test_whoever_lowers_themselves_is_asked_first(client, lab, wanda, bob):
+    client.force_login(wanda)
+    own = reverse("change-workspace-person", args=[lab.uuid, wanda.uuid])
+    asked = words(client.post(own, {"role": "viewer"}))
+    assert "Give up being admin of lab?" in asked
+    assert lab.members.get(user=wanda).role == "admin"
+    client.post(own, {"role": "viewer", "sure": "yes"})
+    assert lab.members.get(user=wanda).role == "viewer"
+
+
+def test_others_are_lowered_without_a_question(client, lab, alice, bob):
+    client.force_login(alice)
+    client.post(reverse("change-workspace-person", args=[lab.uuid, bob.uuid]), {"role": "viewer"})
+    assert lab.members.get(user=bob).role == "viewer"
+
+
+def test_a_cloud_that_does_not_answer_is_said_at_its_field(client, harbor, this_computer, alice, monkeypatch):
+    """It answered when the form was made, and does not when it is sent."""
+    client.force_login(alice)
+    first = CloudConfig.cloud
+    asked = []
+
+    def cloud(config, region):
+        asked.append(config)
+        if len(asked) > 1:
+            raise Passing("The cloud does not answer.", advice="Try again in a minute.")
+        return first(config, region)
+
+    monkeypatch.setattr(CloudConfig, "cloud", cloud)
+    region = first(this_computer, "").regions()[0].name
+    fields = {"name": "bay", "cloud_config": this_computer.uuid, "region": region}
+    answer = client.post(reverse("new-workspace"), fields)
+    assert answer.status_code == 200
+    assert "The cloud does not answer. Try again in a minute." in words(answer)
+    assert not Workspace.objects.filter(name="bay").exists()
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("rings")
-@pytest.mark.parametrize("what", ["cloud configuration", "workspace", "cluster"])
-def test_of_four_at_once_with_one_name_one_is_made(lab, alice, cloud, engine, what):
-    organization, config = lab.organization, lab.cloud_config
-    act = {
-        "cloud configuration": lambda: create_cloud_config(organization, name="new", kind="local", by=alice),
-        "workspace": lambda: create_workspace(
-            organization, name="new", cloud_config=config, region="memory", by=alice
-        ),
-        "cluster": lambda: create_cluster(
-            lab, name="new", instance_type=MemoryCloud.types[0], node_count=1,
-            engine_version=engine, by=alice,
-        ),
-    }[what]  # fmt: skip
-    barrier, ends = Barrier(4), []
-
-    def do():
-        try:
-            barrier.wait(20)
-            act()
-            ends.append(None)
-        except PortalError as error:
-            ends.append(error)
-        finally:
-            connection.close()
-
-    threads = [Thread(target=do) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert ends.count(None) == 1
-    assert [type(end) for end in ends if end] == [Taken] * 3
+def test_names_of_before_that_differ_in_how_they_are_written_are_told_apart(alice):
+    executor = MigrationExecutor(connection)
+    executor.migrate([("workspaces", "0001_initial")])
+    apps = executor.loader.project_state([("workspaces", "0001_initial")]).apps
+    configs = apps.get_model("workspaces", "CloudConfig").objects
+    harbor = Membership.objects.filter(user=alice, role=OrganizationRole.ADMIN).first()
+    assert harbor is not None
+    for name in ("here", "Here", "HERE (2)", "there"):
+        configs.create(organization_id=harbor.organization_id, name=name, kind="local")
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
+    found = CloudConfig.objects.filter(organization=harbor.organization).order_by("pk").values_list("name", flat=True)
+    assert [name for name in found if "here" in name.lower()] == ["here", "Here (2)", "HERE (2) (2)", "there"]

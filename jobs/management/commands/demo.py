@@ -115,7 +115,7 @@ class Command(BaseCommand):
         organization = Organization.objects.filter(memberships__user=user).first() or create_organization(
             "Demo", by=user
         )
-        config = organization.cloud_configs.filter(kind=CloudConfig.Kind.LOCAL).first() or create_cloud_config(
+        config = organization.cloud_configs.live().filter(kind=CloudConfig.Kind.LOCAL).first() or create_cloud_config(
             organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user
         )
         workspace = self._workspace(organization, config, user)

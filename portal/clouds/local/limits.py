@@ -83,8 +83,18 @@ def _make_group(controller: str, name: str, most: int, pid: int) -> tuple[Path |
     return None, f"no limit of {controller}: {problem}"
 
 
+def take_all_files() -> None:
+    """Let this process, and what it starts, open as many files as it may."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def bound_session(processes: int) -> None:
-    """The limits of a session's programs. That of processes counts all of the same user in the node's namespace."""
+    """The limits of a session's programs. That of processes counts all of the same user in the node's namespace.
+
+    Of files they have half of ours at most. The kernel counts descriptors that are on their way over unix sockets for
+    a user, whatever namespace he is in, and refuses a process beyond its own limit: programs reach theirs before ours.
+    """
     for what, (soft, hard) in (
         (resource.RLIMIT_NPROC, (processes, processes)),
         (resource.RLIMIT_NOFILE, _FILES),
@@ -94,6 +104,8 @@ def bound_session(processes: int) -> None:
     ):
         most = resource.getrlimit(what)[1]
         if most != resource.RLIM_INFINITY:
+            if what == resource.RLIMIT_NOFILE:
+                most = max(most // 2, min(most, 1024))
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(what, (soft, hard))
 

@@ -89,6 +89,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.umask(0o022)
     os.chdir("/")
+    limits.take_all_files()
     answer = launch(order)
     sys.stdout.write(answer.json())
     sys.stdout.flush()

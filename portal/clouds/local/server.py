@@ -23,7 +23,6 @@ import fcntl
 import inspect
 import logging
 import os
-import resource
 import signal
 import socket
 import struct
@@ -81,8 +80,6 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     lines = (f'environment="{_KEY}={number}" {key.strip()}\n' for number, key in enumerate(service.authorized_keys))
     keys = asyncssh.import_authorized_keys("".join(lines))

@@ -1,0 +1,194 @@
+"""Lists of runs, jobs and clusters: what is asked for in an address is what is shown, page by page, to the end."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils.timezone import now
+
+from clusters.models import Cluster, EngineVersion, Node
+from jobs.models import Job, Run
+from jobs.views import lists
+from portal.tasks.models import Output
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def filled(lab, alice, bob, monkeypatch):
+    """60 runs: of the job `long` 50, of `short` 10; every fifth failed; alice's and bob's by turns; a day apart."""
+    monkeypatch.setattr(lists, "PAGE", 7)
+    engine = EngineVersion.objects.get(kind="mpi")
+    tide, old = (
+        Cluster.objects.create(
+            workspace=lab, name=name, instance_type="local.1", cores_per_node=1, node_count=1, status=status,
+            engine_version=engine,
+        )
+        for name, status in (("tide", "running"), ("old", "terminated"))
+    )  # fmt: skip
+    Node.objects.create(cluster=tide, rank=0, hostname="tide-0", state="answers")
+    jobs = [
+        Job.objects.create(workspace=lab, cluster=tide, name=name, git_url="https://h/x", command="a.py")
+        for name in ("long", "short")
+    ]
+    for n in range(60):
+        run = Run.objects.create(
+            job=jobs[n % 6 == 0], cluster=old if n < 10 else tide, number=n + 1, output=Output.objects.create(),
+            status="failed" if n % 5 == 0 else "finished", started_by=(alice, bob)[n % 2], turn=now(), started=now(),
+            ended=now(), cause="It broke.",
+        )  # fmt: skip
+        Run.objects.filter(pk=run.pk).update(created=now() - timedelta(days=59 - n, hours=1))
+    return lab
+
+
+@pytest.fixture
+def walk(client, bob, filled):
+    """The numbers of the runs of all pages, each page a list; and what the first page says."""
+
+    def walk(query="", name="runs", row=None):
+        client.force_login(bob)
+        path = reverse(name, args=[(row or filled).uuid])
+        pages, address = [], f"{path}?{query}"
+        while address:
+            response = client.get(address)
+            assert response.status_code == 200
+            pages.append([getattr(row, "number", row) for row in response.context["runs"]])
+            older = response.context["older"]
+            body = response.content.decode()
+            (link,) = re.findall(rf'href="(\?[^"]*after={older})"', body) if older else (None,)
+            address = f"{path}{link.replace('&amp;', '&')}" if link else None
+        return pages
+
+    return walk
+
+
+def numbers(pages):
+    return [number for page in pages for number in page]
+
+
+ALL = list(range(60, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ALL),
+        ("sort=old", ALL[::-1]),
+        ("status=failed", [n for n in ALL if (n - 1) % 5 == 0]),
+        ("status=going", []),
+        ("who=me", [n for n in ALL if n % 2 == 0]),
+        ("days=7", ALL[:7]),
+        ("q=SHOR", [n for n in ALL if (n - 1) % 6 == 0]),
+        ("q=o", ALL),
+        ("q=o&sort=old", ALL[::-1]),
+        ("q=nothing", []),
+        ("status=failed&who=me&q=long", [n for n in ALL if (n - 1) % 5 == 0 and n % 2 == 0 and (n - 1) % 6]),
+    ],
+)
+def test_runs_are_found_by_what_is_in_the_address_and_each_is_on_one_page(walk, query, expected):
+    pages = walk(query)
+    assert numbers(pages) == expected
+    assert all(len(page) == 7 for page in pages[:-1])
+
+
+def test_runs_of_one_cluster_of_one_job_and_of_one_person(walk, alice):
+    assert numbers(walk(f"cluster={Cluster.objects.get(name='old').uuid}")) == ALL[50:]
+    assert numbers(walk(f"job={Job.objects.get(name='short').uuid}")) == [n for n in ALL if (n - 1) % 6 == 0]
+    assert numbers(walk(f"who={alice.uuid}")) == [n for n in ALL if n % 2]
+
+
+def test_the_page_of_a_job_goes_on_to_its_first_run(walk):
+    assert numbers(walk("", "job", Job.objects.get(name="long"))) == [n for n in ALL if (n - 1) % 6]
+
+
+@pytest.mark.parametrize("query", ["status=x", "cluster=x", "who=x", "days=0", "job=x", "sort=x", "q=" + "x" * 81])
+def test_what_cannot_be_looked_for_is_said_and_shows_nothing(client, bob, filled, query):
+    client.force_login(bob)
+    answer = client.get(reverse("runs", args=[filled.uuid]) + f"?{query}")
+    assert answer.status_code == 200
+    assert answer.context["runs"] == []
+    assert "That cannot be looked for" in answer.content.decode()
+
+
+@pytest.mark.parametrize("after", ["x", "11111111-1111-4111-8111-111111111111"])
+def test_a_cursor_that_is_none_is_no_trap(client, bob, filled, after):
+    client.force_login(bob)
+    answer = client.get(reverse("runs", args=[filled.uuid]) + f"?after={after}")
+    assert answer.status_code == 200
+    assert "First page" in " ".join(answer.content.decode().split())
+
+
+def test_runs_of_other_workspaces_are_found_by_no_filter(client, filled, harbor, this_computer, alice, bob):
+    lab = type(filled)
+    other = lab.objects.create(
+        organization=harbor, cloud_config=this_computer, name="other", region="x", status="ready"
+    )
+    other.members.create(user=bob, role="viewer")
+    client.force_login(bob)
+    job, old = Job.objects.get(name="long"), Cluster.objects.get(name="old")
+    for query in ("", "q=o", f"job={job.uuid}", f"cluster={old.uuid}", "status=failed", "who=me", "days=30"):
+        answer = client.get(reverse("runs", args=[other.uuid]) + f"?{query}")
+        assert list(answer.context["runs"]) == []
+
+
+def test_a_run_that_waits_says_why_and_since_when(client, bob, filled):
+    job, tide = Job.objects.get(name="long"), Cluster.objects.get(name="tide")
+    on, waits = (
+        Run.objects.create(job=job, cluster=tide, number=n, output=Output.objects.create(), **fields)
+        for n, fields in ((70, {"status": "inprogress", "started": now(), "turn": now()}), (71, {"status": "new"}))
+    )
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=on.uuid)
+    client.force_login(bob)
+    for path in (
+        reverse("runs", args=[filled.uuid]), reverse("jobs", args=[filled.uuid]), reverse("job", args=[job.uuid]),
+        reverse("workspace-dashboard", args=[filled.uuid]), "/",
+    ):  # fmt: skip
+        body = client.get(path).content.decode()
+        assert "long, run 70 is on tide" in body, path
+        assert f'data-since="{waits.created.isoformat()}"' in body, path
+
+
+def test_jobs_are_in_the_order_in_which_they_ran_or_by_name(client, bob, filled):
+    Job.objects.filter(name="short").update(ran=now() + timedelta(hours=1))
+    client.force_login(bob)
+
+    def shown(query):
+        answer = client.get(reverse("jobs", args=[filled.uuid]) + f"?{query}")
+        return [job.name for job, _ in answer.context["rows"]]
+
+    assert shown("") == ["short", "long"]
+    assert shown("sort=name") == ["long", "short"]
+    assert shown("q=ONG") == ["long"]
+    assert shown(f"cluster={Cluster.objects.get(name='old').uuid}") == []
+    assert shown(f"sort=name&after={Job.objects.get(name='long').uuid}") == ["short"]
+    assert shown(f"after={Job.objects.get(name='short').uuid}") == ["long"]
+
+
+def test_clusters_that_are_gone_have_a_tab_of_their_own(client, bob, filled):
+    client.force_login(bob)
+    there, gone = (client.get(reverse("clusters", args=[filled.uuid]) + query) for query in ("", "?tab=gone"))
+    assert [cluster.name for cluster in there.context["clusters"]] == ["tide"]
+    assert [cluster.name for cluster in gone.context["clusters"]] == ["old"]
+    assert "TERMINATED" in gone.content.decode()
+    assert f"?cluster={Cluster.objects.get(name='old').uuid}" in gone.content.decode()
+    none = client.get(reverse("clusters", args=[filled.uuid]) + "?status=failed")
+    assert "Nothing found" in none.content.decode()
+
+
+def test_the_figures_of_a_dashboard_are_counted_in_a_window_of_days(client, bob, filled):
+    client.force_login(bob)
+    figures = client.get(reverse("workspace-dashboard", args=[filled.uuid])).context["figures"]
+    assert (figures["failed"].number, figures["finished"].number) == (1, 6)
+    assert (figures["going"].number, figures["waiting"].number, figures["clusters"].number) == (0, 0, 1)
+    body = client.get("/").content.decode()
+    assert "Failed, last 7 days" in body
+    assert "nothing needs you" in body
+
+
+def test_each_row_of_the_dashboard_names_its_workspace(client, bob, filled):
+    client.force_login(bob)
+    body = "".join(client.get("/").content.decode().split())
+    assert f'href="{reverse("workspace-dashboard", args=[filled.uuid])}">lab</a>' in body
