@@ -36,11 +36,13 @@ def speak() -> None:
     validators.MaxValueValidator.message = "At most %(limit_value)s."
     validators.MaxLengthValidator.message = "At most %(limit_value)d characters; these are %(show_value)d."
     validators.ProhibitNullCharactersValidator.message = "There is a character in it that cannot be kept."
-    password_validation.MinimumLengthValidator.get_error_message = lambda self: (
-        f"Too short: at least {self.min_length} characters. A few unrelated words are good."
-    )
+    setattr(password_validation.MinimumLengthValidator, "get_error_message", _too_short)  # noqa: B010 (not for mypy)
     for validator, sentence in (
         (password_validation.CommonPasswordValidator, "Too common: it is on lists that are tried first."),
         (password_validation.UserAttributeSimilarityValidator, "Too similar to your name or address."),
     ):
-        validator.get_error_message = lambda self, sentence=sentence: sentence
+        setattr(validator, "get_error_message", lambda self, sentence=sentence: sentence)  # noqa: B010
+
+
+def _too_short(validator: password_validation.MinimumLengthValidator) -> str:
+    return f"Too short: at least {validator.min_length} characters. A few unrelated words are good."
