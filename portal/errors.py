@@ -9,8 +9,8 @@ class PortalError(Exception):
     """Something a person should read.
 
     `message` is a sentence for people, shown as it is; `evidence` is what a machine said (a line of output, an error
-    code); `advice` is the next step; `code` is for programs, and stays the same when the sentence is put better. Never
-    put a secret in any of them.
+    code); `advice` is the next step; `code` is for programs, and stays the same when the sentence is put better;
+    `field` is the one of a form that it is about. Never put a secret in any of them.
     """
 
     code = "failed"
