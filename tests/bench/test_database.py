@@ -13,7 +13,6 @@ import pytest
 from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import connection
-from django.test.utils import CaptureQueriesContext
 from redis import Redis
 
 from accounts import audit
@@ -79,23 +78,29 @@ def test_ten_thousand_starts_of_one_organization(lab, alice, engine, table):
         )  # fmt: skip
     floor = measured.amount("the floor of a start", (time.perf_counter() - began) / 1000)
 
-    locks = 0
+    locks = []
+
+    def count(execute, sql, *rest):
+        if sql.startswith('UPDATE "accounts_auditchain"'):
+            locks.append(sql)
+        return execute(sql, *rest)
+
     began = time.perf_counter()
-    for job in jobs:
-        with CaptureQueriesContext(connection) as asked, audit.atomic():
-            for _ in range(MOST_WAITING):
-                start_run(job, by=alice)
-        locks += sum('UPDATE "accounts_auditchain"' in one["sql"] for one in asked)
+    with connection.execute_wrapper(count):
+        for job in jobs:
+            with audit.atomic():
+                for _ in range(MOST_WAITING):
+                    start_run(job, by=alice)
     took = measured.amount("ten thousand starts", time.perf_counter() - began)
     assert Run.objects.waiting().count() == STARTS
     assert AuditEvent.objects.filter(verb="started").count() == STARTS
     assert not any(audit.verify(chain) for chain in AuditChain.objects.all())
     table.add(
         f"10,000 starts of one organization, {connection.vendor}",
-        f"{took:.1f} s, {1000 * took / STARTS:.2f} ms each, {locks} locks of its chain",
+        f"{took:.1f} s, {1000 * took / STARTS:.2f} ms each, {len(locks)} locks of its chain",
         f"two rows each: {1000 * floor:.2f} ms",
         f"<= {len(jobs)} locks, <= 12 x the rows",
-        good=locks <= len(jobs) and took / STARTS <= 12 * floor,
+        good=len(locks) <= len(jobs) and took / STARTS <= 12 * floor,
     )
 
 
