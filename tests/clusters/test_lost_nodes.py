@@ -105,7 +105,7 @@ def test_pages_say_which_node_is_lost_since_when_and_what_to_do(client, tide, al
         page = client.get(f"/workspaces/{lab.uuid}/clusters/").content.decode()
         assert "DEGRADED" in page
         assert "tide-1 lost" in page
-        assert "RUNNING" not in page
+        assert "RUNNING" not in page.partition("<tbody")[2]
 
 
 def test_the_dashboard_says_that_a_cluster_is_degraded(client, tide, alice):
@@ -481,9 +481,9 @@ def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(
     inventory = Inventory()
 
     async def go():
-        cluster = await Cluster.objects.select_related("workspace__organization", "workspace__cloud_config").aget(
-            pk=tide.pk
-        )
+        cluster = await DATABASE(
+            Cluster.objects.select_related("workspace__organization", "workspace__cloud_config").get
+        )(pk=tide.pk)
         asked = [asyncio.create_task(inventory.nodes(cluster)) for _ in range(100)]
         while not called:
             await asyncio.sleep(0.01)
