@@ -42,6 +42,22 @@ def _at_portal(url: str) -> str:
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    error_messages = {
+        **DefaultAccountAdapter.error_messages,
+        "account_inactive": "This account has been switched off.",
+        "email_password_mismatch": "The e-mail address or the password is not right.",
+        "incorrect_code": "This code is not right, or too old. Take the newest.",
+        "incorrect_password": "This is not your password.",
+        "enter_current_password": "This is not your password.",
+        "duplicate_email": "This is an address of your account already.",
+        "email_taken": "There is an account with this address.",
+        "invalid_password_reset": "This link is not good any more. Ask for another one.",
+        "unverified_primary_email": "Confirm your address first: follow the link in the mail to it.",
+        "too_many_login_attempts": "Too many tries. Wait a few minutes.",
+        "same_as_current": "This is the same as before.",
+        "rate_limited": "Too many requests. Wait a minute.",
+    }
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Without an invitation, only where the portal is open to everybody."""
         return bool(settings.OPEN_SIGNUP)
@@ -162,6 +178,11 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
 
 class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
     """allauth does not tell whose secret it is: these are bound to their purpose, and not to a row as our own are."""
+
+    error_messages = {
+        **DefaultMFAAdapter.error_messages,
+        "incorrect_code": "This code is not right, or too old. Take the newest.",
+    }
 
     def encrypt(self, text: str) -> str:
         return encrypt(text, belongs_to="mfa")

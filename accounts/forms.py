@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 from zoneinfo import available_timezones
 
+from allauth.account import forms as allauth_forms
 from allauth.account.adapter import get_adapter
 from allauth.mfa.adapter import get_adapter as get_mfa_adapter
 from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
@@ -303,3 +304,55 @@ class TokenForm(forms.Form):
 
     def clean_days(self) -> int | None:
         return int(self.cleaned_data["days"]) or None
+
+
+class OwnWords(forms.Form):
+    """For allauth's forms: their fields under the names that they have everywhere else, and no placeholders."""
+
+    LABELS: ClassVar[dict[str, str]] = {
+        "login": "E-mail address",
+        "email": "E-mail address",
+        "password": "Password",
+        "remember": "Stay signed in",
+        "oldpassword": "Your password now",
+        "password1": "New password",
+        "password2": "New password again",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():
+            field.label = self.LABELS.get(name, field.label)
+            field.widget.attrs.pop("placeholder", None)
+
+
+class LoginForm(OwnWords, allauth_forms.LoginForm):  # type: ignore[misc]
+    pass
+
+
+class SignupForm(OwnWords, allauth_forms.SignupForm):  # type: ignore[misc]
+    LABELS = {**OwnWords.LABELS, "password1": "Password", "password2": "Password again"}
+
+
+class AddEmailForm(OwnWords, allauth_forms.AddEmailForm):  # type: ignore[misc]
+    LABELS = {"email": "New e-mail address"}
+
+
+class ChangePasswordForm(OwnWords, allauth_forms.ChangePasswordForm):  # type: ignore[misc]
+    pass
+
+
+class SetPasswordForm(OwnWords, allauth_forms.SetPasswordForm):  # type: ignore[misc]
+    pass
+
+
+class ResetPasswordForm(OwnWords, allauth_forms.ResetPasswordForm):  # type: ignore[misc]
+    pass
+
+
+class ResetPasswordKeyForm(OwnWords, allauth_forms.ResetPasswordKeyForm):  # type: ignore[misc]
+    pass
+
+
+class PasswordAgainForm(OwnWords, allauth_forms.ReauthenticateForm):  # type: ignore[misc]
+    pass

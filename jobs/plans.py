@@ -23,6 +23,7 @@ from clusters.plans import home_files
 from jobs import rules
 from jobs.dispatch import dispatch
 from jobs.models import Run
+from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
@@ -62,7 +63,7 @@ def launch(work: Work) -> None:
             live.ring(live.WATCH_RUNS, *run.live_names())
     folder = run.folder(head.shared)
     order = {
-        "git_url": run.git_url,
+        "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         "command": shlex.split(run.command),
         "cores": cluster.cores,
@@ -107,7 +108,7 @@ def make_way(work: Work, folder: str) -> None:
     """Something holds the head node that should have ended: an answer was lost, or a node that was away is back."""
     run: Run = work.subject
     other = _of_folder(run.cluster, folder)
-    if other is not None and not other.is_finished:
+    if other is not None and other.started and not other.is_finished:
         work.wait(1, f"{other} is on {run.cluster.name}")
     work.log(f"{other or 'A run that the portal does not know'} was still on {run.cluster.name}; ending it.")
     Run.objects.filter(pk=(other or run).pk).update(may_be_left=True)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.conf import settings
+
+from portal.environment import is_loopback
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -44,6 +47,18 @@ def _example(name: str) -> Example:
     command = f"{name.replace('-', '_')}.py"
     docstring = ast.get_docstring(ast.parse((EXAMPLES / name / command).read_text())) or ""
     return Example(name, command, docstring.partition("\n")[0])
+
+
+def where_it_is_now(git_url: str) -> str:
+    """The address of an example of this portal under which it answers now; any other address as it is.
+
+    A job keeps what was typed, and `make up` takes another port when its own is taken.
+    """
+    parts = urlsplit(git_url)
+    if parts.scheme != "http" or not is_loopback(parts.hostname):
+        return git_url
+    example = next((one for one in offered() if parts.path.rstrip("/") == f"/examples/{one.name}"), None)
+    return example.fields["git_url"] if example else git_url
 
 
 def folder_of(name: str) -> Path:

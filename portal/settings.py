@@ -190,6 +190,16 @@ ACCOUNT_LOGIN_ON_PASSWORD_RESET = False
 SIGN_INS_A_MINUTE = 30  # from one address, counted by accounts.middleware before anything is read or computed
 # A "key" is an account seen from one address (accounts/adapter.py), so that nobody is kept out by a stranger's tries.
 ACCOUNT_RATE_LIMITS = {"login": None, "login_failed": "20/m/ip,5/5m/key", "reset_password": "10/m/ip,5/m/key"}
+ACCOUNT_FORMS = {
+    "login": "accounts.forms.LoginForm",
+    "signup": "accounts.forms.SignupForm",
+    "add_email": "accounts.forms.AddEmailForm",
+    "change_password": "accounts.forms.ChangePasswordForm",
+    "set_password": "accounts.forms.SetPasswordForm",
+    "reset_password": "accounts.forms.ResetPasswordForm",
+    "reset_password_from_key": "accounts.forms.ResetPasswordKeyForm",
+    "reauthenticate": "accounts.forms.PasswordAgainForm",
+}
 MFA_ADAPTER = "accounts.adapter.MFAAdapter"
 MFA_FORMS = {
     "activate_totp": "accounts.forms.ActivateCodeForm",

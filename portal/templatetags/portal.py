@@ -62,8 +62,11 @@ def clock(value: datetime | None) -> SafeString | str:
 
 @register.filter
 def short(value: datetime | None) -> SafeString | str:
-    """24 Nov 15:42; for columns, whose heading has `{% zone %}`."""
-    return "" if value is None else _time(value, "%-d %b %H:%M")
+    """24 Nov 15:42, with the year where it is another one; for columns, whose heading has `{% zone %}`."""
+    if value is None:
+        return ""
+    this_year = localtime(value).year == localtime(now()).year
+    return _time(value, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
 
 
 @register.simple_tag

@@ -1,7 +1,7 @@
 /* The page's one line to the portal: a socket that says "look again", and plain HTTP every 5 s while there is none.
 
-   The page says what it watches with data-live="task.UUID cluster.UUID". Elements with data-on="task.UUID" and hx-get are
-   fetched again when that changed, and all of them after every connect, because something may have happened in between.
+   The page says what it watches with data-live="task.UUID cluster.UUID". Elements with data-on="task.UUID" and hx-get
+   are fetched again when that changed, and all of them after every connect: something may have happened in between.
    data-every="3" fetches at least so often. data-say is spoken when it changes; data-title becomes the page's title;
    data-since="2026-11-24T15:42:36Z" is counted up; data-ended says that nothing more will come. */
 "use strict";
@@ -128,7 +128,8 @@ const line = {
   },
 
   tick() {
-    if (this.open && Date.now() - this.heard > this.DEAF) this.drop(); // a dead line may take minutes to close by itself
+    // A dead line may take minutes to close by itself.
+    if (this.open && Date.now() - this.heard > this.DEAF) this.drop();
     for (const element of document.querySelectorAll("[data-every]")) {
       const last = this.fetches.get(element.id)?.last ?? this.began;
       if (Date.now() - last >= Number(element.dataset.every) * 1000 && !document.hidden && !this.stopped)

@@ -5,9 +5,9 @@
    window of at most LIMIT rows; while the reader is at its end it moves on, else it stands still, and what is not shown
    is said in words with its line numbers.
 
-   A row is a line of one writer: a stream of a rank, or what no rank wrote. Rows stand in the order in which they begin;
-   a line gets its number when it ends, which is its number in the download. A filter by rank and stream decides what
-   becomes a row: the live line brings everything, what lies behind is asked for with the filter. */
+   A row is a line of one writer: a stream of a rank, or what no rank wrote. Rows stand in the order in which they
+   begin; a line gets its number when it ends, which is its number in the download. A filter by rank and stream decides
+   what becomes a row: the live line brings everything, what lies behind is asked for with the filter. */
 "use strict";
 
 const LIMIT = 5000; // rows in the page
@@ -18,7 +18,8 @@ const FAR = 2 * 1024 * 1024; // bytes behind the head that are jumped over by a 
 const NAMES = { 1: "stdout", 2: "stderr", 3: "portal", 4: "setup" };
 const MARKS = { 1: "", 2: "stderr", 3: "portal", 4: "set-up" }; // in the rank's column, of what no rank wrote
 const NARROW = matchMedia("(max-width: 61.99rem)"); // as in portal.css
-const TOKEN = /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
+const TOKEN =
+  /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
 const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
 /* How times of a zone are written: of the day, and in full. */
@@ -45,7 +46,13 @@ class Screen {
     const key = `${stream} ${rank}`;
     let state = this.writers.get(key);
     if (!state) {
-      state = { decoder: new TextDecoder("utf-8", { ignoreBOM: true }), look: "", held: "", row: null, fresh: position > 0 };
+      state = {
+        decoder: new TextDecoder("utf-8", { ignoreBOM: true }),
+        look: "",
+        held: "",
+        row: null,
+        fresh: position > 0,
+      };
       this.writers.set(key, state);
     }
     let i = 0;
@@ -56,7 +63,19 @@ class Screen {
       const end = newline < 0 ? bytes.length : newline;
       let row = state.row;
       if (!row) {
-        row = state.row = { line: null, ms, stream, rank, position: position + i, parts: [], length: 0, rest: [], restLength: 0, returned: false, element: null };
+        row = state.row = {
+          line: null,
+          ms,
+          stream,
+          rank,
+          position: position + i,
+          parts: [],
+          length: 0,
+          rest: [],
+          restLength: 0,
+          returned: false,
+          element: null,
+        };
         this.rows.push(row);
       } else if (row.element) {
         this.touched.add(row);
@@ -87,7 +106,11 @@ class Screen {
       const code = token.charCodeAt(0);
       if (code === 13) row.returned = true;
       else if (code === 27 && /^\x1b\[[\d;:]*m$/.test(token)) state.look = colour(state.look, token.slice(2, -1));
-      else if (code >= 32 && code !== 127 && !(code >= 128 && code < 160) && code !== 0x2028 && code !== 0x2029 || code === 9) this.print(row, state.look, token);
+      else if (
+        (code >= 32 && code !== 127 && !(code >= 128 && code < 160) && code !== 0x2028 && code !== 0x2029) ||
+        code === 9
+      )
+        this.print(row, state.look, token);
     }
   }
 
@@ -134,7 +157,7 @@ function colour(look, numbers) {
     else if (n === 3) on.add("i");
     else if (n === 4) on.add("u");
     else if (n === 7) on.add("v");
-    else if (n === 22) on.delete("b"), on.delete("d");
+    else if (n === 22) ["b", "d"].forEach((look) => on.delete(look));
     else if (n === 23) on.delete("i");
     else if (n === 24) on.delete("u");
     else if (n === 27) on.delete("v");
@@ -155,18 +178,27 @@ class Filter {
   static RANKS = /^(?:(\d{1,5})\.)?(\d{1,9})(?:-(\d{1,9}))?$/;
 
   constructor(rank, stream, nodes) {
-    this.rank = rank.trim().replace(/[\s,]+/g, ",").replace(/^,|,$/g, "");
+    this.rank = rank
+      .trim()
+      .replace(/[\s,]+/g, ",")
+      .replace(/^,|,$/g, "");
     this.stream = stream;
     this.known = new Map();
     this.streams = stream ? new Set(stream.split(",")) : null;
     this.ranks = this.rank ? this.rank.split(",").flatMap((word) => Filter.ranks(word, nodes)) : null;
-    this.query = new URLSearchParams(Object.entries({ rank: this.rank, stream }).filter(([, value]) => value)).toString();
+    this.query = new URLSearchParams(
+      Object.entries({ rank: this.rank, stream }).filter(([, value]) => value),
+    ).toString();
   }
 
   static ranks(word, nodes) {
-    if (nodes.hosts.includes(word)) return [...nodes.of].filter(([, host]) => host === word).flatMap(([name]) => Filter.ranks(name, nodes));
+    if (nodes.hosts.includes(word))
+      return [...nodes.of].filter(([, host]) => host === word).flatMap(([name]) => Filter.ranks(name, nodes));
     const match = word.match(Filter.RANKS);
-    if (!match) throw new Error(`“${word}” is no rank. Write 3, or 0-7,12${nodes.hosts.length ? ", or the name of a node" : ""}.`);
+    if (!match)
+      throw new Error(
+        `“${word}” is no rank. Write 3, or 0-7,12${nodes.hosts.length ? ", or the name of a node" : ""}.`,
+      );
     return [[Number(match[1] ?? 0), Number(match[2]), Number(match[3] ?? match[2])]];
   }
 
@@ -195,7 +227,10 @@ class Filter {
 
   get what() {
     const to = this.stream === "stdout" || this.stream === "stderr" ? ` to ${this.stream}` : "";
-    if (this.who) return `${this.who[0].toUpperCase()}${this.who.slice(1)} ${/^ranks/.test(this.who) ? "have" : "has"} written nothing${to}`;
+    if (this.who) {
+      const verb = /^ranks/.test(this.who) ? "have" : "has";
+      return `${this.who[0].toUpperCase()}${this.who.slice(1)} ${verb} written nothing${to}`;
+    }
     return to ? `Nothing has been written${to}` : "The portal has said nothing";
   }
 }
@@ -222,7 +257,8 @@ class Viewer {
     this.list = this.log.querySelector("ol");
     this.output = data.output;
     this.url = data.frame;
-    this.keeps = "keeps" in data; // a run's output is complete when it is in the store; a task's when it has ended, and it may go on after a retry
+    // A run's output is complete when it is in the store; a task's when it has ended, and it may go on after a retry.
+    this.keeps = "keeps" in data;
     this.clocks = clocksOf(data.zone);
     this.cursor = Number(data.start); // of the line to the portal
     this.shownTo = this.cursor; // of the window
@@ -314,7 +350,14 @@ class Viewer {
       }
       const [stream, rank, length, later, position = nextPosition, line = nextLine] = word.split(",");
       const bytes = new Uint8Array(buffer, at, Number(length));
-      const piece = { stream: Number(stream), rank, position: Number(position), line: Number(line), ms: from + Number(later), bytes };
+      const piece = {
+        stream: Number(stream),
+        rank,
+        position: Number(position),
+        line: Number(line),
+        ms: from + Number(later),
+        bytes,
+      };
       pieces.push(piece);
       at += bytes.length;
       nextPosition = piece.position + bytes.length;
@@ -346,7 +389,8 @@ class Viewer {
     if (header.ranks !== this.knownRanks) this.learn(header.ranks);
     if (this.moving) {
       this.shownTo = header.next;
-      for (const piece of header.pieces) if (!this.wanted || this.wanted.takes(piece.stream, piece.rank)) this.waiting.push(piece);
+      for (const piece of header.pieces)
+        if (!this.wanted || this.wanted.takes(piece.stream, piece.rank)) this.waiting.push(piece);
     }
     if (!this.begun) {
       this.begun = true;
@@ -417,7 +461,11 @@ class Viewer {
     const clock = make("span", "at", time);
     clock.title = day;
     const ranked = row.rank !== "";
-    const mark = make(ranked ? "abbr" : "span", "rk", ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream]);
+    const mark = make(
+      ranked ? "abbr" : "span",
+      "rk",
+      ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream],
+    );
     row.element = li;
     li.append(make("span", "no"), clock, mark, make("span", "x"));
     if (ranked) {
@@ -439,7 +487,13 @@ class Viewer {
     const parts = row.parts.map(([look, text]) => (look ? make("span", look, text) : document.createTextNode(text)));
     if (row.restLength) {
       const whole = row.restLength <= KEPT;
-      const button = make("button", "btn btn-sm", whole ? `Show all ${number(row.length + row.restLength)} characters` : `${number(row.restLength)} more characters, whole in the download`);
+      const button = make(
+        "button",
+        "btn btn-sm",
+        whole
+          ? `Show all ${number(row.length + row.restLength)} characters`
+          : `${number(row.restLength)} more characters, whole in the download`,
+      );
       button.type = "button";
       button.disabled = !whole;
       button.addEventListener("click", () => {
@@ -455,11 +509,30 @@ class Viewer {
   edges() {
     const shown = this.rows.filter((row) => row.line !== null).map((row) => row.line);
     const hiddenAbove = shown.length ? Math.min(...shown) - 1 : 0;
-    const above = this.wanted ? `There may be earlier lines of ${this.wanted.who || "this kind"}` : `Lines 1–${number(hiddenAbove)} are not shown`;
-    this.top = this.edge(this.top, this.rows.length > 0 && (this.wanted ? this.from > 0 : hiddenAbove > 0), above, [["earlier", "Load earlier"]], true);
+    const above = this.wanted
+      ? `There may be earlier lines of ${this.wanted.who || "this kind"}`
+      : `Lines 1–${number(hiddenAbove)} are not shown`;
+    this.top = this.edge(
+      this.top,
+      this.rows.length > 0 && (this.wanted ? this.from > 0 : hiddenAbove > 0),
+      above,
+      [["earlier", "Load earlier"]],
+      true,
+    );
     const below = !this.moving && this.header && shown.length ? Math.max(0, this.header.lines - Math.max(...shown)) : 0;
-    const later = this.wanted ? "Later lines are not shown" : `${number(below)} later ${below === 1 ? "line is" : "lines are"} not shown`;
-    this.bottom = this.edge(this.bottom, !this.moving, later, [["later", "Load later"], ["end", "Jump to the end"]], false);
+    const later = this.wanted
+      ? "Later lines are not shown"
+      : `${number(below)} later ${below === 1 ? "line is" : "lines are"} not shown`;
+    this.bottom = this.edge(
+      this.bottom,
+      !this.moving,
+      later,
+      [
+        ["later", "Load later"],
+        ["end", "Jump to the end"],
+      ],
+      false,
+    );
     this.showEmpty();
     this.showFollowing();
   }
@@ -467,12 +540,14 @@ class Viewer {
   /* A filter that lets nothing through says so. */
   showEmpty() {
     let words = "";
-    if (this.wanted && this.searching) words = `Looking for lines of ${this.wanted.who || this.wanted.stream.replace(",", " and ")}…`;
+    if (this.wanted && this.searching)
+      words = `Looking for lines of ${this.wanted.who || this.wanted.stream.replace(",", " and ")}…`;
     else if (this.wanted && !this.rows.length && this.header) {
       const known = [...this.nodes.of.keys()];
       const last = Math.max(...known.filter((name) => !name.includes(".")).map(Number));
       words = `${this.wanted.what}${this.complete ? "" : " so far"}.`;
-      if (this.wanted.ranks && known.length && !known.some((name) => this.wanted.has(name))) words += ` This run has ranks 0 to ${last}.`;
+      if (this.wanted.ranks && known.length && !known.some((name) => this.wanted.has(name)))
+        words += ` This run has ranks 0 to ${last}.`;
     }
     if (!words) {
       this.empty?.remove();
@@ -533,11 +608,20 @@ class Viewer {
     const soFar = h.lines || !h.head ? `${lines(h.lines)} so far` : `${number(h.head)} bytes so far`;
     const over = h.ended || (this.keeps && document.querySelector("[data-ended]"));
     let look, sign, words;
-    if (this.complete) [look, sign, words] = ["t-ok", "bi-patch-check-fill", `Complete: ${number(this.cursor)} of ${number(h.head)} bytes, ${lines(h.lines)}`];
-    else if (!line.open && line.state === "cut") [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; ${soFar}`];
-    else if (over && h.next >= h.head) [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
-    else if (h.head && (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500)) [look, sign, words] = ["t-ok", "bi-broadcast", `Receiving, ${soFar}`];
-    else [look, sign, words] = ["muted", "bi-hourglass", h.head ? `Waiting for output, ${soFar}` : "Waiting for output"];
+    if (this.complete)
+      [look, sign, words] = [
+        "t-ok",
+        "bi-patch-check-fill",
+        `Complete: ${number(this.cursor)} of ${number(h.head)} bytes, ${lines(h.lines)}`,
+      ];
+    else if (!line.open && line.state === "cut")
+      [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; ${soFar}`];
+    else if (over && h.next >= h.head)
+      [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
+    else if (h.head && (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500))
+      [look, sign, words] = ["t-ok", "bi-broadcast", `Receiving, ${soFar}`];
+    else
+      [look, sign, words] = ["muted", "bi-hourglass", h.head ? `Waiting for output, ${soFar}` : "Waiting for output"];
     clearTimeout(this.quiet);
     if (sign === "bi-broadcast") this.quiet = setTimeout(() => this.showState(), 2600);
     const key = words + h.agrees + JSON.stringify(h.sha256) + this.complete;
@@ -546,9 +630,11 @@ class Viewer {
     const parts = [make("span", look)];
     parts[0].append(icon(sign), ` ${words}`);
     if (this.complete) {
-      if (h.cut) parts.push(this.note("t-warn", "bi-scissors", `${number(h.cut)} more bytes were written and not stored`));
+      if (h.cut)
+        parts.push(this.note("t-warn", "bi-scissors", `${number(h.cut)} more bytes were written and not stored`));
       if (h.agrees === true) parts.push(this.note("t-ok", "bi-check2", "agrees with the node's copy"));
-      if (h.agrees === false) parts.push(this.note("t-bad", "bi-exclamation-triangle-fill", "differs from the node's copy"));
+      if (h.agrees === false)
+        parts.push(this.note("t-bad", "bi-exclamation-triangle-fill", "differs from the node's copy"));
       const sums = Object.entries(h.sha256);
       const shown = sums.filter(([name]) => name === "stdout" || name === "stderr");
       for (const [name, sum] of shown.length ? shown : sums) parts.push(this.sum(name, sum));
@@ -745,7 +831,8 @@ class Viewer {
     if (link) {
       link.hidden = !query;
       link.firstElementChild.href = `${this.root.dataset.download}?${query}`;
-      link.firstElementChild.textContent = `Only ${[wanted.who, wanted.stream.replace(",", " and ")].filter(Boolean).join(", ")}`;
+      const only = [wanted.who, wanted.stream.replace(",", " and ")].filter(Boolean);
+      link.firstElementChild.textContent = `Only ${only.join(", ")}`;
     }
     if (!this.header) this.cursor = Number(this.root.dataset.head);
     this.jump();
@@ -763,7 +850,10 @@ class Viewer {
         return null;
       }
     };
-    for (const [name, usual] of [["wrap", null], ["times", String(!NARROW.matches)]]) {
+    for (const [name, usual] of [
+      ["wrap", null],
+      ["times", String(!NARROW.matches)],
+    ]) {
       const button = root.querySelector(`[data-do=${name}]`);
       const wish = stored(name) ?? usual;
       if (button && wish !== null) this[name](button, wish === "true");
@@ -818,16 +908,20 @@ class Viewer {
         act();
       }
     });
-    log.addEventListener("scroll", () => {
-      // Rows that were only estimated get their real height when they come into view, which scrolls too: somebody who
-      // follows stops to do so by going up, not by the end moving away.
-      const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 32;
-      const wentUp = log.scrollTop < this.scrolledTo - 2;
-      this.scrolledTo = log.scrollTop;
-      if (atEnd || !this.following) this.following = atEnd && this.moving;
-      else if (wentUp) this.following = false;
-      this.showFollowing();
-    }, { passive: true });
+    log.addEventListener(
+      "scroll",
+      () => {
+        // Rows that were only estimated get their real height when they come into view, which scrolls too: somebody who
+        // follows stops to do so by going up, not by the end moving away.
+        const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 32;
+        const wentUp = log.scrollTop < this.scrolledTo - 2;
+        this.scrolledTo = log.scrollTop;
+        if (atEnd || !this.following) this.following = atEnd && this.moving;
+        else if (wentUp) this.following = false;
+        this.showFollowing();
+      },
+      { passive: true },
+    );
     new ResizeObserver(() => this.following && this.toEnd()).observe(this.list);
   }
 
@@ -896,7 +990,8 @@ class Viewer {
     if (words) {
       for (const row of this.rows) {
         const text = row.element.lastChild.textContent.toLowerCase();
-        for (let i = text.indexOf(words); i >= 0 && this.hits.length < 10000; i = text.indexOf(words, i + words.length)) this.hits.push({ row, start: i, end: i + words.length });
+        for (let i = text.indexOf(words); i >= 0 && this.hits.length < 10000; i = text.indexOf(words, i + words.length))
+          this.hits.push({ row, start: i, end: i + words.length });
       }
       this.at = before ? this.hits.findIndex((hit) => hit.row === before) : -1;
     }

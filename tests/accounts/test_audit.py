@@ -406,8 +406,8 @@ def test_the_filter_by_workspace_and_by_uuid(shown, many, lab, alice):
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"day": "soon"}, "Enter a valid date."),
-        ({"verb": "praised"}, "Select a valid choice"),
+        ({"day": "soon"}, "Write a date like 2026-11-24."),
+        ({"verb": "praised"}, "This cannot be chosen here."),
         ({"q": "a\0"}, "Null char"),
     ],
 )

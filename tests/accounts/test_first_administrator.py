@@ -57,11 +57,11 @@ def test_only_a_hash_of_the_token_is_kept():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("password", "short", "too short"),
-        ("password", "password1234", "too common"),
+        ("password", "short", "Too short"),
+        ("password", "password1234", "Too common"),
         ("again", "something else 1", "differ"),
-        ("email", "no address", "valid email"),
-        ("organization", "", "required"),
+        ("email", "no address", "no e-mail address"),
+        ("organization", "", "Fill this in."),
     ],
 )
 def test_bad_input_is_said_at_the_field_and_the_link_is_not_used_up(client, field, value, words):

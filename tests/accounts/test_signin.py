@@ -121,9 +121,9 @@ def test_the_address_is_the_one_that_the_trusted_proxy_saw(client, person, setti
 @pytest.mark.parametrize(
     ("password", "words"),
     [
-        ("short one 1", "too short"),
-        ("password1234", "too common"),
-        ("alice@example", "too similar"),
+        ("short one 1", "Too short"),
+        ("password1234", "Too common"),
+        ("alice@example", "Too similar"),
         ("correct horse battery staple " * 4, ""),
         ("all lower case words", ""),
     ],
@@ -240,7 +240,7 @@ def test_an_authenticator_app_is_set_up_used_and_kept_secret(client, person):
     cache.clear()  # the same code may not be used twice
     assert sign_in(client, person.email)["Location"] == reverse("mfa_authenticate")
     assert client.get("/").status_code == 302
-    assert "Incorrect code" in client.post(reverse("mfa_authenticate"), {"code": "000000"}).content.decode()
+    assert "This code is not right" in client.post(reverse("mfa_authenticate"), {"code": "000000"}).content.decode()
     assert client.post(reverse("mfa_authenticate"), {"code": code(secret)})["Location"] == "/"
     assert AuditEvent.objects.filter(verb="signed in").last().how == "password, authenticator app"
 

@@ -113,7 +113,7 @@ def test_the_code_that_set_the_app_up_does_not_let_in(verified):
     thief = Client()
     sign_in(thief, verified.email)
     answer = thief.post(reverse("mfa_authenticate"), {"code": f"{code[:3]} {code[3:]}"})
-    assert b"Incorrect code" in answer.content
+    assert b"This code is not right" in answer.content
     assert "_auth_user_id" not in thief.session
 
 

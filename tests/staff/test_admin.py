@@ -207,7 +207,7 @@ def test_unlocking_asks_why_and_is_audited(client, things, staff):
     asked = act(client, User, "unlock", things.bob)
     assert "bob@example.org" in asked.content.decode()
     again = act(client, User, "unlock", things.bob, confirmed="yes", reason="  ")
-    assert "This field is required" in again.content.decode()
+    assert "Fill this in." in again.content.decode()
     assert User.objects.get(pk=things.bob.pk).is_locked
     done = act(client, User, "unlock", things.bob, confirmed="yes", reason="Back from parental leave")
     assert "Unlocked: bob@example.org." in done.content.decode()
