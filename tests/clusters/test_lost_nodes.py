@@ -482,9 +482,8 @@ def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(
     inventory = Inventory()
 
     async def go():
-        cluster = await Cluster.objects.select_related("workspace__organization", "workspace__cloud_config").aget(
-            pk=tide.pk
-        )
+        places = ("workspace__organization", "workspace__cloud_config")
+        cluster = await DATABASE(Cluster.objects.select_related(*places).get)(pk=tide.pk)
         asked = [asyncio.create_task(inventory.nodes(cluster)) for _ in range(100)]
         while not called:
             await asyncio.sleep(0.01)
