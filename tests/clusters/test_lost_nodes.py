@@ -103,8 +103,8 @@ def test_pages_say_which_node_is_lost_since_when_and_what_to_do(client, tide, al
         assert "tide-1 has been gone since " in page
         assert (f"/clusters/{tide.uuid}/repair/" in page) is may
         assert ("An admin of the workspace can repair it." in page) is not may
-        page = client.get(f"/workspaces/{lab.uuid}/clusters/").content.decode()
-        assert "DEGRADED" in page
+        page = words(client.get(f"/workspaces/{lab.uuid}/clusters/"))
+        assert f'data-say="{tide.name}: DEGRADED"' in page
         assert "tide-1 lost" in page
         assert ">RUNNING</span>" not in page
 
