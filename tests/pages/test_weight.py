@@ -11,6 +11,8 @@ import pytest
 from django.conf import settings
 
 _spec = importlib.util.spec_from_file_location("assets", settings.BASE_DIR / "bin" / "assets.py")
+assert _spec is not None
+assert _spec.loader is not None
 assets = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(assets)
 STATIC = settings.BASE_DIR / "static"
