@@ -86,7 +86,7 @@ def test_what_was_typed_before_a_sign_out_is_given_back_after_the_sign_in(portal
     assert page.input_value("[name=name]") == "Half a morning's work"
     page.reload()
     assert page.input_value("[name=name]") == ""
-    assert page.evaluate("sessionStorage.length") == 0
+    assert page.evaluate("sessionStorage.getItem('coxswain-typed')") is None
     context.close()
 
 

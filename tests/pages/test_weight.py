@@ -59,7 +59,7 @@ def test_icons_that_do_not_exist_are_named(name, monkeypatch):
 
 def test_a_page_weighs_little():
     files = loaded("_head.html", "base.html")
-    assert len(files) == 8
+    assert len(files) == 9
     packed = {path.name: len(brotli.compress(path.read_bytes())) for path in files}
     assert sum(size for name, size in packed.items() if name.endswith(".css")) < 25_000
     assert sum(size for name, size in packed.items() if name.endswith(".js")) < 30_000
