@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from django.contrib.auth.password_validation import (
+    CommonPasswordValidator,
+    MinimumLengthValidator,
+    UserAttributeSimilarityValidator,
+)
 from django.http import HttpResponse
 from django.template.loader import render_to_string
 
@@ -51,3 +56,18 @@ def busy(exception: Exception) -> HttpResponse | None:
     if not isinstance(exception, Busy):
         return None
     return HttpResponse(render_to_string("account/busy.html"), status=503, headers={"Retry-After": "10"})
+
+
+class LongEnough(MinimumLengthValidator):
+    def get_error_message(self) -> str:
+        return f"Too short: at least {self.min_length} characters. A few unrelated words are good."
+
+
+class Uncommon(CommonPasswordValidator):
+    def get_error_message(self) -> str:
+        return "Too common: it is on the lists that are tried first."
+
+
+class Unlike(UserAttributeSimilarityValidator):
+    def get_error_message(self) -> str:
+        return "Too similar to your name or address."

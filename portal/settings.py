@@ -168,9 +168,9 @@ AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]
 PASSWORD_HASHERS = ["accounts.passwords.PasswordHasher"]  # PBKDF2, a few at a time
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
-    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "accounts.passwords.Unlike"},
+    {"NAME": "accounts.passwords.LongEnough", "OPTIONS": {"min_length": 12}},
+    {"NAME": "accounts.passwords.Uncommon"},
 ]
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "dashboard"

@@ -6,7 +6,6 @@ Said once for every form, those of allauth and of staff too, because each asks t
 from __future__ import annotations
 
 from django import forms
-from django.contrib.auth import password_validation
 from django.core import validators
 from django.db.models import Field
 
@@ -36,13 +35,3 @@ def speak() -> None:
     validators.MaxValueValidator.message = "At most %(limit_value)s."
     validators.MaxLengthValidator.message = "At most %(limit_value)d characters; these are %(show_value)d."
     validators.ProhibitNullCharactersValidator.message = "There is a character in it that cannot be kept."
-    setattr(password_validation.MinimumLengthValidator, "get_error_message", _too_short)  # noqa: B010 (not for mypy)
-    for validator, sentence in (
-        (password_validation.CommonPasswordValidator, "Too common: it is on lists that are tried first."),
-        (password_validation.UserAttributeSimilarityValidator, "Too similar to your name or address."),
-    ):
-        setattr(validator, "get_error_message", lambda self, sentence=sentence: sentence)  # noqa: B010
-
-
-def _too_short(validator: password_validation.MinimumLengthValidator) -> str:
-    return f"Too short: at least {validator.min_length} characters. A few unrelated words are good."

@@ -45,6 +45,7 @@ class RunningPortal:
         self.failpoints.mkdir(parents=True, exist_ok=True)
         self.var = folder / "var"
         self.port = free_port()
+        self.patience = 180 if collected else 60
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PORTAL_", "DJANGO_", "PYTEST_"))},
@@ -85,7 +86,7 @@ class RunningPortal:
                 self.said.put(line)
 
     def _wait_for(self, words):
-        end = time.monotonic() + 60
+        end = time.monotonic() + self.patience
         while True:
             try:
                 line = self.said.get(timeout=0.2)

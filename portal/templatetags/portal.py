@@ -21,15 +21,21 @@ register = template.Library()
 
 @register.filter
 def duration(value: timedelta | None) -> str:
-    """12 s, 3 min 02 s, 0:41:07. The same in live.js."""
+    """12 s, 41 min 07 s, 2 h 05 min. The same in live.js."""
     if value is None:
         return ""
     seconds = max(0, int(value.total_seconds()))
     if seconds < 60:
         return f"{seconds} s"
-    if seconds < 600:
+    if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02} s"
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{seconds // 3600} h {seconds // 60 % 60:02} min"
+
+
+@register.filter
+def in_words(look: Badge) -> str:
+    """A status as titles of pages have it: In progress, Finished."""
+    return "In progress" if look.word == "INPROGRESS" else look.word.capitalize()
 
 
 @register.filter

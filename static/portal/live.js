@@ -145,8 +145,8 @@ const line = {
     const s = Math.max(0, Math.floor(seconds));
     const two = (n) => String(n).padStart(2, "0");
     if (s < 60) return `${s} s`;
-    if (s < 600) return `${Math.floor(s / 60)} min ${two(s % 60)} s`;
-    return `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
+    if (s < 3600) return `${Math.floor(s / 60)} min ${two(s % 60)} s`;
+    return `${Math.floor(s / 3600)} h ${two(Math.floor(s / 60) % 60)} min`;
   },
 
   /* What is fetched again: by element id, promptly the first times and then at most once in CALM. */

@@ -102,6 +102,9 @@ document.addEventListener("keydown", (event) => {
   } else if (go.dialog.open && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     event.preventDefault();
     go.walk(event.key === "ArrowDown" ? 1 : -1);
+  } else if (go.dialog.open && event.key === "Escape") {
+    event.preventDefault(); // browsers would empty the field first
+    go.dialog.close();
   } else if (go.dialog.open && event.key === "Enter" && event.target.matches("#go input") && go.links().length) {
     event.preventDefault();
     go.links()[0].click();

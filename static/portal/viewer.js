@@ -157,7 +157,7 @@ function colour(look, numbers) {
     else if (n === 3) on.add("i");
     else if (n === 4) on.add("u");
     else if (n === 7) on.add("v");
-    else if (n === 22) ["b", "d"].forEach((look) => on.delete(look));
+    else if (n === 22) for (const look of ["b", "d"]) on.delete(look);
     else if (n === 23) on.delete("i");
     else if (n === 24) on.delete("u");
     else if (n === 27) on.delete("v");
