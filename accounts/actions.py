@@ -26,7 +26,7 @@ from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
 from portal.errors import PortalError
-from portal.tasks import live
+from portal.tasks import ledger, live
 from portal.tasks.models import Task
 
 logger = logging.getLogger(__name__)
@@ -171,8 +171,7 @@ def remove_member(membership: Membership, *, by: User) -> None:
 
 def cancel_all(running: Iterable[Holding], *, of: User, by: User) -> list[str]:
     """What this person had started. Returns the names."""
-    for _ in Task.objects.unfinished().filter(asked_by=of).select_for_update(no_key=True).order_by("pk"):
-        pass  # locked in this order: see portal/tasks/ledger.py
+    ledger.hold(Task.objects.filter(asked_by=of))
     names = []
     for holding in running:
         holding.cancel(by)

@@ -31,11 +31,12 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django.utils.timezone import now
 
 from accounts.models import AuditChain, AuditEvent, Organization, User
+from portal.database import taken
 from portal.logs import logged_words
 from portal.text import storable
 
@@ -86,23 +87,22 @@ def atomic() -> Iterator[None]:
     """One transaction, and what is recorded inside it appended as the last thing that it does, under one lock.
 
     For every action: `@audit.atomic()`. Inside another one, a savepoint, whose entries are gone with it when it fails.
+    Raises `Taken` where somebody else gave its name to another row at the same moment.
     """
     outer = _gathered.get()
-    if outer is not None:
-        before = len(outer)
-        try:
-            with transaction.atomic():
-                yield
-        except BaseException:
-            del outer[before:]
-            raise
-        return
-    entries: list[tuple[Organization | None, AuditEvent]] = []
+    entries = outer if outer is not None else []
+    before = len(entries)
     token = _gathered.set(entries)
     try:
         with transaction.atomic():
             yield
-            _append(entries)
+            if outer is None:
+                _append(entries)
+    except BaseException as error:
+        del entries[before:]
+        if isinstance(error, IntegrityError) and (words := taken(error)):
+            raise words from error
+        raise
     finally:
         _gathered.reset(token)
 

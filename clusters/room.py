@@ -25,7 +25,7 @@ class Room:
         return max(0, self.cores - self.taken) // offer.cores
 
     def sum_of(self, offer: InstanceType, nodes: int) -> Sums:
-        return Sums(self, offer.cores * nodes, round(offer.memory_gib * nodes, 1))
+        return Sums(self, offer.cores * nodes, round(self.memory_gib * offer.cores * nodes / self.cores, 1))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from clusters.forms import ClusterFilterForm, ClusterForm, GoneFilterForm
 from clusters.models import Cluster
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
+from portal.forms import refusals_in
 from workspaces.place import enter, workspace_for
 
 PAGE = 25
@@ -63,7 +64,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = ClusterForm(request.POST or None, workspace=workspace, initial=chosen)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        try:
+        with refusals_in(form):
             cluster = create_cluster(
                 workspace,
                 name=data["name"],
@@ -74,9 +75,6 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 by=person(request),
                 uuid=data["key"],
             )
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""

@@ -8,7 +8,6 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.db.models.functions import Now
 from django.urls import reverse
@@ -26,7 +25,7 @@ from jobs.models import Job, Run
 from portal.errors import PortalError
 from portal.secrets import redact, seal
 from portal.tasks import ledger, live
-from portal.tasks.models import Output
+from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
 
 
@@ -141,11 +140,7 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
         found.git_username = found.git_password = ""
     for name in changed:
         setattr(found, name, changes[name])
-    try:
-        with transaction.atomic():
-            found.save(update_fields=[*changed, "git_username", "git_password"])
-    except IntegrityError as error:  # somebody took the name a moment ago
-        raise PortalError("There is a job of this name in the workspace.") from error
+    found.save(update_fields=[*changed, "git_username", "git_password"])
     for name in (*changed, "git_username", "git_password"):
         setattr(job, name, getattr(found, name))
     live.ring(*job.workspace.live_names())
@@ -186,6 +181,7 @@ def delete_job(job: Job, *, by: User) -> int:
     unfinished = job.runs.unfinished().select_related(
         "job__workspace__organization", "cluster__workspace__organization"
     )
+    ledger.hold(Task.objects.of(Run, unfinished))
     cancelled = sum(cancel_run(run, by=by) for run in unfinished)
     job.runs.filter(needs_you=True).update(needs_you=False)
     live.ring(*job.workspace.live_names())

@@ -234,9 +234,7 @@ class RunFilterForm(FilterForm):
         widget=forms.Select(attrs={"aria-label": "Time"}),
     )
     sort = forms.ChoiceField(
-        choices=[("", "Newest first"), ("old", "Oldest first")],
-        required=False,
-        widget=forms.Select(attrs={"aria-label": "Order"}),
+        choices=[("", "Newest first"), ("old", "Oldest first")], required=False, widget=forms.HiddenInput
     )
     job = forms.UUIDField(required=False, widget=forms.HiddenInput)
     field_order = ("q", "status", "cluster", "who", "days", "sort")

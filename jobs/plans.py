@@ -108,7 +108,7 @@ def make_way(work: Work, folder: str) -> None:
     """Something holds the head node that should have ended: an answer was lost, or a node that was away is back."""
     run: Run = work.subject
     other = _of_folder(run.cluster, folder)
-    if other is not None and not other.is_finished:
+    if other is not None and other.started and not other.is_finished:
         work.wait(1, f"{other} is on {run.cluster.name}")
     work.log(f"{other or 'A run that the portal does not know'} was still on {run.cluster.name}; ending it.")
     Run.objects.filter(pk=(other or run).pk).update(may_be_left=True)

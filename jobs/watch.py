@@ -487,7 +487,7 @@ class Observer:
 
 def _held(pk: int) -> Run:
     """Locked to the end of the transaction, after its task: a worker may just write how that has ended."""
-    ledger.hold_task(Run(pk=pk))
+    ledger.hold(Task.objects.of(Run, Run.objects.filter(pk=pk)))
     rows = Run.objects.select_for_update(of=("self",), no_key=True)
     return rows.select_related("output", "cluster", "job").get(pk=pk)
 

@@ -9,14 +9,15 @@ class PortalError(Exception):
     """Something a person should read.
 
     `message` is a sentence for people, shown as it is; `evidence` is what a machine said (a line of output, an error
-    code); `advice` is the next step; `code` is for programs, and stays the same when the sentence is put better. Never
-    put a secret in any of them.
+    code); `advice` is the next step; `code` is for programs, and stays the same when the sentence is put better;
+    `field` is the one of a form that it is about. Never put a secret in any of them.
     """
 
     code = "failed"
 
-    def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, evidence: str = "", advice: str = "", code: str = "", field: str = "") -> None:
         self.message, self.evidence, self.advice = map(storable, (message, evidence, advice))
+        self.field = field
         if code:
             self.code = code
         super().__init__(self.message)
@@ -38,3 +39,9 @@ class Conflict(PortalError):
     """What is there is in no state for that, or somebody else was first. Nothing was changed."""
 
     code = "conflict"
+
+
+class Taken(Conflict):
+    """Another row has this name, or what else may be there once. Nothing was changed."""
+
+    code = "taken"

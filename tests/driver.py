@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import keeping, ledger, live, output  # noqa: E402
+from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
@@ -214,6 +216,25 @@ def run_state(run):
 
 def busy(job):
     return Run.objects.filter(job__uuid=job).unfinished().exists() or Task.objects.unfinished().exists()
+
+
+def unfinished():
+    return Task.objects.unfinished().count() + Run.objects.unfinished().count()
+
+
+def held_by(pids):
+    """What processes hold, alive or dead: tasks and leases."""
+    names = [f"{socket.gethostname()}:{pid}" for pid in pids]
+    lives = WatchProcess.objects.filter(name__in=names).values("pk")
+    leases = Lease.objects.filter(holder__in=lives).values_list("thing", flat=True)
+    tasks = Task.objects.unfinished().filter(worker__in=names, lease__isnull=False).values_list("title", flat=True)
+    return [*leases, *tasks]
+
+
+def power_off():
+    """Every node of this computer, the hard way."""
+    for config in CloudConfig.objects.all():
+        config.cloud("").power_off()
 
 
 def read_output(run, stream="stdout", limit=200_000):

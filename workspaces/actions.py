@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from uuid import UUID, uuid4
 
-from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -36,17 +36,12 @@ def create_cloud_config(
 
 @audit.atomic()
 def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
-    """Raises `Conflict` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
+    """Raises `Taken` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
     before = row.name
     if before == name:
         return
+    type(row)._default_manager.filter(pk=row.pk).update(name=name)
     row.name = name
-    try:
-        with transaction.atomic():
-            row.save(update_fields=["name"])
-    except IntegrityError:
-        row.name = before
-        raise Conflict(f"Another one is called {name} now.") from None
     workspace = row if isinstance(row, Workspace) else None
     audit.record(
         "renamed",
@@ -87,7 +82,7 @@ def create_workspace(
     Raises `Conflict` where the cloud configuration was deleted meanwhile.
     """
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
-        raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.")
+        raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid or uuid4(),
         organization=organization,
@@ -130,11 +125,16 @@ LAST_ADMIN = (
 
 
 def is_last_admin(member: WorkspaceMember) -> bool:
-    """Whether nobody else administers the workspace. Inside a transaction no other admin goes meanwhile."""
+    """Whether nobody else administers the workspace. After `_held`, no other admin goes meanwhile."""
     admins = WorkspaceMember.objects.filter(workspace=member.workspace_id, role=WorkspaceRole.ADMIN)
-    if transaction.get_connection().in_atomic_block:
-        admins = admins.order_by("pk").select_for_update(no_key=True)
-    return {admin.pk for admin in admins} == {member.pk}
+    return set(admins.values_list("pk", flat=True)) == {member.pk}
+
+
+def _held(member: WorkspaceMember) -> WorkspaceMember | None:
+    """As it is now, locked with all admins of the workspace, in one order; None where it is gone."""
+    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True).filter(workspace=member.workspace_id)
+    held = rows.filter(Q(role=WorkspaceRole.ADMIN) | Q(pk=member.pk)).select_related("workspace__organization", "user")
+    return next((row for row in list(held.order_by("pk")) if row.pk == member.pk), None)
 
 
 def _keep_an_admin(member: WorkspaceMember, by: User) -> None:
@@ -150,9 +150,7 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
 
     Raises `PortalError` where no admin would be left, unless an admin of the organization does it.
     """
-    rows = WorkspaceMember.objects.select_for_update(of=("self",), no_key=True)
-    members = rows.select_related("workspace__organization", "user")
-    found = members.filter(pk=member.pk).first()
+    found = _held(member)
     if found is None or found.role == role:
         return
     _keep_an_admin(found, by)
@@ -174,13 +172,16 @@ def change_workspace_role(member: WorkspaceMember, role: WorkspaceRole, *, by: U
 def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
     """Their API tokens of the workspace go too, and what they started in it and still runs is cancelled.
 
-    They stay in the organization, and what they made stays. Raises `PortalError` where no admin would be left, unless
-    an admin of the organization does it.
+    They stay in the organization, and what they made stays. Nothing happens where they have been removed meanwhile.
+    Raises `PortalError` where no admin would be left, unless an admin of the organization does it.
     """
-    _keep_an_admin(member, by)
-    workspace, user, organization = member.workspace, member.user, member.workspace.organization
+    found = _held(member)
+    if found is None:
+        return
+    _keep_an_admin(found, by)
+    workspace, user, organization = found.workspace, found.user, found.workspace.organization
+    found.delete()
     running = all_holdings(organization, started_by=user, workspace=workspace)
-    member.delete()
     tokens = workspace.api_tokens.filter(owner=user, revoked=None).update(revoked=now())
     workspace.invitations.pending().filter(email__in=addresses_of(user)).update(withdrawn=now())
     audit.record(
@@ -189,7 +190,7 @@ def remove_workspace_member(member: WorkspaceMember, *, by: User) -> None:
         organization=organization,
         workspace=workspace,
         by=by,
-        before={"role": member.role},
+        before={"role": found.role},
         after={"tokens revoked": tokens, "cancelled": cancel_all(running, of=user, by=by)},
     )
     tell(user, f"You are no longer in the workspace {workspace}.", by=by)

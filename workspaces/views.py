@@ -23,7 +23,8 @@ from accounts.models import ApiToken, Organization
 from accounts.place import Switched, enter_organization, person
 from accounts.views.people import PAGE, asked_for, invited, told, with_state
 from accounts.views.tokens import token_form, token_list
-from portal.errors import Conflict, PortalError
+from portal.errors import PortalError
+from portal.forms import refusals_in
 from portal.paging import Page
 from workspaces import plans
 from workspaces.actions import (
@@ -63,15 +64,16 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
     form = CloudConfigForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        config = create_cloud_config(
-            organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
-        )
-        try:
-            identity = config.cloud("").check()
-            messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
-        except PortalError as error:
-            messages.error(request, f"{config.name}: {error.message} {error.advice}")
-        return redirect("cloud-configs")
+        with refusals_in(form):
+            config = create_cloud_config(
+                organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
+            )
+            try:
+                identity = config.cloud("").check()
+                messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
+            except PortalError as error:
+                messages.error(request, f"{config.name}: {error.message} {error.advice}")
+            return redirect("cloud-configs")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
 
 
@@ -156,7 +158,7 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
     form = WorkspaceForm(request.POST or None, organization=organization)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
-        try:
+        with refusals_in(form):
             workspace = create_workspace(
                 organization,
                 name=data["name"],
@@ -165,9 +167,6 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
                 by=person(request),
                 uuid=data["key"],
             )
-        except Conflict as error:
-            form.add_error("cloud_config", error.message)
-        else:
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
     return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})

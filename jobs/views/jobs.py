@@ -24,6 +24,7 @@ from jobs.plans import RUN
 from jobs.views.lists import PAGE, with_reasons
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
+from portal.forms import refusals_in
 from workspaces.place import enter, workspace_for
 
 
@@ -44,7 +45,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         form = JobForm(request.POST or None, workspace=workspace, initial={"cluster": request.GET.get("cluster")})
     if form.is_valid():
         data = form.cleaned_data
-        try:
+        with refusals_in(form):
             _, run = create_job(
                 workspace,
                 name=data["name"],
@@ -57,9 +58,6 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 credential=form.credential,
                 uuid=data["key"],
             )
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             return redirect("run", uuid=run.uuid)
     context = {"workspace": workspace, "form": form, "examples": examples, "plan": RUN}
     return render(request, "jobs/job_new.html", context)
@@ -128,13 +126,10 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if form.is_valid():
         names = ("name", "cluster", "git_url", "reference", "command", "time_limit")
         had_password = bool(found.git_password)
-        try:
+        with refusals_in(form):
             changed = change_job(found, by=person(request), **{name: form.cleaned_data[name] for name in names})
             if "run" in request.POST:
                 return redirect("run", uuid=start_run(found, by=person(request), uuid=form.cleaned_data["key"]).uuid)
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."

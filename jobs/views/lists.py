@@ -52,10 +52,25 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "job": jobs[0] if jobs and form.cleaned_data["job"] else None,
         "too_many": jobs is not None and len(jobs) > MOST_JOBS,
         "filtered": any(request.GET.get(name) for name in ("q", "job", "status", "cluster", "who", "days")),
+        "order": _order(request),
         "key": uuid4(),
     }
     part = "jobs/runs.html#list" if request.headers.get("HX-Target") == "run-list" else ""
     return render(request, part or "jobs/runs.html", context)
+
+
+def _order(request: HttpRequest) -> dict[str, str]:
+    """For the heading of the times: the order that they are in, and the address of the same list in the other one."""
+    query = request.GET.copy()
+    query.pop("after", None)
+    is_old = query.pop("sort", [""])[-1] == "old"
+    if not is_old:
+        query["sort"] = "old"
+    return {
+        "is": "ascending" if is_old else "descending",
+        "icon": "arrow-up" if is_old else "arrow-down",
+        "other": query.urlencode(),
+    }
 
 
 def with_reasons(rows: RunQuerySet) -> list[Run]:

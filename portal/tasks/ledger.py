@@ -7,7 +7,7 @@ task taken up again when it is due.
 Rows that several processes write are locked in one order everywhere, so that nobody waits in a ring:
 
 1. people, memberships and invitations; an organization's own row before them;
-2. the unfinished task of a subject (`hold_task`, `prove`), where there are several by their numbers;
+2. a job before its runs; unfinished tasks (`hold`, `Work.prove`), where there are several by their numbers;
 3. the subject: a workspace before a cluster that is made in it, a run that has begun before its cluster;
 4. a cluster before the runs that wait for it, which are taken only where nobody else holds them;
 5. a new task, its steps; nodes; outputs;
@@ -40,7 +40,7 @@ from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
 from portal.tasks import keeping, live, queue, registry
-from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskStatus
+from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from portal.tasks.subjects import Subject
 from portal.text import storable
@@ -149,9 +149,9 @@ def _not_now(subject: Subject, plan: Plan) -> Conflict:
     )
 
 
-def hold_task(subject: Subject) -> None:
-    """Lock the subject's unfinished task, if there is one: before the subject, by whoever may write to both."""
-    for _ in subject.tasks.unfinished().select_for_update(no_key=True).order_by("pk"):
+def hold(tasks: TaskQuerySet) -> None:
+    """Lock those of the tasks that are unfinished: before their subjects, by whoever may write to both."""
+    for _ in tasks.unfinished().select_for_update(of=("self",), no_key=True).order_by("pk"):
         pass
 
 

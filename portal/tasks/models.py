@@ -53,6 +53,11 @@ class TaskQuerySet(models.QuerySet["Task"]):
     def unfinished(self) -> Self:
         return self.filter(status__in=UNFINISHED)
 
+    def of(self, model: type[models.Model], rows: models.QuerySet[Any]) -> Self:
+        """Those of these subjects."""
+        kind = ContentType.objects.get_for_model(model)
+        return self.filter(subject_type=kind, subject_id__in=rows.order_by().values("pk"))
+
     def due(self) -> Self:
         """What somebody should be working on, and nobody is."""
         free = Q(lease_until=None) | Q(lease_until__lt=Now())

@@ -12,6 +12,8 @@ import pytest
 
 from . import hands
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["namespaces", "landlock"])
 def rung(request):

@@ -161,6 +161,8 @@ def begun_run(lab, bob):
     cluster = Cluster.objects.create(
         workspace=lab, name="tide", engine_version=version, status="running", node_count=1, cores_per_node=2
     )
+    seal(cluster, "key_private", private)
+    cluster.save()
     Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", address="127.0.0.1", state="answers")
     job = Job.objects.create(workspace=lab, cluster=cluster, name="job", git_url="https://git.test/a", command="a.py")
     made = Run.objects.create(

@@ -14,6 +14,7 @@ from jobs.plans import launch
 from portal import detached
 from portal.errors import Refused
 from portal.secrets import unseal
+from tests.web import words
 
 pytestmark = pytest.mark.django_db
 TOKEN = 'ghp_a secret "token"'
@@ -48,7 +49,7 @@ def test_it_is_kept_encrypted_and_shown_to_nobody(client, create, bob):
     assert TOKEN not in job.git_password
     assert unseal(job, "git_password") == TOKEN
     for page in (reverse("job", args=[job.uuid]), reverse("job-credential", args=[job.uuid])):
-        shown = client.get(page).content.decode()
+        shown = words(client.get(page))
         assert "as bob@example.org" in shown
         assert "ghp_" not in shown
     ((verb, _, after),) = events()
@@ -148,6 +149,9 @@ def test_one_that_was_moved_from_another_job_does_not_open(create, cluster):
 def node(cluster):
     from clusters.models import Node
     from portal.secrets import seal
+
+    seal(cluster, "key_private", "key")
+    cluster.save()
 
     cluster.workspace.keep_login_key("login", "public")
     made = Node(cluster=cluster, rank=0, hostname="tide-0", address="127.0.0.1", home="/home/u", shared="/shared")

@@ -184,6 +184,8 @@ def named_pages(filled):
         "new-job": "workspace", "workspace-people": "workspace", "organization": None, "organization-settings": None,
         "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
+        "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
+        "run-job-with-changes": "job", "run-with-changes": "run",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -213,7 +215,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
             client.get(pages[name])
         return len(context)
 
-    lists = ("dashboard", "clusters", "jobs", "job", "cluster")
+    lists = ("dashboard", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
     for name in lists:
         count(name)
     before = {name: count(name) for name in lists}
@@ -263,7 +265,7 @@ def test_parts_of_a_page_are_what_the_page_has_in_their_place(client, filled, al
     for path in named_pages(filled).values():
         whole = client.get(path).content.decode()
         for element in re.findall(r'<(?:div|section)[^>]*\bhx-get="[^"]*"[^>]*>', whole):
-            target = re.search(r'\bid="([^"]+)"', element)[1]
+            target = (re.search(r'\bhx-target="#([^"]+)"', element) or re.search(r'\bid="([^"]+)"', element))[1]
             address = re.search(r'hx-get="([^"]+)"', element)[1]
             part = client.get(address, headers={"HX-Request": "true", "HX-Target": target}).content.decode()
             assert "<html" not in part, (path, target)

@@ -180,7 +180,7 @@ def read_from(output, cursor):
     return found
 
 
-@hypothesis(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(PIECES, st.data())
 def test_readers_see_the_same_in_parts_as_in_chunks(db, rings, objects, monkeypatch, pieces, data):
     monkeypatch.setattr(Output, "CHUNK", 16)

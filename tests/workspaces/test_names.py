@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import AuditEvent, Membership
-from portal.errors import Conflict, Passing, PortalError
+from portal.errors import Conflict, Passing, PortalError, Taken
 from tests.conftest import person
 from tests.web import words
 from workspaces.actions import create_cloud_config, create_workspace, delete_cloud_config, rename
@@ -67,7 +67,7 @@ def test_a_name_that_differs_only_in_how_it_is_written_is_taken(client, harbor, 
 def test_of_two_who_take_one_name_at_once_the_second_reads_a_sentence(harbor, lab, this_computer, alice):
     """The form has looked before either was saved."""
     Workspace.objects.create(organization=harbor, cloud_config=this_computer, name="Taken", region="x", status="ready")
-    with pytest.raises(Conflict, match="Another one is called taken now"):
+    with pytest.raises(Taken, match="There is one of this name already"):
         rename(lab, "taken", by=alice)
     lab.refresh_from_db()
     assert lab.name == "lab"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 from django.conf import settings
@@ -10,11 +11,20 @@ from portal.tasks.queue import queue
 from portal.tasks.worker import PortalWorker
 
 
+def _queue(word: str) -> str:
+    """Not argparse's `choices`, which refuse that none is named."""
+    if word not in settings.QUEUES:
+        raise ArgumentTypeError(f"{word} is none of {', '.join(settings.QUEUES)}")
+    return word
+
+
 class Command(BaseCommand):
     help = "Work on tasks of these queues, in this order of preference."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("queues", nargs="*", default=list(settings.QUEUES), choices=settings.QUEUES)
+        parser.add_argument(
+            "queues", nargs="*", type=_queue, help=f"all of them if none is named: {', '.join(settings.QUEUES)}"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         keep_connection()

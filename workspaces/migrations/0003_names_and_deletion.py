@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0006_names'),
-        ('workspaces', '0003_missing_since'),
+        ('workspaces', '0002_strays'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

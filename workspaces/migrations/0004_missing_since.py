@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('workspaces', '0002_strays'),
+        ('workspaces', '0003_names_and_deletion'),
     ]
 
     operations = [

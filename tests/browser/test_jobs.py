@@ -1,0 +1,127 @@
+"""Jobs by keyboard alone and on a telephone: found, changed, run with changes, deleted; a dashboard that is mended."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import violations
+from tests.browser.test_journey import Hands
+from tests.running import until
+
+
+@pytest.fixture(scope="module")
+def made(portal, lab, cluster):
+    """A job of which the only run has failed."""
+    url = f"{portal.url}/examples/hostnames"
+    made = portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command="missing.py", name="mendable")
+    until(lambda: portal.call("run_state", run=made["run"])["status"] == "failed", what="its end")
+    return made
+
+
+@pytest.fixture(scope="module")
+def addresses(lab, made, cluster):
+    return {
+        "dashboard": "/",
+        "workspace dashboard": f"/workspaces/{lab}/dashboard/",
+        "jobs": f"/workspaces/{lab}/jobs/",
+        "runs": f"/workspaces/{lab}/runs/",
+        "runs that failed": f"/workspaces/{lab}/runs/?status=failed&days=7",
+        "no runs": f"/workspaces/{lab}/runs/?q=nothing",
+        "job": f"/jobs/{made['job']}/",
+        "edit": f"/jobs/{made['job']}/edit/",
+        "delete": f"/jobs/{made['job']}/delete/",
+        "with changes": f"/runs/{made['run']}/with-changes/",
+        "new job": f"/workspaces/{lab}/jobs/new/",
+        "gone": f"/workspaces/{lab}/clusters/?tab=gone",
+        "new cluster": f"/workspaces/{lab}/clusters/new/",
+    }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(open_desk, portal, addresses, theme, width):
+    page = open_desk(color_scheme=theme, viewport={"width": width, "height": 800})
+    found = {}
+    for name, path in addresses.items():
+        page.goto(portal.url + path)
+        for menu in page.locator("main details.menu").all()[:1]:
+            menu.locator("summary").click()
+        found[name] = violations(page)
+        if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+            found[name].append(f"{wide} pixels wide")
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_a_job_is_found_mended_and_deleted_without_a_mouse(open_desk, portal, lab, made):
+    page = open_desk(f"/workspaces/{lab}/dashboard/")
+    hands = Hands(page)
+    assert "mendable, run 1" in page.text_content("#need-" + made["run"])
+    page.goto(f"{portal.url}/workspaces/{lab}/jobs/")
+    hands.to("Find by the job's name").type("MENDA").press()
+    page.wait_for_url("**/jobs/?**q=MENDA**")
+    hands.to("^What can be done with mendable").press()
+    hands.to("^Edit$").press()
+    page.wait_for_selector("h1:has-text('Edit mendable')")
+    hands.to("^Job name").type("mended")
+    hands.to("^Command").type("no_file").press()
+    page.wait_for_selector(".error-summary:has-text('does not look like a Python file')")
+    assert page.input_value("[name=name]") == "mended"
+    hands.to("^Command").type("hostnames.py")
+    hands.to("^Save and run").press()
+    page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=60_000)
+    assert "mended, run 2" in page.text_content("h1")
+
+    page.goto(f"{portal.url}/workspaces/{lab}/dashboard/")
+    assert page.locator("#need-" + made["run"]).count() == 0, "a later run is FINISHED"
+
+    page.goto(f"{portal.url}/runs/{made['run']}/")
+    hands.to("^Run with changes").press()
+    page.wait_for_selector("h1:has-text('Run mended with changes')")
+    assert page.input_value("[name=command]") == "missing.py"
+    hands.to("^Command").type("hostnames.py --x")
+    hands.to("^Run once").press()
+    page.wait_for_selector("h1:has-text('mended, run 3')")
+    page.wait_for_selector("#run-head .st:has-text('FINISHED'), #run-head .st:has-text('FAILED')", timeout=60_000)
+
+    page.goto(f"{portal.url}/jobs/{made['job']}/")
+    assert page.locator(".facts dd.mono").first.text_content() == "hostnames.py", "the job is as it was"
+    hands.to("^More").press()
+    hands.to("^Delete").press()
+    page.wait_for_selector("h1:has-text('Delete job mended')")
+    hands.to("^Delete job").press()
+    page.wait_for_selector("text=mended is deleted.")
+    page.goto(f"{portal.url}/runs/{made['run']}/")
+    assert "Its job was deleted" in page.text_content("#run-head")
+
+
+def test_filters_work_without_a_script(open_desk, lab, made):
+    page = open_desk(f"/workspaces/{lab}/runs/", java_script_enabled=False)
+    page.select_option("[name=status]", "failed")
+    page.select_option("[name=days]", "7")
+    page.click("text=Find")
+    assert "status=failed" in page.url
+    assert page.locator(f"#run-{made['run']}").count() == 1
+    page.select_option("[name=status]", "cancelled")
+    page.click("text=Find")
+    assert "Nothing found" in page.text_content("main")
+    page.click("text=Show all")
+    assert page.url.endswith("/runs/")
+
+
+def test_the_sums_of_a_cluster_follow_what_is_chosen(open_desk, lab, cluster):
+    page = open_desk(f"/workspaces/{lab}/clusters/new/")
+    page.fill("[name=node_count]", "64")
+    page.dispatch_event("[name=node_count]", "change")
+    page.wait_for_selector("#room .note-warn:has-text('More than this computer has')")
+    assert "cores" in page.text_content("#sum-cores")
+    assert violations(page) == []
+
+
+def test_an_example_keeps_what_was_typed(open_desk, lab, cluster):
+    page = open_desk(f"/workspaces/{lab}/jobs/new/")
+    page.fill("[name=name]", "my own name")
+    page.fill("[name=time_limit]", "5")
+    page.click("text=Use the example chatty")
+    page.wait_for_selector("[name=command][value='chatty.py']")
+    assert page.input_value("[name=name]") == "my own name"
+    assert page.input_value("[name=time_limit]") == "5"
