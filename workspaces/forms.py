@@ -98,9 +98,8 @@ class RenameForm(forms.Form):
 
     name = forms.CharField(max_length=80)
 
-    def __init__(self, *args: Any, row: CloudConfig | Workspace, others: QuerySet[Any], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.initial.setdefault("name", row.name)
+    def __init__(self, data: Any = None, *, row: CloudConfig | Workspace, others: QuerySet[Any]) -> None:
+        super().__init__(data, initial={"name": row.name})
         self.others = others.exclude(pk=row.pk)
 
     def clean_name(self) -> str:
