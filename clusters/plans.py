@@ -189,18 +189,25 @@ def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
 
 
 def introduce_nodes(work: Work) -> None:
-    """The cluster's key, known hosts, ssh configuration and hostfile, on every node and on /shared."""
+    """The cluster's key, known hosts, ssh configuration and hostfile, on all nodes at once, and on /shared."""
     cluster: Cluster = work.subject
     nodes = list(cluster.nodes.all())
     hostfile = _hostfile(cluster, nodes)
+    calls = []
     for node in nodes:
         folder = f"{node.home}/.ssh"
+        files = {f"{folder}/{name}": text.encode() for name, text in _ssh_files(cluster, node, nodes).items()}
+        files[f"{node.home}/hostfile"] = hostfile.encode()
         place = shlex.quote(folder)
-        # a run may have put something else there
-        ssh.check(node.host, f"rm -rf {place} && mkdir -m 700 {place}", what="Making ~/.ssh")
-        for name, text in _ssh_files(cluster, node, nodes).items():
-            ssh.put(node.host, f"{folder}/{name}", text.encode())
-        ssh.put(node.host, f"{node.home}/hostfile", hostfile.encode(), mode="644")
+        # A run may have put something else there. Each head takes what is its own of the input, and leaves the rest.
+        steps = [f"rm -rf {place} && mkdir -m 700 {place}"]
+        steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
+        calls.append((node.host, " && ".join(steps), b"".join(files.values())))
+    for node, answer in zip(nodes, ssh.run_each(calls), strict=True):
+        if isinstance(answer, PortalError):
+            raise answer
+        if answer.status:
+            raise Refused(f"Writing ~/.ssh failed on {node.hostname}.", evidence=answer.said)
     ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
     names = [answer.text for answer in _all_or_passing(cluster, "hostname", what="Asking for the hostname")]
     if names != [node.hostname for node in nodes]:
@@ -309,11 +316,12 @@ def try_mpi(work: Work) -> None:
     environment = {**cluster.engine_version.environment, "PATH": f"{cluster.engine_folder}/bin"}
     words = ["mpiexec", "-n", str(cluster.cores), "-f", f"{head.home}/hostfile", python, "-c", _HELLO]
     path = environment.pop("PATH")
+    seconds = 40 + cluster.cores // 20  # a rank takes about 12 ms to start
     command = (
         f"export PATH={shlex.quote(path)}:$PATH; {shlex.join(['env', *(f'{k}={v}' for k, v in environment.items())])} "
-        f"timeout -k 2 40 {shlex.join(words)}"
+        f"timeout -k 2 {seconds} {shlex.join(words)}"
     )
-    answer = ssh.run(head.host, command, seconds=50)
+    answer = ssh.run(head.host, command, seconds=seconds + 10)
     if answer.status:
         cluster.workspace.cloud.ensure_nodes(_spec(cluster))  # if it failed because a node has died
         raise Passing(f"The MPI program ended with exit status {answer.status}.", evidence=answer.said)

@@ -178,15 +178,16 @@ def delete_job(job: Job, *, by: User) -> int:
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password"])
-    unfinished = job.runs.unfinished().select_related(
-        "job__workspace__organization", "cluster__workspace__organization"
-    )
+    place = ("job__workspace__organization", "cluster__workspace__organization", "output")
+    unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))
-    cancelled = sum(cancel_run(run, by=by) for run in unfinished)
+    cancelled = [run for run in unfinished if _cancel_waiting(run, by) or _cancel_begun(run, by)]
     job.runs.filter(needs_you=True).update(needs_you=False)
     live.ring(*job.workspace.live_names())
-    _record_job("deleted", job, by=by, after={"cancelled": cancelled} if cancelled else {})
-    return cancelled
+    for run in cancelled:
+        _record("cancelled", run, by=by)
+    _record_job("deleted", job, by=by, after={"cancelled": len(cancelled)} if cancelled else {})
+    return len(cancelled)
 
 
 def _record_job(verb: str, job: Job, *, by: User, **said: dict[str, Any]) -> None:

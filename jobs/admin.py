@@ -18,7 +18,8 @@ class JobAdmin(StaffAdmin):
     search_help_text = "The beginning of its name or of its workspace's, or the id from its address."
     narrows = ("workspace__id__exact", "cluster__id__exact")
     fields = (
-        "name", "workspace", "cluster", "git_url", "reference", "command", "created_by", "created", "uuid", "runs",
+        "name", "workspace", "cluster", "git_url", "reference", "command", "created_by", "created",
+        "deleted", "deleted_by", "uuid", "runs",
     )  # fmt: skip
 
     @admin.display(description="runs")

@@ -25,7 +25,7 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
-AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
+AHEAD_AFTER = 0.5  # seconds; what is started for the next call must not slow down this one
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
 
@@ -388,7 +388,12 @@ def run_on_all(
     seconds: float = 45,
 ) -> list[Answer | PortalError]:
     """Run it everywhere at once; one answer or error a host, in their order."""
-    waiting = [background.submit(_run_kept(host, command, input, seconds)) for host in hosts]
+    return run_each([(host, command, input) for host in hosts], seconds=seconds)
+
+
+def run_each(calls: Sequence[tuple[Host, str | Command, bytes]], *, seconds: float = 45) -> list[Answer | PortalError]:
+    """Run a command of its own, with its own input, on each host, all at once; one answer or error a call, in order."""
+    waiting = [background.submit(_run_kept(*call, seconds)) for call in calls]
     answers: list[Answer | PortalError] = []
     for future in waiting:
         try:
@@ -410,12 +415,17 @@ def check(host: Host, command: str, *, input: bytes = b"", seconds: float = 45, 
 
 def put(host: Host, path: str, data: bytes, *, mode: str = "600") -> None:
     """Write a file, all of it or nothing."""
-    to, draft = shlex.quote(path), shlex.quote(f"{path}.new")
-    check(
-        host,
-        # mv would move it into a folder
-        f"umask 077 && rm -rf {draft} && cat > {draft} && chmod {mode} {draft} && "
-        f"{{ test ! -d {to} || rm -rf {to}; }} && mv -f {draft} {to}",
-        input=data,
-        what=f"Writing {path}",
+    check(host, writing(path, mode), input=data, what=f"Writing {path}")
+
+
+def writing(path: str, mode: str = "600", *, size: int | None = None) -> str:
+    """The command that writes what comes in, or the first `size` bytes of it, into a file: all of it or nothing.
+
+    A folder or a link in its place goes away; its draft has a name that nobody else writes to.
+    """
+    to, draft = shlex.quote(path), f"{shlex.quote(path)}.new.$$"
+    take = "cat" if size is None else f"head -c {size}"
+    return (
+        f"umask 077 && rm -rf {draft} && {take} > {draft} && chmod {mode} {draft} && "
+        f"{{ test ! -d {to} || rm -rf {to}; }} && mv -f {draft} {to}"  # mv would move it into a folder
     )

@@ -35,3 +35,26 @@ def test_what_a_change_of_status_returns_is_looked_at(app):
 
 def test_a_call_that_stands_alone_is_found():
     assert list(unused_results("run.move('failed')\nif run.move('failed'):\n    pass\n")) == [(1, "move")]
+
+
+def out_of_order(source):
+    """The lines where an action is a transaction whose entries of the audit may come before other locks, and where a
+    row is locked together with its key: see the order of locks in portal/tasks/ledger.py.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and "transaction.atomic" in map(ast.unparse, node.decorator_list):
+            yield node.lineno, "transaction.atomic"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("select_for_update"):
+            words = {word.arg for word in node.keywords}
+            if not words & {"no_key", "skip_locked"}:
+                yield node.lineno, "select_for_update"
+
+
+@pytest.mark.parametrize("app", ["accounts", "workspaces", "clusters", "jobs"])
+def test_actions_lock_in_order(app):
+    assert list(out_of_order((ROOT / app / "actions.py").read_text())) == []
+
+
+def test_an_action_out_of_order_is_found():
+    source = "@transaction.atomic\ndef act(row):\n    Row.objects.select_for_update().get()\n"
+    assert list(out_of_order(source)) == [(2, "transaction.atomic"), (3, "select_for_update")]

@@ -126,16 +126,19 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if form.is_valid():
         names = ("name", "cluster", "git_url", "reference", "command", "time_limit")
         had_password = bool(found.git_password)
-        with refusals_in(form):
+        try:
             changed = change_job(found, by=person(request), **{name: form.cleaned_data[name] for name in names})
-            if "run" in request.POST:
-                return redirect("run", uuid=start_run(found, by=person(request), uuid=form.cleaned_data["key"]).uuid)
+        except PortalError as error:
+            form.add_error(None, error.message)
+        else:
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."
                 )
             elif changed:
                 messages.success(request, f"{found} is changed, from its next run on.")
+            if "run" in request.POST:
+                return _run(request, found, form.cleaned_data["key"])
             return redirect("job", uuid=uuid)
     context = {"job": found, "form": form, "waiting": found.runs.waiting().count()}
     return render(request, "jobs/job_edit.html", context)
@@ -170,10 +173,10 @@ def move_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         return _back(request, found, PortalError("Choose one of the clusters.", code=CLUSTER_GONE))
     try:
         change_job(found, by=person(request), cluster=cluster)
-        if "run" in request.POST:
-            return redirect("run", uuid=start_run(found, by=person(request), uuid=key_of(request)).uuid)
     except PortalError as error:
         return _back(request, found, error)
+    if "run" in request.POST:
+        return _run(request, found, key_of(request))
     messages.success(request, f"{found} runs on {cluster} from now on.")
     return redirect("job", uuid=uuid)
 
@@ -202,11 +205,14 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_POST
 @login_required
 def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _job_for(request, uuid, Can.RUN_JOBS)
+    return _run(request, _job_for(request, uuid, Can.RUN_JOBS), key_of(request))
+
+
+def _run(request: HttpRequest, job: Job, key: UUID | None) -> HttpResponse:
     try:
-        return redirect("run", uuid=start_run(found, by=person(request), uuid=key_of(request)).uuid)
+        return redirect("run", uuid=start_run(job, by=person(request), uuid=key).uuid)
     except PortalError as error:
-        return _back(request, found, error)
+        return _back(request, job, error)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

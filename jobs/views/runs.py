@@ -61,7 +61,8 @@ _MENDS = (
 
 def _mends(run: Run) -> list[tuple[str, str]]:
     """Words and addresses of what its advice says to change."""
-    return [
+    there = [(f"Open {run.cluster}", run.cluster.get_absolute_url())] if "epair the cluster" in run.advice else []
+    return there + [
         (words, f"{reverse(name, args=[run.job.uuid])}#{field}")
         for about, name, field, words in _MENDS
         if about in run.advice

@@ -22,7 +22,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from uuid import UUID
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Exists, Max, OuterRef, Q
 from django.db.models.functions import Now
 
@@ -96,7 +96,10 @@ class Lease(models.Model):
         """Those of the things that the holder has now. It gets none that another one holds who lives."""
         cls.objects.bulk_create([Lease(thing=thing) for thing in sorted(things)], ignore_conflicts=True)  # type: ignore[misc]
         alive = Exists(WatchProcess.objects.living().filter(pk=holder))
-        cls.objects.free().filter(alive, thing__in=things).update(holder=holder)
+        with transaction.atomic():
+            # What another one is just taking is passed over, so that two who want many never wait for each other.
+            free = cls.objects.free().filter(thing__in=things).select_for_update(of=("self",), skip_locked=True)
+            cls.objects.free().filter(alive, thing__in=list(free.values_list("thing", flat=True))).update(holder=holder)
         return set(cls.objects.filter(thing__in=things, holder=holder).values_list("thing", flat=True))
 
     @classmethod

@@ -27,7 +27,6 @@ from portal.tasks.blocks import (
     rank_text,
     with_segments,
 )
-from portal.tasks.keeping import compact as compact  # where plans look for it
 from portal.tasks.outputs import ENTRY, NO_RANK, Output, Stream, rank_name
 
 MOST_CHUNKS = 1000  # that one `reach` looks at

@@ -66,7 +66,7 @@ def test_a_job_is_found_mended_and_deleted_without_a_mouse(open_desk, portal, la
     hands.to("^Command").type("no_file").press()
     page.wait_for_selector(".error-summary:has-text('does not look like a Python file')")
     assert page.input_value("[name=name]") == "mended"
-    hands.to("^Command").type("hostnames.py")
+    hands.to("^Command$").press().type("hostnames.py")  # the link of the summary leads to the field
     hands.to("^Save and run").press()
     page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=60_000)
     assert "mended, run 2" in page.text_content("h1")

@@ -69,6 +69,12 @@ async def until(condition):
             await asyncio.sleep(0.02)
 
 
+@DATABASE
+def stored_of(run):
+    """How much of its node's log."""
+    return Output.objects.get(pk=run.output_id).log
+
+
 @contextlib.asynccontextmanager
 async def observing(*runs):
     tasks = [asyncio.create_task(Observer(run.pk, ssh.Connections()).run()) for run in runs]
@@ -113,16 +119,16 @@ def test_a_store_that_takes_long_delays_no_other_run_and_makes_no_node_silent(ru
             told[str(other.uuid)].say(0, log)
 
             async def stored():
-                return (await Output.objects.aget(pk=other.output_id)).log == len(log)
+                return await stored_of(other) == len(log)
 
             await until(stored)
             await asyncio.sleep(3 * watch.SILENCE)
-            await slow.arefresh_from_db()
+            await DATABASE(slow.refresh_from_db)()
             assert slow.silent_since is None, "it was the store that said nothing, and not the node"
             go_on.set()
 
             async def stored_too():
-                return (await Output.objects.aget(pk=slow.output_id)).log == len(log)
+                return await stored_of(slow) == len(log)
 
             await until(stored_too)
             beats.cancel()
@@ -165,7 +171,7 @@ def test_a_cloud_that_takes_long_delays_only_the_run_that_asks_it(runs, monkeypa
             told[str(other.uuid)].say(0, log)
 
             async def stored():
-                return (await Output.objects.aget(pk=other.output_id)).log == len(log)
+                return await stored_of(other) == len(log)
 
             await until(stored)
         assert not waiting.done()
@@ -216,7 +222,7 @@ def test_no_lease_is_lost_while_all_that_stores_and_all_clouds_are_slow(monkeypa
         await asyncio.gather(*slow)
         going.cancel()
         await asyncio.gather(going, return_exceptions=True)
-        assert await WatchProcess.objects.acount() == 0, "it went, and left nothing to wait for"
+        assert await DATABASE(WatchProcess.objects.count)() == 0, "it went, and left nothing to wait for"
 
     try:
         asyncio.run(go())
@@ -252,13 +258,13 @@ def test_losing_one_lease_ends_the_work_on_that_thing_and_no_other(monkeypatch):
             return len(begun) == 3
 
         await until(all_of_them)
-        other = await asyncio.to_thread(steal)
+        other = await DATABASE(steal)()
 
         async def lost():
             return ended == [2]
 
         await until(lost)
-        await asyncio.to_thread(WatchProcess.end, other)
+        await DATABASE(WatchProcess.end)(other)
 
         async def again():
             return begun.count(2) == 2
@@ -285,7 +291,7 @@ def test_a_node_that_says_nothing_is_silent_all_the_same(runs, monkeypatch):
         async with observing(run):
 
             async def silent():
-                await run.arefresh_from_db()
+                await DATABASE(run.refresh_from_db)()
                 return run.silent_since is not None
 
             await until(silent)

@@ -20,8 +20,8 @@ from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
+from portal.tasks.keeping import compact
 from portal.tasks.models import Output, Segment, Step, Stream, Task
-from portal.tasks.output import compact
 from tests.web import words
 
 QUERIES = Path(__file__).parent / "queries.json"
