@@ -85,7 +85,7 @@ def drop_nodes(work: Work) -> None:
     cloud = cluster.workspace.cloud
     cloud.delete_nodes(cluster.tags)
     if left := cloud.nodes(cluster.tags):
-        work.wait(1, f"{len(left)} of {cluster.node_count} nodes still stop")
+        work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
 
 
@@ -106,35 +106,40 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
 
 
 def reach_nodes(work: Work) -> None:
-    """Wait until each node runs and answers over SSH. One that died meanwhile is asked for again."""
+    """Wait until each node runs and answers over SSH. One that died meanwhile is asked for again.
+
+    Until a node has answered once, it is being set up: whatever is wrong with its SSH server may pass.
+    """
     cluster: Cluster = work.subject
-    seen = cluster.workspace.cloud.nodes(cluster.tags)
-    running = {node.rank for node in seen if node.running}
-    if len(running) < cluster.node_count:
-        missing = sorted(set(range(cluster.node_count)) - running)
+    cloud = cluster.workspace.cloud
+    seen = cloud.nodes(cluster.tags)
+    coming = {node.rank for node in seen if node.is_coming}
+    if missing := sorted(set(range(cluster.node_count)) - coming):
         work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}.")
-        cluster.workspace.cloud.ensure_nodes(_spec(cluster))
-        work.wait(0.5, f"{len(running)} of {cluster.node_count} nodes run")
+        cloud.ensure_nodes(_spec(cluster))
+        work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
     ready = [node for node in seen if node.address]
     if len(ready) < cluster.node_count:
-        work.wait(0.3, f"{len(ready)} of {cluster.node_count} nodes have booted")
+        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted")
     nodes = list(cluster.nodes.all())
     answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
-    silent = []
+    silent = ""
+    waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
-        if isinstance(answer, Refused):
+        if isinstance(answer, Refused) and node.seen:
             raise answer
         if isinstance(answer, PortalError) or answer.status:
-            silent.append(node)
+            why = f": {answer.message}" if isinstance(answer, Refused) else ""
+            silent, waiting = silent or f"{node.hostname}{why}", waiting + 1
         elif node.state != Node.State.ANSWERS:
             Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
             work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
     if silent:
-        count = cluster.node_count - len(silent)
-        work.wait(1, f"{count} of {cluster.node_count} answer, waiting for {silent[0].hostname}")
+        count = cluster.node_count - waiting
+        work.wait(max(1, cloud.look_in), f"{count} of {cluster.node_count} answer, waiting for {silent}")
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002

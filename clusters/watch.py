@@ -240,7 +240,7 @@ def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:
     """Of a node that does not answer. Only the cloud can say that it is gone."""
     if seen is None:
         return Node.State.SILENT
-    return Node.State.SILENT if node.rank in seen and seen[node.rank].running else Node.State.GONE
+    return Node.State.SILENT if node.rank in seen and seen[node.rank].is_coming else Node.State.GONE
 
 
 def _has_moved(node: Node, seen: dict[int, CloudNode] | None) -> bool:

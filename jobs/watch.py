@@ -417,7 +417,7 @@ class Observer:
         except PortalError as error:
             logger.warning("run %s: the cloud does not say whether its node runs: %s", self.pk, error)
             return True
-        return seen is not None and seen.running
+        return seen is not None and seen.is_coming
 
     async def _head_seen(self) -> tuple[CloudNode | None, datetime]:
         """The head node as the cloud sees it, and since when the run is on it."""

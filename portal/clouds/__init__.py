@@ -23,6 +23,7 @@ __all__ = [
     "HostKey",
     "Identity",
     "InstanceType",
+    "NodeState",
     "Passing",
     "PortalError",
     "Refused",
@@ -95,6 +96,16 @@ class ClusterSpec:
         return len(self.host_keys)
 
 
+class NodeState(StrEnum):
+    """What a cloud says of a node. A word of a cloud's own that is none of these is an error, not a guess."""
+
+    PENDING = "pending"  # it is being made or started; asking for it again would do nothing
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    GONE = "gone"
+
+
 @dataclass(frozen=True)
 class CloudNode:
     """A node as the cloud sees it now."""
@@ -102,7 +113,7 @@ class CloudNode:
     id: str
     rank: int
     hostname: str
-    running: bool
+    state: NodeState
     address: str | None  # from the portal; None until the cloud has given it one
     port: int
     private_address: str | None  # from the other nodes of the cluster
@@ -113,6 +124,16 @@ class CloudNode:
     door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
     switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
     refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
+    reason: str = ""  # why it is in its state, where the cloud says so: no capacity, taken back
+
+    @property
+    def running(self) -> bool:
+        return self.state == NodeState.RUNNING
+
+    @property
+    def is_coming(self) -> bool:
+        """It runs, or will without being asked for again."""
+        return self.state in (NodeState.PENDING, NodeState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -136,6 +157,7 @@ class Cloud(Protocol):
     """
 
     kind: CloudKind
+    look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
 
     def check(self) -> Identity:
         """Say who we are. Raises `Refused` naming the permission that is missing."""

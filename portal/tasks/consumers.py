@@ -30,7 +30,7 @@ from portal.tasks.subjects import seen_output
 logger = logging.getLogger(__name__)
 
 SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
-RECHECK = 2.0  # seconds a permission is believed
+RECHECK = 3.0  # seconds a permission is believed
 RELOAD = 0.5  # seconds a session is believed: what a page asks for as it opens reads it once
 BEAT = 10.0
 MOST_WATCHED = 20

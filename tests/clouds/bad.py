@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from portal.clouds import CloudKind, CloudNode, Identity, InstanceType, Passing, Refused, Region, Resource
+from portal.clouds import CloudKind, CloudNode, Identity, InstanceType, NodeState, Passing, Refused, Region, Resource
 
 
 class MemoryCloud:
     """A cloud without machines. Nodes run at once; nobody can sign in."""
 
     kind = CloudKind.LOCAL
+    look_in = 5.0
     types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
 
     def __init__(self):
@@ -52,7 +53,7 @@ class MemoryCloud:
                     id=f"node-{number}",
                     rank=rank,
                     hostname=f"{spec.name}-{rank}",
-                    running=True,
+                    state=NodeState.RUNNING,
                     address=f"10.0.{number >> 8}.{number & 255}",
                     port=22,
                     private_address=f"10.0.{number >> 8}.{number & 255}",
@@ -83,7 +84,7 @@ class MemoryCloud:
 
     def kill(self, tags, rank):
         cluster = self.clusters[tags.portal, tags.subject]
-        cluster[rank] = replace(cluster[rank], running=False, address=None)
+        cluster[rank] = replace(cluster[rank], state=NodeState.STOPPED, address=None)
 
 
 class _Around:
@@ -110,7 +111,8 @@ class Slow(_Around):
         for node in seen:
             self._seen[node.id] = self._seen.get(node.id, 0) + 1
         return [
-            node if self._seen[node.id] > self.looks else replace(node, running=False, address=None) for node in seen
+            node if self._seen[node.id] > self.looks else replace(node, state=NodeState.PENDING, address=None)
+            for node in seen
         ]
 
 

@@ -12,9 +12,10 @@ from clusters import plans
 from clusters.actions import create_cluster, delete_cluster
 from clusters.models import EngineVersion
 from portal import ssh
-from portal.errors import PortalError
+from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
-from portal.tasks.models import Task
+from portal.tasks.models import Output, Task
+from portal.tasks.output import stream_bytes
 from tests.clouds.bad import Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
 from workspaces.models import CloudConfig
 
@@ -130,3 +131,38 @@ def test_a_cluster_is_not_deleted_while_it_is_made(on, memory, alice):
     ledger.run_task(cluster.last_task.pk)
     with pytest.raises(PortalError, match="INPROGRESS"):
         delete_cluster(cluster, by=alice)
+
+
+def test_nodes_that_boot_for_minutes_are_asked_for_once_and_looked_at_as_often_as_the_cloud_says(on, memory):
+    asked = []
+
+    class Booting(Slow):
+        def ensure_nodes(self, spec):
+            asked.append(spec)
+            return self.inner.ensure_nodes(spec)
+
+    cluster = on(Booting(memory, looks=100))
+    task = cluster.last_task
+    for _ in range(20):
+        ledger.run_task(task.pk)
+        task.refresh_from_db()
+        assert 4 < (task.wake_at - now()).total_seconds() <= 5
+        Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    assert len(asked) == 1
+    said = b"".join(stream_bytes(Output.objects.get(pk=task.output_id))).decode().splitlines()
+    assert len(said) <= 4
+
+
+def test_what_is_wrong_with_a_node_that_has_never_answered_may_pass(on, memory, monkeypatch):
+    cluster = on(memory)
+    answers = [Refused("tide-0 shows another host key than it was given."), *([ssh.Answer(0, b"", b"")] * 2)]
+    monkeypatch.setattr(ssh, "run_on_all", lambda hosts, command, **_: answers)
+    task = cluster.last_task
+    ledger.run_task(task.pk)
+    task.refresh_from_db()
+    step = task.steps.get(name="reach")
+    assert (task.status, step.detail.split(": ")[1]) == (
+        "inprogress", "tide-0 shows another host key than it was given."
+    )  # fmt: skip
+    answers[0] = ssh.Answer(0, b"", b"")
+    assert go_on(cluster).status == "finished"

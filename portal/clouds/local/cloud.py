@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, Region, Resource, Tags
+from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, NodeState, Region, Resource, Tags
 from portal.clouds.local import identity, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
 from portal.clouds.local.options import HOST, ISOLATED, Options
@@ -68,6 +68,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
+    look_in = 0.3
 
     def __init__(
         self,
@@ -524,7 +525,7 @@ class LocalCloud:
             id=f"{record.tags.subject}.{node.rank}",
             rank=node.rank,
             hostname=record.hostname(node.rank),
-            running=running,
+            state=NodeState.RUNNING if running else NodeState.STOPPED,
             address=address,
             port=record.port,
             private_address=address,
