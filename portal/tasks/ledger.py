@@ -551,7 +551,7 @@ class Work:
     def finish(self, status: TaskStatus, error: PortalError | None = None) -> None:
         """Write the task's end and what it means for the subject, together.
 
-        FINISHED raises `Cancelled` where somebody has asked for that meanwhile. Whoever asks later is too late.
+        Who asks to cancel before that is written is heard: FINISHED raises `Cancelled` then. Who asks later is late.
         """
         failpoint(f"{self.task.kind}.settle.before")
         with transaction.atomic():
