@@ -91,6 +91,8 @@ class NodeWatcher(SharingWatcher):
             await self._look(nodes)
         except DatabaseError as error:
             logger.warning("what was seen of cluster %s could not be written down: %s", cluster, error)
+        except Exception:  # of one cluster, or of its cloud; the others are looked at all the same
+            logger.exception("cluster %s could not be looked at", cluster)
         finally:
             self.looking.discard(cluster)
 

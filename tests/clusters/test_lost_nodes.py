@@ -469,6 +469,34 @@ def test_a_cluster_that_takes_long_holds_up_no_other(monkeypatch):
     assert Task.objects.count() == 0
 
 
+def test_a_cluster_that_cannot_be_looked_at_hinders_no_other(monkeypatch, caplog):
+    """Its cloud may raise anything."""
+    other = []
+
+    async def nodes(of):
+        return [(pk, [pk]) for pk in sorted(of)]
+
+    async def seen(nodes):
+        pass
+
+    async def look(self, of):
+        if of == [1]:
+            raise RuntimeError("The SDK has a bug.")
+        await asyncio.sleep(0.02)
+        other.append(1)
+
+    monkeypatch.setattr(watch, "_nodes", nodes)
+    monkeypatch.setattr(watch, "_seen", seen)
+    monkeypatch.setattr(watch, "EVERY", 0)
+    monkeypatch.setattr(watch.NodeWatcher, "_look", look)
+
+    async def go():
+        await while_looking(watch.NodeWatcher(), lambda: len(other) >= 3, 1, 2)
+
+    asyncio.run(go())
+    assert "The SDK has a bug." in caplog.text
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(tide, lab, monkeypatch):
     """A hundred clusters with silent nodes wait for one answer; meanwhile the others' rows are written."""
