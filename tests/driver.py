@@ -172,6 +172,32 @@ def run_again(job, command=None):
     return str(start_run(job, by=alice()).uuid)
 
 
+def let_wait(workspace, count):
+    """So many runs, for the one cluster of which nothing will come while they are there."""
+    place = Workspace.objects.get(uuid=workspace)
+    engine = EngineVersion.objects.filter(kind="mpi").first()
+    cluster = Cluster.objects.create(
+        workspace=place, name="never", engine_version=engine, status="inprogress", node_count=1, cores_per_node=1
+    )
+    job = Job.objects.create(workspace=place, cluster=cluster, name="never", git_url="https://git.test/a", command="a")
+    outputs = Output.objects.bulk_create(Output() for _ in range(count))
+    Run.objects.bulk_create(
+        Run(workspace=place, job=job, cluster=cluster, number=number, output=output)
+        for number, output in enumerate(outputs, 1)
+    )
+    return str(job.uuid)
+
+
+def forget_waiting(job):
+    runs = Run.objects.filter(job__uuid=job)
+    outputs = list(runs.values_list("output", flat=True))
+    runs.delete()
+    cluster = Job.objects.get(uuid=job).cluster
+    Job.objects.filter(uuid=job).delete()
+    cluster.delete()
+    Output.objects.filter(pk__in=outputs).delete()
+
+
 def publish(name):
     return str(repositories.publish(name))
 

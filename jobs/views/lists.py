@@ -66,11 +66,7 @@ def _order(request: HttpRequest) -> dict[str, str]:
     is_old = query.pop("sort", [""])[-1] == "old"
     if not is_old:
         query["sort"] = "old"
-    return {
-        "is": "ascending" if is_old else "descending",
-        "icon": "arrow-up" if is_old else "arrow-down",
-        "other": query.urlencode(),
-    }
+    return {"is": "ascending" if is_old else "descending", "other": query.urlencode()}
 
 
 def with_reasons(rows: RunQuerySet) -> list[Run]:

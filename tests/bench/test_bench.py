@@ -106,6 +106,27 @@ def test_launch(portal, client, small, job, table):
     )
 
 
+def test_launch_beside_a_thousand_that_wait(portal, client, small, job, lab, table):
+    """On an idle cluster, while 1,000 runs wait for another one; against the same without them."""
+    portal.call("run_again", job=job, command="hello.py")
+
+    def firsts():
+        found = []
+        for _ in range(ROUNDS // 2):
+            until(lambda: not _busy(portal, job), what="the run before")
+            found.append(asyncio.run(launch(client, job))[0])
+        return measured.samples("the first line of a launch", found, least=ROUNDS // 2)
+
+    alone = firsts()
+    waiting = portal.call("let_wait", workspace=lab, count=1000)
+    try:
+        beside = firsts()
+    finally:
+        portal.call("forget_waiting", job=waiting)
+    p50, floor = median(beside), median(alone)
+    table.add("launch beside 1,000 waiting", ms(p50), ms(floor), "<= 1.3 × floor", good=p50 <= 1.3 * floor)
+
+
 def _program(name):
     from tests.bench.conftest import PROGRAMS
 
