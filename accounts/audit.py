@@ -92,10 +92,13 @@ def atomic() -> Iterator[None]:
     outer = _gathered.get()
     entries = outer if outer is not None else []
     before = len(entries)
-    token = _gathered.set(entries)
     try:
         with transaction.atomic():
-            yield
+            token = _gathered.set(entries)
+            try:
+                yield
+            finally:
+                _gathered.reset(token)  # before the commit: what is done after it has entries of its own
             if outer is None:
                 _append(entries)
     except BaseException as error:
@@ -103,8 +106,6 @@ def atomic() -> Iterator[None]:
         if isinstance(error, IntegrityError) and (words := taken(error)):
             raise words from error
         raise
-    finally:
-        _gathered.reset(token)
 
 
 def record(

@@ -310,10 +310,12 @@ _HELLO = (
 def try_mpi(work: Work) -> None:
     """A small MPI program on all cores of all nodes: the cluster is only RUNNING when that worked.
 
-    Not on cores that a run is on: it would slow the run down, and fail where the run leaves no memory.
+    Not on cores that a run is on, or has the turn to be: it would slow the run down, and fail where the run leaves no
+    memory.
     """
     cluster: Cluster = work.subject
-    if going_on := cluster.runs.filter(status="inprogress").first():
+    unfinished = cluster.runs.filter(status__in=("new", "inprogress"))
+    if going_on := unfinished.exclude(status="new", turn=None).order_by("pk").first():
         work.log(f"{going_on} goes on here: the MPI program was not tried, so as not to disturb it.")
         return
     head = cluster.nodes.get(rank=0)

@@ -94,7 +94,10 @@ def dispatch_all() -> int:
 
 @transaction.atomic
 def _give_up(run: Run) -> None:
-    """Its cluster was deleted, or has failed, while it waited."""
+    """Its cluster was deleted, or has failed, while it waited. Not where it was repaired since we looked."""
+    rows = Run.objects.waiting().select_for_update(of=("self",), no_key=True, skip_locked=True)
+    if rows.filter(pk=run.pk, cluster__status__in=GONE).first() is None:
+        return
     cluster = run.cluster
     deleted = cluster.last_task if cluster.status != Cluster.Status.FAILED else None
     who = f" by {deleted.asked_by}" if deleted and deleted.asked_by else ""

@@ -223,9 +223,10 @@ def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, int]]:
     """
     head, *others = list(run.cluster.nodes.all())
     on_it = run.cluster.runs.unfinished().filter(started__isnull=False).exclude(pk__in=(run.pk, (but or run).pk))
-    alone = "" if on_it.exists() else fence(head.home)
     silent, ended = "", Counter[str]()
     for _ in range(_ROUNDS):
+        # Each time: somebody else may look for the same, have found all of it, and let the next run begin.
+        alone = "" if on_it.exists() else fence(head.home)
         answers = [
             *detached.sweep([head.host], str(run.uuid), alone=alone, others=bool(alone)),
             *detached.sweep([node.host for node in others], str(run.uuid), others=bool(alone)),

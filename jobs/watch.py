@@ -138,8 +138,9 @@ def _with_leftovers() -> set[int]:
 def _sweep(pk: int) -> None:
     """Nodes may take their time to say nothing."""
     try:
-        run = Run.objects.select_related("cluster__workspace__organization", "job").get(pk=pk)
-        if not run.cluster.lost_nodes:
+        rows = Run.objects.filter(may_be_left=True)  # another one may have looked since: the next run may be there
+        run = rows.select_related("cluster__workspace__organization", "job").filter(pk=pk).first()
+        if run and not run.cluster.lost_nodes:
             silent, ended = sweep(run)
             if not silent:
                 remove_folder(run)

@@ -103,6 +103,14 @@ def test_what_is_undone_is_not_written_down(harbor, alice):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_is_done_once_the_first_action_is_certain_is_written_down_too(harbor, alice):
+    with audit.atomic():
+        audit.record("created", harbor, organization=harbor, by=alice)
+        transaction.on_commit(lambda: audit.record("changed", harbor, organization=harbor, by=alice))
+    assert list(AuditEvent.objects.order_by("number").values_list("verb", flat=True)) == ["created", "changed"]
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("of_installation", [False, True])
 def test_at_the_same_moment(harbor, alice, of_installation):
     """Every entry gets its place, from the very first of a chain on."""

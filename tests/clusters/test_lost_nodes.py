@@ -273,9 +273,11 @@ class Job:
         self.said.append(words)
 
 
-def test_a_repair_does_not_try_mpi_on_cores_that_a_run_is_on(tide, monkeypatch):
+@pytest.mark.parametrize("run_is", [{"status": "inprogress"}, {"status": "new", "turn": now()}], ids=["on", "begins"])
+def test_a_repair_does_not_try_mpi_on_cores_that_a_run_is_on(tide, monkeypatch, run_is):
     job = tide.workspace.jobs.create(name="j", cluster=tide, git_url="https://example.org/a", command="a.py")
-    run = make_run(job, 1, "inprogress")
+    run = make_run(job, 1, **run_is)
+    make_run(job, 2, "new")  # waits for its turn
     asked = []
     monkeypatch.setattr(ssh, "run", lambda *args, **_: asked.append(args) or ssh.Answer(1, b"", b""))
     work = Job(tide)

@@ -6,6 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+import jobs.dispatch
 from clusters.actions import delete_cluster
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import cancel_run, start_run
@@ -97,6 +98,23 @@ def test_nothing_begins_where_something_may_be_left(job, bob, tide):
     (run,) = ask(job, bob)
     assert dispatch_all() == 0
     assert why(run) == "the portal looks whether something of count, run 99 is left on tide"
+
+
+def test_a_run_that_begins_while_those_of_failed_clusters_are_ended_goes_on(job, bob, tide, monkeypatch):
+    Cluster.objects.update(status="inprogress")
+    (run,) = ask(job, bob)
+    Cluster.objects.update(status="failed")
+    give_up = jobs.dispatch._give_up
+
+    def repaired_meanwhile(found):
+        Cluster.objects.update(status="running")
+        assert dispatch(tide.pk) == run
+        give_up(found)
+
+    monkeypatch.setattr("jobs.dispatch._give_up", repaired_meanwhile)
+    dispatch_all()
+    run.refresh_from_db()
+    assert (run.status, run.output.ended, Cluster.objects.get().occupied_by) == ("new", False, run.uuid)
 
 
 def test_a_deleted_cluster_ends_the_runs_that_wait_for_it_and_says_who_did_it(job, bob, alice, tide):

@@ -8,7 +8,7 @@ import pytest
 from django.utils.timezone import now
 
 from clusters.models import Cluster
-from jobs import plans
+from jobs import plans, watch
 from jobs.dispatch import dispatch
 from jobs.models import Run
 from portal import ssh
@@ -86,3 +86,24 @@ def test_what_a_run_left_is_looked_for_once_so_that_the_next_run_is_not_ended_by
     assert task.status == "finished"
     assert set(sweeps) == {str(begun_run.uuid)}
     assert len(sweeps) == 2  # the head node, and the others
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_that_begins_while_one_still_looks_for_what_another_left_is_not_ended_by_it(begun_run, monkeypatch):
+    """Two may look for the same, and one of them has found all of it."""
+    cluster, asked = begun_run.cluster, []
+    Run.objects.filter(pk=begun_run.pk).update(status="finished", ended=now(), may_be_left=True)
+
+    def sweep(hosts, uuid, *, alone="", others=False):
+        asked.append(bool(alone) or others)
+        Run.objects.get_or_create(
+            job=begun_run.job, number=2,
+            defaults={"cluster": cluster, "status": "inprogress", "started": now(), "output": Output.objects.create()},
+        )  # fmt: skip
+        return [ssh.Answer(0, b"1" if len(asked) == 1 else b"0", b"") for _ in hosts]
+
+    monkeypatch.setattr(plans.detached, "sweep", sweep)
+    plans.sweep(begun_run)
+    assert asked == [True, True, False, False]  # the head node and the others, twice
+    watch._sweep(begun_run.pk)
+    assert len(asked) == 4, "there is nothing left to look for"
