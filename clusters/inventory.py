@@ -18,7 +18,7 @@ class _Place:
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
-        self.asked = float("-inf")  # when the last question was put
+        self.asked = float("-inf")  # when the question was put that `answer` is of
         self.answer: Listed | PortalError = {}
 
 
@@ -38,11 +38,13 @@ class Inventory:
         began = clock()
         async with place.turn:
             if place.asked < began:
-                place.asked = clock()
+                asked = clock()
                 try:
                     place.answer = await apart(lambda: cluster.workspace.cloud.inventory(cluster.tags.portal))
                 except PortalError as error:
                     place.answer = error
+                # Only now: whoever asked may have been cancelled meanwhile, and the answer that is there is older.
+                place.asked = asked
         if isinstance(place.answer, PortalError):
             raise place.answer
         return next((nodes for tags, nodes in place.answer.items() if tags.subject == cluster.tags.subject), [])

@@ -32,6 +32,7 @@ class Place:
 
     config: CloudConfig
     region: str
+    ready: frozenset[int]  # workspaces that were so before the cloud was asked
 
     @property
     def cloud(self) -> Cloud:
@@ -39,9 +40,11 @@ class Place:
 
 
 def places(config: int) -> list[Place]:
-    regions = Workspace.objects.filter(cloud_config=config).order_by().values_list("region", flat=True).distinct()
+    ready: dict[str, set[int]] = {}
+    for pk, region, status in Workspace.objects.filter(cloud_config=config).values_list("pk", "region", "status"):
+        ready.setdefault(region, set()).update({pk} if status == Workspace.Status.READY else ())
     row = CloudConfig.objects.select_related("organization").get(pk=config)
-    return [Place(row, region) for region in regions]
+    return [Place(row, region, frozenset(pks)) for region, pks in ready.items()]
 
 
 @transaction.atomic
@@ -65,11 +68,11 @@ def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
 
 
 def _mark_missing(place: Place, found: Collection[str]) -> None:
-    """Workspaces that are READY here, and of which the cloud has neither network nor filesystem."""
+    """Workspaces that are READY here, and were when the cloud was asked: it has neither network nor filesystem."""
     here = Workspace.objects.filter(cloud_config=place.config, region=place.region)
     there = here.filter(uuid__in=[uuid for uuid in found if _is_uuid(uuid)])
     there.exclude(missing_since=None).update(missing_since=None)
-    missing = here.filter(status=Workspace.Status.READY).exclude(pk__in=there.values("pk"))
+    missing = here.filter(pk__in=place.ready, status=Workspace.Status.READY).exclude(pk__in=there.values("pk"))
     for workspace in missing.filter(missing_since=None):
         logger.error("%s, %s: nothing is there of workspace %s", place.config.uuid, place.region, workspace.uuid)
     missing.filter(missing_since=None).update(missing_since=Now())
@@ -126,12 +129,17 @@ def _accounted_for(found: Collection[Tags]) -> set[str]:
 
 
 def _who(tags: Tags) -> tuple[str, bool]:
-    """What the subject is called, and whether it is left alone: a filesystem that nobody has asked to delete."""
+    """What the subject is called, and whether it is left alone: all of a workspace that the portal does not know.
+
+    Its filesystem may hold people's data, and its clusters may run for another portal that has our tag: one that began
+    under the same name, or with a copy of our database.
+    """
     is_workspace = tags.subject == tags.workspace
     row = _row(Workspace if is_workspace else Cluster, tags.subject)
     kind = "workspace" if is_workspace else "cluster"
     if row is None:
-        return f"A {kind} that the portal does not know ({tags.subject})", is_workspace
+        is_foreign = _row(Workspace, tags.workspace) is None
+        return f"A {kind} that the portal does not know ({tags.subject})", is_foreign
     return f"The {kind} {row}, which was deleted", False
 
 

@@ -22,7 +22,7 @@ from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import Bell, SharingWatcher
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, Stray
 
 logger = logging.getLogger(__name__)
 
@@ -175,13 +175,19 @@ class CloudWatcher(SharingWatcher):
         ours = await DATABASE(installation)()
         found = await apart(lambda: place.cloud.owners(ours))
         for stray in await DATABASE(reconcile.compare)(place, found):
-            tags = stray.tags
-            if await DATABASE(reconcile.is_to_end)(stray):
-                left, trouble = await apart(partial(reconcile.end, place, tags))
-                await DATABASE(reconcile.write_down)(stray, left, trouble, asked_to_go=True)
-            else:
-                left = await apart(partial(place.cloud.leftovers, tags))
-                await DATABASE(reconcile.write_down)(stray, left)
+            try:
+                await self._look_at(place, stray)
+            except PortalError as error:  # the others are looked at all the same
+                logger.warning("%s: %s", stray, error)
+
+    async def _look_at(self, place: reconcile.Place, stray: Stray) -> None:
+        tags = stray.tags
+        if await DATABASE(reconcile.is_to_end)(stray):
+            left, trouble = await apart(partial(reconcile.end, place, tags))
+            await DATABASE(reconcile.write_down)(stray, left, trouble, asked_to_go=True)
+        else:
+            left = await apart(partial(place.cloud.leftovers, tags))
+            await DATABASE(reconcile.write_down)(stray, left)
 
 
 def _clouds() -> set[int]:

@@ -200,10 +200,10 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
 
     Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
     """
+    # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
+    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
-    # Locked, so that two at once get two numbers, and none is started of a job that is being deleted.
-    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
     if now_so.deleted:
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)

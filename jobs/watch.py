@@ -598,7 +598,11 @@ def who_did_it(run: Run) -> tuple[str, str, str] | None:
     task = run.cluster.last_task
     if task and task.kind == "clusters.delete":
         who = f" by {task.asked_by}" if task.asked_by else ""
-        return (f"The cluster {run.cluster.name} was deleted{who}.", "", "Create a job on another cluster.")
+        return (
+            f"The cluster {run.cluster.name} was deleted{who}.",
+            "",
+            "Choose another cluster for the job, and run it again.",
+        )
     return None
 
 

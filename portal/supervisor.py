@@ -152,7 +152,6 @@ class Supervisor:
             self.say(f"Port 8000 is taken; using {port}.")
         if "PORTAL_URL" not in os.environ:
             self.env["PORTAL_URL"] = f"http://127.0.0.1:{port}"
-        self.env["PORTAL_SUPERVISED"] = "1"
         return port
 
     def _start_all(self) -> None:

@@ -216,7 +216,10 @@ class Stray(models.Model):
     def outlook(self) -> str:
         """What becomes of it, as a sentence."""
         if self.is_kept:
-            return "It may hold people's data: the portal leaves it alone. Delete it in the cloud if nobody needs it."
+            return (
+                "It may hold people's data, or be another portal's: the portal leaves it alone. "
+                "Delete it in the cloud if nobody needs it."
+            )
         if self.trouble:
             return f"It could not be ended, and that is tried again every minute. {self.trouble}"
         return "The portal ends it, unless it goes by itself within minutes."

@@ -2,13 +2,13 @@ from django.db import migrations
 
 
 def offer(apps, schema_editor):
-    apps.get_model("clusters", "EngineVersion").objects.create(
+    apps.get_model("clusters", "EngineVersion").objects.using(schema_editor.connection.alias).create(
         kind="mpi", version="5.0.2", packages=["mpich==5.0.2", "mpi4py==4.1.2", "numpy==2.3.5"], offered=True
     )
 
 
 def withdraw(apps, schema_editor):
-    apps.get_model("clusters", "EngineVersion").objects.filter(kind="mpi", version="5.0.2").delete()
+    apps.get_model("clusters", "EngineVersion").objects.using(schema_editor.connection.alias).filter(kind="mpi", version="5.0.2").delete()
 
 
 class Migration(migrations.Migration):

@@ -4,8 +4,9 @@ from django.db.models import F, Q
 
 def give_turns(apps, schema_editor):
     """Runs that have begun had their turn, and have their cluster; the others wait as rows, without a task."""
-    runs, tasks = apps.get_model("jobs", "Run").objects, apps.get_model("tasks", "Task").objects
-    clusters, steps = apps.get_model("clusters", "Cluster").objects, apps.get_model("tasks", "Step").objects
+    names = ("jobs.Run", "tasks.Task", "clusters.Cluster", "tasks.Step")
+    here = schema_editor.connection.alias
+    runs, tasks, clusters, steps = (apps.get_model(name).objects.using(here) for name in names)
     unfinished = tasks.filter(kind="jobs.run", status__in=("new", "inprogress"))
     waiting = runs.filter(status="new", started=None)
     unfinished.filter(subject_id__in=waiting.values("pk"), cancel_asked=False).delete()

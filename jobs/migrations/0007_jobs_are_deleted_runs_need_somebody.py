@@ -3,15 +3,18 @@ import django.utils.timezone
 from django.conf import settings
 from django.db import migrations, models
 from django.db.models import Exists, F, Max, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 
 
 def fill(apps, schema_editor):
     """Runs know their workspace, and jobs when they ran; of each job, the last run needs somebody if it has failed."""
-    runs, jobs = apps.get_model("jobs", "Run").objects, apps.get_model("jobs", "Job").objects
+    here = schema_editor.connection.alias
+    runs, jobs = (apps.get_model("jobs", name).objects.using(here) for name in ("Run", "Job"))
     runs.update(workspace=Subquery(jobs.filter(pk=OuterRef("job")).values("workspace")[:1]))
-    jobs.update(ran=F("created"))
     last = runs.filter(job=OuterRef("pk")).order_by().values("job").annotate(last=Max("created")).values("last")
-    jobs.filter(Exists(runs.filter(job=OuterRef("pk")))).update(ran=Subquery(last))
+    # Each job once: an index of theirs is made after this, and PostgreSQL makes none while it has to look again at a
+    # row that was changed twice.
+    jobs.update(ran=Coalesce(Subquery(last), F("created")))
     later = runs.filter(job=OuterRef("job"), pk__gt=OuterRef("pk"), status__in=("failed", "finished"))
     runs.filter(~Exists(later), status="failed").update(needs_you=True)
 

@@ -264,6 +264,7 @@ def _run(task: Task) -> None:
             for record, step in steps:
                 work.perform(record, step)
             work.save()
+            work.finish(TaskStatus.FINISHED)
         except Cancelled:
             _end(work, steps)
         except (LeaseLost, GivenBack, DatabaseError):
@@ -273,8 +274,6 @@ def _run(task: Task) -> None:
                 raise
             work.remember_failure(_in_words(task, error))
             _end(work, steps)
-        else:
-            work.finish(TaskStatus.FINISHED)
     except GivenBack:
         return
     except (LeaseLost, DatabaseError):
@@ -550,7 +549,10 @@ class Work:
         self.finish(TaskStatus.FAILED, PortalError(cause, evidence=evidence, advice=advice))
 
     def finish(self, status: TaskStatus, error: PortalError | None = None) -> None:
-        """Write the task's end and what it means for the subject, together."""
+        """Write the task's end and what it means for the subject, together.
+
+        Who asks to cancel before that is written is heard: FINISHED raises `Cancelled` then. Who asks later is late.
+        """
         failpoint(f"{self.task.kind}.settle.before")
         with transaction.atomic():
             task = self.task
@@ -567,6 +569,8 @@ class Work:
                 lease=None,
                 lease_until=None,
             )
+            if status == TaskStatus.FINISHED:
+                self.look_for_cancel()
             if status == TaskStatus.FAILED and self.record and self.record.status == StepStatus.RUNNING:
                 self.record.status, self.record.finished = StepStatus.FAILED, task.finished
             self._settle()

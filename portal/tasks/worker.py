@@ -7,10 +7,6 @@ notices the death.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
 from typing import Any
 
 from django.db import close_old_connections
@@ -19,14 +15,6 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 from rq.timeouts import TimerDeathPenalty
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the process that started this one dies, so that no worker works on unwatched."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1 and os.environ.get("PORTAL_SUPERVISED"):
-            os._exit(1)  # the parent died before the call
 
 
 class PortalWorker(SimpleWorker):

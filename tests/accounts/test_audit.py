@@ -408,7 +408,7 @@ def test_the_filter_by_workspace_and_by_uuid(shown, many, lab, alice):
     [
         ({"day": "soon"}, "Write a date like 2026-11-24."),
         ({"verb": "praised"}, "This cannot be chosen here."),
-        ({"q": "a\0"}, "Null char"),
+        ({"q": "a\0"}, "a character in it that cannot be kept"),
     ],
 )
 def test_what_cannot_be_looked_for_is_said_at_the_field(shown, many, query, sentence):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from playwright.sync_api import expect
+
 
 class Hands:
     """Only keys. `to` presses Tab until the focus is on something of that name."""
@@ -70,7 +72,7 @@ def test_somebody_without_a_mouse_gets_from_signing_in_to_a_finished_job(portal,
     hands.to("Create job").press()
     page.wait_for_selector("h1:has-text('Create job')")
     hands.to("Use the example hostnames").press()
-    page.wait_for_function("document.querySelector('[name=git_url]').value.endsWith('/examples/hostnames')")
+    expect(page.locator("[name=git_url]")).to_have_value(re.compile("/examples/hostnames$"))
     hands.to("^Job name").type("who is there").press()
     page.wait_for_url("**/runs/**")
     page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=60_000)

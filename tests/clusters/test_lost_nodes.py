@@ -499,3 +499,39 @@ def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(
         assert len(called) == before + 1, "who asks later is told what is so then"
 
     asyncio.run(go())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_behind_somebody_who_goes_away_is_told_what_is_so_now(tide, monkeypatch):
+    """And not what the cloud said before they asked: a node that is missing there is taken to be gone."""
+    called, answers = [], [threading.Event() for _ in range(3)]
+
+    class Slow(MemoryCloud):
+        def inventory(self, portal):
+            which = len(called)
+            called.append(which)
+            assert answers[which].wait(10)
+            return {tide.tags: [f"as of question {which}"]}
+
+    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: slow)
+    slow, inventory = Slow(), Inventory()
+
+    async def asked(times):
+        while len(called) < times:
+            await asyncio.sleep(0.01)
+
+    async def go():
+        places = ("workspace__organization", "workspace__cloud_config")
+        cluster = await DATABASE(Cluster.objects.select_related(*places).get)(pk=tide.pk)
+        await DATABASE(lambda: cluster.tags)()
+        first, goes, waits = (asyncio.create_task(inventory.nodes(cluster)) for _ in range(3))
+        await asked(1)
+        answers[0].set()
+        await first
+        await asked(2)
+        goes.cancel()
+        for answer in answers:
+            answer.set()
+        assert await waits == ["as of question 2"]
+
+    asyncio.run(go())

@@ -139,7 +139,7 @@ def test_a_filesystem_is_deleted_only_where_somebody_has_asked_for_that(
     if not known:
         client.force_login(alice)
         page = client.get("/cloud-configurations/").content.decode()
-        assert "It may hold people&#x27;s data: the portal leaves it alone." in page
+        assert "It may hold people&#x27;s data, or be another portal&#x27;s: the portal leaves it alone." in page
 
 
 def test_one_that_cannot_be_ended_says_why(client, alice, tide, this_computer, cloud, monkeypatch):
@@ -182,3 +182,42 @@ def test_a_workspace_of_which_nothing_is_left_in_the_cloud_is_told(client, alice
     cloud.ensure_network(lab.tags())
     look(this_computer)
     assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())
+
+
+def test_a_cluster_in_a_workspace_that_nobody_knows_is_left_alone(lab, this_computer, cloud):
+    """It may run for another portal, whose database was once a copy of ours."""
+    ours = lab.tags()
+    theirs = Tags(ours.portal, str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
+    make_nodes(cloud, theirs)
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert len(cloud.nodes(theirs)) == 2
+    assert "the portal leaves it alone" in Stray.objects.get().outlook
+
+
+def test_one_that_cannot_be_looked_at_hinders_no_other(lab, this_computer, cloud, monkeypatch):
+    first, second = (lab.tags(uuid.uuid4()) for _ in range(2))
+    make_nodes(cloud, first)
+    look(this_computer)
+    make_nodes(cloud, second)
+    leftovers = cloud.leftovers
+
+    def some(tags):
+        if tags == first:
+            raise Passing("The cloud has too much to do.")
+        return leftovers(tags)
+
+    monkeypatch.setattr(cloud, "leftovers", some)
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert not cloud.nodes(second)
+
+
+def test_a_workspace_that_became_ready_while_the_cloud_was_asked_is_not_told_as_missing(lab, this_computer, cloud):
+    cloud.delete_filesystem(lab.tags())
+    cloud.delete_network(lab.tags())
+    type(lab).objects.update(status="inprogress")
+    (place,) = reconcile.places(this_computer.pk)
+    type(lab).objects.update(status="ready")
+    reconcile.compare(place, set())
+    assert type(lab).objects.get().missing_since is None

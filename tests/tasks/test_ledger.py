@@ -292,6 +292,21 @@ def test_a_task_that_was_cancelled_before_it_began_does_nothing(task, world):
     assert not cancel_task(task)
 
 
+def test_a_cancel_that_comes_just_before_the_end_is_written_is_heard(task, world, monkeypatch):
+    """Whoever asked was told that it is being cancelled."""
+    asked = []
+
+    def ask(name):
+        if name == "test.settle.before" and not asked:
+            asked.append(cancel_task(Task.objects.get(pk=task.pk)))
+
+    monkeypatch.setattr(ledger, "failpoint", ask)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (asked, task.status) == ([True], "cancelled")
+    assert world.things == []
+
+
 def test_cancelling_a_task_that_waits_does_not_wait(task, world):
     world.do["two"] = lambda work: work.wait(3600)
     run_task(task.pk)

@@ -7,9 +7,10 @@ from django.db import migrations, models
 
 def tell_apart(apps, schema_editor):
     """Names that differ in how they are written alone get a number, the oldest keeps its own."""
+    here = schema_editor.connection.alias
     found = {
-        "CloudConfig": apps.get_model("workspaces", "CloudConfig").objects.all(),
-        "Workspace": apps.get_model("workspaces", "Workspace").objects.exclude(status="terminated"),
+        "CloudConfig": apps.get_model("workspaces", "CloudConfig").objects.using(here),
+        "Workspace": apps.get_model("workspaces", "Workspace").objects.using(here).exclude(status="terminated"),
     }
     for rows in found.values():
         taken = {}

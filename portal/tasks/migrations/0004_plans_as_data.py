@@ -12,7 +12,7 @@ ENDS_IN = {
 
 def keep_promises(apps, schema_editor):
     """What each task's plan says, written beside the task."""
-    tasks = apps.get_model("tasks", "Task").objects
+    tasks = apps.get_model("tasks", "Task").objects.using(schema_editor.connection.alias)
     for kind, ends in ENDS_IN.items():
         then = dict(zip(("finished", "failed", "cancelled"), ends, strict=True)) if ends else {}
         promise = {
