@@ -253,12 +253,16 @@ def clean_up(work: Work) -> None:
         return
     if not run.cluster.nodes.exclude(address="").exists():
         return
-    if silent := end_what_is_left(work, run):
+    is_gone = Cluster.objects.get(pk=run.cluster_id).status in Cluster.DELETED
+    if (silent := end_what_is_left(work, run)) and not is_gone:
         work.log(f"{silent} does not answer. What runs there is ended when it does, before anything else is started.")
     try:
         remove_folder(run)
     except Passing as error:
-        work.log(f"{error.message} The run's folder stays until the node answers.")
+        if is_gone:
+            work.log("The run's folder stays on the shared filesystem: its cluster is deleted.")
+        else:
+            work.log(f"{error.message} The run's folder stays until the node answers.")
 
 
 def remove_folder(run: Run) -> None:
