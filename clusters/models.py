@@ -76,6 +76,8 @@ def prefetch_lost_nodes(clusters: Iterable[Cluster]) -> None:
 class Cluster(Subject):
     """Nodes of one instance type with an engine version, ready for MPI."""
 
+    fetched_with = ("workspace__organization", "workspace__cloud_config", "engine_version")
+
     class Status(models.TextChoices):
         NEW = "new"
         INPROGRESS = "inprogress"

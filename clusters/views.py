@@ -50,6 +50,7 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "gone": gone,
         "filtered": any(request.GET.get(name) for name in ("q", "status")),
+        "had_some": not page.rows and workspace.clusters.exists(),
     }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
     return render(request, part or "clusters/clusters.html", context)

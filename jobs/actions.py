@@ -201,14 +201,18 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
-    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
+    place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
+    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related(*place).get(pk=job.pk)
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
     if now_so.deleted:
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)
-    place = ("workspace__organization", "workspace__cloud_config")
-    cluster = Cluster.objects.select_related(*place).get(pk=program.cluster.pk)
+    cluster = now_so.cluster
+    if program.cluster != cluster:
+        cluster = Cluster.objects.select_related(*(path.removeprefix("cluster__") for path in place)).get(
+            pk=program.cluster.pk
+        )
     if cluster.workspace_id != job.workspace_id:
         raise PortalError("That cluster is not in this workspace.")
     if cluster.status in GONE:
@@ -218,7 +222,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     run = Run.objects.create(
         uuid=uuid or uuid4(),
         workspace=cluster.workspace,
-        job=job,
+        job=now_so,
         number=(job.runs.aggregate(last=Max("number"))["last"] or 0) + 1,
         cluster=cluster,
         git_url=program.git_url,
@@ -230,7 +234,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
     live.ring(live.WATCH_WAITING, *run.live_names())
-    dispatch(cluster.pk)
+    dispatch(cluster.pk, fresh=run)
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     _record("started", run, by=by, after=after)

@@ -22,8 +22,11 @@ from portal.tasks import ledger, live
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
 
 
-def dispatch(cluster_pk: int) -> Run | None:
+def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
     """Let the next run begin, if there is one and the cluster is free for it. Returns it.
+
+    `fresh` is one that was made in this very transaction, and so is nobody else's: if it is the next, it need not be
+    read.
 
     Where several do this at once:
 
@@ -38,17 +41,18 @@ def dispatch(cluster_pk: int) -> Run | None:
     held: list[int] = []
     while True:
         waiting = Run.objects.waiting().filter(cluster=cluster_pk).exclude(pk__in=held)
-        run = waiting.select_related("job__workspace__organization", "cluster__workspace__cloud_config").first()
-        if run is None:
+        first = waiting.values_list("pk", "uuid").first()
+        if first is None:
             return None
+        pk, uuid = first
         with transaction.atomic():
             # What may be left of another run would be in its way; and whoever looks for that ends all that it finds.
             left = Run.objects.filter(cluster=OuterRef("pk"), may_be_left=True)
             free = Cluster.objects.free().filter(~Exists(left), pk=cluster_pk)
-            if not free.update(occupied_by=run.uuid):
+            if not free.update(occupied_by=uuid):
                 return None
-            if _is_still_waiting(run):
-                Run.objects.filter(pk=run.pk).update(turn=Now())
+            if run := fresh if fresh and fresh.pk == pk else _still_waiting(pk):
+                Run.objects.filter(pk=pk).update(turn=Now())
                 run.turn = now()
                 ledger.start_task(
                     run,
@@ -59,14 +63,15 @@ def dispatch(cluster_pk: int) -> Run | None:
                     output=run.output,
                 )
                 return run
-            run.cluster.release(run.uuid)
-            held.append(run.pk)
+            Cluster.objects.filter(pk=cluster_pk, occupied_by=uuid).update(occupied_by=None)
+            held.append(pk)
 
 
-def _is_still_waiting(run: Run) -> bool:
-    """Locks it then. False also where somebody else holds it."""
-    rows = Run.objects.waiting().select_for_update(no_key=True, skip_locked=True)
-    return rows.filter(pk=run.pk).first() is not None
+def _still_waiting(pk: int) -> Run | None:
+    """Locks it then. None also where somebody else holds it."""
+    rows = Run.objects.waiting().select_for_update(of=("self",), no_key=True, skip_locked=True)
+    of = ("job__workspace__organization", "cluster__workspace__cloud_config", "output", "started_by")
+    return rows.select_related(*of).filter(pk=pk).first()
 
 
 def dispatch_all() -> int:

@@ -134,6 +134,12 @@ class Run(Subject):
     """One execution of a job. What ran is copied from the job, so that changing the job changes no history."""
 
     runs_programs = True
+    fetched_with = (
+        "job__workspace__organization",
+        "cluster__workspace__organization",
+        "cluster__workspace__cloud_config",
+        "cluster__engine_version",
+    )
 
     class Status(models.TextChoices):
         NEW = "new"

@@ -56,7 +56,6 @@ def launch(work: Work) -> None:
             work.prove()
             if not run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone", may_be_left=True):
                 raise Refused(f"The run is {run.badge.word} already.")
-            run.refresh_from_db()
             places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
             hosts = {"hosts": [node.hostname for node in nodes], "of": places}
             Output.objects.filter(pk=run.output_id).update(nodes=hosts)
@@ -69,7 +68,7 @@ def launch(work: Work) -> None:
         "cores": cluster.cores,
         "hostfile": f"{head.home}/hostfile",
         "home": home_files(cluster, nodes),
-        "engine": cluster.engine_folder,
+        "engine": f"{head.shared}/.engines/{cluster.engine_version.slug}",
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
@@ -176,7 +175,7 @@ def stop(work: Work) -> None:
 def wait_for_end(work: Work) -> None:
     """The watch process writes down the end, and wakes this. What it does meanwhile is in the run, not in the step."""
     run: Run = work.subject
-    run.refresh_from_db()
+    run.refresh_from_db(fields=["ended"])
     if run.ended is None:
         work.wait(60, "")
 
@@ -254,12 +253,16 @@ def clean_up(work: Work) -> None:
         return
     if not run.cluster.nodes.exclude(address="").exists():
         return
-    if silent := end_what_is_left(work, run):
+    is_gone = Cluster.objects.get(pk=run.cluster_id).status in Cluster.DELETED
+    if (silent := end_what_is_left(work, run)) and not is_gone:
         work.log(f"{silent} does not answer. What runs there is ended when it does, before anything else is started.")
     try:
         remove_folder(run)
     except Passing as error:
-        work.log(f"{error.message} The run's folder stays until the node answers.")
+        if is_gone:
+            work.log("The run's folder stays on the shared filesystem: its cluster is deleted.")
+        else:
+            work.log(f"{error.message} The run's folder stays until the node answers.")
 
 
 def remove_folder(run: Run) -> None:

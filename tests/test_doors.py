@@ -59,7 +59,7 @@ def test_every_address_has_a_row():
 
 
 def test_the_page_about_it_is_current():
-    """`python -m tests.doors > docs/access.md` writes it anew."""
+    """`bin/python --test -m tests.doors > docs/access.md` writes it anew."""
     assert (ROOT / "docs" / "access.md").read_text() == as_page()
 
 

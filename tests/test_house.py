@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -58,3 +59,12 @@ def test_actions_lock_in_order(app):
 def test_an_action_out_of_order_is_found():
     source = "@transaction.atomic\ndef act(row):\n    Row.objects.select_for_update().get()\n"
     assert list(out_of_order(source)) == [(2, "transaction.atomic"), (3, "select_for_update")]
+
+
+def test_every_setting_is_told_to_whoever_operates_a_portal():
+    read = re.findall(r'env\.\w+\("([A-Z_]+)"', (ROOT / "portal" / "settings.py").read_text())
+    page = (ROOT / "docs" / "operating.md").read_text().partition("## Settings")[2]
+    names = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]  # the first cell of each row
+    told = re.findall(r"`([A-Z_]+)`", "".join(names))
+    assert set(read) - set(told) == {"PORTAL_FAILPOINTS"}  # for tests
+    assert set(told) <= set(read)

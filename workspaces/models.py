@@ -88,6 +88,8 @@ class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
 class Workspace(Subject):
     """A shared filesystem, a network and people, in one region of one cloud configuration."""
 
+    fetched_with = ("organization", "cloud_config")
+
     class Status(models.TextChoices):
         NEW = "new"
         INPROGRESS = "inprogress"

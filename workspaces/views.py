@@ -73,7 +73,8 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
                 messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
             except PortalError as error:
                 messages.error(request, f"{config.name}: {error.message} {error.advice}")
-            return redirect("cloud-configs")
+            # without a workspace the dashboard has what comes next
+            return redirect("cloud-configs" if organization.workspaces.exists() else "dashboard")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
 
 

@@ -42,6 +42,8 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
         return [(Step(title=step.title, name=step.name), None) for step in RUN.steps]
     steps = list(task.steps.select_related("task"))
     for step in steps:
+        if step.status == StepStatus.UNDONE:  # nothing brings back what a run has done: it was ended
+            step.status = StepStatus.DONE
         if step.name == "run" and step.status == StepStatus.DONE and run.status == Run.Status.FAILED:
             step.status, step.detail = StepStatus.FAILED, run.cause
         elif step.name == "run" and step.status == StepStatus.RUNNING:
@@ -69,6 +71,12 @@ def _mends(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def _advice(run: Run) -> str:
+    """What can still be done: nothing for a job that is deleted, no other cluster for one that has been moved."""
+    is_moved = run.cluster_id != run.job.cluster_id and "another cluster" in run.advice
+    return "" if run.job.deleted or is_moved else run.advice
+
+
 @require_safe
 @login_required
 def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
@@ -87,6 +95,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "last_ended": found.last_ended_rank,
         "may_change": may_change,
         "may_run": may_run,
+        "advice": _advice(found),
         "mends": _mends(found) if may_run and found.status == Run.Status.FAILED else [],
         "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
         "key": uuid4(),

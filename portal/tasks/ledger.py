@@ -128,7 +128,7 @@ def _new_task(
             )
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
-    task.refresh_from_db(fields=["wake_at"])
+    del task.wake_at  # an expression of the database's; who asks for it is given what came of it
     Step.objects.bulk_create(
         Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
     )

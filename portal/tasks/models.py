@@ -150,9 +150,17 @@ class Task(models.Model):
         )
         if not claimed:
             return None
-        task = cls.objects.select_related("output", "subject_type").get(pk=pk)
+        task = cls.objects.select_related("output").get(pk=pk)
         task.taken_over = was_left
+        task._fetch_subject()
         return task
+
+    def _fetch_subject(self) -> None:
+        """With all that a worker needs of it, in one query."""
+        model: Any = ContentType.objects.get_for_id(self.subject_type_id).model_class()
+        rows = model._default_manager.select_related(*getattr(model, "fetched_with", ()))
+        if (subject := rows.filter(pk=self.subject_id).first()) is not None:
+            self.subject = subject
 
     @classmethod
     def release(cls, *, worker: str) -> None:

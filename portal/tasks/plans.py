@@ -36,6 +36,10 @@ class Plan:
     `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome. Where `during`
     is empty, the subject's own program decides what it is (a run). `settle` is for what else an outcome means; it is
     called in the transaction that writes it.
+
+    It may begin in the subject's first status, and in each that `during` follows by the model's STATES. So what `then`
+    says must be true whichever of them it began in: a FAILED cluster is not RUNNING because its repair was cancelled.
+    Where only some of them will do, the action that starts it refuses the others.
     """
 
     kind: str  # APP.VERB, kept in the database

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 OUTCOMES = {"finished", "failed", "cancelled"}  # of a task
 
 plans: dict[str, Plan] = {}  # by kind
+done_to: dict[str, type[Subject]] = {}  # what each plan is done to, by its kind
 subjects: dict[str, type[Subject]] = {}  # by the name before the dot in live names
 live: dict[str, Any] = {}  # models whose rows live pages hear about, by that name; their managers have `seen_by`
 watchers: list[Callable[[], Any]] = []  # what the watch process looks after, see `portal.tasks.watch`
@@ -28,7 +29,7 @@ def add_subject(model: type[Subject], *its_plans: Plan) -> None:
     add_live(model)
     for plan in its_plans:
         assert plan.kind not in plans, plan.kind
-        plans[plan.kind] = plan
+        plans[plan.kind], done_to[plan.kind] = plan, model
 
 
 def add_live(model: type[Model]) -> None:
@@ -57,3 +58,11 @@ def faults(queues: tuple[str, ...]) -> Iterator[str]:
             yield f"The plan {plan.kind} is for the queue {plan.queue}, which does not exist."
         if bool(plan.during) != (set(plan.then) == OUTCOMES):
             yield f"The plan {plan.kind} does not say what its subject becomes."
+        if plan.during and plan.kind in done_to:
+            states = done_to[plan.kind].STATES
+            for status in sorted({plan.during, *plan.then.values()} - set(states)):
+                yield f"The plan {plan.kind} speaks of the status {status}, which its subject does not have."
+            for outcome, status in plan.then.items():  # it would stay in `during` for ever
+                if status in states and plan.during not in states[status].follows:
+                    why = f"{status} does not follow {plan.during}"
+                    yield f"The plan {plan.kind} cannot say that it has {outcome}: {why}."

@@ -29,6 +29,7 @@ class Subject(HasStatus):
     tasks = GenericRelation("tasks.Task", content_type_field="subject_type", object_id_field="subject_id")
 
     runs_programs: ClassVar[bool] = False  # has an `output`, which people's programs write
+    fetched_with: ClassVar[tuple[str, ...]] = ()  # what a worker needs of it at once, as for `select_related`
 
     class Meta:
         abstract = True

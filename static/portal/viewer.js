@@ -607,6 +607,8 @@ class Viewer {
     if (!place || !h) return;
     const soFar = h.lines || !h.head ? `${lines(h.lines)} so far` : `${number(h.head)} bytes so far`;
     const over = h.ended || (this.keeps && document.querySelector("[data-ended]"));
+    // Until the end is read, what the server has said of an output that has ended stands.
+    if (over && this.cursor < h.head && !this.shownState && line.state !== "cut") return;
     let look, sign, words;
     if (this.complete)
       [look, sign, words] = [

@@ -72,7 +72,7 @@ def test_the_page_says_the_words_and_how_to_go_on(client, alice, settings):
     assert LOCKED in text
     assert "<h1>Couldn't sign you in</h1>" in text
     assert "mailto:help@example.org" in text
-    assert "Back to login" in text
+    assert "Back to sign-in" in text
     assert "was refused as locked" in verbs(alice)
 
 

@@ -169,7 +169,9 @@ def test_the_last_admin_stays_whatever_is_tried(client, harbor, alice, bob):
     answer = client.post(reverse("person", args=[alice.uuid]), {"role": "member"})
     assert LAST_ADMIN in answer.context["form"].errors["role"]
     for path in ("/organization/leave/", reverse("remove-person", args=[alice.uuid])):
-        assert LAST_ADMIN in client.post(path).content.decode()
+        body = client.post(path).content.decode()
+        assert LAST_ADMIN in body
+        assert f'href="{reverse("people")}"' in body.split('class="note note-warn', 1)[1], "it leads to what it says"
     assert harbor.memberships.get(user=alice).role == OrganizationRole.ADMIN
     change_role(harbor.memberships.get(user=bob), OrganizationRole.ADMIN, by=alice)
     # Both pages were open while there were two; what was read then does not count.

@@ -156,6 +156,26 @@ def test_a_task_that_ends_says_so_without_moving_the_focus(portal, page, say, ta
     assert page.evaluate("[document.activeElement.name, document.activeElement.value]") == ["find", "wor"]
 
 
+WATCH_STATE = """
+new MutationObserver(() => {
+  const words = document.querySelector("[data-state]")?.textContent.trim();
+  if (words) (window.stated ??= new Set()).add(words.split(/[ :]/)[0]);
+}).observe(document, { childList: true, subtree: true });
+"""
+
+
+def test_an_output_that_is_complete_is_never_said_to_be_coming(portal, page, say, task):
+    say("last words\n", times=300)
+    portal.call("end_task", task=task["task"])
+    page.wait_for_selector("[data-state]:has-text('Complete: ')")
+    page.add_init_script(WATCH_STATE)
+    for _ in range(3):
+        page.reload()
+        page.wait_for_selector("[data-state] .copy, .ln:has-text('last words')")
+        page.wait_for_selector("#live:has-text('Ended; nothing more will come')")
+        assert page.evaluate("[...window.stated]") == ["Complete"]
+
+
 def test_a_web_server_that_is_killed_costs_no_line(portal, open_desk, lab, cluster):
     url = f"{portal.url}/examples/chatty"
     made = portal.call(

@@ -37,7 +37,8 @@ def on(monkeypatch, lab, alice):
     kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "nodes", "reach")]
     create = replace(plans.CREATE, steps=kept)
     delete = replace(plans.DELETE, steps=[*create.teardown(), plans.DELETE.steps[-1]])
-    monkeypatch.setattr(registry, "plans", {plan.kind: plan for plan in (create, delete)})
+    for plan in (create, delete):
+        monkeypatch.setitem(registry.plans, plan.kind, plan)
     lab.keep_login_key(*ssh.new_key("test"))
 
     def make(cloud, nodes=3):

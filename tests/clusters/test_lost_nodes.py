@@ -239,6 +239,8 @@ def test_whether_it_is_repaired_by_itself_is_changed_on_its_page_and_written_dow
     event = AuditEvent.objects.get(verb="changed")
     assert (event.before, event.after) == ({"repair by itself": False}, {"repair by itself": True})
     assert "Turn off" in client.get(f"/clusters/{tide.uuid}/").content.decode()
+    Cluster.objects.filter(pk=tide.pk).update(status="terminated")
+    assert "Turn off" not in client.get(f"/clusters/{tide.uuid}/").content.decode()
     client.force_login(bob)
     assert client.post(f"/clusters/{tide.uuid}/auto-repair/").status_code == 403
     tide.refresh_from_db()

@@ -273,6 +273,29 @@ def test_the_advice_of_a_failed_run_leads_to_what_it_speaks_of(client, bob, vera
     assert edit not in client_get(client, vera, "run", run)
 
 
+def test_advice_that_nobody_can_follow_any_more_is_not_given(client, bob, job, make_cluster):
+    run = a_run(job, "failed")
+    advice = "Choose another cluster for the job, and run it again."
+    Run.objects.filter(pk=run.pk).update(advice=advice)
+    assert advice in client_get(client, bob, "run", run)
+    change_job(job, by=bob, cluster=make_cluster("ebb"))
+    assert advice not in client_get(client, bob, "run", run)
+    Run.objects.filter(pk=run.pk).update(advice="Look at its output.")
+    assert "Look at its output." in client_get(client, bob, "run", run)
+    delete_job(job, by=bob)
+    assert "Look at its output." not in client_get(client, bob, "run", run)
+
+
+def test_where_no_cluster_is_left_each_form_of_a_job_leads_to_one_or_names_who_makes_it(client, alice, bob, job):
+    Cluster.objects.filter(pk=job.cluster_id).update(status="terminated")
+    new = reverse("new-cluster", args=[job.workspace.uuid])
+    for name, row in (("edit-job", job), ("run-job-with-changes", job), ("run-with-changes", job.runs.get())):
+        assert new in client_get(client, alice, name, row)
+        page = client_get(client, bob, name, row)
+        assert "An admin of the workspace can create one." in page
+        assert new not in page
+
+
 def test_an_example_fills_in_the_form_and_loses_nothing_that_was_typed(post, lab, job):
     typed = {"name": "mine", "cluster": job.cluster.uuid, "time_limit": "7", "use": "hostnames", "command": "x"}
     form = post("new-job", lab, **typed).context["form"]

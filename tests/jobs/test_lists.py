@@ -176,6 +176,8 @@ def test_clusters_that_are_gone_have_a_tab_of_their_own(client, bob, filled):
     assert f"?cluster={Cluster.objects.get(name='old').uuid}" in gone.content.decode()
     none = client.get(reverse("clusters", args=[filled.uuid]) + "?status=failed")
     assert "Nothing found" in none.content.decode()
+    Cluster.objects.update(status="terminated")
+    assert "Those that were here were deleted." in client.get(reverse("clusters", args=[filled.uuid])).content.decode()
 
 
 def test_the_figures_of_a_dashboard_are_counted_in_a_window_of_days(client, bob, filled):

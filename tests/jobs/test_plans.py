@@ -12,7 +12,7 @@ from jobs import plans, watch
 from jobs.dispatch import dispatch
 from jobs.models import Run
 from portal import ssh
-from portal.errors import PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import retry_task, run_task
 from portal.tasks.models import Output, StepStatus, Task
 from workspaces.models import Workspace
@@ -107,3 +107,32 @@ def test_a_run_that_begins_while_one_still_looks_for_what_another_left_is_not_en
     assert asked == [True, True, False, False]  # the head node and the others, twice
     watch._sweep(begun_run.pk)
     assert len(asked) == 4, "there is nothing left to look for"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_nobody_is_told_to_wait_for_the_nodes_of_a_cluster_that_was_deleted(begun_run, monkeypatch, is_deleted):
+    said = []
+
+    class Work:
+        subject = begun_run
+        log = staticmethod(said.append)
+
+    def silent(*_, **__):
+        raise Passing("tide-0 does not answer.")
+
+    monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "tide-0")
+    monkeypatch.setattr(plans.ssh, "run", silent)
+    if is_deleted:
+        Cluster.objects.filter(pk=begun_run.cluster_id).update(status="terminated")
+    Run.objects.filter(pk=begun_run.pk).update(started=now())
+    plans.clean_up(Work)
+    assert ("until the node answers" in " ".join(said)) is not is_deleted
+    assert ("stays on the shared filesystem" in " ".join(said)) is is_deleted
+
+
+@pytest.mark.django_db
+def test_the_page_of_a_cancelled_run_says_of_no_step_that_it_was_undone(client, begun_run, bob):
+    begun_run.last_task.steps.filter(name="launch").update(status=StepStatus.UNDONE)
+    client.force_login(bob)
+    assert ", undone" not in client.get(begun_run.get_absolute_url()).content.decode()

@@ -26,7 +26,7 @@ from jobs import plans as run_plans
 from jobs.actions import cancel_run, create_job, start_run
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
-from jobs.watch import Observer, _End
+from jobs.watch import Observer, _End, _sweep, _with_leftovers
 from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, registry
@@ -220,6 +220,8 @@ class World:
         """What the watch process sees and does, as far as it is not a connection."""
         for run in Run.objects.filter(started__isnull=False, observed=False).select_related("cluster", "output"):
             self.observe(run)
+        for pk in sorted(_with_leftovers()):
+            _sweep(pk)
         dispatch_all()
 
     def observe(self, run):

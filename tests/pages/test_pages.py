@@ -9,6 +9,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urljoin
+from uuid import uuid4
 
 import pytest
 from django.core.files.storage import storages
@@ -203,7 +204,7 @@ def test_the_number_of_queries_of_each_page_is_on_record(client, filled, alice, 
     if os.environ.get("COUNT_QUERIES"):
         QUERIES.write_text(json.dumps(counted, indent=2) + "\n")
     recorded = json.loads(QUERIES.read_text())
-    assert {name: n for name, n in counted.items() if n > recorded[name]} == {}
+    assert {name: n for name, n in counted.items() if n > recorded.get(name, 0)} == {}
 
 
 def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert_max_num_queries):
@@ -256,6 +257,11 @@ def test_an_empty_organization_is_led_to_its_first_run(client, alice):
     body = client.get("/").content.decode()
     assert body.count("btn-primary") == 1
     assert reverse("new-cloud-config") in body
+    body = client.post(
+        reverse("new-cloud-config"), {"name": "Here", "kind": "local", "key": uuid4()}, follow=True
+    ).content.decode()
+    assert "Here is ready" in body
+    assert reverse("new-workspace") in body
 
 
 def test_parts_of_a_page_are_what_the_page_has_in_their_place(client, filled, alice):
@@ -398,6 +404,20 @@ def test_who_may_make_no_cluster_is_not_sent_to_make_one(client, lab, alice, bob
         page = client.get(f"/workspaces/{lab.uuid}/jobs/new/").content.decode()
         assert (f"/workspaces/{lab.uuid}/clusters/new/" in page) is may
         assert ("An admin of the workspace can create one." in page) is not may
+
+
+def test_whoever_deletes_a_workspace_without_being_in_it_is_sent_to_no_cluster_of_it(client, filled, alice):
+    client.force_login(alice)
+    cluster = Cluster.objects.get(status="running")
+    page = reverse("delete-workspace", args=[cluster.workspace.uuid])
+    assert cluster.get_absolute_url() in client.get(page).content.decode()
+    cluster.workspace.members.filter(user=alice).delete()
+    body = client.get(page).content.decode()
+    assert cluster.get_absolute_url() not in body
+    assert cluster.name in body
+    people = reverse("workspace-people", args=[cluster.workspace.uuid])
+    assert f'"{people}"' in body.split("<main")[1]
+    assert client.get(people).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["console", "locmem"])
