@@ -197,6 +197,13 @@ _OF_CRASHES = (
 # What the last line of a rank's words says, and what to do about it.
 _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
+        r"^ModuleNotFoundError: No module named 'bodo'",
+        lambda _: (
+            "there is no module bodo.",
+            "Bodo is an engine version: take another cluster, one that was made with it.",
+        ),
+    ),
+    (
         r"^ModuleNotFoundError: No module named '([^']+)'",
         lambda m: (
             f"there is no module {m[1]}.",

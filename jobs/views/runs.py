@@ -53,6 +53,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
 
 # What the advice of a failed run speaks of, and where that is changed: the field of the form that edits the job.
 _MENDS = (
+    ("another cluster", "edit-job", "id_cluster", "Choose another cluster"),
     ("Git URL", "edit-job", "id_git_url", "Change the Git URL"),
     ("command", "edit-job", "id_command", "Change the command"),
     ("reference", "edit-job", "id_reference", "Change the reference"),
@@ -61,13 +62,13 @@ _MENDS = (
 )
 
 
-def _mends(run: Run) -> list[tuple[str, str]]:
+def _mends(run: Run, advice: str) -> list[tuple[str, str]]:
     """Words and addresses of what its advice says to change."""
-    there = [(f"Open {run.cluster}", run.cluster.get_absolute_url())] if "epair the cluster" in run.advice else []
+    there = [(f"Open {run.cluster}", run.cluster.get_absolute_url())] if "epair the cluster" in advice else []
     return there + [
         (words, f"{reverse(name, args=[run.job.uuid])}#{field}")
         for about, name, field, words in _MENDS
-        if about in run.advice
+        if about in advice
     ]
 
 
@@ -84,6 +85,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     task = found.last_task
     may_change = Run.objects.all().may_change(request.user, found)
     may_run = may_change and found.job.deleted is None
+    advice = _advice(found)
     context: dict[str, Any] = {
         "run": found,
         "task": task,
@@ -95,8 +97,8 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "last_ended": found.last_ended_rank,
         "may_change": may_change,
         "may_run": may_run,
-        "advice": _advice(found),
-        "mends": _mends(found) if may_run and found.status == Run.Status.FAILED else [],
+        "advice": advice,
+        "mends": _mends(found, advice) if may_run and found.status == Run.Status.FAILED else [],
         "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
         "key": uuid4(),
     }

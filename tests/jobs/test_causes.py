@@ -64,6 +64,8 @@ def test_what_a_rank_said_before_it_aborted_is_the_cause():
     assert cause.evidence.endswith("ValueError: seven")
     missing = ABORTED.replace("ValueError: seven", "ModuleNotFoundError: No module named 'yaml'")
     assert "name it in requirements.txt" in of_ranks([failure(1, words=missing, aborts=1)], 1, 6).advice
+    bodo = missing.replace("yaml", "bodo")
+    assert "take another cluster" in of_ranks([failure(1, words=bodo, aborts=1)], 1, 6).advice
 
 
 def test_a_rank_that_only_aborted_has_no_evidence():

@@ -278,6 +278,7 @@ def test_advice_that_nobody_can_follow_any_more_is_not_given(client, bob, job, m
     advice = "Choose another cluster for the job, and run it again."
     Run.objects.filter(pk=run.pk).update(advice=advice)
     assert advice in client_get(client, bob, "run", run)
+    assert f"{reverse('edit-job', args=[job.uuid])}#id_cluster" in client_get(client, bob, "run", run)
     change_job(job, by=bob, cluster=make_cluster("ebb"))
     assert advice not in client_get(client, bob, "run", run)
     Run.objects.filter(pk=run.pk).update(advice="Look at its output.")

@@ -1,4 +1,4 @@
-"""The question of the flights example, compiled by Bodo: how late did New York's flights of 2013 arrive?
+"""For a cluster with Bodo: how late did New York's flights of 2013 arrive? The flights example, compiled.
 
 mpiexec -n 6 python flights_bodo.py     with BODO_SPAWN_MODE=0, which the portal sets
 """
