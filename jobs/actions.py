@@ -273,10 +273,7 @@ def _cancel_waiting(run: Run, by: User) -> bool:
 def _cancel_begun(run: Run, by: User) -> bool:
     run.refresh_from_db(fields=["status", "turn"])
     task = run.last_task
-    if run.is_finished or task is None or not ledger.cancel_task(task):
-        return False
-    Run.objects.filter(pk=run.pk).update(cancelled_by=by)
-    return True
+    return not run.is_finished and task is not None and ledger.cancel_task(task, by=by)
 
 
 def _record(verb: str, run: Run, *, by: User | None, after: dict[str, Any] | None = None) -> None:

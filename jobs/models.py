@@ -294,5 +294,8 @@ class Run(Subject):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
         return moved
 
+    def remember_who_cancelled(self, by: User) -> None:
+        Run.objects.filter(pk=self.pk).update(cancelled_by=by)
+
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]

@@ -109,7 +109,7 @@ def delete_workspace(workspace: Workspace, *, by: User) -> Task:
 
 def cancel(task: Task, by: User) -> None:
     """Ask for it, and write down who did."""
-    if cancel_task(task):
+    if cancel_task(task, by=by):
         record_task("cancelled", task, by=by)
 
 

@@ -72,7 +72,7 @@ class TaskAdmin(StaffAdmin):
     @admin.action(description="Cancel (what was begun is undone)")
     def cancel(self, request: HttpRequest, queryset: QuerySet[Task]) -> None:
         def do(task: Task) -> None:
-            if not cancel_task(task):
+            if not cancel_task(task, by=request.user):
                 raise PortalError("It had ended already.")
             self.record("cancelled", task.subject, request, after={"task": task.title})
 

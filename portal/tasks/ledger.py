@@ -156,11 +156,13 @@ def hold(tasks: TaskQuerySet) -> None:
 
 
 @transaction.atomic
-def cancel_task(task: Task) -> bool:
+def cancel_task(task: Task, *, by: Any = None) -> bool:
     """Ask for it. What was begun is undone by a worker. False when it had already ended."""
     asked = Task.objects.unfinished().filter(pk=task.pk).update(cancel_asked=True, woken=True, wake_at=Now())
     if asked:
         task.refresh_from_db()
+        if by is not None and task.subject is not None:
+            task.subject.remember_who_cancelled(by)
         task.changed()
         queue.enqueue(task)
     return bool(asked)

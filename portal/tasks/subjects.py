@@ -46,6 +46,9 @@ class Subject(HasStatus):
         """From the workspace's page to this one: words and addresses."""
         return []
 
+    def remember_who_cancelled(self, by: Any) -> None:
+        """For subjects that say so themselves when they have ended."""
+
     def live_names(self) -> list[str]:
         """The names that are rung when it changes: its own first, then those of what it is a part of."""
         raise NotImplementedError

@@ -136,7 +136,7 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
     task = _task_for(request, uuid, change=True)
     if request.method == "POST":
         with transaction.atomic():
-            if cancel_task(task):
+            if cancel_task(task, by=request.user):
                 registry.record("cancelled", task, by=request.user)
             else:
                 messages.info(request, "It had ended already.")

@@ -136,3 +136,12 @@ def test_the_page_of_a_cancelled_run_says_of_no_step_that_it_was_undone(client, 
     begun_run.last_task.steps.filter(name="launch").update(status=StepStatus.UNDONE)
     client.force_login(bob)
     assert ", undone" not in client.get(begun_run.get_absolute_url()).content.decode()
+
+
+@pytest.mark.django_db
+def test_who_cancels_a_run_on_the_page_of_its_task_is_named(client, begun_run, bob, monkeypatch):
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+    client.force_login(bob)
+    client.post(f"/tasks/{begun_run.last_task.uuid}/cancel/")
+    begun_run.refresh_from_db()
+    assert begun_run.cancelled_by == bob
