@@ -153,17 +153,18 @@ def start(folder, order):
 class Keeper:
     """Owns the command: passes on signals, ends it when its time is up, and writes down how it ended."""
 
-    def __init__(self, folder, order, lock, fence, command=0, until=None):
+    def __init__(self, folder, order, lock, fence, command=0, until=None, control=None):
         self.folder = folder
         self.order = order
         self.lock = lock
         self.fence = fence
         self.command = command
         self.until = until  # by the clock of `time.monotonic`, which goes over an exec
+        self.control = control  # open from before anybody can know of the command: what is asked waits in it
 
     def words(self):
         """For `finish`, after an exec."""
-        return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until])]
+        return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until, self.control])]
 
 
 def keep(keeper, begun, told=None):
@@ -176,6 +177,7 @@ def keep(keeper, begun, told=None):
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind becomes our child
+    keeper.control = os.open(folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     if told is not None:
         os.write(told, b"1")
         os.close(told)
@@ -190,7 +192,7 @@ def keep(keeper, begun, told=None):
     os.close(begun)
     if "secret" in order:
         # On with an empty memory.
-        for file in filter(None, (keeper.lock, keeper.fence)):
+        for file in filter(None, (keeper.lock, keeper.fence, keeper.control)):
             os.set_inheritable(file, True)
         with contextlib.suppress(OSError):
             boot.execute(sys.executable, "detach", ["finish", *keeper.words()])
@@ -199,8 +201,7 @@ def keep(keeper, begun, told=None):
 
 def finish(keeper):
     """Wait for the command and act on what is asked meanwhile; then end what it left, and write down how it ended."""
-    folder = keeper.folder
-    control = os.open(folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    folder, control = keeper.folder, keeper.control
     os.open(folder / "life", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # its end is seen by whoever reads it
     wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -297,7 +298,7 @@ def become(keeper, parent):
     folder, order = keeper.folder, keeper.order
     status = 1
     try:
-        for file in filter(None, (keeper.lock, keeper.fence)):
+        for file in filter(None, (keeper.lock, keeper.fence, keeper.control)):
             os.close(file)
         os.setsid()
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
@@ -515,8 +516,8 @@ def main(words, stream):
     elif verb == "look":
         look(pathlib.Path(target))
     elif verb == "finish":  # the keeper alone calls it, of itself
-        lock, fence, command, until = json.loads(rest[0])
-        finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until))
+        lock, fence, command, until, control = json.loads(rest[0])
+        finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until, control))
     elif verb == "sweep":
         sweep(target, rest[0])
     else:

@@ -367,6 +367,16 @@ def test_a_secret_is_in_no_memory_of_what_goes_on(folder, programs):
     assert end_of(folder)["signal"] == 9
 
 
+def test_what_is_asked_as_soon_as_it_was_started_is_heard(tmp_path, programs):
+    """Though its keeper is just being executed anew, to forget the secret."""
+    for number in range(8):
+        folder = tmp_path / str(number)
+        call("start", folder, text=order(["become"], program="program", secret="s"), programs=programs)
+        os.close(os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK))  # somebody reads it
+        call("signal", folder, "KILL")
+        assert end_of(folder)["signal"] == 9
+
+
 def memory_of(pid):
     found = []
     with open(f"/proc/{pid}/mem", "rb", 0) as memory:
