@@ -25,7 +25,7 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
-AHEAD_AFTER = 0.5  # seconds; what is started for the next call must not slow down this one
+AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
 
