@@ -101,9 +101,7 @@ class NodeState(StrEnum):
 
     PENDING = "pending"  # it is being made or started; asking for it again would do nothing
     RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    GONE = "gone"
+    STOPPED = "stopped"  # or on its way there
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,6 @@ class CloudNode:
     door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
     switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
     refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
-    reason: str = ""  # why it is in its state, where the cloud says so: no capacity, taken back
 
     @property
     def running(self) -> bool:
