@@ -197,7 +197,7 @@ def retry_task(task: Task, *, by: Any) -> None:
         _begin(task.subject, plan)
     try:
         with transaction.atomic():
-            again = Task.objects.filter(pk=task.pk, status=TaskStatus.FAILED).update(
+            Task.objects.filter(pk=task.pk).update(
                 status=TaskStatus.NEW,
                 cause="",
                 evidence="",
@@ -209,8 +209,6 @@ def retry_task(task: Task, *, by: Any) -> None:
             )
     except IntegrityError as error:
         raise Conflict(f"{task.subject} is being worked on already. Wait for that to end, or cancel it.") from error
-    if not again:
-        raise Conflict("Somebody else was first: it is being tried again.")
     task.refresh_from_db()
     task.output.reopen()
     task.steps.filter(status__in=(StepStatus.FAILED, StepStatus.RUNNING, StepStatus.UNDONE)).update(
