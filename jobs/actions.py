@@ -265,8 +265,8 @@ def _cancel_waiting(run: Run, by: User) -> bool:
     changes = {"status": Run.Status.CANCELLED, "turn": now(), "ended": now(), "cause": f"Cancelled by {by}."}
     if not waiting.update(**changes, cancelled_by=by):
         return False
-    Output.objects.filter(pk=run.output_id).update(ended=True)
-    live.ring(*run.live_names(), run.output.live_name)
+    run.output.end()
+    live.ring(*run.live_names())
     return True
 
 

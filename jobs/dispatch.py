@@ -11,7 +11,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Value
+from django.db.models import Exists, OuterRef, Value
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -107,10 +107,10 @@ def _give_up(run: Run) -> None:
         if deleted
         else "Repair the cluster or choose another one, and run the job again."
     )
-    if run.move(Run.Status.FAILED, ended=now(), cause=cause, advice=advice):
-        Run.objects.filter(pk=run.pk).update(turn=F("ended"))
-        type(run.output).objects.filter(pk=run.output_id).update(ended=True)
-        live.ring(*run.live_names(), run.output.live_name)
+    at = now()
+    if run.move(Run.Status.FAILED, turn=at, ended=at, cause=cause, advice=advice):
+        run.output.end()
+        live.ring(*run.live_names())
 
 
 def reasons(runs: Collection[Run]) -> dict[int, str]:

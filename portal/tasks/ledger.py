@@ -577,8 +577,7 @@ class Work:
             self._store()
             task.changed()
             if not task.output.tasks.unfinished().exclude(pk=task.pk).exists():
-                Output.objects.filter(pk=task.output_id).update(ended=True)
-                live.ring(task.output.live_name)
+                task.output.end()
         failpoint(f"{self.task.kind}.settle.after")
         keeping.try_to_keep(task.output)
 

@@ -129,6 +129,12 @@ class Output(models.Model):
         index = self.nodes.get("of", {}).get(rank_name(world, rank))
         return "" if index is None else str(self.nodes["hosts"][index])
 
+    def end(self) -> None:
+        """Nothing more will come. Call it inside a transaction."""
+        Output.objects.filter(pk=self.pk).update(ended=True)
+        self.ended = True
+        live.ring(self.live_name)
+
     def reopen(self) -> None:
         """More will come: what it belongs to is tried again. What was kept stays kept. Call it inside a transaction."""
         Output.objects.filter(pk=self.pk).update(ended=False)
