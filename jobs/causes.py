@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clusters.models import Cluster
 from jobs.models import Run
 from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
 MOST_LINE = 500  # characters of a line that are looked at
+ANOTHER_CLUSTER = "Choose another cluster for the job, and run it again."
 _SENTENCE = 1000  # characters of what hindered the preparation
 Failure = Mapping[str, Any]
 _VERDICT = {"good": bool, "size": int, "started": int, "failed": int, "mpiexec": int, "hydra": str}
@@ -93,6 +95,15 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
             advice="Delete what is not needed from /shared, and run the job again.",
         )
     return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end))
+
+
+def of_deletion(cluster: Cluster) -> Cause | None:
+    """Where it was people who took the cluster away: who, and what to do now."""
+    task = cluster.last_task
+    if task is None or task.kind != "clusters.delete":
+        return None
+    who = f" by {task.asked_by}" if task.asked_by else ""
+    return Cause(f"The cluster {cluster.name} was deleted{who}.", advice=ANOTHER_CLUSTER)
 
 
 def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:

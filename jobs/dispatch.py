@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from clusters.models import Cluster, prefetch_lost_nodes
+from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
 from jobs.models import Run
 from portal.tasks import ledger, live
 
@@ -99,16 +100,13 @@ def _give_up(run: Run) -> None:
     if rows.filter(pk=run.pk, cluster__status__in=GONE).first() is None:
         return
     cluster = run.cluster
-    deleted = cluster.last_task if cluster.status != Cluster.Status.FAILED else None
-    who = f" by {deleted.asked_by}" if deleted and deleted.asked_by else ""
-    cause = f"The cluster {cluster.name} was deleted{who}." if deleted else f"{cluster.name} is {cluster.badge.word}."
-    advice = (
-        "Choose another cluster for the job, and run it again."
-        if deleted
-        else "Repair the cluster or choose another one, and run the job again."
-    )
+    has_failed = cluster.status == Cluster.Status.FAILED
+    repair = "Repair the cluster or choose another one, and run the job again."
+    cause = Cause(f"{cluster.name} is {cluster.badge.word}.", advice=repair if has_failed else ANOTHER_CLUSTER)
+    if not has_failed:
+        cause = of_deletion(cluster) or cause
     at = now()
-    if run.move(Run.Status.FAILED, turn=at, ended=at, cause=cause, advice=advice):
+    if run.move(Run.Status.FAILED, turn=at, ended=at, cause=cause.message, advice=cause.advice):
         run.output.end()
         live.ring(*run.live_names())
 

@@ -19,7 +19,7 @@ from django.utils.timezone import now
 from clusters.actions import report_lost
 from clusters.inventory import Inventory
 from clusters.models import Cluster
-from jobs.causes import explain, sound, span
+from jobs.causes import explain, of_deletion, sound, span
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
@@ -477,7 +477,8 @@ class Observer:
         with transaction.atomic():
             run = _held(self.pk)
             if run.ended is None:
-                cause, evidence, advice = who_did_it(run) or (cause, evidence, advice)
+                if deleted := of_deletion(run.cluster):
+                    cause, evidence, advice = deleted.message, deleted.evidence, deleted.advice
                 Run.objects.filter(pk=run.pk).update(
                     ended=at or now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
                 )
@@ -592,19 +593,6 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
     except (OSError, ssh.Broken) as error:
         logger.warning("observer's connection: %s", error)
     await messages.put(None)
-
-
-def who_did_it(run: Run) -> tuple[str, str, str] | None:
-    """Cause, evidence and advice, where it was people who took the nodes away from under the run."""
-    task = run.cluster.last_task
-    if task and task.kind == "clusters.delete":
-        who = f" by {task.asked_by}" if task.asked_by else ""
-        return (
-            f"The cluster {run.cluster.name} was deleted{who}.",
-            "",
-            "Choose another cluster for the job, and run it again.",
-        )
-    return None
 
 
 def wake_task(run: Run) -> None:
