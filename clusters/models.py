@@ -40,6 +40,10 @@ class EngineVersion(models.Model):
     def slug(self) -> str:
         return f"{self.kind}-{self.version}"
 
+    def folder(self, shared: str) -> str:
+        """Where it is installed, once for all clusters of a workspace."""
+        return f"{shared}/.engines/{self.slug}"
+
     @property
     def environment(self) -> dict[str, str]:
         """For `mpiexec -n N`: without it, every rank of a Bodo program tries to spawn workers of its own."""
@@ -190,7 +194,7 @@ class Cluster(Subject):
     @property
     def engine_folder(self) -> str:
         head = self.nodes.order_by("rank").first()
-        return f"{head.shared if head else '/shared'}/.engines/{self.engine_version.slug}"
+        return self.engine_version.folder(head.shared if head else "/shared")
 
     def live_names(self) -> list[str]:
         return [f"cluster.{self.uuid}", *self.workspace.live_names()]

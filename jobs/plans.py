@@ -68,7 +68,7 @@ def launch(work: Work) -> None:
         "cores": cluster.cores,
         "hostfile": f"{head.home}/hostfile",
         "home": home_files(cluster, nodes),
-        "engine": f"{head.shared}/.engines/{cluster.engine_version.slug}",
+        "engine": cluster.engine_version.folder(head.shared),
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
