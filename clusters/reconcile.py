@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from uuid import UUID
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
@@ -21,6 +20,7 @@ from clusters.models import Cluster
 from portal.clouds import Cloud, Resource, Tags
 from portal.errors import PortalError
 from portal.tasks.models import Task
+from portal.text import uuid_in
 from workspaces.models import CloudConfig, Stray, Workspace
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
 def _mark_missing(place: Place, found: Collection[str]) -> None:
     """Workspaces that are READY here, and were when the cloud was asked: it has neither network nor filesystem."""
     here = Workspace.objects.filter(cloud_config=place.config, region=place.region)
-    there = here.filter(uuid__in=[uuid for uuid in found if _is_uuid(uuid)])
+    there = here.filter(uuid__in=[uuid for text in found if (uuid := uuid_in(text))])
     there.exclude(missing_since=None).update(missing_since=None)
     missing = here.filter(pk__in=place.ready, status=Workspace.Status.READY).exclude(pk__in=there.values("pk"))
     for workspace in missing.filter(missing_since=None):
@@ -118,7 +118,7 @@ def write_down(stray: Stray, left: Collection[Resource], trouble: str = "", *, a
 
 def _accounted_for(found: Collection[Tags]) -> set[str]:
     """Those of the subjects that have a row which lives, or one that a task has not done with."""
-    subjects = {UUID(tags.subject) for tags in found if _is_uuid(tags.subject)}
+    subjects = {uuid for tags in found if (uuid := uuid_in(tags.subject))}
     known: set[str] = set()
     for model in (Workspace, Cluster):
         rows = list(model._default_manager.filter(uuid__in=subjects).values_list("pk", "uuid", "status"))
@@ -144,12 +144,4 @@ def _who(tags: Tags) -> tuple[str, bool]:
 
 
 def _row(model: type[Model], subject: str) -> Model | None:
-    return model._default_manager.filter(uuid=subject).first() if _is_uuid(subject) else None
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
+    return model._default_manager.filter(uuid=uuid).first() if (uuid := uuid_in(subject)) else None

@@ -26,6 +26,7 @@ from portal.tasks import live
 from portal.tasks.models import Task
 from portal.tasks.threads import LEASES, Threads
 from portal.tasks.watch import SharingWatcher
+from portal.text import uuid_in
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,7 @@ def _on_node(head: Node) -> set[UUID]:
     """The runs of which there are folders on /shared, and the one that was the last to have the head node."""
     last, folders = shlex.quote(fence(head.home)), shlex.quote(f"{head.shared}/.runs")
     answer = ssh.run(head.host, f"cat {last} 2>/dev/null; echo; ls -1 {folders} 2>/dev/null; true")
-    return {uuid for line in answer.text.splitlines() if (uuid := _uuid(line.rsplit("/", 1)[-1]))}
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
+    return {uuid for line in answer.text.splitlines() if (uuid := uuid_in(line.rsplit("/", 1)[-1]))}
 
 
 def _with_purpose(uuids: Collection[UUID]) -> set[UUID]:

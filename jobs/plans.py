@@ -12,7 +12,6 @@ import shlex
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -31,6 +30,7 @@ from portal.tasks import keeping, live
 from portal.tasks.ledger import Work
 from portal.tasks.models import Output, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
+from portal.text import uuid_in
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +118,8 @@ def make_way(work: Work, folder: str) -> None:
 
 def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
-    try:
-        return cluster.runs.filter(uuid=UUID(folder.rsplit("/", 1)[-1])).first()
-    except ValueError:
-        return None
+    uuid = uuid_in(folder.rsplit("/", 1)[-1])
+    return cluster.runs.filter(uuid=uuid).first() if uuid else None
 
 
 def _credential(run: Run) -> str:

@@ -1,9 +1,10 @@
-"""Words of others (git, pip, nodes, browsers), as every database takes them."""
+"""Words of others (git, pip, nodes, browsers): as every database takes them, and what they may stand for."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+from uuid import UUID
 
 
 def storable(value: Any) -> Any:
@@ -26,3 +27,11 @@ def storable(value: Any) -> Any:
     if isinstance(value, dict):
         return {storable(name): storable(one) for name, one in value.items()}
     return value
+
+
+def uuid_in(text: str) -> UUID | None:
+    """None where it is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
