@@ -36,8 +36,8 @@ from django.http import HttpRequest
 from django.utils.timezone import now
 
 from accounts.models import AuditChain, AuditEvent, Organization, User
-from portal.database import taken
 from portal.logs import logged_words
+from portal.taken import taken
 from portal.text import storable
 
 
