@@ -136,10 +136,8 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     form = ConfirmDeleteForm(request.POST or None, expected=found.name)
     if request.method == "POST" and form.is_valid():
-        try:
+        with refusals_in(form):
             return redirect("task", uuid=delete_cluster(found, by=person(request)).uuid)
-        except PortalError as error:
-            form.add_error(None, error.message)
     context = {
         "cluster": found,
         "form": form,

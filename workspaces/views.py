@@ -104,13 +104,10 @@ def _renamed(request: HttpRequest, form: RenameForm, row: CloudConfig | Workspac
     """Whether the form was sent and did it; otherwise it says why not."""
     if request.method != "POST" or not form.is_valid():
         return False
-    try:
+    with refusals_in(form):
         rename(row, form.cleaned_data["name"], by=person(request))
-    except PortalError as error:
-        form.add_error("name", error.message)
-        return False
-    messages.success(request, f"It is called {row.name} now.")
-    return True
+        messages.success(request, f"It is called {row.name} now.")
+    return form.is_valid()
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -119,11 +116,8 @@ def remove_cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cloud_config(request, uuid)
     form = ConfirmDeleteForm(request.POST or None, expected=found.name)
     if request.method == "POST" and form.is_valid():
-        try:
+        with refusals_in(form):
             delete_cloud_config(found, by=person(request))
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             messages.success(request, f"The cloud configuration {found} is deleted.")
             return redirect("cloud-configs")
     context = {"form": form, "config": found, "workspaces": found.workspaces.live().order_by("name")}
@@ -207,10 +201,8 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
     get_for(Organization.objects.all(), request.user, Can.MANAGE_ORGANIZATION, pk=found.organization_id)
     form = ConfirmDeleteForm(request.POST or None, expected=found.name)
     if request.method == "POST" and form.is_valid():
-        try:
+        with refusals_in(form):
             return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
-        except PortalError as error:
-            form.add_error(None, error.message)
     clusters = found.clusters.live().with_lost_nodes()
     context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE}
     return render(request, "workspaces/workspace_delete.html", context)

@@ -30,7 +30,7 @@ from accounts.models import (
 )
 from accounts.place import choose, enter_if_any, enter_organization, person, switch
 from accounts.signin import confirm
-from portal.errors import PortalError
+from portal.forms import refusals_in
 
 
 @require_safe
@@ -110,11 +110,8 @@ def remove_organization(request: HttpRequest) -> HttpResponse:
     form = ConfirmDeleteForm(request.POST or None, expected=found.name)
     if request.method == "POST" and form.is_valid():
         confirm(request)
-        try:
+        with refusals_in(form):
             delete_organization(found, by=person(request))
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             messages.success(request, f"{found.name} is deleted.")
             return redirect("organizations")
     context = {

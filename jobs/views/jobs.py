@@ -126,11 +126,8 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if form.is_valid():
         names = ("name", "cluster", "git_url", "reference", "command", "time_limit")
         had_password = bool(found.git_password)
-        try:
+        with refusals_in(form):
             changed = change_job(found, by=person(request), **{name: form.cleaned_data[name] for name in names})
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."
@@ -228,11 +225,8 @@ def one_run(request: HttpRequest, job: Job, like: Job | Run) -> HttpResponse:
     form = ProgramForm(request.POST or None, workspace=job.workspace, of=like)
     if form.is_valid():
         program = form.program(like.git_url)
-        try:
+        with refusals_in(form):
             run = start_run(job, by=person(request), uuid=form.cleaned_data["key"], program=program)
-        except PortalError as error:
-            form.add_error(None, error.message)
-        else:
             return redirect("run", uuid=run.uuid)
     context = {"job": job, "like": like, "form": form, "plan": RUN}
     return render(request, "jobs/run_with_changes.html", context)
