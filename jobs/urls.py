@@ -1,7 +1,7 @@
 from django.urls import path
 
-from jobs.goto import go_to
 from jobs.views import dashboard, examples, jobs, lists, runs
+from jobs.views.goto import go_to
 
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clusters.models import Cluster, EngineVersion
+from jobs.actions import delete_job
 from jobs.models import Job
 from tests.web import words
 
@@ -53,6 +54,10 @@ def test_what_is_gone_is_not_found(client, tide, lab, alice):
     client.force_login(alice)
     Cluster.objects.filter(pk=tide.pk).update(status="terminated")
     assert "cluster in lab" not in found(client, "tide")
+    job = Job.objects.create(workspace=lab, cluster=tide, name="old job", git_url="https://git.test/a", command="a.py")
+    assert "job in lab" in found(client, "old job")
+    delete_job(job, by=alice)
+    assert "job in lab" not in found(client, "old job")
 
 
 def test_whoever_is_in_no_organization_finds_their_own_pages(client, db):

@@ -35,7 +35,7 @@ PAGES: list[tuple[str, str, str, Can | None]] = [
     ("cloud", "Cloud configurations", "cloud-configs", Can.MANAGE_ORGANIZATION),
     ("buildings", "Organization", "organization", Can.SEE_ORGANIZATION),
     ("people", "People and roles", "people", Can.INVITE),
-    ("key", "API tokens", "tokens", Can.READ_AUDIT),
+    ("key", "API tokens", "tokens", Can.MANAGE_ORGANIZATION),
     ("clock-history", "Audit", "audit", Can.READ_AUDIT),
     ("sliders", "Settings of the organization", "organization-settings", Can.MANAGE_ORGANIZATION),
     ("grid", "All organizations", "organizations", None),
@@ -58,7 +58,7 @@ def things(user: Any, words: str) -> list[Found]:
     """Workspaces, clusters, jobs and cloud configurations with these words in their name, the newest first."""
     workspaces = Workspace.objects.where(user, Can.SEE_WORKSPACE).live().select_related("organization")
     clusters = Cluster.objects.where(user, Can.VIEW).live().select_related("workspace")
-    jobs = Job.objects.where(user, Can.VIEW).exclude(workspace__status=Workspace.Status.TERMINATED)
+    jobs = Job.objects.where(user, Can.VIEW).live().exclude(workspace__status=Workspace.Status.TERMINATED)
     configs = CloudConfig.objects.where(user, Can.MANAGE_ORGANIZATION).live().select_related("organization")
     kinds: list[tuple[str, str, Any, str]] = [
         ("box", "workspace in", workspaces, "organization"),
