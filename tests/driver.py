@@ -455,7 +455,7 @@ def keep_output(output):
     writer.start()
     begins = time.time()
     try:
-        keeping.compact(store)
+        keeping.keep(store)
     finally:
         over.set()
         writer.join()

@@ -54,7 +54,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)  # before 
 MOST_AT_ONCE = 50  # outputs
 
 
-def compact(output: Output, expected: dict[str, str] | None = None) -> None:
+def keep(output: Output, expected: dict[str, str] | None = None) -> None:
     """Keep all that has been stored of it, with its checksums. May be called again, and by several at once.
 
     `expected` are checksums that the node computed of its files, by stream name; `agrees` says whether they match. It
@@ -86,9 +86,9 @@ def compact(output: Output, expected: dict[str, str] | None = None) -> None:
 
 
 def try_to_keep(output: Output) -> None:
-    """`compact`, of something that has ended whether its output can be kept now or not. If not, it is tried again."""
+    """`keep`, of something that has ended whether its output can be kept now or not. If not, it is tried again."""
     try:
-        compact(output)
+        keep(output)
     except PortalError as error:
         logger.warning("output %s is not kept yet: %s %s", output.uuid, error.message, error.evidence)
 
@@ -319,7 +319,7 @@ def _keep(output: Output) -> str:
     """What is to be done for it now. Why it could not be, in words; empty when it could."""
     try:
         if output.ended:
-            compact(output)
+            keep(output)
             return ""
         seen = output.loose
         while output.head - output.kept >= PART:

@@ -21,7 +21,7 @@ from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
-from portal.tasks.keeping import compact
+from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from tests.web import words
 
@@ -331,14 +331,14 @@ def test_a_download_is_whole_lines_or_the_bytes_of_one_rank_or_all_as_they_came(
 
 def test_the_checksum_of_a_stream_can_be_checked_with_a_download(ranks):
     output = Run.objects.filter(status="finished").first().output
-    compact(output)
+    keep(output)
     arrival = ranks("output-download", order="arrival", stream="stdout")
     assert sha256(b"".join(arrival.streaming_content)).hexdigest() == output.digests["stdout"]
 
 
 def test_pages_say_it_when_the_store_does_not_answer_and_are_there_all_the_same(ranks, filled, client, monkeypatch):
     run = Run.objects.filter(status="finished").first()
-    compact(run.output)
+    keep(run.output)
 
     def away(*_):
         raise OSError("connection reset")
@@ -359,7 +359,7 @@ def test_an_output_that_was_cut_says_how_much_is_not_there(ranks, client, settin
     settings.OUTPUT_GIB = 100 / 1024**3
     run = Run.objects.filter(status="finished").first()
     run.output.append_log([Segment(Stream.STDOUT, b"x" * 3000, now(), 0, 0)], offset=1, size=1)
-    compact(run.output)
+    keep(run.output)
     page = client.get(reverse("run", args=[run.uuid])).content.decode()
     assert f"{run.output.cut:,} more were written and not stored" in page
     assert run.output.cut > 2900

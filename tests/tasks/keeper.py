@@ -24,7 +24,7 @@ def main(database, folder, output):
     Output.CHUNK, keeping.PART, keeping.AT_ONCE = 64, 256, 3
     print("ready", flush=True)
     sys.stdin.readline()
-    keeping.compact(Output.objects.get(pk=output))
+    keeping.keep(Output.objects.get(pk=output))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from django.utils.timezone import now
 from portal.sessions import SessionStore
 from portal.tasks import consumers, ledger, live, pace
 from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
-from portal.tasks.keeping import compact
+from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Stream
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
@@ -177,7 +177,7 @@ async def test_what_is_said_when_a_task_is_tried_again_comes_to_a_page_that_saw_
     @sync_to_async
     def end():
         Output.objects.filter(pk=task.output_id).update(ended=True)
-        compact(Output.objects.get(pk=task.output_id))
+        keep(Output.objects.get(pk=task.output_id))
 
     await end()
     page = await sync_to_async(page_of)(bob)

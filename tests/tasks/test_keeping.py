@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from portal.errors import Passing
 from portal.tasks import keeping
 from portal.tasks import output as store
-from portal.tasks.keeping import compact, drop_unfinished, join_small, keep_due
+from portal.tasks.keeping import drop_unfinished, join_small, keep, keep_due
 from portal.tasks.outputs import Chunk, Output, Part, Stream
 from portal.tasks.stores import Store
 from tests.running import until
@@ -89,9 +89,9 @@ def test_whoever_dies_while_keeping_the_next_one_goes_on(output, objects, small_
         with monkeypatch.context() as patch:
             patch.setattr(keeping, "failpoint", die)
             with pytest.raises(Died):
-                compact(again(output))
+                keep(again(output))
         assert whole(output) == expected
-    compact(again(output))
+    keep(again(output))
     unfinished = Part.objects.filter(size=0)
     assert unfinished.exists() == name.startswith(("output.part.begun", "output.part.written"))
     unfinished.update(begun=now() - timedelta(hours=2))
@@ -108,7 +108,7 @@ def test_an_object_that_is_still_being_written_is_left_alone(output, objects, mo
             drop_unfinished()
 
     monkeypatch.setattr(keeping, "failpoint", sweep)
-    compact(output)
+    keep(output)
     is_right(output, b"precious\n", objects)
 
 
@@ -122,7 +122,7 @@ def test_an_object_that_is_taken_for_left_over_never_becomes_a_part(output, obje
             drop_unfinished()
 
     monkeypatch.setattr(keeping, "failpoint", sweep)
-    compact(output)
+    keep(output)
     assert swept == [1]
     is_right(output, b"precious\n", objects)
 
@@ -137,14 +137,14 @@ def test_what_is_said_while_it_is_kept_is_kept_next_time(output, objects, small_
 
     with monkeypatch.context() as patch:
         patch.setattr(keeping, "failpoint", say)
-        compact(again(output))
+        keep(again(output))
     end(output)
     row = again(output)
     assert set(FAILPOINTS) <= set(points)
     assert (row.is_kept, row.kept < row.head, row.keep_at is None) == (False, True, False)
     assert b"".join(store.stream_bytes(row)) == b"one\n" * 100 + b"".join(b"said at %s\n" % p.encode() for p in points)
     expected = whole(output)
-    compact(row)
+    keep(row)
     is_right(output, expected, objects)
     assert again(output).is_kept
 
@@ -154,7 +154,7 @@ def test_an_output_that_is_reopened_is_live_again_and_kept_whole_in_the_end(
 ):
     output.append(Stream.PORTAL, b"first try\n")
     end(output)
-    compact(again(output))
+    keep(again(output))
     assert again(output).is_kept
     with django_capture_on_commit_callbacks(execute=True):
         again(output).reopen()
@@ -164,7 +164,7 @@ def test_an_output_that_is_reopened_is_live_again_and_kept_whole_in_the_end(
     assert (row.ended, row.is_kept) == (False, False)
     end(output)
     assert not again(output).is_kept
-    compact(again(output))
+    keep(again(output))
     assert again(output).is_kept
     is_right(output, b"first try\nsecond try\n", objects)
 
@@ -197,11 +197,11 @@ def test_readers_see_the_same_in_parts_as_in_chunks(db, rings, objects, monkeypa
             case "part" if kept.head > again(kept).kept:
                 keeping._keep_part(again(kept), kept.head)
             case "all":
-                compact(kept)
+                keep(kept)
     # A page that was opened before knows less of what was kept meanwhile.
     stale = again(kept)
     if data.draw(st.booleans()):
-        compact(again(kept))
+        keep(again(kept))
     cursor = data.draw(st.integers(0, plain.head))
     limit = data.draw(st.integers(1, 60))
     for words in WANTED:
@@ -247,7 +247,7 @@ def counting(objects, monkeypatch):
 def test_a_frame_of_a_kept_output_reads_little_more_than_its_bytes(output, counting):
     for n in range(100):
         output.append_log([out(n, b"%059d\n" % n * 500) for n in range(4)], offset=n, size=1)
-    compact(output)
+    keep(output)
     row = again(output)
     counting.clear()
     found = store.read(row, 5_000_000)
@@ -260,7 +260,7 @@ def test_one_stream_is_read_without_the_others(output, counting):
     output.append_log([out(0, b"x" * 5_000_000)], offset=0, size=1)
     output.append_log([out(1, b"oh\n", stream=Stream.STDERR)], offset=1, size=1)
     output.append_log([out(0, b"x" * 5_000_000), out(17, b"me\n")], offset=2, size=1)
-    compact(output)
+    keep(output)
     for wanted, expected, most in [({"stream": "stderr"}, b"oh\n", 2), ({"rank": "17"}, b"me\n", 4)]:
         counting.clear()
         assert whole(output, **wanted) == expected
@@ -272,7 +272,7 @@ def test_an_output_lies_in_the_store_that_it_names(settings, tmp_path, objects):
     settings.STORAGES = {**settings.STORAGES, "bucket": memory}
     output = Output.objects.create(store="bucket")
     output.append(Stream.STDOUT, b"x" * 100_000)
-    compact(output)
+    keep(output)
     assert objects() == []
     assert storages["bucket"].exists(output.parts.get().file)
     assert whole(output) == b"x" * 100_000
@@ -281,7 +281,7 @@ def test_an_output_lies_in_the_store_that_it_names(settings, tmp_path, objects):
 
 def test_what_a_person_finds_in_the_store_begins_with_the_output_as_it_was(output, objects):
     output.append_log([out(0, b"a\x00\xff\n"), out(1, b"b\n")], offset=0, size=1)
-    compact(output)
+    keep(output)
     part = output.parts.get()
     with storages["outputs"].open(part.file) as file:
         assert file.read(part.size) == b"a\x00\xff\nb\n"
@@ -314,7 +314,7 @@ def test_a_store_that_does_not_take_an_output_is_a_passing_fault_in_words(output
     output.append(Stream.STDOUT, b"one\n")
     faulty("save", error)
     with pytest.raises(Passing, match="The store “outputs” did not take an output") as raised:
-        compact(output)
+        keep(output)
     assert str(error) in raised.value.evidence
     assert whole(output) == b"one\n"
     assert not Part.objects.exists()
@@ -329,14 +329,14 @@ def test_a_database_that_is_away_is_not_blamed_on_the_store(output, monkeypatch)
 
     monkeypatch.setattr(keeping, "blocks", away)
     with pytest.raises(DatabaseError):
-        compact(output)
+        keep(output)
 
 
 def test_a_store_that_keeps_less_than_it_was_given_loses_nothing(output, objects, monkeypatch):
     output.append(Stream.STDOUT, b"one\n" * 1000)
     monkeypatch.setattr(storages["outputs"], "size", lambda name: 7)
     with pytest.raises(Passing, match="did not take all"):
-        compact(output)
+        keep(output)
     assert whole(output) == b"one\n" * 1000
     assert objects() == []
 
@@ -344,7 +344,7 @@ def test_a_store_that_keeps_less_than_it_was_given_loses_nothing(output, objects
 def test_what_is_damaged_is_said_and_read_by_nobody_for_ever(output, objects):
     output.append(Stream.STDOUT, b"x" * 200_000)
     Chunk.objects.filter(output=output, position=65536).delete()
-    for read in (lambda: whole(output), lambda: compact(output), lambda: whole(output, stream="stdout")):
+    for read in (lambda: whole(output), lambda: keep(output), lambda: whole(output, stream="stdout")):
         with pytest.raises(Passing, match="A part of this output cannot be found"):
             read()
 
@@ -376,7 +376,7 @@ def test_an_output_that_could_not_be_kept_at_its_end_is_compared_when_it_is(outp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storages["outputs"], "save", lambda *_: (_ for _ in ()).throw(OSError("away")))
         with pytest.raises(Passing):
-            compact(output, {"stdout": sha256(b"one\n").hexdigest()})
+            keep(output, {"stdout": sha256(b"one\n").hexdigest()})
     end(output)
     assert again(output).agrees is None
     keep_due(threading.Event())
@@ -386,9 +386,9 @@ def test_an_output_that_could_not_be_kept_at_its_end_is_compared_when_it_is(outp
 
 def test_sums_that_differ_are_said_whoever_keeps_it(output, objects):
     output.append(Stream.STDOUT, b"x")
-    compact(output, {"stdout": sha256(b"y").hexdigest()})
+    keep(output, {"stdout": sha256(b"y").hexdigest()})
     output.append(Stream.PORTAL, b"cleaned up\n")
-    compact(again(output))
+    keep(again(output))
     assert again(output).agrees is False
 
 
@@ -428,7 +428,7 @@ def test_chunks_of_different_clocks_keep_their_times(output, objects):
     for n, ms in enumerate([0, 5, -3000, year, year + 1, 7]):
         output.append_log([out(n, b"%d\n" % n, ms=ms)], offset=n, size=1)
     before = read_from(output, 0)
-    compact(output)
+    keep(output)
     assert read_from(again(output), 0) == before
     assert output.parts.get().size == 12
 
@@ -487,7 +487,7 @@ def test_an_output_that_is_too_long_says_so_where_it_is_cut_and_counts_the_rest(
     assert said.count(b"cut here") == 1
     assert said.endswith(b"PORTAL_OUTPUT_GIB.\ncleaned up\n")
     assert whole(output) == b"x" * 60 + b"y" * 30 + b"z" * 10 + said
-    compact(row, {"stdout": sha256(b"all of it").hexdigest()})
+    keep(row, {"stdout": sha256(b"all of it").hexdigest()})
     row = again(output)
     assert row.agrees is None  # of what is not whole nothing can be said
     header = store.frame(row, row.head, [])

@@ -14,7 +14,7 @@ from django.db import connection, connections
 from django.utils.timezone import now
 
 from portal.tasks import keeping
-from portal.tasks.keeping import compact, drop_unfinished, join_small, keep_due
+from portal.tasks.keeping import drop_unfinished, join_small, keep, keep_due
 from portal.tasks.outputs import Output, Part, Stream
 from tests.running import ROOT
 from tests.tasks.test_keeping import FAILPOINTS, again, end, is_right, whole
@@ -67,19 +67,19 @@ def test_one_waits_at_a_point_while_another_keeps_all_and_more_comes(output, obj
             assert goes_on.wait(30)
 
     def slow():
-        compact(again(output))
+        keep(again(output))
 
     monkeypatch.setattr(keeping, "failpoint", failpoint)
     several = Several()
     several.start(slow)
     assert waits.wait(30)
-    compact(again(output))
+    keep(again(output))
     again(output).append(Stream.PORTAL, b"said meanwhile\n" * 20)
     expected = whole(output)
     goes_on.set()
     several.join()
     assert whole(output) == expected
-    compact(again(output))
+    keep(again(output))
     is_right(output, expected, objects)
 
 
@@ -93,9 +93,9 @@ def test_many_keep_and_join_while_somebody_writes_and_somebody_reads(output, obj
             again(output).append_log([out(n % 3, b"more %d\n" % n)], offset=1 + n, size=1)
         over.set()
 
-    def keep():
+    def keep_on():
         while not over.is_set():
-            compact(again(output))
+            keep(again(output))
 
     def join():
         while not over.is_set():
@@ -111,11 +111,11 @@ def test_many_keep_and_join_while_somebody_writes_and_somebody_reads(output, obj
 
     expected = before + b"".join(b"more %d\n" % n for n in range(150))
     several = Several()
-    for do in (write, keep, keep, join, read, read):
+    for do in (write, keep_on, keep_on, join, read, read):
         several.start(do)
     several.join()
     end(output)
-    compact(again(output))
+    keep(again(output))
     is_right(output, expected, objects)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portal.tasks import output as store
-from portal.tasks.keeping import compact
+from portal.tasks.keeping import keep
 from portal.tasks.outputs import ENTRY, NO_RANK, Output, Segment, Stream, WrongOffset
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
@@ -98,7 +98,7 @@ def test_compacting_keeps_every_byte_and_gives_checksums(output):
     output.append(Stream.STDOUT, b"b\n")
     before = whole(output)
     stdout = sha256(b"a" * 100_000 + b"b\n").hexdigest()
-    compact(output, {"stdout": stdout, "stderr": sha256(b"oh\n").hexdigest(), "setup": sha256(b"").hexdigest()})
+    keep(output, {"stdout": stdout, "stderr": sha256(b"oh\n").hexdigest(), "setup": sha256(b"").hexdigest()})
     output = Output.objects.get(pk=output.pk)
     assert not output.chunks.filter(data__isnull=False).exists()
     assert whole(output) == before
@@ -111,7 +111,7 @@ def test_compacting_keeps_every_byte_and_gives_checksums(output):
 
 def test_a_checksum_that_differs_is_said(output):
     output.append(Stream.STDOUT, b"x")
-    compact(output, {"stdout": sha256(b"y").hexdigest()})
+    keep(output, {"stdout": sha256(b"y").hexdigest()})
     assert Output.objects.get(pk=output.pk).agrees is False
 
 
@@ -380,7 +380,7 @@ def test_whoever_writes_byte_by_byte_makes_no_large_frame(output):
 
 def test_ranks_are_known_after_compacting_too(output):
     output.append_log([out(0, b"a\n"), out(17, b"b\n")], offset=0, size=1)
-    compact(output)
+    keep(output)
     output = Output.objects.get(pk=output.pk)
     assert whole(output, rank="17") == b"b\n"
     assert output.digests == {"stdout": sha256(whole(output, Stream.STDOUT)).hexdigest()}
