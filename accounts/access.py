@@ -15,6 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, HttpRequest
+from django.utils.functional import SimpleLazyObject
 
 
 class OrganizationRole(models.TextChoices):
@@ -155,16 +156,15 @@ def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) 
     return row
 
 
-def may(request: HttpRequest) -> dict[str, Any]:
-    """For templates: `{% if may.run_jobs %}` by the role in the workspace of the page (`request.workspace`)."""
-    roles = getattr(request, "roles", None)
-    if roles is None:
-        return {"may": {}}
-    organization_role, workspace_role = roles
-    return {
-        "may": {
-            can.name.lower(): organization_role in _ORGANIZATION.get(can, ())
-            or workspace_role in _WORKSPACE.get(can, ())
-            for can in Can
-        }
-    }
+def may(request: HttpRequest, can: Can) -> bool:
+    """By the person's roles in the organization and the workspace of the page, which has entered them.
+
+    No question to the database but the first one for the roles. Nothing where the page is in no such place.
+    """
+    organization_role, workspace_role = getattr(request, "roles", (None, None))
+    return organization_role in _ORGANIZATION.get(can, ()) or workspace_role in _WORKSPACE.get(can, ())
+
+
+def rights(request: HttpRequest) -> dict[str, Any]:
+    """For templates: `{% if may.run_jobs %}`. The roles are asked for by the first one that does."""
+    return {"may": SimpleLazyObject(lambda: {can.name.lower(): may(request, can) for can in Can})}

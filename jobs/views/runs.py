@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for
+from accounts.access import Can, get_for, may
 from accounts.place import person
 from jobs import causes
 from jobs.actions import cancel_run, dismiss_run
@@ -28,11 +28,13 @@ from workspaces.place import enter
 
 def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
     queryset = Run.objects.select_related(
-        *("job__workspace__organization", "job__workspace__cloud_config", "job__cluster", "workspace"),
-        *("cluster__engine_version", "output", "started_by"),
+        "workspace__organization", "job", "cluster__engine_version", "output", "started_by"
     )
     run = get_for(queryset, request.user, can, uuid=uuid)
-    enter(request, run.job.workspace)
+    run.job.workspace = run.cluster.workspace = run.workspace
+    if run.job.cluster_id == run.cluster_id:
+        run.job.cluster = run.cluster
+    enter(request, run.workspace)
     return run
 
 
@@ -83,7 +85,7 @@ def _advice(run: Run) -> str:
 def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _run_for(request, uuid, Can.VIEW)
     task = found.last_task
-    may_change = Run.objects.all().may_change(request.user, found)
+    may_change = may(request, Can.RUN_JOBS)
     may_run = may_change and found.job.deleted is None
     advice = _advice(found)
     context: dict[str, Any] = {

@@ -11,17 +11,13 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from importlib import import_module
 from typing import Any
 from uuid import UUID
 
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.conf import settings
-from django.contrib.auth import get_user
-from django.http import HttpRequest
 
 from portal.database import for_sockets
-from portal.tasks import registry
+from portal.tasks import people, registry
 from portal.tasks.hub import Reader, State
 from portal.tasks.models import Output
 from portal.tasks.pace import Pace
@@ -31,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
 RECHECK = 3.0  # seconds a permission is believed
-RELOAD = 0.5  # seconds a session is believed: what a page asks for as it opens reads it once
 BEAT = 10.0
 MOST_WATCHED = 20
 
@@ -174,39 +169,16 @@ class LiveConsumer(AsyncWebsocketConsumer):
         return await self._refusal(names)
 
     def _knows_person(self) -> bool:
-        return self.person is not None and time.monotonic() - self.person_at < RELOAD
+        return self.person is not None and time.monotonic() - self.person_at < people.RELOAD
 
     @for_sockets
     def _refusal(self, names: list[str]) -> int | None:
         if not self._knows_person():
-            self.person_at, self.person = self._read_person()
+            session = self.scope.get("session")
+            self.person_at, self.person = people.whose(session.session_key if session else None)
         if self.person is None:
             return SIGNED_OUT
         return None if all(_may_see(self.person, name) for name in names) else GONE
-
-    def _read_person(self) -> tuple[float, Any]:
-        """When the session was read, and whose it is. The pages of one session read it once for all of them."""
-        session = self.scope.get("session")
-        if session is None:
-            return time.monotonic(), None
-        key = session.session_key
-        found = _people.get(key)
-        if found is None or time.monotonic() - found[0] >= RELOAD:
-            if len(_people) > 10_000:
-                _people.clear()
-            found = _people[key] = time.monotonic(), _whose(key)
-        return found
-
-
-_people: dict[Any, tuple[float, Any]] = {}  # session key → when it was read, and whose it is
-
-
-def _whose(session_key: Any) -> Any:
-    """The person, if the session goes on. A scope's own session was loaded once, and may have ended since."""
-    request = HttpRequest()
-    request.session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
-    user = get_user(request)
-    return user if user.is_authenticated and user.may_stay(request.session) else None
 
 
 # (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and
