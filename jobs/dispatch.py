@@ -102,11 +102,13 @@ def _give_up(run: Run) -> None:
     cluster = run.cluster
     has_failed = cluster.status == Cluster.Status.FAILED
     repair = "Repair the cluster or choose another one, and run the job again."
-    cause = Cause(f"{cluster.name} is {cluster.badge.word}.", advice=repair if has_failed else ANOTHER_CLUSTER)
-    if not has_failed:
-        cause = of_deletion(cluster) or cause
+    message = f"{cluster.name} is {cluster.badge.word}."
+    if has_failed:
+        cause = Cause(message, advice=repair, code="cluster_failed")
+    else:
+        cause = of_deletion(cluster) or Cause(message, advice=ANOTHER_CLUSTER, code="cluster_gone")
     at = now()
-    if run.move(Run.Status.FAILED, turn=at, ended=at, cause=cause.message, advice=cause.advice):
+    if run.move(Run.Status.FAILED, turn=at, ended=at, **cause.fields):
         run.output.end()
         live.ring(*run.live_names())
 

@@ -181,6 +181,7 @@ class Run(Subject):
     cause = models.TextField(blank=True)
     evidence = models.TextField(blank=True)
     advice = models.TextField(blank=True)
+    code = models.CharField(max_length=40, blank=True)  # of the cause, for programs: see `jobs/causes.py`
     silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
     output = models.OneToOneField(Output, models.PROTECT, related_name="run")
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
