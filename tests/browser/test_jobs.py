@@ -26,6 +26,8 @@ def addresses(lab, made, cluster):
         "jobs": f"/workspaces/{lab}/jobs/",
         "runs": f"/workspaces/{lab}/runs/",
         "runs that failed": f"/workspaces/{lab}/runs/?status=failed&days=7",
+        "runs of all workspaces": "/runs/",
+        "what needs somebody": "/runs/?status=needs",
         "no runs": f"/workspaces/{lab}/runs/?q=nothing",
         "job": f"/jobs/{made['job']}/",
         "edit": f"/jobs/{made['job']}/edit/",
