@@ -20,8 +20,7 @@ from django.views.decorators.http import require_safe
 from accounts.access import Can, OrganizationRole, may
 from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.dispatch import reasons
-from jobs.models import Run, newest_of_each
+from jobs.models import Run, newest_of_each, reasons
 from jobs.views.lists import MOST_WORKSPACES, workspaces_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for

@@ -15,9 +15,8 @@ from accounts.access import Can, may
 from accounts.models import Organization
 from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.dispatch import reasons
 from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
-from jobs.models import Job, Run, RunQuerySet, newest_of_each
+from jobs.models import Job, Run, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
@@ -47,7 +46,7 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         rows = behind(rows, cursor_of(request.GET), order)
         if jobs is not None:
             rows = newest_of_each("job", [job.pk for job in jobs[:MOST_JOBS]], PAGE + 1, rows).order_by(order)
-        page = page_of(with_reasons(rows.for_lists()[: PAGE + 1]), PAGE, request.GET)
+        page = page_of(rows.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
     context = {
         "workspace": workspace,
         "form": form,
@@ -81,7 +80,7 @@ def all_runs(request: HttpRequest) -> HttpResponse:
         rows = behind(form.narrow(Run.objects.all()), cursor_of(request.GET), order)
         of = may_change if asked["status"] == "needs" and may_change else inside
         found = newest_of_each("workspace", of, PAGE + 1, rows).order_by(order)
-        page = page_of(with_reasons(found.for_lists()[: PAGE + 1]), PAGE, request.GET)
+        page = page_of(found.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
     for run in page.rows:
         run.workspace = inside[run.workspace_id]
     context = {
@@ -126,15 +125,6 @@ def _order(request: HttpRequest) -> dict[str, str]:
     return {"is": "ascending" if is_old else "descending", "other": query.urlencode()}
 
 
-def with_reasons(rows: RunQuerySet) -> list[Run]:
-    """Those that wait say why."""
-    found = list(rows)
-    why = reasons(found)
-    for run in found:
-        run.waits_for = why.get(run.pk, "")
-    return found
-
-
 def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
     """What a list can be narrowed to: those that are there, and the one that was asked for, which may be gone."""
     try:
@@ -161,7 +151,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
             behind(rows, cursor_of(request.GET), *order).select_related("cluster")[: PAGE + 1], PAGE, request.GET
         )
         last = newest_of_each("job", [job.pk for job in page.rows], 1, Run.objects.all())
-        lasts = {run.job_id: run for run in with_reasons(last.for_lists())}
+        lasts = {run.job_id: run for run in last.for_lists().with_reasons()}
     context: dict[str, Any] = {
         "workspace": workspace,
         "form": form,

@@ -17,8 +17,7 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from jobs import causes
 from jobs.actions import cancel_run, dismiss_run
-from jobs.dispatch import reasons
-from jobs.models import Run
+from jobs.models import Run, reasons
 from jobs.plans import RUN
 from jobs.views.jobs import clusters_for, one_run
 from portal.tasks.models import Step, StepStatus, Task

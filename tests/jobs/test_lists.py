@@ -66,6 +66,18 @@ def walk(client, bob, filled):
     return walk
 
 
+@pytest.fixture
+def counted(client, django_assert_max_num_queries):
+    """How many queries a page needs."""
+
+    def counted(path):
+        with django_assert_max_num_queries(100) as context:
+            assert client.get(path).status_code == 200
+        return len(context)
+
+    return counted
+
+
 def numbers(pages):
     return [number for page in pages for number in page]
 
@@ -146,6 +158,7 @@ def test_a_run_that_waits_says_why_and_since_when(client, bob, filled):
     for path in (
         reverse("runs", args=[filled.uuid]), reverse("jobs", args=[filled.uuid]), reverse("job", args=[job.uuid]),
         reverse("workspace-dashboard", args=[filled.uuid]), "/", reverse("all-runs"),
+        reverse("cluster", args=[tide.uuid]),
     ):  # fmt: skip
         body = client.get(path).content.decode()
         assert "long, run 70 is on tide" in body, path
@@ -237,3 +250,19 @@ def test_what_needs_somebody_is_listed_where_the_person_can_do_something_about_i
     shared = client.get(reverse("all-runs") + "?status=needs")
     assert [run.number for run in shared.context["runs"]] == [56], "a link that somebody gave her still finds it"
     assert "Failed, not mended" in shared.content.decode()
+
+
+def test_why_runs_of_a_cluster_wait_costs_its_page_one_query_however_many_do(client, bob, filled, counted):
+    job, tide = Job.objects.get(name="long"), Cluster.objects.get(name="tide")
+    client.force_login(bob)
+    path = reverse("cluster", args=[tide.uuid])
+    client.get(path)
+    before = counted(path)
+    for n in range(70, 75):
+        Run.objects.create(job=job, cluster=tide, number=n, output=Output.objects.create(), status="new")
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=Run.objects.get(number=60).uuid)
+    assert counted(path) <= before + 1
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=None)
+    Node.objects.update(state="silent")
+    assert counted(path) <= before + 2
+    assert "tide is DEGRADED, tide-0 cannot be reached" in client.get(path).content.decode()
