@@ -96,6 +96,7 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.VIEW)
+    runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
         "cluster": found,
@@ -103,7 +104,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.for_lists().order_by("-pk")[:10],
+        "runs": runs,
         "may_change": may(request, Can.MANAGE_CLUSTERS),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
