@@ -13,7 +13,7 @@ from django.utils.timezone import now
 from accounts import audit
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import CloudNode, ClusterSpec
+from portal.clouds import CloudNode, NodesSpec, NodeState
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
@@ -64,8 +64,8 @@ def make_keys(work: Work) -> None:
     work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
 
 
-def _spec(cluster: Cluster) -> ClusterSpec:
-    return ClusterSpec(
+def _spec(cluster: Cluster) -> NodesSpec:
+    return NodesSpec(
         tags=cluster.tags,
         name=cluster.name,
         instance_type=cluster.instance_type,
@@ -76,15 +76,16 @@ def _spec(cluster: Cluster) -> ClusterSpec:
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    cluster.workspace.cloud.ensure_nodes(_spec(cluster))
+    spec = _spec(cluster)
+    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
 def drop_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
     cloud = cluster.workspace.cloud
-    cloud.delete_nodes(cluster.tags)
-    if left := cloud.nodes(cluster.tags):
+    work.ask(lambda token: cloud.delete_nodes(cluster.tags, token=token))
+    if left := [node for node in cloud.nodes(cluster.tags) if node.state != NodeState.GONE]:
         work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
 
@@ -116,7 +117,8 @@ def reach_nodes(work: Work) -> None:
     coming = {node.rank for node in seen if node.is_coming}
     if missing := sorted(set(range(cluster.node_count)) - coming):
         work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}.")
-        cloud.ensure_nodes(_spec(cluster))
+        spec = _spec(cluster)
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
@@ -344,9 +346,9 @@ def try_mpi(work: Work) -> None:
 
 def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
-    left = cluster.workspace.cloud.leftovers(cluster.tags)
-    if left:
-        work.wait(2, f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}")
+    cloud = cluster.workspace.cloud
+    if left := cloud.leftovers(cluster.tags):
+        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
     for node in cluster.nodes.all():
         work.log(f"{node.hostname}: confirmed gone.")
     Node.objects.filter(cluster=cluster).update(host_private="")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from portal.text import storable
 
 
@@ -45,3 +48,19 @@ class Taken(Conflict):
     """Another row has this name, or what else may be there once. Nothing was changed."""
 
     code = "taken"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """No trouble: what was asked for is on its way, and needs time. Ask again with the same words.
+
+    `detail` says to people what is awaited, and `look_in` after how many seconds a look is worth it. `token` is given
+    back in the next call: by it a cloud finds a long operation of its own. It may be lost, and has no secret in it.
+    """
+
+    detail: str
+    look_in: float
+    code: str = ""  # for programs, like that of an error
+    starts: datetime | None = None  # when it is expected, where a queue says so: until then no patience is used up
+    final: bool = False  # it will never come by itself, so waiting is of no use
+    token: str = ""

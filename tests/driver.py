@@ -350,7 +350,7 @@ def floor_nodes(workspace, nodes):
     tags = workspace.tags(uuid4())
     offer = workspace.cloud.instance_types()[-1]
     began = time.time()
-    workspace.cloud.ensure_nodes(clouds.ClusterSpec(tags, "floor", offer.name, keys, (public,)))
+    workspace.cloud.ensure_nodes(clouds.NodesSpec(tags, "floor", offer.name, keys, (public,)))
     while not all(node.address for node in workspace.cloud.nodes(tags)):
         time.sleep(0.01)
     hosts = [

@@ -33,25 +33,25 @@ def make_keys(work: Work) -> None:
 
 
 def make_network(work: Work) -> None:
-    work.subject.cloud.ensure_network(work.subject.tags())
+    work.ask(lambda token: work.subject.cloud.ensure_network(work.subject.tags(), token=token))
 
 
 def drop_network(work: Work) -> None:
-    work.subject.cloud.delete_network(work.subject.tags())
+    work.ask(lambda token: work.subject.cloud.delete_network(work.subject.tags(), token=token))
 
 
 def make_filesystem(work: Work) -> None:
-    work.subject.cloud.ensure_filesystem(work.subject.tags())
+    work.ask(lambda token: work.subject.cloud.ensure_filesystem(work.subject.tags(), token=token))
 
 
 def drop_filesystem(work: Work) -> None:
-    work.subject.cloud.delete_filesystem(work.subject.tags())
+    work.ask(lambda token: work.subject.cloud.delete_filesystem(work.subject.tags(), token=token))
 
 
 def check_nothing_is_left(work: Work) -> None:
-    left = work.subject.cloud.leftovers(work.subject.tags())
-    if left:
-        work.wait(5, f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}")
+    cloud = work.subject.cloud
+    if left := cloud.leftovers(work.subject.tags()):
+        work.wait(max(5, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
     work.log("Confirmed gone: the cloud lists nothing of this workspace any more.")
 
 

@@ -6,25 +6,34 @@ one line in `tests/clouds/test_contract.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
-from enum import StrEnum
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, assert_never
 
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds.types import (
+    CloudKind,
+    CloudNode,
+    HostKey,
+    Identity,
+    InstanceType,
+    NodesSpec,
+    NodeState,
+    Region,
+    Resource,
+    Tags,
+)
+from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = [
     "Cloud",
     "CloudKind",
     "CloudNode",
-    "ClusterSpec",
     "HostKey",
     "Identity",
     "InstanceType",
     "NodeState",
+    "NodesSpec",
     "Passing",
+    "Pending",
     "PortalError",
     "Refused",
     "Region",
@@ -34,120 +43,13 @@ __all__ = [
 ]
 
 
-class CloudKind(StrEnum):
-    LOCAL = "local"
-
-
-@dataclass(frozen=True)
-class Tags:
-    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
-
-    portal: str
-    organization: str
-    workspace: str
-    subject: str  # the uuid of the workspace or cluster that owns the thing
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who we are in the cloud."""
-
-    name: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Region:
-    name: str
-    title: str
-
-
-@dataclass(frozen=True)
-class InstanceType:
-    name: str
-    family: str
-    cores: int  # physical cores: the number of MPI ranks a node gets
-    vcpus: int
-    memory_gib: float
-    accelerated_network: bool = False
-    hourly_price: Decimal | None = None  # US dollars; None when the cloud does not charge
-
-
-@dataclass(frozen=True)
-class HostKey:
-    """A node's SSH host key, made by us, so that even the first connection is pinned. OpenSSH formats."""
-
-    private: str = field(repr=False)
-    public: str
-
-
-@dataclass(frozen=True)
-class ClusterSpec:
-    """What a person asked for."""
-
-    tags: Tags
-    name: str  # a DNS label; nodes are called NAME-0, NAME-1 …
-    instance_type: str
-    host_keys: tuple[HostKey, ...]  # one a node, by rank
-    authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in
-
-    @property
-    def nodes(self) -> int:
-        return len(self.host_keys)
-
-
-class NodeState(StrEnum):
-    """What a cloud says of a node. A word of a cloud's own that is none of these is an error, not a guess."""
-
-    PENDING = "pending"  # it is being made or started; asking for it again would do nothing
-    RUNNING = "running"
-    STOPPED = "stopped"  # or on its way there
-
-
-@dataclass(frozen=True)
-class CloudNode:
-    """A node as the cloud sees it now."""
-
-    id: str
-    rank: int
-    hostname: str
-    state: NodeState
-    address: str | None  # from the portal; None until the cloud has given it one
-    port: int
-    private_address: str | None  # from the other nodes of the cluster
-    user: str
-    home: str
-    shared: str  # where the workspace's filesystem is mounted
-    note: str = ""  # what a person should know, e.g. that hostnames are simulated
-    door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
-    switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
-    refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
-
-    @property
-    def running(self) -> bool:
-        return self.state == NodeState.RUNNING
-
-    @property
-    def is_coming(self) -> bool:
-        """It runs, or will without being asked for again."""
-        return self.state in (NodeState.PENDING, NodeState.RUNNING)
-
-
-@dataclass(frozen=True)
-class Resource:
-    """One thing that still exists, for the list of what is left."""
-
-    kind: str
-    id: str
-    detail: str = ""
-
-
 class Cloud(Protocol):
     """One cloud configuration in one region.
 
     - Every method may be called again after a crash: `ensure_*` finds by tag before it makes, `delete_*` is content
       with nothing.
-    - No method waits for a node. The ledger waits, so that one place knows time-outs and cancelling.
+    - No method waits for a machine. `ensure_*`, `stop_nodes` and `delete_*` answer None when it is done, or `Pending`:
+      then the ledger waits, and asks again with the same words and with the answer's `token`.
     - They raise `Passing` or `Refused` and nothing else; nothing of an SDK gets out, and no secret is in a message.
     - No retries inside; SDK retries are off. One call ends within a minute.
     - Nodes have ranks 0 … n-1 kept in a tag, so that doing it again makes *the missing one*.
@@ -166,22 +68,29 @@ class Cloud(Protocol):
         """What can be had here, smallest first. Empty when the credentials allow nothing."""
         ...
 
-    def ensure_network(self, tags: Tags) -> None:
+    def ensure_network(self, tags: Tags, *, token: str = "") -> Pending | None:
         """The workspace's private network."""
         ...
 
-    def delete_network(self, tags: Tags) -> None: ...
+    def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None: ...
 
-    def ensure_filesystem(self, tags: Tags) -> None:
+    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
         """The workspace's shared filesystem, mounted on each of its nodes."""
         ...
 
-    def delete_filesystem(self, tags: Tags) -> None:
+    def delete_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
         """Delete it with everything in it."""
         ...
 
-    def ensure_nodes(self, spec: ClusterSpec) -> None:
-        """Ask for those of the cluster's nodes that are missing, and start those that have stopped."""
+    def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
+        """Ask for those of the nodes that are missing, start those that have stopped, and leave the others alone.
+
+        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay.
+        """
+        ...
+
+    def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
+        """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped."""
         ...
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
@@ -199,8 +108,12 @@ class Cloud(Protocol):
         """The tags of everything in this region, of any kind, that carries this portal's tag."""
         ...
 
-    def delete_nodes(self, tags: Tags) -> None:
-        """Ask for the nodes to go. They are gone when `nodes` no longer lists them."""
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
+        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
+        ...
+
+    def console(self, tags: Tags, rank: int) -> str:
+        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
         ...
 
     def leftovers(self, tags: Tags) -> list[Resource]:

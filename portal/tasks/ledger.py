@@ -35,7 +35,7 @@ from django.db.models import Case, When
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from portal.errors import Conflict, Passing, PortalError
+from portal.errors import Conflict, Passing, Pending, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.secrets import redact
@@ -407,15 +407,30 @@ class Work:
             self.task.cancel_asked = True
             raise Cancelled
 
-    def wait(self, seconds: float, detail: str | None = None) -> NoReturn:
+    def ask(self, call: Callable[[str], Pending | None]) -> None:
+        """Ask a cloud for something, and return when it is done; until then this step waits and is called again.
+
+        `call` is given the token of the answer before this one. A step asks for one such thing at a time.
+        """
+        pending = call(self.memo.get("token", ""))
+        if pending is None:
+            self.memo.pop("token", None)
+            return
+        if pending.final:
+            raise Refused(pending.detail, code=pending.code)
+        self.memo["token"] = pending.token
+        self.wait(pending.look_in, pending.detail, starts=pending.starts)
+
+    def wait(self, seconds: float, detail: str | None = None, *, starts: datetime | None = None) -> NoReturn:
         """Give the worker back; this step is called again after so many seconds, or earlier when woken.
 
-        Raises `PortalError` when the step, or its undoing, has waited for longer than its limit.
+        Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
+        where somebody has said when that will be.
         """
         record, step = self.record, self._step
         assert record is not None and step is not None  # noqa: PT018
         since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
-        if since and now() - since > step.limit:
+        if since and now() - since > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
             raise PortalError(f"Gave up after {step.limit.total_seconds() / 60:.0f} minutes: {what}.")
         record.deaths, record.faults, record.faulty_since = 0, 0, None
@@ -478,6 +493,7 @@ class Work:
                 if "undoing" not in self.memo:
                     record.deaths, record.faults, record.faulty_since = 0, 0, None
                     self.memo["undoing"] = now().isoformat()
+                    self.memo.pop("token", None)  # of doing it
                     self.log(f"{step.undo_title or f'Undoing: {step.title}'}.")
                 self._count_death(step)
                 self.save()

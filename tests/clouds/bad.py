@@ -5,7 +5,18 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from portal.clouds import CloudKind, CloudNode, Identity, InstanceType, NodeState, Passing, Refused, Region, Resource
+from portal.clouds import (
+    CloudKind,
+    CloudNode,
+    Identity,
+    InstanceType,
+    NodeState,
+    Passing,
+    Pending,
+    Refused,
+    Region,
+    Resource,
+)
 
 
 class MemoryCloud:
@@ -29,19 +40,19 @@ class MemoryCloud:
     def instance_types(self):
         return list(self.types)
 
-    def ensure_network(self, tags):
+    def ensure_network(self, tags, *, token=""):
         self.networks.setdefault((tags.portal, tags.subject), tags)
 
-    def delete_network(self, tags):
+    def delete_network(self, tags, *, token=""):
         self.networks.pop((tags.portal, tags.subject), None)
 
-    def ensure_filesystem(self, tags):
+    def ensure_filesystem(self, tags, *, token=""):
         self.filesystems.setdefault((tags.portal, tags.subject), tags)
 
-    def delete_filesystem(self, tags):
+    def delete_filesystem(self, tags, *, token=""):
         self.filesystems.pop((tags.portal, tags.subject), None)
 
-    def ensure_nodes(self, spec):
+    def ensure_nodes(self, spec, *, token=""):
         if spec.instance_type not in {kind.name for kind in self.types}:
             raise Refused(f"There is no instance type {spec.instance_type!r}.")
         cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
@@ -49,8 +60,9 @@ class MemoryCloud:
         for rank in range(spec.nodes):
             if rank not in cluster or not cluster[rank].running:
                 number = next(self._numbers)
+                stopped = rank in cluster and cluster[rank].state == NodeState.STOPPED
                 cluster[rank] = CloudNode(
-                    id=f"node-{number}",
+                    id=cluster[rank].id if stopped else f"node-{number}",
                     rank=rank,
                     hostname=f"{spec.name}-{rank}",
                     state=NodeState.RUNNING,
@@ -62,6 +74,15 @@ class MemoryCloud:
                     shared="/shared",
                 )
 
+    def stop_nodes(self, tags, *, token=""):
+        cluster = self.clusters.get((tags.portal, tags.subject), {})
+        for rank, node in cluster.items():
+            if node.state != NodeState.GONE:
+                cluster[rank] = replace(node, state=NodeState.STOPPED, address=None, private_address=None)
+
+    def console(self, tags, rank):
+        return "Booted." if rank in self.clusters.get((tags.portal, tags.subject), {}) else ""
+
     def nodes(self, tags):
         return [node for _, node in sorted(self.clusters.get((tags.portal, tags.subject), {}).items())]
 
@@ -72,11 +93,15 @@ class MemoryCloud:
         others = (*self.networks.values(), *self.filesystems.values())
         return {*self.inventory(portal), *(tags for tags in others if tags.portal == portal)}
 
-    def delete_nodes(self, tags):
-        self.clusters.pop((tags.portal, tags.subject), None)
+    def delete_nodes(self, tags, ranks=None, *, token=""):
+        if ranks is None:
+            self.clusters.pop((tags.portal, tags.subject), None)
+        for rank in ranks or ():
+            self.clusters.get((tags.portal, tags.subject), {}).pop(rank, None)
 
     def leftovers(self, tags):
-        found = [Resource("node", node.id, node.hostname) for node in self.nodes(tags)]
+        there = [node for node in self.nodes(tags) if node.state != NodeState.GONE]
+        found = [Resource("node", node.id, node.hostname) for node in there]
         for kind, things in (("network", self.networks), ("filesystem", self.filesystems)):
             if (tags.portal, tags.subject) in things:
                 found.append(Resource(kind, tags.subject))
@@ -84,7 +109,8 @@ class MemoryCloud:
 
     def kill(self, tags, rank):
         cluster = self.clusters[tags.portal, tags.subject]
-        cluster[rank] = replace(cluster[rank], state=NodeState.STOPPED, address=None)
+        reason = "The cloud has taken it back."
+        cluster[rank] = replace(cluster[rank], state=NodeState.GONE, address=None, reason=reason)
 
 
 class _Around:
@@ -99,19 +125,66 @@ class _Around:
 
 
 class Slow(_Around):
-    """Nodes run only after they have been looked at `looks` times."""
+    """Does at once what it is asked, and says for `looks` times that it is still coming, or going.
+
+    Nodes run only after they have been looked at so often. A long operation is known by its token.
+    """
 
     def __init__(self, inner, looks=3):
         super().__init__(inner)
         self.looks = looks
         self._seen = {}
+        self._asked = {}
+
+    def _pending(self, name, *arguments, token):
+        key = (name, arguments)
+        asked = self._asked[key] = self._asked.get(key, 0) + 1
+        if asked == 1:
+            assert not token, f"{name}: another operation's token"
+            getattr(self.inner, name)(*arguments)
+        else:
+            assert token in ("", f"operation {name}"), f"{name}: another operation's token"
+        if asked > self.looks:
+            del self._asked[key]
+            return None
+        return Pending(f"{name}: still under way", self.inner.look_in, token=f"operation {name}")
+
+    def ensure_network(self, tags, *, token=""):
+        return self._pending("ensure_network", tags, token=token)
+
+    def ensure_filesystem(self, tags, *, token=""):
+        return self._pending("ensure_filesystem", tags, token=token)
+
+    def ensure_nodes(self, spec, *, token=""):
+        return self._pending("ensure_nodes", spec, token=token)
+
+    def stop_nodes(self, tags, *, token=""):
+        return self._pending("stop_nodes", tags, token=token)
+
+    def delete_nodes(self, tags, ranks=None, *, token=""):
+        return self._pending("delete_nodes", tags, ranks and tuple(sorted(ranks)), token=token)
+
+    def delete_filesystem(self, tags, *, token=""):
+        return self._pending("delete_filesystem", tags, token=token)
+
+    def delete_network(self, tags, *, token=""):
+        return self._pending("delete_network", tags, token=token)
+
+    def leftovers(self, tags):
+        """What goes is there until it was asked about often enough."""
+        going = [name for (name, (of, *_)) in self._asked if name.startswith("delete_") and of == tags]
+        return self.inner.leftovers(tags) + [Resource(name.removeprefix("delete_"), "1", "", True) for name in going]
 
     def nodes(self, tags):
         seen = self.inner.nodes(tags)
         for node in seen:
             self._seen[node.id] = self._seen.get(node.id, 0) + 1
         return [
-            node if self._seen[node.id] > self.looks else replace(node, state=NodeState.PENDING, address=None)
+            node
+            if self._seen[node.id] > self.looks
+            else replace(node, state=NodeState.BOOTING, address=None)
+            if node.running
+            else node
             for node in seen
         ]
 
@@ -123,7 +196,7 @@ class Full(_Around):
         super().__init__(inner)
         self.capacity = capacity
 
-    def ensure_nodes(self, spec):
+    def ensure_nodes(self, spec, *, token=""):
         if spec.nodes <= self.capacity:
             return self.inner.ensure_nodes(spec)
         if self.capacity:
@@ -138,7 +211,7 @@ class Full(_Around):
 class Refusing(_Around):
     """Bad credentials: nothing can be checked or made."""
 
-    def _refuse(self, *_):
+    def _refuse(self, *_, **__):
         raise Refused("The cloud does not accept these credentials.", evidence="UnauthorizedOperation")
 
     check = ensure_network = ensure_filesystem = ensure_nodes = _refuse
@@ -151,29 +224,33 @@ class Forgetful(_Around):
         super().__init__(inner)
         self._lost = set()
 
-    def _lose(self, name, argument):
-        getattr(self.inner, name)(argument)
+    def _lose(self, name, *arguments):
+        pending = getattr(self.inner, name)(*arguments)
         if name not in self._lost:
             self._lost.add(name)
             raise Passing("The cloud's reply was lost.", evidence="read timed out")
+        return pending
 
-    def ensure_network(self, tags):
-        self._lose("ensure_network", tags)
+    def ensure_network(self, tags, *, token=""):
+        return self._lose("ensure_network", tags)
 
-    def ensure_filesystem(self, tags):
-        self._lose("ensure_filesystem", tags)
+    def ensure_filesystem(self, tags, *, token=""):
+        return self._lose("ensure_filesystem", tags)
 
-    def ensure_nodes(self, spec):
-        self._lose("ensure_nodes", spec)
+    def ensure_nodes(self, spec, *, token=""):
+        return self._lose("ensure_nodes", spec)
 
-    def delete_nodes(self, tags):
-        self._lose("delete_nodes", tags)
+    def stop_nodes(self, tags, *, token=""):
+        return self._lose("stop_nodes", tags)
 
-    def delete_filesystem(self, tags):
-        self._lose("delete_filesystem", tags)
+    def delete_nodes(self, tags, ranks=None, *, token=""):
+        return self._lose("delete_nodes", tags, ranks)
 
-    def delete_network(self, tags):
-        self._lose("delete_network", tags)
+    def delete_filesystem(self, tags, *, token=""):
+        return self._lose("delete_filesystem", tags)
+
+    def delete_network(self, tags, *, token=""):
+        return self._lose("delete_network", tags)
 
 
 class Died(BaseException):
@@ -192,30 +269,34 @@ class Dying(_Around):
         self.calls += 1
         return self.calls == self.call
 
-    def ensure_nodes(self, spec):
+    def ensure_nodes(self, spec, *, token=""):
         if not self._count():
             return self.inner.ensure_nodes(spec)
         if half := spec.nodes // 2:
             self.inner.ensure_nodes(replace(spec, host_keys=spec.host_keys[:half]))
         raise Died
 
-    def _then_die(self, name, argument):
+    def _then_die(self, name, *arguments):
         dying = self._count()
-        getattr(self.inner, name)(argument)
+        pending = getattr(self.inner, name)(*arguments)
         if dying:
             raise Died
+        return pending
 
-    def ensure_network(self, tags):
-        self._then_die("ensure_network", tags)
+    def ensure_network(self, tags, *, token=""):
+        return self._then_die("ensure_network", tags)
 
-    def ensure_filesystem(self, tags):
-        self._then_die("ensure_filesystem", tags)
+    def ensure_filesystem(self, tags, *, token=""):
+        return self._then_die("ensure_filesystem", tags)
 
-    def delete_nodes(self, tags):
-        self._then_die("delete_nodes", tags)
+    def stop_nodes(self, tags, *, token=""):
+        return self._then_die("stop_nodes", tags)
 
-    def delete_filesystem(self, tags):
-        self._then_die("delete_filesystem", tags)
+    def delete_nodes(self, tags, ranks=None, *, token=""):
+        return self._then_die("delete_nodes", tags, ranks)
 
-    def delete_network(self, tags):
-        self._then_die("delete_network", tags)
+    def delete_filesystem(self, tags, *, token=""):
+        return self._then_die("delete_filesystem", tags)
+
+    def delete_network(self, tags, *, token=""):
+        return self._then_die("delete_network", tags)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from portal.clouds import Passing, Refused
+from portal.clouds import NodeState, Passing, Refused
 
 from . import bad, hands
 
@@ -72,13 +72,13 @@ def test_says_who_and_what_it_is(cloud):
 
 def test_making_twice_makes_once(here, cloud):
     workspace, where = hands.deploy(cloud)
-    cloud.ensure_network(workspace)
-    cloud.ensure_filesystem(workspace)
-    cloud.ensure_nodes(hands.spec(where, 2))
-    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.ensure_network, workspace)
+    hands.ask(cloud.ensure_filesystem, workspace)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     before = hands.up(cloud, where, 2)
     identities = [here.identity(where, rank) for rank in range(2)]
-    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     assert cloud.nodes(where) == before
     assert [here.identity(where, rank) for rank in range(2)] == identities
     assert ranks(before) == [0, 1]
@@ -92,60 +92,120 @@ def test_after_a_crash_half_way_exactly_the_missing_nodes_are_made(here, cloud):
         bad.Dying(cloud).ensure_nodes(hands.spec(where, 4))
     assert ranks(hands.up(cloud, where, 2)) == [0, 1]
     first = [here.identity(where, rank) for rank in range(2)]
-    cloud.ensure_nodes(hands.spec(where, 4))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 4))
     assert ranks(hands.up(cloud, where, 4)) == [0, 1, 2, 3]
     assert [here.identity(where, rank) for rank in range(2)] == first
 
 
 def test_a_killed_node_is_made_again_and_the_others_are_left_alone(here, cloud):
     _, where = hands.deploy(cloud)
-    cloud.ensure_nodes(hands.spec(where, 3))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 3))
     hands.up(cloud, where, 3)
     before = [here.identity(where, rank) for rank in range(3)]
     here.kill(where, 1)
     assert [node.running for node in cloud.nodes(where)] == [True, False, True]
-    cloud.ensure_nodes(hands.spec(where, 3))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 3))
     hands.up(cloud, where, 3)
     after = [here.identity(where, rank) for rank in range(3)]
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, False, True]
 
 
+def test_stopped_nodes_keep_their_ranks_and_names_and_start_again(here, cloud):
+    _, where = hands.deploy(cloud)
+    spec = hands.spec(where, 3)
+    hands.ask(cloud.ensure_nodes, spec)
+    before = hands.up(cloud, where, 3)
+    for _ in range(2):
+        hands.ask(cloud.stop_nodes, where)
+        stopped = cloud.nodes(where)
+        assert [node.state for node in stopped] == [NodeState.STOPPED] * 3
+        assert not any(node.address or node.reason or node.is_coming for node in stopped)
+    assert cloud.leftovers(where)
+    for _ in range(2):
+        hands.ask(cloud.ensure_nodes, spec)
+    after = hands.up(cloud, where, 3)
+    for what in ("id", "rank", "hostname", "home", "user"):
+        assert [getattr(node, what) for node in after] == [getattr(node, what) for node in before]
+
+
+def test_stopping_what_never_was_is_quiet(cloud):
+    hands.ask(cloud.stop_nodes, hands.tags())
+
+
+def test_a_cluster_that_is_stopped_while_it_starts_stops(cloud):
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.stop_nodes, where)
+    assert [node.state for node in cloud.nodes(where)] == [NodeState.STOPPED] * 2
+
+
+def test_nodes_are_removed_by_rank_and_the_others_are_left_alone(here, cloud):
+    _, where = hands.deploy(cloud)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 4))
+    hands.up(cloud, where, 4)
+    kept = [here.identity(where, rank) for rank in (0, 1)]
+    for _ in range(2):
+        hands.ask(cloud.delete_nodes, where, [2, 3])
+        assert ranks(cloud.nodes(where)) == [0, 1]
+    assert [here.identity(where, rank) for rank in (0, 1)] == kept
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 3))
+    assert ranks(hands.up(cloud, where, 3)) == [0, 1, 2]
+    assert [here.identity(where, rank) for rank in (0, 1)] == kept
+    hands.ask(cloud.delete_nodes, where, [0])
+    assert ranks(cloud.nodes(where)) == [1, 2]
+    hands.ask(cloud.delete_nodes, where)
+    assert cloud.leftovers(where) == []
+
+
+def test_a_node_that_ended_by_itself_says_so_and_what_it_said_last(here, cloud):
+    _, where = hands.deploy(cloud)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
+    hands.up(cloud, where, 2)
+    here.kill(where, 1)
+    whole, dead = cloud.nodes(where)
+    assert (whole.state, whole.reason) == (NodeState.RUNNING, "")
+    assert not dead.is_coming
+    assert dead.reason.endswith(".")
+    assert cloud.console(where, 1)
+    assert cloud.console(where, 7) == cloud.console(hands.tags(), 0) == ""
+
+
 def test_nothing_is_left_after_deleting_and_deleting_twice_is_quiet(cloud):
     workspace, where = hands.deploy(cloud)
-    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     hands.up(cloud, where, 2)
     assert cloud.leftovers(where)
     assert cloud.leftovers(workspace)
     for _ in range(2):
-        cloud.delete_nodes(where)
+        hands.ask(cloud.delete_nodes, where)
         assert cloud.nodes(where) == []
         assert cloud.leftovers(where) == []
     for _ in range(2):
-        cloud.delete_filesystem(workspace)
-        cloud.delete_network(workspace)
+        hands.ask(cloud.delete_filesystem, workspace)
+        hands.ask(cloud.delete_network, workspace)
         assert cloud.leftovers(workspace) == []
 
 
 def test_deleting_what_never_was_is_quiet(cloud):
     workspace, where = hands.tags(), hands.tags()
-    cloud.delete_nodes(where)
-    cloud.delete_filesystem(workspace)
-    cloud.delete_network(workspace)
+    hands.ask(cloud.delete_nodes, where)
+    hands.ask(cloud.delete_filesystem, workspace)
+    hands.ask(cloud.delete_network, workspace)
     assert cloud.nodes(where) == cloud.leftovers(where) == []
 
 
 def test_deleting_a_cluster_that_still_starts_leaves_nothing(cloud):
     _, where = hands.deploy(cloud)
     cloud.ensure_nodes(hands.spec(where, 3))
-    cloud.delete_nodes(where)
+    hands.ask(cloud.delete_nodes, where)
     assert cloud.nodes(where) == cloud.leftovers(where) == []
 
 
 def test_a_deleted_cluster_can_be_made_again(cloud):
     _, where = hands.deploy(cloud)
-    cloud.ensure_nodes(hands.spec(where, 1))
-    cloud.delete_nodes(where)
-    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 1))
+    hands.ask(cloud.delete_nodes, where)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     assert ranks(hands.up(cloud, where, 2)) == [0, 1]
 
 
@@ -154,16 +214,16 @@ def test_other_clusters_and_other_portals_are_never_listed_or_touched(here, clou
     other = hands.tags(workspace.workspace)
     other = hands.tags(workspace.workspace, "other-" + other.subject)
     stranger = hands.tags(where.workspace, where.subject, portal="portal-2")
-    cloud.ensure_nodes(hands.spec(where, 1))
-    cloud.ensure_nodes(hands.spec(other, 1, name="other"))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 1))
+    hands.ask(cloud.ensure_nodes, hands.spec(other, 1, name="other"))
     hands.up(cloud, where, 1)
     kept = hands.up(cloud, other, 1)
     identity = here.identity(where, 0)
     assert cloud.nodes(stranger) == cloud.leftovers(stranger) == []
-    cloud.delete_nodes(stranger)
+    hands.ask(cloud.delete_nodes, stranger)
     assert here.identity(where, 0) == identity
     assert cloud.nodes(where)[0].running
-    cloud.delete_nodes(where)
+    hands.ask(cloud.delete_nodes, where)
     assert cloud.leftovers(where) == []
     assert cloud.nodes(other) == kept
 
@@ -171,9 +231,9 @@ def test_other_clusters_and_other_portals_are_never_listed_or_touched(here, clou
 def test_an_unknown_type_is_refused_with_a_sentence(cloud):
     _, where = hands.deploy(cloud)
     with pytest.raises(Refused, match=r"type 'huge\.9000'"):
-        cloud.ensure_nodes(hands.spec(where, 1, kind="huge.9000"))
+        hands.ask(cloud.ensure_nodes, hands.spec(where, 1, kind="huge.9000"))
     assert cloud.nodes(where) == []
-    cloud.delete_nodes(where)
+    hands.ask(cloud.delete_nodes, where)
     assert cloud.leftovers(where) == []
 
 
@@ -183,7 +243,7 @@ def test_no_message_or_listing_has_a_private_key(cloud):
     said = [repr(spec)]
     for kind in ("huge.9000", "local.1"):
         try:
-            cloud.ensure_nodes(hands.spec(where, 1, kind=kind))
+            hands.ask(cloud.ensure_nodes, hands.spec(where, 1, kind=kind))
         except Refused as exc:
             said += [exc.message, exc.evidence, exc.advice, repr(exc)]
     said += [repr(cloud.nodes(where)), repr(cloud.leftovers(where))]
@@ -193,10 +253,17 @@ def test_no_message_or_listing_has_a_private_key(cloud):
 
 def test_a_slow_cloud_gets_there(cloud):
     slow = bad.Slow(cloud, looks=3)
-    _, where = hands.deploy(slow)
-    slow.ensure_nodes(hands.spec(where, 2))
+    workspace, where = hands.deploy(slow)
+    hands.ask(slow.ensure_nodes, hands.spec(where, 2))
     assert not any(node.running for node in slow.nodes(where))
     hands.up(slow, where, 2)
+    hands.ask(slow.stop_nodes, where)
+    assert slow.delete_nodes(where).look_in > 0
+    assert [resource.kind for resource in slow.leftovers(where) if resource.is_going] == ["nodes"]
+    hands.ask(slow.delete_nodes, where)
+    for request in (slow.delete_filesystem, slow.delete_network):
+        hands.ask(request, workspace)
+    assert slow.leftovers(where) == slow.leftovers(workspace) == []
 
 
 def test_lost_replies_make_nothing_twice(cloud):
@@ -207,6 +274,7 @@ def test_lost_replies_make_nothing_twice(cloud):
         (forgetful.ensure_network, workspace),
         (forgetful.ensure_filesystem, workspace),
         (forgetful.ensure_nodes, hands.spec(where, 2)),
+        (forgetful.stop_nodes, where),
         (forgetful.delete_nodes, where),
         (forgetful.delete_filesystem, workspace),
         (forgetful.delete_network, workspace),
@@ -214,7 +282,7 @@ def test_lost_replies_make_nothing_twice(cloud):
     for request, argument in requests:
         with pytest.raises(Passing):
             request(argument)
-        request(argument)
+        hands.ask(request, argument)
         if request == forgetful.ensure_nodes:
             assert ranks(hands.up(cloud, where, 2)) == [0, 1]
     assert cloud.leftovers(where) == cloud.leftovers(workspace) == []
@@ -223,27 +291,27 @@ def test_lost_replies_make_nothing_twice(cloud):
 def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_another(cloud):
     """Local clouds of two portals may share a folder, as two portals may share a cloud account."""
     workspace, where = hands.deploy(cloud)
-    cloud.ensure_nodes(hands.spec(where, 2))
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     other = hands.tags(portal="portal-2")
-    cloud.ensure_network(other)
+    hands.ask(cloud.ensure_network, other)
     seen = cloud.inventory("portal-1")
     assert {tags: ranks(nodes) for tags, nodes in seen.items()} == {where: [0, 1]}
     assert seen[where][0].hostname == cloud.nodes(where)[0].hostname
     assert cloud.owners("portal-1") == {workspace, where}
     assert (cloud.inventory("portal-2"), cloud.owners("portal-2")) == ({}, {other})
-    cloud.delete_nodes(where)
+    hands.ask(cloud.delete_nodes, where)
     hands.until(lambda: not cloud.inventory("portal-1"))
-    cloud.delete_network(other)
+    hands.ask(cloud.delete_network, other)
 
 
 def test_a_full_cloud_leaves_what_it_made_to_be_found_and_deleted(cloud):
     full = bad.Full(cloud, capacity=1)
     _, where = hands.deploy(full)
     with pytest.raises(Refused):
-        full.ensure_nodes(hands.spec(where, 3))
+        hands.ask(full.ensure_nodes, hands.spec(where, 3))
     assert ranks(full.nodes(where)) == [0]
     assert full.leftovers(where)
-    full.delete_nodes(where)
+    hands.ask(full.delete_nodes, where)
     assert full.leftovers(where) == []
 
 
@@ -267,13 +335,13 @@ def test_dying_in_any_request_is_repaired_by_asking_again(cloud, call):
     where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
 
     def build_and_remove():
-        dying.ensure_network(workspace)
-        dying.ensure_filesystem(workspace)
-        dying.ensure_nodes(hands.spec(where, 2))
+        hands.ask(dying.ensure_network, workspace)
+        hands.ask(dying.ensure_filesystem, workspace)
+        hands.ask(dying.ensure_nodes, hands.spec(where, 2))
         assert ranks(hands.up(cloud, where, 2)) == [0, 1]
-        dying.delete_nodes(where)
-        dying.delete_filesystem(workspace)
-        dying.delete_network(workspace)
+        hands.ask(dying.delete_nodes, where)
+        hands.ask(dying.delete_filesystem, workspace)
+        hands.ask(dying.delete_network, workspace)
 
     with pytest.raises(bad.Died):
         build_and_remove()

@@ -119,7 +119,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_call_is_followed_by_another(on, m
 
 
 def test_a_cancelled_cluster_leaves_nothing(on, memory):
-    cluster = on(Slow(memory, looks=100))
+    cluster = on(Slow(memory, looks=10))
     ledger.run_task(cluster.last_task.pk)
     assert ledger.cancel_task(cluster.last_task)
     assert go_on(cluster).status == "cancelled"
@@ -138,7 +138,7 @@ def test_nodes_that_boot_for_minutes_are_asked_for_once_and_looked_at_as_often_a
     asked = []
 
     class Booting(Slow):
-        def ensure_nodes(self, spec):
+        def ensure_nodes(self, spec, *, token=""):
             asked.append(spec)
             return self.inner.ensure_nodes(spec)
 

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from accounts.models import AuditEvent
 from clusters import reconcile, watch
 from clusters.models import Cluster, EngineVersion
-from portal.clouds import ClusterSpec, HostKey, Passing, Tags
+from portal.clouds import HostKey, NodesSpec, Passing, Tags
 from portal.models import installation
 from portal.tasks.models import Output, Task
 from tests.clouds.bad import MemoryCloud
@@ -43,7 +43,7 @@ def tide(lab, cloud):
 
 
 def make_nodes(cloud, tags):
-    cloud.ensure_nodes(ClusterSpec(tags, "tide", "local.2", (HostKey("", ""),) * 2, ()))
+    cloud.ensure_nodes(NodesSpec(tags, "tide", "local.2", (HostKey("", ""),) * 2, ()))
 
 
 def look(config, later=timedelta()):

@@ -93,7 +93,7 @@ class Cloud:
         method = getattr(self.memory, name)
         if not name.startswith(("ensure_", "delete_")):
             return method
-        return lambda *arguments: self.trouble.around(lambda: method(*arguments))
+        return lambda *arguments, **more: self.trouble.around(lambda: method(*arguments, **more))
 
 
 class Nodes:

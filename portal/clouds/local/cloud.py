@@ -26,14 +26,13 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, NodeState, Region, Resource, Tags
-from portal.clouds.local import identity, limits, packages, processes, shims, view
+from portal.clouds.local import identity, kernel, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
 from portal.clouds.local.options import HOST, ISOLATED, Options
 from portal.clouds.local.records import (
@@ -46,14 +45,32 @@ from portal.clouds.local.records import (
     WorkspaceFolder,
     read_json,
     write_atomically,
+    write_in_place,
 )
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds.local.records import NodeState as WrittenState
+from portal.clouds.local.sessions import GOODBYE
+from portal.clouds.types import (
+    CloudKind,
+    CloudNode,
+    Identity,
+    InstanceType,
+    NodesSpec,
+    NodeState,
+    Region,
+    Resource,
+    Tags,
+)
+from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
 MOST_NODES = 64
 _FAMILY = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
+_GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop
+_CONSOLE = 8 << 10  # bytes of what a node said
+_ASIDE = ".removed-"  # what folders are called that are being removed
+_NEVER = datetime.fromtimestamp(0, UTC)
 _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 
 _PERSONS = "People of one workspace are not kept apart on its nodes."
@@ -128,27 +145,27 @@ class LocalCloud:
 
     # -- network and filesystem
 
-    def ensure_network(self, tags: Tags) -> None:
+    def ensure_network(self, tags: Tags, *, token: str = "") -> None:
         with _told():
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.network, tags)
 
-    def delete_network(self, tags: Tags) -> None:
+    def delete_network(self, tags: Tags, *, token: str = "") -> None:
         with _told():
             workspace = self._workspace(tags)
             if _is_ours(workspace.network, tags):
                 workspace.network.unlink(missing_ok=True)
             self._tidy(workspace)
 
-    def ensure_filesystem(self, tags: Tags) -> None:
+    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> None:
         with _told():
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.filesystem, tags)
             workspace.shared.mkdir(mode=0o755, exist_ok=True)
 
-    def delete_filesystem(self, tags: Tags) -> None:
+    def delete_filesystem(self, tags: Tags, *, token: str = "") -> None:
         with _told():
             workspace = self._workspace(tags)
             if not _is_ours(workspace.filesystem, tags):
@@ -157,15 +174,15 @@ class LocalCloud:
                 raise Passing("The shared filesystem is still in use by nodes of its workspace.")
             # Moved first: removing may take a while, and no node shall start on half of it.
             with contextlib.suppress(FileNotFoundError):
-                os.rename(workspace.shared, tempfile.mkdtemp(prefix=".removed-", dir=workspace.path))
-            for folder in workspace.path.glob(".removed-*"):
+                os.rename(workspace.shared, tempfile.mkdtemp(prefix=_ASIDE, dir=workspace.path))
+            for folder in workspace.path.glob(f"{_ASIDE}*"):
                 _remove(folder)
             workspace.filesystem.unlink(missing_ok=True)
             self._tidy(workspace)
 
     # -- nodes
 
-    def ensure_nodes(self, spec: ClusterSpec) -> None:
+    def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
         with _told():
             self._require_linux()
             kind = self._instance_type(spec)
@@ -173,12 +190,40 @@ class LocalCloud:
             if not workspace.shared.is_dir():
                 raise Refused("The workspace has no shared filesystem yet.", advice="Deploy the workspace first.")
             cluster = workspace.cluster(_name(spec.tags.subject))
+            going = [cluster.node(rank) for rank in range(spec.nodes) if cluster.node(rank).going.exists()]
+            if pending := self._still_stop(cluster) or self._remove_nodes(cluster, going):
+                return pending
             record = self._agree(spec, kind, cluster)
             cluster.path.mkdir(mode=0o700, exist_ok=True)
             missing = [rank for rank in range(spec.nodes) if not _runs(cluster.node(rank))]
             for rank in missing:
                 self._prepare(cluster.node(rank), spec)
             self._start(cluster, record, missing)
+            return None
+
+    def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
+        with _told():
+            cluster = self._workspace(tags).cluster(_name(tags.subject))
+            record = ClusterRecord.read(cluster.record)
+            if record is None or record.deleting or not _same(record.tags, tags):
+                return None
+            if not record.stopped:
+                record = replace(record, stopped=time.time())  # from now on nobody starts a node of it
+                record.write(cluster.record)
+            for node in cluster.nodes():
+                state = node.state()
+                if not node.taken or state is None:
+                    continue
+                if (_when(node.switched_off) or _NEVER).timestamp() < record.stopped:
+                    node.switched_off.touch()
+                    state.first.send(signal.SIGTERM)
+                elif time.time() - record.stopped > _GRACE:
+                    state.first.send(signal.SIGKILL)
+            if pending := self._still_stop(cluster):
+                return pending
+            for process in cluster.processes().orphans:
+                process.send(signal.SIGKILL)
+            return None
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
         with _told():
@@ -205,17 +250,31 @@ class LocalCloud:
                         found.add(Tags(**value))
             return {tags for tags in found if tags.portal == portal}
 
-    def delete_nodes(self, tags: Tags) -> None:
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
         with _told():
             workspace = self._workspace(tags)
             cluster = workspace.cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is not None and not _same(record.tags, tags):
-                return
+                return None
+            if ranks is not None:
+                return self._remove_nodes(cluster, [cluster.node(rank) for rank in sorted(set(ranks))])
             if record is not None and not record.deleting:
                 replace(record, deleting=True).write(cluster.record)  # from now on nobody starts a node of it
             self._remove_cluster(cluster)
             self._tidy(workspace)
+            return None
+
+    def console(self, tags: Tags, rank: int) -> str:
+        with _told():
+            cluster = self._workspace(tags).cluster(_name(tags.subject))
+            record = ClusterRecord.read(cluster.record)
+            if record is None or not _same(record.tags, tags):
+                return ""
+            with contextlib.suppress(FileNotFoundError), open(cluster.node(rank).log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _CONSOLE))
+                return file.read(_CONSOLE).decode(errors="replace")
+            return ""
 
     def leftovers(self, tags: Tags) -> list[Resource]:
         with _told():
@@ -274,7 +333,7 @@ class LocalCloud:
 
     def _power_on(self, cluster: ClusterFolder) -> None:
         record = ClusterRecord.read(cluster.record)
-        if record is None or record.deleting:
+        if record is None or record.deleting or record.stopped:
             return
         for node in cluster.nodes():
             state = node.state()
@@ -283,7 +342,7 @@ class LocalCloud:
         missing = [
             node.rank
             for node in cluster.nodes()
-            if node.rank < record.nodes and node.host_key.exists() and not _runs(node)
+            if node.rank < record.nodes and node.host_key.exists() and not node.going.exists() and not _runs(node)
         ]
         self._start(cluster, record, missing)
 
@@ -297,7 +356,7 @@ class LocalCloud:
                 advice="Run the portal on a Linux machine, or choose another cloud.",
             )
 
-    def _instance_type(self, spec: ClusterSpec) -> InstanceType:
+    def _instance_type(self, spec: NodesSpec) -> InstanceType:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,57}[a-z0-9])?", spec.name):
             raise Refused(
                 "A cluster's name may have small letters, digits and hyphens, at most 59.", evidence=spec.name[:80]
@@ -347,11 +406,11 @@ class LocalCloud:
         if _is_ours(workspace.filesystem, tags):
             found.append(Resource("filesystem", str(workspace.shared)))
         if workspace.path.is_dir() and not workspace.filesystem.exists():
-            stray = [path for path in (workspace.shared, *workspace.path.glob(".removed-*")) if path.exists()]
+            stray = [path for path in (workspace.shared, *workspace.path.glob(f"{_ASIDE}*")) if path.exists()]
             found += [Resource("folder", str(path)) for path in stray]
         return found
 
-    def _agree(self, spec: ClusterSpec, kind: InstanceType, cluster: ClusterFolder) -> ClusterRecord:
+    def _agree(self, spec: NodesSpec, kind: InstanceType, cluster: ClusterFolder) -> ClusterRecord:
         """The cluster's record, which now wants at least what `spec` asks for."""
         for _ in range(5):
             record = ClusterRecord.read(cluster.record)
@@ -380,6 +439,7 @@ class LocalCloud:
                 instance_type=kind.name,
                 memory=int(kind.memory_gib * 2**30),
                 nodes=max(record.nodes, spec.nodes),
+                stopped=0.0,
                 authorized_keys=spec.authorized_keys,
             )
             if wanted != record:
@@ -387,7 +447,7 @@ class LocalCloud:
             return wanted
         raise Passing("The cluster is being made and deleted at the same time.")
 
-    def _prepare(self, node: NodeFolder, spec: ClusterSpec) -> None:
+    def _prepare(self, node: NodeFolder, spec: NodesSpec) -> None:
         """All that a node needs before it starts. What is there of an earlier life of it stays."""
         node.path.mkdir(mode=0o700, exist_ok=True)
         for folder in (node.home, node.root):
@@ -403,9 +463,11 @@ class LocalCloud:
         for process in cluster.processes().orphans:
             process.send(signal.SIGKILL)
         for _ in range(8):
+            names = {record.address(rank): record.hostname(rank) for rank in range(record.nodes)}
+            write_in_place(cluster.hosts, shims.hosts(names))
             answer = self._launch(cluster.path, ranks, rung)
             if answer.gone:
-                raise Passing("The cluster is being deleted.")
+                raise Passing("The cluster is being stopped or deleted.")
             if not answer.taken:
                 if not record.rung:
                     replace(record, rung=answer.rung).write(cluster.record)
@@ -504,6 +566,35 @@ class LocalCloud:
                     break  # somebody listens everywhere
         raise Passing("All addresses for clusters on this computer are taken.", advice="Delete a cluster.")
 
+    def _still_stop(self, cluster: ClusterFolder) -> Pending | None:
+        """Of a cluster that was told to stop."""
+        record, nodes = ClusterRecord.read(cluster.record), cluster.nodes()
+        if record is None or not record.stopped or not (left := sum(node.taken for node in nodes)):
+            return None
+        return Pending(f"{left} of {len(nodes)} nodes still stop", self.look_in)
+
+    def _remove_nodes(self, cluster: ClusterFolder, nodes: Sequence[NodeFolder]) -> Pending | None:
+        """End and remove these nodes of a cluster, and leave the others alone."""
+        there = [node for node in nodes if node.path.exists()]
+        for node in there:
+            node.going.touch()  # from now on nobody starts it
+        deadline = time.monotonic() + 2
+        while taken := [node for node in there if node.taken]:
+            if time.monotonic() > deadline:
+                return Pending(f"{len(taken)} of {len(nodes)} nodes still end", self.look_in)
+            for node in taken:
+                if (state := node.state()) is not None:
+                    state.first.send(signal.SIGKILL)
+            time.sleep(0.02)
+        if there:
+            for process in cluster.processes().orphans:
+                process.send(signal.SIGKILL)
+        for node in there:
+            _put_aside(node)
+        for folder in cluster.path.glob(f"{_ASIDE}*"):
+            _remove(folder)
+        return None
+
     def _remove_cluster(self, cluster: ClusterFolder) -> None:
         """End and remove everything of a cluster; its record last."""
         groups = cluster.groups()
@@ -514,29 +605,65 @@ class LocalCloud:
         cluster.record.unlink(missing_ok=True)
 
     def _seen(self, record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> CloudNode:
-        state = node.state()
-        running = _runs(node)
-        rung = state.rung if state is not None and state.rung in _NOTES else record.rung or NAMESPACES
+        written = node.state()
+        state, reason = _state_of(record, node, written)
+        runs = state == NodeState.RUNNING
+        rung = written.rung if written is not None and written.rung in _NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
-        address = record.address(node.rank) if running and state is not None and state.ready else None
+        address = record.address(node.rank) if runs else None
         note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
-        refuses = state.refuses if running and state is not None else ""
+        refuses = written.refuses if runs and written is not None else ""
         return CloudNode(
             id=f"{record.tags.subject}.{node.rank}",
             rank=node.rank,
             hostname=record.hostname(node.rank),
-            state=NodeState.RUNNING if running else NodeState.STOPPED,
+            state=state,
             address=address,
             port=record.port,
             private_address=address,
             user=shims.USER if inside else account(),
             home=str(view.HOME if inside else node.home),
             shared=str(view.SHARED if inside else _without_blanks(cluster.shared)),
+            reason=reason,
             note=f"{refuses} {note}".strip(),
             door=str(node.door) if address else "",
             switched_off=_when(node.switched_off),
             refuses=refuses,
         )
+
+
+def _state_of(record: ClusterRecord, node: NodeFolder, written: WrittenState | None) -> tuple[NodeState, str]:
+    """What a node is in words of the portal, and why, if nobody asked for that."""
+    told_to_end = record.deleting or record.stopped or node.going.exists()
+    if node.taken:
+        if told_to_end or not _runs(node):
+            return NodeState.STOPPING, "" if told_to_end else "Its first process has ended."
+        return (NodeState.RUNNING, "") if written is not None and written.ready else (NodeState.BOOTING, "")
+    if told_to_end:
+        return NodeState.STOPPED, ""
+    if written is None:
+        return NodeState.STOPPED, "It has not been started, or ended before it had begun."
+    off = _when(node.switched_off)
+    if off is not None and off.timestamp() >= node.state_file.stat().st_mtime:
+        return NodeState.STOPPED, "It was switched off with the portal's other processes."
+    return NodeState.STOPPED, "Its processes ended by themselves, or somebody killed them."
+
+
+def _put_aside(node: NodeFolder) -> None:
+    """Away from where nodes are looked for, all at once. Held meanwhile, so that no launcher begins with it."""
+    try:
+        lock = os.open(node.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # somebody else has done it
+        return
+    try:
+        if not kernel.try_lock(lock):
+            raise Passing("A node is being started and deleted at the same time.")
+        place = tempfile.mkdtemp(prefix=_ASIDE, dir=node.path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(node.path, place)
+        _remove(Path(place))
+    finally:
+        os.close(lock)
 
 
 def _when(file: Path) -> datetime | None:

@@ -1,0 +1,129 @@
+"""What clouds are given and what they answer: frozen, and without secrets in their `repr`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+
+class CloudKind(StrEnum):
+    LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
+
+    portal: str
+    organization: str
+    workspace: str
+    subject: str  # the uuid of the workspace or cluster that owns the thing
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who we are in the cloud."""
+
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Region:
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    name: str
+    family: str
+    cores: int  # physical cores: the number of MPI ranks a node gets
+    vcpus: int
+    memory_gib: float
+    accelerated_network: bool = False
+    hourly_price: Decimal | None = None  # US dollars; None when the cloud does not charge
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """A node's SSH host key, made by us, so that even the first connection is pinned. OpenSSH formats."""
+
+    private: str = field(repr=False)
+    public: str
+
+
+@dataclass(frozen=True)
+class NodesSpec:
+    """What a person asked for: the nodes of ranks 0 … n-1 of a cluster."""
+
+    tags: Tags
+    name: str  # a DNS label; nodes are called NAME-0, NAME-1 …
+    instance_type: str
+    host_keys: tuple[HostKey, ...]  # one a node, by rank
+    authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in; the first is the portal's
+
+    @property
+    def nodes(self) -> int:
+        return len(self.host_keys)
+
+
+class NodeState(StrEnum):
+    """What a cloud says of a node. A word of a cloud's own that is none of these is an error, not a guess."""
+
+    ASKED = "asked"  # the cloud has taken the request, and no computer is there yet
+    BOOTING = "booting"
+    RUNNING = "running"  # it has an address; whether it answers is another question
+    STOPPING = "stopping"  # it was told to stop, or to go
+    STOPPED = "stopped"  # its disks are kept, and it can be started
+    GONE = "gone"  # a cloud may list a node for a while after its end, so that its `reason` can be read
+
+
+@dataclass(frozen=True)
+class CloudNode:
+    """A node as the cloud sees it now."""
+
+    id: str
+    rank: int
+    hostname: str
+    state: NodeState
+    address: str | None  # from the portal; None until the cloud has given it one. Another one after a stop and a start
+    port: int
+    private_address: str | None  # from the other nodes of the cluster
+    user: str
+    home: str
+    shared: str  # where the workspace's filesystem is mounted
+    reason: str = ""  # why it is in this state, where the cloud says so and nobody asked for it: a sentence
+    zone: str = ""
+    spot: bool = False
+    notice: str = ""  # what the cloud has announced, such as that it takes the node away: a sentence
+    ends: datetime | None = None  # when it does that
+    via: int | None = None  # the rank of the node through which the portal reaches it; None: directly
+    note: str = ""  # what a person should know, e.g. that hostnames are simulated
+    door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
+    switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
+    refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
+
+    @property
+    def running(self) -> bool:
+        return self.state == NodeState.RUNNING
+
+    @property
+    def is_coming(self) -> bool:
+        """It runs, or will without being asked for again."""
+        return self.state in (NodeState.ASKED, NodeState.BOOTING, NodeState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One thing that still exists, for the list of what is left."""
+
+    kind: str
+    id: str
+    detail: str = ""
+    is_going: bool = False  # it was told to go, and only needs time
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}{' (going)' if self.is_going else ''}"
