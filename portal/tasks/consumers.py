@@ -19,7 +19,6 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from portal.database import for_sockets
 from portal.tasks import people, registry
 from portal.tasks.hub import Reader, State
-from portal.tasks.models import Output
 from portal.tasks.pace import Pace
 from portal.tasks.subjects import seen_output
 
@@ -145,20 +144,12 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 return
             self.watched.add(name)
         reader = getattr(self, "reader", None)
-        if reader is None or reader.output.uuid != uuid:
-            output = await self._output(uuid)
-            if output is None:
-                await self.close(GONE)
-                return
-            self.reader = reader = Reader.of(output)
+        if reader is None or reader.uuid != uuid:
+            self.reader = reader = Reader.of(uuid)
         await reader.start()
         await reader.beyond(State(after, ended, kept))
         if await self._still_allowed():
             await self.send(bytes_data=await reader.frame(after))
-
-    @for_sockets
-    def _output(self, uuid: UUID) -> Output | None:
-        return Output.objects.filter(uuid=uuid).first()
 
     # Permission
 
