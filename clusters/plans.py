@@ -24,11 +24,12 @@ Status = Cluster.Status
 
 def check_cloud(work: Work) -> None:
     cluster: Cluster = work.subject
-    cloud = cluster.workspace.cloud
-    identity = cloud.check()
-    if cluster.instance_type not in {offer.name for offer in cloud.instance_types()}:
+    workspace = cluster.workspace
+    account = workspace.cloud_config.account
+    identity = account.check()
+    if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
         raise Refused(
-            f"{cluster.instance_type} cannot be had in {cluster.workspace.region}.",
+            f"{cluster.instance_type} cannot be had in {workspace.region}.",
             advice="Delete this cluster and choose another instance type.",
         )
     work.log(f"{identity.name}: {cluster.node_count} × {cluster.instance_type}, {cluster.cores} cores.")

@@ -17,6 +17,7 @@ from django.urls import reverse
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
+from portal.clouds.local.options import LocalOptions
 from portal.models import installation
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
@@ -40,6 +41,8 @@ class CloudConfig(models.Model):
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
     name = models.CharField(max_length=80)
     kind = models.CharField(max_length=10, choices=Kind)
+    options = models.JSONField(default=dict, blank=True)  # of its kind, see `connection`; nothing secret
+    credentials = secrets.EncryptedField(blank=True, editable=False)  # what its cloud's folder alone reads
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     # A row stays for the workspaces that were made by it, which are gone too by then.
@@ -60,15 +63,28 @@ class CloudConfig(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("cloud-config", args=[self.uuid])
 
+    def belongs_to(self, field: str) -> str:
+        return f"{self.organization.uuid}/cloud-config/{self.uuid}/{field}"
+
     @property
-    def options(self) -> dict[str, object]:
-        """What `clouds.connect` needs to know."""
+    def connection(self) -> clouds.Options:
+        """What is decided of it: by the row, and above that by whoever runs the portal."""
         match self.Kind(self.kind):
             case self.Kind.LOCAL:
-                return {"root": str(settings.VAR / "local" / str(self.uuid)), **settings.LOCAL_NODES}
+                root = settings.VAR / "local" / str(self.uuid)
+                return LocalOptions.of({**self.options, **settings.LOCAL_NODES, "root": root})
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        """What its kind of cloud can do. Nobody is asked, and nothing sealed is opened."""
+        return clouds.connect(self.connection).can
+
+    @property
+    def account(self) -> clouds.Account:
+        return clouds.connect(self.connection, secrets.unseal(self, "credentials") if self.credentials else "")
 
     def cloud(self, region: str) -> clouds.Cloud:
-        return clouds.connect(clouds.CloudKind(self.kind), self.options, region=region)
+        return self.account.cloud(region)
 
 
 class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
@@ -146,6 +162,10 @@ class Workspace(Subject):
     @property
     def cloud(self) -> clouds.Cloud:
         return self.cloud_config.cloud(self.region)
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.cloud_config.can
 
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from accounts import audit
 from portal import ssh
+from portal.clouds import Can
 from portal.errors import Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
@@ -16,7 +17,7 @@ Status = Workspace.Status
 
 
 def check_cloud(work: Work) -> None:
-    identity = work.subject.cloud.check()
+    identity = work.subject.cloud_config.account.check()
     work.log(f"{identity.name}{f', {identity.detail}' if identity.detail else ''}.")
 
 
@@ -81,6 +82,7 @@ CREATE = Plan(
             make_network,
             drop_network,
             undo_title="Take the network away",
+            needs=Can.NETWORK,
             icon="bi-diagram-3",
         ),
         StepPlan(
@@ -89,6 +91,7 @@ CREATE = Plan(
             make_filesystem,
             drop_filesystem,
             undo_title="Delete the shared filesystem",
+            needs=Can.FILESYSTEM,
             why="every node of every cluster in here sees it as /shared",
             icon="bi-folder2",
         ),

@@ -69,7 +69,7 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
                 organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
             )
             try:
-                identity = config.cloud("").check()
+                identity = config.account.check()
                 messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
             except PortalError as error:
                 messages.error(request, f"{config.name}: {error.message} {error.advice}")

@@ -1,15 +1,18 @@
-"""What a cloud is. `Cloud` is all that the rest of the portal knows of any of them.
+"""What a cloud is. `Account` and `Cloud` are all that the rest of the portal knows of any of them.
 
-A new cloud: a folder beside `local/`, one value of `CloudKind`, one case in `connect`,
-one line in `tests/clouds/test_contract.py`.
+A new cloud: a folder beside `local/` with its options, one value of `CloudKind`, one case in `connect`, one line in
+`tests/clouds/test_contract.py`. What is given and answered is in `types.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol, assert_never
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Protocol, TypeAlias, assert_never
 
+from portal.clouds.local.options import LocalOptions
 from portal.clouds.types import (
+    Can,
     CloudKind,
     CloudNode,
     HostKey,
@@ -17,6 +20,7 @@ from portal.clouds.types import (
     InstanceType,
     NodesSpec,
     NodeState,
+    Permission,
     Region,
     Resource,
     Tags,
@@ -24,6 +28,8 @@ from portal.clouds.types import (
 from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = [
+    "Account",
+    "Can",
     "Cloud",
     "CloudKind",
     "CloudNode",
@@ -32,8 +38,10 @@ __all__ = [
     "InstanceType",
     "NodeState",
     "NodesSpec",
+    "Options",
     "Passing",
     "Pending",
+    "Permission",
     "PortalError",
     "Refused",
     "Region",
@@ -42,9 +50,38 @@ __all__ = [
     "connect",
 ]
 
+Options: TypeAlias = LocalOptions  # of each kind of cloud: typed, frozen, and without a secret
+
+
+class Account(Protocol):
+    """A cloud configuration: who we are in a cloud, what we may do, and what may be had.
+
+    It is made without a word to the cloud, and kept: threads share it, and what it is told (a session, a token that
+    ends) it keeps itself.
+    """
+
+    kind: CloudKind
+    can: frozenset[Can]  # of this kind of cloud: what is not in it raises `Refused` with the code "not_here"
+
+    def check(self) -> Identity:
+        """Say who we are. Raises `Refused` where that is nobody."""
+        ...
+
+    def permissions(self) -> list[Permission]:
+        """Each thing that the portal needs to be allowed; granted or not, with what to paste."""
+        ...
+
+    def regions(self) -> list[Region]: ...
+
+    def instance_types(self, region: str) -> list[InstanceType]:
+        """What can be had there, smallest first. Empty when the credentials allow nothing."""
+        ...
+
+    def cloud(self, region: str) -> Cloud: ...
+
 
 class Cloud(Protocol):
-    """One cloud configuration in one region.
+    """One region of an account.
 
     - Every method may be called again after a crash: `ensure_*` finds by tag before it makes, `delete_*` is content
       with nothing.
@@ -56,17 +93,8 @@ class Cloud(Protocol):
     """
 
     kind: CloudKind
+    can: frozenset[Can]
     look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
-
-    def check(self) -> Identity:
-        """Say who we are. Raises `Refused` naming the permission that is missing."""
-        ...
-
-    def regions(self) -> list[Region]: ...
-
-    def instance_types(self) -> list[InstanceType]:
-        """What can be had here, smallest first. Empty when the credentials allow nothing."""
-        ...
 
     def ensure_network(self, tags: Tags, *, token: str = "") -> Pending | None:
         """The workspace's private network."""
@@ -121,12 +149,16 @@ class Cloud(Protocol):
         ...
 
 
-def connect(kind: CloudKind, options: Mapping[str, Any], *, region: str) -> Cloud:
-    """The cloud of a cloud configuration. `options` are the configuration's own; SDKs load only when used."""
-    match kind:
-        case CloudKind.LOCAL:
-            from portal.clouds.local import LocalCloud
+@lru_cache(maxsize=64)
+def connect(options: Options, credentials: str = "") -> Account:
+    """The account of a cloud configuration, made once for each content of it. SDKs load only when used.
 
-            return LocalCloud.from_options(options, region=region)
+    `credentials` is what its folder put into the configuration's sealed field, in the clear.
+    """
+    match options:
+        case LocalOptions():
+            from portal.clouds.local.account import LocalAccount
+
+            return LocalAccount.of(options)
         case _:
-            assert_never(kind)
+            assert_never(options)

@@ -130,8 +130,16 @@ def _new_task(
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
     del task.wake_at  # an expression of the database's; who asks for it is given what came of it
+    applies = plan.on(subject.can).steps if any(step.needs for step in plan.steps) else plan.steps
     Step.objects.bulk_create(
-        Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
+        Step(
+            task=task,
+            position=n,
+            name=step.name,
+            title=step.title,
+            status=StepStatus.WAITING if step in applies else StepStatus.LEFT_OUT,
+        )
+        for n, step in enumerate(plan.steps)
     )
     return task
 
@@ -464,7 +472,7 @@ class Work:
         if self._done:
             self.look_for_cancel()  # lest a step is begun that nobody wants any more
         self.record, self._step = record, step
-        if record.status == StepStatus.DONE:
+        if record.status in (StepStatus.DONE, StepStatus.LEFT_OUT):
             return
         self._count_death(step)
         if record.status != StepStatus.RUNNING:
@@ -486,7 +494,11 @@ class Work:
         if not self.task.undoes_on_cancel:
             return
         for record, step in reversed(steps):
-            if step.always or record.status in (StepStatus.WAITING, StepStatus.UNDONE):
+            if step.always or record.status in (
+                StepStatus.WAITING,
+                StepStatus.UNDONE,
+                StepStatus.LEFT_OUT,
+            ):
                 continue
             if record.status == StepStatus.DONE and not step.undo:
                 continue

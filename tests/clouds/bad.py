@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 from portal.clouds import (
+    Can,
     CloudKind,
     CloudNode,
     Identity,
@@ -13,16 +14,41 @@ from portal.clouds import (
     NodeState,
     Passing,
     Pending,
+    Permission,
     Refused,
     Region,
     Resource,
 )
 
 
+class AccountOf:
+    """The account whose one region this cloud is."""
+
+    def __init__(self, cloud):
+        self._cloud = cloud
+        self.kind, self.can = CloudKind.LOCAL, getattr(cloud, "can", frozenset())
+
+    def check(self):
+        return getattr(self._cloud, "check", lambda: Identity("Memory"))()
+
+    def permissions(self):
+        return [Permission("Remember", True)]
+
+    def regions(self):
+        return [Region("memory", "Memory")]
+
+    def instance_types(self, region):
+        return list(MemoryCloud.types)
+
+    def cloud(self, region):
+        return self._cloud
+
+
 class MemoryCloud:
     """A cloud without machines. Nodes run at once; nobody can sign in."""
 
     kind = CloudKind.LOCAL
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.PAUSE, Can.SCALE})
     look_in = 5.0
     types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
 
@@ -30,15 +56,6 @@ class MemoryCloud:
         self.networks, self.filesystems, self.clusters = {}, {}, {}
         self.tags = {}  # of each cluster
         self._numbers = itertools.count(1)
-
-    def check(self):
-        return Identity("Memory")
-
-    def regions(self):
-        return [Region("memory", "Memory")]
-
-    def instance_types(self):
-        return list(self.types)
 
     def ensure_network(self, tags, *, token=""):
         self.networks.setdefault((tags.portal, tags.subject), tags)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 
 import pytest
 
 from portal.clouds import NodeState, Passing, Refused
+from portal.clouds.local import LocalAccount
 
 from . import bad, hands
 
@@ -15,6 +15,7 @@ from . import bad, hands
 class Memory:
     def __init__(self, _local):
         self.cloud = bad.MemoryCloud()
+        self.account = bad.AccountOf(self.cloud)
 
     def kill(self, where, rank):
         self.cloud.kill(where, rank)
@@ -28,6 +29,7 @@ class Local:
 
     def __init__(self, local):
         self.cloud = local(self.rung)
+        self.account = LocalAccount(self.cloud)
 
     def _state(self, where, rank):
         return self.cloud._workspace(where).cluster(where.subject).node(rank).state()
@@ -62,12 +64,22 @@ def ranks(nodes):
     return [node.rank for node in nodes]
 
 
-def test_says_who_and_what_it_is(cloud):
-    assert cloud.check().name
-    assert cloud.regions()
-    sizes = [kind.cores for kind in cloud.instance_types()]
-    assert sizes
-    assert sizes == sorted(sizes)
+def test_an_account_says_who_and_what_it_is(here):
+    account = here.account
+    assert account.check().name
+    (region, *_) = account.regions()
+    assert account.cloud(region.name) is account.cloud(region.name)
+    assert account.cloud(region.name).can == account.can
+    offers = account.instance_types(region.name)
+    assert offers
+    assert offers == sorted(offers, key=lambda offer: offer.cores)
+    assert all(0 < offer.cores <= offer.vcpus and offer.architecture for offer in offers)
+
+
+def test_an_account_says_of_each_permission_what_to_do_where_it_is_missing(here):
+    permissions = here.account.permissions()
+    assert permissions
+    assert all(one.name and (one.granted or one.statement) for one in permissions)
 
 
 def test_making_twice_makes_once(here, cloud):
@@ -321,8 +333,6 @@ def test_a_refusing_cloud_has_nothing(cloud):
     for request in (refusing.ensure_network, refusing.ensure_filesystem):
         with pytest.raises(Refused):
             request(workspace)
-    with contextlib.suppress(Refused):
-        refusing.check()
     assert refusing.leftovers(workspace) == []
 
 

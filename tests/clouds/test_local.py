@@ -22,7 +22,7 @@ import asyncssh
 import pytest
 
 from portal.clouds import Passing, Refused
-from portal.clouds.local import LocalCloud, limits, processes, shims
+from portal.clouds.local import LocalAccount, LocalCloud, limits, processes, shims
 from portal.clouds.local import cloud as local_module
 
 from . import hands
@@ -820,16 +820,16 @@ def test_without_namespaces_nodes_are_plain_and_a_forced_rung_is_refused(local, 
     cloud = local("plain")
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "nonsense")
     with pytest.raises(Refused, match="nonsense"):
-        LocalCloud(cloud.root).check()
+        LocalAccount(LocalCloud(cloud.root)).check()
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "plain")
-    assert "simulated" in LocalCloud(cloud.root).check().detail
+    assert "simulated" in LocalAccount(LocalCloud(cloud.root)).check().detail
 
 
 def test_elsewhere_than_on_linux_it_says_so(local, monkeypatch):
     cloud = local("plain")
     monkeypatch.setattr(local_module.sys, "platform", "darwin")
     with pytest.raises(Refused, match="need Linux"):
-        cloud.check()
+        LocalAccount(cloud).check()
 
 
 # -- limits

@@ -16,7 +16,7 @@ from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Output, Task
 from portal.tasks.output import stream_bytes
-from tests.clouds.bad import Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
+from tests.clouds.bad import AccountOf, Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
 from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
@@ -42,7 +42,7 @@ def on(monkeypatch, lab, alice):
     lab.keep_login_key(*ssh.new_key("test"))
 
     def make(cloud, nodes=3):
-        monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: cloud)
+        monkeypatch.setattr(CloudConfig, "account", AccountOf(cloud))
         return create_cluster(
             lab,
             name="tide",

@@ -15,7 +15,7 @@ from clusters.models import Cluster, EngineVersion
 from portal.clouds import HostKey, NodesSpec, Passing, Tags
 from portal.models import installation
 from portal.tasks.models import Output, Task
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from workspaces.models import CloudConfig, Stray
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def cloud(monkeypatch, lab):
     """With the network and the filesystem of lab."""
     made = MemoryCloud()
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: made)
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(made))
     made.ensure_network(lab.tags())
     made.ensure_filesystem(lab.tags())
     return made

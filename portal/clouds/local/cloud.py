@@ -26,15 +26,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from portal.clouds.local import identity, kernel, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
-from portal.clouds.local.options import HOST, ISOLATED, Options
+from portal.clouds.local.options import HOST, ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -49,14 +48,14 @@ from portal.clouds.local.records import (
 )
 from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
+from portal.clouds.local.sizes import instance_types
 from portal.clouds.types import (
+    Can,
     CloudKind,
     CloudNode,
-    Identity,
     InstanceType,
     NodesSpec,
     NodeState,
-    Region,
     Resource,
     Tags,
 )
@@ -65,7 +64,6 @@ from portal.errors import Passing, Pending, PortalError, Refused
 __all__ = ["LocalCloud"]
 
 MOST_NODES = 64
-_FAMILY = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
 _GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop
 _CONSOLE = 8 << 10  # bytes of what a node said
@@ -75,7 +73,7 @@ _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 
 _PERSONS = "People of one workspace are not kept apart on its nodes."
 _WITHOUT = "The only way out of them is an HTTP proxy; there is no sudo, and /tmp is small."
-_NOTES = {
+NOTES = {
     NAMESPACES: f"{_PERSONS} {_WITHOUT}",
     LANDLOCK: "Limited isolation: runs reach this computer's services, and hostnames are simulated. " + _PERSONS,
     PLAIN: "Hostnames are simulated and isolation is off: runs may do what the portal may.",
@@ -85,6 +83,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.PAUSE, Can.SCALE})
     look_in = 0.3
 
     def __init__(
@@ -93,38 +92,22 @@ class LocalCloud:
         *,
         hidden: Sequence[Path] = (),
         rung: str | None = None,
-        region: str = "this-computer",
-        options: Mapping[str, Any] | None = None,
+        options: LocalOptions | None = None,
     ) -> None:
-        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes; `options`: see `Options`."""
+        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes."""
         self.root = Path(os.path.abspath(root))
-        chosen = Options.of(options or {})
+        chosen = options or LocalOptions()
         checkout = Path(__file__).resolve().parents[3]
         never = [self.root, *(Path(os.path.abspath(str(path))) for path in (*hidden, *chosen.hidden)), checkout]
         if sys.prefix != sys.base_prefix:
             never.append(Path(sys.prefix).resolve())
         self.hidden = tuple(never)
         self.options = replace(chosen, hidden=tuple(map(str, never)))
-        self.region = region
         self._rung = rung or chosen.rung or os.environ.get("PORTAL_LOCAL_RUNG") or ""
         if self._rung == "uts":  # as it was called
             self._rung = NAMESPACES
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], *, region: str) -> LocalCloud:
-        return cls(Path(options["root"]), region=region, options=options)
-
     # -- what there is
-
-    def check(self) -> Identity:
-        with _told():
-            self._require_linux()
-            self._make_root()
-            answer = self._launch(self.root, [], self._rung)
-            memory = limits.machine_memory() / 2**30
-            detail = f"{_cores()} cores, {memory:.0f} GiB of memory"
-            note = "" if answer.rung == NAMESPACES else f". {_NOTES[answer.rung]}"
-            return Identity(socket.gethostname(), f"{detail}{note}")
 
     def rung(self) -> tuple[str, str]:
         """How nodes are made here, and what the kernel refused if it is not the best way."""
@@ -133,15 +116,6 @@ class LocalCloud:
             self._make_root()
             answer = self._launch(self.root, [], self._rung)
             return answer.rung, answer.why
-
-    def regions(self) -> list[Region]:
-        return [Region("this-computer", "This computer")]
-
-    def instance_types(self) -> list[InstanceType]:
-        cores = _cores()
-        sizes = sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
-        share = limits.machine_memory() / 2**30 / cores
-        return [InstanceType(f"local.{size}", _FAMILY, size, size, round(share * size, 1)) for size in sizes]
 
     # -- network and filesystem
 
@@ -337,7 +311,7 @@ class LocalCloud:
             return
         for node in cluster.nodes():
             state = node.state()
-            if state is not None and state.rung not in _NOTES:  # of an earlier version, which kept less apart
+            if state is not None and state.rung not in NOTES:  # of an earlier version, which kept less apart
                 state.keeper.send(signal.SIGKILL)
         missing = [
             node.rank
@@ -363,7 +337,7 @@ class LocalCloud:
             )
         if not 1 <= spec.nodes <= MOST_NODES:
             raise Refused(f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {spec.nodes}.")
-        kinds = {kind.name: kind for kind in self.instance_types()}
+        kinds = {kind.name: kind for kind in instance_types()}
         if spec.instance_type not in kinds:
             raise Refused(
                 f"This computer has no instance type {spec.instance_type!r}.",
@@ -495,7 +469,7 @@ class LocalCloud:
             scratch=str(self.root),
             rung=rung,
             user=identity.of_workspace(folder.parent) if ranks else None,
-            options=asdict(replace(self.options, addresses=addresses)),
+            options={**asdict(self.options), "addresses": addresses, "root": str(self.root)},
             told=dict(source.environment),
             places=[str(path) for path in source.places],
             upstream=packages.proxies(os.environ),
@@ -608,10 +582,10 @@ class LocalCloud:
         written = node.state()
         state, reason = _state_of(record, node, written)
         runs = state == NodeState.RUNNING
-        rung = written.rung if written is not None and written.rung in _NOTES else record.rung or NAMESPACES
+        rung = written.rung if written is not None and written.rung in NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
         address = record.address(node.rank) if runs else None
-        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
+        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else NOTES[rung]
         refuses = written.refuses if runs and written is not None else ""
         return CloudNode(
             id=f"{record.tags.subject}.{node.rank}",
@@ -693,7 +667,7 @@ def _runs(node: NodeFolder) -> bool:
     if not node.taken:
         return False
     state = node.state()
-    return state is None or (state.alive and state.rung in _NOTES)
+    return state is None or (state.alive and state.rung in NOTES)
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
@@ -733,10 +707,6 @@ def _is_free(address: str, port: int) -> bool:
                 return False
             raise
     return True
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _name(identifier: str) -> str:

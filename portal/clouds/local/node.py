@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from portal.clouds.local import identity, kernel, landlock, limits, processes, seccomp, shims, view, wayout
-from portal.clouds.local.options import ISOLATED, Options
+from portal.clouds.local.options import ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -226,8 +226,8 @@ class Plan:
     isolated: bool  # whether the cluster has a network of its own
 
     @property
-    def options(self) -> Options:
-        return Options.of(self.order.options)
+    def options(self) -> LocalOptions:
+        return LocalOptions.of(self.order.options)
 
     @property
     def names(self) -> dict[str, str]:
