@@ -13,7 +13,7 @@ http = get_asgi_application()
 from portal.door import SocketDoor, SocketLimit, nothing_here  # noqa: E402  (these need the app registry)
 from portal.sessions import SocketKeyMiddleware  # noqa: E402
 from portal.tasks.consumers import LiveConsumer  # noqa: E402
-from portal.tasks.people import SocketPersonMiddleware  # noqa: E402
+from portal.tasks.permission import SocketPersonMiddleware  # noqa: E402
 
 sockets = URLRouter(
     [
