@@ -176,6 +176,10 @@ class Workspace(Subject):
             subject=str(subject or self.uuid),
         )
 
+    @property
+    def spec(self) -> clouds.WorkspaceSpec:
+        return clouds.WorkspaceSpec(self.tags())
+
     def belongs_to(self, field: str) -> str:
         return f"{self.organization.uuid}/workspace/{self.uuid}/{field}"
 

@@ -34,7 +34,7 @@ def make_keys(work: Work) -> None:
 
 
 def make_network(work: Work) -> None:
-    work.ask(lambda token: work.subject.cloud.ensure_network(work.subject.tags(), token=token))
+    work.ask(lambda token: work.subject.cloud.ensure_network(work.subject.spec, token=token))
 
 
 def drop_network(work: Work) -> None:
@@ -42,7 +42,7 @@ def drop_network(work: Work) -> None:
 
 
 def make_filesystem(work: Work) -> None:
-    work.ask(lambda token: work.subject.cloud.ensure_filesystem(work.subject.tags(), token=token))
+    work.ask(lambda token: work.subject.cloud.ensure_filesystem(work.subject.spec, token=token))
 
 
 def drop_filesystem(work: Work) -> None:

@@ -20,15 +20,20 @@ from portal.clouds.types import (
     InstanceType,
     NodesSpec,
     NodeState,
+    Offer,
     Permission,
+    Quota,
     Region,
     Resource,
     Tags,
+    WorkspaceSpec,
+    Zone,
 )
-from portal.errors import Passing, Pending, PortalError, Refused
+from portal.errors import Alternative, NoRoom, Passing, Pending, PortalError, Refused
 
 __all__ = [
     "Account",
+    "Alternative",
     "Can",
     "Cloud",
     "CloudKind",
@@ -36,17 +41,22 @@ __all__ = [
     "HostKey",
     "Identity",
     "InstanceType",
+    "NoRoom",
     "NodeState",
     "NodesSpec",
+    "Offer",
     "Options",
     "Passing",
     "Pending",
     "Permission",
     "PortalError",
+    "Quota",
     "Refused",
     "Region",
     "Resource",
     "Tags",
+    "WorkspaceSpec",
+    "Zone",
     "connect",
 ]
 
@@ -96,13 +106,21 @@ class Cloud(Protocol):
     can: frozenset[Can]
     look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
 
-    def ensure_network(self, tags: Tags, *, token: str = "") -> Pending | None:
+    def zones(self) -> list[Zone]:
+        """Where nodes can be. Needs `Can.ZONE`."""
+        ...
+
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """What so many nodes would cost, count against, and whether they can be had. Nothing is asked for."""
+        ...
+
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's private network."""
         ...
 
     def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None: ...
 
-    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's shared filesystem, mounted on each of its nodes."""
         ...
 
@@ -113,7 +131,8 @@ class Cloud(Protocol):
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
         """Ask for those of the nodes that are missing, start those that have stopped, and leave the others alone.
 
-        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay.
+        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay. Raises `NoRoom` where the
+        cloud has no more of them.
         """
         ...
 

@@ -84,6 +84,46 @@ class InstanceType:
 
 
 @dataclass(frozen=True)
+class Zone:
+    """A part of a region that fails by itself."""
+
+    name: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A limit of the account that the nodes would count against."""
+
+    name: str
+    asked: int
+    left: int | None  # None: the cloud does not say
+
+    @property
+    def is_enough(self) -> bool:
+        return self.left is None or self.asked <= self.left
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the nodes that a person thinks of would cost, and what stands in the way."""
+
+    hourly_price: Decimal | None  # of all of them, in US dollars; None where nobody charges, or says how much
+    quotas: tuple[Quota, ...] = ()
+    warnings: tuple[str, ...] = ()  # sentences: it may be slow, or may not be had just now
+    impossible: str = ""  # why it cannot be had, as a sentence; empty where it can
+
+
+@dataclass(frozen=True)
+class WorkspaceSpec:
+    """What is asked for of a workspace's network and filesystem."""
+
+    tags: Tags
+    extra_tags: tuple[tuple[str, str], ...] = ()  # of people: written on everything, and never used to find it
+    choices: tuple[tuple[str, str], ...] = ()  # in the words of its kind of cloud, which refuses what it does not know
+
+
+@dataclass(frozen=True)
 class HostKey:
     """A node's SSH host key, made by us, so that even the first connection is pinned. OpenSSH formats."""
 
@@ -100,6 +140,10 @@ class NodesSpec:
     instance_type: str
     host_keys: tuple[HostKey, ...]  # one a node, by rank
     authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in; the first is the portal's
+    zone: str = ""  # empty: the cloud chooses
+    spot: bool = False
+    role: str = ""  # what the nodes may do in the cloud, by the cloud's name of it; empty: nothing
+    extra_tags: tuple[tuple[str, str], ...] = ()  # of people, as in `WorkspaceSpec`
 
     @property
     def nodes(self) -> int:

@@ -6,19 +6,24 @@ import itertools
 from dataclasses import replace
 
 from portal.clouds import (
+    Alternative,
     Can,
     CloudKind,
     CloudNode,
     Identity,
     InstanceType,
     NodeState,
+    NoRoom,
+    Offer,
     Passing,
     Pending,
     Permission,
+    Quota,
     Refused,
     Region,
     Resource,
 )
+from portal.clouds.types import not_here
 
 
 class AccountOf:
@@ -55,15 +60,34 @@ class MemoryCloud:
     def __init__(self):
         self.networks, self.filesystems, self.clusters = {}, {}, {}
         self.tags = {}  # of each cluster
+        self.taken = {}  # cores of each
         self._numbers = itertools.count(1)
 
-    def ensure_network(self, tags, *, token=""):
+    def zones(self):
+        raise not_here(Can.ZONE, "Memory")
+
+    def offer(self, instance_type, nodes, *, zone="", spot=False):
+        cores = {kind.name: kind.cores for kind in self.types}
+        if instance_type not in cores:
+            return Offer(None, impossible=f"There is no instance type {instance_type!r}.")
+        taken = sum(self.taken.values())
+        return Offer(None, (Quota("cores", cores[instance_type] * nodes, 40 - taken),))
+
+    def ensure_network(self, spec, *, token=""):
+        tags = self._allowed(spec)
         self.networks.setdefault((tags.portal, tags.subject), tags)
+
+    @staticmethod
+    def _allowed(spec):
+        if spec.choices:
+            raise Refused("There is nothing to choose.")
+        return spec.tags
 
     def delete_network(self, tags, *, token=""):
         self.networks.pop((tags.portal, tags.subject), None)
 
-    def ensure_filesystem(self, tags, *, token=""):
+    def ensure_filesystem(self, spec, *, token=""):
+        tags = self._allowed(spec)
         self.filesystems.setdefault((tags.portal, tags.subject), tags)
 
     def delete_filesystem(self, tags, *, token=""):
@@ -72,6 +96,11 @@ class MemoryCloud:
     def ensure_nodes(self, spec, *, token=""):
         if spec.instance_type not in {kind.name for kind in self.types}:
             raise Refused(f"There is no instance type {spec.instance_type!r}.")
+        for asked, can in ((spec.zone, Can.ZONE), (spec.spot, Can.SPOT), (spec.role, Can.ROLE)):
+            if asked:
+                raise not_here(can, "Memory")
+        cores = {kind.name: kind.cores for kind in self.types}[spec.instance_type]
+        self.taken[spec.tags.portal, spec.tags.subject] = cores * spec.nodes
         cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
         self.tags[spec.tags.portal, spec.tags.subject] = spec.tags
         for rank in range(spec.nodes):
@@ -113,6 +142,7 @@ class MemoryCloud:
     def delete_nodes(self, tags, ranks=None, *, token=""):
         if ranks is None:
             self.clusters.pop((tags.portal, tags.subject), None)
+            self.taken.pop((tags.portal, tags.subject), None)
         for rank in ranks or ():
             self.clusters.get((tags.portal, tags.subject), {}).pop(rank, None)
 
@@ -166,11 +196,11 @@ class Slow(_Around):
             return None
         return Pending(f"{name}: still under way", self.inner.look_in, token=f"operation {name}")
 
-    def ensure_network(self, tags, *, token=""):
-        return self._pending("ensure_network", tags, token=token)
+    def ensure_network(self, spec, *, token=""):
+        return self._pending("ensure_network", spec, token=token)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._pending("ensure_filesystem", tags, token=token)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._pending("ensure_filesystem", spec, token=token)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._pending("ensure_nodes", spec, token=token)
@@ -218,10 +248,10 @@ class Full(_Around):
             return self.inner.ensure_nodes(spec)
         if self.capacity:
             self.inner.ensure_nodes(replace(spec, host_keys=spec.host_keys[: self.capacity]))
-        raise Refused(
+        raise NoRoom(
             f"The cloud has no room for {spec.nodes} nodes of type {spec.instance_type}.",
+            [Alternative(zone="another zone"), Alternative(instance_type="another type")],
             evidence="InsufficientInstanceCapacity",
-            advice="Choose another instance type or fewer nodes.",
         )
 
 
@@ -248,11 +278,11 @@ class Forgetful(_Around):
             raise Passing("The cloud's reply was lost.", evidence="read timed out")
         return pending
 
-    def ensure_network(self, tags, *, token=""):
-        return self._lose("ensure_network", tags)
+    def ensure_network(self, spec, *, token=""):
+        return self._lose("ensure_network", spec)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._lose("ensure_filesystem", tags)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._lose("ensure_filesystem", spec)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._lose("ensure_nodes", spec)
@@ -300,11 +330,11 @@ class Dying(_Around):
             raise Died
         return pending
 
-    def ensure_network(self, tags, *, token=""):
-        return self._then_die("ensure_network", tags)
+    def ensure_network(self, spec, *, token=""):
+        return self._then_die("ensure_network", spec)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._then_die("ensure_filesystem", tags)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._then_die("ensure_filesystem", spec)
 
     def stop_nodes(self, tags, *, token=""):
         return self._then_die("stop_nodes", tags)

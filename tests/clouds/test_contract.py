@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from portal.clouds import NodeState, Passing, Refused
+from portal.clouds import Can, NodeState, NoRoom, Passing, Refused
 from portal.clouds.local import LocalAccount
 
 from . import bad, hands
@@ -82,10 +82,61 @@ def test_an_account_says_of_each_permission_what_to_do_where_it_is_missing(here)
     assert all(one.name and (one.granted or one.statement) for one in permissions)
 
 
+def _requests(here, where):
+    """A request that needs it, for each thing that not every cloud can do; prices and stores are said by accounts."""
+    workspace = hands.site(hands.tags(where.workspace))
+    cloud, spec = here.cloud, hands.spec
+    return {
+        Can.NETWORK: lambda: cloud.ensure_network(workspace),
+        Can.FILESYSTEM: lambda: cloud.ensure_filesystem(workspace),
+        Can.PAUSE: lambda: cloud.stop_nodes(where),
+        Can.SCALE: lambda: cloud.delete_nodes(where, [1]),
+        Can.ZONE: lambda: (cloud.zones(), cloud.ensure_nodes(spec(where, 1, zone=cloud.zones()[0].name))),
+        Can.SPOT: lambda: cloud.ensure_nodes(spec(where, 1, spot=True)),
+        Can.ROLE: lambda: cloud.ensure_nodes(spec(where, 1, role="reader")),
+    }
+
+
+def test_what_this_kind_of_cloud_cannot_do_is_refused_by_its_code_and_the_rest_is_not(here, cloud):
+    _, where = hands.deploy(cloud)
+    for can, request in _requests(here, where).items():
+        if can in cloud.can:
+            request()
+        else:
+            with pytest.raises(Refused) as caught:
+                request()
+            assert caught.value.code == "not_here", can
+    assert cloud.nodes(where) == []
+
+
+def test_an_offer_says_what_is_not_possible_and_what_it_would_count_against(here, cloud):
+    _, where = hands.deploy(cloud)
+    (smallest, *_) = here.account.instance_types("")
+    offer = cloud.offer(smallest.name, 1)
+    assert not offer.impossible
+    assert (offer.hourly_price is not None) == (Can.PRICES in cloud.can)
+    assert all(quota.asked for quota in offer.quotas)
+    assert cloud.offer("huge.9000", 1).impossible.endswith(".")
+    before = offer.quotas[0].left
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 1, kind=smallest.name))
+    assert cloud.offer(smallest.name, 1).quotas[0].left == before - smallest.cores
+    hands.ask(cloud.delete_nodes, where)
+    assert cloud.offer(smallest.name, 1).quotas[0].left == before
+    assert not cloud.offer(smallest.name, before + 1).quotas[0].is_enough
+
+
+def test_a_choice_that_the_cloud_does_not_know_is_refused(cloud):
+    workspace = hands.site(hands.tags(), choices=(("a thing", "that no cloud has"),))
+    for request in (cloud.ensure_network, cloud.ensure_filesystem):
+        with pytest.raises(Refused):
+            request(workspace)
+    assert cloud.leftovers(workspace.tags) == []
+
+
 def test_making_twice_makes_once(here, cloud):
     workspace, where = hands.deploy(cloud)
-    hands.ask(cloud.ensure_network, workspace)
-    hands.ask(cloud.ensure_filesystem, workspace)
+    hands.ask(cloud.ensure_network, hands.site(workspace))
+    hands.ask(cloud.ensure_filesystem, hands.site(workspace))
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     before = hands.up(cloud, where, 2)
@@ -283,8 +334,8 @@ def test_lost_replies_make_nothing_twice(cloud):
     workspace, where = hands.tags(), None
     where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
     requests = [
-        (forgetful.ensure_network, workspace),
-        (forgetful.ensure_filesystem, workspace),
+        (forgetful.ensure_network, hands.site(workspace)),
+        (forgetful.ensure_filesystem, hands.site(workspace)),
         (forgetful.ensure_nodes, hands.spec(where, 2)),
         (forgetful.stop_nodes, where),
         (forgetful.delete_nodes, where),
@@ -305,7 +356,7 @@ def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_an
     workspace, where = hands.deploy(cloud)
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     other = hands.tags(portal="portal-2")
-    hands.ask(cloud.ensure_network, other)
+    hands.ask(cloud.ensure_network, hands.site(other))
     seen = cloud.inventory("portal-1")
     assert {tags: ranks(nodes) for tags, nodes in seen.items()} == {where: [0, 1]}
     assert seen[where][0].hostname == cloud.nodes(where)[0].hostname
@@ -319,8 +370,10 @@ def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_an
 def test_a_full_cloud_leaves_what_it_made_to_be_found_and_deleted(cloud):
     full = bad.Full(cloud, capacity=1)
     _, where = hands.deploy(full)
-    with pytest.raises(Refused):
+    with pytest.raises(NoRoom) as caught:
         hands.ask(full.ensure_nodes, hands.spec(where, 3))
+    assert caught.value.alternatives
+    assert str(caught.value.alternatives[0]) in caught.value.advice
     assert ranks(full.nodes(where)) == [0]
     assert full.leftovers(where)
     hands.ask(full.delete_nodes, where)
@@ -332,7 +385,7 @@ def test_a_refusing_cloud_has_nothing(cloud):
     workspace = hands.tags()
     for request in (refusing.ensure_network, refusing.ensure_filesystem):
         with pytest.raises(Refused):
-            request(workspace)
+            request(hands.site(workspace))
     assert refusing.leftovers(workspace) == []
 
 
@@ -345,8 +398,8 @@ def test_dying_in_any_request_is_repaired_by_asking_again(cloud, call):
     where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
 
     def build_and_remove():
-        hands.ask(dying.ensure_network, workspace)
-        hands.ask(dying.ensure_filesystem, workspace)
+        hands.ask(dying.ensure_network, hands.site(workspace))
+        hands.ask(dying.ensure_filesystem, hands.site(workspace))
         hands.ask(dying.ensure_nodes, hands.spec(where, 2))
         assert ranks(hands.up(cloud, where, 2)) == [0, 1]
         hands.ask(dying.delete_nodes, where)

@@ -812,7 +812,7 @@ def test_what_the_machine_says_leaves_as_a_sentence(local, monkeypatch, number, 
 
     monkeypatch.setattr(local_module, "write_atomically", fail)
     with pytest.raises(kind, match=words) as caught:
-        cloud.ensure_network(hands.tags())
+        cloud.ensure_network(hands.site(hands.tags()))
     assert os.strerror(number) in caught.value.evidence
 
 

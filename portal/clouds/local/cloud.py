@@ -48,7 +48,7 @@ from portal.clouds.local.records import (
 )
 from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
-from portal.clouds.local.sizes import instance_types
+from portal.clouds.local.sizes import cores, instance_types
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -56,14 +56,20 @@ from portal.clouds.types import (
     InstanceType,
     NodesSpec,
     NodeState,
+    Offer,
+    Quota,
     Resource,
     Tags,
+    WorkspaceSpec,
+    Zone,
+    not_here,
 )
 from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
 MOST_NODES = 64
+_COMPUTER = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
 _GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop
 _CONSOLE = 8 << 10  # bytes of what a node said
@@ -117,10 +123,30 @@ class LocalCloud:
             answer = self._launch(self.root, [], self._rung)
             return answer.rung, answer.why
 
+    def zones(self) -> list[Zone]:
+        raise not_here(Can.ZONE, _COMPUTER)
+
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """Counts the clusters of this cloud alone; those of other configurations are on the same computer."""
+        with _told():
+            _refuse_what_is_not_here(zone=zone, spot=spot)
+            kinds = {kind.name: kind for kind in instance_types()}
+            if instance_type not in kinds:
+                return Offer(None, impossible=f"This computer has no instance type {instance_type!r}.")
+            if not 1 <= nodes <= MOST_NODES:
+                return Offer(None, impossible=f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {nodes}.")
+            there = [(record, cluster) for cluster, record in self._records() if record.instance_type in kinds]
+            taken = sum(kinds[record.instance_type].cores * len(cluster.nodes()) for record, cluster in there)
+            quota = Quota("cores", kinds[instance_type].cores * nodes, max(0, cores() - taken))
+            slow = "Ranks would take turns on a core: that is slow, and good enough to try a program."
+            return Offer(None, (quota,), () if quota.is_enough else (slow,))
+
     # -- network and filesystem
 
-    def ensure_network(self, tags: Tags, *, token: str = "") -> None:
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> None:
         with _told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.network, tags)
@@ -132,8 +158,10 @@ class LocalCloud:
                 workspace.network.unlink(missing_ok=True)
             self._tidy(workspace)
 
-    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> None:
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> None:
         with _told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.filesystem, tags)
@@ -159,6 +187,7 @@ class LocalCloud:
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
         with _told():
             self._require_linux()
+            _refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
             kind = self._instance_type(spec)
             workspace = self._workspace(spec.tags)
             if not workspace.shared.is_dir():
@@ -621,6 +650,17 @@ def _state_of(record: ClusterRecord, node: NodeFolder, written: WrittenState | N
     if off is not None and off.timestamp() >= node.state_file.stat().st_mtime:
         return NodeState.STOPPED, "It was switched off with the portal's other processes."
     return NodeState.STOPPED, "Its processes ended by themselves, or somebody killed them."
+
+
+def _refuse_what_is_not_here(*, zone: str = "", spot: bool = False, role: str = "") -> None:
+    for asked, can in ((zone, Can.ZONE), (spot, Can.SPOT), (role, Can.ROLE)):
+        if asked:
+            raise not_here(can, _COMPUTER)
+
+
+def _refuse_choices(spec: WorkspaceSpec) -> None:
+    if spec.choices:
+        raise Refused("There is nothing to choose of a workspace on this computer.", evidence=str(spec.choices)[:200])
 
 
 def _put_aside(node: NodeFolder) -> None:
