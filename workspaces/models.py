@@ -22,6 +22,8 @@ from portal.models import installation
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
 
+_FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
+
 
 class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
     organization_path = "organization"
@@ -71,8 +73,8 @@ class CloudConfig(models.Model):
         """What is decided of it: by the row, and above that by whoever runs the portal."""
         match self.Kind(self.kind):
             case self.Kind.LOCAL:
-                root = settings.VAR / "local" / str(self.uuid)
-                return LocalOptions.of({**self.options, **settings.LOCAL_NODES, "root": root})
+                places = {name: settings.VAR / folder / str(self.uuid) for name, folder in _FOLDERS.items()}
+                return LocalOptions.of({**self.options, **settings.LOCAL_NODES, **places})
 
     @property
     def can(self) -> frozenset[clouds.Can]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Protocol, TypeAlias, assert_never
 
 from portal.clouds.local.options import LocalOptions
+from portal.clouds.stores import Lock, Store
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -41,6 +42,7 @@ __all__ = [
     "HostKey",
     "Identity",
     "InstanceType",
+    "Lock",
     "NoRoom",
     "NodeState",
     "NodesSpec",
@@ -54,6 +56,7 @@ __all__ = [
     "Refused",
     "Region",
     "Resource",
+    "Store",
     "Tags",
     "WorkspaceSpec",
     "Zone",
@@ -85,6 +88,11 @@ class Account(Protocol):
 
     def instance_types(self, region: str) -> list[InstanceType]:
         """What can be had there, smallest first. Empty when the credentials allow nothing."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""
         ...
 
     def cloud(self, region: str) -> Cloud: ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from portal.clouds import (
     Alternative,
@@ -12,6 +14,7 @@ from portal.clouds import (
     CloudNode,
     Identity,
     InstanceType,
+    Lock,
     NodeState,
     NoRoom,
     Offer,
@@ -23,14 +26,16 @@ from portal.clouds import (
     Region,
     Resource,
 )
+from portal.clouds.stores import checked
 from portal.clouds.types import not_here
+from portal.errors import Conflict
 
 
 class AccountOf:
     """The account whose one region this cloud is."""
 
     def __init__(self, cloud):
-        self._cloud = cloud
+        self._cloud, self._store = cloud, MemoryStore()
         self.kind, self.can = CloudKind.LOCAL, getattr(cloud, "can", frozenset())
 
     def check(self):
@@ -45,15 +50,60 @@ class AccountOf:
     def instance_types(self, region):
         return list(MemoryCloud.types)
 
+    @property
+    def store(self):
+        return self._store
+
     def cloud(self, region):
         return self._cloud
+
+
+class MemoryStore:
+    """What a store promises, in a few lines. `now` is its clock."""
+
+    def __init__(self):
+        self.objects, self.locks, self.now = {}, {}, time.time
+
+    def put(self, name, data, *, lock=None):
+        self._prove(lock)
+        self.objects[checked(name)] = data
+
+    def get(self, name, start=0, size=None):
+        data = self.objects.get(checked(name))
+        return None if data is None else data[start : None if size is None else start + size]
+
+    def list(self, prefix=""):
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def delete(self, name, *, lock=None):
+        self._prove(lock)
+        self.objects.pop(checked(name), None)
+
+    def lock(self, name, *, owner, seconds):
+        held, now = self.locks.get(name), self.now()
+        lives = held is not None and held.until.timestamp() > now
+        if lives and held.owner != owner:
+            return None
+        fence = held.fence if lives else (held.fence if held else 0) + 1
+        self.locks[name] = Lock(checked(name), owner, fence, datetime.fromtimestamp(now + seconds, UTC))
+        return self.locks[name]
+
+    def release(self, lock):
+        held = self.locks.get(lock.name)
+        if held and held.fence == lock.fence:
+            self.locks[lock.name] = replace(held, owner="", until=datetime.fromtimestamp(0, UTC))
+
+    def _prove(self, lock):
+        held = lock and self.locks.get(lock.name)
+        if lock and (held.owner, held.fence) != (lock.owner, lock.fence):
+            raise Conflict("Somebody else works on this now.")
 
 
 class MemoryCloud:
     """A cloud without machines. Nodes run at once; nobody can sign in."""
 
     kind = CloudKind.LOCAL
-    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.PAUSE, Can.SCALE})
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 5.0
     types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
 

@@ -8,6 +8,7 @@ import pytest
 
 from portal.clouds import Can, NodeState, NoRoom, Passing, Refused
 from portal.clouds.local import LocalAccount
+from portal.errors import Conflict
 
 from . import bad, hands
 
@@ -123,6 +124,50 @@ def test_an_offer_says_what_is_not_possible_and_what_it_would_count_against(here
     hands.ask(cloud.delete_nodes, where)
     assert cloud.offer(smallest.name, 1).quotas[0].left == before
     assert not cloud.offer(smallest.name, before + 1).quotas[0].is_enough
+
+
+def test_a_store_gives_back_what_it_was_given_and_names_it(here):
+    store = here.account.store
+    store.put("deployments/a/b.json", b"one")
+    store.put("deployments/a/b.json", b"two, and longer")
+    store.put("deployments/c.json", b"")
+    assert store.get("deployments/a/b.json") == b"two, and longer"
+    assert store.get("deployments/a/b.json", 5, 3) == b"and"
+    assert store.get("deployments/a/b.json", 9, 100) == b"longer"
+    assert store.get("deployments/c.json") == b""
+    assert store.get("deployments/none") is None
+    assert store.list("deployments/") == ["deployments/a/b.json", "deployments/c.json"]
+    assert store.list("other") == []
+    for _ in range(2):
+        store.delete("deployments/a/b.json")
+    assert store.list() == ["deployments/c.json"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "/root", "a//b", "a/../b", "a b", ".locks/turn", "x" * 501])
+def test_a_store_has_no_name_that_leads_elsewhere(here, name):
+    for request in (here.account.store.get, lambda name: here.account.store.put(name, b"")):
+        with pytest.raises(Refused):
+            request(name)
+
+
+def test_of_two_owners_one_has_the_lock_and_who_lost_it_writes_nothing(here):
+    store = here.account.store
+    mine = store.lock("deployments/a", owner="one", seconds=60)
+    assert store.lock("deployments/a", owner="two", seconds=60) is None
+    assert store.lock("deployments/b", owner="two", seconds=60)
+    again = store.lock("deployments/a", owner="one", seconds=0)
+    assert again.fence == mine.fence
+    store.put("a", b"mine", lock=again)
+    theirs = hands.until(lambda: store.lock("deployments/a", owner="two", seconds=60))
+    assert theirs.fence > mine.fence
+    for late in (lambda: store.put("a", b"late", lock=mine), lambda: store.delete("a", lock=again)):
+        with pytest.raises(Conflict):
+            late()
+    store.release(mine)
+    store.put("a", b"theirs", lock=theirs)
+    assert store.get("a") == b"theirs"
+    store.release(theirs)
+    assert store.lock("deployments/a", owner="one", seconds=60).fence > theirs.fence
 
 
 def test_a_choice_that_the_cloud_does_not_know_is_refused(cloud):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 from portal.clouds.local import limits
 from portal.clouds.local.cloud import NOTES, LocalCloud
 from portal.clouds.local.options import LocalOptions
 from portal.clouds.local.records import NAMESPACES
 from portal.clouds.local.sizes import cores, instance_types
+from portal.clouds.local.store import FolderStore
 from portal.clouds.types import CloudKind, Identity, InstanceType, Permission, Region
 
 __all__ = ["LocalAccount"]
@@ -21,12 +23,13 @@ class LocalAccount:
     kind = CloudKind.LOCAL
     can = LocalCloud.can
 
-    def __init__(self, here: LocalCloud) -> None:
+    def __init__(self, here: LocalCloud, store: Path | None = None) -> None:
         self._here = here
+        self._store = FolderStore(store or here.root.with_name(f"{here.root.name}.store"))
 
     @classmethod
     def of(cls, options: LocalOptions) -> LocalAccount:
-        return cls(LocalCloud(options.root, options=options))
+        return cls(LocalCloud(options.root, options=options), options.store)
 
     def check(self) -> Identity:
         rung, _ = self._here.rung()
@@ -51,6 +54,10 @@ class LocalAccount:
 
     def instance_types(self, region: str) -> list[InstanceType]:
         return instance_types()
+
+    @property
+    def store(self) -> FolderStore:
+        return self._store
 
     def cloud(self, region: str) -> LocalCloud:
         return self._here

@@ -49,6 +49,7 @@ from portal.clouds.local.records import (
 from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
 from portal.clouds.local.sizes import cores, instance_types
+from portal.clouds.local.trouble import told
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -89,7 +90,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
-    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.PAUSE, Can.SCALE})
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 0.3
 
     def __init__(
@@ -117,7 +118,7 @@ class LocalCloud:
 
     def rung(self) -> tuple[str, str]:
         """How nodes are made here, and what the kernel refused if it is not the best way."""
-        with _told():
+        with told():
             self._require_linux()
             self._make_root()
             answer = self._launch(self.root, [], self._rung)
@@ -128,7 +129,7 @@ class LocalCloud:
 
     def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
         """Counts the clusters of this cloud alone; those of other configurations are on the same computer."""
-        with _told():
+        with told():
             _refuse_what_is_not_here(zone=zone, spot=spot)
             kinds = {kind.name: kind for kind in instance_types()}
             if instance_type not in kinds:
@@ -144,7 +145,7 @@ class LocalCloud:
     # -- network and filesystem
 
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> None:
-        with _told():
+        with told():
             _refuse_choices(spec)
             tags = spec.tags
             workspace = self._workspace(tags)
@@ -152,14 +153,14 @@ class LocalCloud:
             _ensure_record(workspace.network, tags)
 
     def delete_network(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if _is_ours(workspace.network, tags):
                 workspace.network.unlink(missing_ok=True)
             self._tidy(workspace)
 
     def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> None:
-        with _told():
+        with told():
             _refuse_choices(spec)
             tags = spec.tags
             workspace = self._workspace(tags)
@@ -168,7 +169,7 @@ class LocalCloud:
             workspace.shared.mkdir(mode=0o755, exist_ok=True)
 
     def delete_filesystem(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if not _is_ours(workspace.filesystem, tags):
                 return
@@ -185,7 +186,7 @@ class LocalCloud:
     # -- nodes
 
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             self._require_linux()
             _refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
             kind = self._instance_type(spec)
@@ -205,7 +206,7 @@ class LocalCloud:
             return None
 
     def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or record.deleting or not _same(record.tags, tags):
@@ -229,7 +230,7 @@ class LocalCloud:
             return None
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or not _same(record.tags, tags):
@@ -237,7 +238,7 @@ class LocalCloud:
             return [self._seen(record, cluster, node) for node in cluster.nodes()]
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
-        with _told():
+        with told():
             return {
                 record.tags: [self._seen(record, cluster, node) for node in cluster.nodes()]
                 for cluster, record in self._records()
@@ -245,7 +246,7 @@ class LocalCloud:
             }
 
     def owners(self, portal: str) -> set[Tags]:
-        with _told():
+        with told():
             found = {record.tags for _, record in self._records()}
             for workspace in self._workspaces():
                 for path in (workspace.network, workspace.filesystem):
@@ -254,7 +255,7 @@ class LocalCloud:
             return {tags for tags in found if tags.portal == portal}
 
     def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             cluster = workspace.cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
@@ -269,7 +270,7 @@ class LocalCloud:
             return None
 
     def console(self, tags: Tags, rank: int) -> str:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or not _same(record.tags, tags):
@@ -280,7 +281,7 @@ class LocalCloud:
             return ""
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if tags.subject == tags.workspace:
                 return self._workspace_leftovers(workspace, tags)
@@ -307,7 +308,7 @@ class LocalCloud:
 
     def power_off(self) -> None:
         """End everything that runs, within 5 seconds. Homes and filesystems stay, and what should run is known."""
-        with _told():
+        with told():
             clusters = [cluster for workspace in self._workspaces() for cluster in workspace.clusters()]
             for cluster in clusters:
                 for node in cluster.nodes():
@@ -328,7 +329,7 @@ class LocalCloud:
         for workspace in self._workspaces():
             for cluster in workspace.clusters():
                 try:
-                    with _told():
+                    with told():
                         self._power_on(cluster)
                 except PortalError as error:
                     hindered.append(error)
@@ -498,7 +499,7 @@ class LocalCloud:
             scratch=str(self.root),
             rung=rung,
             user=identity.of_workspace(folder.parent) if ranks else None,
-            options={**asdict(self.options), "addresses": addresses, "root": str(self.root)},
+            options={**asdict(self.options), "addresses": addresses, "root": str(self.root), "store": ""},
             told=dict(source.environment),
             places=[str(path) for path in source.places],
             upstream=packages.proxies(os.environ),
@@ -768,37 +769,3 @@ def _is_ours(record: Path, tags: Tags) -> bool:
 def _ensure_record(record: Path, tags: Tags) -> None:
     if not write_atomically(record, json.dumps(asdict(tags), indent=1), only_new=True) and not _is_ours(record, tags):
         raise Refused("This folder belongs to another portal.", evidence=str(record))
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Whatever the machine says leaves as a sentence."""
-    try:
-        yield
-    except PortalError:
-        raise
-    except (ValueError, KeyError, TypeError) as exc:  # a record that we cannot read
-        raise Refused("A record of this computer's nodes cannot be read.", evidence=str(exc)) from exc
-    except OSError as exc:
-        raise _sentence(exc) from exc
-
-
-def _sentence(exc: OSError) -> PortalError:
-    evidence = str(exc)
-    match exc.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return Refused("The disk of this computer is full.", evidence=evidence, advice="Make room, then try again.")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return Refused(
-                "The portal may not do this on this computer.",
-                evidence=evidence,
-                advice="Let the portal's user own its data folder.",
-            )
-        case errno.EADDRNOTAVAIL:
-            return Refused("This computer has no loopback addresses 127.77.x.x.", evidence=evidence)
-        case errno.EMFILE | errno.ENFILE:
-            return Passing("Too many files are open on this computer.", evidence=evidence)
-        case errno.EAGAIN | errno.ENOMEM:
-            return Passing("This computer is out of memory or processes.", evidence=evidence)
-        case _:
-            return Passing("This computer could not do it just now.", evidence=evidence)

@@ -14,7 +14,8 @@ HOST = "host"
 
 @dataclass(frozen=True)
 class LocalOptions:
-    root: Path = Path()  # the folder in which everything lies
+    root: Path = Path()  # the folder in which everything of the nodes lies
+    store: Path = Path()  # and that of the account's store
     hidden: tuple[str, ...] = ()  # paths that no node may see, wherever they lie
     shown: tuple[str, ...] = ()  # further files and folders of this computer, for all nodes to read
     rung: str = ""  # how nodes are made; empty: the best that the kernel grants, and never `plain`
@@ -36,4 +37,4 @@ class LocalOptions:
         plain: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name in names
         }
-        return cls(**plain | ({"root": Path(plain["root"])} if "root" in plain else {}))
+        return cls(**plain | {name: Path(plain[name]) for name in ("root", "store") if name in plain})
