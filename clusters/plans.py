@@ -13,11 +13,12 @@ from django.utils.timezone import now
 from accounts import audit
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import CloudNode, NodesSpec, NodeState
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
 from portal.tasks.plans import Plan, StepPlan
+from workspaces import documents
 
 Status = Cluster.Status
 
@@ -63,6 +64,12 @@ def make_keys(work: Work) -> None:
                 after={"host keys": len(missing)},
             )
     work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
+
+
+def write_document(work: Work) -> None:
+    cluster: Cluster = work.subject
+    names = [node.hostname for node in cluster.nodes.all()]
+    documents.write(work, instance_type=cluster.instance_type, engine=str(cluster.engine_version), nodes=names)
 
 
 def _spec(cluster: Cluster) -> NodesSpec:
@@ -368,6 +375,16 @@ CREATE = Plan(
             make_keys,
             why="so that even the first connection is to the right node",
             icon="bi-key",
+        ),
+        StepPlan(
+            "document",
+            "Write down what is to be made",
+            write_document,
+            documents.remove,
+            undo_title="Take away what was written down",
+            why="in the cloud configuration's own store, for whoever owns the account",
+            icon="bi-list-ol",
+            needs=Can.STORE,
         ),
         StepPlan(
             "nodes",

@@ -11,6 +11,7 @@ from portal.errors import Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
 from portal.tasks.plans import Plan, StepPlan
+from workspaces import documents
 from workspaces.models import Workspace
 
 Status = Workspace.Status
@@ -31,6 +32,10 @@ def make_keys(work: Work) -> None:
             organization = workspace.organization
             audit.record("kept login key of", workspace, organization=organization, workspace=workspace, by=None)
     work.log("The portal's key for the nodes of this workspace is made and kept encrypted.")
+
+
+def write_document(work: Work) -> None:
+    documents.write(work)
 
 
 def make_network(work: Work) -> None:
@@ -75,6 +80,16 @@ CREATE = Plan(
             make_keys,
             why="for the nodes of this workspace; it is kept encrypted",
             icon="bi-key",
+        ),
+        StepPlan(
+            "document",
+            "Write down what is to be made",
+            write_document,
+            documents.remove,
+            undo_title="Take away what was written down",
+            why="in the cloud configuration's own store, for whoever owns the account",
+            icon="bi-list-ol",
+            needs=Can.STORE,
         ),
         StepPlan(
             "network",

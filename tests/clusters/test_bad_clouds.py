@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -34,7 +35,7 @@ def on(monkeypatch, lab, alice):
     monkeypatch.setattr(ssh, "run_on_all", lambda hosts, command, **_: [ssh.Answer(0, b"", b"") for _ in hosts])
     for step in ("introduce_nodes", "install_engine", "try_mpi", "forget_nodes"):
         assert hasattr(plans, step)
-    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "nodes", "reach")]
+    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "document", "nodes", "reach")]
     create = replace(plans.CREATE, steps=kept)
     delete = replace(plans.DELETE, steps=[*create.teardown(), plans.DELETE.steps[-1]])
     for plan in (create, delete):
@@ -73,6 +74,31 @@ def test_a_good_cloud(on, memory):
     assert go_on(cluster).status == "finished"
     assert cluster.status == "running"
     assert [node.state for node in cluster.nodes.all()] == ["answers"] * 3
+
+
+def test_what_is_made_is_written_down_for_the_owner_of_the_account_until_nothing_is_left(on, memory, lab, alice):
+    cluster = on(Full(memory, 2))
+    assert go_on(cluster).status == "failed"
+    store, name = lab.cloud_config.account.store, f"deployments/{lab.uuid}/{cluster.uuid}.json"
+    document = json.loads(store.get(name))
+    assert document["nodes"] == ["tide-0", "tide-1", "tide-2"]
+    assert (document["uuid"], document["portal"]) == (str(cluster.uuid), cluster.tags.portal)
+    assert "PRIVATE" not in store.get(name).decode()
+    delete_cluster(cluster, by=alice)
+    assert go_on(cluster).status == "finished"
+    assert store.list() == []
+
+
+def test_nothing_is_made_while_another_portal_works_on_it(on, memory, lab):
+    cluster = on(memory)
+    store = lab.cloud_config.account.store
+    theirs = store.lock(f"deployments/{lab.uuid}/{cluster.uuid}.json", owner="another portal", seconds=600)
+    ledger.run_task(cluster.last_task.pk)
+    step = cluster.last_task.steps.get(name="document")
+    assert (step.status, step.detail) == ("running", "Another portal works on this just now.")
+    assert memory.nodes(cluster.tags) == []
+    store.release(theirs)
+    assert go_on(cluster).status == "finished"
 
 
 def test_a_slow_cloud_is_waited_for(on, memory):
