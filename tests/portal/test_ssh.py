@@ -193,15 +193,15 @@ async def test_the_way_to_another_is_kept_as_long_as_that_is_and_no_longer(node,
     host, connections, _ = node
     behind = dataclasses.replace(host, name="behind", via=host)
     async with connections.stream(behind, "stay"):
-        await asyncio.sleep(0)
-        connections._make_room()
+        await connections.run(dataclasses.replace(host, name="a third, which goes when nobody uses it"), "true")
+        await asyncio.wait_for(_left(connections, 2), 10)
         assert connections.has(host)
         assert connections.has(behind)
-    await asyncio.wait_for(_none_left(connections), 10)
+    await asyncio.wait_for(_left(connections, 0), 10)
 
 
-async def _none_left(connections):
-    while len(connections):
+async def _left(connections, count):
+    while len(connections) > count:
         await asyncio.sleep(0.01)
 
 
