@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 import pytest
 
 from portal.clouds import Can, NodeState, NoRoom, Passing, Refused
 from portal.clouds.local import LocalAccount
+from portal.clouds.promises import PROMISES
 from portal.errors import Conflict
 
 from . import bad, hands
@@ -334,6 +336,39 @@ def test_other_clusters_and_other_portals_are_never_listed_or_touched(here, clou
     hands.ask(cloud.delete_nodes, where)
     assert cloud.leftovers(where) == []
     assert cloud.nodes(other) == kept
+
+
+@pytest.fixture
+def signed_in(here, cloud):
+    """Two nodes on which somebody can sign in."""
+    if isinstance(here, Memory):
+        pytest.skip("nobody can sign in")
+    _, where = hands.deploy(cloud)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
+    return hands.up(cloud, where, 2)
+
+
+def test_a_node_is_all_that_was_promised(signed_in):
+    for node in signed_in:
+        broken = [
+            (promise.what, done.stderr)
+            for promise in PROMISES
+            if (done := hands.run(node, promise.test, env={"COXSWAIN_RUN": "a-run"})).exit_status
+        ]
+        assert broken == []
+        assert hands.said(node, "hostname") == node.hostname
+        assert hands.said(node, "cd; pwd") == node.home
+        assert hands.said(node, "id -un") == node.user
+
+
+def test_nodes_share_a_filesystem_and_reach_each_other(signed_in):
+    for node in signed_in:
+        hands.said(node, f"echo {node.rank} > '{node.shared}/token-{node.rank}'")
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+    for node in signed_in:
+        assert hands.said(node, f"cat '{node.shared}'/token-*").split() == ["0", "1"]
+        for other in signed_in:
+            hands.said(node, shlex.join(["python3", "-c", reach, other.private_address, str(other.port)]))
 
 
 def test_an_unknown_type_is_refused_with_a_sentence(cloud):
