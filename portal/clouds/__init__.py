@@ -1,7 +1,8 @@
 """What a cloud is. `Account` and `Cloud` are all that the rest of the portal knows of any of them.
 
 A new cloud: a folder beside `local/` with its options, one value of `CloudKind`, one case in `connect`, one line in
-`tests/clouds/test_contract.py`. What is given and answered is in `types.py`.
+`tests/clouds/test_contract.py`. What is given and answered is in `types.py`, what a store is in `stores.py`, and what a
+node offers to whoever signs in is in `promises.py`; `bootstrap.py` makes that of a bare image.
 """
 
 from __future__ import annotations
@@ -148,8 +149,16 @@ class Cloud(Protocol):
         """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped."""
         ...
 
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
+        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
+        ...
+
     def nodes(self, tags: Tags) -> list[CloudNode]:
         """What exists now, lowest rank first."""
+        ...
+
+    def console(self, tags: Tags, rank: int) -> str:
+        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
         ...
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
@@ -160,19 +169,14 @@ class Cloud(Protocol):
         ...
 
     def owners(self, portal: str) -> set[Tags]:
-        """The tags of everything in this region, of any kind, that carries this portal's tag."""
-        ...
+        """The tags of everything in this region, of any kind, that carries this portal's tag.
 
-    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
-        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
-        ...
-
-    def console(self, tags: Tags, rank: int) -> str:
-        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
+        Those that have no row are strays.
+        """
         ...
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        """Everything of this subject that still exists. Asks the cloud, not our memory."""
+        """Everything of this subject that still exists, and what of it is going. Asks the cloud, not our memory."""
         ...
 
 
