@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from django.db import transaction
 from django.utils.timezone import now
@@ -133,23 +134,37 @@ def reach_nodes(work: Work) -> None:
         _write_down(cluster, seen)
     ready = [node for node in seen if node.address]
     if len(ready) < cluster.node_count:
-        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted")
+        late = next((node.rank for node in seen if not node.address), len(seen))
+        words = partial(_last_words, cluster, late)
+        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.nodes.all())
     answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
-    silent = ""
+    silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, Refused) and node.seen:
             raise answer
         if isinstance(answer, PortalError) or answer.status:
             why = f": {answer.message}" if isinstance(answer, Refused) else ""
-            silent, waiting = silent or f"{node.hostname}{why}", waiting + 1
+            if not silent:
+                silent, rank = f"{node.hostname}{why}", node.rank
+            waiting += 1
         elif node.state != Node.State.ANSWERS:
             Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
             work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
     if silent:
         count = cluster.node_count - waiting
-        work.wait(max(1, cloud.look_in), f"{count} of {cluster.node_count} answer, waiting for {silent}")
+        detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
+        work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+
+
+def _last_words(cluster: Cluster, rank: int) -> str:
+    """What a node said while it booted, or why that is not known."""
+    try:
+        said = cluster.workspace.cloud.console(cluster.tags, rank).strip()
+    except PortalError as error:
+        said = f"{error.message} {error.evidence}".strip()
+    return f"{cluster.name}-{rank}: {said or 'it has said nothing.'}"
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002

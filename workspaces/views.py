@@ -204,7 +204,7 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
     clusters = found.clusters.live().with_lost_nodes()
-    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE}
+    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE.on(found.can)}
     return render(request, "workspaces/workspace_delete.html", context)
 
 

@@ -431,18 +431,26 @@ class Work:
         self.memo["token"] = pending.token
         self.wait(pending.look_in, pending.detail, starts=pending.starts)
 
-    def wait(self, seconds: float, detail: str | None = None, *, starts: datetime | None = None) -> NoReturn:
+    def wait(
+        self,
+        seconds: float,
+        detail: str | None = None,
+        *,
+        starts: datetime | None = None,
+        evidence: Callable[[], str] = str,
+    ) -> NoReturn:
         """Give the worker back; this step is called again after so many seconds, or earlier when woken.
 
         Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
-        where somebody has said when that will be.
+        where somebody has said when that will be. `evidence` is asked for then, and not before.
         """
         record, step = self.record, self._step
         assert record is not None and step is not None  # noqa: PT018
         since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
         if since and now() - since > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
-            raise PortalError(f"Gave up after {step.limit.total_seconds() / 60:.0f} minutes: {what}.")
+            minutes = step.limit.total_seconds() / 60
+            raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence())
         record.deaths, record.faults, record.faulty_since = 0, 0, None
         self._give_back(seconds, detail)
 

@@ -180,6 +180,20 @@ def test_nodes_that_boot_for_minutes_are_asked_for_once_and_looked_at_as_often_a
     assert len(said) <= 4
 
 
+def test_a_node_that_never_comes_leaves_its_last_words(on, memory, monkeypatch):
+    cluster = on(Slow(memory, looks=10_000))
+    monkeypatch.setattr(Slow, "ensure_nodes", lambda self, spec, *, token="": memory.ensure_nodes(spec))
+    monkeypatch.setattr(memory, "console", lambda tags, rank: f"kernel panic on {rank}\n")
+    task = cluster.last_task
+    ledger.run_task(task.pk)
+    task.steps.filter(name="reach").update(started=now() - timedelta(hours=1))
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    ledger.run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.evidence) == ("failed", "tide-0: kernel panic on 0")
+    assert task.cause.startswith("Gave up after 15 minutes: 0 of 3 nodes have booted")
+
+
 def test_what_is_wrong_with_a_node_that_has_never_answered_may_pass(on, memory, monkeypatch):
     cluster = on(memory)
     answers = [Refused("tide-0 shows another host key than it was given."), *([ssh.Answer(0, b"", b"")] * 2)]
