@@ -712,8 +712,12 @@ def _runs(node: NodeFolder) -> bool:
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
-    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others."""
-    while found := cluster.processes():
+    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others.
+
+    One that ends between the listing and the look, and has started another after the listing, leaves none to be seen:
+    but one of them holds the node.
+    """
+    while (found := cluster.processes()) or any(node.taken for node in cluster.nodes()):
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in found)
             raise Passing("Some processes of the cluster do not end.", evidence=f"Process ids: {pids}")
