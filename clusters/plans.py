@@ -125,7 +125,8 @@ def reach_nodes(work: Work) -> None:
     seen = cloud.nodes(cluster.tags)
     coming = {node.rank for node in seen if node.is_coming}
     if missing := sorted(set(range(cluster.node_count)) - coming):
-        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}.")
+        why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
+        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}. {why}".rstrip())
         spec = _spec(cluster)
         work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")

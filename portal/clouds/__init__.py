@@ -154,7 +154,7 @@ class Cloud(Protocol):
         ...
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        """What exists now, lowest rank first."""
+        """What exists now, lowest rank first, one a rank: one that is gone only where there is no other."""
         ...
 
     def console(self, tags: Tags, rank: int) -> str:

@@ -180,6 +180,18 @@ def test_nodes_that_boot_for_minutes_are_asked_for_once_and_looked_at_as_often_a
     assert len(said) <= 4
 
 
+def test_why_a_node_is_asked_for_again_is_said(on, memory):
+    cluster = on(Slow(memory, looks=2))
+    for _ in range(4):
+        ledger.run_task(cluster.last_task.pk)
+        Task.objects.update(wake_at=now() - timedelta(seconds=1))
+    memory.kill(cluster.tags, 1)
+    task = go_on(cluster)
+    assert task.status == "finished"
+    said = b"".join(stream_bytes(Output.objects.get(pk=task.output_id))).decode()
+    assert "Asked again for tide-1. The cloud has taken it back." in said
+
+
 def test_a_node_that_never_comes_leaves_its_last_words(on, memory, monkeypatch):
     cluster = on(Slow(memory, looks=10_000))
     monkeypatch.setattr(Slow, "ensure_nodes", lambda self, spec, *, token="": memory.ensure_nodes(spec))
