@@ -673,6 +673,16 @@ def test_what_is_stopped_keeps_its_disks_and_is_not_started_with_the_computer(ma
     assert hands.said(nodes[0], "cat ~/file; hostname").split() == ["kept", "demo-0"]
 
 
+def test_what_does_not_stop_in_time_is_ended(make, monkeypatch):
+    cluster = make("namespaces", 2)
+    monkeypatch.setattr(local_module, "_GRACE", 0.5)
+    for rank in range(2):
+        cluster.state(rank).first.send(signal.SIGSTOP)
+    hands.ask(cluster.cloud.stop_nodes, cluster.tags)
+    assert not cluster.folder.processes()
+    assert [node.state for node in cluster.cloud.nodes(cluster.tags)] == ["stopped"] * 2
+
+
 def test_nodes_that_run_learn_the_names_of_those_that_come_later(make):
     cluster = make("namespaces", 1)
     assert hands.run(cluster.nodes[0], "getent hosts demo-2").exit_status

@@ -216,13 +216,12 @@ class LocalCloud:
                 record.write(cluster.record)
             for node in cluster.nodes():
                 state = node.state()
-                if not node.taken or state is None:
-                    continue
-                if (_when(node.switched_off) or _NEVER).timestamp() < record.stopped:
+                told_before = (_when(node.switched_off) or _NEVER).timestamp() >= record.stopped
+                if node.taken and state is not None and not told_before:
                     node.switched_off.touch()
                     state.first.send(signal.SIGTERM)
-                elif time.time() - record.stopped > _GRACE:
-                    state.first.send(signal.SIGKILL)
+            if time.time() - record.stopped > _GRACE:
+                _end(cluster, time.monotonic() + 5)
             if pending := self._still_stop(cluster):
                 return pending
             for process in cluster.processes().orphans:
