@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from portal.clouds.local import identity, kernel, landlock, limits, processes, seccomp, shims, view, wayout
-from portal.clouds.local.options import ISOLATED, Options
+from portal.clouds.local.options import ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -78,7 +78,7 @@ class Answer:
     rung: str  # empty when there is none
     why: str = ""  # what the kernel refused, when the rung is not the best one
     taken: str = ""  # the address that somebody else listens on; then nothing was started
-    gone: bool = False  # the cluster is being deleted; nothing was started
+    gone: bool = False  # the cluster is being stopped or deleted; nothing was started
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -105,8 +105,9 @@ def launch(order: Order) -> Answer:
     cluster = ClusterFolder(Path(order.folder))
     locks = {rank: lock for rank in order.ranks if (lock := _lock(cluster.node(rank))) is not None}
     record = ClusterRecord.read(cluster.record)  # after the locks: who deletes marks the record, then looks for locks
-    if record is None or record.deleting:
+    if record is None or record.deleting or record.stopped:
         return Answer(rung, why, gone=True)
+    locks = {rank: lock for rank, lock in locks.items() if not cluster.node(rank).going.exists()}
     for rank in locks:
         cluster.node(rank).state_file.unlink(missing_ok=True)  # of an earlier life
     if rung == NAMESPACES:
@@ -226,8 +227,8 @@ class Plan:
     isolated: bool  # whether the cluster has a network of its own
 
     @property
-    def options(self) -> Options:
-        return Options.of(self.order.options)
+    def options(self) -> LocalOptions:
+        return LocalOptions.of(self.order.options)
 
     @property
     def names(self) -> dict[str, str]:
@@ -601,7 +602,7 @@ class _Node:
             home=self.folder.home,
             shared=self.plan.cluster.shared,
             programs=self.folder.bin,
-            names=self.plan.names,
+            hosts=self.plan.cluster.hosts,
             shown=tuple(map(Path, (*order.places, *options.shown))),
             hidden=tuple(map(Path, options.hidden)),
             temporary=options.temporary_mib << 20 or self.plan.record.memory // 4,
@@ -756,6 +757,7 @@ def _refusal(order: Order) -> str:
 def _try_all(folder: Path, order: Order) -> None:
     for name in ("root", "home", "shared", "bin"):
         (folder / name).mkdir()
+    (folder / "hosts").touch()
     user = identity.numbers()[0] if identity.has_root() else None
     identity.hand_over(folder / "home", user)
     if order.options["network"] == ISOLATED:
@@ -770,7 +772,7 @@ def _try_all(folder: Path, order: Order) -> None:
         home=folder / "home",
         shared=folder / "shared",
         programs=folder / "bin",
-        names={},
+        hosts=folder / "hosts",
         shown=(),
         hidden=(folder,),
         temporary=1 << 20,
