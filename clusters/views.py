@@ -79,7 +79,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
-    context = {"workspace": workspace, "form": form, "plan": plans.CREATE}
+    context = {"workspace": workspace, "form": form, "plan": plans.CREATE.on(workspace.can)}
     return render(request, part or "clusters/cluster_new.html", context)
 
 
@@ -144,6 +144,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
-        "plan": plans.DELETE,
+        "plan": plans.DELETE.on(found.can),
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -343,9 +343,14 @@ class Observer:
             return await self._never_began()
         elif "gone" in word:
             await self._store(everything=True)
-            if at := await self._switched_off():
+            seen, began = await self._head_seen()
+            if seen and (at := seen.switched_off) and at > began:
                 message = "The portal was stopped while the run was on its nodes."
                 await self._lost(Cause(message, advice="Run it again.", code="switched_off"), at=at)
+                return True
+            if seen and seen.refuses:
+                advice = "Remove what nobody needs from /shared and from the nodes' homes, and run it again."
+                await self._lost(Cause("Its head node ended it: the disk is full.", seen.refuses, advice, "disk_full"))
                 return True
             await self._lost(
                 Cause(
@@ -357,12 +362,6 @@ class Observer:
             )
             return True
         return False
-
-    async def _switched_off(self) -> datetime | None:
-        """When the head node was, since the run began; by whoever may, and not by a fault."""
-        seen, began = await self._head_seen()
-        at = seen.switched_off if seen else None
-        return at if at and at > began else None
 
     async def _never_began(self) -> bool:
         """The node knows of no such run: it is just being started, or the run has deleted its own folder."""
