@@ -179,26 +179,26 @@ class LiveConsumer(AsyncWebsocketConsumer):
     @for_sockets
     def _refusal(self, names: list[str]) -> int | None:
         if not self._knows_person():
-            self.person_at, self.person = self._read_person()
+            self.person_at, self.person = person_of(self.scope.get("session"))
         if self.person is None:
             return SIGNED_OUT
         return None if all(_may_see(self.person, name) for name in names) else GONE
 
-    def _read_person(self) -> tuple[float, Any]:
-        """When the session was read, and whose it is. The pages of one session read it once for all of them."""
-        session = self.scope.get("session")
-        if session is None:
-            return time.monotonic(), None
-        key = session.session_key
-        found = _people.get(key)
-        if found is None or time.monotonic() - found[0] >= RELOAD:
-            if len(_people) > 10_000:
-                _people.clear()
-            found = _people[key] = time.monotonic(), _whose(key)
-        return found
-
 
 _people: dict[Any, tuple[float, Any]] = {}  # session key → when it was read, and whose it is
+
+
+def person_of(session: Any) -> tuple[float, Any]:
+    """When the session was read, and whose it is, if it goes on. The sockets of one session read it once for all."""
+    if session is None:
+        return time.monotonic(), None
+    key = session.session_key
+    found = _people.get(key)
+    if found is None or time.monotonic() - found[0] >= RELOAD:
+        if len(_people) > 10_000:
+            _people.clear()
+        found = _people[key] = time.monotonic(), _whose(key)
+    return found
 
 
 def _whose(session_key: Any) -> Any:
