@@ -102,7 +102,7 @@ def filled(lab, alice, rings):
     ]  # fmt: skip
     for rank, state in enumerate(("answers", "gone")):
         Node.objects.create(
-            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state=state
+            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state=state
         )
     make_task(clusters[0], "finished")
     make_task(clusters[1], "failed", cause="The cloud refused.", evidence="Quota <b>0</b>", advice="Ask for more.")
