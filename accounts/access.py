@@ -6,6 +6,7 @@ a stranger (the same as a row that does not exist) and 403 to a member without t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
@@ -15,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, HttpRequest
+from django.utils.functional import SimpleLazyObject
 
 
 class OrganizationRole(models.TextChoices):
@@ -135,6 +137,23 @@ class AccessQuerySet(models.QuerySet[M]):
         """The row with this uuid if this person may see it."""
         return self.where(user, self.sees).filter(uuid=uuid).first()
 
+    def seers(self, people: Iterable[Person]) -> set[tuple[int, int]]:
+        """Which of these people may see which of the rows, as pairs of primary keys: `seen_by` for many at once.
+
+        Not for an `Acting`, who may do less than its owner. Two queries at most.
+        """
+        entering = [person.pk for person in people if person.may_enter]
+        found: set[tuple[int, int]] = set()
+        for path, members, table in (
+            (self.workspace_path, "members", _WORKSPACE),
+            (self.organization_path, "memberships", _ORGANIZATION),
+        ):
+            if path is not None and self.sees in table:
+                at = f"{path}__{members}" if path else members
+                rows = self.filter(**{f"{at}__user__in": entering, f"{at}__role__in": table[self.sees]})
+                found |= set(rows.order_by().values_list("pk", f"{at}__user"))
+        return found
+
     def may_change(self, user: Person, row: models.Model) -> bool:
         return self.where(user, self.changes).filter(pk=row.pk).exists()
 
@@ -155,16 +174,15 @@ def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) 
     return row
 
 
-def may(request: HttpRequest) -> dict[str, Any]:
-    """For templates: `{% if may.run_jobs %}` by the role in the workspace of the page (`request.workspace`)."""
-    roles = getattr(request, "roles", None)
-    if roles is None:
-        return {"may": {}}
-    organization_role, workspace_role = roles
-    return {
-        "may": {
-            can.name.lower(): organization_role in _ORGANIZATION.get(can, ())
-            or workspace_role in _WORKSPACE.get(can, ())
-            for can in Can
-        }
-    }
+def may(request: HttpRequest, can: Can) -> bool:
+    """By the person's roles in the organization and the workspace of the page, which has entered them.
+
+    No question to the database but the first one for the roles. Nothing where the page is in no such place.
+    """
+    organization_role, workspace_role = getattr(request, "roles", (None, None))
+    return organization_role in _ORGANIZATION.get(can, ()) or workspace_role in _WORKSPACE.get(can, ())
+
+
+def rights(request: HttpRequest) -> dict[str, Any]:
+    """For templates: `{% if may.run_jobs %}`. The roles are asked for by the first one that does."""
+    return {"may": SimpleLazyObject(lambda: {can.name.lower(): may(request, can) for can in Can})}

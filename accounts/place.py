@@ -66,7 +66,7 @@ def enter_organization(request: HttpRequest, can: Can = Can.SEE_ORGANIZATION) ->
     if then and then != str(organization.uuid):
         others: list[Organization] = getattr(request, "other_organizations", [])
         raise Switched(organization, next((one for one in others if str(one.uuid) == then), None))
-    if not may(request)["may"][can.name.lower()]:
+    if not may(request, can):
         raise PermissionDenied
     return organization
 

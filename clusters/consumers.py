@@ -28,7 +28,8 @@ from clusters.terminals import Shell, Who
 from portal import background
 from portal.database import for_sockets
 from portal.errors import PortalError
-from portal.tasks.consumers import GONE, SIGNED_OUT, TRY_AGAIN, person_of
+from portal.tasks.consumers import TRY_AGAIN
+from portal.tasks.permission import GONE, SIGNED_OUT, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,11 @@ class TerminalConsumer(AsyncWebsocketConsumer):
         else:
             await self._over("It has ended.", OVER)
 
-    @for_sockets
-    def _who(self) -> Who | None:
-        session = self.scope.get("session")
-        _, person = person_of(session)
-        if person is None or session is None:
+    async def _who(self) -> Who | None:
+        """None for whom the session is over."""
+        session: Any = self.scope["session"]
+        user: Any = self.scope["user"]
+        if session.session_key is None or await refusal(session.session_key, ()) is not None:
             return None
         request = HttpRequest()
         request.session = session
@@ -147,7 +148,8 @@ class TerminalConsumer(AsyncWebsocketConsumer):
             "REMOTE_ADDR": (self.scope.get("client") or ("",))[0],
             "HTTP_X_FORWARDED_FOR": headers.get(b"x-forwarded-for", ""),
         }
-        return Who(person, session.session_key, audit.Origin(audit.address_of(request), how_of(request)))
+        how = await for_sockets(how_of)(request)  # which reads the session
+        return Who(user, session.session_key, audit.Origin(audit.address_of(request), how))
 
     async def _have(self, shell: Shell, after: int | None) -> None:
         self.shell = shell

@@ -35,7 +35,7 @@ from clusters.models import Cluster, Node, Terminal
 from portal import ssh
 from portal.database import for_sockets
 from portal.errors import PortalError, Refused
-from portal.tasks.consumers import person_of
+from portal.tasks import permission
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ LOST = "The process of the portal that had it has ended."
 class Who:
     """Who is at a page: the person, the session they are signed in by, and from where."""
 
-    person: Any
-    session: Any
+    person: User
+    session: str
     origin: audit.Origin
 
 
@@ -299,8 +299,8 @@ def find_shell(uuid: UUID, token: str, cluster: UUID, rank: int, who: Who) -> Sh
     shell = _shells.get(uuid)
     if shell is None or not token or token != shell.token:
         return None
-    same = (shell.who.person.pk, str(shell.who.session), shell.opened.cluster, shell.opened.rank)
-    return shell if same == (who.person.pk, str(who.session), cluster, rank) else None
+    same = (shell.who.person.pk, shell.who.session, shell.opened.cluster, shell.opened.rank)
+    return shell if same == (who.person.pk, who.session, cluster, rank) else None
 
 
 def of_others(uuid: UUID, who: Who) -> bool:
@@ -351,11 +351,15 @@ def _command(cluster: Cluster, size: tuple[int, int]) -> ssh.Command:
     return ssh.Command(line, env=(("LANG", "C.UTF-8"),), size=size)
 
 
-@for_sockets
-def _may_go_on(opened: Opened, who: Who) -> tuple[str, str]:
+async def _may_go_on(opened: Opened, who: Who) -> tuple[str, str]:
     """Why it may not, and what people should know while it may. Says that this process has it."""
-    if person_of(_Session(who.session))[1] != who.person:
+    if await permission.refusal(who.session, ()) is not None:
         return SIGNED_OUT, ""
+    return await _is_still_there(opened, who)
+
+
+@for_sockets
+def _is_still_there(opened: Opened, who: Who) -> tuple[str, str]:
     if not Cluster.objects.where(who.person, Can.RUN_JOBS).filter(uuid=opened.cluster).exists():
         return NOT_YOURS, ""
     state = Node.objects.filter(cluster__uuid=opened.cluster, rank=opened.rank).values_list("state", flat=True).first()
@@ -364,11 +368,6 @@ def _may_go_on(opened: Opened, who: Who) -> tuple[str, str]:
     if not Terminal.objects.filter(uuid=opened.uuid).update(seen=Now()):
         return LOST, ""
     return "", f"{opened.hostname} does not answer." if state == Node.State.SILENT else ""
-
-
-@dataclass(frozen=True)
-class _Session:
-    session_key: Any
 
 
 @for_sockets

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for
+from accounts.access import Can, get_for, may
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
 from clusters import plans
@@ -107,7 +107,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
         "runs": found.runs.for_lists().order_by("-pk")[:10],
-        "may_change": Cluster.objects.all().may_change(request.user, found),
+        "may_change": may(request, Can.MANAGE_CLUSTERS),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)

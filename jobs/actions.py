@@ -203,6 +203,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
     place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
     now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related(*place).get(pk=job.pk)
+    now_so.workspace = job.workspace
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
     if now_so.deleted:
@@ -221,7 +222,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
     run = Run.objects.create(
         uuid=uuid or uuid4(),
-        workspace=cluster.workspace,
+        workspace=job.workspace,
         job=now_so,
         number=(job.runs.aggregate(last=Max("number"))["last"] or 0) + 1,
         cluster=cluster,

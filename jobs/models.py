@@ -19,7 +19,7 @@ from accounts.models import User
 from clusters.models import Cluster
 from portal import secrets
 from portal.states import Badge, State
-from portal.tasks.models import Output, Task
+from portal.tasks.models import Chunk, Output, Task
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
@@ -264,7 +264,8 @@ class Run(Subject):
         """When it printed last, or began, if that is a while ago and it goes on."""
         if self.status != self.Status.INPROGRESS or self.started is None:
             return None
-        last = self.output.chunks.order_by("-position").values_list("at", flat=True).first()
+        chunks = Chunk.objects.filter(output=self.output_id)
+        last = chunks.order_by("-position").values_list("at", flat=True).first()
         since = max(self.started, last or self.started)
         return since if now() - since > QUIET else None
 

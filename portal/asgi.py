@@ -2,7 +2,6 @@
 
 import os
 
-from channels.auth import AuthMiddleware
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.sessions import CookieMiddleware, SessionMiddleware
 from django.core.asgi import get_asgi_application
@@ -15,6 +14,7 @@ from portal.door import SocketDoor, SocketLimit, nothing_here  # noqa: E402  (th
 from portal.sessions import SocketKeyMiddleware  # noqa: E402
 from portal.tasks import registry  # noqa: E402
 from portal.tasks.consumers import LiveConsumer  # noqa: E402
+from portal.tasks.permission import SocketPersonMiddleware  # noqa: E402
 
 sockets = URLRouter(
     [
@@ -26,6 +26,8 @@ sockets = URLRouter(
 application = ProtocolTypeRouter(
     {
         "http": http,
-        "websocket": SocketDoor(CookieMiddleware(SocketKeyMiddleware(SessionMiddleware(AuthMiddleware(sockets))))),
+        "websocket": SocketDoor(
+            CookieMiddleware(SocketKeyMiddleware(SessionMiddleware(SocketPersonMiddleware(sockets))))
+        ),
     }
 )

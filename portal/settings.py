@@ -101,7 +101,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "portal.views.frame",
-                "accounts.access.may",
+                "accounts.access.rights",
             ],
             "builtins": ["portal.templatetags.portal", "template_partials.templatetags.partials"],
         },

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
 
 from accounts.access import Can, get_for
 from accounts.models import Membership
@@ -15,12 +16,17 @@ from workspaces.models import Workspace, WorkspaceMember
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
-    roles = workspace.__dict__.get("_roles") or _roles_of(request, workspace)
     place: Any = request
-    place.organization, place.workspace, place.roles = workspace.organization, workspace, roles
-    siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)
-    place.other_workspaces = siblings.live().exclude(pk=workspace.pk).order_by("name")[:8]  # asked for by the template
+    place.organization, place.workspace = workspace.organization, workspace
+    # Both are for the template: what only answers with another address asks for neither.
+    place.roles = SimpleLazyObject(lambda: workspace.__dict__.get("_roles") or _roles_of(request, workspace))
+    place.other_workspaces = SimpleLazyObject(lambda: _others(request, workspace))
     return workspace
+
+
+def _others(request: HttpRequest, workspace: Workspace) -> list[Workspace]:
+    siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)
+    return list(siblings.live().exclude(pk=workspace.pk).order_by("name")[:8])
 
 
 def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, str | None]:

@@ -185,8 +185,8 @@ def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What it is and what was done to it; admins, its own and the organization's, can change its name."""
     found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
-    allowed = may(request)["may"]
-    if request.method == "POST" and not (allowed["manage_workspace"] or allowed["manage_organization"]):
+    allowed = may(request, Can.MANAGE_WORKSPACE) or may(request, Can.MANAGE_ORGANIZATION)
+    if request.method == "POST" and not allowed:
         raise PermissionDenied
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
     if _renamed(request, form, found):
@@ -213,7 +213,7 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def workspace_people(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Who may do what in here; for those who may invite, also the form for that, and who is invited."""
     found = workspace_for(request, uuid, Can.INVITE if request.method == "POST" else Can.SEE_WORKSPACE)
-    manages = may(request)["may"]["invite"]
+    manages = may(request, Can.INVITE)
     form = InviteToWorkspaceForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         sent = invite_people(
@@ -285,7 +285,7 @@ def remove_member(request: HttpRequest, uuid: UUID, member: UUID) -> HttpRespons
         "tokens": found.workspace.api_tokens.filter(owner=found.user, revoked=None).order_by("name"),
         "running": holdings(found.workspace.organization, started_by=found.user, workspace=found.workspace),
         "form": forms.Form(),
-        "stays": is_last_admin(found) and not may(request)["may"]["manage_organization"],
+        "stays": is_last_admin(found) and not may(request, Can.MANAGE_ORGANIZATION),
     }
     return render(request, "workspaces/workspace_person_remove.html", context)
 

@@ -46,11 +46,10 @@ PAGES: list[tuple[str, str, str, Can | None]] = [
 
 
 def pages(request: HttpRequest, words: str) -> list[Found]:
-    allowed = may(request)["may"]
     return [
         Found(icon, name, "page", reverse(address))
         for icon, name, address, can in PAGES
-        if words.lower() in name.lower() and (can is None or allowed.get(can.name.lower()))
+        if words.lower() in name.lower() and (can is None or may(request, can))
     ]
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for
+from accounts.access import Can, get_for, may
 from accounts.place import person
 from jobs import causes
 from jobs.actions import cancel_run, dismiss_run
@@ -26,13 +26,14 @@ from portal.tasks.views import viewer
 from workspaces.place import enter
 
 
-def _run_for(request: HttpRequest, uuid: UUID, can: Can) -> Run:
-    queryset = Run.objects.select_related(
-        *("job__workspace__organization", "job__workspace__cloud_config", "job__cluster", "workspace"),
-        *("cluster__engine_version", "output", "started_by"),
-    )
+def _run_for(request: HttpRequest, uuid: UUID, can: Can, *more: str) -> Run:
+    """With its job and cluster, and with what else is named."""
+    queryset = Run.objects.select_related("workspace__organization", "job", "cluster", "started_by", *more)
     run = get_for(queryset, request.user, can, uuid=uuid)
-    enter(request, run.job.workspace)
+    run.job.workspace = run.cluster.workspace = run.workspace
+    if run.job.cluster_id == run.cluster_id:
+        run.job.cluster = run.cluster
+    enter(request, run.workspace)
     return run
 
 
@@ -81,9 +82,10 @@ def _advice(run: Run) -> str:
 @require_safe
 @login_required
 def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _run_for(request, uuid, Can.VIEW)
+    is_news = request.headers.get("HX-Target") == "run-head"
+    found = _run_for(request, uuid, Can.VIEW, "cluster__engine_version", *(() if is_news else ("output",)))
     task = found.last_task
-    may_change = Run.objects.all().may_change(request.user, found)
+    may_change = may(request, Can.RUN_JOBS)
     may_run = may_change and found.job.deleted is None
     advice = _advice(found)
     context: dict[str, Any] = {
@@ -101,12 +103,11 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "mends": _mends(found, advice) if may_run and found.status == Run.Status.FAILED else [],
         "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
         "key": uuid4(),
+        "is_news": is_news,
     }
-    target = request.headers.get("HX-Target", "")
-    part = {"run-head": "jobs/run.html#head", "run-facts": "jobs/run.html#facts"}.get(target)
-    if part is None:
-        context["viewer"] = viewer(found.output)
-    return render(request, part or "jobs/run.html", context)
+    if is_news:  # two parts of the page, with one answer
+        return render(request, "jobs/_run_news.html", context)
+    return render(request, "jobs/run.html", {**context, "viewer": viewer(found.output)})
 
 
 @login_required

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from itertools import islice
 from typing import Any, NamedTuple
+from uuid import UUID
 from weakref import WeakValueDictionary, ref
 
 from channels.layers import get_channel_layer
@@ -43,10 +44,12 @@ class State(NamedTuple):
 class Reader:
     """Knows how far an output has come. Lives as long as somebody holds it."""
 
-    _all: WeakValueDictionary[tuple[int, int], Reader] = WeakValueDictionary()
+    _all: WeakValueDictionary[tuple[int, UUID], Reader] = WeakValueDictionary()
 
-    def __init__(self, output: Output) -> None:
-        self.output = output
+    output: Output  # as it was when the reader looked last
+
+    def __init__(self, uuid: UUID) -> None:
+        self.uuid = uuid
         self.state = State(0, False, False)
         self.moved = asyncio.Event()
         self.newest: list[Block] = []
@@ -57,12 +60,12 @@ class Reader:
         self.listener: asyncio.Task[None] | None = None
 
     @classmethod
-    def of(cls, output: Output) -> Reader:
+    def of(cls, uuid: UUID) -> Reader:
         """The reader of this output in this event loop."""
-        key = (id(asyncio.get_running_loop()), output.pk)
+        key = (id(asyncio.get_running_loop()), uuid)
         reader = cls._all.get(key)
         if reader is None:
-            reader = cls._all[key] = cls(output)
+            reader = cls._all[key] = cls(uuid)
         return reader
 
     async def start(self) -> None:
@@ -79,7 +82,7 @@ class Reader:
     async def look(self) -> None:
         """Read what is new, and let everybody who waits have it."""
         after = self.state.head or None
-        self.output, begin, new, self.more = await _news(self.output.pk, after)
+        self.output, begin, new, self.more = await _news(self.uuid, after)
         if after is None:
             self.newest_from = begin
         self.newest.extend(new)
@@ -127,7 +130,7 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
     """Not a method, and holding no reader while it waits: a reader that nobody holds must be able to go."""
     layer = get_channel_layer()
     assert layer is not None
-    name = reader.output.live_name
+    name = f"output.{reader.uuid}"
     rang, pace = asyncio.Event(), Pace()
     channel, hearing = "", None
     try:
@@ -166,12 +169,12 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
 
 
 @for_sockets
-def _news(pk: int, after: int | None) -> tuple[Output, int, list[Block], bool]:
+def _news(uuid: UUID, after: int | None) -> tuple[Output, int, list[Block], bool]:
     """The output, what is new of it and where that begins, and whether there is still more.
 
     `after` None: what a page opens with. When there is more, the output's `head` is where we have come to.
     """
-    output = Output.objects.get(pk=pk)
+    output = Output.objects.get(uuid=uuid)
     found: list[Block] = []
     at = begin = store.tail_position(output) if after is None else after
     while at < output.head and at - begin < KEPT_BYTES:

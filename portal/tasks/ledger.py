@@ -99,7 +99,7 @@ def start_task(
         if plan.during and subject.status != subject.first_status:
             _begin(subject, plan)
     task.changed()
-    queue.enqueue(task)
+    queue.enqueue(task, is_new=True)
     return task
 
 
@@ -125,6 +125,7 @@ def _new_task(
                 asked_by=by,
                 output=output or Output.objects.create(),
                 wake_at=wake_at or Now(),
+                ticket=queue.new_ticket(),
             )
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
@@ -250,12 +251,11 @@ def _run(task: Task) -> None:
     try:
         plan = plan_of(task.kind)
         if task.started is None:
-            with transaction.atomic():
-                task.started = now()
-                work.prove(started=task.started)
-                subject = task.subject
-                if plan.during and subject.status != plan.during:
-                    _begin(subject, plan)  # pages hear of it with the first step
+            task.started = work.unproved["started"] = now()  # written with the first step
+            if plan.during and task.subject.status != plan.during:
+                with transaction.atomic():
+                    work.prove()
+                    _begin(task.subject, plan)  # pages hear of it with the first step
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
@@ -355,6 +355,7 @@ class Work:
     _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
     _shown: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # of steps, what pages know
     is_ending: bool = False  # it was cancelled, or has failed, and is taken back
+    unproved: dict[str, Any] = field(default_factory=dict)  # of the task, written with the next proof that it is ours
 
     @property
     def subject(self) -> Any:
@@ -373,8 +374,9 @@ class Work:
 
     def prove(self, **changes: Any) -> None:
         """Write to the task if it is still ours; else raise `LeaseLost`."""
-        if not self.task.hold(**changes):
+        if not self.task.hold(**self.unproved, **changes):
             raise LeaseLost
+        self.unproved = {}
 
     def save(self, detail: str | None = None) -> None:
         """Write down detail, memo and what was said, together, and prove that the task is still ours."""

@@ -32,18 +32,32 @@ def queue(name: str) -> Queue:
     return django_rq.get_queue(f"{settings.REDIS_PREFIX}-{name}")
 
 
-def enqueue(task: Task) -> None:
-    """Hand the task to a worker when the transaction commits. Never raises: the watch process asks again."""
+def new_ticket() -> str:
+    return secrets.token_hex(12)
+
+
+def enqueue(task: Task, *, is_new: bool = False) -> None:
+    """Hand the task to a worker when the transaction commits. Never raises: the watch process asks again.
+
+    A new one was made with a ticket. Any other gets one of its own for each hint: RQ forgets a hint by its ticket as
+    soon as a worker has done with it, and with it one that came meanwhile.
+    """
+    if not is_new:
+        _give_ticket(task)
     transaction.on_commit(lambda: push(task), robust=True)
 
 
+def _give_ticket(task: Task) -> None:
+    task.ticket = new_ticket()
+    type(task).objects.filter(pk=task.pk).update(ticket=task.ticket)
+
+
 def push(task: Task) -> None:
-    ticket = secrets.token_hex(12)
-    type(task).objects.filter(pk=task.pk).update(ticket=ticket)
+    """Queue a hint with the task's ticket."""
     try:
         # No time-out and no retry of RQ's: how long a step may take and how often it is tried is the ledger's affair.
         queue(task.queue).enqueue(
-            "portal.tasks.ledger.run_task", task.pk, job_id=ticket, job_timeout=-1, result_ttl=0, failure_ttl=3600
+            "portal.tasks.ledger.run_task", task.pk, job_id=task.ticket, job_timeout=-1, result_ttl=0, failure_ttl=3600
         )
     except RedisError as error:
         logger.warning("task %s not queued, the watch process will: %s", task.pk, error)
@@ -53,6 +67,7 @@ def push_missing(tasks: Iterable[Task]) -> int:
     """Queue those tasks whose ticket is in no queue. Returns how many. Raises RedisError."""
     untold = missing(tasks)
     for task in untold:
+        _give_ticket(task)
         push(task)
     return len(untold)
 

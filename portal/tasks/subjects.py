@@ -66,20 +66,18 @@ class Subject(HasStatus):
 
 def seen_output(user: Any, uuid: UUID) -> tuple[Output, Subject] | None:
     """An output and what it is of, if this person may see that."""
-    from portal.tasks.models import Output, Task
+    from portal.tasks.models import Task
 
-    output = Output.objects.filter(uuid=uuid).first()
-    if output is None:
+    for model in registry.subjects.values():
+        if model.runs_programs and (found := _with_output(model, user, uuid)):
+            return found.output, found
+    task = Task.objects.filter(output__uuid=uuid).select_related("output").order_by("-pk").first()
+    of: Any = task.subject if task else None
+    if task is None or of is None or type(of).objects.seen_by(user, of.uuid) is None:
         return None
-    of: Any = next((found for model in registry.subjects.values() if (found := _with_output(model, output))), None)
-    if of is None and (task := Task.objects.filter(output=output).order_by("-pk").first()):
-        of = task.subject
-    if of is None or type(of).objects.seen_by(user, of.uuid) is None:
-        return None
-    return output, of
+    return task.output, of
 
 
-def _with_output(model: type[Subject], output: Output) -> Subject | None:
+def _with_output(model: type[Subject], user: Any, uuid: UUID) -> Any:
     rows: Any = model._default_manager
-    found: Subject | None = rows.filter(output=output).first() if model.runs_programs else None
-    return found
+    return rows.where(user, rows.all().sees).filter(output__uuid=uuid).select_related("output").first()

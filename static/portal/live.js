@@ -2,6 +2,7 @@
 
    The page says what it watches with data-live="task.UUID cluster.UUID". Elements with data-on="task.UUID" and hx-get
    are fetched again when that changed, and all of them after every connect: something may have happened in between.
+   After the first one only a moment later, and only if nothing was fetched meanwhile: the page has just been made.
    data-every="3" fetches at least so often. data-say is spoken when it changes; data-title becomes the page's title;
    data-since="2026-11-24T15:42:36Z" is counted up; data-ended says that nothing more will come. */
 "use strict";
@@ -9,10 +10,12 @@
 const line = {
   POLL: 5000,
   DEAF: 25000, // two beats and a half of the server
+  FRESH: 500, // a page that was just made is as it is told
   CALM: 500, // between two fetches of one element, in the long run
   AT_ONCE: 5, // that need not wait for each other after a quiet time: a short run is over before the first pause is
   socket: null,
   open: false,
+  wasOpen: false,
   crowded: false, // the person has too many pages open for a socket each
   stopped: false,
   state: "",
@@ -61,7 +64,9 @@ const line = {
     clearTimeout(this.polling);
     this.polling = null;
     this.show("live");
-    this.changed(null);
+    if (this.wasOpen) this.changed(null);
+    else setTimeout(() => this.changed(null, true), this.FRESH);
+    this.wasOpen = true;
     for (const viewer of this.viewers) viewer.ask();
   },
 
@@ -153,8 +158,9 @@ const line = {
   began: Date.now(),
   fetches: new Map(),
 
-  changed(names) {
+  changed(names, onlyOld = false) {
     for (const element of document.querySelectorAll("[data-on]")) {
+      if (onlyOld && this.fetches.has(element.id)) continue;
       if (!names || element.dataset.on.split(/\s+/).some((name) => names.has(name))) this.fetchSoon(element);
     }
   },

@@ -57,7 +57,10 @@ async def launch(client, job):
         while end is None or not fetching.done():
             message = await socket.recv()
             if isinstance(message, str):
-                changed.set()  # the page fetches once when it is connected, and then whenever something changed
+                if "changed" in message:
+                    changed.set()
+                else:  # the page fetches a moment after it is connected, and then whenever something changed
+                    asyncio.get_running_loop().call_later(0.5, changed.set)
                 continue
             header, body = parse(message)
             cursor = header["next"]

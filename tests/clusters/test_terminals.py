@@ -11,6 +11,7 @@ import asyncssh
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth.models import AnonymousUser
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -20,8 +21,8 @@ from clusters.models import Cluster, EngineVersion, Node, Terminal
 from portal import background, secrets, ssh
 from portal.asgi import sockets
 from portal.sessions import SessionStore
-from portal.tasks import consumers as live
-from portal.tasks.consumers import GONE, SIGNED_OUT
+from portal.tasks import permission
+from portal.tasks.permission import GONE, SIGNED_OUT
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
 
@@ -33,7 +34,7 @@ BLOCK = b"\x1b[31mflood\x1b[0m " * 1000
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(terminals, "LOOK", 0.05)
-    monkeypatch.setattr(live, "RELOAD", 0.0)
+    monkeypatch.setattr(permission, "RELOAD", 0.0)
     yield
     background.wait_for(everything_ended())
 
@@ -148,6 +149,7 @@ def tide(lab, alice):
 
 def session_of(user):
     session = SessionStore()
+    session.person = user or AnonymousUser()
     if user:
         session[SESSION_KEY] = str(user.pk)
         session[BACKEND_SESSION_KEY] = "accounts.backends.PersonBackend"
@@ -161,8 +163,7 @@ class Desk(Page):
 
     def __init__(self, cluster, session, rank=0):
         path = f"/terminal/{cluster.uuid}/{rank}/"
-        user = type("Somebody", (), {"pk": None})()
-        super().__init__(sockets, path, session=session, user=user, client=("192.0.2.7", 5))
+        super().__init__(sockets, path, session=session, user=session.person, client=("192.0.2.7", 5))
         self.at = 0
         self.seen = b""
         self.words = []

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management import BaseCommand
 
 from portal.database import keep_connection
+from portal.loaded import keep_what_is_loaded
 from portal.tasks import watch
 
 
@@ -14,4 +15,5 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         keep_connection()
+        keep_what_is_loaded()
         asyncio.run(watch.main())

@@ -7,6 +7,9 @@ import uvicorn
 from django.conf import settings
 from django.core.management import BaseCommand, CommandParser
 
+from portal.asgi import application
+from portal.loaded import keep_what_is_loaded, load_pages
+
 
 class Command(BaseCommand):
     help = "Serve pages and live sockets."
@@ -17,8 +20,10 @@ class Command(BaseCommand):
         parser.add_argument("--socket", type=int, help="an inherited socket that listens already")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        load_pages()
+        keep_what_is_loaded()
         config = uvicorn.Config(
-            "portal.asgi:application",
+            application,
             host=options["host"],
             port=options["port"],
             ws="websockets-sansio",

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.core.management import BaseCommand, CommandParser
 
 from portal.database import keep_connection
+from portal.loaded import keep_what_is_loaded
 from portal.tasks.queue import queue
 from portal.tasks.worker import PortalWorker
 
@@ -28,6 +29,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         keep_connection()
+        keep_what_is_loaded()
         queues = [queue(name) for name in options["queues"] or settings.QUEUES]
         PortalWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer").work(
             with_scheduler=False, logging_level="WARNING"
