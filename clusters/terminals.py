@@ -53,6 +53,7 @@ LEASE = timedelta(seconds=15)  # how long a row stands for a terminal without be
 
 SIGNED_OUT = "You were signed out."
 NOT_YOURS = "You may not open terminals here any more."
+MADE_ROOM = "Its person opened another one, and nobody was at it."
 LEFT_ALONE = f"Nobody came back to it within {ALONE:.0f} seconds."
 TAKEN = "It went on in another tab."
 LOST = "The process of the portal that had it has ended."
@@ -106,9 +107,10 @@ class Shell:
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting = 0  # bytes in it
         self._page = 0  # the number of the page that has it
-        self._alone_since: float | None = None
+        self.alone_since: float | None = None  # by the loop's clock, while no page has it
         self._stop = ""
         self._look_now = asyncio.Event()
+        self.written_down = asyncio.Event()  # its end, or that this cannot be done
         self._terminal: ssh.Terminal | None = None
 
     # What a page does
@@ -119,7 +121,7 @@ class Shell:
         `after` None, or longer ago than what is kept: from the first whole line that is.
         """
         self._page += 1
-        self._alone_since = None
+        self.alone_since = None
         first = self.head - len(self._kept)
         if after is None or not first <= after <= self.head:
             after = first
@@ -131,7 +133,7 @@ class Shell:
 
     def leave(self, page: int) -> None:
         if page == self._page:
-            self._alone_since = asyncio.get_running_loop().time()
+            self.alone_since = asyncio.get_running_loop().time()
 
     async def news(self, page: int, after: int, typed: int, notice: str) -> News:
         """Waits until there is something that the page has not been told, or for BEAT."""
@@ -244,7 +246,7 @@ class Shell:
                 await asyncio.wait_for(self._look_now.wait(), LOOK)
             if self._stop:
                 return self._stop
-            if self._alone_since is not None and clock() - self._alone_since > ALONE:
+            if self.alone_since is not None and clock() - self.alone_since > ALONE:
                 return LEFT_ALONE
             try:
                 words, notice = await _may_go_on(self.opened, self.who)
@@ -269,6 +271,8 @@ class Shell:
             await for_sockets(close)(self.opened.uuid, words, self.who.origin)
         except DatabaseError as error:  # `sweep` does it
             logger.warning("the end of terminal %s is not written down: %s", self.opened.uuid, error)
+        finally:
+            self.written_down.set()
 
 
 # Of this process: those that are open, and for a while those that have ended.
@@ -286,12 +290,23 @@ def _connections() -> ssh.Connections:
 
 async def open_shell(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> Shell:
     """A new one, on its way. Raises `Refused`, `PermissionDenied` and `Http404`."""
+    await _make_room(who)
     shell = Shell(await for_sockets(open_terminal)(cluster, rank, who, size), who)
     _shells[shell.opened.uuid] = shell
     life = asyncio.create_task(shell.live())
     _lives.add(life)
     life.add_done_callback(_lives.discard)
     return shell
+
+
+async def _make_room(who: Who) -> None:
+    """End the one that was left alone the longest, if the person has as many as may be: its page was closed."""
+    mine = [shell for shell in _shells.values() if shell.over is None and shell.who.person == who.person]
+    alone = [shell for shell in mine if shell.alone_since is not None]
+    if len(mine) >= settings.TERMINALS and alone:
+        longest = min(alone, key=lambda shell: shell.alone_since or 0.0)
+        longest.end(MADE_ROOM)
+        await longest.written_down.wait()
 
 
 def find_shell(uuid: UUID, token: str, cluster: UUID, rank: int, who: Who) -> Shell | None:

@@ -477,6 +477,19 @@ async def test_there_are_only_so_many_of_a_person_and_of_a_portal(tide, alice, b
         assert await (await desk(tide, alice)).opens()
 
 
+async def test_one_that_nobody_is_at_makes_room_for_another(tide, bob, settings):
+    settings.TERMINALS = 2
+    async with listening(tide):
+        pages = [await desk(tide, bob) for _ in range(3)]
+        assert await pages[0].opens()
+        assert await pages[1].opens()
+        await pages[1].disconnect()
+        assert await pages[2].opens()
+        await pages[0].type(b"mine\n")
+        await pages[0].until(b"mine\n")
+        assert [entry[3] for entry in await audited(tide) if entry[1] == "closed"] == [terminals.MADE_ROOM]
+
+
 async def test_a_node_that_floods_waits_for_a_page_that_stalls(tide, bob):
     """Neither the page's messages nor the portal's memory grow, and other loops and pages go on."""
     async with listening(tide) as machine:
