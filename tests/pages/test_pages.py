@@ -186,7 +186,7 @@ def named_pages(filled):
         "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
-        "run-job-with-changes": "job", "run-with-changes": "run",
+        "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
