@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from csp.decorators import csp_update
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
@@ -92,16 +93,21 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     """For the cluster's page: the commands by which people get in, as they are typed."""
     file = f"~/Downloads/{key_file(cluster)}"
     path = f"{nodes[0].shared if nodes else '/shared'}/.hostfile-{cluster.uuid}"
-    commands = [
-        (node, f"ssh -i {file}{f' -p {node.port}' if node.port != 22 else ''} {node.user}@{node.address}")
-        for node in nodes
-        if node.address
-    ]
+    # A node with a door has a network of its own, unless all of them have this computer's.
+    reached = [node for node in nodes if node.address and (not node.door or settings.LOCAL_NODES["network"] == "host")]
     return {
         "hostfile": path,
         "key_file": key_file(cluster),
         "chmod": f"chmod 600 {file}",
-        "ssh": [(node, command, fingerprint(node)) for node, command in commands],
+        "ssh": [(node, f"ssh {node.private_address}") for node in nodes if node.private_address],
+        "ssh_from_outside": [
+            (
+                node,
+                f"ssh -i {file}{f' -p {node.port}' if node.port != 22 else ''} {node.user}@{node.address}",
+                fingerprint(node),
+            )
+            for node in reached
+        ],
         "mpiexec": [f"mpiexec -n {cluster.cores} -f {path} {program}" for program in ("hostname", "python --version")],
     }
 

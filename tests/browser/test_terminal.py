@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import asyncssh
 import pytest
 from playwright.sync_api import expect
 
+from portal import ssh
 from tests.browser.conftest import violations
 from tests.browser.test_journey import Hands
+from tests.chaos.test_kills import kill_node
 from tests.running import until
 
 ROWS = "#terminal-screen .xterm-rows > div"
@@ -124,6 +129,7 @@ def test_nothing_for_axe_to_say(open_desk, address, cluster, scheme, reader):
         until(lambda: "hello" in page.locator(".xterm-accessibility").text_content(), what="what is read out")
     assert violations(page, preload=False) == []
     page.goto(page.url.split("/terminal")[0] + "/")
+    page.click("text=From node to node by ssh")
     page.click("text=With an ssh program of your own")
     assert violations(page, preload=False) == []
 
@@ -178,6 +184,17 @@ def test_it_ends_when_it_is_ended(open_desk, address):
     until(lambda: sleeping(23456) == 0, what="its end")
 
 
+def test_it_ends_in_words_when_its_node_dies(portal, open_desk, lab):
+    lone = portal.call("make_cluster", workspace=lab, name="tide-lone", nodes=1, cores=1)
+    until(lambda: portal.call("state", kind="cluster", uuid=lone)["status"] == "running", seconds=120, what="it")
+    page = open_desk(f"/clusters/{lone}/terminal/")
+    shows(page, r"tide-lone-0:~\$$")
+    kill_node(portal, lone, 0)
+    expect(page.locator("#terminal-words")).to_contain_text(
+        re.compile("The connection to tide-lone-0 broke|tide-lone-0 is gone"), timeout=30_000
+    )
+
+
 def test_it_ends_in_words_when_the_role_is_taken_away(portal, open_desk, lab, address):
     page = opened(open_desk, address)
     try:
@@ -185,3 +202,39 @@ def test_it_ends_in_words_when_the_role_is_taken_away(portal, open_desk, lab, ad
         expect(page.locator("#terminal-words")).to_contain_text("You may not open terminals here any more.")
     finally:
         portal.call("give_role", workspace=lab, email=portal.who["email"], role="admin")
+
+
+def test_the_commands_of_the_page_are_copied_and_lead_to_the_nodes(open_desk, cluster):
+    page = open_desk(f"/clusters/{cluster}/")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("text=From node to node by ssh")
+    page.click("[data-copy=command-ssh-1]")
+    page.wait_for_selector("#said:has-text('Copied')", state="attached")
+    page.click("text=Terminal on tide-0")
+    expect(page.locator("#terminal-words")).to_have_text("Connected")
+    shows(page, r"tide-0:~\$$")
+    page.keyboard.press("Control+Shift+v")
+    enter(page, " hostname")
+    shows(page, "^tide-1$")
+
+
+def test_the_key_of_the_page_opens_the_nodes(portal, open_desk, cluster, tmp_path):
+    page = open_desk(f"/clusters/{cluster}/")
+    page.click("text=With an ssh program of your own")
+    for _ in range(2):  # the button is no form that is sent once
+        with page.expect_download() as downloading:
+            page.click("text=Download the key")
+    assert downloading.value.suggested_filename == f"id_ed25519-{cluster}"
+    downloading.value.save_as(tmp_path / "key")
+    (door,) = (door for door in portal.var.rglob("door") if cluster in str(door) and door.parent.name == "1")
+
+    async def hostname():
+        async with asyncssh.connect(
+            sock=ssh.through(str(door)), username="node", client_keys=[str(tmp_path / "key")], known_hosts=None,
+            config=None, agent_path=None,
+        ) as connection:  # fmt: skip
+            return (await connection.run("hostname")).stdout
+
+    # In a thread: Playwright keeps an event loop running in this one.
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(asyncio.run, hostname()).result(30) == "tide-1\n"

@@ -610,6 +610,10 @@ def test_the_commands_are_on_the_page_of_the_cluster_for_those_who_may_use_them(
     assert f"mpiexec -n 2 -f /shared/.hostfile-{tide.uuid} hostname" in page
     assert f"ssh -i ~/Downloads/id_ed25519-{tide.uuid} node@127.0.0.1" in page
     assert HOST_KEY.get_fingerprint() in page
+    Node.objects.update(door="/var/door", private_address="127.77.3.1")  # it has a network of its own
+    page = client.get(tide.get_absolute_url()).content.decode()
+    assert "ssh 127.77.3.1<" in page
+    assert "ssh -i" not in page
     client.force_login(vera)
     page = client.get(tide.get_absolute_url()).content.decode()
     assert "mpiexec" not in page
