@@ -17,6 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Can, get_for
 from accounts.place import person
+from accounts.signin import confirm
 from clusters import terminals
 from clusters.actions import refresh_hostfile, take_key
 from clusters.models import Cluster, Node
@@ -60,6 +61,7 @@ def terminal(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def key(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """The file for `ssh -i`."""
     found = _cluster_for(request, uuid)
+    confirm(request)
     try:
         private = take_key(found, by=person(request))
     except PortalError as error:

@@ -86,7 +86,9 @@ class TerminalConsumer(AsyncWebsocketConsumer):
         if self.shell is None:
             raise ValueError("typed before there was a terminal")
         if not await _there(_do(self.shell.type, self.page, data)):
-            await _there(_do(self.shell.end, "More was typed than its program reads."))
+            words = "More was typed than its program reads."
+            await _there(_do(self.shell.end, words))
+            await self._over(words, OVER)
 
     async def _heed(self, asked: dict[str, Any]) -> None:
         if not isinstance(asked, dict):
@@ -168,7 +170,8 @@ class TerminalConsumer(AsyncWebsocketConsumer):
     # What it says
 
     async def _tell(self, shell: Shell, at: int) -> None:
-        typed, notice = shell.typed, ""
+        typed: int = shell.typed
+        notice: str | None = None  # the page has been told nothing yet
         try:
             while True:
                 news = await _there(shell.news(self.page, at, typed, notice))

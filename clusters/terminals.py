@@ -36,6 +36,7 @@ from portal import ssh
 from portal.database import for_sockets
 from portal.errors import PortalError, Refused
 from portal.tasks import permission
+from portal.tasks.live import ring
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +101,10 @@ class Shell:
         self.head = 0  # bytes that have come
         self.taken = 0  # up to where the page has shown them
         self.typed = 0  # bytes that the node has taken
-        self.notice = ""  # that something is not as it should be, while it goes on
+        self.notice = f"Connecting to {opened.hostname}…"  # what is not as it should be, while it goes on
         self.over: str | None = None  # why it has ended
-        self._kept = bytearray()  # the newest, up to `head`
+        self._kept = bytearray()  # the newest, up to `head`; nothing once it is forgotten
+        self._forgotten = False
         self._moved = asyncio.Event()
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting = 0  # bytes in it
@@ -135,20 +137,20 @@ class Shell:
         if page == self._page:
             self.alone_since = asyncio.get_running_loop().time()
 
-    async def news(self, page: int, after: int, typed: int, notice: str) -> News:
+    async def news(self, page: int, after: int, typed: int, notice: str | None) -> News:
         """Waits until there is something that the page has not been told, or for BEAT."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BEAT):
                 while True:
                     moved = self._moved
                     if page != self._page:
-                        return News(b"", typed, notice, TAKEN)
+                        return News(b"", self.typed, self.notice, TAKEN)
                     data = self._between(after)
-                    over = self.over if after + len(data) == self.head else None
+                    over = self.over if after + len(data) == self.head or self._forgotten else None
                     if data or over is not None or (typed, notice) != (self.typed, self.notice):
                         return News(data, self.typed, self.notice, over)
                     await moved.wait()
-        return News(b"", typed, notice, None)
+        return News(b"", self.typed, self.notice, None)
 
     def _between(self, after: int) -> bytes:
         first = self.head - len(self._kept)
@@ -162,12 +164,14 @@ class Shell:
             self._ring()
 
     def type(self, page: int, data: bytes) -> bool:
-        """False when more waits than a page that heeds what was taken would send."""
-        if page != self._page:
+        """False, and nothing is typed, when more would wait than a page sends that heeds what was taken."""
+        if page != self._page or self.over is not None:
             return True
+        if self._waiting + len(data) > MOST_TYPED:
+            return False
         self._waiting += len(data)
         self._input.put_nowait(data)
-        return self._waiting <= MOST_TYPED
+        return True
 
     def resize(self, page: int, columns: int, rows: int, *, redraw: bool = False) -> None:
         """With `redraw`, programs are told of it even when it is what it was: they draw the screen again."""
@@ -188,6 +192,8 @@ class Shell:
         try:
             async with _connections().terminal(self.opened.host, self.opened.command) as terminal:
                 self._terminal = terminal
+                self.notice = ""
+                self._ring()
                 words = await self._go_on(terminal)
         except PortalError as error:
             words = error.message
@@ -201,6 +207,9 @@ class Shell:
             await self._write_down(words)
         await asyncio.sleep(ALONE)  # a page that was cut off may still ask how it ended
         _shells.pop(self.opened.uuid, None)
+        self._kept.clear()
+        self._forgotten = True  # a page that has not shown everything by now is told the end without it
+        self._ring()
 
     async def _go_on(self, terminal: ssh.Terminal) -> str:
         """Why it ends."""
@@ -328,6 +337,8 @@ def of_others(uuid: UUID, who: Who) -> bool:
 
 def why_not(cluster: Cluster, node: Node) -> str:
     """Why no terminal can be opened on a node, in a sentence."""
+    if not settings.TERMINALS:
+        return "Terminals are switched off in this portal."
     if cluster.status != Cluster.Status.RUNNING:
         return f"{cluster} is {cluster.badge.word}. Terminals can be opened while it is RUNNING."
     if node.state != Node.State.ANSWERS:
@@ -353,6 +364,7 @@ def open_terminal(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> 
             raise Refused(f"{settings.ALL_TERMINALS} terminals are open in this portal.", advice="Try again later.")
         row = Terminal.objects.create(cluster=found, hostname=node.hostname, person=who.person)
         _record("opened", row, by=who.person)
+        ring(*found.live_names())
     return Opened(row.uuid, found.uuid, rank, node.hostname, node.host, _command(found, size))
 
 
@@ -401,6 +413,7 @@ def close(uuid: UUID, why: str, origin: audit.Origin) -> bool:
         if row is None or not Terminal.objects.filter(pk=row.pk).delete()[0]:
             return False
         _record("closed", row, by=row.person, opened=row.opened, closed=now(), why=why)
+        ring(*row.cluster.live_names())
     return True
 
 

@@ -103,6 +103,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "cluster": found,
         "nodes": nodes,
         "ways": ways_in(found, nodes),
+        "terminals": found.terminals.select_related("person").order_by("pk"),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],

@@ -21,6 +21,7 @@ const terminal = {
   waiting: [], // what is typed and has not gone
   over: false,
   lost: 0, // since when there is no connection
+  greet: false, // it was lost: that it is there again is said aloud
   heard: 0,
 
   async start(box) {
@@ -116,7 +117,8 @@ const terminal = {
     const control = (event.ctrlKey || event.metaKey) && !event.altKey;
     if (key === "f6" && event.shiftKey) {
       event.preventDefault();
-      this.box.querySelector(".bar button:not([disabled], [hidden])").focus();
+      const way = this.over ? '[data-do="again"]' : ".bar button:not([disabled], [hidden])";
+      this.box.querySelector(way).focus();
       return false;
     }
     if (control && key === "c" && (event.shiftKey || this.term.hasSelection())) {
@@ -195,7 +197,10 @@ const terminal = {
       this.typed = news.typed;
       this.send();
     }
-    if (news.notice !== undefined && !("resume" in news)) this.tell(news.notice || "Connected", Boolean(news.notice));
+    if ("notice" in news) {
+      this.tell(news.notice || "Connected", Boolean(news.notice) || this.greet);
+      if (!news.notice) this.greet = false;
+    }
     if ("over" in news) this.ended(news.over);
   },
 
@@ -212,7 +217,7 @@ const terminal = {
     this.before = news.fresh ? news.head : 0;
     this.button("end").disabled = false;
     this.button("again").hidden = true;
-    this.tell("Connected", Boolean(this.lost));
+    this.greet ||= Boolean(this.lost);
     this.lost = 0;
   },
 

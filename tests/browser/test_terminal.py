@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from portal import ssh
-from tests.browser.conftest import violations
+from tests.browser.conftest import sign_in, violations
 from tests.browser.test_journey import Hands
 from tests.chaos.test_kills import kill_node
 from tests.running import until
@@ -218,14 +218,17 @@ def test_the_commands_of_the_page_are_copied_and_lead_to_the_nodes(open_desk, cl
     shows(page, "^tide-1$")
 
 
-def test_the_key_of_the_page_opens_the_nodes(portal, open_desk, cluster, tmp_path):
-    page = open_desk(f"/clusters/{cluster}/")
+def test_the_key_of_the_page_opens_the_nodes(portal, browser, cluster, tmp_path):
+    page = browser.new_page()
+    sign_in(page, portal)  # a moment ago: nobody is asked again who it is
+    page.goto(f"{portal.url}/clusters/{cluster}/")
     page.click("text=With an ssh program of your own")
     for _ in range(2):  # the button is no form that is sent once
         with page.expect_download() as downloading:
             page.click("text=Download the key")
     assert downloading.value.suggested_filename == f"id_ed25519-{cluster}"
     downloading.value.save_as(tmp_path / "key")
+    page.close()
     (door,) = (door for door in portal.var.rglob("door") if cluster in str(door) and door.parent.name == "1")
 
     async def hostname():

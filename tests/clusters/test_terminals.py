@@ -462,6 +462,13 @@ async def test_one_that_is_open_is_never_swept(tide, bob):
         await page.disconnect()
 
 
+async def test_a_portal_may_have_none(tide, bob, settings):
+    settings.TERMINALS = 0
+    page = await desk(tide, bob)
+    assert not await page.opens()
+    assert (await page.ending())[0] == "Terminals are switched off in this portal."
+
+
 async def test_there_are_only_so_many_of_a_person_and_of_a_portal(tide, alice, bob, settings):
     settings.TERMINALS, settings.ALL_TERMINALS = 2, 3
     async with listening(tide):
@@ -525,6 +532,20 @@ async def test_a_flood_is_read_at_a_measured_pace(tide, bob, monkeypatch):
         rate = (page.at - terminals.BURST - terminals.AHEAD) / (time.monotonic() - began)
         assert rate <= terminals.RATE * 1.1
         await page.disconnect()
+
+
+async def test_a_page_that_shows_nothing_is_told_the_end_in_the_end(tide, bob, monkeypatch):
+    monkeypatch.setattr(terminals, "ALONE", 0.3)
+    async with listening(tide):
+        page = await desk(tide, bob)
+        await page.opens()
+        await page.type(b"flood")
+        while page.at < terminals.AHEAD:
+            await page.take()
+        await page.send_json_to({"end": True})
+        assert (await page.ending())[0] == "You ended it."
+        assert page.at == terminals.AHEAD
+        assert terminals._shells == {}
 
 
 async def test_what_a_program_does_not_read_is_not_piled_up(tide, bob, monkeypatch):
@@ -600,8 +621,14 @@ def test_the_key_is_given_to_those_who_may_run_jobs_and_written_down(tide, clien
     entry = AuditEvent.objects.get(verb="downloaded the key of")
     assert (entry.actor_name, entry.subject_name) == (bob.email, "tide")
     assert private[40:80] not in json.dumps([entry.before, entry.after])
+    session = client.session
+    session["account_authentication_methods"] = []
+    session.save()
+    assert client.post(address)["Location"].startswith("/accounts/reauthenticate/")
+    assert AuditEvent.objects.filter(verb="downloaded the key of").count() == 1
+    client.force_login(bob)
     Cluster.objects.update(status="terminated")
-    assert client.post(address).status_code == 302
+    assert client.post(address)["Location"] == tide.get_absolute_url()
 
 
 def test_the_commands_are_on_the_page_of_the_cluster_for_those_who_may_use_them(tide, client, bob, vera):
@@ -610,10 +637,13 @@ def test_the_commands_are_on_the_page_of_the_cluster_for_those_who_may_use_them(
     assert f"mpiexec -n 2 -f /shared/.hostfile-{tide.uuid} hostname" in page
     assert f"ssh -i ~/Downloads/id_ed25519-{tide.uuid} node@127.0.0.1" in page
     assert HOST_KEY.get_fingerprint() in page
+    assert "Terminals</dt>" not in page
+    Terminal.objects.create(cluster=tide, hostname="tide-0", person=bob)
     Node.objects.update(door="/var/door", private_address="127.77.3.1")  # it has a network of its own
     page = client.get(tide.get_absolute_url()).content.decode()
     assert "ssh 127.77.3.1<" in page
     assert "ssh -i" not in page
+    assert "Terminals</dt>" in page
     client.force_login(vera)
     page = client.get(tide.get_absolute_url()).content.decode()
     assert "mpiexec" not in page
