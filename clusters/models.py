@@ -177,6 +177,10 @@ class Cluster(Subject):
         return self.cores_per_node * self.node_count
 
     @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.workspace.can
+
+    @property
     def tags(self) -> clouds.Tags:
         return self.workspace.tags(self.uuid)
 

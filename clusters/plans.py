@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from django.db import transaction
 from django.utils.timezone import now
@@ -14,22 +15,24 @@ from accounts import audit
 from clusters import hostfile
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import CloudNode, ClusterSpec
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
 from portal.tasks.plans import Plan, StepPlan
+from workspaces import documents
 
 Status = Cluster.Status
 
 
 def check_cloud(work: Work) -> None:
     cluster: Cluster = work.subject
-    cloud = cluster.workspace.cloud
-    identity = cloud.check()
-    if cluster.instance_type not in {offer.name for offer in cloud.instance_types()}:
+    workspace = cluster.workspace
+    account = workspace.cloud_config.account
+    identity = account.check()
+    if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
         raise Refused(
-            f"{cluster.instance_type} cannot be had in {cluster.workspace.region}.",
+            f"{cluster.instance_type} cannot be had in {workspace.region}.",
             advice="Delete this cluster and choose another instance type.",
         )
     work.log(f"{identity.name}: {cluster.node_count} × {cluster.instance_type}, {cluster.cores} cores.")
@@ -65,8 +68,14 @@ def make_keys(work: Work) -> None:
     work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
 
 
-def _spec(cluster: Cluster) -> ClusterSpec:
-    return ClusterSpec(
+def write_document(work: Work) -> None:
+    cluster: Cluster = work.subject
+    names = [node.hostname for node in cluster.nodes.all()]
+    documents.write(work, instance_type=cluster.instance_type, engine=str(cluster.engine_version), nodes=names)
+
+
+def _spec(cluster: Cluster) -> NodesSpec:
+    return NodesSpec(
         tags=cluster.tags,
         name=cluster.name,
         instance_type=cluster.instance_type,
@@ -77,15 +86,16 @@ def _spec(cluster: Cluster) -> ClusterSpec:
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    cluster.workspace.cloud.ensure_nodes(_spec(cluster))
+    spec = _spec(cluster)
+    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
 def drop_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
     cloud = cluster.workspace.cloud
-    cloud.delete_nodes(cluster.tags)
-    if left := cloud.nodes(cluster.tags):
+    work.ask(lambda token: cloud.delete_nodes(cluster.tags, token=token))
+    if left := [node for node in cloud.nodes(cluster.tags) if node.state != NodeState.GONE]:
         work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
 
@@ -116,31 +126,47 @@ def reach_nodes(work: Work) -> None:
     seen = cloud.nodes(cluster.tags)
     coming = {node.rank for node in seen if node.is_coming}
     if missing := sorted(set(range(cluster.node_count)) - coming):
-        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}.")
-        cloud.ensure_nodes(_spec(cluster))
+        why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
+        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}. {why}".rstrip())
+        spec = _spec(cluster)
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
     ready = [node for node in seen if node.address]
     if len(ready) < cluster.node_count:
-        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted")
+        late = next((node.rank for node in seen if not node.address), len(seen))
+        words = partial(_last_words, cluster, late)
+        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.nodes.all())
     answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
-    silent = ""
+    silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, Refused) and node.seen:
             raise answer
         if isinstance(answer, PortalError) or answer.status:
             why = f": {answer.message}" if isinstance(answer, Refused) else ""
-            silent, waiting = silent or f"{node.hostname}{why}", waiting + 1
+            if not silent:
+                silent, rank = f"{node.hostname}{why}", node.rank
+            waiting += 1
         elif node.state != Node.State.ANSWERS:
             Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
             work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
     if silent:
         count = cluster.node_count - waiting
-        work.wait(max(1, cloud.look_in), f"{count} of {cluster.node_count} answer, waiting for {silent}")
+        detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
+        work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+
+
+def _last_words(cluster: Cluster, rank: int) -> str:
+    """What a node said while it booted, or why that is not known."""
+    try:
+        said = cluster.workspace.cloud.console(cluster.tags, rank).strip()
+    except PortalError as error:
+        said = f"{error.message} {error.evidence}".strip()
+    return f"{cluster.name}-{rank}: {said or 'it has said nothing.'}"
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
@@ -349,9 +375,9 @@ def try_mpi(work: Work) -> None:
 
 def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
-    left = cluster.workspace.cloud.leftovers(cluster.tags)
-    if left:
-        work.wait(2, f"Still there: {', '.join(f'{r.kind} {r.id}' for r in left)}")
+    cloud = cluster.workspace.cloud
+    if left := cloud.leftovers(cluster.tags):
+        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
     for node in cluster.nodes.all():
         work.log(f"{node.hostname}: confirmed gone.")
     Node.objects.filter(cluster=cluster).update(host_private="")
@@ -370,6 +396,16 @@ CREATE = Plan(
             make_keys,
             why="so that even the first connection is to the right node",
             icon="bi-key",
+        ),
+        StepPlan(
+            "document",
+            "Write down what is to be made",
+            write_document,
+            documents.remove,
+            undo_title="Take away what was written down",
+            why="in the cloud configuration's own store, for whoever owns the account",
+            icon="bi-list-ol",
+            needs=Can.STORE,
         ),
         StepPlan(
             "nodes",

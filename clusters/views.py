@@ -80,7 +80,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
-    context = {"workspace": workspace, "form": form, "plan": plans.CREATE}
+    context = {"workspace": workspace, "form": form, "plan": plans.CREATE.on(workspace.can)}
     return render(request, part or "clusters/cluster_new.html", context)
 
 
@@ -97,6 +97,7 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.VIEW)
+    runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     nodes = list(found.nodes.all())
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
@@ -107,7 +108,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.for_lists().order_by("-pk")[:10],
+        "runs": runs,
         "may_change": may(request, Can.MANAGE_CLUSTERS),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
@@ -147,6 +148,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
-        "plan": plans.DELETE,
+        "plan": plans.DELETE.on(found.can),
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
 from portal.text import storable
 
 
@@ -29,6 +33,28 @@ class Refused(PortalError):
     code = "refused"
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """What may be had instead."""
+
+    zone: str = ""
+    instance_type: str = ""
+
+    def __str__(self) -> str:
+        return " in ".join(filter(None, [self.instance_type, self.zone]))
+
+
+class NoRoom(Refused):
+    """A cloud has no more of it just now. Some of what a call asked for may have been made: it is found by its tags."""
+
+    code = "no_room"
+
+    def __init__(self, message: str, alternatives: Sequence[Alternative] = (), *, evidence: str = "") -> None:
+        self.alternatives = tuple(alternatives)
+        others = f"Try {' or '.join(map(str, self.alternatives))}." if self.alternatives else "Try again later."
+        super().__init__(message, evidence=evidence, advice=others)
+
+
 class Passing(PortalError):
     """A passing fault: throttling, a lost connection, a node that boots. Worth another try."""
 
@@ -45,3 +71,19 @@ class Taken(Conflict):
     """Another row has this name, or what else may be there once. Nothing was changed."""
 
     code = "taken"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """No trouble: what was asked for is on its way, and needs time. Ask again with the same words.
+
+    `detail` says to people what is awaited, and `look_in` after how many seconds a look is worth it. `token` is given
+    back in the next call: by it a cloud finds a long operation of its own. It may be lost, and has no secret in it.
+    """
+
+    detail: str
+    look_in: float
+    code: str = ""  # for programs, like that of an error
+    starts: datetime | None = None  # when it is expected, where a queue says so: until then no patience is used up
+    final: bool = False  # it will never come by itself, so waiting is of no use
+    token: str = ""

@@ -282,7 +282,7 @@ CONTENT_SECURITY_POLICY = {
 GIT_FROM_THIS_MACHINE = env.flag("PORTAL_GIT_FROM_THIS_MACHINE", default=_local)
 RUN_SECONDS = 60 * env.number("PORTAL_RUN_MINUTES", 24 * 60)  # that a run may take, where its job says nothing else
 
-# Nodes of "This computer": `portal.clouds.local.options.Options`, whose lines say what each is.
+# Nodes of "This computer": `portal.clouds.local.options.LocalOptions`, whose lines say what each is.
 LOCAL_NODES = {
     "hidden": [str(VAR), str(BASE_DIR)],
     "shown": env.paths("PORTAL_LOCAL_SHOWN"),

@@ -39,6 +39,7 @@ class Host:
     key: str = field(repr=False)  # our private key, OpenSSH format
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
+    via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Connections:
     def __init__(self, most: int | None = None) -> None:
         self._most = most or max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
         self._kept: dict[Host, _Kept] = {}  # the longest unused first
+        self._leading: set[asyncio.Task[None]] = set()  # each waits for the end of a connection through another host
         self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
 
     def __len__(self) -> int:
@@ -168,10 +170,33 @@ class Connections:
             if unused:
                 self.drop(unused)
 
-    @staticmethod
-    async def _connect(host: Host) -> asyncssh.SSHClientConnection:
+    async def _connect(self, host: Host) -> asyncssh.SSHClientConnection:
+        if host.via is None:
+            return await self._open(host)
+        way = self._use(host.via)
         try:
-            where: dict[str, Any] = {"host": host.address, "port": host.port}
+            await asyncio.wait([way.opening])  # not awaited itself: its being dropped is not our own end
+            if way.opening.cancelled():
+                raise Passing(f"The connection to {host.via.name} was cut.")
+            connection = await self._open(host, way.opening.result())
+        except BaseException:
+            self._give_back(host.via, way)
+            raise
+        leading = asyncio.create_task(self._lead(host.via, way, connection))
+        self._leading.add(leading)
+        leading.add_done_callback(self._leading.discard)
+        return connection
+
+    async def _lead(self, via: Host, way: _Kept, connection: asyncssh.SSHClientConnection) -> None:
+        try:
+            await connection.wait_closed()
+        finally:
+            self._give_back(via, way)
+
+    @staticmethod
+    async def _open(host: Host, tunnel: asyncssh.SSHClientConnection | None = None) -> asyncssh.SSHClientConnection:
+        try:
+            where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
             if host.door:
                 where = {"sock": through(host.door)}
             return await asyncssh.connect(
@@ -195,7 +220,8 @@ class Connections:
         except asyncssh.PermissionDenied as error:
             raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
         except (OSError, asyncssh.Error) as error:
-            raise Passing(f"{host.name} does not answer.", evidence=str(error) or type(error).__name__) from error
+            way = f" through {host.via.name}" if host.via else ""
+            raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""

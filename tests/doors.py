@@ -47,6 +47,7 @@ ROWS = {
     "healthz": Row(None, EVERYBODY, EVERYBODY),
     "readyz": Row(None, EVERYBODY, EVERYBODY),
     "dashboard": Row(None, MEMBERS),
+    "all-runs": Row(None, MEMBERS),
     "go-to": Row(None, SIGNED_IN),
     "workspaces": Row(None, MEMBERS),
     "cloud-configs": Row(None, ADMINS),

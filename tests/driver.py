@@ -125,14 +125,14 @@ def make_workspace(name="lab"):
     organization = Organization.objects.earliest("pk")
     config = organization.cloud_configs.get()
     workspace = create_workspace(
-        organization, name=name, cloud_config=config, region=config.cloud("").regions()[0].name, by=alice()
+        organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
     return str(workspace.uuid)
 
 
 def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
     workspace = Workspace.objects.get(uuid=workspace)
-    offers = workspace.cloud.instance_types()
+    offers = workspace.cloud_config.account.instance_types(workspace.region)
     offer = next((offer for offer in offers if offer.cores == cores), offers[0])
     cluster = create_cluster(
         workspace,
@@ -383,9 +383,9 @@ def floor_nodes(workspace, nodes):
     private, public = ssh.new_key("floor")
     keys = tuple(clouds.HostKey(*ssh.new_key(f"floor-{n}")) for n in range(nodes))
     tags = workspace.tags(uuid4())
-    offer = workspace.cloud.instance_types()[-1]
+    offer = workspace.cloud_config.account.instance_types(workspace.region)[-1]
     began = time.time()
-    workspace.cloud.ensure_nodes(clouds.ClusterSpec(tags, "floor", offer.name, keys, (public,)))
+    workspace.cloud.ensure_nodes(clouds.NodesSpec(tags, "floor", offer.name, keys, (public,)))
     while not all(node.address for node in workspace.cloud.nodes(tags)):
         time.sleep(0.01)
     hosts = [

@@ -1,191 +1,164 @@
-"""What a cloud is. `Cloud` is all that the rest of the portal knows of any of them.
+"""What a cloud is. `Account` and `Cloud` are all that the rest of the portal knows of any of them.
 
-A new cloud: a folder beside `local/`, one value of `CloudKind`, one case in `connect`,
-one line in `tests/clouds/test_contract.py`.
+A new cloud: a folder beside `local/` with its options, one value of `CloudKind`, one case in `connect`, one line in
+`tests/clouds/test_contract.py`. What is given and answered is in `types.py`, what a store is in `stores.py`, and what a
+node offers to whoever signs in is in `promises.py`; `bootstrap.py` makes that of a bare image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Protocol, assert_never
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Protocol, TypeAlias, assert_never
 
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds.local.options import LocalOptions
+from portal.clouds.stores import Lock, Store
+from portal.clouds.types import (
+    Can,
+    CloudKind,
+    CloudNode,
+    HostKey,
+    Identity,
+    InstanceType,
+    NodesSpec,
+    NodeState,
+    Offer,
+    Permission,
+    Quota,
+    Region,
+    Resource,
+    Tags,
+    WorkspaceSpec,
+    Zone,
+)
+from portal.errors import Alternative, NoRoom, Passing, Pending, PortalError, Refused
 
 __all__ = [
+    "Account",
+    "Alternative",
+    "Can",
     "Cloud",
     "CloudKind",
     "CloudNode",
-    "ClusterSpec",
     "HostKey",
     "Identity",
     "InstanceType",
+    "Lock",
+    "NoRoom",
     "NodeState",
+    "NodesSpec",
+    "Offer",
+    "Options",
     "Passing",
+    "Pending",
+    "Permission",
     "PortalError",
+    "Quota",
     "Refused",
     "Region",
     "Resource",
+    "Store",
     "Tags",
+    "WorkspaceSpec",
+    "Zone",
     "connect",
 ]
 
-
-class CloudKind(StrEnum):
-    LOCAL = "local"
+Options: TypeAlias = LocalOptions  # of each kind of cloud: typed, frozen, and without a secret
 
 
-@dataclass(frozen=True)
-class Tags:
-    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
+class Account(Protocol):
+    """A cloud configuration: who we are in a cloud, what we may do, and what may be had.
 
-    portal: str
-    organization: str
-    workspace: str
-    subject: str  # the uuid of the workspace or cluster that owns the thing
+    It is made without a word to the cloud, and kept: threads share it, and what it is told (a session, a token that
+    ends) it keeps itself.
+    """
 
+    kind: CloudKind
+    can: frozenset[Can]  # of this kind of cloud: what is not in it raises `Refused` with the code "not_here"
 
-@dataclass(frozen=True)
-class Identity:
-    """Who we are in the cloud."""
+    def check(self) -> Identity:
+        """Say who we are. Raises `Refused` where that is nobody."""
+        ...
 
-    name: str
-    detail: str = ""
+    def permissions(self) -> list[Permission]:
+        """Each thing that the portal needs to be allowed; granted or not, with what to paste."""
+        ...
 
+    def regions(self) -> list[Region]: ...
 
-@dataclass(frozen=True)
-class Region:
-    name: str
-    title: str
-
-
-@dataclass(frozen=True)
-class InstanceType:
-    name: str
-    family: str
-    cores: int  # physical cores: the number of MPI ranks a node gets
-    vcpus: int
-    memory_gib: float
-    accelerated_network: bool = False
-    hourly_price: Decimal | None = None  # US dollars; None when the cloud does not charge
-
-
-@dataclass(frozen=True)
-class HostKey:
-    """A node's SSH host key, made by us, so that even the first connection is pinned. OpenSSH formats."""
-
-    private: str = field(repr=False)
-    public: str
-
-
-@dataclass(frozen=True)
-class ClusterSpec:
-    """What a person asked for."""
-
-    tags: Tags
-    name: str  # a DNS label; nodes are called NAME-0, NAME-1 …
-    instance_type: str
-    host_keys: tuple[HostKey, ...]  # one a node, by rank
-    authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in
+    def instance_types(self, region: str) -> list[InstanceType]:
+        """What can be had there, smallest first. Empty when the credentials allow nothing."""
+        ...
 
     @property
-    def nodes(self) -> int:
-        return len(self.host_keys)
+    def store(self) -> Store:
+        """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""
+        ...
 
-
-class NodeState(StrEnum):
-    """What a cloud says of a node. A word of a cloud's own that is none of these is an error, not a guess."""
-
-    PENDING = "pending"  # it is being made or started; asking for it again would do nothing
-    RUNNING = "running"
-    STOPPED = "stopped"  # or on its way there
-
-
-@dataclass(frozen=True)
-class CloudNode:
-    """A node as the cloud sees it now."""
-
-    id: str
-    rank: int
-    hostname: str
-    state: NodeState
-    address: str | None  # from the portal; None until the cloud has given it one
-    port: int
-    private_address: str | None  # from the other nodes of the cluster
-    user: str
-    home: str
-    shared: str  # where the workspace's filesystem is mounted
-    note: str = ""  # what a person should know, e.g. that hostnames are simulated
-    door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
-    switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
-    refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
-
-    @property
-    def running(self) -> bool:
-        return self.state == NodeState.RUNNING
-
-    @property
-    def is_coming(self) -> bool:
-        """It runs, or will without being asked for again."""
-        return self.state in (NodeState.PENDING, NodeState.RUNNING)
-
-
-@dataclass(frozen=True)
-class Resource:
-    """One thing that still exists, for the list of what is left."""
-
-    kind: str
-    id: str
-    detail: str = ""
+    def cloud(self, region: str) -> Cloud: ...
 
 
 class Cloud(Protocol):
-    """One cloud configuration in one region.
+    """One region of an account.
 
     - Every method may be called again after a crash: `ensure_*` finds by tag before it makes, `delete_*` is content
       with nothing.
-    - No method waits for a node. The ledger waits, so that one place knows time-outs and cancelling.
+    - No method waits for a machine. `ensure_*`, `stop_nodes` and `delete_*` answer None when it is done, or `Pending`:
+      then the ledger waits, and asks again with the same words and with the answer's `token`.
     - They raise `Passing` or `Refused` and nothing else; nothing of an SDK gets out, and no secret is in a message.
     - No retries inside; SDK retries are off. One call ends within a minute.
     - Nodes have ranks 0 … n-1 kept in a tag, so that doing it again makes *the missing one*.
     """
 
     kind: CloudKind
+    can: frozenset[Can]
     look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
 
-    def check(self) -> Identity:
-        """Say who we are. Raises `Refused` naming the permission that is missing."""
+    def zones(self) -> list[Zone]:
+        """Where nodes can be. Needs `Can.ZONE`."""
         ...
 
-    def regions(self) -> list[Region]: ...
-
-    def instance_types(self) -> list[InstanceType]:
-        """What can be had here, smallest first. Empty when the credentials allow nothing."""
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """What so many nodes would cost, count against, and whether they can be had. Nothing is asked for."""
         ...
 
-    def ensure_network(self, tags: Tags) -> None:
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's private network."""
         ...
 
-    def delete_network(self, tags: Tags) -> None: ...
+    def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None: ...
 
-    def ensure_filesystem(self, tags: Tags) -> None:
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's shared filesystem, mounted on each of its nodes."""
         ...
 
-    def delete_filesystem(self, tags: Tags) -> None:
+    def delete_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
         """Delete it with everything in it."""
         ...
 
-    def ensure_nodes(self, spec: ClusterSpec) -> None:
-        """Ask for those of the cluster's nodes that are missing, and start those that have stopped."""
+    def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
+        """Ask for those of the nodes that are missing, start those that have stopped, and leave the others alone.
+
+        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay. Raises `NoRoom` where the
+        cloud has no more of them.
+        """
+        ...
+
+    def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
+        """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped."""
+        ...
+
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
+        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
         ...
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        """What exists now, lowest rank first."""
+        """What exists now, lowest rank first, one a rank: one that is gone only where there is no other."""
+        ...
+
+    def console(self, tags: Tags, rank: int) -> str:
+        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
         ...
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
@@ -196,24 +169,27 @@ class Cloud(Protocol):
         ...
 
     def owners(self, portal: str) -> set[Tags]:
-        """The tags of everything in this region, of any kind, that carries this portal's tag."""
-        ...
+        """The tags of everything in this region, of any kind, that carries this portal's tag.
 
-    def delete_nodes(self, tags: Tags) -> None:
-        """Ask for the nodes to go. They are gone when `nodes` no longer lists them."""
+        Those that have no row are strays.
+        """
         ...
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        """Everything of this subject that still exists. Asks the cloud, not our memory."""
+        """Everything of this subject that still exists, and what of it is going. Asks the cloud, not our memory."""
         ...
 
 
-def connect(kind: CloudKind, options: Mapping[str, Any], *, region: str) -> Cloud:
-    """The cloud of a cloud configuration. `options` are the configuration's own; SDKs load only when used."""
-    match kind:
-        case CloudKind.LOCAL:
-            from portal.clouds.local import LocalCloud
+@lru_cache(maxsize=64)
+def connect(options: Options, credentials: str = "") -> Account:
+    """The account of a cloud configuration, made once for each content of it. SDKs load only when used.
 
-            return LocalCloud.from_options(options, region=region)
+    `credentials` is what its folder put into the configuration's sealed field, in the clear.
+    """
+    match options:
+        case LocalOptions():
+            from portal.clouds.local.account import LocalAccount
+
+            return LocalAccount.of(options)
         case _:
-            assert_never(kind)
+            assert_never(options)

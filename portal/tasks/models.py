@@ -230,6 +230,7 @@ class StepStatus(models.TextChoices):
     DONE = "done"
     FAILED = "failed"
     UNDONE = "undone"
+    LEFT_OUT = "left out"  # it does not apply: its kind of cloud can do without, or cannot do it
 
 
 class Step(models.Model):

@@ -178,12 +178,35 @@ const typed = {
   },
 };
 
+/* The browser's time zone: proposed where somebody makes an account, offered where their profile has another one. */
+const zone = {
+  name: Intl.DateTimeFormat().resolvedOptions().timeZone,
+  offer() {
+    for (const field of document.querySelectorAll("input[data-zone]")) field.value = zone.name ?? "";
+    const button = document.querySelector("[data-take-zone]");
+    const choice = button && document.getElementById(button.dataset.takeZone);
+    if (!choice || ![...choice.options].some((option) => option.value === zone.name)) return;
+    const look = () => {
+      button.hidden = choice.value === zone.name;
+    };
+    button.textContent = `Use this browser's zone: ${zone.name.replaceAll("_", " ")}`;
+    button.addEventListener("click", () => {
+      choice.value = zone.name;
+      look();
+      choice.focus();
+    });
+    choice.addEventListener("change", look);
+    look();
+  },
+};
+
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
 document.addEventListener("DOMContentLoaded", () => {
   theme.paint(); // its button is there now
+  zone.offer();
   typed.giveBack();
   document.querySelector(".error-summary")?.focus();
 });

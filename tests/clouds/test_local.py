@@ -22,7 +22,7 @@ import asyncssh
 import pytest
 
 from portal.clouds import Passing, Refused
-from portal.clouds.local import LocalCloud, limits, processes, shims
+from portal.clouds.local import LocalAccount, LocalCloud, limits, processes, shims
 from portal.clouds.local import cloud as local_module
 
 from . import hands
@@ -554,7 +554,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from tests.clouds import hands
-from portal.clouds import ClusterSpec, Tags
+from portal.clouds import NodesSpec, Tags
 from portal.clouds.local import LocalCloud
 import json
 order = json.loads(sys.argv[2])
@@ -653,6 +653,58 @@ def test_power_off_and_on(make, rung):
     before = [cluster.state(rank) for rank in range(2)]
     cluster.cloud.power_on()
     assert [cluster.state(rank) for rank in range(2)] == before
+
+
+def test_what_is_stopped_keeps_its_disks_and_is_not_started_with_the_computer(make, rung):
+    cluster = make(rung, 2)
+    hands.said(cluster.nodes[0], "echo kept > ~/file")
+    number = a_number()
+    _stay(cluster.nodes[1], number)
+    begin = time.monotonic()
+    hands.ask(cluster.cloud.stop_nodes, cluster.tags)
+    assert time.monotonic() - begin < 5
+    assert not cluster.folder.processes()
+    assert not _sleepers(number)
+    assert cluster.cloud.power_on() == []
+    assert not cluster.folder.processes()
+    assert all(node.switched_off for node in cluster.cloud.nodes(cluster.tags))
+    hands.ask(cluster.cloud.ensure_nodes, cluster.spec)
+    nodes = hands.up(cluster.cloud, cluster.tags, 2)
+    assert hands.said(nodes[0], "cat ~/file; hostname").split() == ["kept", "demo-0"]
+
+
+def test_what_does_not_stop_in_time_is_ended(make, monkeypatch):
+    cluster = make("namespaces", 2)
+    monkeypatch.setattr(local_module, "_GRACE", 0.5)
+    for rank in range(2):
+        cluster.state(rank).first.send(signal.SIGSTOP)
+    hands.ask(cluster.cloud.stop_nodes, cluster.tags)
+    assert not cluster.folder.processes()
+    assert [node.state for node in cluster.cloud.nodes(cluster.tags)] == ["stopped"] * 2
+
+
+def test_nodes_that_run_learn_the_names_of_those_that_come_later(make):
+    cluster = make("namespaces", 1)
+    assert hands.run(cluster.nodes[0], "getent hosts demo-2").exit_status
+    hands.ask(cluster.cloud.ensure_nodes, hands.spec(cluster.tags, 3))
+    nodes = hands.up(cluster.cloud, cluster.tags, 3)
+    for node in nodes:
+        found = hands.said(node, "getent hosts demo-0; getent hosts demo-2").split()
+        assert found == [nodes[0].address, "demo-0", nodes[2].address, "demo-2"]
+    assert hands.run(nodes[0], "echo >> /etc/hosts").exit_status
+
+
+def test_a_removal_of_one_node_that_was_interrupted_is_finished(make, monkeypatch):
+    cluster = make("namespaces", 2)
+    node = cluster.folder.node(1)
+    node.going.touch()
+    cluster.state(1).first.send(signal.SIGKILL)
+    hands.until(lambda: not node.taken)
+    cluster.cloud.power_on()
+    assert not node.taken, "a node that is being removed was started"
+    hands.ask(cluster.cloud.delete_nodes, cluster.tags, [1])
+    assert [one.rank for one in cluster.cloud.nodes(cluster.tags)] == [0]
+    assert not list(cluster.folder.path.glob(".removed-*"))
 
 
 def test_a_cluster_stays_what_it_was_made_as(make):
@@ -770,7 +822,7 @@ def test_what_the_machine_says_leaves_as_a_sentence(local, monkeypatch, number, 
 
     monkeypatch.setattr(local_module, "write_atomically", fail)
     with pytest.raises(kind, match=words) as caught:
-        cloud.ensure_network(hands.tags())
+        cloud.ensure_network(hands.site(hands.tags()))
     assert os.strerror(number) in caught.value.evidence
 
 
@@ -778,16 +830,16 @@ def test_without_namespaces_nodes_are_plain_and_a_forced_rung_is_refused(local, 
     cloud = local("plain")
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "nonsense")
     with pytest.raises(Refused, match="nonsense"):
-        LocalCloud(cloud.root).check()
+        LocalAccount(LocalCloud(cloud.root)).check()
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "plain")
-    assert "simulated" in LocalCloud(cloud.root).check().detail
+    assert "simulated" in LocalAccount(LocalCloud(cloud.root)).check().detail
 
 
 def test_elsewhere_than_on_linux_it_says_so(local, monkeypatch):
     cloud = local("plain")
     monkeypatch.setattr(local_module.sys, "platform", "darwin")
     with pytest.raises(Refused, match="need Linux"):
-        cloud.check()
+        LocalAccount(cloud).check()
 
 
 # -- limits

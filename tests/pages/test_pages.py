@@ -180,7 +180,7 @@ def named_pages(filled):
     run = Run.objects.filter(status="failed").first()
     of = {"workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid}
     names = {
-        "dashboard": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
+        "dashboard": None, "all-runs": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
         "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
         "new-job": "workspace", "workspace-people": "workspace", "organization": None, "organization-settings": None,
         "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
@@ -216,7 +216,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
             client.get(pages[name])
         return len(context)
 
-    lists = ("dashboard", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
+    lists = ("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
     for name in lists:
         count(name)
     before = {name: count(name) for name in lists}

@@ -26,16 +26,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from portal.clouds import CloudKind, CloudNode, ClusterSpec, Identity, InstanceType, NodeState, Region, Resource, Tags
-from portal.clouds.local import identity, limits, packages, processes, shims, view
+from portal.clouds.local import identity, kernel, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
-from portal.clouds.local.options import HOST, ISOLATED, Options
+from portal.clouds.local.options import HOST, ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -46,19 +44,43 @@ from portal.clouds.local.records import (
     WorkspaceFolder,
     read_json,
     write_atomically,
+    write_in_place,
 )
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds.local.records import NodeState as WrittenState
+from portal.clouds.local.sessions import GOODBYE
+from portal.clouds.local.sizes import cores, instance_types
+from portal.clouds.local.trouble import told
+from portal.clouds.types import (
+    Can,
+    CloudKind,
+    CloudNode,
+    InstanceType,
+    NodesSpec,
+    NodeState,
+    Offer,
+    Quota,
+    Resource,
+    Tags,
+    WorkspaceSpec,
+    Zone,
+    not_here,
+)
+from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
 MOST_NODES = 64
-_FAMILY = "This computer"
+_COMPUTER = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
+_GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop
+_CONSOLE = 8 << 10  # bytes of what a node said
+_ASIDE = ".removed-"  # what folders are called that are being removed
+_NEVER = datetime.fromtimestamp(0, UTC)
 _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 
 _PERSONS = "People of one workspace are not kept apart on its nodes."
 _WITHOUT = "The only way out of them is an HTTP proxy; there is no sudo, and /tmp is small."
-_NOTES = {
+NOTES = {
     NAMESPACES: f"{_PERSONS} {_WITHOUT}",
     LANDLOCK: "Limited isolation: runs reach this computer's services, and hostnames are simulated. " + _PERSONS,
     PLAIN: "Hostnames are simulated and isolation is off: runs may do what the portal may.",
@@ -68,6 +90,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 0.3
 
     def __init__(
@@ -76,80 +99,77 @@ class LocalCloud:
         *,
         hidden: Sequence[Path] = (),
         rung: str | None = None,
-        region: str = "this-computer",
-        options: Mapping[str, Any] | None = None,
+        options: LocalOptions | None = None,
     ) -> None:
-        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes; `options`: see `Options`."""
+        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes."""
         self.root = Path(os.path.abspath(root))
-        chosen = Options.of(options or {})
+        chosen = options or LocalOptions()
         checkout = Path(__file__).resolve().parents[3]
         never = [self.root, *(Path(os.path.abspath(str(path))) for path in (*hidden, *chosen.hidden)), checkout]
         if sys.prefix != sys.base_prefix:
             never.append(Path(sys.prefix).resolve())
         self.hidden = tuple(never)
         self.options = replace(chosen, hidden=tuple(map(str, never)))
-        self.region = region
         self._rung = rung or chosen.rung or os.environ.get("PORTAL_LOCAL_RUNG") or ""
         if self._rung == "uts":  # as it was called
             self._rung = NAMESPACES
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], *, region: str) -> LocalCloud:
-        return cls(Path(options["root"]), region=region, options=options)
-
     # -- what there is
-
-    def check(self) -> Identity:
-        with _told():
-            self._require_linux()
-            self._make_root()
-            answer = self._launch(self.root, [], self._rung)
-            memory = limits.machine_memory() / 2**30
-            detail = f"{_cores()} cores, {memory:.0f} GiB of memory"
-            note = "" if answer.rung == NAMESPACES else f". {_NOTES[answer.rung]}"
-            return Identity(socket.gethostname(), f"{detail}{note}")
 
     def rung(self) -> tuple[str, str]:
         """How nodes are made here, and what the kernel refused if it is not the best way."""
-        with _told():
+        with told():
             self._require_linux()
             self._make_root()
             answer = self._launch(self.root, [], self._rung)
             return answer.rung, answer.why
 
-    def regions(self) -> list[Region]:
-        return [Region("this-computer", "This computer")]
+    def zones(self) -> list[Zone]:
+        raise not_here(Can.ZONE, _COMPUTER)
 
-    def instance_types(self) -> list[InstanceType]:
-        cores = _cores()
-        sizes = sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
-        share = limits.machine_memory() / 2**30 / cores
-        return [InstanceType(f"local.{size}", _FAMILY, size, size, round(share * size, 1)) for size in sizes]
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """Counts the clusters of this cloud alone; those of other configurations are on the same computer."""
+        with told():
+            _refuse_what_is_not_here(zone=zone, spot=spot)
+            kinds = {kind.name: kind for kind in instance_types()}
+            if instance_type not in kinds:
+                return Offer(None, impossible=f"This computer has no instance type {instance_type!r}.")
+            if not 1 <= nodes <= MOST_NODES:
+                return Offer(None, impossible=f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {nodes}.")
+            there = [(record, cluster) for cluster, record in self._records() if record.instance_type in kinds]
+            taken = sum(kinds[record.instance_type].cores * len(cluster.nodes()) for record, cluster in there)
+            quota = Quota("cores", kinds[instance_type].cores * nodes, max(0, cores() - taken))
+            slow = "Ranks would take turns on a core: that is slow, and good enough to try a program."
+            return Offer(None, (quota,), () if quota.is_enough else (slow,))
 
     # -- network and filesystem
 
-    def ensure_network(self, tags: Tags) -> None:
-        with _told():
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> None:
+        with told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.network, tags)
 
-    def delete_network(self, tags: Tags) -> None:
-        with _told():
+    def delete_network(self, tags: Tags, *, token: str = "") -> None:
+        with told():
             workspace = self._workspace(tags)
             if _is_ours(workspace.network, tags):
                 workspace.network.unlink(missing_ok=True)
             self._tidy(workspace)
 
-    def ensure_filesystem(self, tags: Tags) -> None:
-        with _told():
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> None:
+        with told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.filesystem, tags)
             workspace.shared.mkdir(mode=0o755, exist_ok=True)
 
-    def delete_filesystem(self, tags: Tags) -> None:
-        with _told():
+    def delete_filesystem(self, tags: Tags, *, token: str = "") -> None:
+        with told():
             workspace = self._workspace(tags)
             if not _is_ours(workspace.filesystem, tags):
                 return
@@ -157,31 +177,59 @@ class LocalCloud:
                 raise Passing("The shared filesystem is still in use by nodes of its workspace.")
             # Moved first: removing may take a while, and no node shall start on half of it.
             with contextlib.suppress(FileNotFoundError):
-                os.rename(workspace.shared, tempfile.mkdtemp(prefix=".removed-", dir=workspace.path))
-            for folder in workspace.path.glob(".removed-*"):
+                os.rename(workspace.shared, tempfile.mkdtemp(prefix=_ASIDE, dir=workspace.path))
+            for folder in workspace.path.glob(f"{_ASIDE}*"):
                 _remove(folder)
             workspace.filesystem.unlink(missing_ok=True)
             self._tidy(workspace)
 
     # -- nodes
 
-    def ensure_nodes(self, spec: ClusterSpec) -> None:
-        with _told():
+    def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
+        with told():
             self._require_linux()
+            _refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
             kind = self._instance_type(spec)
             workspace = self._workspace(spec.tags)
             if not workspace.shared.is_dir():
                 raise Refused("The workspace has no shared filesystem yet.", advice="Deploy the workspace first.")
             cluster = workspace.cluster(_name(spec.tags.subject))
+            going = [cluster.node(rank) for rank in range(spec.nodes) if cluster.node(rank).going.exists()]
+            if pending := self._still_stop(cluster) or self._remove_nodes(cluster, going):
+                return pending
             record = self._agree(spec, kind, cluster)
             cluster.path.mkdir(mode=0o700, exist_ok=True)
             missing = [rank for rank in range(spec.nodes) if not _runs(cluster.node(rank))]
             for rank in missing:
                 self._prepare(cluster.node(rank), spec)
             self._start(cluster, record, missing)
+            return None
+
+    def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
+        with told():
+            cluster = self._workspace(tags).cluster(_name(tags.subject))
+            record = ClusterRecord.read(cluster.record)
+            if record is None or record.deleting or not _same(record.tags, tags):
+                return None
+            if not record.stopped:
+                record = replace(record, stopped=time.time())  # from now on nobody starts a node of it
+                record.write(cluster.record)
+            for node in cluster.nodes():
+                state = node.state()
+                told_before = (_when(node.switched_off) or _NEVER).timestamp() >= record.stopped
+                if node.taken and state is not None and not told_before:
+                    node.switched_off.touch()
+                    state.first.send(signal.SIGTERM)
+            if time.time() - record.stopped > _GRACE:
+                _end(cluster, time.monotonic() + 5)
+            if pending := self._still_stop(cluster):
+                return pending
+            for process in cluster.processes().orphans:
+                process.send(signal.SIGKILL)
+            return None
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or not _same(record.tags, tags):
@@ -189,7 +237,7 @@ class LocalCloud:
             return [self._seen(record, cluster, node) for node in cluster.nodes()]
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
-        with _told():
+        with told():
             return {
                 record.tags: [self._seen(record, cluster, node) for node in cluster.nodes()]
                 for cluster, record in self._records()
@@ -197,7 +245,7 @@ class LocalCloud:
             }
 
     def owners(self, portal: str) -> set[Tags]:
-        with _told():
+        with told():
             found = {record.tags for _, record in self._records()}
             for workspace in self._workspaces():
                 for path in (workspace.network, workspace.filesystem):
@@ -205,20 +253,34 @@ class LocalCloud:
                         found.add(Tags(**value))
             return {tags for tags in found if tags.portal == portal}
 
-    def delete_nodes(self, tags: Tags) -> None:
-        with _told():
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
+        with told():
             workspace = self._workspace(tags)
             cluster = workspace.cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is not None and not _same(record.tags, tags):
-                return
+                return None
+            if ranks is not None:
+                return self._remove_nodes(cluster, [cluster.node(rank) for rank in sorted(set(ranks))])
             if record is not None and not record.deleting:
                 replace(record, deleting=True).write(cluster.record)  # from now on nobody starts a node of it
             self._remove_cluster(cluster)
             self._tidy(workspace)
+            return None
+
+    def console(self, tags: Tags, rank: int) -> str:
+        with told():
+            cluster = self._workspace(tags).cluster(_name(tags.subject))
+            record = ClusterRecord.read(cluster.record)
+            if record is None or not _same(record.tags, tags):
+                return ""
+            with contextlib.suppress(FileNotFoundError), open(cluster.node(rank).log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _CONSOLE))
+                return file.read(_CONSOLE).decode(errors="replace")
+            return ""
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if tags.subject == tags.workspace:
                 return self._workspace_leftovers(workspace, tags)
@@ -245,7 +307,7 @@ class LocalCloud:
 
     def power_off(self) -> None:
         """End everything that runs, within 5 seconds. Homes and filesystems stay, and what should run is known."""
-        with _told():
+        with told():
             clusters = [cluster for workspace in self._workspaces() for cluster in workspace.clusters()]
             for cluster in clusters:
                 for node in cluster.nodes():
@@ -266,7 +328,7 @@ class LocalCloud:
         for workspace in self._workspaces():
             for cluster in workspace.clusters():
                 try:
-                    with _told():
+                    with told():
                         self._power_on(cluster)
                 except PortalError as error:
                     hindered.append(error)
@@ -274,16 +336,16 @@ class LocalCloud:
 
     def _power_on(self, cluster: ClusterFolder) -> None:
         record = ClusterRecord.read(cluster.record)
-        if record is None or record.deleting:
+        if record is None or record.deleting or record.stopped:
             return
         for node in cluster.nodes():
             state = node.state()
-            if state is not None and state.rung not in _NOTES:  # of an earlier version, which kept less apart
+            if state is not None and state.rung not in NOTES:  # of an earlier version, which kept less apart
                 state.keeper.send(signal.SIGKILL)
         missing = [
             node.rank
             for node in cluster.nodes()
-            if node.rank < record.nodes and node.host_key.exists() and not _runs(node)
+            if node.rank < record.nodes and node.host_key.exists() and not node.going.exists() and not _runs(node)
         ]
         self._start(cluster, record, missing)
 
@@ -297,14 +359,14 @@ class LocalCloud:
                 advice="Run the portal on a Linux machine, or choose another cloud.",
             )
 
-    def _instance_type(self, spec: ClusterSpec) -> InstanceType:
+    def _instance_type(self, spec: NodesSpec) -> InstanceType:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,57}[a-z0-9])?", spec.name):
             raise Refused(
                 "A cluster's name may have small letters, digits and hyphens, at most 59.", evidence=spec.name[:80]
             )
         if not 1 <= spec.nodes <= MOST_NODES:
             raise Refused(f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {spec.nodes}.")
-        kinds = {kind.name: kind for kind in self.instance_types()}
+        kinds = {kind.name: kind for kind in instance_types()}
         if spec.instance_type not in kinds:
             raise Refused(
                 f"This computer has no instance type {spec.instance_type!r}.",
@@ -347,11 +409,11 @@ class LocalCloud:
         if _is_ours(workspace.filesystem, tags):
             found.append(Resource("filesystem", str(workspace.shared)))
         if workspace.path.is_dir() and not workspace.filesystem.exists():
-            stray = [path for path in (workspace.shared, *workspace.path.glob(".removed-*")) if path.exists()]
+            stray = [path for path in (workspace.shared, *workspace.path.glob(f"{_ASIDE}*")) if path.exists()]
             found += [Resource("folder", str(path)) for path in stray]
         return found
 
-    def _agree(self, spec: ClusterSpec, kind: InstanceType, cluster: ClusterFolder) -> ClusterRecord:
+    def _agree(self, spec: NodesSpec, kind: InstanceType, cluster: ClusterFolder) -> ClusterRecord:
         """The cluster's record, which now wants at least what `spec` asks for."""
         for _ in range(5):
             record = ClusterRecord.read(cluster.record)
@@ -380,6 +442,7 @@ class LocalCloud:
                 instance_type=kind.name,
                 memory=int(kind.memory_gib * 2**30),
                 nodes=max(record.nodes, spec.nodes),
+                stopped=0.0,
                 authorized_keys=spec.authorized_keys,
             )
             if wanted != record:
@@ -387,7 +450,7 @@ class LocalCloud:
             return wanted
         raise Passing("The cluster is being made and deleted at the same time.")
 
-    def _prepare(self, node: NodeFolder, spec: ClusterSpec) -> None:
+    def _prepare(self, node: NodeFolder, spec: NodesSpec) -> None:
         """All that a node needs before it starts. What is there of an earlier life of it stays."""
         node.path.mkdir(mode=0o700, exist_ok=True)
         for folder in (node.home, node.root):
@@ -403,9 +466,11 @@ class LocalCloud:
         for process in cluster.processes().orphans:
             process.send(signal.SIGKILL)
         for _ in range(8):
+            names = {record.address(rank): record.hostname(rank) for rank in range(record.nodes)}
+            write_in_place(cluster.hosts, shims.hosts(names))
             answer = self._launch(cluster.path, ranks, rung)
             if answer.gone:
-                raise Passing("The cluster is being deleted.")
+                raise Passing("The cluster is being stopped or deleted.")
             if not answer.taken:
                 if not record.rung:
                     replace(record, rung=answer.rung).write(cluster.record)
@@ -433,7 +498,7 @@ class LocalCloud:
             scratch=str(self.root),
             rung=rung,
             user=identity.of_workspace(folder.parent) if ranks else None,
-            options=asdict(replace(self.options, addresses=addresses)),
+            options={**asdict(self.options), "addresses": addresses, "root": str(self.root), "store": ""},
             told=dict(source.environment),
             places=[str(path) for path in source.places],
             upstream=packages.proxies(os.environ),
@@ -504,6 +569,35 @@ class LocalCloud:
                     break  # somebody listens everywhere
         raise Passing("All addresses for clusters on this computer are taken.", advice="Delete a cluster.")
 
+    def _still_stop(self, cluster: ClusterFolder) -> Pending | None:
+        """Of a cluster that was told to stop."""
+        record, nodes = ClusterRecord.read(cluster.record), cluster.nodes()
+        if record is None or not record.stopped or not (left := sum(node.taken for node in nodes)):
+            return None
+        return Pending(f"{left} of {len(nodes)} nodes still stop", self.look_in)
+
+    def _remove_nodes(self, cluster: ClusterFolder, nodes: Sequence[NodeFolder]) -> Pending | None:
+        """End and remove these nodes of a cluster, and leave the others alone."""
+        there = [node for node in nodes if node.path.exists()]
+        for node in there:
+            node.going.touch()  # from now on nobody starts it
+        deadline = time.monotonic() + 2
+        while taken := [node for node in there if node.taken]:
+            if time.monotonic() > deadline:
+                return Pending(f"{len(taken)} of {len(nodes)} nodes still end", self.look_in)
+            for node in taken:
+                if (state := node.state()) is not None:
+                    state.first.send(signal.SIGKILL)
+            time.sleep(0.02)
+        if there:
+            for process in cluster.processes().orphans:
+                process.send(signal.SIGKILL)
+        for node in there:
+            _put_aside(node)
+        for folder in cluster.path.glob(f"{_ASIDE}*"):
+            _remove(folder)
+        return None
+
     def _remove_cluster(self, cluster: ClusterFolder) -> None:
         """End and remove everything of a cluster; its record last."""
         groups = cluster.groups()
@@ -514,29 +608,76 @@ class LocalCloud:
         cluster.record.unlink(missing_ok=True)
 
     def _seen(self, record: ClusterRecord, cluster: ClusterFolder, node: NodeFolder) -> CloudNode:
-        state = node.state()
-        running = _runs(node)
-        rung = state.rung if state is not None and state.rung in _NOTES else record.rung or NAMESPACES
+        written = node.state()
+        state, reason = _state_of(record, node, written)
+        runs = state == NodeState.RUNNING
+        rung = written.rung if written is not None and written.rung in NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
-        address = record.address(node.rank) if running and state is not None and state.ready else None
-        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
-        refuses = state.refuses if running and state is not None else ""
+        address = record.address(node.rank) if runs else None
+        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else NOTES[rung]
+        refuses = written.refuses if runs and written is not None else ""
         return CloudNode(
             id=f"{record.tags.subject}.{node.rank}",
             rank=node.rank,
             hostname=record.hostname(node.rank),
-            state=NodeState.RUNNING if running else NodeState.STOPPED,
+            state=state,
             address=address,
             port=record.port,
             private_address=address,
             user=shims.USER if inside else account(),
             home=str(view.HOME if inside else node.home),
             shared=str(view.SHARED if inside else _without_blanks(cluster.shared)),
+            reason=reason,
             note=f"{refuses} {note}".strip(),
             door=str(node.door) if address else "",
             switched_off=_when(node.switched_off),
             refuses=refuses,
         )
+
+
+def _state_of(record: ClusterRecord, node: NodeFolder, written: WrittenState | None) -> tuple[NodeState, str]:
+    """What a node is in words of the portal, and why, if nobody asked for that."""
+    told_to_end = record.deleting or record.stopped or node.going.exists()
+    if node.taken:
+        if told_to_end or not _runs(node):
+            return NodeState.STOPPING, "" if told_to_end else "Its first process has ended."
+        return (NodeState.RUNNING, "") if written is not None and written.ready else (NodeState.BOOTING, "")
+    if told_to_end:
+        return NodeState.STOPPED, ""
+    if written is None:
+        return NodeState.STOPPED, "It has not been started, or ended before it had begun."
+    off = _when(node.switched_off)
+    if off is not None and off.timestamp() >= node.state_file.stat().st_mtime:
+        return NodeState.STOPPED, "It was switched off with the portal's other processes."
+    return NodeState.STOPPED, "Its processes ended by themselves, or somebody killed them."
+
+
+def _refuse_what_is_not_here(*, zone: str = "", spot: bool = False, role: str = "") -> None:
+    for asked, can in ((zone, Can.ZONE), (spot, Can.SPOT), (role, Can.ROLE)):
+        if asked:
+            raise not_here(can, _COMPUTER)
+
+
+def _refuse_choices(spec: WorkspaceSpec) -> None:
+    if spec.choices:
+        raise Refused("There is nothing to choose of a workspace on this computer.", evidence=str(spec.choices)[:200])
+
+
+def _put_aside(node: NodeFolder) -> None:
+    """Away from where nodes are looked for, all at once. Held meanwhile, so that no launcher begins with it."""
+    try:
+        lock = os.open(node.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # somebody else has done it
+        return
+    try:
+        if not kernel.try_lock(lock):
+            raise Passing("A node is being started and deleted at the same time.")
+        place = tempfile.mkdtemp(prefix=_ASIDE, dir=node.path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(node.path, place)
+        _remove(Path(place))
+    finally:
+        os.close(lock)
 
 
 def _when(file: Path) -> datetime | None:
@@ -566,12 +707,16 @@ def _runs(node: NodeFolder) -> bool:
     if not node.taken:
         return False
     state = node.state()
-    return state is None or (state.alive and state.rung in _NOTES)
+    return state is None or (state.alive and state.rung in NOTES)
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
-    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others."""
-    while found := cluster.processes():
+    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others.
+
+    One that ends between the listing and the look, and has started another after the listing, leaves none to be seen:
+    but one of them holds the node.
+    """
+    while (found := cluster.processes()) or any(node.taken for node in cluster.nodes()):
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in found)
             raise Passing("Some processes of the cluster do not end.", evidence=f"Process ids: {pids}")
@@ -608,10 +753,6 @@ def _is_free(address: str, port: int) -> bool:
     return True
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _name(identifier: str) -> str:
     """An id that is the name of a folder and of nothing else."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", identifier):
@@ -631,37 +772,3 @@ def _is_ours(record: Path, tags: Tags) -> bool:
 def _ensure_record(record: Path, tags: Tags) -> None:
     if not write_atomically(record, json.dumps(asdict(tags), indent=1), only_new=True) and not _is_ours(record, tags):
         raise Refused("This folder belongs to another portal.", evidence=str(record))
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Whatever the machine says leaves as a sentence."""
-    try:
-        yield
-    except PortalError:
-        raise
-    except (ValueError, KeyError, TypeError) as exc:  # a record that we cannot read
-        raise Refused("A record of this computer's nodes cannot be read.", evidence=str(exc)) from exc
-    except OSError as exc:
-        raise _sentence(exc) from exc
-
-
-def _sentence(exc: OSError) -> PortalError:
-    evidence = str(exc)
-    match exc.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return Refused("The disk of this computer is full.", evidence=evidence, advice="Make room, then try again.")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return Refused(
-                "The portal may not do this on this computer.",
-                evidence=evidence,
-                advice="Let the portal's user own its data folder.",
-            )
-        case errno.EADDRNOTAVAIL:
-            return Refused("This computer has no loopback addresses 127.77.x.x.", evidence=evidence)
-        case errno.EMFILE | errno.ENFILE:
-            return Passing("Too many files are open on this computer.", evidence=evidence)
-        case errno.EAGAIN | errno.ENOMEM:
-            return Passing("This computer is out of memory or processes.", evidence=evidence)
-        case _:
-            return Passing("This computer could not do it just now.", evidence=evidence)

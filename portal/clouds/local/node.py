@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from portal.clouds.local import identity, kernel, landlock, limits, processes, seccomp, shims, view, wayout
-from portal.clouds.local.options import ISOLATED, Options
+from portal.clouds.local.options import ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -51,6 +51,7 @@ from portal.clouds.local.records import (
 from portal.clouds.local.sessions import Maker, Manner, ending
 
 _LOOK_EVERY = 0.5  # seconds between looks at the disk
+_LOOK_CLOSELY = 0.05  # when the disk may be full before the next look: some write gigabytes a second
 _FORBIDDEN_INSIDE = ("user", "net", "uts", "ipc", "cgroup", "time")  # kinds of namespaces; sessions need the others
 
 
@@ -77,7 +78,7 @@ class Answer:
     rung: str  # empty when there is none
     why: str = ""  # what the kernel refused, when the rung is not the best one
     taken: str = ""  # the address that somebody else listens on; then nothing was started
-    gone: bool = False  # the cluster is being deleted; nothing was started
+    gone: bool = False  # the cluster is being stopped or deleted; nothing was started
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -104,8 +105,9 @@ def launch(order: Order) -> Answer:
     cluster = ClusterFolder(Path(order.folder))
     locks = {rank: lock for rank in order.ranks if (lock := _lock(cluster.node(rank))) is not None}
     record = ClusterRecord.read(cluster.record)  # after the locks: who deletes marks the record, then looks for locks
-    if record is None or record.deleting:
+    if record is None or record.deleting or record.stopped:
         return Answer(rung, why, gone=True)
+    locks = {rank: lock for rank, lock in locks.items() if not cluster.node(rank).going.exists()}
     for rank in locks:
         cluster.node(rank).state_file.unlink(missing_ok=True)  # of an earlier life
     if rung == NAMESPACES:
@@ -225,8 +227,8 @@ class Plan:
     isolated: bool  # whether the cluster has a network of its own
 
     @property
-    def options(self) -> Options:
-        return Options.of(self.order.options)
+    def options(self) -> LocalOptions:
+        return LocalOptions.of(self.order.options)
 
     @property
     def names(self) -> dict[str, str]:
@@ -356,6 +358,7 @@ class _Keeper:
         self.way_out: socket.socket | None = None  # ends when the way out ends
         self.refuses = ""
         self.looked = 0.0
+        self.look_in = _LOOK_EVERY
 
     def keep(self) -> NoReturn:
         plan, record = self.plan, self.plan.record
@@ -469,7 +472,7 @@ class _Keeper:
         if self.way_out is not None:
             waiting.append(self.way_out)
         while True:
-            ready, _, _ = select.select(waiting, [], [], _LOOK_EVERY)
+            ready, _, _ = select.select(waiting, [], [], self.look_in)
             if awake in ready:
                 os.read(awake, 4096)
             if (status := _reaped(self.first)) is not None:
@@ -496,13 +499,14 @@ class _Keeper:
         self.ours.send(b"done")
 
     def _look_at_disk(self) -> None:
-        if time.monotonic() - self.looked < _LOOK_EVERY:
+        if time.monotonic() - self.looked < self.look_in:
             return
         self.looked = time.monotonic()
         options = self.plan.options
         disk = os.statvfs(self.node.path)
         free = disk.f_bavail * disk.f_frsize
         mark = min(options.free_mib << 20, disk.f_blocks * disk.f_frsize * options.free_percent // 100)
+        self.look_in = _LOOK_EVERY if free > 8 * mark else _LOOK_CLOSELY
         text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
         if free >= 2 * mark:  # the other thing that runs out: 0 where the file system has no end of them
             free, mark = disk.f_favail, disk.f_files * options.free_percent // 100
@@ -598,7 +602,7 @@ class _Node:
             home=self.folder.home,
             shared=self.plan.cluster.shared,
             programs=self.folder.bin,
-            names=self.plan.names,
+            hosts=self.plan.cluster.hosts,
             shown=tuple(map(Path, (*order.places, *options.shown))),
             hidden=tuple(map(Path, options.hidden)),
             temporary=options.temporary_mib << 20 or self.plan.record.memory // 4,
@@ -753,6 +757,7 @@ def _refusal(order: Order) -> str:
 def _try_all(folder: Path, order: Order) -> None:
     for name in ("root", "home", "shared", "bin"):
         (folder / name).mkdir()
+    (folder / "hosts").touch()
     user = identity.numbers()[0] if identity.has_root() else None
     identity.hand_over(folder / "home", user)
     if order.options["network"] == ISOLATED:
@@ -767,7 +772,7 @@ def _try_all(folder: Path, order: Order) -> None:
         home=folder / "home",
         shared=folder / "shared",
         programs=folder / "bin",
-        names={},
+        hosts=folder / "hosts",
         shown=(),
         hidden=(folder,),
         temporary=1 << 20,

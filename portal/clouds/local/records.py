@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from portal.clouds import Tags
 from portal.clouds.local.kernel import is_locked
 from portal.clouds.local.limits import groups_of
 from portal.clouds.local.processes import ClusterProcesses, Process, look, mark_of, of_cluster
+from portal.clouds.types import Tags
 
 NAMESPACES = "namespaces"
 LANDLOCK = "landlock"
@@ -33,15 +33,16 @@ __all__ = [
     "read_json",
     "replace",
     "write_atomically",
+    "write_in_place",
 ]
 
 
-def write_atomically(path: Path, text: str, *, only_new: bool = False, mode: int = 0o600) -> bool:
+def write_atomically(path: Path, text: str | bytes, *, only_new: bool = False, mode: int = 0o600) -> bool:
     """Write the file whole or not at all. With `only_new` the first of two wins, and False says that it was not us."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)
@@ -55,6 +56,17 @@ def write_atomically(path: Path, text: str, *, only_new: bool = False, mode: int
         return True
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def write_in_place(path: Path, text: str) -> None:
+    """For a file that others have mounted, and that grows: they read the old text or all of the new one."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(descriptor, 0o644)
+        os.pwrite(descriptor, data := text.encode(), 0)
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -71,11 +83,12 @@ class ClusterRecord:
     name: str
     instance_type: str
     memory: int  # bytes a node
-    nodes: int
+    nodes: int  # the most that were ever asked for: so many names are known
     network: int  # the C of 127.77.C.I
     port: int
     authorized_keys: tuple[str, ...]
     deleting: bool = False
+    stopped: float = 0.0  # when it was told to stop, in seconds of Unix; 0: it is to run
     rung: str = ""  # how its first nodes were made, and so all later ones: paths on a node depend on it
 
     @classmethod
@@ -140,6 +153,11 @@ class ClusterFolder:
     @property
     def shared(self) -> Path:
         return self.path.parent / "shared"
+
+    @property
+    def hosts(self) -> Path:
+        """/etc/hosts of all its nodes. Those that run see what is added to it."""
+        return self.path / "hosts"
 
     def node(self, rank: int) -> NodeFolder:
         return NodeFolder(self.path / str(rank), rank)
@@ -224,6 +242,11 @@ class NodeFolder:
     def lock(self) -> Path:
         """Held by the node's own processes as long as one of them lives. The kernel lets it go."""
         return self.path / "lock"
+
+    @property
+    def going(self) -> Path:
+        """There from when the node was told to go until it is gone: nobody starts it any more."""
+        return self.path / "going"
 
     @property
     def switched_off(self) -> Path:

@@ -178,12 +178,16 @@ if _found:
 '''
 
 
-def account_files(hostname: str, names: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The files of /etc that say who and where one is. `names` are the cluster's, by address."""
+def hosts(names: Mapping[str, str]) -> str:
+    """The file /etc/hosts. `names` are the cluster's, by address."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{address} {name}" for address, name in names.items()]
+    return "\n".join([*lines, ""])
+
+
+def account_files(hostname: str, home: Path) -> dict[str, str]:
+    """The files of /etc that say who and where one is."""
     return {
-        "hosts": "\n".join([*lines, ""]),
         "hostname": f"{hostname}\n",
         "passwd": f"root:x:0:0::/:/bin/false\n{USER}:x:{INSIDE}:{INSIDE}::{home}:{shell()}\n",
         "group": f"root:x:0:\ntty:x:5:\n{USER}:x:{INSIDE}:\n",

@@ -43,7 +43,7 @@ class View:
     home: Path
     shared: Path
     programs: Path
-    names: dict[str, str]  # of the cluster's nodes, by address
+    hosts: Path  # the addresses of the cluster's nodes; what is added to it is seen
     shown: tuple[Path, ...]  # further files and folders of this computer, to be read
     hidden: tuple[Path, ...]  # what must not be seen even if it lies in a place that is shown
     temporary: int  # bytes of /tmp, and of /dev/shm
@@ -133,8 +133,9 @@ class _Assembly:
     def write_files(self) -> None:
         etc = self.new / "etc"
         etc.mkdir(exist_ok=True)
-        for name, text in shims.account_files(self.view.hostname, self.view.names, HOME).items():
+        for name, text in shims.account_files(self.view.hostname, HOME).items():
             (etc / name).write_text(text)
+        self.show(self.view.hosts, Path("/etc/hosts"))
         for name in ("run", "var", "root"):
             (self.new / name).mkdir(exist_ok=True)
         (self.new / "var" / "tmp").symlink_to("/tmp")  # noqa: S108 (the node's own)
