@@ -97,7 +97,7 @@ def _shown(output: Output, after: int | None, wanted: store.Filter | None) -> tu
 
 
 def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
-    """Why a page with a filter is empty, in words; the same in viewer.js."""
+    """Why a page with a filter is empty, in words; the same in filter.js."""
     to = f" to {stream}" if stream in ("stdout", "stderr") else ""
     when = " in this part" if part else " so far" if so_far else ""
     words = ", ".join(rank.replace(",", " ").split())

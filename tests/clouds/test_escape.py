@@ -356,6 +356,8 @@ def test_a_full_disk_ends_runs_and_lets_none_begin(local, free_mib, words):
     (node,) = start(cloud, 1, where)
     done = hands.run(node, "sleep 1000", env={"COXSWAIN_RUN": "run-1"})
     assert done.exit_signal is not None
+    # As the portal starts a run: nothing of what the session was given says which.
+    hands.run(node, "exec >&- 2>&-; sleep 1000; touch /shared/not-ended", env={"COXSWAIN_DETACH": "1"})
     assert hands.said(node, "echo alive") == "alive"
     (node,) = hands.until(lambda: [n for n in cloud.nodes(where) if n.refuses])
     assert words in node.refuses
