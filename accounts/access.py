@@ -66,7 +66,7 @@ _WORKSPACE: dict[Can, frozenset[WorkspaceRole]] = {
 
 _SENTENCES = {
     Can.VIEW: "See clusters, jobs and output",
-    Can.RUN_JOBS: "Run jobs, cancel runs",
+    Can.RUN_JOBS: "Run jobs, cancel runs, open terminals",
     Can.MANAGE_CLUSTERS: "Create, repair and delete clusters",
     Can.INVITE: "Invite people, change roles, remove people",
     Can.MANAGE_TOKENS: "Manage API tokens",

@@ -18,7 +18,9 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
+from clusters import hostfile
 from clusters.models import Cluster, EngineVersion, Node
+from portal import ssh
 from portal.clouds import InstanceType
 from portal.errors import PortalError
 from portal.tasks import live
@@ -106,6 +108,29 @@ def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None
         after={"repair by itself": auto_repair},
     )
     live.ring(*cluster.live_names())
+
+
+def refresh_hostfile(cluster: Cluster, *, by: User) -> None:
+    """The hostfile on /shared becomes the list of nodes. Raises `PortalError` when the head node does not take it."""
+    if cluster.status != Cluster.Status.RUNNING:
+        raise PortalError(
+            f"{cluster} is {cluster.badge.word}. Its hostfile can be brought up to date while it is RUNNING."
+        )
+    nodes = list(cluster.nodes.all())
+    ssh.put(nodes[0].host, cluster.hostfile, hostfile.text(cluster, nodes).encode(), mode="644")
+    with audit.atomic():
+        Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=False)
+        _record("brought up to date the hostfile of", cluster, by=by, after={"nodes": len(nodes)})
+        live.ring(*cluster.live_names())
+
+
+@audit.atomic()
+def take_key(cluster: Cluster, *, by: User) -> str:
+    """The private key with which people sign in to its nodes. Raises `PortalError` while or since there is none."""
+    if not cluster.key_private or cluster.status in Cluster.DELETED:
+        raise PortalError(f"{cluster} is {cluster.badge.word} and has no key.")
+    _record("downloaded the key of", cluster, by=by)
+    return cluster.key
 
 
 @audit.atomic()

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from accounts import audit
+from clusters import hostfile
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState
@@ -165,7 +166,7 @@ def _last_words(cluster: Cluster, rank: int) -> str:
         said = cluster.workspace.cloud.console(cluster.tags, rank).strip()
     except PortalError as error:
         said = f"{error.message} {error.evidence}".strip()
-    return f"{cluster.name}-{rank}: {said or 'it has said nothing.'}"
+    return f"{cluster.nodes.get(rank=rank)}: {said or 'it has said nothing.'}"
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
@@ -190,7 +191,9 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
         f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
         for other in nodes
     )
-    hosts = "".join(f"Host {o.hostname}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes)
+    hosts = "".join(
+        f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
+    )
     rest = f"""Host *
   User {node.user}
   IdentityFile "{folder}/id_cluster"
@@ -208,42 +211,44 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
     return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
 
 
-def _hostfile(cluster: Cluster, nodes: list[Node]) -> str:
-    # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
-    return "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
-
-
 def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
     """What the head node's home has, so that its programs reach the other nodes: text by path."""
     files = _ssh_files(cluster, nodes[0], nodes)
-    return {"hostfile": _hostfile(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
+    return {"hostfile": hostfile.text(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
 
 
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on all nodes at once, and on /shared."""
     cluster: Cluster = work.subject
     nodes = list(cluster.nodes.all())
-    hostfile = _hostfile(cluster, nodes)
+    listed = hostfile.text(cluster, nodes)
     calls = []
     for node in nodes:
         folder = f"{node.home}/.ssh"
         files = {f"{folder}/{name}": text.encode() for name, text in _ssh_files(cluster, node, nodes).items()}
-        files[f"{node.home}/hostfile"] = hostfile.encode()
+        files[f"{node.home}/hostfile"] = listed.encode()
+        files[f"{node.home}/{hostfile.SCRIPT}"] = hostfile.script(cluster, node).encode()
         place = shlex.quote(folder)
         # A run may have put something else there. Each head takes what is its own of the input, and leaves the rest.
         steps = [f"rm -rf {place} && mkdir -m 700 {place}"]
         steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
+        steps.append(hostfile.forwarding())
         calls.append((node.host, " && ".join(steps), b"".join(files.values())))
     for node, answer in zip(nodes, ssh.run_each(calls), strict=True):
         if isinstance(answer, PortalError):
             raise answer
         if answer.status:
             raise Refused(f"Writing ~/.ssh failed on {node.hostname}.", evidence=answer.said)
-    ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
+    settled = ssh.check(nodes[0].host, hostfile.settling(cluster, nodes[0]), what=f"Writing {cluster.hostfile}")
+    is_old = settled.text == hostfile.OLD
+    Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=is_old)
     names = [answer.text for answer in _all_or_passing(cluster, "hostname", what="Asking for the hostname")]
     if names != [node.hostname for node in nodes]:
         raise Refused("The nodes do not have the names they were given.", evidence=", ".join(names))
-    work.log(f"Hostfile {cluster.hostfile}: {len(nodes)} nodes, {cluster.cores} cores.")
+    if is_old:
+        work.log(f"Hostfile {cluster.hostfile}: left as it is; nodes have been added to the cluster since.")
+    else:
+        work.log(f"Hostfile {cluster.hostfile}: {len(nodes)} nodes, {cluster.cores} cores.")
 
 
 def forget_nodes(work: Work) -> None:

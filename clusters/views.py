@@ -20,6 +20,7 @@ from clusters.actions import (
     own_repairs,
     repair_cluster,
 )
+from clusters.connect import ways_in
 from clusters.forms import ClusterFilterForm, ClusterForm, GoneFilterForm
 from clusters.models import Cluster
 from portal.cursors import Page, behind, cursor_of, page_of
@@ -97,10 +98,13 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.VIEW)
     runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
+    nodes = list(found.nodes.all())
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
         "cluster": found,
-        "nodes": found.nodes.all(),
+        "nodes": nodes,
+        "ways": ways_in(found, nodes),
+        "terminals": found.terminals.select_related("person").order_by("pk"),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],

@@ -163,6 +163,8 @@ STORAGES = {
 OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
 LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
+TERMINALS = env.number("PORTAL_TERMINALS", 8)  # of one person, open at once
+ALL_TERMINALS = env.number("PORTAL_ALL_TERMINALS", 100)  # of everybody
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]

@@ -13,6 +13,7 @@ from datetime import timedelta
 from hashlib import sha256
 from uuid import UUID, uuid4
 
+import asyncssh
 import django
 
 django.setup()
@@ -323,6 +324,40 @@ def floor_launch(cluster, command):
                 first = first or time.time()
                 last = line
             return [first - began, time.time() - float(last.split()[1])]
+
+    return background.wait_for(go())
+
+
+def floor_terminal(cluster, rounds):
+    """The floor of a terminal: asyncssh alone. Seconds to the first byte of new ones, and to the echo of each key."""
+    host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
+
+    async def go():
+        firsts, echoes = [], []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            where = {"sock": ssh.through(host.door)} if host.door else {"host": host.address, "port": host.port}
+            connection = await asyncssh.connect(
+                **where,
+                username=host.user,
+                client_keys=[asyncssh.import_private_key(host.key)],
+                known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
+                config=None,
+                agent_path=None,
+                compression_algs=None,
+            )
+            async with connection:
+                process = await connection.create_process("exec bash -i", request_pty="force", encoding=None)
+                seen = await process.stdout.read(4096)
+                firsts.append(time.perf_counter() - began)
+                while not seen.endswith(b"$ "):
+                    seen += await process.stdout.read(4096)
+                for _ in range(10):
+                    began = time.perf_counter()
+                    process.stdin.write(b"x")
+                    await process.stdout.read(4096)
+                    echoes.append(time.perf_counter() - began)
+        return firsts, echoes
 
     return background.wait_for(go())
 

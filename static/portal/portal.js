@@ -117,10 +117,10 @@ document.addEventListener("click", (event) => {
   go.open();
 });
 
-// A form is sent once; its key makes a second time harmless, and this makes it rare.
+// A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (form.method !== "post" || event.defaultPrevented) return;
+  if (form.method !== "post" || event.defaultPrevented || "again" in form.dataset) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
   typed.keep(form);

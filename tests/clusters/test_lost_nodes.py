@@ -54,7 +54,7 @@ def tide(lab, alice, queued, cloud):
     )  # fmt: skip
     for rank in range(3):
         node = Node(
-            cluster=cluster, rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state="answers",
+            cluster=cluster, rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state="answers",
             address=f"10.0.0.{rank}", seen=now(),
         )  # fmt: skip
         secrets.seal(node, "host_private", "key")

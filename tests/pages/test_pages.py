@@ -102,7 +102,7 @@ def filled(lab, alice, rings):
     ]  # fmt: skip
     for rank, state in enumerate(("answers", "gone")):
         Node.objects.create(
-            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state=state
+            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state=state
         )
     make_task(clusters[0], "finished")
     make_task(clusters[1], "failed", cause="The cloud refused.", evidence="Quota <b>0</b>", advice="Ask for more.")
@@ -186,7 +186,7 @@ def named_pages(filled):
         "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
-        "run-job-with-changes": "job", "run-with-changes": "run",
+        "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
