@@ -152,6 +152,8 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
 
 def _reason(cluster: Cluster, before: int, on: dict[UUID, str], left: str | None) -> str:
     others = f", and {before} more wait before it" if before else ""
+    if does := {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}.get(cluster.status):  # type: ignore[call-overload]
+        return f"{cluster.name} is {cluster.badge.word}; it begins when somebody {does} that{others}"
     if cluster.status != Cluster.Status.RUNNING:
         return f"{cluster.name} is {cluster.badge.word}{others}"
     if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):

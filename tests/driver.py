@@ -29,6 +29,7 @@ from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
 from accounts.models import AuditEvent, Membership, Organization, User  # noqa: E402
+from clusters import actions  # noqa: E402
 from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
 from jobs import repositories  # noqa: E402
@@ -283,6 +284,12 @@ def retry(task):
 
 def drop_cluster(cluster):
     return str(delete_cluster(Cluster.objects.get(uuid=cluster), by=alice()).uuid)
+
+
+def change(cluster, verb, **more):
+    """What the pages do: `verb` is the beginning of an action's name. The task."""
+    act = getattr(actions, f"{verb}_cluster")
+    return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
 
 
 def repair(cluster):

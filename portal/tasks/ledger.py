@@ -92,7 +92,7 @@ def start_task(
     plan = plan_of(kind)
     if plan.during:
         subject.refresh_from_db(fields=["status"])  # a page may have read it a while ago
-        if subject.status not in (subject.first_status, *subject.STATES[plan.during].follows):
+        if subject.status not in (plan.begins or (subject.first_status, *subject.STATES[plan.during].follows)):
             raise _not_now(subject, plan)
     with transaction.atomic():
         task = _new_task(subject, plan, by, title, cloud, output, wake_at)
@@ -167,6 +167,22 @@ def cancel_task(task: Task, *, by: Any = None) -> bool:
         task.changed()
         queue.enqueue(task)
     return bool(asked)
+
+
+@transaction.atomic
+def break_off(task: Task) -> bool:
+    """End it as CANCELLED at once, whatever its worker does: that one has lost its lease, and writes nothing more.
+
+    Nothing is taken back, and its subject stays as it is: for whoever takes all of it away. False when it had ended.
+    """
+    ended = Task.objects.unfinished().filter(pk=task.pk)
+    if not ended.update(status=TaskStatus.CANCELLED, finished=Now(), lease=None, lease_until=None, cancel_asked=True):
+        return False
+    task.refresh_from_db()
+    task.steps.filter(status=StepStatus.RUNNING).update(status=StepStatus.FAILED, finished=Now())
+    task.output.end()
+    task.changed()
+    return True
 
 
 def why_not_again(task: Task) -> str:

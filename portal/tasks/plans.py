@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ class Plan:
 
     It may begin in the subject's first status, and in each that `during` follows by the model's STATES. So what `then`
     says must be true whichever of them it began in: a FAILED cluster is not RUNNING because its repair was cancelled.
-    Where only some of them will do, the action that starts it refuses the others.
+    Where only some of them will do, `begins` names those; in the others it can only be tried again.
     """
 
     kind: str  # APP.VERB, kept in the database
@@ -49,6 +49,8 @@ class Plan:
     queue: str
     during: str = ""
     then: Mapping[str, str] = field(default_factory=dict)
+    begins: Collection[str] = ()
+    alone: bool = False  # it is refused while somebody has the subject for themselves
     settle: Callable[[Task], None] | None = None
     undoes_on_cancel: bool = True
     undoes_on_failure: bool = False
@@ -63,7 +65,7 @@ class Plan:
             "then": dict(self.then),
             "undoes_on_cancel": self.undoes_on_cancel,
             "undoes_on_failure": self.undoes_on_failure,
-            "destroys": bool(self.destroys),
+            "destroys": self.undoes is not None,
         }
 
     def teardown(self) -> list[StepPlan]:

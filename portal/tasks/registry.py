@@ -62,6 +62,8 @@ def faults(queues: tuple[str, ...]) -> Iterator[str]:
             states = done_to[plan.kind].STATES
             for status in sorted({plan.during, *plan.then.values()} - set(states)):
                 yield f"The plan {plan.kind} speaks of the status {status}, which its subject does not have."
+            for status in sorted(set(plan.begins) - {next(iter(states)), *states[plan.during].follows}):
+                yield f"The plan {plan.kind} cannot begin in {status}: {plan.during} does not follow it."
             for outcome, status in plan.then.items():  # it would stay in `during` for ever
                 if status in states and plan.during not in states[status].follows:
                     why = f"{status} does not follow {plan.during}"
