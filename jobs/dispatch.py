@@ -22,6 +22,8 @@ from portal.tasks import ledger, live
 
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
 
+ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
+
 
 def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
     """Let the next run begin, if there is one and the cluster is free for it. Returns it.
@@ -152,8 +154,8 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
 
 def _reason(cluster: Cluster, before: int, on: dict[UUID, str], left: str | None) -> str:
     others = f", and {before} more wait before it" if before else ""
-    if does := {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}.get(cluster.status):  # type: ignore[call-overload]
-        return f"{cluster.name} is {cluster.badge.word}; it begins when somebody {does} that{others}"
+    if does := ASLEEP.get(cluster.status):
+        return f"{cluster.name} is {cluster.badge.word}, and the run begins once somebody {does} it{others}"
     if cluster.status != Cluster.Status.RUNNING:
         return f"{cluster.name} is {cluster.badge.word}{others}"
     if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):
