@@ -25,7 +25,7 @@ from portal.clouds import NodeState
 from portal.errors import PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, UNFINISHED
-from portal.tasks.plans import Plan, StepPlan
+from portal.tasks.plans import LEFT, Plan, StepPlan
 
 Status = Cluster.Status
 
@@ -246,8 +246,8 @@ SCALE = replace(
     ],
     during=Status.SCALING,
     begins={Status.RUNNING},
-    # What was begun is taken back first, so it has its old nodes in each case.
-    then={FINISHED: Status.RUNNING, FAILED: Status.RUNNING, CANCELLED: Status.RUNNING},
+    # What was begun is taken back first: then it has as many nodes as before, and they are well.
+    then={FINISHED: Status.RUNNING, FAILED: Status.RUNNING, CANCELLED: Status.RUNNING, LEFT: Status.FAILED},
     undoes_on_cancel=True,
     undoes_on_failure=True,
 )

@@ -128,7 +128,7 @@ class Cluster(Subject):
             Badge.bad("FAILED"),
             follows={
                 *(Status.NEW, Status.INPROGRESS, Status.PAUSING, Status.RESUMING),
-                *(Status.STOPPING, Status.RESTARTING, Status.TERMINATING),
+                *(Status.STOPPING, Status.RESTARTING, Status.SCALING, Status.TERMINATING),
             },
         ),
         Status.TERMINATING: State(

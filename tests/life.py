@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+OUTCOMES = {"left": "failed, and could not be taken back"}
+
 
 def edges() -> Iterator[tuple[str, str, str]]:
     """From where to where, and by what."""
@@ -18,8 +20,8 @@ def edges() -> Iterator[tuple[str, str, str]]:
             continue
         for status in ordered(plan.begins):
             yield status, plan.during, verb(plan)
-        for outcome in ("finished", "failed", "cancelled"):
-            yield plan.during, plan.then[outcome], outcome
+        for outcome, status in plan.then.items():
+            yield plan.during, status, OUTCOMES.get(outcome, outcome)
 
 
 def ordered(statuses) -> list[str]:

@@ -41,7 +41,7 @@ from portal.logs import log_context
 from portal.secrets import redact
 from portal.tasks import keeping, live, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
-from portal.tasks.plans import Plan, StepPlan
+from portal.tasks.plans import LEFT, Plan, StepPlan
 from portal.tasks.subjects import Subject
 from portal.text import storable
 
@@ -371,6 +371,7 @@ class Work:
     _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
     _shown: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # of steps, what pages know
     is_ending: bool = False  # it was cancelled, or has failed, and is taken back
+    is_left: bool = False  # taking back has failed
     unproved: dict[str, Any] = field(default_factory=dict)  # of the task, written with the next proof that it is ours
 
     @property
@@ -576,6 +577,7 @@ class Work:
     def fail(self, error: PortalError) -> None:
         """Without taking anything back; or because that has failed."""
         self.log(error.message)
+        self.is_left = self.is_ending
         cause, evidence, advice = map(_storable, (error.message, error.evidence, error.advice))
         first = self.task.cause  # what was taken back for
         if first and first != cause:
@@ -618,7 +620,8 @@ class Work:
     def _settle(self) -> None:
         """By what the plan said when the task was made: an upgrade since then leaves no subject without an outcome."""
         task = self.task
-        becomes = task.plan.get("then", {}).get(task.status)
+        then = task.plan.get("then", {})
+        becomes = then.get(LEFT if self.is_left and LEFT in then else task.status)
         if becomes and task.subject is not None and not task.subject.move(becomes):
             logger.warning("%s is %s, and stays so after task %s", task.subject, task.subject.status, task.uuid)
         plan = registry.plans.get(task.kind)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from portal.tasks.ledger import Work
     from portal.tasks.models import Task
 
+LEFT = "left"  # an outcome for `Plan.then`: the task has FAILED, and what it had begun could not be taken back
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -33,7 +35,8 @@ class StepPlan:
 class Plan:
     """What is done to one kind of subject.
 
-    `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome. Where `during`
+    `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome; `LEFT`, which
+    may be among them, is told apart from FAILED. Where `during`
     is empty, the subject's own program decides what it is (a run). `settle` is for what else an outcome means; it is
     called in the transaction that writes it.
 

@@ -251,6 +251,26 @@ def test_a_cluster_for_which_there_is_no_room_to_grow_is_as_before(make, cloud, 
     is_true(cluster, cloud)
 
 
+def test_a_cluster_that_could_not_be_made_as_before_has_failed_until_it_is_repaired(make, cloud, alice):
+    cluster = make(nodes=2)
+
+    class Worse(Full):
+        def delete_nodes(self, tags, ranks=None, *, token=""):
+            raise Refused("The cloud will not delete them.")
+
+    cloud.inner = Worse(cloud.memory, 3)
+    scale_cluster(cluster, 5, by=alice)
+    task = go_on(cluster)
+    assert (task.status, cluster.status, cluster.node_count) == ("failed", "failed", 2)
+    assert "no room" in task.cause
+    assert "will not delete them" in task.evidence
+    cloud.inner = cloud.memory
+    repair_cluster(cluster, by=alice)
+    go_on(cluster)
+    assert (cluster.status, len(cloud.memory.nodes(cluster.tags))) == ("running", 2)
+    is_true(cluster, cloud)
+
+
 def points(plan):
     steps = [f"{plan.kind}.{step.name}.{moment}" for step in plan.steps for moment in ("before", "after")]
     return [f"{plan.kind}.claimed", *steps, f"{plan.kind}.settle.before", f"{plan.kind}.settle.after"]
