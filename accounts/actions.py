@@ -369,23 +369,23 @@ def accept_invitation(token_hash: str, *, by: User) -> Invitation:
     return invitation
 
 
-def join(token_hash: str, *, name: str, password: str) -> tuple[User, Invitation]:
+def join(token_hash: str, *, name: str, password: str, time_zone: str = "UTC") -> tuple[User, Invitation]:
     """An account for the address of the invitation, which the link has proved; and accepted.
 
     Raises `PortalError`, and `Busy` before anything was done.
     """
     hashed = make_password(password)  # takes its time, in which no transaction must hold up others
     with audit.atomic():
-        return _join(token_hash, name=name, hashed=hashed)
+        return _join(token_hash, name=name, hashed=hashed, time_zone=time_zone)
 
 
-def _join(token_hash: str, *, name: str, hashed: str) -> tuple[User, Invitation]:
+def _join(token_hash: str, *, name: str, hashed: str, time_zone: str) -> tuple[User, Invitation]:
     invitation = open_invitation(token_hash)
     if invitation is None:
         raise PortalError(GONE)
     if has_account(invitation.email):
         raise PortalError(f"There is an account with the address {invitation.email}. Sign in with it.")
-    user = User.objects.create_user(invitation.email, name=name)
+    user = User.objects.create_user(invitation.email, name=name, time_zone=time_zone)
     user.password = hashed
     user.save(update_fields=["password"])
     EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
@@ -419,9 +419,11 @@ def mail_invitation(invited: Invited) -> bool:
 
 
 @audit.atomic()
-def create_first_administrator(*, email: str, name: str, password: str, organization: str) -> User:
+def create_first_administrator(
+    *, email: str, name: str, password: str, organization: str, time_zone: str = "UTC"
+) -> User:
     """The one who may also use Django admin, with an organization to begin in."""
-    user = User.objects.create_superuser(email, password, name=name)
+    user = User.objects.create_superuser(email, password, name=name, time_zone=time_zone)
     EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
     audit.record("created", user, organization=None, by=None, after={"administrator": True})
     create_organization(organization, by=user)

@@ -20,6 +20,19 @@ from accounts.addresses import check_address
 from accounts.models import Organization, Theme, User
 
 
+class BrowserZone(forms.CharField):
+    """The time zone that the browser says it is in, which `portal.js` fills in: UTC where it says none that we know."""
+
+    widget = forms.HiddenInput(attrs={"data-zone": ""})
+
+    def __init__(self) -> None:
+        super().__init__(required=False)
+
+    def clean(self, value: Any) -> str:
+        zone = str(value or "")
+        return zone if zone in available_timezones() else "UTC"
+
+
 class FirstAdministratorForm(forms.Form):
     organization = forms.CharField(max_length=80, help_text="Your team or company; it can be renamed later.")
     name = forms.CharField(max_length=120, label="Your name", widget=forms.TextInput(attrs={"autocomplete": "name"}))
@@ -32,6 +45,7 @@ class FirstAdministratorForm(forms.Form):
     again = forms.CharField(
         label="Password again", widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}), strip=False
     )
+    time_zone = BrowserZone()
 
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"].strip().lower()
@@ -177,6 +191,7 @@ class JoinForm(forms.Form):
         strip=False,
         help_text="At least 12 characters. A few unrelated words are good.",
     )
+    time_zone = BrowserZone()
 
     def __init__(self, *args: Any, email: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -18,9 +18,11 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters import life, plans
+from clusters import hostfile, life, plans
 from clusters.models import Cluster, EngineVersion, Node
+from portal import ssh
 from portal.clouds import InstanceType
+from portal.clouds.types import not_here
 from portal.errors import Conflict, PortalError
 from portal.tasks import live
 from portal.tasks.ledger import break_off, start_task
@@ -169,6 +171,8 @@ def _start(
     2. So does this. Whoever comes second waits for the first one's end, and sees what has become of it.
     3. When this transaction ends, the cluster is not RUNNING any more: nobody has it then, and nobody can take it.
     """
+    if plan.needs is not None and plan.needs not in cluster.can:
+        raise not_here(plan.needs, cluster.workspace.cloud_config.name)
     holder = uuid4()
     alone = alone or plan.alone
     if alone and not Cluster.objects.filter(pk=cluster.pk, occupied_by=None).update(occupied_by=holder):
@@ -232,6 +236,29 @@ def _plain(value: Any) -> Any:
 def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
     """Whether the portal repairs it by itself when a node is gone. Raises `PortalError` where it is deleted."""
     edit_cluster(cluster, {"auto_repair": auto_repair}, by=by)
+
+
+def refresh_hostfile(cluster: Cluster, *, by: User) -> None:
+    """The hostfile on /shared becomes the list of nodes. Raises `PortalError` when the head node does not take it."""
+    if cluster.status != Cluster.Status.RUNNING:
+        raise PortalError(
+            f"{cluster} is {cluster.badge.word}. Its hostfile can be brought up to date while it is RUNNING."
+        )
+    nodes = list(cluster.nodes.all())
+    ssh.put(nodes[0].host, cluster.hostfile, hostfile.text(cluster, nodes).encode(), mode="644")
+    with audit.atomic():
+        Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=False)
+        _record("brought up to date the hostfile of", cluster, by=by, after={"nodes": len(nodes)})
+        live.ring(*cluster.live_names())
+
+
+@audit.atomic()
+def take_key(cluster: Cluster, *, by: User) -> str:
+    """The private key with which people sign in to its nodes. Raises `PortalError` while or since there is none."""
+    if not cluster.key_private or cluster.status in Cluster.DELETED:
+        raise PortalError(f"{cluster} is {cluster.badge.word} and has no key.")
+    _record("downloaded the key of", cluster, by=by)
+    return cluster.key
 
 
 @audit.atomic()

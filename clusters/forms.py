@@ -53,7 +53,7 @@ class ClusterForm(OnceForm):
         self.trouble: PortalError | None = None
         self.offers: list[InstanceType] = []
         try:
-            self.offers = workspace.cloud.instance_types()
+            self.offers = workspace.cloud_config.account.instance_types(workspace.region)
         except PortalError as error:
             self.trouble = error
         self.fields["instance_type"].choices = [(offer.name, offer.name) for offer in self.offers]  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,8 +20,9 @@ from clusters.plans import (
     make_keys,
     reach_nodes,
     try_mpi,
+    write_document,
 )
-from portal.clouds import NodeState
+from portal.clouds import Can, NodeState
 from portal.errors import PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, UNFINISHED
@@ -52,7 +53,10 @@ def halt_nodes(work: Work) -> None:
 
 def bring_back(work: Work) -> None:
     """All its nodes run, know each other, and are no more than it has; whatever was begun with them."""
-    for do in (make_keys, ask_for_nodes, reach_nodes, introduce_nodes, drop_surplus):
+    make_keys(work)
+    if Can.STORE in work.subject.can:
+        write_document(work)
+    for do in (ask_for_nodes, reach_nodes, introduce_nodes, drop_surplus):
         do(work)
 
 
@@ -149,6 +153,7 @@ _TRY = StepPlan(
     "try",
     "Try a small MPI program on all nodes",
     try_mpi,
+    write_document,
     why="only then the cluster is RUNNING",
     icon="bi-check2-all",
     patience=timedelta(minutes=2),
@@ -163,6 +168,7 @@ PAUSE = Plan(
     [_QUIET, _HALT],
     queue="provision",
     during=Status.PAUSING,
+    needs=Can.PAUSE,
     begins={Status.RUNNING},
     alone=True,
     then={FINISHED: Status.PAUSED, FAILED: Status.FAILED, CANCELLED: Status.RUNNING},
@@ -181,6 +187,7 @@ RESUME = Plan(
     ],
     queue="provision",
     during=Status.RESUMING,
+    needs=Can.PAUSE,
     begins={Status.PAUSED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.PAUSED},
 )
@@ -220,6 +227,7 @@ RESTART = Plan(
     "restarted",
     [_QUIET, _HALT, _START, _REACH, _INTRODUCE, _TRY],
     queue="provision",
+    needs=Can.PAUSE,
     during=Status.RESTARTING,
     begins={Status.RUNNING},
     alone=True,
@@ -245,6 +253,7 @@ SCALE = replace(
         *(replace(step, undo=None, undo_title="") for step in REPAIR.steps if step.name != "check"),
     ],
     during=Status.SCALING,
+    needs=Can.SCALE,
     begins={Status.RUNNING},
     # What was begun is taken back first: then it has as many nodes as before, and they are well.
     then={FINISHED: Status.RUNNING, FAILED: Status.RUNNING, CANCELLED: Status.RUNNING, LEFT: Status.FAILED},
@@ -286,10 +295,15 @@ def verb(plan: Plan) -> str:
     return plan.kind.rpartition(".")[2]
 
 
-def possible(cluster: Cluster, plans: Iterable[Plan] = PLANS) -> set[str]:
-    """The verbs of what can be done to it now. Somebody else may be faster: then it is refused in words."""
+def possible(cluster: Cluster, can: Collection[Can]) -> set[str]:
+    """The verbs of what can be done to it now, on a cloud that can do this.
+
+    Somebody else may be faster: then it is refused in words.
+    """
     return {
         verb(plan)
-        for plan in plans
-        if cluster.status in plan.begins and not (plan.alone and cluster.occupied_by is not None)
+        for plan in PLANS
+        if cluster.status in plan.begins
+        and not (plan.alone and cluster.occupied_by is not None)
+        and (plan.needs is None or plan.needs in can)
     }

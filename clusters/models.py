@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can
@@ -155,6 +156,7 @@ class Cluster(Subject):
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
+    hostfile_is_old = models.BooleanField(default=False, editable=False)  # nodes came; see `clusters.hostfile`
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
@@ -232,6 +234,10 @@ class Cluster(Subject):
     @property
     def cores(self) -> int:
         return self.cores_per_node * self.node_count
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:
@@ -327,3 +333,17 @@ class Node(models.Model):
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
         return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public, self.door)
+
+
+class Terminal(models.Model):
+    """A person's terminal on a node, as long as it is open. The row goes with it; that it was stays in the audit."""
+
+    uuid = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="terminals")
+    hostname = models.CharField(max_length=80)
+    person = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    opened = models.DateTimeField(auto_now_add=True)
+    seen = models.DateTimeField(db_default=Now())  # when the process that has it last said so
+
+    def __str__(self) -> str:
+        return self.hostname

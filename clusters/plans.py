@@ -6,29 +6,33 @@ import json
 import shlex
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from django.db import transaction
 from django.utils.timezone import now
 
 from accounts import audit
+from clusters import hostfile
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import CloudNode, NodesSpec, NodeState
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
 from portal.tasks.plans import Plan, StepPlan
+from workspaces import documents
 
 Status = Cluster.Status
 
 
 def check_cloud(work: Work) -> None:
     cluster: Cluster = work.subject
-    cloud = cluster.workspace.cloud
-    identity = cloud.check()
-    if cluster.instance_type not in {offer.name for offer in cloud.instance_types()}:
+    workspace = cluster.workspace
+    account = workspace.cloud_config.account
+    identity = account.check()
+    if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
         raise Refused(
-            f"{cluster.instance_type} cannot be had in {cluster.workspace.region}.",
+            f"{cluster.instance_type} cannot be had in {workspace.region}.",
             advice="Delete this cluster and choose another instance type.",
         )
     work.log(f"{identity.name}: {cluster.node_count} × {cluster.instance_type}, {cluster.cores} cores.")
@@ -63,6 +67,12 @@ def make_keys(work: Work) -> None:
                 after={"host keys": len(missing)},
             )
     work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
+
+
+def write_document(work: Work) -> None:
+    cluster: Cluster = work.subject
+    names = [node.hostname for node in cluster.members]
+    documents.write(work, instance_type=cluster.instance_type, engine=str(cluster.engine_version), nodes=names)
 
 
 def _spec(cluster: Cluster) -> NodesSpec:
@@ -136,7 +146,8 @@ def reach_nodes(work: Work) -> None:
     seen = [node for node in cloud.nodes(cluster.tags) if node.rank < cluster.node_count]
     coming = {node.rank for node in seen if node.is_coming}
     if missing := sorted(set(range(cluster.node_count)) - coming):
-        work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}.")
+        why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
+        work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
         spec = _spec(cluster)
         work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
@@ -145,23 +156,37 @@ def reach_nodes(work: Work) -> None:
         _write_down(cluster, seen)
     ready = [node for node in seen if node.address]
     if len(ready) < cluster.node_count:
-        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted")
+        late = next((node.rank for node in seen if not node.address), len(seen))
+        words = partial(_last_words, cluster, late)
+        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.members)
     answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
-    silent = ""
+    silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, Refused) and node.seen:
             raise answer
         if isinstance(answer, PortalError) or answer.status:
             why = f": {answer.message}" if isinstance(answer, Refused) else ""
-            silent, waiting = silent or f"{node.hostname}{why}", waiting + 1
+            if not silent:
+                silent, rank = f"{node.hostname}{why}", node.rank
+            waiting += 1
         elif node.state != Node.State.ANSWERS:
             Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
             work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
     if silent:
         count = cluster.node_count - waiting
-        work.wait(max(1, cloud.look_in), f"{count} of {cluster.node_count} answer, waiting for {silent}")
+        detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
+        work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+
+
+def _last_words(cluster: Cluster, rank: int) -> str:
+    """What a node said while it booted, or why that is not known."""
+    try:
+        said = cluster.workspace.cloud.console(cluster.tags, rank).strip()
+    except PortalError as error:
+        said = f"{error.message} {error.evidence}".strip()
+    return f"{cluster.name}-{rank}: {said or 'it has said nothing.'}"
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
@@ -186,7 +211,9 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
         f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
         for other in nodes
     )
-    hosts = "".join(f"Host {o.hostname}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes)
+    hosts = "".join(
+        f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
+    )
     rest = f"""Host *
   User {node.user}
   IdentityFile "{folder}/id_cluster"
@@ -204,42 +231,44 @@ def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str
     return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
 
 
-def _hostfile(cluster: Cluster, nodes: list[Node]) -> str:
-    # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
-    return "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
-
-
 def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
     """What the head node's home has, so that its programs reach the other nodes: text by path."""
     files = _ssh_files(cluster, nodes[0], nodes)
-    return {"hostfile": _hostfile(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
+    return {"hostfile": hostfile.text(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
 
 
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on all nodes at once, and on /shared."""
     cluster: Cluster = work.subject
     nodes = list(cluster.members)
-    hostfile = _hostfile(cluster, nodes)
+    listed = hostfile.text(cluster, nodes)
     calls = []
     for node in nodes:
         folder = f"{node.home}/.ssh"
         files = {f"{folder}/{name}": text.encode() for name, text in _ssh_files(cluster, node, nodes).items()}
-        files[f"{node.home}/hostfile"] = hostfile.encode()
+        files[f"{node.home}/hostfile"] = listed.encode()
+        files[f"{node.home}/{hostfile.SCRIPT}"] = hostfile.script(cluster, node).encode()
         place = shlex.quote(folder)
         # A run may have put something else there. Each head takes what is its own of the input, and leaves the rest.
         steps = [f"rm -rf {place} && mkdir -m 700 {place}"]
         steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
+        steps.append(hostfile.forwarding())
         calls.append((node.host, " && ".join(steps), b"".join(files.values())))
     for node, answer in zip(nodes, ssh.run_each(calls), strict=True):
         if isinstance(answer, PortalError):
             raise answer
         if answer.status:
             raise Refused(f"Writing ~/.ssh failed on {node.hostname}.", evidence=answer.said)
-    ssh.put(nodes[0].host, cluster.hostfile, hostfile.encode(), mode="644")
+    settled = ssh.check(nodes[0].host, hostfile.settling(cluster, nodes[0]), what=f"Writing {cluster.hostfile}")
+    is_old = settled.text == hostfile.OLD
+    Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=is_old)
     names = [answer.text for answer in _all_or_passing(cluster, "hostname", what="Asking for the hostname")]
     if names != [node.hostname for node in nodes]:
         raise Refused("The nodes do not have the names they were given.", evidence=", ".join(names))
-    work.log(f"Hostfile {cluster.hostfile}: {len(nodes)} nodes, {cluster.cores} cores.")
+    if is_old:
+        work.log(f"Hostfile {cluster.hostfile}: left as it is; nodes have been added to the cluster since.")
+    else:
+        work.log(f"Hostfile {cluster.hostfile}: {len(nodes)} nodes, {cluster.cores} cores.")
 
 
 def forget_nodes(work: Work) -> None:
@@ -394,6 +423,16 @@ CREATE = Plan(
             icon="bi-key",
         ),
         StepPlan(
+            "document",
+            "Write down what is to be made",
+            write_document,
+            documents.remove,
+            undo_title="Take away what was written down",
+            why="in the cloud configuration's own store, for whoever owns the account",
+            icon="bi-list-ol",
+            needs=Can.STORE,
+        ),
+        StepPlan(
             "nodes",
             "Ask for the nodes",
             ask_for_nodes,
@@ -449,7 +488,7 @@ REPAIR = replace(
     kind="clusters.repair",
     title="Repair cluster",
     participle="repaired",
-    steps=[*CREATE.steps[:5], _SURPLUS, *CREATE.steps[5:]],
+    steps=[each for step in CREATE.steps for each in ((step, _SURPLUS) if step.name == "introduce" else (step,))],
     begins={Status.RUNNING, Status.FAILED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 
 from accounts import audit
 from clusters.models import Cluster
-from portal.clouds import Cloud, Resource, Tags
+from portal.clouds import Can, Cloud, Resource, Tags
 from portal.errors import PortalError
 from portal.tasks.models import Task
 from portal.text import uuid_in
@@ -88,11 +88,12 @@ def end(place: Place, tags: Tags) -> tuple[list[Resource], str]:
     """Ask the cloud for it to go. What is left, and why, if something hinders. No database is asked."""
     cloud, trouble = place.cloud, ""
     try:
-        if tags.subject == tags.workspace:
-            cloud.delete_filesystem(tags)
-            cloud.delete_network(tags)
-        else:
+        if tags.subject != tags.workspace:
             cloud.delete_nodes(tags)
+        else:
+            going = cloud.delete_filesystem(tags) if Can.FILESYSTEM in cloud.can else None
+            if Can.NETWORK in cloud.can and not going:  # before that, something is in it
+                cloud.delete_network(tags)
     except PortalError as error:
         trouble = f"{error.message} {error.evidence}".strip()
     return cloud.leftovers(tags), trouble

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from clusters import views
+from clusters import connect, views
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", views.clusters, name="clusters"),
@@ -16,5 +16,8 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/edit/", views.edit, name="edit-cluster"),
     path("clusters/<uuid:uuid>/forget/", views.forget, name="forget-cluster"),
     path("clusters/<uuid:uuid>/auto-repair/", views.auto_repair, name="auto-repair"),
+    path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
+    path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
+    path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),
     path("clusters/<uuid:uuid>/delete/", views.remove_cluster, name="delete-cluster"),
 ]

@@ -14,6 +14,7 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters import actions, life, plans
 from clusters.actions import OWN_REPAIRS, change_auto_repair, create_cluster, delete_cluster, own_repairs
+from clusters.connect import ways_in
 from clusters.forms import ClusterFilterForm, ClusterForm, DeleteForm, EditForm, GoneFilterForm, ScaleForm
 from clusters.models import Cluster
 from portal.cursors import Page, behind, cursor_of, page_of
@@ -39,8 +40,9 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         order = ("-pk",) if gone or form.cleaned_data["sort"] == "new" else ("name", "pk")
         rows = behind(rows, cursor_of(request.GET), *order).select_related("engine_version").with_lost_nodes()
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+    can = workspace.can
     for row in page.rows:
-        row.possible = life.possible(row)
+        row.possible = life.possible(row, can)
     context = {
         "workspace": workspace,
         "clusters": page.rows,
@@ -77,7 +79,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
-    context = {"workspace": workspace, "form": form, "plan": plans.CREATE}
+    context = {"workspace": workspace, "form": form, "plan": plans.CREATE.on(workspace.can)}
     return render(request, part or "clusters/cluster_new.html", context)
 
 
@@ -94,15 +96,19 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _cluster_for(request, uuid, Can.VIEW)
-    found.possible = life.possible(found)
+    found.possible = life.possible(found, found.can)
+    runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
+    nodes = list(found.nodes.all())
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
         "cluster": found,
-        "nodes": found.nodes.all(),
+        "nodes": nodes,
+        "ways": ways_in(found, nodes),
+        "terminals": found.terminals.select_related("person").order_by("pk"),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
-        "runs": found.runs.for_lists().order_by("-pk")[:10],
+        "runs": runs,
         "may_change": may(request, Can.MANAGE_CLUSTERS),
         "on_it": actions.who_is_on(found) if found.occupied_by else "",
     }
@@ -209,6 +215,6 @@ def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "nodes": found.nodes.all(),
         "runs": found.runs.unfinished().select_related("job"),
-        "plan": plans.DELETE,
+        "plan": plans.DELETE.on(found.can),
     }
     return render(request, "clusters/cluster_delete.html", context)

@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines, reconcile
+from clusters import engines, hostfile, reconcile, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
@@ -145,6 +145,31 @@ class RepairWatcher:
             await bell.wait(EVERY)
 
 
+class TerminalsWatcher:
+    """Closes the rows of terminals whose process has ended without a word."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            await DATABASE(terminals.sweep)()
+            await bell.wait(EVERY)
+
+
+class HostfileWatcher:
+    """Sees that somebody has brought a hostfile up to date on a node."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            for cluster, head in await DATABASE(_with_old_hostfiles)():
+                try:
+                    current = await apart(partial(hostfile.is_current, cluster, head))
+                except (PortalError, CannotDecrypt) as error:
+                    logger.warning("the hostfile of cluster %s: %s", cluster.uuid, error)
+                else:
+                    if current:
+                        await DATABASE(_hostfile_is_current)(cluster)
+            await bell.wait(EVERY)
+
+
 class EnginesWatcher:
     """Keeps the list of engine versions. The package index may take a minute to answer."""
 
@@ -198,6 +223,19 @@ def _clouds() -> set[int]:
 
 def _running() -> set[int]:
     return set(Cluster.objects.filter(status=Cluster.Status.RUNNING).values_list("pk", flat=True))
+
+
+def _with_old_hostfiles() -> list[tuple[Cluster, Node]]:
+    """With their head nodes."""
+    heads = Node.objects.filter(
+        rank=0, state=Node.State.ANSWERS, cluster__hostfile_is_old=True, cluster__status=Cluster.Status.RUNNING
+    )
+    return [(head.cluster, head) for head in heads.select_related("cluster__workspace__organization")]
+
+
+def _hostfile_is_current(cluster: Cluster) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=False)
+    live.ring(*cluster.live_names())
 
 
 @DATABASE

@@ -37,8 +37,8 @@ class RunAdmin(StaffAdmin):
     narrows = ("job__id__exact", "cluster__id__exact")
     fields = (
         "job", "number", "cluster", "state", "phase", "git_url", "reference", "commit", "commit_subject", "command",
-        "cores", "exit_status", "exit_signal", "cause", "evidence", "advice", "started_by", "created", "started",
-        "ended", "silent_since", "uuid", "shown_output",
+        "cores", "exit_status", "exit_signal", "cause", "code", "evidence", "advice", "started_by", "created",
+        "started", "ended", "silent_since", "uuid", "shown_output",
     )  # fmt: skip
 
     @admin.display(description="status")

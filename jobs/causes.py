@@ -15,6 +15,7 @@ from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
 MOST_LINE = 500  # characters of a line that are looked at
+MOST_CODE = 40  # characters
 ANOTHER_CLUSTER = "Choose another cluster for the job, and run it again."
 _SENTENCE = 1000  # characters of what hindered the preparation
 Failure = Mapping[str, Any]
@@ -34,11 +35,20 @@ _RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+[
 
 @dataclass(frozen=True)
 class Cause:
-    """A sentence, what a machine said, and the next step. Without a message, it ended well."""
+    """A sentence, what a machine said, and the next step. Without a message, it ended well.
+
+    `code` is for programs, and stays the same when the sentence is put better.
+    """
 
     message: str = ""
     evidence: str = ""
     advice: str = ""
+    code: str = ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """As a run has them."""
+        return {"cause": self.message, "evidence": self.evidence, "advice": self.advice, "code": self.code}
 
 
 def sound(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,14 +83,15 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
                 f"{words}\n{_said(end)}".strip(),
                 "The others may have waited for one that had ended: see what that one printed. If it needs longer,"
                 " give the job a longer time limit.",
+                "time_limit",
             )
-        return Cause(message, _said(end), "If it needs longer, give the job a longer time limit.")
+        return Cause(message, _said(end), "If it needs longer, give the job a longer time limit.", "time_limit")
     if failure:
         message, advice = (_line(failure.get(name, ""), _SENTENCE) for name in ("message", "advice"))
-        evidence = _lines(failure.get("evidence", ""))
-        return Cause(message or "The run could not be set up on the head node.", evidence, advice)
+        evidence, code = _lines(failure.get("evidence", "")), _line(failure.get("code", ""), MOST_CODE)
+        return Cause(message or "The run could not be set up on the head node.", evidence, advice, code or "setup")
     if end.get("fault"):
-        return Cause("The command could not be started on the head node.", _line(end["fault"]))
+        return Cause("The command could not be started on the head node.", _line(end["fault"]), code="not_started")
     if verdict.get("good"):
         return Cause()
     if failures := verdict.get("failures"):
@@ -88,13 +99,14 @@ def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None)
     if lost := [_line(name) for name in verdict.get("lost", [])]:
         return _of_lost_nodes(lost, begun=bool(verdict.get("started")), hydra=verdict.get("hydra", ""))
     if verdict:
-        return Cause(f"mpiexec {_ended(verdict.get('mpiexec'))}.", _lines(verdict.get("hydra", "")))
+        return Cause(f"mpiexec {_ended(verdict.get('mpiexec'))}.", _lines(verdict.get("hydra", "")), code="mpiexec")
     if end["status"] == os.EX_IOERR:  # of launcher.py
         return Cause(
             "There was no room on the head node for what the run printed.",
             advice="Delete what is not needed from /shared, and run the job again.",
+            code="no_room",
         )
-    return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end))
+    return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end), code="launcher")
 
 
 def of_deletion(cluster: Cluster) -> Cause | None:
@@ -103,7 +115,7 @@ def of_deletion(cluster: Cluster) -> Cause | None:
     if task is None or task.kind != "clusters.delete":
         return None
     who = f" by {task.asked_by}" if task.asked_by else ""
-    return Cause(f"The cluster {cluster.name} was deleted{who}.", advice=ANOTHER_CLUSTER)
+    return Cause(f"The cluster {cluster.name} was deleted{who}.", advice=ANOTHER_CLUSTER, code="cluster_gone")
 
 
 def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
@@ -124,13 +136,14 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
         evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
-    for pattern, say in _COMMON:
+    for pattern, code, say in _COMMON:
         if found := re.search(pattern, last):
             message, advice = say(found)
-            return Cause(f"{who} {_how(first)}: {message}", evidence, advice)
+            return Cause(f"{who} {_how(first)}: {message}", evidence, advice, code)
     error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
     crashed = first.get("signal") in _CRASHES and "Fatal Python error" not in words  # that is faulthandler's
-    return Cause(_sentence(f"{who} {_how(first)}", error), evidence, _OF_CRASHES if crashed else "")
+    advice, code = (_OF_CRASHES, "crash") if crashed else ("", "rank")
+    return Cause(_sentence(f"{who} {_how(first)}", error), evidence, advice, code)
 
 
 def _outcome(failure: Failure) -> tuple[Any, ...]:
@@ -185,7 +198,7 @@ def _ended(status: int | None, number: int | None = None) -> str:
 def _of_lost_nodes(lost: Sequence[str], *, begun: bool, hydra: str) -> Cause:
     names = " and ".join(lost) if len(lost) < 3 else f"{', '.join(lost[:2])} and {len(lost) - 2} more nodes"
     what = "went away while the run was on it" if begun else "could not be reached from the head node"
-    return Cause(f"{names} {what}.", _lines(hydra), "Repair the cluster, and run the job again.")
+    return Cause(f"{names} {what}.", _lines(hydra), "Repair the cluster, and run the job again.", "node_lost")
 
 
 def sentences(failures: Sequence[Failure]) -> list[str]:
@@ -205,10 +218,11 @@ _OF_CRASHES = (
     "A compiled library is the usual reason. With “-X faulthandler” before the Python file, the output says in which"
     " line of the program it happens."
 )
-# What the last line of a rank's words says, and what to do about it.
-_COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
+# What the last line of a rank's words says, the code of that, and what to do about it.
+_COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"^ModuleNotFoundError: No module named 'bodo'",
+        "no_engine",
         lambda _: (
             "there is no module bodo.",
             "Bodo is an engine version: take another cluster, one that was made with it.",
@@ -216,6 +230,7 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"^ModuleNotFoundError: No module named '([^']+)'",
+        "no_module",
         lambda m: (
             f"there is no module {m[1]}.",
             f"If {m[1].split('.')[0]} is a package, name it in requirements.txt of the repository.",
@@ -223,6 +238,7 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"^\S*python\S*: No module named ([\w.]+)$",  # of python -m
+        "no_program_module",
         lambda m: (
             f"there is no module {m[1]}.",
             f"Check the command of the job; if {m[1].split('.')[0]} is a package, name it in requirements.txt.",
@@ -230,14 +246,17 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
+        "no_program",
         lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
     ),
     (
         r"^([^:]+): No such file or directory$",
+        "no_command",
         lambda m: (f"there is no program {m[1]}.", "Check its name; a program of the repository needs ./ before it."),
     ),
     (
         r"^FileNotFoundError: \[Errno 2\] No such file or directory: (['\"].+['\"])$",
+        "no_file",
         lambda m: (
             f"there is no file {m[1]}.",
             "A path that does not begin with / is looked up in the repository. All nodes see what is in /shared.",
@@ -245,10 +264,12 @@ _COMMON: list[tuple[str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     ),
     (
         r"^(?:MemoryError|numpy\.\S*MemoryError)\b.*",
+        "no_memory",
         lambda m: (f"there was no memory left ({m[0]}).", "Take nodes with more memory, or more nodes."),
     ),
     (
         r"^(?:internal_|P?MPI)\w*\(\d+\)\.*: (.+)",  # the last line of an error stack of MPICH says what it is
+        "mpi",
         lambda m: (f"{m[1].rstrip('.')}.", ""),
     ),
 ]

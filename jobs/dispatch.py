@@ -6,23 +6,17 @@ else that matters (a cluster is RUNNING, a node answers again) and looks every f
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection
-from uuid import UUID
-
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Value
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from clusters.models import Cluster, prefetch_lost_nodes
+from clusters.models import Cluster
 from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
 from jobs.models import Run
 from portal.tasks import ledger, live
 
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
-
-ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
 
 
 def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
@@ -104,65 +98,12 @@ def _give_up(run: Run) -> None:
     cluster = run.cluster
     has_failed = cluster.status == Cluster.Status.FAILED
     repair = "Repair the cluster or choose another one, and run the job again."
-    cause = Cause(f"{cluster.name} is {cluster.badge.word}.", advice=repair if has_failed else ANOTHER_CLUSTER)
-    if not has_failed:
-        cause = of_deletion(cluster) or cause
+    message = f"{cluster.name} is {cluster.badge.word}."
+    if has_failed:
+        cause = Cause(message, advice=repair, code="cluster_failed")
+    else:
+        cause = of_deletion(cluster) or Cause(message, advice=ANOTHER_CLUSTER, code="cluster_gone")
     at = now()
-    if run.move(Run.Status.FAILED, turn=at, ended=at, cause=cause.message, advice=cause.advice):
+    if run.move(Run.Status.FAILED, turn=at, ended=at, **cause.fields):
         run.output.end()
         live.ring(*run.live_names())
-
-
-def reasons(runs: Collection[Run]) -> dict[int, str]:
-    """Why each of those that wait does so, as half a sentence, by the run's number in the database.
-
-    One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
-    `with_lost_nodes`.
-    """
-    waiting = [run for run in runs if run.is_waiting]
-    if not waiting:
-        return {}
-    clusters = {run.cluster_id: run.cluster for run in waiting}
-    prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
-    on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
-    left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
-    queue = Run.objects.waiting().filter(cluster__in=clusters).order_by()
-    before: Counter[int] = Counter()
-    found = {}
-    wanted = {run.pk for run in waiting}
-    on: dict[UUID, str] = {}
-    left: dict[int, str] = {}
-    fields = ("pk", "cluster", "uuid", "job__name", "number")
-    parts = [
-        rows.annotate(part=Value(part)).values_list("part", *fields)
-        for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
-    ]
-    waits = []
-    for part, pk, cluster_pk, uuid, name, number in parts[0].union(*parts[1:], all=True):
-        if part == "on":
-            on[uuid] = f"{name}, run {number}"
-        elif part == "left":
-            left[cluster_pk] = f"{name}, run {number}"
-        else:
-            waits.append((pk, cluster_pk))
-    for pk, cluster_pk in sorted(waits):
-        if pk in wanted:
-            found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk))
-        before[cluster_pk] += 1
-    return found
-
-
-def _reason(cluster: Cluster, before: int, on: dict[UUID, str], left: str | None) -> str:
-    others = f", and {before} more wait before it" if before else ""
-    if does := ASLEEP.get(cluster.status):
-        return f"{cluster.name} is {cluster.badge.word}, and the run begins once somebody {does} it{others}"
-    if cluster.status != Cluster.Status.RUNNING:
-        return f"{cluster.name} is {cluster.badge.word}{others}"
-    if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):
-        return f"{holder} is on {cluster.name}{others}"
-    if lost := cluster.lost_nodes:
-        names = ", ".join(node.hostname for node in lost)
-        return f"{cluster.name} is DEGRADED, {names} cannot be reached; it begins when that is repaired"
-    if left:
-        return f"the portal looks whether something of {left} is left on {cluster.name}"
-    return f"{before} wait before it on {cluster.name}" if before else f"{cluster.name} is about to take it"

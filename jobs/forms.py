@@ -214,19 +214,13 @@ class JobFilterForm(FilterForm):
         return rows.filter(cluster=self.chosen) if self.chosen else rows
 
 
-class RunFilterForm(FilterForm):
-    """`reader` is “me”. One person's runs can be asked for by their id, too."""
+class RunsFilterForm(forms.Form):
+    """What a list of runs is narrowed to, wherever they are. `reader` is “me”; `may_run`: they may run jobs there.
 
-    status = forms.ChoiceField(
-        choices=[
-            ("", "Any status"),
-            ("going", "Not ended"),
-            ("needs", "Failed, needs you"),
-            *((status.value, Run.STATES[status].badge.word) for status in Run.Status),
-        ],
-        required=False,
-        widget=forms.Select(attrs={"aria-label": "Status"}),
-    )
+    One person's runs can be asked for by their id, too.
+    """
+
+    status = forms.ChoiceField(required=False, widget=forms.Select(attrs={"aria-label": "Status"}))
     who = forms.CharField(required=False, widget=forms.Select(attrs={"aria-label": "Asked for by"}))
     days = forms.ChoiceField(
         choices=[("", "Any time"), ("1", "Last 24 hours"), ("7", "Last 7 days"), ("30", "Last 30 days")],
@@ -236,16 +230,21 @@ class RunFilterForm(FilterForm):
     sort = forms.ChoiceField(
         choices=[("", "Newest first"), ("old", "Oldest first")], required=False, widget=forms.HiddenInput
     )
-    job = forms.UUIDField(required=False, widget=forms.HiddenInput)
-    field_order = ("q", "status", "cluster", "who", "days", "sort")
 
-    def __init__(self, *args: Any, reader: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, reader: Any, may_run: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reader = reader
-        field: Any = self.fields["who"]
+        status: Any = self.fields["status"]
+        status.choices = [
+            ("", "Any status"),
+            ("going", "Not ended"),
+            ("needs", "Failed, needs you" if may_run else "Failed, not mended"),
+            *((status.value, Run.STATES[status].badge.word) for status in Run.Status),
+        ]
+        who: Any = self.fields["who"]
         asked = self.data.get("who", "")
         others = [(asked, "One person")] if asked not in ("", "me") else []
-        field.widget.choices = [("", "Anybody"), ("me", "Me"), *others]
+        who.widget.choices = [("", "Anybody"), ("me", "Me"), *others]
 
     def clean_who(self) -> UUID | None:
         match self.cleaned_data["who"]:
@@ -271,8 +270,17 @@ class RunFilterForm(FilterForm):
                 rows = rows.filter(needs_you=True)
             case status:
                 rows = rows.filter(status=status)
-        if self.chosen:
-            rows = rows.filter(cluster=self.chosen)
         if asked["who"]:
             rows = rows.filter(started_by=Subquery(User.objects.filter(uuid=asked["who"]).values("pk")))
         return rows.since(now() - timedelta(days=int(asked["days"]))) if asked["days"] else rows
+
+
+class RunFilterForm(RunsFilterForm, FilterForm):
+    """Of the runs of a workspace."""
+
+    job = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    field_order = ("q", "status", "cluster", "who", "days", "sort")
+
+    def narrow(self, rows: RunQuerySet) -> RunQuerySet:
+        rows = super().narrow(rows)
+        return rows.filter(cluster=self.chosen) if self.chosen else rows

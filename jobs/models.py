@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import models
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Exists, OuterRef, Q, Subquery, Value
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
 from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
-from clusters.models import Cluster
+from clusters.models import Cluster, prefetch_lost_nodes
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Task
@@ -109,6 +110,14 @@ class RunQuerySet(AccessQuerySet["Run"]):
         rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
         return rows.defer(*long, "cluster__key_public", "started_by__password")
 
+    def with_reasons(self) -> list[Run]:
+        """Those that wait say why, in `waits_for`."""
+        found = list(self)
+        why = reasons(found)
+        for run in found:
+            run.waits_for = why.get(run.pk, "")
+        return found
+
 
 def newest_of_each(owner: str, owners: Collection[int], most: int, *parts: RunQuerySet) -> RunQuerySet:
     """Of each part, the `most` newest runs of each owner (a job, a workspace).
@@ -181,6 +190,7 @@ class Run(Subject):
     cause = models.TextField(blank=True)
     evidence = models.TextField(blank=True)
     advice = models.TextField(blank=True)
+    code = models.CharField(max_length=40, blank=True)  # of the cause, for programs: see `jobs/causes.py`
     silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
     output = models.OneToOneField(Output, models.PROTECT, related_name="run")
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
@@ -192,7 +202,7 @@ class Run(Subject):
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
 
-    waits_for = ""  # why it is NEW, where a list has asked `dispatch.reasons`
+    waits_for = ""  # why it is NEW, where a list has asked `with_reasons`
 
     objects = RunQuerySet.as_manager()
 
@@ -300,3 +310,61 @@ class Run(Subject):
 
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]
+
+
+def reasons(runs: Collection[Run]) -> dict[int, str]:
+    """Why each of those that wait does so, as half a sentence, by the run's number in the database.
+
+    One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
+    `with_lost_nodes`.
+    """
+    waiting = [run for run in runs if run.is_waiting]
+    if not waiting:
+        return {}
+    clusters = {run.cluster_id: run.cluster for run in waiting}
+    prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
+    on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
+    left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
+    queue = Run.objects.waiting().filter(cluster__in=clusters).order_by()
+    before: Counter[int] = Counter()
+    found = {}
+    wanted = {run.pk for run in waiting}
+    on: dict[uuid.UUID, str] = {}
+    left: dict[int, str] = {}
+    fields = ("pk", "cluster", "uuid", "job__name", "number")
+    parts = [
+        rows.annotate(part=Value(part)).values_list("part", *fields)
+        for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
+    ]
+    waits = []
+    for part, pk, cluster_pk, run_uuid, name, number in parts[0].union(*parts[1:], all=True):
+        if part == "on":
+            on[run_uuid] = f"{name}, run {number}"
+        elif part == "left":
+            left[cluster_pk] = f"{name}, run {number}"
+        else:
+            waits.append((pk, cluster_pk))
+    for pk, cluster_pk in sorted(waits):
+        if pk in wanted:
+            found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk))
+        before[cluster_pk] += 1
+    return found
+
+
+_ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
+
+
+def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str | None) -> str:
+    others = f", and {before} more wait before it" if before else ""
+    if does := _ASLEEP.get(cluster.status):
+        return f"{cluster.name} is {cluster.badge.word}, and the run begins once somebody {does} it{others}"
+    if cluster.status != Cluster.Status.RUNNING:
+        return f"{cluster.name} is {cluster.badge.word}{others}"
+    if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):
+        return f"{holder} is on {cluster.name}{others}"
+    if lost := cluster.lost_nodes:
+        names = ", ".join(node.hostname for node in lost)
+        return f"{cluster.name} is DEGRADED, {names} cannot be reached; it begins when that is repaired"
+    if left:
+        return f"the portal looks whether something of {left} is left on {cluster.name}"
+    return f"{before} wait before it on {cluster.name}" if before else f"{cluster.name} is about to take it"

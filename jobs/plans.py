@@ -130,6 +130,7 @@ def _credential(run: Run) -> str:
     try:
         return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
     except CannotDecrypt as error:
+        Run.objects.filter(pk=run.pk).update(code="credential")  # for what its task says of it, when that ends
         raise Refused(
             "The password of the job's repository cannot be decrypted with this portal's keys.",
             advice="Give the job its password again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
@@ -279,7 +280,7 @@ def settle(task: Task) -> None:
     ended = run.ended or now()
     if task.status == TaskStatus.CANCELLED:
         who = f" by {run.cancelled_by}" if run.cancelled_by else ""
-        is_end = run.move(Run.Status.CANCELLED, ended=ended, cause=f"Cancelled{who}.", evidence="", advice="")
+        is_end = run.move(Run.Status.CANCELLED, ended=ended, cause=f"Cancelled{who}.", evidence="", advice="", code="")
     elif task.status == TaskStatus.FAILED:
         words = {"cause": task.cause, "evidence": task.evidence, "advice": task.advice}
         is_end = run.move(Run.Status.FAILED, ended=ended, **words)

@@ -6,6 +6,7 @@ from jobs.views.goto import go_to
 urlpatterns = [
     path("", dashboard.dashboard, name="dashboard"),
     path("go-to/", go_to, name="go-to"),
+    path("runs/", lists.all_runs, name="all-runs"),
     path("workspaces/<uuid:uuid>/dashboard/", dashboard.workspace_dashboard, name="workspace-dashboard"),
     path("workspaces/<uuid:uuid>/jobs/", lists.jobs, name="jobs"),
     path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),

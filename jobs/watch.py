@@ -19,7 +19,7 @@ from django.utils.timezone import now
 from clusters.actions import report_lost
 from clusters.inventory import Inventory
 from clusters.models import Cluster
-from jobs.causes import explain, of_deletion, sound, span
+from jobs.causes import Cause, explain, of_deletion, sound, span
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
@@ -216,9 +216,12 @@ class Observer:
     async def give_up(self, error: BaseException) -> None:
         """The run is FAILED, and ended on its nodes, because it cannot be followed."""
         await self._lost(
-            "The portal cannot take in what the head node says of this run.",
-            f"{type(error).__name__}, in the portal's log",
-            "Run it again; if it fails in the same way, tell whoever runs this portal.",
+            Cause(
+                "The portal cannot take in what the head node says of this run.",
+                f"{type(error).__name__}, in the portal's log",
+                "Run it again; if it fails in the same way, tell whoever runs this portal.",
+                "not_followed",
+            )
         )
 
     async def run(self) -> None:
@@ -238,7 +241,7 @@ class Observer:
                 missing = 0
                 fruitless = 0 if self.has_heard else fruitless + 1
                 if fruitless >= MOST_FRUITLESS:
-                    await self._lost("The head node answers, and does not say how the run goes.")
+                    await self._lost(_of_head("The head node answers, and does not say how the run goes."))
                     return
                 pause = pause if fruitless else 0.2
             except WrongOffset:
@@ -251,10 +254,10 @@ class Observer:
                 # Only the cloud can say that a node is gone for good. Ask twice, some time apart.
                 missing = missing + 1 if not await self._head_runs() else 0
                 if missing >= 3:
-                    await self._lost("The head node went away while the run was on it.", error.evidence)
+                    await self._lost(_of_head("The head node went away while the run was on it.", error.evidence))
                     return
             except PortalError as error:
-                await self._lost(error.message, error.evidence)
+                await self._lost(_of_head(error.message, error.evidence))
                 return
             await asyncio.sleep(pause)
             pause = min(2.0, pause * 2)
@@ -303,9 +306,12 @@ class Observer:
             await self._heard()
         if self.ends_by and "exit" not in word and "sha256" not in word and now() > self.ends_by:
             await self._lost(
-                f"Ended by the portal, after its time limit of {span(self.limit or 0)}.",
-                "What keeps the time on the head node has not ended it: programs of the run may have stopped that.",
-                "If it needs longer, create a job with a longer time limit.",
+                Cause(
+                    f"Ended by the portal, after its time limit of {span(self.limit or 0)}.",
+                    "What keeps the time on the head node has not ended it: programs of the run may have stopped that.",
+                    "If it needs longer, give the job a longer time limit.",
+                    "time_limit",
+                )
             )
             return True
         if "log" in word:
@@ -337,23 +343,25 @@ class Observer:
             return await self._never_began()
         elif "gone" in word:
             await self._store(everything=True)
-            if at := await self._switched_off():
-                cause = "The portal was stopped while the run was on its nodes."
-                await self._lost(cause, "", "Run it again.", at=at)
+            seen, began = await self._head_seen()
+            if seen and (at := seen.switched_off) and at > began:
+                message = "The portal was stopped while the run was on its nodes."
+                await self._lost(Cause(message, advice="Run it again.", code="switched_off"), at=at)
+                return True
+            if seen and seen.refuses:
+                advice = "Remove what nobody needs from /shared and from the nodes' homes, and run it again."
+                await self._lost(Cause("Its head node ended it: the disk is full.", seen.refuses, advice, "disk_full"))
                 return True
             await self._lost(
-                "The run disappeared without an exit status.",
-                "Its keeper on the head node is gone.",
-                "It was killed from outside, ran out of memory, or its node was started again. Run it again.",
+                Cause(
+                    "The run disappeared without an exit status.",
+                    "Its keeper on the head node is gone.",
+                    "It was killed from outside, ran out of memory, or its node was started again. Run it again.",
+                    "disappeared",
+                )
             )
             return True
         return False
-
-    async def _switched_off(self) -> datetime | None:
-        """When the head node was, since the run began; by whoever may, and not by a fault."""
-        seen, began = await self._head_seen()
-        at = seen.switched_off if seen else None
-        return at if at and at > began else None
 
     async def _never_began(self) -> bool:
         """The node knows of no such run: it is just being started, or the run has deleted its own folder."""
@@ -361,9 +369,12 @@ class Observer:
         if time.monotonic() - self.never_since < VANISHED or not await self._is_on_node():
             return False
         await self._lost(
-            "The run's folder on the head node was deleted while it ran.",
-            "A program of the run has removed it, or one of another run on the same /shared.",
-            "The program must leave /shared/.runs alone. What was left of it on the nodes was ended.",
+            Cause(
+                "The run's folder on the head node was deleted while it ran.",
+                "A program of the run has removed it, or one of another run on the same /shared.",
+                "The program must leave /shared/.runs alone. What was left of it on the nodes was ended.",
+                "folder_deleted",
+            )
         )
         return True
 
@@ -444,9 +455,7 @@ class Observer:
                     ended=max(end.at, run.started or end.at),
                     exit_status=end.words["status"],
                     exit_signal=end.words["signal"],
-                    cause=cause.message,
-                    evidence=cause.evidence,
-                    advice=cause.advice,
+                    **cause.fields,
                     failures=verdict.get("failures", []),
                     ended_ranks={},
                     silent_since=None,
@@ -466,25 +475,25 @@ class Observer:
             Run.objects.filter(pk=run.pk).update(observed=True, digests=digests)
             wake_task(run)
 
-    async def _lost(self, cause: str, evidence: str = "", advice: str = "", *, at: datetime | None = None) -> None:
+    async def _lost(self, cause: Cause, *, at: datetime | None = None) -> None:
         """It ended, at this time if that is known, and nobody on its node tells how."""
-        advice = advice or "Look at the cluster, repair it, and run the job again."
-        await self._mark_lost(cause, evidence, advice, at)
+        await self._mark_lost(cause, at)
         await self._finish(None)
 
     @DATABASE
-    def _mark_lost(self, cause: str, evidence: str, advice: str, at: datetime | None) -> None:
+    def _mark_lost(self, cause: Cause, at: datetime | None) -> None:
         with transaction.atomic():
             run = _held(self.pk)
             if run.ended is None:
-                if deleted := of_deletion(run.cluster):
-                    cause, evidence, advice = deleted.message, deleted.evidence, deleted.advice
-                Run.objects.filter(pk=run.pk).update(
-                    ended=at or now(), cause=cause, evidence=evidence, advice=advice, silent_since=None
-                )
+                cause = of_deletion(run.cluster) or cause
+                Run.objects.filter(pk=run.pk).update(ended=at or now(), silent_since=None, **cause.fields)
                 _outcome(run, Run.Status.FAILED)
             live.ring(*run.live_names())
             wake_task(run)
+
+
+def _of_head(message: str, evidence: str = "") -> Cause:
+    return Cause(message, evidence, "Look at the cluster, repair it, and run the job again.", "head_lost")
 
 
 def _held(pk: int) -> Run:

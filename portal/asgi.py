@@ -12,11 +12,13 @@ http = get_asgi_application()
 
 from portal.door import SocketDoor, SocketLimit, nothing_here  # noqa: E402  (these need the app registry)
 from portal.sessions import SocketKeyMiddleware  # noqa: E402
+from portal.tasks import registry  # noqa: E402
 from portal.tasks.consumers import LiveConsumer  # noqa: E402
-from portal.tasks.people import SocketPersonMiddleware  # noqa: E402
+from portal.tasks.permission import SocketPersonMiddleware  # noqa: E402
 
 sockets = URLRouter(
     [
+        *(path(route, SocketLimit(app)) for route, app in registry.sockets.items()),  # type: ignore[arg-type, list-item]
         path("live/", SocketLimit(LiveConsumer.as_asgi())),  # type: ignore[list-item, arg-type]
         re_path("", nothing_here),  # type: ignore[list-item, arg-type]
     ]

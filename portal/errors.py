@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,6 +31,28 @@ class Refused(PortalError):
     """Trying again will not help: quota, bad credentials, an unknown instance type, a changed host key."""
 
     code = "refused"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What may be had instead."""
+
+    zone: str = ""
+    instance_type: str = ""
+
+    def __str__(self) -> str:
+        return " in ".join(filter(None, [self.instance_type, self.zone]))
+
+
+class NoRoom(Refused):
+    """A cloud has no more of it just now. Some of what a call asked for may have been made: it is found by its tags."""
+
+    code = "no_room"
+
+    def __init__(self, message: str, alternatives: Sequence[Alternative] = (), *, evidence: str = "") -> None:
+        self.alternatives = tuple(alternatives)
+        others = f"Try {' or '.join(map(str, self.alternatives))}." if self.alternatives else "Try again later."
+        super().__init__(message, evidence=evidence, advice=others)
 
 
 class Passing(PortalError):

@@ -7,7 +7,6 @@ request. Of a person's page, or of the first line of a run, that is a good part.
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 
 from django.conf import settings
 from django.template.loader import get_template
@@ -17,9 +16,9 @@ from django.urls import get_resolver
 def load_pages() -> None:
     """Views and templates, which would be loaded by the first request for each."""
     get_resolver().url_patterns  # noqa: B018 (a property that imports all of them)
-    for folder in map(Path, settings.TEMPLATES[0]["DIRS"]):
-        for file in sorted(folder.rglob("*.html")):
-            get_template(str(file.relative_to(folder)))
+    folder = settings.BASE_DIR / "templates"
+    for file in sorted(folder.rglob("*.html")):
+        get_template(str(file.relative_to(folder)))
 
 
 def keep_what_is_loaded() -> None:

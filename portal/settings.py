@@ -163,6 +163,8 @@ STORAGES = {
 OUTPUT_GIB = env.number("PORTAL_OUTPUT_GIB", 50)  # that are stored of one run; 0: all of it
 
 LIVE_PAGES = env.number("PORTAL_LIVE_PAGES", 100)  # of one person, open at once, in each web process
+TERMINALS = env.number("PORTAL_TERMINALS", 8)  # of one person, open at once
+ALL_TERMINALS = env.number("PORTAL_ALL_TERMINALS", 100)  # of everybody
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.PersonBackend"]
@@ -280,7 +282,7 @@ CONTENT_SECURITY_POLICY = {
 GIT_FROM_THIS_MACHINE = env.flag("PORTAL_GIT_FROM_THIS_MACHINE", default=_local)
 RUN_SECONDS = 60 * env.number("PORTAL_RUN_MINUTES", 24 * 60)  # that a run may take, where its job says nothing else
 
-# Nodes of "This computer": `portal.clouds.local.options.Options`, whose lines say what each is.
+# Nodes of "This computer": `portal.clouds.local.options.LocalOptions`, whose lines say what each is.
 LOCAL_NODES = {
     "hidden": [str(VAR), str(BASE_DIR)],
     "shown": env.paths("PORTAL_LOCAL_SHOWN"),

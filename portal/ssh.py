@@ -25,6 +25,7 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
+TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
@@ -38,6 +39,7 @@ class Host:
     key: str = field(repr=False)  # our private key, OpenSSH format
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
+    via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Command:
     line: str
     first: bytes = field(default=b"", repr=False)
     env: tuple[tuple[str, str], ...] = ()
+    size: tuple[int, int] | None = None  # columns and rows: it runs on a terminal
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Connections:
     def __init__(self, most: int | None = None) -> None:
         self._most = most or max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
         self._kept: dict[Host, _Kept] = {}  # the longest unused first
+        self._leading: set[asyncio.Task[None]] = set()  # each waits for the end of a connection through another host
         self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
 
     def __len__(self) -> int:
@@ -166,10 +170,33 @@ class Connections:
             if unused:
                 self.drop(unused)
 
-    @staticmethod
-    async def _connect(host: Host) -> asyncssh.SSHClientConnection:
+    async def _connect(self, host: Host) -> asyncssh.SSHClientConnection:
+        if host.via is None:
+            return await self._open(host)
+        way = self._use(host.via)
         try:
-            where: dict[str, Any] = {"host": host.address, "port": host.port}
+            await asyncio.wait([way.opening])  # not awaited itself: its being dropped is not our own end
+            if way.opening.cancelled():
+                raise Passing(f"The connection to {host.via.name} was cut.")
+            connection = await self._open(host, way.opening.result())
+        except BaseException:
+            self._give_back(host.via, way)
+            raise
+        leading = asyncio.create_task(self._lead(host.via, way, connection))
+        self._leading.add(leading)
+        leading.add_done_callback(self._leading.discard)
+        return connection
+
+    async def _lead(self, via: Host, way: _Kept, connection: asyncssh.SSHClientConnection) -> None:
+        try:
+            await connection.wait_closed()
+        finally:
+            self._give_back(via, way)
+
+    @staticmethod
+    async def _open(host: Host, tunnel: asyncssh.SSHClientConnection | None = None) -> asyncssh.SSHClientConnection:
+        try:
+            where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
             if host.door:
                 where = {"sock": through(host.door)}
             return await asyncssh.connect(
@@ -193,7 +220,8 @@ class Connections:
         except asyncssh.PermissionDenied as error:
             raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
         except (OSError, asyncssh.Error) as error:
-            raise Passing(f"{host.name} does not answer.", evidence=str(error) or type(error).__name__) from error
+            way = f" through {host.via.name}" if host.via else ""
+            raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""
@@ -215,7 +243,9 @@ class Connections:
                 await asyncio.wait([kept.opening])  # not awaited itself: its being dropped is not our own end
                 if kept.opening.cancelled():
                     raise Passing(f"The connection to {host.name} was cut.")
-                process = await kept.opening.result().create_process(command.line, env=dict(command.env), encoding=None)
+                process = await kept.opening.result().create_process(
+                    command.line, env=dict(command.env), encoding=None, **_terminal(command)
+                )
                 _write(process, command.first)
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
@@ -326,9 +356,60 @@ class Connections:
                 self._drop(host, kept)
                 raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
 
+    @contextlib.asynccontextmanager
+    async def terminal(self, host: Host, command: Command) -> AsyncIterator[Terminal]:
+        """A command on a terminal of `command.size`. Leaving the block ends it. Raises `Passing` and `Refused`."""
+        async with self._process(host, command, ahead=False) as (_, process):
+            yield Terminal(process)
+
     def close(self) -> None:
         for host in list(self._kept):
             self.drop(host)
+
+
+class Terminal:
+    """A command on a terminal. What is not read stays on the node, which has to wait."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def read(self, most: int) -> bytes:
+        """What has come, at most so many bytes; nothing at the end, however it came."""
+        try:
+            return await self._process.stdout.read(most)
+        except (OSError, asyncssh.Error):
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        """Returns when the node has taken it. Raises `Passing` when it will not."""
+        try:
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+        except (OSError, asyncssh.Error) as error:
+            raise Passing("The terminal takes nothing more.", evidence=str(error)) from error
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of no effect once the command has ended."""
+        with contextlib.suppress(OSError):
+            self._process.change_terminal_size(columns, rows)
+
+    async def status(self) -> int | None:
+        """How the command ended, once it has; 128 for a signal. None when the node went away under it."""
+        await self._process.wait_closed()
+        return 128 if self._process.exit_signal else self._process.exit_status
+
+
+def _terminal(command: Command) -> dict[str, Any]:
+    """What asyncssh must know of a command that runs on a terminal."""
+    if command.size is None:
+        return {}
+    return {
+        "request_pty": "force",
+        "term_type": "xterm-256color",
+        "term_size": command.size,
+        "stderr": asyncssh.STDOUT,
+        "window": TERMINAL_AHEAD,
+    }
 
 
 class _TooMuch(Exception):

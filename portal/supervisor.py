@@ -28,7 +28,7 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.db import DatabaseError, connections
 
-from portal.clouds.local import LocalCloud
+from portal.clouds.local import LocalCloud, LocalOptions
 from portal.environment import private_folder
 from portal.errors import PortalError
 
@@ -325,7 +325,7 @@ def _wait_for_redis(stopped: Callable[[], bool]) -> None:
 def _this_computer(url: str) -> list[LocalCloud]:
     """The local cloud of each cloud configuration that has made something. `url` is where the portal is to be found."""
     root = settings.VAR / "local"
-    options = {**settings.LOCAL_NODES, "portal": url}
+    options = LocalOptions.of({**settings.LOCAL_NODES, "portal": url})
     return [LocalCloud(folder, options=options) for folder in sorted(root.glob("*")) if folder.is_dir()]
 
 

@@ -47,6 +47,7 @@ ROWS = {
     "healthz": Row(None, EVERYBODY, EVERYBODY),
     "readyz": Row(None, EVERYBODY, EVERYBODY),
     "dashboard": Row(None, MEMBERS),
+    "all-runs": Row(None, MEMBERS),
     "go-to": Row(None, SIGNED_IN),
     "workspaces": Row(None, MEMBERS),
     "cloud-configs": Row(None, ADMINS),
@@ -100,6 +101,9 @@ ROWS = {
     "edit-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "forget-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "auto-repair": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "terminal": Row("cluster", RUNNERS),
+    "cluster-key": Row("cluster", NONE, RUNNERS),
+    "refresh-hostfile": Row("cluster", NONE, RUNNERS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
     "edit-job": Row("job", RUNNERS, RUNNERS),
@@ -121,7 +125,7 @@ ROWS = {
     "output-nodes": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
-SIGNED_OUT, GONE = 4401, 4404  # codes with which a socket is closed
+SIGNED_OUT, FORBIDDEN, GONE = 4401, 4403, 4404  # codes with which a socket is closed
 # What a page may watch through the socket /live/: a kind of thing, and who hears of it.
 LIVE = {
     "organization": MEMBERS - {"charlie"},
@@ -198,6 +202,15 @@ def closed_with(kind: str, who: str) -> int | None:
     return None if who in LIVE[kind] else GONE
 
 
+def terminal_closed_with(who: str) -> int | None:
+    """The same of the socket of a terminal, /terminal/CLUSTER/RANK/, when this person opens one."""
+    if who not in SIGNED_IN:
+        return SIGNED_OUT
+    if who in RUNNERS:
+        return None
+    return FORBIDDEN if who in INSIDE else GONE
+
+
 def as_page() -> str:
     """The matrix as Markdown: for each address and method, who gets in."""
     names = list(CAST)
@@ -236,6 +249,18 @@ def as_page() -> str:
     ]
     for kind in LIVE:
         lines.append(f"| {kind} | {' | '.join(str(closed_with(kind, who) or 'yes') for who in names)} |")
+    cells = [str(terminal_closed_with(who) or "yes") for who in names]
+    lines += [
+        "",
+        "## Who opens a terminal",
+        "",
+        "The page of a terminal opens `/terminal/CLUSTER/RANK/`. It is asked again every three seconds while one is",
+        "open; another session, and another person, do not come back to it. 4403: who may only look.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        f"| a terminal | {' | '.join(cells)} |",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from hashlib import sha256
 from uuid import UUID, uuid4
 
+import asyncssh
 import django
 
 django.setup()
@@ -125,14 +126,14 @@ def make_workspace(name="lab"):
     organization = Organization.objects.earliest("pk")
     config = organization.cloud_configs.get()
     workspace = create_workspace(
-        organization, name=name, cloud_config=config, region=config.cloud("").regions()[0].name, by=alice()
+        organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
     return str(workspace.uuid)
 
 
 def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
     workspace = Workspace.objects.get(uuid=workspace)
-    offers = workspace.cloud.instance_types()
+    offers = workspace.cloud_config.account.instance_types(workspace.region)
     offer = next((offer for offer in offers if offer.cores == cores), offers[0])
     cluster = create_cluster(
         workspace,
@@ -334,6 +335,40 @@ def floor_launch(cluster, command):
     return background.wait_for(go())
 
 
+def floor_terminal(cluster, rounds):
+    """The floor of a terminal: asyncssh alone. Seconds to the first byte of new ones, and to the echo of each key."""
+    host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
+
+    async def go():
+        firsts, echoes = [], []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            where = {"sock": ssh.through(host.door)} if host.door else {"host": host.address, "port": host.port}
+            connection = await asyncssh.connect(
+                **where,
+                username=host.user,
+                client_keys=[asyncssh.import_private_key(host.key)],
+                known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
+                config=None,
+                agent_path=None,
+                compression_algs=None,
+            )
+            async with connection:
+                process = await connection.create_process("exec bash -i", request_pty="force", encoding=None)
+                seen = await process.stdout.read(4096)
+                firsts.append(time.perf_counter() - began)
+                while not seen.endswith(b"$ "):
+                    seen += await process.stdout.read(4096)
+                for _ in range(10):
+                    began = time.perf_counter()
+                    process.stdin.write(b"x")
+                    await process.stdout.read(4096)
+                    echoes.append(time.perf_counter() - began)
+        return firsts, echoes
+
+    return background.wait_for(go())
+
+
 def floor_stream(cluster, path):
     """The floor of following a file: its bytes over a kept connection, stored nowhere. Seconds."""
     host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
@@ -355,7 +390,7 @@ def floor_nodes(workspace, nodes):
     private, public = ssh.new_key("floor")
     keys = tuple(clouds.HostKey(*ssh.new_key(f"floor-{n}")) for n in range(nodes))
     tags = workspace.tags(uuid4())
-    offer = workspace.cloud.instance_types()[-1]
+    offer = workspace.cloud_config.account.instance_types(workspace.region)[-1]
     began = time.time()
     workspace.cloud.ensure_nodes(clouds.NodesSpec(tags, "floor", offer.name, keys, (public,)))
     while not all(node.address for node in workspace.cloud.nodes(tags)):

@@ -18,7 +18,7 @@ from django.utils.timezone import now
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
-from clusters.models import Cluster, EngineVersion
+from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
 from portal.asgi import application
 from portal.tasks import registry
@@ -39,6 +39,7 @@ from tests.doors import (
     knows,
     named,
     status,
+    terminal_closed_with,
 )
 from tests.running import ROOT
 from tests.sockets import Page
@@ -193,10 +194,10 @@ def everything():
 # The socket of live pages
 
 
-def socket(client, origin="http://testserver"):
+def socket(client, origin="http://testserver", path="/live/"):
     headers = [(b"cookie", f"{name}={value.value}".encode()) for name, value in client.cookies.items()]
     headers.append((b"host", b"testserver"))
-    return Page(application, "/live/", headers=[*headers, *([(b"origin", origin.encode())] if origin else [])])
+    return Page(application, path, headers=[*headers, *([(b"origin", origin.encode())] if origin else [])])
 
 
 async def heard(client, name):
@@ -232,16 +233,48 @@ def test_who_hears_of_what(things, who_is, harbor):
     async_to_sync(ask)()
 
 
+async def opens(client, cluster):
+    """The code with which the socket of a terminal is closed; None if there is one, or would be were there a node."""
+    page = socket(client, path=f"/terminal/{cluster}/0/")
+    assert await page.connect()
+    await page.send_json_to({"open": [80, 24]})
+    words = (await page.receive_json_from())["over"]
+    code = (await page.receive_output(5))["code"]
+    await page.disconnect()
+    return None if words == "tide is FAILED. Terminals can be opened while it is RUNNING." else code
+
+
 @pytest.mark.django_db(transaction=True)
+def test_who_opens_a_terminal(things, who_is):
+    cluster = Cluster.objects.get(uuid=things["cluster"])
+    Node.objects.create(cluster=cluster, rank=0, hostname="tide-0", host_public="", host_private="x")
+    Cluster.objects.update(status="failed")
+    clients = {}
+    for who in CAST:
+        clients[who] = Client()
+        if who != "nobody":
+            sign_in(clients[who], who_is(who))
+
+    async def ask():
+        for who, client in clients.items():
+            assert await opens(client, cluster.uuid) == terminal_closed_with(who), who
+            nothing = SIGNED_OUT if who in ("nobody", "lola") else GONE
+            assert await opens(client, NOWHERE) == nothing, who
+
+    async_to_sync(ask)()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("path", ["/live/", f"/terminal/{NOWHERE}/0/"])
 @pytest.mark.parametrize(
     "origin", [None, "null", "http://evil.example", "http://testserver:8888", "https://testserver"]
 )
-def test_a_socket_from_elsewhere_is_refused(bob, origin):
+def test_a_socket_from_elsewhere_is_refused(bob, origin, path):
     client = Client()
     client.force_login(bob)
 
     async def open_sockets():
-        return [await socket(client, o).connect() for o in ("http://testserver", origin)]
+        return [await socket(client, o, path).connect() for o in ("http://testserver", origin)]
 
     assert async_to_sync(open_sockets)() == [True, False]
 

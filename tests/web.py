@@ -54,10 +54,10 @@ class Client:
     def cookie(self):
         return "; ".join(f"{c.name}={c.value}" for c in self.jar)
 
-    def live(self, **options):
+    def live(self, path="/live/", **options):
         """The socket of a page, as an async context manager."""
         return websockets.connect(
-            self.url.replace("http", "ws", 1) + "/live/",
+            self.url.replace("http", "ws", 1) + path,
             additional_headers={"Cookie": self.cookie},
             origin=self.url,
             max_size=None,

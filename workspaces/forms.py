@@ -68,7 +68,7 @@ class WorkspaceForm(OnceForm):
         regions: dict[str, str] = {}
         for config in configs:
             try:
-                regions |= {region.name: region.title for region in config.cloud("").regions()}
+                regions |= {region.name: region.title for region in config.account.regions()}
             except PortalError:
                 continue  # the form says at its field that this configuration has no regions
         self.fields["region"].choices = list(regions.items())  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ class WorkspaceForm(OnceForm):
         config, region = data.get("cloud_config"), data.get("region")
         if config and region:
             try:
-                regions = {one.name for one in config.cloud("").regions()}
+                regions = {one.name for one in config.account.regions()}
             except PortalError as error:
                 self.add_error("cloud_config", " ".join(filter(None, [error.message, error.advice])))
             else:

@@ -17,9 +17,12 @@ from django.urls import reverse
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
+from portal.clouds.local.options import LocalOptions
 from portal.models import installation
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
+
+_FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
 
 
 class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
@@ -40,6 +43,8 @@ class CloudConfig(models.Model):
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
     name = models.CharField(max_length=80)
     kind = models.CharField(max_length=10, choices=Kind)
+    options = models.JSONField(default=dict, blank=True)  # of its kind, see `connection`; nothing secret
+    credentials = secrets.EncryptedField(blank=True, editable=False)  # what its cloud's folder alone reads
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     # A row stays for the workspaces that were made by it, which are gone too by then.
@@ -60,15 +65,28 @@ class CloudConfig(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("cloud-config", args=[self.uuid])
 
+    def belongs_to(self, field: str) -> str:
+        return f"{self.organization.uuid}/cloud-config/{self.uuid}/{field}"
+
     @property
-    def options(self) -> dict[str, object]:
-        """What `clouds.connect` needs to know."""
+    def connection(self) -> clouds.Options:
+        """What is decided of it: by the row, and above that by whoever runs the portal."""
         match self.Kind(self.kind):
             case self.Kind.LOCAL:
-                return {"root": str(settings.VAR / "local" / str(self.uuid)), **settings.LOCAL_NODES}
+                places = {name: settings.VAR / folder / str(self.uuid) for name, folder in _FOLDERS.items()}
+                return LocalOptions.of({**self.options, **settings.LOCAL_NODES, **places})
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        """What its kind of cloud can do. Nobody is asked, and nothing sealed is opened."""
+        return clouds.connect(self.connection).can
+
+    @property
+    def account(self) -> clouds.Account:
+        return clouds.connect(self.connection, secrets.unseal(self, "credentials") if self.credentials else "")
 
     def cloud(self, region: str) -> clouds.Cloud:
-        return clouds.connect(clouds.CloudKind(self.kind), self.options, region=region)
+        return self.account.cloud(region)
 
 
 class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
@@ -147,6 +165,10 @@ class Workspace(Subject):
     def cloud(self) -> clouds.Cloud:
         return self.cloud_config.cloud(self.region)
 
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.cloud_config.can
+
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""
         return clouds.Tags(
@@ -155,6 +177,10 @@ class Workspace(Subject):
             workspace=str(self.uuid),
             subject=str(subject or self.uuid),
         )
+
+    @property
+    def spec(self) -> clouds.WorkspaceSpec:
+        return clouds.WorkspaceSpec(self.tags())
 
     def belongs_to(self, field: str) -> str:
         return f"{self.organization.uuid}/workspace/{self.uuid}/{field}"

@@ -6,17 +6,19 @@ from datetime import timedelta
 
 from accounts import audit
 from portal import ssh
+from portal.clouds import Can
 from portal.errors import Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED
 from portal.tasks.plans import Plan, StepPlan
+from workspaces import documents
 from workspaces.models import Workspace
 
 Status = Workspace.Status
 
 
 def check_cloud(work: Work) -> None:
-    identity = work.subject.cloud.check()
+    identity = work.subject.cloud_config.account.check()
     work.log(f"{identity.name}{f', {identity.detail}' if identity.detail else ''}.")
 
 
@@ -32,8 +34,12 @@ def make_keys(work: Work) -> None:
     work.log("The portal's key for the nodes of this workspace is made and kept encrypted.")
 
 
+def write_document(work: Work) -> None:
+    documents.write(work)
+
+
 def make_network(work: Work) -> None:
-    work.ask(lambda token: work.subject.cloud.ensure_network(work.subject.tags(), token=token))
+    work.ask(lambda token: work.subject.cloud.ensure_network(work.subject.spec, token=token))
 
 
 def drop_network(work: Work) -> None:
@@ -41,7 +47,7 @@ def drop_network(work: Work) -> None:
 
 
 def make_filesystem(work: Work) -> None:
-    work.ask(lambda token: work.subject.cloud.ensure_filesystem(work.subject.tags(), token=token))
+    work.ask(lambda token: work.subject.cloud.ensure_filesystem(work.subject.spec, token=token))
 
 
 def drop_filesystem(work: Work) -> None:
@@ -76,11 +82,22 @@ CREATE = Plan(
             icon="bi-key",
         ),
         StepPlan(
+            "document",
+            "Write down what is to be made",
+            write_document,
+            documents.remove,
+            undo_title="Take away what was written down",
+            why="in the cloud configuration's own store, for whoever owns the account",
+            icon="bi-list-ol",
+            needs=Can.STORE,
+        ),
+        StepPlan(
             "network",
             "Make the network",
             make_network,
             drop_network,
             undo_title="Take the network away",
+            needs=Can.NETWORK,
             icon="bi-diagram-3",
         ),
         StepPlan(
@@ -89,6 +106,7 @@ CREATE = Plan(
             make_filesystem,
             drop_filesystem,
             undo_title="Delete the shared filesystem",
+            needs=Can.FILESYSTEM,
             why="every node of every cluster in here sees it as /shared",
             icon="bi-folder2",
         ),

@@ -69,7 +69,7 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
                 organization, name=data["name"], kind=data["kind"], by=person(request), uuid=data["key"]
             )
             try:
-                identity = config.cloud("").check()
+                identity = config.account.check()
                 messages.success(request, f"{config.name} is ready: {identity.name}, {identity.detail}.")
             except PortalError as error:
                 messages.error(request, f"{config.name}: {error.message} {error.advice}")
@@ -204,7 +204,7 @@ def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
     clusters = found.clusters.live().with_lost_nodes()
-    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE}
+    context = {"form": form, "workspace": found, "clusters": clusters, "plan": plans.DELETE.on(found.can)}
     return render(request, "workspaces/workspace_delete.html", context)
 
 

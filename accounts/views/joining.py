@@ -49,9 +49,8 @@ def first_administrator(request: HttpRequest, token: str) -> HttpResponse:
         with transaction.atomic():
             if not SetupLink.use_up(token):
                 raise Http404
-            user = create_first_administrator(
-                email=data["email"], name=data["name"], password=data["password"], organization=data["organization"]
-            )
+            names = ("email", "name", "password", "organization", "time_zone")
+            user = create_first_administrator(**{name: data[name] for name in names})
         sign_in_new(request, user)
         return redirect("dashboard")
     return render(request, "account/first.html", {"form": form})
@@ -96,7 +95,7 @@ def invitation(request: HttpRequest) -> HttpResponse:
         if request.method == "POST" and form.is_valid():
             data = form.cleaned_data
             try:
-                user, found = join(token_hash, name=data["name"], password=data["password"])
+                user, found = join(token_hash, **data)
             except (PortalError, IntegrityError):  # somebody else was quicker with this link
                 return redirect("invitation")
             sign_in_new(request, user)

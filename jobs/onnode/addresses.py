@@ -15,6 +15,8 @@ METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "168.63.129
 EMBEDDED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in IPv6, RFC 6052
 HOST = re.compile(r"[\w](?:[\w.-]*[\w])?|[0-9a-f:.]+")
 SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)(?!\d+/)[^:]+")  # what ssh's users write for ssh://
+CHECK = "Check the Git URL of the job."
+ADDRESS = "address"  # the code of what that would mend
 HERE_ONLY = "Plain http is only for a Git server on this machine. Use https."
 
 
@@ -41,7 +43,7 @@ class Server:
         except (OSError, UnicodeError) as error:
             if self.scheme == "https" and _goes_through_proxy(self.host, port):
                 return  # which looks it up itself, and has rules of its own
-            raise SetupFailed(f"{self.host} is not known.", str(error), "Check the Git URL of the job.") from error
+            raise SetupFailed(f"{self.host} is not known.", str(error), CHECK, ADDRESS) from error
         addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
         here = True
         for address in map(_inner, addresses):
@@ -53,9 +55,9 @@ class Server:
                 or address in METADATA
                 or (address.is_loopback and not allow_this_machine)
             ):
-                raise SetupFailed(f"{self.host} is at {address}, where no Git server may be.")
+                raise SetupFailed(f"{self.host} is at {address}, where no Git server may be.", code=ADDRESS)
         if self.scheme == "http" and not here:
-            raise SetupFailed(HERE_ONLY)
+            raise SetupFailed(HERE_ONLY, code=ADDRESS)
         if self.scheme != "ssh" and not _is_address(self.host):
             pinned = ",".join(dict.fromkeys(f"[{a}]" if a.version == 6 else str(a) for a in addresses))
             self.options = ["-c", f"http.curloptResolve={self.host}:{port}:{pinned}"]
@@ -69,11 +71,12 @@ class Server:
                 f"{self.host} leads to {shown(to)}, which is no repository.",
                 "",
                 "Look with a browser where the repository is, and whether one has to sign in there.",
+                "source",
             )
         try:
             parts = _split(to)
             if parts.scheme not in ("https", "http") or (self.scheme, parts.scheme) == ("https", "http"):
-                raise SetupFailed(HERE_ONLY)
+                raise SetupFailed(HERE_ONLY, code=ADDRESS)
             return Server(to, allow_this_machine)
         except SetupFailed as failure:
             raise SetupFailed(f"{self.host} leads to {shown(to)}. {failure}", **_rest(failure)) from failure
@@ -117,13 +120,13 @@ def _split(url):
         parts = urllib.parse.urlsplit(url)
         parts.port  # noqa: B018 (raises when it is none)
     except ValueError as error:
-        raise SetupFailed("This is not a web address.", str(error), "Check the Git URL of the job.") from error
+        raise SetupFailed("This is not a web address.", str(error), CHECK, ADDRESS) from error
     if parts.scheme not in PORTS or not parts.hostname:
-        raise SetupFailed("A Git URL begins with https:// or ssh://.")
+        raise SetupFailed("A Git URL begins with https:// or ssh://.", code=ADDRESS)
     if parts.password or (parts.username and parts.scheme != "ssh"):
-        raise SetupFailed("A Git URL has no user name and password in it.")
+        raise SetupFailed("A Git URL has no user name and password in it.", code=ADDRESS)
     if re.search(r"[\x00-\x20\x7f]", url) or not HOST.fullmatch(parts.hostname):
-        raise SetupFailed("This is not a web address.", shown(url), "Check the Git URL of the job.")
+        raise SetupFailed("This is not a web address.", shown(url), CHECK, ADDRESS)
     return parts
 
 
@@ -131,7 +134,7 @@ def _in_ascii(host):
     try:
         return host if host.isascii() else host.encode("idna").decode()
     except UnicodeError as error:
-        raise SetupFailed("This is not a web address.", str(error), "Check the Git URL of the job.") from error
+        raise SetupFailed("This is not a web address.", str(error), CHECK, ADDRESS) from error
 
 
 def _inner(address):
@@ -160,4 +163,4 @@ def _goes_through_proxy(host, port):
 
 
 def _rest(failure):
-    return {name: failure.facts[name] for name in ("evidence", "advice")}
+    return {name: failure.facts[name] for name in ("evidence", "advice", "code")}

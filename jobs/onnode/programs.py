@@ -13,12 +13,12 @@ LAST = 16 * 1024  # characters of what a program said that are remembered
 
 
 class SetupFailed(Exception):
-    """The run cannot be set up: a sentence, what shows it, and what may be done."""
+    """The run cannot be set up: a sentence, what shows it, what may be done, and a code that `jobs/causes.py` knows."""
 
-    def __init__(self, message, evidence="", advice=""):
+    def __init__(self, message, evidence="", advice="", code="setup"):
         super().__init__(message)
         evidence = evidence[-1500:].replace("\0", "\N{REPLACEMENT CHARACTER}")  # which databases do not take
-        self.facts = {"message": message, "evidence": evidence, "advice": advice}
+        self.facts = {"message": message, "evidence": evidence, "advice": advice, "code": code}
 
 
 class ProgramFailed(Exception):

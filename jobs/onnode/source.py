@@ -27,6 +27,7 @@ WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
 NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
 MOVED = re.compile(r"The requested URL returned error: 30[1278]")
+REFERENCE = "reference"  # the code of what another reference would mend
 SILENT = re.compile(r"Operation too slow|timed out|Timeout", re.IGNORECASE)
 HOPS = 5  # redirects that are followed
 DEPTH = 5  # submodules in submodules
@@ -50,7 +51,10 @@ def fetch(setup):
     url, reference = setup.order["git_url"], setup.order["reference"]
     if NO_NAME.search(reference):
         raise SetupFailed(
-            f"{shown(reference)} is no name of a branch, tag or commit.", "", "Check the reference of the job."
+            f"{shown(reference)} is no name of a branch, tag or commit.",
+            "",
+            "Check the reference of the job.",
+            REFERENCE,
         )
     if shutil.which("git", path=PATH) is None:
         raise SetupFailed("git is not installed on the head node.")
@@ -238,7 +242,7 @@ class Fetcher:
         """
         server = addresses.Server(url, self.here)
         if server.scheme == "ssh":
-            raise SetupFailed("A user name and a password are for addresses that begin with https://.")
+            raise SetupFailed("A user name and a password are for addresses that begin with https://.", code="source")
         self.advice = "Check that the Git URL, and the user name and password or access token of the job, are right."
         self.store.folder = self.place / "mirrors"
         with closing(os.memfd_create("credential")) as memory:
@@ -257,7 +261,7 @@ class Fetcher:
             self.complete(url, commit, folder, 1)
         except ProgramFailed as failure:
             self.say(failure.said)
-            raise SetupFailed("The source could not be cloned.", failure.said, self.advice) from failure
+            raise SetupFailed("The source could not be cloned.", failure.said, self.advice, "source") from failure
         return commit, subject
 
     # What the server has
@@ -279,7 +283,7 @@ class Fetcher:
             self.say(f"{shown(before.url)} is at {shown(server.url)} now")
             if self.git.sign_in[0] == before.origin != server.origin:
                 self.say(f"The password is for {before.origin} and is not given to {server.origin}")
-        raise SetupFailed(f"{server.host} redirects more than {HOPS} times.", "", "Check the Git URL of the job.")
+        raise SetupFailed(f"{server.host} redirects more than {HOPS} times.", "", addresses.CHECK, addresses.ADDRESS)
 
     def location(self, words, server):
         """Where the server's answer leads to: git neither follows nor says it, but traces it. None when it does not."""
@@ -388,7 +392,7 @@ class Fetcher:
             return named
         found = self.fetched(mirror, server, ref, named)
         if found is None:
-            raise SetupFailed(f"{shown(reference)} is the name of something that is no commit.")
+            raise SetupFailed(f"{shown(reference)} is the name of something that is no commit.", code=REFERENCE)
         return found
 
     def commit(self, mirror, server, commit):
@@ -509,16 +513,21 @@ def not_there(reference, refs):
         if names
     ]
     if not reference:
-        return SetupFailed("The repository does not say which is its main branch.", "\n".join(has), "Name a branch.")
+        return SetupFailed(
+            "The repository does not say which is its main branch.", "\n".join(has), "Name a branch.", REFERENCE
+        )
     return SetupFailed(
         f"The repository has no branch, tag or commit {shown(reference)}.",
         "\n".join(has),
         "Check the reference of the job.",
+        REFERENCE,
     )
 
 
 def several(commit, which):
-    return SetupFailed(f"{commit} is the beginning of several commits.", which, "Give more of it as the reference.")
+    return SetupFailed(
+        f"{commit} is the beginning of several commits.", which, "Give more of it as the reference.", REFERENCE
+    )
 
 
 def begins_with(file, start):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,25 +10,24 @@ from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import EmptyResultSet
-from django.db.models import Exists, OuterRef, QuerySet, Value
+from django.db.models import QuerySet, Value
 from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.timezone import now
 from django.views.decorators.http import require_safe
 
-from accounts.access import Can, OrganizationRole
+from accounts.access import Can, OrganizationRole, may
 from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.dispatch import reasons
-from jobs.models import Run, newest_of_each
+from jobs.models import Run, newest_of_each, reasons
+from jobs.views.lists import MOST_WORKSPACES, workspaces_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
 
 SHOWN = 8  # rows of each panel
 WINDOW = 7  # days
 MOST_COUNTED = 1000  # of a figure; more is "1,000+"
-MOST_WORKSPACES = 100  # of which a dashboard is made: the newest
 
 
 @require_safe
@@ -36,20 +35,9 @@ MOST_WORKSPACES = 100  # of which a dashboard is made: the newest
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Of all workspaces in which the person is; or, until there is a run, the steps to the first one."""
     organization = enter_organization(request)
-
-    def may(can: Can) -> Exists:
-        return Exists(Workspace.objects.where(request.user, can).filter(pk=OuterRef("pk")))
-
-    workspaces: list[Any] = list(
-        Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
-        .filter(organization=organization)
-        .live()
-        .annotate(inside=may(Can.VIEW), may_run=may(Can.RUN_JOBS), may_build=may(Can.MANAGE_CLUSTERS))
-        .order_by("-pk")[:MOST_WORKSPACES]
-    )
+    workspaces = workspaces_of(request, organization)
     inside = [workspace for workspace in reversed(workspaces) if workspace.inside]
-    for workspace in workspaces:
-        workspace.organization = organization
+    may_change = {workspace.pk for workspace in inside if workspace.may_run}
     ready = next((workspace for workspace in inside if workspace.status == Workspace.Status.READY), None)
     context = {
         "organization": organization,
@@ -59,8 +47,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "ready": ready,
         "may_run": ready is not None and ready.may_run,
         "may_build": ready is not None and ready.may_build,
-        "may_change": {workspace.pk for workspace in inside if workspace.may_run},
-        **_state(inside),
+        "may_change": may_change,
+        **_state(inside, may_change),
     }
     if not context["runs"]:
         context["has_config"] = organization.cloud_configs.live().exists()
@@ -72,14 +60,16 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 @login_required
 def workspace_dashboard(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.VIEW)
-    context = {"workspace": workspace, **_state([workspace])}
+    mine = {workspace.pk} if may(request, Can.RUN_JOBS) else set()
+    context = {"workspace": workspace, **_state([workspace], mine)}
     part = "jobs/workspace_dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
     return render(request, part or "jobs/workspace_dashboard.html", context)
 
 
-def _state(workspaces: Sequence[Workspace]) -> dict[str, Any]:
+def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, Any]:
     """What goes on in these workspaces, in four queries: runs with their figures, clusters, lost nodes, reasons.
 
+    In those that are `mine` the person may run jobs: only there does a run that failed need them.
     Each row has the figures as columns: where there is no row, they are nothing.
     """
     by_pk = {workspace.pk: workspace for workspace in workspaces}
@@ -100,7 +90,7 @@ def _state(workspaces: Sequence[Workspace]) -> dict[str, Any]:
         "waiting": of_these.filter(status=status.NEW),
         "failed": lately.filter(status=status.FAILED),
         "finished": lately.filter(status=status.FINISHED),
-        "needing": of_these.filter(needs_you=True),
+        "needing": Run.objects.filter(workspace__in=mine, needs_you=True),
     }
     counted = {f"count_{name}": _count(rows) for name, rows in figures.items()}
     runs = list(shown.annotate(**counted).for_lists().order_by("-pk"))
@@ -119,7 +109,7 @@ def _state(workspaces: Sequence[Workspace]) -> dict[str, Any]:
     waits = [run for run in reversed(runs) if run.status == status.NEW]
     return {
         "runs": runs,
-        "needs": [run for run in runs if run.needs_you][:SHOWN],
+        "needs": [run for run in runs if run.needs_you and run.workspace_id in mine][:SHOWN],
         "going": [run for run in runs if run.status == status.INPROGRESS][:SHOWN],
         "waits": waits[:SHOWN],
         "recent": [run for run in runs if run.is_finished][:SHOWN],

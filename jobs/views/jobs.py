@@ -21,7 +21,7 @@ from jobs.dispatch import GONE
 from jobs.forms import ClusterField, CredentialForm, EditJobForm, JobForm, ProgramForm
 from jobs.models import Job, Run
 from jobs.plans import RUN
-from jobs.views.lists import PAGE, with_reasons
+from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -93,7 +93,7 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _job_for(request, uuid, Can.VIEW)
     may_change = found.deleted is None and may(request, Can.RUN_JOBS)
     rows = behind(found.runs.all(), cursor_of(request.GET), "-pk").for_lists()
-    page = page_of(with_reasons(rows[: PAGE + 1]), PAGE, request.GET)
+    page = page_of(rows[: PAGE + 1].with_reasons(), PAGE, request.GET)
     context = {
         "job": found,
         "runs": page.rows,

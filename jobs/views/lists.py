@@ -6,21 +6,23 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from accounts.access import Can
+from accounts.access import Can, may
+from accounts.models import Organization
+from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.dispatch import reasons
-from jobs.forms import JobFilterForm, RunFilterForm
-from jobs.models import Job, Run, RunQuerySet, newest_of_each
+from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
+from jobs.models import Job, Run, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
 
 PAGE = 25
+MOST_WORKSPACES = 100  # of which a dashboard, or a list over all of them, is made: the newest
 MOST_JOBS = 30  # whose runs are looked through for a word in their names
 
 
@@ -30,7 +32,8 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """All runs of a workspace."""
     workspace = workspace_for(request, uuid, Can.VIEW)
     clusters = _clusters(workspace, request.GET.get("cluster"))
-    form = RunFilterForm(request.GET, clusters=clusters, reader=request.user)
+    may_run = may(request, Can.RUN_JOBS)
+    form = RunFilterForm(request.GET, clusters=clusters, reader=request.user, may_run=may_run)
     jobs: list[Job] | None = None
     page: Page[Run] = Page([])
     if form.is_valid():
@@ -43,7 +46,7 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         rows = behind(rows, cursor_of(request.GET), order)
         if jobs is not None:
             rows = newest_of_each("job", [job.pk for job in jobs[:MOST_JOBS]], PAGE + 1, rows).order_by(order)
-        page = page_of(with_reasons(rows.for_lists()[: PAGE + 1]), PAGE, request.GET)
+        page = page_of(rows.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
     context = {
         "workspace": workspace,
         "form": form,
@@ -59,6 +62,59 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "jobs/runs.html", context)
 
 
+@require_safe
+@login_required
+def all_runs(request: HttpRequest) -> HttpResponse:
+    """Those of all workspaces of the organization in which the person is, as far as a dashboard is made of them.
+
+    What needs somebody is listed where the person may do something about it.
+    """
+    organization = enter_organization(request)
+    inside = {workspace.pk: workspace for workspace in workspaces_of(request, organization) if workspace.inside}
+    may_change = {pk for pk, workspace in inside.items() if workspace.may_run}
+    form = RunsFilterForm(request.GET, reader=request.user, may_run=bool(may_change))
+    page: Page[Run] = Page([])
+    if form.is_valid():
+        asked = form.cleaned_data
+        order = "pk" if asked["sort"] == "old" else "-pk"
+        rows = behind(form.narrow(Run.objects.all()), cursor_of(request.GET), order)
+        of = may_change if asked["status"] == "needs" and may_change else inside
+        found = newest_of_each("workspace", of, PAGE + 1, rows).order_by(order)
+        page = page_of(found.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
+    for run in page.rows:
+        run.workspace = inside[run.workspace_id]
+    context = {
+        "organization": organization,
+        "form": form,
+        "runs": page.rows,
+        **page.context,
+        "may_change": may_change,
+        "most": MOST_WORKSPACES if len(inside) == MOST_WORKSPACES else 0,
+        "filtered": any(request.GET.get(name) for name in ("status", "who", "days")),
+        "order": _order(request),
+    }
+    part = "jobs/all_runs.html#list" if request.headers.get("HX-Target") == "run-list" else ""
+    return render(request, part or "jobs/all_runs.html", context)
+
+
+def workspaces_of(request: HttpRequest, organization: Organization) -> list[Any]:
+    """The newest that the person may see, the newest first; with what they may do: `inside`, `may_run`, `may_build`."""
+
+    def may_there(can: Can) -> Exists:
+        return Exists(Workspace.objects.where(request.user, can).filter(pk=OuterRef("pk")))
+
+    found: list[Any] = list(
+        Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
+        .filter(organization=organization)
+        .live()
+        .annotate(inside=may_there(Can.VIEW), may_run=may_there(Can.RUN_JOBS), may_build=may_there(Can.MANAGE_CLUSTERS))
+        .order_by("-pk")[:MOST_WORKSPACES]
+    )
+    for workspace in found:
+        workspace.organization = organization
+    return found
+
+
 def _order(request: HttpRequest) -> dict[str, str]:
     """For the heading of the times: the order that they are in, and the address of the same list in the other one."""
     query = request.GET.copy()
@@ -67,15 +123,6 @@ def _order(request: HttpRequest) -> dict[str, str]:
     if not is_old:
         query["sort"] = "old"
     return {"is": "ascending" if is_old else "descending", "other": query.urlencode()}
-
-
-def with_reasons(rows: RunQuerySet) -> list[Run]:
-    """Those that wait say why."""
-    found = list(rows)
-    why = reasons(found)
-    for run in found:
-        run.waits_for = why.get(run.pk, "")
-    return found
 
 
 def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
@@ -104,7 +151,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
             behind(rows, cursor_of(request.GET), *order).select_related("cluster")[: PAGE + 1], PAGE, request.GET
         )
         last = newest_of_each("job", [job.pk for job in page.rows], 1, Run.objects.all())
-        lasts = {run.job_id: run for run in with_reasons(last.for_lists())}
+        lasts = {run.job_id: run for run in last.for_lists().with_reasons()}
     context: dict[str, Any] = {
         "workspace": workspace,
         "form": form,

@@ -17,8 +17,7 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from jobs import causes
 from jobs.actions import cancel_run, dismiss_run
-from jobs.dispatch import reasons
-from jobs.models import Run
+from jobs.models import Run, reasons
 from jobs.plans import RUN
 from jobs.views.jobs import clusters_for, one_run
 from portal.tasks.models import Step, StepStatus, Task
@@ -52,31 +51,47 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
     return [(step, None) for step in steps]
 
 
-# What the advice of a failed run speaks of, and where that is changed: the field of the form that edits the job.
-_MENDS = (
-    ("another cluster", "edit-job", "id_cluster", "Choose another cluster"),
-    ("Git URL", "edit-job", "id_git_url", "Change the Git URL"),
-    ("command", "edit-job", "id_command", "Change the command"),
-    ("reference", "edit-job", "id_reference", "Change the reference"),
-    ("time limit", "edit-job", "id_time_limit", "Change the time limit"),
-    ("password", "job-credential", "id_git_password", "Change how it signs in"),
-)
+# What mends what, by the code of a cause; and where that is changed: the field of a form of the job.
+_MENDS = {
+    "address": ("git_url",),
+    "cluster_failed": ("repair", "cluster"),
+    "cluster_gone": ("cluster",),
+    "credential": ("credential",),
+    "head_lost": ("repair",),
+    "no_command": ("command",),
+    "no_engine": ("cluster",),
+    "no_program": ("command", "reference"),
+    "no_program_module": ("command",),
+    "node_lost": ("repair",),
+    "reference": ("reference",),
+    "source": ("git_url", "credential"),
+    "time_limit": ("time_limit",),
+}
+_FIELDS = {
+    "cluster": ("edit-job", "id_cluster", "Choose another cluster"),
+    "command": ("edit-job", "id_command", "Change the command"),
+    "credential": ("job-credential", "id_git_password", "Change how it signs in"),
+    "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
+    "reference": ("edit-job", "id_reference", "Change the reference"),
+    "time_limit": ("edit-job", "id_time_limit", "Change the time limit"),
+}
 
 
-def _mends(run: Run, advice: str) -> list[tuple[str, str]]:
-    """Words and addresses of what its advice says to change."""
-    there = [(f"Open {run.cluster}", run.cluster.get_absolute_url())] if "epair the cluster" in advice else []
-    return there + [
-        (words, f"{reverse(name, args=[run.job.uuid])}#{field}")
-        for about, name, field, words in _MENDS
-        if about in advice
-    ]
+def _mends(run: Run) -> list[tuple[str, str]]:
+    """Words and addresses of what mends the cause of a run that failed: none for one of before causes had codes."""
+    found = []
+    for mend in _MENDS.get(run.code, ()):
+        if mend == "repair":
+            found.append((f"Open {run.cluster}", run.cluster.get_absolute_url()))
+        else:
+            name, field, words = _FIELDS[mend]
+            found.append((words, f"{reverse(name, args=[run.job.uuid])}#{field}"))
+    return found
 
 
-def _advice(run: Run) -> str:
-    """What can still be done: nothing for a job that is deleted, no other cluster for one that has been moved."""
-    is_moved = run.cluster_id != run.job.cluster_id and "another cluster" in run.advice
-    return "" if run.job.deleted or is_moved else run.advice
+def _is_mended(run: Run) -> bool:
+    """Nothing is left to do: its job is deleted, or runs on another cluster now where that was the advice."""
+    return bool(run.job.deleted) or (run.cluster_id != run.job.cluster_id and "cluster" in _MENDS.get(run.code, ()))
 
 
 @require_safe
@@ -87,7 +102,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     task = found.last_task
     may_change = may(request, Can.RUN_JOBS)
     may_run = may_change and found.job.deleted is None
-    advice = _advice(found)
+    is_mended = _is_mended(found)
     context: dict[str, Any] = {
         "run": found,
         "task": task,
@@ -99,8 +114,8 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "last_ended": found.last_ended_rank,
         "may_change": may_change,
         "may_run": may_run,
-        "advice": advice,
-        "mends": _mends(found, advice) if may_run and found.status == Run.Status.FAILED else [],
+        "advice": "" if is_mended else found.advice,
+        "mends": _mends(found) if may_run and not is_mended and found.status == Run.Status.FAILED else [],
         "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
         "key": uuid4(),
         "is_news": is_news,

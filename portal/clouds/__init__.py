@@ -1,15 +1,20 @@
-"""What a cloud is. `Cloud` is all that the rest of the portal knows of any of them.
+"""What a cloud is. `Account` and `Cloud` are all that the rest of the portal knows of any of them.
 
-A new cloud: a folder beside `local/`, one value of `CloudKind`, one case in `connect`,
-one line in `tests/clouds/test_contract.py`.
+A new cloud: a folder beside `local/` with its options, one value of `CloudKind`, one case in `connect`, one line in
+`tests/clouds/test_contract.py`. What is given and answered is in `types.py`, what a store is in `stores.py`, and what a
+node offers to whoever signs in is in `promises.py`; `bootstrap.py` makes that of a bare image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol, assert_never
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Protocol, TypeAlias, assert_never
 
+from portal.clouds.local.options import LocalOptions
+from portal.clouds.stores import Lock, Store
 from portal.clouds.types import (
+    Can,
     CloudKind,
     CloudNode,
     HostKey,
@@ -17,34 +22,85 @@ from portal.clouds.types import (
     InstanceType,
     NodesSpec,
     NodeState,
+    Offer,
+    Permission,
+    Quota,
     Region,
     Resource,
     Tags,
+    WorkspaceSpec,
+    Zone,
 )
-from portal.errors import Passing, Pending, PortalError, Refused
+from portal.errors import Alternative, NoRoom, Passing, Pending, PortalError, Refused
 
 __all__ = [
+    "Account",
+    "Alternative",
+    "Can",
     "Cloud",
     "CloudKind",
     "CloudNode",
     "HostKey",
     "Identity",
     "InstanceType",
+    "Lock",
+    "NoRoom",
     "NodeState",
     "NodesSpec",
+    "Offer",
+    "Options",
     "Passing",
     "Pending",
+    "Permission",
     "PortalError",
+    "Quota",
     "Refused",
     "Region",
     "Resource",
+    "Store",
     "Tags",
+    "WorkspaceSpec",
+    "Zone",
     "connect",
 ]
 
+Options: TypeAlias = LocalOptions  # of each kind of cloud: typed, frozen, and without a secret
+
+
+class Account(Protocol):
+    """A cloud configuration: who we are in a cloud, what we may do, and what may be had.
+
+    It is made without a word to the cloud, and kept: threads share it, and what it is told (a session, a token that
+    ends) it keeps itself.
+    """
+
+    kind: CloudKind
+    can: frozenset[Can]  # of this kind of cloud: what is not in it raises `Refused` with the code "not_here"
+
+    def check(self) -> Identity:
+        """Say who we are. Raises `Refused` where that is nobody."""
+        ...
+
+    def permissions(self) -> list[Permission]:
+        """Each thing that the portal needs to be allowed; granted or not, with what to paste."""
+        ...
+
+    def regions(self) -> list[Region]: ...
+
+    def instance_types(self, region: str) -> list[InstanceType]:
+        """What can be had there, smallest first. Empty when the credentials allow nothing."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""
+        ...
+
+    def cloud(self, region: str) -> Cloud: ...
+
 
 class Cloud(Protocol):
-    """One cloud configuration in one region.
+    """One region of an account.
 
     - Every method may be called again after a crash: `ensure_*` finds by tag before it makes, `delete_*` is content
       with nothing.
@@ -56,25 +112,24 @@ class Cloud(Protocol):
     """
 
     kind: CloudKind
+    can: frozenset[Can]
     look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
 
-    def check(self) -> Identity:
-        """Say who we are. Raises `Refused` naming the permission that is missing."""
+    def zones(self) -> list[Zone]:
+        """Where nodes can be. Needs `Can.ZONE`."""
         ...
 
-    def regions(self) -> list[Region]: ...
-
-    def instance_types(self) -> list[InstanceType]:
-        """What can be had here, smallest first. Empty when the credentials allow nothing."""
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """What so many nodes would cost, count against, and whether they can be had. Nothing is asked for."""
         ...
 
-    def ensure_network(self, tags: Tags, *, token: str = "") -> Pending | None:
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's private network."""
         ...
 
     def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None: ...
 
-    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
         """The workspace's shared filesystem, mounted on each of its nodes."""
         ...
 
@@ -85,7 +140,8 @@ class Cloud(Protocol):
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
         """Ask for those of the nodes that are missing, start those that have stopped, and leave the others alone.
 
-        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay.
+        None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay. Raises `NoRoom` where the
+        cloud has no more of them.
         """
         ...
 
@@ -93,8 +149,16 @@ class Cloud(Protocol):
         """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped."""
         ...
 
+    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
+        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
+        ...
+
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        """What exists now, lowest rank first."""
+        """What exists now, lowest rank first, one a rank: one that is gone only where there is no other."""
+        ...
+
+    def console(self, tags: Tags, rank: int) -> str:
+        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
         ...
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
@@ -105,28 +169,27 @@ class Cloud(Protocol):
         ...
 
     def owners(self, portal: str) -> set[Tags]:
-        """The tags of everything in this region, of any kind, that carries this portal's tag."""
-        ...
+        """The tags of everything in this region, of any kind, that carries this portal's tag.
 
-    def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
-        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
-        ...
-
-    def console(self, tags: Tags, rank: int) -> str:
-        """The end of what the node said while it booted, as evidence; at most some KiB. Empty where there is none."""
+        Those that have no row are strays.
+        """
         ...
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        """Everything of this subject that still exists. Asks the cloud, not our memory."""
+        """Everything of this subject that still exists, and what of it is going. Asks the cloud, not our memory."""
         ...
 
 
-def connect(kind: CloudKind, options: Mapping[str, Any], *, region: str) -> Cloud:
-    """The cloud of a cloud configuration. `options` are the configuration's own; SDKs load only when used."""
-    match kind:
-        case CloudKind.LOCAL:
-            from portal.clouds.local import LocalCloud
+@lru_cache(maxsize=64)
+def connect(options: Options, credentials: str = "") -> Account:
+    """The account of a cloud configuration, made once for each content of it. SDKs load only when used.
 
-            return LocalCloud.from_options(options, region=region)
+    `credentials` is what its folder put into the configuration's sealed field, in the clear.
+    """
+    match options:
+        case LocalOptions():
+            from portal.clouds.local.account import LocalAccount
+
+            return LocalAccount.of(options)
         case _:
-            assert_never(kind)
+            assert_never(options)

@@ -7,9 +7,33 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from portal.errors import Refused
+
 
 class CloudKind(StrEnum):
     LOCAL = "local"
+
+
+class Can(StrEnum):
+    """What not every kind of cloud can do. What one cannot is on no page and in no plan.
+
+    Asked for all the same, it is `not_here`.
+    """
+
+    NETWORK = "network"  # make a workspace's network
+    FILESYSTEM = "filesystem"  # make a workspace's shared filesystem
+    STORE = "store"  # keep objects for the portal
+    PAUSE = "pause"  # stop nodes and keep their disks
+    SCALE = "scale"  # add nodes to a cluster that runs, and take some away
+    ZONE = "zone"  # choose where in a region nodes are
+    SPOT = "spot"  # have nodes for less that may be taken away
+    ROLE = "role"  # give nodes rights of their own in the cloud
+    PRICES = "prices"  # say what things cost
+
+
+def not_here(can: Can, cloud: str) -> Refused:
+    """What is raised for what is not in `can`. `cloud` is how people call it."""
+    return Refused(f"{cloud} cannot do this: {can}.", code="not_here")
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,16 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Permission:
+    """Something that the portal needs to be allowed."""
+
+    name: str  # in the cloud's own words
+    granted: bool | None  # None: the cloud does not say
+    why: str = ""  # what it is for, or why it is missing
+    statement: str = ""  # what to paste where, so that it is granted
+
+
+@dataclass(frozen=True)
 class Region:
     name: str
     title: str
@@ -44,7 +78,49 @@ class InstanceType:
     vcpus: int
     memory_gib: float
     accelerated_network: bool = False
-    hourly_price: Decimal | None = None  # US dollars; None when the cloud does not charge
+    hourly_price: Decimal | None = None  # US dollars; None where nobody charges, or says how much
+    architecture: str = "x86_64"
+    spot: bool = False  # whether it can be had as a spot node
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A part of a region that fails by itself."""
+
+    name: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A limit of the account that the nodes would count against."""
+
+    name: str
+    asked: int
+    left: int | None  # None: the cloud does not say
+
+    @property
+    def is_enough(self) -> bool:
+        return self.left is None or self.asked <= self.left
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the nodes that a person thinks of would cost, and what stands in the way."""
+
+    hourly_price: Decimal | None  # of all of them, in US dollars; None where nobody charges, or says how much
+    quotas: tuple[Quota, ...] = ()
+    warnings: tuple[str, ...] = ()  # sentences: it may be slow, or may not be had just now
+    impossible: str = ""  # why it cannot be had, as a sentence; empty where it can
+
+
+@dataclass(frozen=True)
+class WorkspaceSpec:
+    """What is asked for of a workspace's network and filesystem."""
+
+    tags: Tags
+    extra_tags: tuple[tuple[str, str], ...] = ()  # of people: written on everything, and never used to find it
+    choices: tuple[tuple[str, str], ...] = ()  # in the words of its kind of cloud, which refuses what it does not know
 
 
 @dataclass(frozen=True)
@@ -64,6 +140,10 @@ class NodesSpec:
     instance_type: str
     host_keys: tuple[HostKey, ...]  # one a node, by rank
     authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in; the first is the portal's
+    zone: str = ""  # empty: the cloud chooses
+    spot: bool = False
+    role: str = ""  # what the nodes may do in the cloud, by the cloud's name of it; empty: nothing
+    extra_tags: tuple[tuple[str, str], ...] = ()  # of people, as in `WorkspaceSpec`
 
     @property
     def nodes(self) -> int:

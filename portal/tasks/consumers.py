@@ -1,7 +1,7 @@
 """The socket of a page. It says "look again" for what the page watches, and hands out output by cursor.
 
 The page sends {"watch": ["task.UUID", …]} and {"output": UUID, "after": N, "ended": bool, "kept": bool}: one ask, one
-frame, so that a page that stalls costs one frame. Permission is asked again at every read, at the latest after RECHECK.
+frame, so that a page that stalls costs one frame. Permission is asked again at every read, see `permission.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from uuid import UUID
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from portal.database import for_sockets
-from portal.tasks import people, registry
+from portal.tasks import permission
 from portal.tasks.hub import Reader, State
 from portal.tasks.pace import Pace
-from portal.tasks.subjects import seen_output
 
 logger = logging.getLogger(__name__)
 
-SIGNED_OUT, GONE, TRY_AGAIN = 4401, 4404, 1011  # close codes: sign in again; nothing here for you; our fault
-RECHECK = 3.0  # seconds a permission is believed
+TRY_AGAIN = 1011  # close code: our fault
 BEAT = 10.0
 MOST_WATCHED = 20
 
@@ -37,8 +34,6 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.following: asyncio.Task[None] | None = None
         self.jobs: list[asyncio.Task[None]] = []
         self.checked = time.monotonic()
-        self.person: Any = None
-        self.person_at = 0.0  # when the session was read
         await self.accept()
         if not await self._ask([]):
             return
@@ -108,7 +103,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         """A page that hears nothing for two beats knows that it is deaf. A person who lost a right is sent away."""
         told = time.monotonic()
         while True:
-            await asyncio.sleep(RECHECK)
+            await asyncio.sleep(permission.RECHECK)
             if not await self._still_allowed():
                 return
             if time.monotonic() - told >= BEAT - 0.1:
@@ -117,13 +112,14 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def _still_allowed(self) -> bool:
         """Ask again, if the last answer is too old to be believed; close when something is no longer allowed."""
-        if time.monotonic() - self.checked < RECHECK:
+        if time.monotonic() - self.checked < permission.RECHECK:
             return True
         self.checked = time.monotonic()
         return await self._ask(self.watched)
 
     async def _ask(self, names: Iterable[str]) -> bool:
-        code = await self.refusal(list(names))
+        session = self.scope.get("session")
+        code = await permission.refusal(session.session_key if session else None, list(names))
         if code is not None:
             await self.close(code)
         return code is None
@@ -150,58 +146,3 @@ class LiveConsumer(AsyncWebsocketConsumer):
         await reader.beyond(State(after, ended, kept))
         if await self._still_allowed():
             await self.send(bytes_data=await reader.frame(after))
-
-    # Permission
-
-    async def refusal(self, names: list[str]) -> int | None:
-        """The close code, if the session is over or the person may not see one of these."""
-        if self._knows_person() and all(_is_believed(self.person, name) for name in names):
-            return None
-        return await self._refusal(names)
-
-    def _knows_person(self) -> bool:
-        return self.person is not None and time.monotonic() - self.person_at < people.RELOAD
-
-    @for_sockets
-    def _refusal(self, names: list[str]) -> int | None:
-        if not self._knows_person():
-            session = self.scope.get("session")
-            self.person_at, self.person = people.whose(session.session_key if session else None)
-        if self.person is None:
-            return SIGNED_OUT
-        return None if all(_may_see(self.person, name) for name in names) else GONE
-
-
-# (person, name) → when it was last seen to be allowed. Shared by the sockets of a process: a person's many pages, and
-# the many rings of one page, ask the database once.
-_believed: dict[tuple[int, str], float] = {}
-
-
-def _is_believed(user: Any, name: str) -> bool:
-    return time.monotonic() - _believed.get((user.pk, name), -RECHECK) < RECHECK
-
-
-def _may_see(user: Any, name: str) -> bool:
-    if _is_believed(user, name):
-        return True
-    now = time.monotonic()
-    if not _sees(user, name):
-        _believed.pop((user.pk, name), None)
-        return False
-    if len(_believed) > 10_000:
-        _believed.clear()
-    _believed[user.pk, name] = now
-    return True
-
-
-def _sees(user: Any, name: str) -> bool:
-    kind, _, text = name.partition(".")
-    try:
-        uuid = UUID(text)
-    except ValueError:
-        return False
-    if kind == "output":
-        return seen_output(user, uuid) is not None
-    if kind not in registry.live:
-        return False
-    return registry.live[kind].objects.seen_by(user, uuid) is not None

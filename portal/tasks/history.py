@@ -54,7 +54,7 @@ def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
 
 
 def progress(task: Task) -> Progress:
-    steps = list(task.steps.all())
+    steps = list(task.steps.exclude(status=StepStatus.LEFT_OUT))
     samples, usual = usual_steps(task)
     now_at = next((n for n, step in enumerate(steps) if step.status != StepStatus.DONE), len(steps) - 1)
     done = task.status == TaskStatus.FINISHED

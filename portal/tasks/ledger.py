@@ -130,8 +130,16 @@ def _new_task(
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
     del task.wake_at  # an expression of the database's; who asks for it is given what came of it
+    applies = plan.on(subject.can).steps if any(step.needs for step in plan.steps) else plan.steps
     Step.objects.bulk_create(
-        Step(task=task, position=n, name=step.name, title=step.title) for n, step in enumerate(plan.steps)
+        Step(
+            task=task,
+            position=n,
+            name=step.name,
+            title=step.title,
+            status=StepStatus.WAITING if step in applies else StepStatus.LEFT_OUT,
+        )
+        for n, step in enumerate(plan.steps)
     )
     return task
 
@@ -440,18 +448,26 @@ class Work:
         self.memo["token"] = pending.token
         self.wait(pending.look_in, pending.detail, starts=pending.starts)
 
-    def wait(self, seconds: float, detail: str | None = None, *, starts: datetime | None = None) -> NoReturn:
+    def wait(
+        self,
+        seconds: float,
+        detail: str | None = None,
+        *,
+        starts: datetime | None = None,
+        evidence: Callable[[], str] = str,
+    ) -> NoReturn:
         """Give the worker back; this step is called again after so many seconds, or earlier when woken.
 
         Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
-        where somebody has said when that will be.
+        where somebody has said when that will be. `evidence` is asked for then, and not before.
         """
         record, step = self.record, self._step
         assert record is not None and step is not None  # noqa: PT018
         since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
         if since and now() - since > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
-            raise PortalError(f"Gave up after {step.limit.total_seconds() / 60:.0f} minutes: {what}.")
+            minutes = step.limit.total_seconds() / 60
+            raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence())
         record.deaths, record.faults, record.faulty_since = 0, 0, None
         self._give_back(seconds, detail)
 
@@ -481,7 +497,7 @@ class Work:
         if self._done:
             self.look_for_cancel()  # lest a step is begun that nobody wants any more
         self.record, self._step = record, step
-        if record.status == StepStatus.DONE:
+        if record.status in (StepStatus.DONE, StepStatus.LEFT_OUT):
             return
         self._count_death(step)
         if record.status != StepStatus.RUNNING:
@@ -503,7 +519,11 @@ class Work:
         if not self.task.undoes_on_cancel:
             return
         for record, step in reversed(steps):
-            if step.always or record.status in (StepStatus.WAITING, StepStatus.UNDONE):
+            if step.always or record.status in (
+                StepStatus.WAITING,
+                StepStatus.UNDONE,
+                StepStatus.LEFT_OUT,
+            ):
                 continue
             if record.status == StepStatus.DONE and not step.undo:
                 continue

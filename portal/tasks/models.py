@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -72,6 +74,18 @@ class TaskQuerySet(models.QuerySet["Task"]):
         assert subjects is not None
         queryset = subjects.objects
         return task if queryset.where(user, queryset.all().sees).filter(pk=task.subject_id).exists() else None
+
+    def seers(self, people: Collection[Any]) -> set[tuple[int, int]]:
+        """Which of these people may see which of the tasks: those who may see their subjects."""
+        of: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for pk, kind, subject in self.values_list("pk", "subject_type", "subject_id"):
+            of[kind][subject].append(pk)
+        found = set()
+        for kind, tasks in of.items():
+            subjects: Any = ContentType.objects.get_for_id(kind).model_class()
+            for subject, person in subjects.objects.filter(pk__in=tasks).seers(people):
+                found |= {(task, person) for task in tasks[subject]}
+        return found
 
 
 class Task(models.Model):
@@ -216,6 +230,7 @@ class StepStatus(models.TextChoices):
     DONE = "done"
     FAILED = "failed"
     UNDONE = "undone"
+    LEFT_OUT = "left out"  # it does not apply: its kind of cloud can do without, or cannot do it
 
 
 class Step(models.Model):

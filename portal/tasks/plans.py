@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from portal.clouds import Can
 
 if TYPE_CHECKING:
     from portal.tasks.ledger import Work
@@ -28,6 +30,7 @@ class StepPlan:
     patience: timedelta = timedelta(minutes=10)  # how long passing faults in a row are borne
     limit: timedelta = timedelta(minutes=20)  # how long it may wait in all, and its undoing once more
     looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
+    needs: Can | None = None  # what a kind of cloud may not be able to do: then the step does not apply
     always: bool = False  # also after the others were taken back, by a cancel or a failure
 
 
@@ -53,6 +56,7 @@ class Plan:
     during: str = ""
     then: Mapping[str, str] = field(default_factory=dict)
     begins: Collection[str] = ()
+    needs: Can | None = None  # what makes no sense on a cloud that cannot do this
     alone: bool = False  # it is refused while somebody has the subject for themselves
     settle: Callable[[Task], None] | None = None
     undoes_on_cancel: bool = True
@@ -71,6 +75,10 @@ class Plan:
             "destroys": self.undoes is not None,
         }
 
+    def on(self, can: Collection[Can]) -> Plan:
+        """With the steps that apply where a cloud can do this."""
+        return replace(self, steps=[step for step in self.steps if step.needs is None or step.needs in can])
+
     def teardown(self) -> list[StepPlan]:
         """The steps that take apart whatever this plan built, in reverse."""
         return [
@@ -81,6 +89,7 @@ class Plan:
                 icon=step.icon,
                 patience=step.patience,
                 limit=step.limit,
+                needs=step.needs,
             )
             for step in reversed(self.steps)
             if step.undo

@@ -20,6 +20,7 @@ plans: dict[str, Plan] = {}  # by kind
 done_to: dict[str, type[Subject]] = {}  # what each plan is done to, by its kind
 subjects: dict[str, type[Subject]] = {}  # by the name before the dot in live names
 live: dict[str, Any] = {}  # models whose rows live pages hear about, by that name; their managers have `seen_by`
+sockets: dict[str, Any] = {}  # routes of live sockets besides the pages' own, and the ASGI applications behind them
 watchers: list[Callable[[], Any]] = []  # what the watch process looks after, see `portal.tasks.watch`
 enter: Callable[[HttpRequest, Any], None]  # the page is in this subject's workspace
 record: Callable[..., None]  # the audit entry of what somebody did to a task: verb, task, by
@@ -40,6 +41,10 @@ def add_live(model: type[Model]) -> None:
 
 def add_watchers(*made_by: Callable[[], Any]) -> None:
     watchers.extend(made_by)
+
+
+def add_socket(route: str, application: Any) -> None:
+    sockets[route] = application
 
 
 def tell(**functions: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 
+from portal.clouds import Can
 from portal.states import HasStatus
 from portal.tasks import registry
 
@@ -38,6 +39,11 @@ class Subject(HasStatus):
     def workspace(self) -> Any:
         """The workspace that it is in, or is."""
         raise NotImplementedError
+
+    @property
+    def can(self) -> frozenset[Can]:
+        """What its kind of cloud can do: of a plan, the steps that need something else do not apply."""
+        return frozenset(Can)
 
     def get_absolute_url(self) -> str:
         raise NotImplementedError

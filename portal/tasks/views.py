@@ -24,7 +24,7 @@ from portal.tasks import registry
 from portal.tasks.blocks import Piece, blocks
 from portal.tasks.history import progress
 from portal.tasks.ledger import cancel_task, retry_task, why_not_again
-from portal.tasks.models import Output, Stream, Task
+from portal.tasks.models import Output, StepStatus, Stream, Task
 from portal.tasks.subjects import Subject, seen_output
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _shown(output: Output, after: int | None, wanted: store.Filter | None) -> tu
 
 
 def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
-    """Why a page with a filter is empty, in words; the same in viewer.js."""
+    """Why a page with a filter is empty, in words; the same in filter.js."""
     to = f" to {stream}" if stream in ("stdout", "stderr") else ""
     when = " in this part" if part else " so far" if so_far else ""
     words = ", ".join(rank.replace(",", " ").split())
@@ -116,7 +116,10 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "task": task,
         "subject": task.subject,
-        "steps": [(step, shown.usual.get(step.name)) for step in task.steps.select_related("task")],
+        "steps": [
+            (step, shown.usual.get(step.name))
+            for step in task.steps.exclude(status=StepStatus.LEFT_OUT).select_related("task")
+        ],
         "progress": shown,
         "viewer": viewer(task.output),
         "may_change": _may_change(request, task),

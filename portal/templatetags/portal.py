@@ -203,7 +203,7 @@ def section(context: dict[str, Any]) -> str:
     request = context.get("request")
     if request is None:
         return ""
-    if request.path == "/":
+    if request.path in ("/", "/runs/"):
         return "dashboard"
     task = context.get("task")
     path = f"/{task.kind.split('.')[0]}/" if task is not None else request.path

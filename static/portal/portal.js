@@ -117,10 +117,10 @@ document.addEventListener("click", (event) => {
   go.open();
 });
 
-// A form is sent once; its key makes a second time harmless, and this makes it rare.
+// A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;
-  if (form.method !== "post" || event.defaultPrevented) return;
+  if (form.method !== "post" || event.defaultPrevented || "again" in form.dataset) return;
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
   typed.keep(form);
@@ -178,12 +178,35 @@ const typed = {
   },
 };
 
+/* The browser's time zone: proposed where somebody makes an account, offered where their profile has another one. */
+const zone = {
+  name: Intl.DateTimeFormat().resolvedOptions().timeZone,
+  offer() {
+    for (const field of document.querySelectorAll("input[data-zone]")) field.value = zone.name ?? "";
+    const button = document.querySelector("[data-take-zone]");
+    const choice = button && document.getElementById(button.dataset.takeZone);
+    if (!choice || ![...choice.options].some((option) => option.value === zone.name)) return;
+    const look = () => {
+      button.hidden = choice.value === zone.name;
+    };
+    button.textContent = `Use this browser's zone: ${zone.name.replaceAll("_", " ")}`;
+    button.addEventListener("click", () => {
+      choice.value = zone.name;
+      look();
+      choice.focus();
+    });
+    choice.addEventListener("change", look);
+    look();
+  },
+};
+
 addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
 document.addEventListener("DOMContentLoaded", () => {
   theme.paint(); // its button is there now
+  zone.offer();
   typed.giveBack();
   document.querySelector(".error-summary")?.focus();
 });

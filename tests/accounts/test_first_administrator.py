@@ -25,9 +25,9 @@ def path():
 def test_it_makes_an_administrator_with_an_organization_and_signs_in(client):
     link = path()
     assert client.get(link).status_code == 200
-    assert client.post(link, GOOD).status_code == 302
+    assert client.post(link, {**GOOD, "time_zone": "Europe/Oslo"}).status_code == 302
     user = User.objects.get()
-    assert (user.email, user.is_superuser) == ("alice@example.org", True)
+    assert (user.email, user.is_superuser, user.time_zone) == ("alice@example.org", True, "Europe/Oslo")
     assert Organization.objects.get().memberships.get().role == "admin"
     assert client.get("/").status_code == 200
 

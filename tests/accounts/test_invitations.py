@@ -102,6 +102,17 @@ def test_somebody_new_makes_an_account_and_lands_in_the_workspace(client, lab, a
     assert client.post("/accounts/login/", {"login": nina.email, "password": "blue tractor sings"}).status_code == 302
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("Asia/Tokyo", "Asia/Tokyo"), ("Mars/Base", "UTC"), ("../../etc/passwd", "UTC"), ("\0", "UTC"), ("", "UTC")],
+)
+def test_the_time_zone_of_the_browser_is_the_new_persons_where_there_is_such_a_one(client, harbor, alice, said, kept):
+    invite(client, alice, "nina@example.org")
+    client.get(link_in(mail.outbox[0].body))
+    client.post("/invitation/", {"name": "Nina", "password": "blue tractor sings", "time_zone": said})
+    assert User.objects.get(email="nina@example.org").time_zone == kept
+
+
 def test_somebody_with_an_account_signs_in_and_then_accepts(client, harbor, alice, charlie):
     charlie.emailaddress_set.create(email=charlie.email, verified=True, primary=True)
     invite(client, alice, "charlie@example.org")

@@ -20,7 +20,7 @@ from accounts.models import AuditChain, AuditEvent
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import MOST_WAITING, start_run
 from jobs.models import Job, Run
-from portal.tasks import consumers, ledger, queue
+from portal.tasks import ledger, permission, queue
 from portal.tasks.models import Output, Task
 from portal.tasks.worker import PortalWorker
 from tests.bench import measured
@@ -147,26 +147,23 @@ async def test_five_hundred_live_pages(lab, bob, table):
     """Each of a session of its own, as those of 500 people are: what they ask every two seconds."""
     pages = []
     for _ in range(PAGES):
-        page = consumers.LiveConsumer()
-        page.scope = (await database_sync_to_async(page_of)(bob)).scope
-        page.person, page.person_at = None, 0.0
-        pages.append(page)
+        page = await database_sync_to_async(page_of)(bob)
+        pages.append(page.scope["session"].session_key)
     name = f"workspace.{lab.uuid}"
 
     async def all_ask():
-        consumers._people.clear()
+        permission._whose.clear()
+        permission._believed.clear()
         began, cpu = time.perf_counter(), time.process_time()
-        found = await asyncio.gather(*(page.refusal([name]) for page in pages))
+        found = await asyncio.gather(*(permission.refusal(session, [name]) for session in pages))
         assert found == [None] * PAGES
-        for page in pages:
-            page.person = None
         return time.perf_counter() - began, time.process_time() - cpu
 
     @database_sync_to_async
     def one_after_the_other():
         began = time.perf_counter()
-        for page in pages:
-            assert consumers._whose(page.scope["session"].session_key)
+        for session in pages:
+            assert permission._people([session])[session]
         return time.perf_counter() - began
 
     floor = measured.amount("the floor", await one_after_the_other())

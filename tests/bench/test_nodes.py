@@ -20,7 +20,7 @@ from clusters import watch
 from clusters.models import Cluster, EngineVersion, Node
 from portal import secrets, ssh
 from tests.bench import measured
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.running import ROOT
 from workspaces.models import CloudConfig, Workspace
 
@@ -35,7 +35,7 @@ def nodes(tmp_path, monkeypatch):
     """Their addresses, and the server's process."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: MemoryCloud())
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(MemoryCloud()))
     private, public = ssh.new_key("host")
     (tmp_path / "host_key").write_text(private)
     organization = Organization.objects.create(name="Harbor Analytics")

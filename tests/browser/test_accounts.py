@@ -43,7 +43,7 @@ def test_invited_by_keyboard_accepted_by_keyboard_and_in_the_workspace(open_desk
     assert violations(desk) == []
     link = desk.text_content("#link-1").strip()
 
-    guest = page_of(link)
+    guest = page_of(link, timezone_id="Asia/Tokyo")
     assert link.rstrip("/").rsplit("/", 1)[1] not in guest.url
     assert violations(guest) == []
     tab_to(guest, "[name=name]")
@@ -60,12 +60,27 @@ def test_invited_by_keyboard_accepted_by_keyboard_and_in_the_workspace(open_desk
     guest.wait_for_url(f"**/workspaces/{lab}/dashboard/")
     assert "Welcome to lab" in guest.text_content("main")
     assert violations(guest) == []
+    guest.goto(f"{portal.url}/profile/")
+    assert guest.input_value("[name=time_zone]") == "Asia/Tokyo", "nobody had to choose it"
+    assert not guest.is_visible("[data-take-zone]")
 
     again = page_of(link)
     assert "no longer works" in again.text_content("h1")
     assert violations(again) == []
     desk.goto(f"{portal.url}/workspaces/{lab}/people/")
     assert "nina@example.org" in desk.text_content("table")
+
+
+def test_the_profile_offers_the_zone_of_this_browser_where_it_has_another_one(open_desk):
+    page = open_desk("/profile/", timezone_id="America/New_York")
+    assert violations(page) == []
+    tab_to(page, "[data-take-zone]")
+    assert page.text_content("[data-take-zone]") == "Use this browser's zone: America/New York"
+    page.keyboard.press("Enter")
+    assert page.input_value("[name=time_zone]") == "America/New_York"
+    assert not page.is_visible("[data-take-zone]")
+    page.select_option("[name=time_zone]", "UTC")
+    assert page.is_visible("[data-take-zone]")
 
 
 @pytest.mark.parametrize("width", [1280, 320])

@@ -26,6 +26,8 @@ def addresses(lab, made, cluster):
         "jobs": f"/workspaces/{lab}/jobs/",
         "runs": f"/workspaces/{lab}/runs/",
         "runs that failed": f"/workspaces/{lab}/runs/?status=failed&days=7",
+        "runs of all workspaces": "/runs/",
+        "what needs somebody": "/runs/?status=needs",
         "no runs": f"/workspaces/{lab}/runs/?q=nothing",
         "job": f"/jobs/{made['job']}/",
         "edit": f"/jobs/{made['job']}/edit/",
@@ -92,6 +94,29 @@ def test_a_job_is_found_mended_and_deleted_without_a_mouse(open_desk, portal, la
     page.wait_for_selector("text=mended is deleted.")
     page.goto(f"{portal.url}/runs/{made['run']}/")
     assert "Its job was deleted" in page.text_content("#run-head")
+
+
+def test_both_live_parts_of_a_runs_page_follow_it_from_new_to_finished(open_desk, portal, lab, cluster):
+    def make(example, command, name):
+        url = f"{portal.url}/examples/{example}"
+        return portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command=command, name=name)
+
+    before = make("chatty", "chatty.py --lines 6000 --rate 50", "before")
+    after = make("hostnames", "hostnames.py", "after")
+    page = open_desk(f"/runs/{after['run']}/")
+    page.evaluate("window.isTheSame = true")
+    assert "Waiting since" in page.text_content("#run-head")
+    facts = page.locator("#run-facts")
+    assert "mpiexec -n CORES" in facts.text_content()
+    assert "not cloned yet" in facts.text_content()
+    portal.call("cancel", run=before["run"])
+    page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=60_000)
+    page.wait_for_selector("#run-facts li:has-text('Clean up on the nodes') .bi-check-circle-fill", timeout=30_000)
+    assert facts.count() == 1
+    assert "mpiexec -n 2 python hostnames.py" in facts.text_content()
+    assert "The hostnames example" in facts.text_content()
+    assert page.locator("#run-facts dt:has-text('Exit') + dd").text_content().strip() == "0"
+    assert page.evaluate("window.isTheSame")
 
 
 def test_filters_work_without_a_script(open_desk, lab, made):

@@ -3,50 +3,141 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from portal.clouds import (
+    Alternative,
+    Can,
     CloudKind,
     CloudNode,
     Identity,
     InstanceType,
+    Lock,
     NodeState,
+    NoRoom,
+    Offer,
     Passing,
     Pending,
+    Permission,
+    Quota,
     Refused,
     Region,
     Resource,
 )
+from portal.clouds.stores import checked
+from portal.clouds.types import not_here
+from portal.errors import Conflict
+
+
+class AccountOf:
+    """The account whose one region this cloud is."""
+
+    def __init__(self, cloud):
+        self._cloud, self._store = cloud, MemoryStore()
+        self.kind, self.can = CloudKind.LOCAL, getattr(cloud, "can", frozenset())
+
+    def check(self):
+        return getattr(self._cloud, "check", lambda: Identity("Memory"))()
+
+    def permissions(self):
+        return [Permission("Remember", True)]
+
+    def regions(self):
+        return [Region("memory", "Memory")]
+
+    def instance_types(self, region):
+        return list(MemoryCloud.types)
+
+    @property
+    def store(self):
+        return self._store
+
+    def cloud(self, region):
+        return self._cloud
+
+
+class MemoryStore:
+    """What a store promises, in a few lines. `now` is its clock."""
+
+    def __init__(self):
+        self.objects, self.locks, self.now = {}, {}, time.time
+
+    def put(self, name, data, *, lock=None):
+        self._prove(lock)
+        self.objects[checked(name)] = data
+
+    def get(self, name, start=0, size=None):
+        data = self.objects.get(checked(name))
+        return None if data is None else data[start : None if size is None else start + size]
+
+    def list(self, prefix=""):
+        return sorted(name for name in self.objects if name.startswith(prefix))
+
+    def delete(self, name, *, lock=None):
+        self._prove(lock)
+        self.objects.pop(checked(name), None)
+
+    def lock(self, name, *, owner, seconds):
+        held, now = self.locks.get(name), self.now()
+        lives = held is not None and held.until.timestamp() > now
+        if lives and held.owner != owner:
+            return None
+        fence = held.fence if lives else (held.fence if held else 0) + 1
+        self.locks[name] = Lock(checked(name), owner, fence, datetime.fromtimestamp(now + seconds, UTC))
+        return self.locks[name]
+
+    def release(self, lock):
+        held = self.locks.get(lock.name)
+        if held and held.fence == lock.fence:
+            self.locks[lock.name] = replace(held, owner="", until=datetime.fromtimestamp(0, UTC))
+
+    def _prove(self, lock):
+        held = lock and self.locks.get(lock.name)
+        if lock and (held.owner, held.fence) != (lock.owner, lock.fence):
+            raise Conflict("Somebody else works on this now.")
 
 
 class MemoryCloud:
     """A cloud without machines. Nodes run at once; nobody can sign in."""
 
     kind = CloudKind.LOCAL
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 5.0
     types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
 
     def __init__(self):
         self.networks, self.filesystems, self.clusters = {}, {}, {}
         self.tags = {}  # of each cluster
+        self.taken = {}  # cores of each
         self._numbers = itertools.count(1)
 
-    def check(self):
-        return Identity("Memory")
+    def zones(self):
+        raise not_here(Can.ZONE, "Memory")
 
-    def regions(self):
-        return [Region("memory", "Memory")]
+    def offer(self, instance_type, nodes, *, zone="", spot=False):
+        cores = {kind.name: kind.cores for kind in self.types}
+        if instance_type not in cores:
+            return Offer(None, impossible=f"There is no instance type {instance_type!r}.")
+        taken = sum(self.taken.values())
+        return Offer(None, (Quota("cores", cores[instance_type] * nodes, 40 - taken),))
 
-    def instance_types(self):
-        return list(self.types)
-
-    def ensure_network(self, tags, *, token=""):
+    def ensure_network(self, spec, *, token=""):
+        tags = self._allowed(spec)
         self.networks.setdefault((tags.portal, tags.subject), tags)
+
+    @staticmethod
+    def _allowed(spec):
+        if spec.choices:
+            raise Refused("There is nothing to choose.")
+        return spec.tags
 
     def delete_network(self, tags, *, token=""):
         self.networks.pop((tags.portal, tags.subject), None)
 
-    def ensure_filesystem(self, tags, *, token=""):
+    def ensure_filesystem(self, spec, *, token=""):
+        tags = self._allowed(spec)
         self.filesystems.setdefault((tags.portal, tags.subject), tags)
 
     def delete_filesystem(self, tags, *, token=""):
@@ -55,6 +146,11 @@ class MemoryCloud:
     def ensure_nodes(self, spec, *, token=""):
         if spec.instance_type not in {kind.name for kind in self.types}:
             raise Refused(f"There is no instance type {spec.instance_type!r}.")
+        for asked, can in ((spec.zone, Can.ZONE), (spec.spot, Can.SPOT), (spec.role, Can.ROLE)):
+            if asked:
+                raise not_here(can, "Memory")
+        cores = {kind.name: kind.cores for kind in self.types}[spec.instance_type]
+        self.taken[spec.tags.portal, spec.tags.subject] = cores * spec.nodes
         cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
         self.tags[spec.tags.portal, spec.tags.subject] = spec.tags
         for rank in range(spec.nodes):
@@ -96,6 +192,7 @@ class MemoryCloud:
     def delete_nodes(self, tags, ranks=None, *, token=""):
         if ranks is None:
             self.clusters.pop((tags.portal, tags.subject), None)
+            self.taken.pop((tags.portal, tags.subject), None)
         for rank in ranks or ():
             self.clusters.get((tags.portal, tags.subject), {}).pop(rank, None)
 
@@ -149,11 +246,11 @@ class Slow(_Around):
             return None
         return Pending(f"{name}: still under way", self.inner.look_in, token=f"operation {name}")
 
-    def ensure_network(self, tags, *, token=""):
-        return self._pending("ensure_network", tags, token=token)
+    def ensure_network(self, spec, *, token=""):
+        return self._pending("ensure_network", spec, token=token)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._pending("ensure_filesystem", tags, token=token)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._pending("ensure_filesystem", spec, token=token)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._pending("ensure_nodes", spec, token=token)
@@ -201,10 +298,10 @@ class Full(_Around):
             return self.inner.ensure_nodes(spec)
         if self.capacity:
             self.inner.ensure_nodes(replace(spec, host_keys=spec.host_keys[: self.capacity]))
-        raise Refused(
+        raise NoRoom(
             f"The cloud has no room for {spec.nodes} nodes of type {spec.instance_type}.",
+            [Alternative(zone="another zone"), Alternative(instance_type="another type")],
             evidence="InsufficientInstanceCapacity",
-            advice="Choose another instance type or fewer nodes.",
         )
 
 
@@ -231,11 +328,11 @@ class Forgetful(_Around):
             raise Passing("The cloud's reply was lost.", evidence="read timed out")
         return pending
 
-    def ensure_network(self, tags, *, token=""):
-        return self._lose("ensure_network", tags)
+    def ensure_network(self, spec, *, token=""):
+        return self._lose("ensure_network", spec)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._lose("ensure_filesystem", tags)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._lose("ensure_filesystem", spec)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._lose("ensure_nodes", spec)
@@ -283,11 +380,11 @@ class Dying(_Around):
             raise Died
         return pending
 
-    def ensure_network(self, tags, *, token=""):
-        return self._then_die("ensure_network", tags)
+    def ensure_network(self, spec, *, token=""):
+        return self._then_die("ensure_network", spec)
 
-    def ensure_filesystem(self, tags, *, token=""):
-        return self._then_die("ensure_filesystem", tags)
+    def ensure_filesystem(self, spec, *, token=""):
+        return self._then_die("ensure_filesystem", spec)
 
     def stop_nodes(self, tags, *, token=""):
         return self._then_die("stop_nodes", tags)

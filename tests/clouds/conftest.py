@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portal.clouds import Refused
-from portal.clouds.local import LocalCloud
+from portal.clouds.local import LocalCloud, LocalOptions
 
 from . import hands
 
@@ -45,7 +45,7 @@ def local():
     def make(rung="namespaces", name="local", **options):
         if reason := why_not(rung):
             pytest.skip(reason)
-        made.append(LocalCloud(data / name, hidden=[data], rung=rung, options=options))
+        made.append(LocalCloud(data / name, hidden=[data], rung=rung, options=LocalOptions.of(options)))
         return made[-1]
 
     yield make

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncssh
 
 from portal import ssh
-from portal.clouds import HostKey, NodesSpec, Tags
+from portal.clouds import HostKey, NodesSpec, Tags, WorkspaceSpec
 from portal.clouds.local import identity
 
 
@@ -44,9 +44,13 @@ def tags(workspace=None, subject=None, portal="portal-1"):
     return Tags(portal, "organization-1", workspace, subject or workspace)
 
 
-def spec(where, nodes=3, *, name="demo", kind="local.1"):
+def spec(where, nodes=3, *, name="demo", kind="local.1", **more):
     keys = tuple(HostKey(private(f"host {rank}"), public(f"host {rank}")) for rank in range(nodes))
-    return NodesSpec(where, name, kind, keys, (public("portal"), public("cluster")))
+    return NodesSpec(where, name, kind, keys, (public("portal"), public("cluster")), **more)
+
+
+def site(where, **more):
+    return WorkspaceSpec(where, **more)
 
 
 def ask(request, *arguments, seconds=10):
@@ -64,8 +68,8 @@ def ask(request, *arguments, seconds=10):
 def deploy(cloud):
     """A workspace with what clusters need. Returns its tags and those of a cluster in it."""
     workspace = tags()
-    ask(cloud.ensure_network, workspace)
-    ask(cloud.ensure_filesystem, workspace)
+    ask(cloud.ensure_network, site(workspace))
+    ask(cloud.ensure_filesystem, site(workspace))
     return workspace, tags(workspace.workspace, str(uuid.uuid4()))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import shlex
 import signal
 
 import pytest
 
-from portal.clouds import NodeState, Passing, Refused
+from portal.clouds import Can, NodeState, NoRoom, Passing, Refused
+from portal.clouds.local import LocalAccount
+from portal.clouds.promises import PROMISES
+from portal.errors import Conflict
 
 from . import bad, hands
 
@@ -15,6 +18,7 @@ from . import bad, hands
 class Memory:
     def __init__(self, _local):
         self.cloud = bad.MemoryCloud()
+        self.account = bad.AccountOf(self.cloud)
 
     def kill(self, where, rank):
         self.cloud.kill(where, rank)
@@ -28,6 +32,7 @@ class Local:
 
     def __init__(self, local):
         self.cloud = local(self.rung)
+        self.account = LocalAccount(self.cloud)
 
     def _state(self, where, rank):
         return self.cloud._workspace(where).cluster(where.subject).node(rank).state()
@@ -62,18 +67,123 @@ def ranks(nodes):
     return [node.rank for node in nodes]
 
 
-def test_says_who_and_what_it_is(cloud):
-    assert cloud.check().name
-    assert cloud.regions()
-    sizes = [kind.cores for kind in cloud.instance_types()]
-    assert sizes
-    assert sizes == sorted(sizes)
+def test_an_account_says_who_and_what_it_is(here):
+    account = here.account
+    assert account.check().name
+    (region, *_) = account.regions()
+    assert account.cloud(region.name) is account.cloud(region.name)
+    assert account.cloud(region.name).can == account.can
+    offers = account.instance_types(region.name)
+    assert offers
+    assert offers == sorted(offers, key=lambda offer: offer.cores)
+    assert all(0 < offer.cores <= offer.vcpus and offer.architecture for offer in offers)
+
+
+def test_an_account_says_of_each_permission_what_to_do_where_it_is_missing(here):
+    permissions = here.account.permissions()
+    assert permissions
+    assert all(one.name and (one.granted or one.statement) for one in permissions)
+
+
+def _requests(here, where):
+    """A request that needs it, for each thing that not every cloud can do; prices and stores are said by accounts."""
+    workspace = hands.site(hands.tags(where.workspace))
+    cloud, spec = here.cloud, hands.spec
+    return {
+        Can.NETWORK: lambda: cloud.ensure_network(workspace),
+        Can.FILESYSTEM: lambda: cloud.ensure_filesystem(workspace),
+        Can.PAUSE: lambda: cloud.stop_nodes(where),
+        Can.SCALE: lambda: cloud.delete_nodes(where, [1]),
+        Can.ZONE: lambda: (cloud.zones(), cloud.ensure_nodes(spec(where, 1, zone=cloud.zones()[0].name))),
+        Can.SPOT: lambda: cloud.ensure_nodes(spec(where, 1, spot=True)),
+        Can.ROLE: lambda: cloud.ensure_nodes(spec(where, 1, role="reader")),
+    }
+
+
+def test_what_this_kind_of_cloud_cannot_do_is_refused_by_its_code_and_the_rest_is_not(here, cloud):
+    _, where = hands.deploy(cloud)
+    for can, request in _requests(here, where).items():
+        if can in cloud.can:
+            request()
+        else:
+            with pytest.raises(Refused) as caught:
+                request()
+            assert caught.value.code == "not_here", can
+    assert cloud.nodes(where) == []
+
+
+def test_an_offer_says_what_is_not_possible_and_what_it_would_count_against(here, cloud):
+    _, where = hands.deploy(cloud)
+    (smallest, *_) = here.account.instance_types("")
+    offer = cloud.offer(smallest.name, 1)
+    assert not offer.impossible
+    assert (offer.hourly_price is not None) == (Can.PRICES in cloud.can)
+    assert all(quota.asked for quota in offer.quotas)
+    assert cloud.offer("huge.9000", 1).impossible.endswith(".")
+    before = offer.quotas[0].left
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 1, kind=smallest.name))
+    assert cloud.offer(smallest.name, 1).quotas[0].left == before - smallest.cores
+    hands.ask(cloud.delete_nodes, where)
+    assert cloud.offer(smallest.name, 1).quotas[0].left == before
+    assert not cloud.offer(smallest.name, before + 1).quotas[0].is_enough
+
+
+def test_a_store_gives_back_what_it_was_given_and_names_it(here):
+    store = here.account.store
+    store.put("deployments/a/b.json", b"one")
+    store.put("deployments/a/b.json", b"two, and longer")
+    store.put("deployments/c.json", b"")
+    assert store.get("deployments/a/b.json") == b"two, and longer"
+    assert store.get("deployments/a/b.json", 5, 3) == b"and"
+    assert store.get("deployments/a/b.json", 9, 100) == b"longer"
+    assert store.get("deployments/c.json") == b""
+    assert store.get("deployments/none") is None
+    assert store.list("deployments/") == ["deployments/a/b.json", "deployments/c.json"]
+    assert store.list("other") == []
+    for _ in range(2):
+        store.delete("deployments/a/b.json")
+    assert store.list() == ["deployments/c.json"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "/root", "a//b", "a/../b", "a b", ".locks/turn", "x" * 501])
+def test_a_store_has_no_name_that_leads_elsewhere(here, name):
+    for request in (here.account.store.get, lambda name: here.account.store.put(name, b"")):
+        with pytest.raises(Refused):
+            request(name)
+
+
+def test_of_two_owners_one_has_the_lock_and_who_lost_it_writes_nothing(here):
+    store = here.account.store
+    mine = store.lock("deployments/a", owner="one", seconds=60)
+    assert store.lock("deployments/a", owner="two", seconds=60) is None
+    assert store.lock("deployments/b", owner="two", seconds=60)
+    again = store.lock("deployments/a", owner="one", seconds=0)
+    assert again.fence == mine.fence
+    store.put("a", b"mine", lock=again)
+    theirs = hands.until(lambda: store.lock("deployments/a", owner="two", seconds=60))
+    assert theirs.fence > mine.fence
+    for late in (lambda: store.put("a", b"late", lock=mine), lambda: store.delete("a", lock=again)):
+        with pytest.raises(Conflict):
+            late()
+    store.release(mine)
+    store.put("a", b"theirs", lock=theirs)
+    assert store.get("a") == b"theirs"
+    store.release(theirs)
+    assert store.lock("deployments/a", owner="one", seconds=60).fence > theirs.fence
+
+
+def test_a_choice_that_the_cloud_does_not_know_is_refused(cloud):
+    workspace = hands.site(hands.tags(), choices=(("a thing", "that no cloud has"),))
+    for request in (cloud.ensure_network, cloud.ensure_filesystem):
+        with pytest.raises(Refused):
+            request(workspace)
+    assert cloud.leftovers(workspace.tags) == []
 
 
 def test_making_twice_makes_once(here, cloud):
     workspace, where = hands.deploy(cloud)
-    hands.ask(cloud.ensure_network, workspace)
-    hands.ask(cloud.ensure_filesystem, workspace)
+    hands.ask(cloud.ensure_network, hands.site(workspace))
+    hands.ask(cloud.ensure_filesystem, hands.site(workspace))
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     before = hands.up(cloud, where, 2)
@@ -228,6 +338,38 @@ def test_other_clusters_and_other_portals_are_never_listed_or_touched(here, clou
     assert cloud.nodes(other) == kept
 
 
+@pytest.fixture
+def signed_in(here, cloud):
+    """Two nodes on which somebody can sign in."""
+    if isinstance(here, Memory):
+        pytest.skip("nobody can sign in")
+    _, where = hands.deploy(cloud)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
+    return hands.up(cloud, where, 2)
+
+
+def test_a_node_is_all_that_was_promised(signed_in):
+    for node in signed_in:
+        broken = [
+            (promise.what, done.stderr)
+            for promise in PROMISES
+            if (done := hands.run(node, promise.test, env={"COXSWAIN_RUN": "a-run"})).exit_status
+        ]
+        assert broken == []
+        assert hands.said(node, "hostname") == node.hostname
+        assert hands.said(node, "cd; pwd") == node.home
+
+
+def test_nodes_share_a_filesystem_and_reach_each_other(signed_in):
+    for node in signed_in:
+        hands.said(node, f"echo {node.rank} > '{node.shared}/token-{node.rank}'")
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+    for node in signed_in:
+        assert hands.said(node, f"cat '{node.shared}'/token-*").split() == ["0", "1"]
+        for other in signed_in:
+            hands.said(node, shlex.join(["python3", "-c", reach, other.private_address, str(other.port)]))
+
+
 def test_an_unknown_type_is_refused_with_a_sentence(cloud):
     _, where = hands.deploy(cloud)
     with pytest.raises(Refused, match=r"type 'huge\.9000'"):
@@ -271,8 +413,8 @@ def test_lost_replies_make_nothing_twice(cloud):
     workspace, where = hands.tags(), None
     where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
     requests = [
-        (forgetful.ensure_network, workspace),
-        (forgetful.ensure_filesystem, workspace),
+        (forgetful.ensure_network, hands.site(workspace)),
+        (forgetful.ensure_filesystem, hands.site(workspace)),
         (forgetful.ensure_nodes, hands.spec(where, 2)),
         (forgetful.stop_nodes, where),
         (forgetful.delete_nodes, where),
@@ -293,7 +435,7 @@ def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_an
     workspace, where = hands.deploy(cloud)
     hands.ask(cloud.ensure_nodes, hands.spec(where, 2))
     other = hands.tags(portal="portal-2")
-    hands.ask(cloud.ensure_network, other)
+    hands.ask(cloud.ensure_network, hands.site(other))
     seen = cloud.inventory("portal-1")
     assert {tags: ranks(nodes) for tags, nodes in seen.items()} == {where: [0, 1]}
     assert seen[where][0].hostname == cloud.nodes(where)[0].hostname
@@ -307,8 +449,10 @@ def test_everything_of_a_portal_is_found_without_knowing_of_it_and_nothing_of_an
 def test_a_full_cloud_leaves_what_it_made_to_be_found_and_deleted(cloud):
     full = bad.Full(cloud, capacity=1)
     _, where = hands.deploy(full)
-    with pytest.raises(Refused):
+    with pytest.raises(NoRoom) as caught:
         hands.ask(full.ensure_nodes, hands.spec(where, 3))
+    assert caught.value.alternatives
+    assert str(caught.value.alternatives[0]) in caught.value.advice
     assert ranks(full.nodes(where)) == [0]
     assert full.leftovers(where)
     hands.ask(full.delete_nodes, where)
@@ -320,9 +464,7 @@ def test_a_refusing_cloud_has_nothing(cloud):
     workspace = hands.tags()
     for request in (refusing.ensure_network, refusing.ensure_filesystem):
         with pytest.raises(Refused):
-            request(workspace)
-    with contextlib.suppress(Refused):
-        refusing.check()
+            request(hands.site(workspace))
     assert refusing.leftovers(workspace) == []
 
 
@@ -335,8 +477,8 @@ def test_dying_in_any_request_is_repaired_by_asking_again(cloud, call):
     where = hands.tags(workspace.workspace, "cluster-" + workspace.subject)
 
     def build_and_remove():
-        hands.ask(dying.ensure_network, workspace)
-        hands.ask(dying.ensure_filesystem, workspace)
+        hands.ask(dying.ensure_network, hands.site(workspace))
+        hands.ask(dying.ensure_filesystem, hands.site(workspace))
         hands.ask(dying.ensure_nodes, hands.spec(where, 2))
         assert ranks(hands.up(cloud, where, 2)) == [0, 1]
         hands.ask(dying.delete_nodes, where)

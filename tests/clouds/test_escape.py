@@ -17,7 +17,7 @@ import asyncssh
 import pytest
 
 from portal.clouds import Refused
-from portal.clouds.local import LocalCloud, identity, wayout
+from portal.clouds.local import LocalAccount, LocalCloud, LocalOptions, identity, wayout
 
 from . import hands
 
@@ -320,9 +320,9 @@ def test_without_a_door_nobody_else_of_this_computer_gets_in(local):
 
 
 def test_plain_is_not_for_a_portal_that_lets_strangers_in(local):
-    cloud = LocalCloud(local("plain").root, rung="plain", options={"strangers": True})
+    cloud = LocalCloud(local("plain").root, rung="plain", options=LocalOptions(strangers=True))
     with pytest.raises(Refused, match="everybody may make an organization"):
-        cloud.check()
+        LocalAccount(cloud).check()
 
 
 def test_a_name_that_changes_its_mind_after_it_was_looked_at_leads_where_it_was_looked_at(monkeypatch):
@@ -356,6 +356,8 @@ def test_a_full_disk_ends_runs_and_lets_none_begin(local, free_mib, words):
     (node,) = start(cloud, 1, where)
     done = hands.run(node, "sleep 1000", env={"COXSWAIN_RUN": "run-1"})
     assert done.exit_signal is not None
+    # As the portal starts a run: nothing of what the session was given says which.
+    hands.run(node, "exec >&- 2>&-; sleep 1000; touch /shared/not-ended", env={"COXSWAIN_DETACH": "1"})
     assert hands.said(node, "echo alive") == "alive"
     (node,) = hands.until(lambda: [n for n in cloud.nodes(where) if n.refuses])
     assert words in node.refuses

@@ -22,7 +22,7 @@ import asyncssh
 import pytest
 
 from portal.clouds import Passing, Refused
-from portal.clouds.local import LocalCloud, limits, processes, shims
+from portal.clouds.local import LocalAccount, LocalCloud, limits, processes, shims
 from portal.clouds.local import cloud as local_module
 
 from . import hands
@@ -673,6 +673,16 @@ def test_what_is_stopped_keeps_its_disks_and_is_not_started_with_the_computer(ma
     assert hands.said(nodes[0], "cat ~/file; hostname").split() == ["kept", "demo-0"]
 
 
+def test_what_does_not_stop_in_time_is_ended(make, monkeypatch):
+    cluster = make("namespaces", 2)
+    monkeypatch.setattr(local_module, "_GRACE", 0.5)
+    for rank in range(2):
+        cluster.state(rank).first.send(signal.SIGSTOP)
+    hands.ask(cluster.cloud.stop_nodes, cluster.tags)
+    assert not cluster.folder.processes()
+    assert [node.state for node in cluster.cloud.nodes(cluster.tags)] == ["stopped"] * 2
+
+
 def test_nodes_that_run_learn_the_names_of_those_that_come_later(make):
     cluster = make("namespaces", 1)
     assert hands.run(cluster.nodes[0], "getent hosts demo-2").exit_status
@@ -812,7 +822,7 @@ def test_what_the_machine_says_leaves_as_a_sentence(local, monkeypatch, number, 
 
     monkeypatch.setattr(local_module, "write_atomically", fail)
     with pytest.raises(kind, match=words) as caught:
-        cloud.ensure_network(hands.tags())
+        cloud.ensure_network(hands.site(hands.tags()))
     assert os.strerror(number) in caught.value.evidence
 
 
@@ -820,16 +830,16 @@ def test_without_namespaces_nodes_are_plain_and_a_forced_rung_is_refused(local, 
     cloud = local("plain")
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "nonsense")
     with pytest.raises(Refused, match="nonsense"):
-        LocalCloud(cloud.root).check()
+        LocalAccount(LocalCloud(cloud.root)).check()
     monkeypatch.setenv("PORTAL_LOCAL_RUNG", "plain")
-    assert "simulated" in LocalCloud(cloud.root).check().detail
+    assert "simulated" in LocalAccount(LocalCloud(cloud.root)).check().detail
 
 
 def test_elsewhere_than_on_linux_it_says_so(local, monkeypatch):
     cloud = local("plain")
     monkeypatch.setattr(local_module.sys, "platform", "darwin")
     with pytest.raises(Refused, match="need Linux"):
-        cloud.check()
+        LocalAccount(cloud).check()
 
 
 # -- limits

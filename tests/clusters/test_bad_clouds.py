@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Output, Task
 from portal.tasks.output import stream_bytes
-from tests.clouds.bad import Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
+from tests.clouds.bad import AccountOf, Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
 from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
@@ -34,7 +35,7 @@ def on(monkeypatch, lab, alice):
     monkeypatch.setattr(ssh, "run_on_all", lambda hosts, command, **_: [ssh.Answer(0, b"", b"") for _ in hosts])
     for step in ("introduce_nodes", "install_engine", "try_mpi", "forget_nodes"):
         assert hasattr(plans, step)
-    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "nodes", "reach")]
+    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "document", "nodes", "reach")]
     create = replace(plans.CREATE, steps=kept)
     delete = replace(plans.DELETE, steps=[*create.teardown(), plans.DELETE.steps[-1]])
     for plan in (create, delete):
@@ -42,7 +43,7 @@ def on(monkeypatch, lab, alice):
     lab.keep_login_key(*ssh.new_key("test"))
 
     def make(cloud, nodes=3):
-        monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: cloud)
+        monkeypatch.setattr(CloudConfig, "account", AccountOf(cloud))
         return create_cluster(
             lab,
             name="tide",
@@ -73,6 +74,31 @@ def test_a_good_cloud(on, memory):
     assert go_on(cluster).status == "finished"
     assert cluster.status == "running"
     assert [node.state for node in cluster.nodes.all()] == ["answers"] * 3
+
+
+def test_what_is_made_is_written_down_for_the_owner_of_the_account_until_nothing_is_left(on, memory, lab, alice):
+    cluster = on(Full(memory, 2))
+    assert go_on(cluster).status == "failed"
+    store, name = lab.cloud_config.account.store, f"deployments/{lab.uuid}/{cluster.uuid}.json"
+    document = json.loads(store.get(name))
+    assert document["nodes"] == ["tide-0", "tide-1", "tide-2"]
+    assert (document["uuid"], document["portal"]) == (str(cluster.uuid), cluster.tags.portal)
+    assert "PRIVATE" not in store.get(name).decode()
+    delete_cluster(cluster, by=alice)
+    assert go_on(cluster).status == "finished"
+    assert store.list() == []
+
+
+def test_nothing_is_made_while_another_portal_works_on_it(on, memory, lab):
+    cluster = on(memory)
+    store = lab.cloud_config.account.store
+    theirs = store.lock(f"deployments/{lab.uuid}/{cluster.uuid}.json", owner="another portal", seconds=600)
+    ledger.run_task(cluster.last_task.pk)
+    step = cluster.last_task.steps.get(name="document")
+    assert (step.status, step.detail) == ("running", "Another portal works on this just now.")
+    assert memory.nodes(cluster.tags) == []
+    store.release(theirs)
+    assert go_on(cluster).status == "finished"
 
 
 def test_a_slow_cloud_is_waited_for(on, memory):
@@ -152,6 +178,32 @@ def test_nodes_that_boot_for_minutes_are_asked_for_once_and_looked_at_as_often_a
     assert len(asked) == 1
     said = b"".join(stream_bytes(Output.objects.get(pk=task.output_id))).decode().splitlines()
     assert len(said) <= 4
+
+
+def test_why_a_node_is_asked_for_again_is_said(on, memory):
+    cluster = on(Slow(memory, looks=2))
+    for _ in range(4):
+        ledger.run_task(cluster.last_task.pk)
+        Task.objects.update(wake_at=now() - timedelta(seconds=1))
+    memory.kill(cluster.tags, 1)
+    task = go_on(cluster)
+    assert task.status == "finished"
+    said = b"".join(stream_bytes(Output.objects.get(pk=task.output_id))).decode()
+    assert "Asked again for tide-1. The cloud has taken it back." in said
+
+
+def test_a_node_that_never_comes_leaves_its_last_words(on, memory, monkeypatch):
+    cluster = on(Slow(memory, looks=10_000))
+    monkeypatch.setattr(Slow, "ensure_nodes", lambda self, spec, *, token="": memory.ensure_nodes(spec))
+    monkeypatch.setattr(memory, "console", lambda tags, rank: f"kernel panic on {rank}\n")
+    task = cluster.last_task
+    ledger.run_task(task.pk)
+    task.steps.filter(name="reach").update(started=now() - timedelta(hours=1))
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    ledger.run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.evidence) == ("failed", "tide-0: kernel panic on 0")
+    assert task.cause.startswith("Gave up after 15 minutes: 0 of 3 nodes have booted")
 
 
 def test_what_is_wrong_with_a_node_that_has_never_answered_may_pass(on, memory, monkeypatch):

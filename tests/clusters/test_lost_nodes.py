@@ -23,7 +23,7 @@ from portal import secrets, ssh
 from portal.errors import Passing
 from portal.tasks.models import Task
 from portal.tasks.threads import DATABASE
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.pages.test_pages import make_run
 from tests.web import words
 from workspaces.models import CloudConfig
@@ -39,7 +39,7 @@ def queued(monkeypatch):
 @pytest.fixture
 def cloud(monkeypatch):
     made = MemoryCloud()
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: made)
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(made))
     return made
 
 
@@ -54,7 +54,7 @@ def tide(lab, alice, queued, cloud):
     )  # fmt: skip
     for rank in range(3):
         node = Node(
-            cluster=cluster, rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state="answers",
+            cluster=cluster, rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state="answers",
             address=f"10.0.0.{rank}", seen=now(),
         )  # fmt: skip
         secrets.seal(node, "host_private", "key")
@@ -510,7 +510,7 @@ def test_a_cloud_that_takes_long_is_asked_once_for_all_and_holds_up_no_database(
             assert answer.wait(10)
             return super().inventory(portal)
 
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: Slow())
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(Slow()))
     inventory = Inventory()
 
     async def go():
@@ -543,8 +543,8 @@ def test_who_waits_behind_somebody_who_goes_away_is_told_what_is_so_now(tide, mo
             assert answers[which].wait(10)
             return {tide.tags: [f"as of question {which}"]}
 
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: slow)
     slow, inventory = Slow(), Inventory()
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(slow))
 
     async def asked(times):
         while len(called) < times:

@@ -12,10 +12,10 @@ from django.db.models.functions import Now
 from accounts.models import AuditEvent
 from clusters import reconcile, watch
 from clusters.models import Cluster, EngineVersion
-from portal.clouds import HostKey, NodesSpec, Passing, Tags
+from portal.clouds import HostKey, NodesSpec, Passing, Tags, WorkspaceSpec
 from portal.models import installation
 from portal.tasks.models import Output, Task
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from workspaces.models import CloudConfig, Stray
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def cloud(monkeypatch, lab):
     """With the network and the filesystem of lab."""
     made = MemoryCloud()
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: made)
-    made.ensure_network(lab.tags())
-    made.ensure_filesystem(lab.tags())
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(made))
+    made.ensure_network(lab.spec)
+    made.ensure_filesystem(lab.spec)
     return made
 
 
@@ -132,7 +132,7 @@ def test_a_filesystem_is_deleted_only_where_somebody_has_asked_for_that(
         type(lab).objects.update(status="terminated")
     else:
         tags = Tags(tags.portal, tags.organization, *[str(uuid.uuid4())] * 2)
-        cloud.ensure_filesystem(tags)
+        cloud.ensure_filesystem(WorkspaceSpec(tags))
     look(this_computer)
     look(this_computer, Stray.PATIENCE)
     assert bool(cloud.leftovers(tags)) is not known
@@ -179,7 +179,7 @@ def test_a_workspace_of_which_nothing_is_left_in_the_cloud_is_told(client, alice
     cloud.delete_network(lab.tags())
     look(this_computer)
     assert words in " ".join(client.get("/cloud-configurations/").content.decode().split())
-    cloud.ensure_network(lab.tags())
+    cloud.ensure_network(lab.spec)
     look(this_computer)
     assert words not in " ".join(client.get("/cloud-configurations/").content.decode().split())
 

@@ -37,16 +37,20 @@ internal_Send_c(234): Invalid rank has value 99 but must be nonnegative and less
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "message"),
     [
-        (STACK, "Invalid rank has value 99 but must be nonnegative and less than 6."),
-        ("/shared/.engines/mpi/bin/python: No module named sim.main", "there is no module sim.main."),
-        ("ModuleNotFoundError: No module named 'yaml'", "there is no module yaml."),
+        (STACK, "mpi", "Invalid rank has value 99 but must be nonnegative and less than 6."),
+        ("/engines/mpi/bin/python: No module named sim.main", "no_program_module", "there is no module sim.main."),
+        ("ModuleNotFoundError: No module named 'yaml'", "no_module", "there is no module yaml."),
+        ("python3: can't open file '/x/a.py': [Errno 2]", "no_program", "a.py is not in the repository."),
+        ("solve: No such file or directory", "no_command", "there is no program solve."),
+        ("MemoryError", "no_memory", "there was no memory left (MemoryError)."),
     ],
 )
-def test_common_ends_have_a_sentence(words, message):
+def test_common_ends_have_a_sentence_and_a_code(words, code, message):
     cause = of_ranks([failure(2, words=words, error="mpi4py.MPI.Exception: Invalid rank, error stack:")], 1, 6)
     assert cause.message == f"Rank 2 on tide-1 ended with exit status 1: {message}"
+    assert cause.code == code
 
 
 ABORTED = """Traceback (most recent call last):
@@ -65,7 +69,9 @@ def test_what_a_rank_said_before_it_aborted_is_the_cause():
     missing = ABORTED.replace("ValueError: seven", "ModuleNotFoundError: No module named 'yaml'")
     assert "name it in requirements.txt" in of_ranks([failure(1, words=missing, aborts=1)], 1, 6).advice
     bodo = missing.replace("yaml", "bodo")
-    assert "take another cluster" in of_ranks([failure(1, words=bodo, aborts=1)], 1, 6).advice
+    cause = of_ranks([failure(1, words=bodo, aborts=1)], 1, 6)
+    assert "take another cluster" in cause.advice
+    assert cause.code == "no_engine"
 
 
 def test_a_rank_that_only_aborted_has_no_evidence():
@@ -111,4 +117,23 @@ def test_a_time_limit_tells_of_ranks_that_had_ended_before():
     assert cause.message == "Ended after its time limit of 1 min."
     assert cause.evidence == "1 of 4 ranks had ended before, the last was rank 3 at 22:13:20 UTC."
     assert "waited for one that had ended" in cause.advice
+    assert cause.code == "time_limit"
     assert explain(Run(time_limit=60), {"limit": True, "status": 143, "signal": None}, None).evidence == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "failure", "code"),
+    [
+        ({"verdict": {"good": True}}, None, ""),
+        ({}, {"message": "It is not known.", "code": "address"}, "address"),
+        ({}, {"message": "Of an older node."}, "setup"),
+        ({}, {"message": "x", "code": "y" * 1000}, "y" * 40),
+        ({"fault": "no shell"}, None, "not_started"),
+        ({"verdict": {"lost": ["tide-1"], "started": 4}}, None, "node_lost"),
+        ({"verdict": {"mpiexec": 3}}, None, "mpiexec"),
+        ({"status": 74}, None, "no_room"),
+        ({"status": 1}, None, "launcher"),
+    ],
+)
+def test_each_end_that_is_no_good_one_has_a_code(end, failure, code):
+    assert explain(Run(), {"status": 1, "signal": None, **end}, failure).code == code

@@ -144,6 +144,7 @@ def test_one_that_was_moved_from_another_job_does_not_open(create, cluster):
     node(cluster)
     with pytest.raises(Refused, match="cannot be decrypted"):
         launch(Work(Run.objects.get(job=mine.pk)))
+    assert Run.objects.get(job=mine.pk).code == "credential", "its page leads to where another one is given"
 
 
 def node(cluster):

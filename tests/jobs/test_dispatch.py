@@ -10,8 +10,8 @@ import jobs.dispatch
 from clusters.actions import delete_cluster
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import cancel_run, start_run
-from jobs.dispatch import dispatch, dispatch_all, reasons
-from jobs.models import Job, Run
+from jobs.dispatch import dispatch, dispatch_all
+from jobs.models import Job, Run, reasons
 from portal.tasks.models import Output, Task
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from django.urls import reverse
@@ -13,6 +14,7 @@ from clusters.models import Cluster, EngineVersion
 from jobs.actions import Credential, Program, change_job, create_job, delete_job, start_run
 from jobs.models import Job, Run
 from jobs.plans import _credential
+from jobs.views import runs
 from portal.errors import PortalError
 from portal.tasks.models import Output
 
@@ -265,23 +267,34 @@ def test_somebody_is_done_with_a_failed_run_and_is_named_in_the_audit(client, po
 
 def test_the_advice_of_a_failed_run_leads_to_what_it_speaks_of(client, bob, vera, job):
     run = a_run(job, "failed")
-    Run.objects.filter(pk=run.pk).update(advice="Check the Git URL of the job, and its reference.")
-    page = client_get(client, bob, "run", run)
+    words = "Give the job its password, and check the Git URL, the command and the time limit."
+    Run.objects.filter(pk=run.pk).update(advice=words, code="no_program")
     edit = reverse("edit-job", args=[job.uuid])
-    assert f"{edit}#id_git_url" in page
-    assert f"{edit}#id_reference" in page
+    page = client_get(client, bob, "run", run)
+    assert re.findall(rf"{edit}#(\w+)", page) == ["id_command", "id_reference"]
     assert edit not in client_get(client, vera, "run", run)
+    Run.objects.filter(pk=run.pk).update(code="")  # of before causes had codes
+    page = client_get(client, bob, "run", run)
+    assert words in page
+    assert edit not in page
+
+
+def test_what_mends_each_cause_is_a_field_that_its_form_has(client, bob, job):
+    wanted = {mend for mends in runs._MENDS.values() for mend in mends} - {"repair"}
+    assert wanted == set(runs._FIELDS)
+    for name, field, _ in runs._FIELDS.values():
+        assert f'id="{field}"' in client_get(client, bob, name, job)
 
 
 def test_advice_that_nobody_can_follow_any_more_is_not_given(client, bob, job, make_cluster):
     run = a_run(job, "failed")
     advice = "Choose another cluster for the job, and run it again."
-    Run.objects.filter(pk=run.pk).update(advice=advice)
+    Run.objects.filter(pk=run.pk).update(advice=advice, code="cluster_gone")
     assert advice in client_get(client, bob, "run", run)
     assert f"{reverse('edit-job', args=[job.uuid])}#id_cluster" in client_get(client, bob, "run", run)
     change_job(job, by=bob, cluster=make_cluster("ebb"))
     assert advice not in client_get(client, bob, "run", run)
-    Run.objects.filter(pk=run.pk).update(advice="Look at its output.")
+    Run.objects.filter(pk=run.pk).update(advice="Look at its output.", code="rank")
     assert "Look at its output." in client_get(client, bob, "run", run)
     delete_job(job, by=bob)
     assert "Look at its output." not in client_get(client, bob, "run", run)

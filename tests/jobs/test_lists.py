@@ -13,6 +13,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
 from jobs.views import lists
 from portal.tasks.models import Output
+from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +51,7 @@ def walk(client, bob, filled):
 
     def walk(query="", name="runs", row=None):
         client.force_login(bob)
-        path = reverse(name, args=[(row or filled).uuid])
+        path = reverse(name, args=[] if name == "all-runs" else [(row or filled).uuid])
         pages, address = [], f"{path}?{query}"
         while address:
             response = client.get(address)
@@ -63,6 +64,18 @@ def walk(client, bob, filled):
         return pages
 
     return walk
+
+
+@pytest.fixture
+def counted(client, django_assert_max_num_queries):
+    """How many queries a page needs."""
+
+    def counted(path):
+        with django_assert_max_num_queries(100) as context:
+            assert client.get(path).status_code == 200
+        return len(context)
+
+    return counted
 
 
 def numbers(pages):
@@ -144,7 +157,8 @@ def test_a_run_that_waits_says_why_and_since_when(client, bob, filled):
     client.force_login(bob)
     for path in (
         reverse("runs", args=[filled.uuid]), reverse("jobs", args=[filled.uuid]), reverse("job", args=[job.uuid]),
-        reverse("workspace-dashboard", args=[filled.uuid]), "/",
+        reverse("workspace-dashboard", args=[filled.uuid]), "/", reverse("all-runs"),
+        reverse("cluster", args=[tide.uuid]),
     ):  # fmt: skip
         body = client.get(path).content.decode()
         assert "long, run 70 is on tide" in body, path
@@ -194,3 +208,61 @@ def test_each_row_of_the_dashboard_names_its_workspace(client, bob, filled):
     client.force_login(bob)
     body = "".join(client.get("/").content.decode().split())
     assert f'href="{reverse("workspace-dashboard", args=[filled.uuid])}">lab</a>' in body
+
+
+@pytest.fixture
+def shelf(lab, filled):
+    """Another workspace, in which bob is a viewer: of its 3 runs the last needs somebody."""
+    shelf = type(lab).objects.create(
+        organization=lab.organization, cloud_config=lab.cloud_config, name="shelf", region="x", status="ready"
+    )
+    cluster = Cluster.objects.get(name="tide")
+    job = Job.objects.create(workspace=shelf, cluster=cluster, name="theirs", git_url="https://h/x", command="a.py")
+    for n in (101, 102, 103):
+        Run.objects.create(
+            job=job, cluster=cluster, number=n, output=Output.objects.create(), status="failed", started=now(),
+            ended=now(), needs_you=n == 103, cause="It broke.", turn=now(),
+        )  # fmt: skip
+    return shelf
+
+
+def test_the_runs_of_all_workspaces_of_a_person_are_one_list(walk, bob, shelf):
+    assert numbers(walk("", "all-runs")) == ALL, "bob is not in shelf"
+    shelf.members.create(user=bob, role="viewer")
+    everything = [103, 102, 101, *ALL]
+    assert numbers(walk("", "all-runs")) == everything
+    assert numbers(walk("sort=old", "all-runs")) == everything[::-1]
+    assert numbers(walk("days=7&status=failed", "all-runs")) == [103, 102, 101, 56]
+    assert numbers(walk(f"who={bob.uuid}", "all-runs")) == numbers(walk("who=me"))
+
+
+def test_what_needs_somebody_is_listed_where_the_person_can_do_something_about_it(client, walk, bob, vera, shelf):
+    Run.objects.filter(number=56).update(needs_you=True)
+    shelf.members.create(user=bob, role="viewer")
+    assert numbers(walk("status=needs", "all-runs")) == [56]
+    here = client.get("/")
+    assert here.context["figures"]["needing"].number == 1
+    assert f'href="{reverse("all-runs")}?status=needs"' in here.content.decode()
+    assert "Needs you" not in client.get(reverse("workspace-dashboard", args=[shelf.uuid])).content.decode()
+    client.force_login(vera)
+    for path in ("/", reverse("workspace-dashboard", args=[Workspace.objects.get(name="lab").uuid])):
+        assert "needs you" not in client.get(path).content.decode().lower()
+    shared = client.get(reverse("all-runs") + "?status=needs")
+    assert [run.number for run in shared.context["runs"]] == [56], "a link that somebody gave her still finds it"
+    assert "Failed, not mended" in shared.content.decode()
+
+
+def test_why_runs_of_a_cluster_wait_costs_its_page_one_query_however_many_do(client, bob, filled, counted):
+    job, tide = Job.objects.get(name="long"), Cluster.objects.get(name="tide")
+    client.force_login(bob)
+    path = reverse("cluster", args=[tide.uuid])
+    client.get(path)
+    before = counted(path)
+    for n in range(70, 75):
+        Run.objects.create(job=job, cluster=tide, number=n, output=Output.objects.create(), status="new")
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=Run.objects.get(number=60).uuid)
+    assert counted(path) <= before + 1
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=None)
+    Node.objects.update(state="silent")
+    assert counted(path) <= before + 2
+    assert "tide is DEGRADED, tide-0 cannot be reached" in client.get(path).content.decode()

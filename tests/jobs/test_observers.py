@@ -21,7 +21,7 @@ from portal.tasks import watch as base
 from portal.tasks.leases import WatchProcess
 from portal.tasks.models import Output
 from portal.tasks.threads import DATABASE
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.jobs.test_watch import frame
 from tests.pages.test_pages import make_run
 from workspaces.models import CloudConfig
@@ -155,7 +155,7 @@ def test_a_cloud_that_takes_long_delays_only_the_run_that_asks_it(runs, monkeypa
             assert go_on.wait(20)
             return super().inventory(portal)
 
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: Slow())
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(Slow()))
     log = frame(b"o", 0, b"a line\n")
 
     async def go():
@@ -307,5 +307,5 @@ def test_what_a_cloud_refuses_is_not_taken_for_a_node_that_is_gone(runs, monkeyp
         def inventory(self, portal):
             raise Passing("The cloud does not answer.")
 
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: Away())
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(Away()))
     assert asyncio.run(Observer(run.pk, ssh.Connections())._head_runs()) is True

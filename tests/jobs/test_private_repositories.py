@@ -158,6 +158,7 @@ def test_what_is_not_accepted_is_said(run, credential):
 def test_without_any_it_is_said_that_the_job_can_have_one(run):
     facts, _, _ = run(credential=None)
     assert "or give the job one" in facts["failure"]["advice"]
+    assert facts["failure"]["code"] == "source"
 
 
 def test_a_password_is_no_use_over_ssh(run):

@@ -31,7 +31,7 @@ from portal import detached, ssh
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Task
-from tests.clouds.bad import Died, MemoryCloud
+from tests.clouds.bad import AccountOf, Died, MemoryCloud
 from workspaces.actions import cancel
 from workspaces.models import CloudConfig
 
@@ -340,7 +340,7 @@ def observer_call(observer, name, *arguments):
 def world(monkeypatch, lab, alice, bob):
     def make(seed):
         world = World(random.Random(seed), lab, alice, bob)  # noqa: S311
-        monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: world.cloud)
+        monkeypatch.setattr(CloudConfig, "account", AccountOf(world.cloud))
         for name in ("start", "send_signal", "look", "sweep"):
             monkeypatch.setattr(run_plans.detached, name, getattr(world.nodes, name))
         return world

@@ -102,7 +102,7 @@ def filled(lab, alice, rings):
     ]  # fmt: skip
     for rank, state in enumerate(("answers", "gone")):
         Node.objects.create(
-            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 A", state=state
+            cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state=state
         )
     make_task(clusters[0], "finished")
     make_task(clusters[1], "failed", cause="The cloud refused.", evidence="Quota <b>0</b>", advice="Ask for more.")
@@ -180,13 +180,13 @@ def named_pages(filled):
     run = Run.objects.filter(status="failed").first()
     of = {"workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid}
     names = {
-        "dashboard": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
+        "dashboard": None, "all-runs": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
         "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
         "new-job": "workspace", "workspace-people": "workspace", "organization": None, "organization-settings": None,
         "organizations": None, "people": None, "cluster": "cluster", "job": "job", "run": "run", "audit": None,
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
-        "run-job-with-changes": "job", "run-with-changes": "run",
+        "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -216,7 +216,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
             client.get(pages[name])
         return len(context)
 
-    lists = ("dashboard", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
+    lists = ("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
     for name in lists:
         count(name)
     before = {name: count(name) for name in lists}

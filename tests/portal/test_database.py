@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from accounts import audit
 from accounts.models import AuditEvent
 from portal.errors import Refused
-from portal.tasks import consumers, ledger, registry
+from portal.tasks import ledger, permission, registry
 from portal.tasks.models import Output, Task
 from portal.tasks.plans import Plan, StepPlan
 from portal.text import storable
@@ -48,21 +48,16 @@ def in_use():
 @pytest.mark.django_db(transaction=True)
 async def test_five_hundred_live_pages_share_few_connections(bob, lab, monkeypatch):
     """Each asks whether its person may still see the workspace, as it does every two seconds."""
-    monkeypatch.setattr(consumers, "RELOAD", 0.0)
-    monkeypatch.setattr(consumers, "RECHECK", 0.0)  # nothing is believed: each of them asks
-    scope = (await database_sync_to_async(page_of)(bob)).scope
-    pages = []
-    for _ in range(500):
-        page = consumers.LiveConsumer()
-        page.scope, page.person, page.person_at = scope, None, 0.0
-        pages.append(page)
+    monkeypatch.setattr(permission, "RELOAD", 0.0)
+    monkeypatch.setattr(permission, "RECHECK", 0.0)  # nothing is believed: each of them asks
+    session = (await database_sync_to_async(page_of)(bob)).scope["session"].session_key
 
     def opened():
         return connection.pool.get_stats().get("connections_num", 0)
 
     before = await database_sync_to_async(opened)()
     for _ in range(3):
-        answers = await asyncio.gather(*(page.refusal([f"workspace.{lab.uuid}"]) for page in pages))
+        answers = await asyncio.gather(*(permission.refusal(session, [f"workspace.{lab.uuid}"]) for _ in range(500)))
         assert answers == [None] * 500
     at_once = await database_sync_to_async(connections_here)()
     assert at_once <= settings.DATABASE_CONNECTIONS

@@ -12,7 +12,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job
 from portal import secrets
 from portal.secrets import CannotDecrypt, EncryptedField, decrypt, encrypt, redact, rotated, seal, unseal
-from workspaces.models import Workspace
+from workspaces.models import CloudConfig, Workspace
 
 HERE = "org/cluster/1/key"
 
@@ -73,8 +73,10 @@ NEW = "n" * 43
 
 @pytest.fixture
 def sealed(lab, alice):
-    """A workspace, two clusters of two nodes, a job and a second factor, each with its secrets."""
+    """A cloud configuration, a workspace, two clusters of two nodes, a job and a second factor, with their secrets."""
     lab.keep_login_key("login secret", "public")
+    seal(lab.cloud_config, "credentials", "cloud secret")
+    lab.cloud_config.save()
     engine = EngineVersion.objects.get(kind="mpi")
     for name in ("tide", "ebb"):
         cluster = Cluster(
@@ -98,6 +100,7 @@ def opened():
     """Every secret, as the portal reads it."""
     data = Authenticator.objects.get().data
     return [
+        *(unseal(config, "credentials") for config in CloudConfig.objects.all()),
         *(workspace.login_key for workspace in Workspace.objects.all()),
         *(cluster.key for cluster in Cluster.objects.order_by("pk")),
         *(node.host_key.private for node in Node.objects.order_by("pk")),
@@ -125,6 +128,7 @@ def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everythin
         "clusters.Node.host_private: 4 encrypted anew, 0 were already",
         "jobs.Job.git_password: 1 encrypted anew, 0 were already",
         "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
+        "workspaces.CloudConfig.credentials: 1 encrypted anew, 0 were already",
         "workspaces.Workspace.login_private: 1 encrypted anew, 0 were already",
     ]
     settings.ENCRYPTION_KEYS = [NEW]
@@ -153,7 +157,7 @@ def unsealed(kept):
 
 def test_whatever_looks_like_a_ciphertext_is_known_to_the_rotation(sealed, settings):
     found = {f"{row._meta.label}.{column.name}": column for row, column in ciphertexts()}
-    assert len(found) == 5
+    assert len(found) == 6
     for name, column in found.items():
         assert isinstance(column, EncryptedField) or name in settings.ENCRYPTED_IN_JSON
 
@@ -184,7 +188,7 @@ def test_a_rotation_that_was_stopped_goes_on(sealed, settings, monkeypatch):
     monkeypatch.setattr(secrets, "rotated", rotated)
     assert opened() == before
     rotations = list(secrets.rotate(batch=1))
-    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 9
+    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 10
     assert sum(one.already for one in rotations) >= 2
     settings.ENCRYPTION_KEYS = [NEW]
     assert opened() == before

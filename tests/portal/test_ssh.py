@@ -9,7 +9,7 @@ import asyncssh
 import pytest
 
 from portal import ssh
-from portal.clouds import Passing
+from portal.errors import Passing, Refused
 
 
 @pytest.fixture
@@ -41,6 +41,9 @@ async def node(monkeypatch):
         def begin_auth(self, username):
             self.connection.set_authorized_keys(asyncssh.import_authorized_keys(ours_public))
             return True
+
+        def connection_requested(self, dest_host, dest_port, orig_host, orig_port):
+            return dest_port == server.get_port()
 
     server = await asyncssh.listen(
         "127.0.0.1",
@@ -170,3 +173,44 @@ async def test_a_command_that_ends_before_it_is_written_to_has_ended_well(node):
     host, connections, _ = node
     answers = await asyncio.gather(*(connections.run(host, "true", input=b"x") for _ in range(50)))
     assert {answer.status for answer in answers} == {0}
+
+
+async def test_a_node_is_reached_through_another_and_both_keys_are_pinned(node):
+    host, connections, _ = node
+    behind = dataclasses.replace(host, name="behind", via=host)
+    assert (await connections.run(behind, "x", input=b"through\n")).text == "1 through"
+    assert len(connections) == 2
+    wrong = dataclasses.replace(behind, host_key=ssh.new_key("another")[1])
+    with pytest.raises(Refused, match="behind shows another host key"):
+        await connections.run(wrong, "true")
+    with pytest.raises(Refused, match="node shows another host key"):
+        await connections.run(
+            dataclasses.replace(behind, via=dataclasses.replace(wrong, name="node", via=None)), "true"
+        )
+
+
+async def test_the_way_to_another_is_kept_as_long_as_that_is_and_no_longer(node, quick):
+    host, connections, _ = node
+    behind = dataclasses.replace(host, name="behind", via=host)
+    async with connections.stream(behind, "stay"):
+        await connections.run(dataclasses.replace(host, name="a third, which goes when nobody uses it"), "true")
+        await asyncio.wait_for(_left(connections, 2), 10)
+        assert connections.has(host)
+        assert connections.has(behind)
+    await asyncio.wait_for(_left(connections, 0), 10)
+
+
+async def _left(connections, count):
+    while len(connections) > count:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_way_that_is_cut_cuts_what_it_led_to_and_is_opened_again(node):
+    host, connections, _ = node
+    behind = dataclasses.replace(host, name="behind", via=host)
+    await connections.run(behind, "true")
+    connections.drop(host)
+    assert (await connections.run(behind, "true")).status == 0
+    lost = dataclasses.replace(behind, port=1)
+    with pytest.raises(Passing, match="behind does not answer through node"):
+        await connections.run(lost, "true")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from portal import detached
-from portal.clouds.local import LocalCloud
+from portal.clouds.local import LocalCloud, LocalOptions
 from tests.clouds import hands
 from tests.running import ROOT, until
 
@@ -188,7 +188,7 @@ def install_engine(place: Path):
 @pytest.fixture(scope="session")
 def three():
     data = Path(tempfile.mkdtemp(prefix="ranks-", dir=ROOT / "var" if os.access(ROOT / "var", os.W_OK) else None))
-    cloud = LocalCloud(data / "local", hidden=[data], options={"git_here": True})
+    cloud = LocalCloud(data / "local", hidden=[data], options=LocalOptions(git_here=True))
     nodes = Nodes(cloud)
     yield nodes
     cloud.delete_nodes(nodes.tags)

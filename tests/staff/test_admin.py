@@ -52,6 +52,7 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
     User.objects.filter(pk=alice.pk).update(password=f"{CANARY}-password")
     alice.refresh_from_db()  # or her sessions would be of another password
     Workspace.objects.filter(pk=lab.pk).update(login_private=f"{CANARY}-login")
+    CloudConfig.objects.filter(pk=lab.cloud_config_id).update(credentials=f"{CANARY}-cloud")
     engine = EngineVersion.objects.get(kind="mpi")
     cluster = Cluster.objects.create(
         workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, engine_version=engine,

@@ -18,10 +18,11 @@ from django.urls import path
 from django.utils.timezone import now
 
 from portal.sessions import SessionStore
-from portal.tasks import consumers, ledger, live, pace
-from portal.tasks.consumers import GONE, SIGNED_OUT, LiveConsumer
+from portal.tasks import consumers, ledger, live, pace, permission
+from portal.tasks.consumers import LiveConsumer
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Stream
+from portal.tasks.permission import GONE, SIGNED_OUT
 from tests.sockets import Page
 from workspaces.models import WorkspaceMember
 
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(consumers, "RECHECK", 0.05)
+    monkeypatch.setattr(permission, "RECHECK", 0.05)
     monkeypatch.setattr(pace, "GAP", 0.0)
 
 

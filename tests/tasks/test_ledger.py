@@ -11,8 +11,10 @@ from django.core.files.storage import storages
 from django.db import transaction
 from django.utils.timezone import now
 
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds import Can
+from portal.errors import Passing, Pending, PortalError, Refused
 from portal.tasks import ledger, queue, registry
+from portal.tasks.history import progress
 from portal.tasks.keeping import keep_due
 from portal.tasks.ledger import cancel_task, retry_task, run_task, start_task
 from portal.tasks.models import STATES, Output, StepStatus, Stream, Task, TaskStatus
@@ -675,3 +677,79 @@ def test_undoing_does_not_wait_for_ever(task, world):
     run_task(task.pk)
     task.refresh_from_db()
     assert (task.status, task.cause) == ("failed", "Gave up after 20 minutes: 2 nodes still stop.")
+
+
+def wait_of(task):
+    task.refresh_from_db()
+    return round((task.wake_at - now()).total_seconds())
+
+
+def test_what_is_still_coming_is_waited_for_and_asked_again_by_its_token(task, world):
+    asked = []
+
+    def request(token):
+        asked.append(token)
+        return Pending("the gateway comes up", 40, token=f"operation {len(asked)}") if len(asked) < 3 else None
+
+    world.do["two"] = lambda work: work.ask(request)
+    run_task(task.pk)
+    assert wait_of(task) == 40
+    assert task.steps.get(name="two").detail == "the gateway comes up"
+    for _ in range(2):
+        is_due(task)
+        run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, asked) == ("finished", ["", "operation 1", "operation 2"])
+    assert "token" not in task.steps.get(name="two").memo
+
+
+def test_undoing_is_not_given_the_token_of_doing(task, world):
+    asked = []
+    world.do["one"] = lambda work: work.ask(lambda token: Pending("comes", 5, token="of doing"))
+    one, two, three = world.plan.steps
+    plan_is(plan_of(world, replace(one, undo=lambda work: work.ask(asked.append)), two, three))
+    run_task(task.pk)
+    cancel_task(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, asked) == ("cancelled", [""])
+
+
+def test_what_will_never_come_by_itself_fails_at_once(task, world):
+    world.do["one"] = lambda work: work.ask(lambda token: Pending("Held by its owner.", 5, code="held", final=True))
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.status, task.cause) == ("failed", "Held by its owner.")
+
+
+def test_no_patience_is_used_up_before_what_was_promised_is_late(task, world):
+    starts = now() + timedelta(hours=3)
+    world.do["one"] = lambda work: work.ask(lambda token: Pending("in the queue", 60, starts=starts))
+    run_task(task.pk)
+    task.steps.filter(name="one").update(started=now() - timedelta(hours=2))
+    is_due(task)
+    run_task(task.pk)
+    assert wait_of(task) == 60
+    starts = now() - timedelta(minutes=1)
+    is_due(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "failed"
+    assert task.cause.startswith("Gave up")
+
+
+def test_a_step_that_its_cloud_cannot_do_is_left_out_and_never_undone(world, lab, alice, monkeypatch):
+    monkeypatch.setattr(type(lab), "can", frozenset({Can.NETWORK}))
+    one, two, three = world.plan.steps
+    plan_is(plan_of(world, replace(one, needs=Can.NETWORK), replace(two, needs=Can.ROLE), three))
+    task = start_task(lab, "test", by=alice)
+    assert statuses(task) == ["waiting", "left out", "waiting"]
+    world.do["three"] = lambda work: work.wait(5)
+    run_task(task.pk)
+    cancel_task(task)
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert task.status == "cancelled"
+    assert statuses(task) == ["undone", "left out", "undone"]
+    assert not [call for call in world.calls if "two" in call]
+    assert progress(task).steps == 2

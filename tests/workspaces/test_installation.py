@@ -18,8 +18,8 @@ def anew():
 
 
 def test_a_portal_that_is_called_something_else_finds_what_it_has_made(lab, settings):
-    lab.cloud.ensure_network(lab.tags())
-    lab.cloud.ensure_filesystem(lab.tags())
+    lab.cloud.ensure_network(lab.spec)
+    lab.cloud.ensure_filesystem(lab.spec)
     before = lab.cloud.leftovers(lab.tags())
     settings.PORTAL_NAME = "Acme HPC"
     assert {resource.kind for resource in before} == {"network", "filesystem"}

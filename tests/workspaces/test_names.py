@@ -10,6 +10,7 @@ from django.urls import reverse
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import AuditEvent, Membership
 from portal.errors import Conflict, Passing, PortalError, Taken
+from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.conftest import person
 from tests.web import words
 from workspaces.actions import create_cloud_config, create_workspace, delete_cloud_config, rename
@@ -146,17 +147,18 @@ def test_others_are_lowered_without_a_question(client, lab, alice, bob):
 def test_a_cloud_that_does_not_answer_is_said_at_its_field(client, harbor, this_computer, alice, monkeypatch):
     """It answered when the form was made, and does not when it is sent."""
     client.force_login(alice)
-    first = CloudConfig.cloud
+    account = this_computer.account
     asked = []
 
-    def cloud(config, region):
-        asked.append(config)
-        if len(asked) > 1:
-            raise Passing("The cloud does not answer.", advice="Try again in a minute.")
-        return first(config, region)
+    class Silent(AccountOf):
+        def regions(self):
+            asked.append(1)
+            if len(asked) > 1:
+                raise Passing("The cloud does not answer.", advice="Try again in a minute.")
+            return account.regions()
 
-    monkeypatch.setattr(CloudConfig, "cloud", cloud)
-    region = first(this_computer, "").regions()[0].name
+    monkeypatch.setattr(CloudConfig, "account", Silent(MemoryCloud()))
+    region = account.regions()[0].name
     fields = {"name": "bay", "cloud_config": this_computer.uuid, "region": region}
     answer = client.post(reverse("new-workspace"), fields)
     assert answer.status_code == 200

@@ -13,7 +13,7 @@ from jobs.forms import EditJobForm
 from jobs.models import Job, Run
 from portal.errors import PortalError, Taken
 from portal.tasks.models import Output, Task
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud
 from workspaces.actions import create_cloud_config, create_workspace
 from workspaces.forms import OnceForm
 from workspaces.models import CloudConfig, Workspace
@@ -22,7 +22,7 @@ from workspaces.models import CloudConfig, Workspace
 @pytest.fixture
 def cloud(monkeypatch):
     memory = MemoryCloud()
-    monkeypatch.setattr(CloudConfig, "cloud", lambda self, region: memory)
+    monkeypatch.setattr(CloudConfig, "account", AccountOf(memory))
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
     return memory
 

@@ -147,7 +147,7 @@ class Command(BaseCommand):
         if found:
             self.say(f"Workspace {found.name} is READY")
             return found
-        region = config.cloud("").regions()[0].name
+        region = config.account.regions()[0].name
         workspace = create_workspace(
             organization, name=_free_name("demo", Workspace), cloud_config=config, region=region, by=user
         )
@@ -169,7 +169,7 @@ class Command(BaseCommand):
                 self._follow_task(repair_cluster(found, by=user))
                 found.refresh_from_db()
             return found
-        offers = workspace.cloud.instance_types()
+        offers = workspace.cloud_config.account.instance_types(workspace.region)
         offer = next((offer for offer in offers if offer.cores == 2), offers[-1])
         cluster = create_cluster(
             workspace,

@@ -26,15 +26,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from portal.clouds.local import identity, kernel, limits, packages, processes, shims, view
 from portal.clouds.local.node import Answer, Order, account
-from portal.clouds.local.options import HOST, ISOLATED, Options
+from portal.clouds.local.options import HOST, ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -49,23 +48,29 @@ from portal.clouds.local.records import (
 )
 from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
+from portal.clouds.local.sizes import cores, instance_types
+from portal.clouds.local.trouble import told
 from portal.clouds.types import (
+    Can,
     CloudKind,
     CloudNode,
-    Identity,
     InstanceType,
     NodesSpec,
     NodeState,
-    Region,
+    Offer,
+    Quota,
     Resource,
     Tags,
+    WorkspaceSpec,
+    Zone,
+    not_here,
 )
 from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
 MOST_NODES = 64
-_FAMILY = "This computer"
+_COMPUTER = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
 _GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop
 _CONSOLE = 8 << 10  # bytes of what a node said
@@ -75,7 +80,7 @@ _PATIENCE = 30.0  # seconds for the launcher; it usually needs 0.15
 
 _PERSONS = "People of one workspace are not kept apart on its nodes."
 _WITHOUT = "The only way out of them is an HTTP proxy; there is no sudo, and /tmp is small."
-_NOTES = {
+NOTES = {
     NAMESPACES: f"{_PERSONS} {_WITHOUT}",
     LANDLOCK: "Limited isolation: runs reach this computer's services, and hostnames are simulated. " + _PERSONS,
     PLAIN: "Hostnames are simulated and isolation is off: runs may do what the portal may.",
@@ -85,6 +90,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
+    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 0.3
 
     def __init__(
@@ -93,80 +99,77 @@ class LocalCloud:
         *,
         hidden: Sequence[Path] = (),
         rung: str | None = None,
-        region: str = "this-computer",
-        options: Mapping[str, Any] | None = None,
+        options: LocalOptions | None = None,
     ) -> None:
-        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes; `options`: see `Options`."""
+        """`hidden` are the paths that no node may see; `rung` forces a way to make nodes."""
         self.root = Path(os.path.abspath(root))
-        chosen = Options.of(options or {})
+        chosen = options or LocalOptions()
         checkout = Path(__file__).resolve().parents[3]
         never = [self.root, *(Path(os.path.abspath(str(path))) for path in (*hidden, *chosen.hidden)), checkout]
         if sys.prefix != sys.base_prefix:
             never.append(Path(sys.prefix).resolve())
         self.hidden = tuple(never)
         self.options = replace(chosen, hidden=tuple(map(str, never)))
-        self.region = region
         self._rung = rung or chosen.rung or os.environ.get("PORTAL_LOCAL_RUNG") or ""
         if self._rung == "uts":  # as it was called
             self._rung = NAMESPACES
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], *, region: str) -> LocalCloud:
-        return cls(Path(options["root"]), region=region, options=options)
-
     # -- what there is
-
-    def check(self) -> Identity:
-        with _told():
-            self._require_linux()
-            self._make_root()
-            answer = self._launch(self.root, [], self._rung)
-            memory = limits.machine_memory() / 2**30
-            detail = f"{_cores()} cores, {memory:.0f} GiB of memory"
-            note = "" if answer.rung == NAMESPACES else f". {_NOTES[answer.rung]}"
-            return Identity(socket.gethostname(), f"{detail}{note}")
 
     def rung(self) -> tuple[str, str]:
         """How nodes are made here, and what the kernel refused if it is not the best way."""
-        with _told():
+        with told():
             self._require_linux()
             self._make_root()
             answer = self._launch(self.root, [], self._rung)
             return answer.rung, answer.why
 
-    def regions(self) -> list[Region]:
-        return [Region("this-computer", "This computer")]
+    def zones(self) -> list[Zone]:
+        raise not_here(Can.ZONE, _COMPUTER)
 
-    def instance_types(self) -> list[InstanceType]:
-        cores = _cores()
-        sizes = sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
-        share = limits.machine_memory() / 2**30 / cores
-        return [InstanceType(f"local.{size}", _FAMILY, size, size, round(share * size, 1)) for size in sizes]
+    def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
+        """Counts the clusters of this cloud alone; those of other configurations are on the same computer."""
+        with told():
+            _refuse_what_is_not_here(zone=zone, spot=spot)
+            kinds = {kind.name: kind for kind in instance_types()}
+            if instance_type not in kinds:
+                return Offer(None, impossible=f"This computer has no instance type {instance_type!r}.")
+            if not 1 <= nodes <= MOST_NODES:
+                return Offer(None, impossible=f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {nodes}.")
+            there = [(record, cluster) for cluster, record in self._records() if record.instance_type in kinds]
+            taken = sum(kinds[record.instance_type].cores * len(cluster.nodes()) for record, cluster in there)
+            quota = Quota("cores", kinds[instance_type].cores * nodes, max(0, cores() - taken))
+            slow = "Ranks would take turns on a core: that is slow, and good enough to try a program."
+            return Offer(None, (quota,), () if quota.is_enough else (slow,))
 
     # -- network and filesystem
 
-    def ensure_network(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+    def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> None:
+        with told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.network, tags)
 
     def delete_network(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if _is_ours(workspace.network, tags):
                 workspace.network.unlink(missing_ok=True)
             self._tidy(workspace)
 
-    def ensure_filesystem(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+    def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> None:
+        with told():
+            _refuse_choices(spec)
+            tags = spec.tags
             workspace = self._workspace(tags)
             self._make_workspace(workspace)
             _ensure_record(workspace.filesystem, tags)
             workspace.shared.mkdir(mode=0o755, exist_ok=True)
 
     def delete_filesystem(self, tags: Tags, *, token: str = "") -> None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if not _is_ours(workspace.filesystem, tags):
                 return
@@ -183,8 +186,9 @@ class LocalCloud:
     # -- nodes
 
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             self._require_linux()
+            _refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
             kind = self._instance_type(spec)
             workspace = self._workspace(spec.tags)
             if not workspace.shared.is_dir():
@@ -202,7 +206,7 @@ class LocalCloud:
             return None
 
     def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or record.deleting or not _same(record.tags, tags):
@@ -212,13 +216,12 @@ class LocalCloud:
                 record.write(cluster.record)
             for node in cluster.nodes():
                 state = node.state()
-                if not node.taken or state is None:
-                    continue
-                if (_when(node.switched_off) or _NEVER).timestamp() < record.stopped:
+                told_before = (_when(node.switched_off) or _NEVER).timestamp() >= record.stopped
+                if node.taken and state is not None and not told_before:
                     node.switched_off.touch()
                     state.first.send(signal.SIGTERM)
-                elif time.time() - record.stopped > _GRACE:
-                    state.first.send(signal.SIGKILL)
+            if time.time() - record.stopped > _GRACE:
+                _end(cluster, time.monotonic() + 5)
             if pending := self._still_stop(cluster):
                 return pending
             for process in cluster.processes().orphans:
@@ -226,7 +229,7 @@ class LocalCloud:
             return None
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or not _same(record.tags, tags):
@@ -234,7 +237,7 @@ class LocalCloud:
             return [self._seen(record, cluster, node) for node in cluster.nodes()]
 
     def inventory(self, portal: str) -> dict[Tags, list[CloudNode]]:
-        with _told():
+        with told():
             return {
                 record.tags: [self._seen(record, cluster, node) for node in cluster.nodes()]
                 for cluster, record in self._records()
@@ -242,7 +245,7 @@ class LocalCloud:
             }
 
     def owners(self, portal: str) -> set[Tags]:
-        with _told():
+        with told():
             found = {record.tags for _, record in self._records()}
             for workspace in self._workspaces():
                 for path in (workspace.network, workspace.filesystem):
@@ -251,7 +254,7 @@ class LocalCloud:
             return {tags for tags in found if tags.portal == portal}
 
     def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             cluster = workspace.cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
@@ -266,7 +269,7 @@ class LocalCloud:
             return None
 
     def console(self, tags: Tags, rank: int) -> str:
-        with _told():
+        with told():
             cluster = self._workspace(tags).cluster(_name(tags.subject))
             record = ClusterRecord.read(cluster.record)
             if record is None or not _same(record.tags, tags):
@@ -277,7 +280,7 @@ class LocalCloud:
             return ""
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        with _told():
+        with told():
             workspace = self._workspace(tags)
             if tags.subject == tags.workspace:
                 return self._workspace_leftovers(workspace, tags)
@@ -304,7 +307,7 @@ class LocalCloud:
 
     def power_off(self) -> None:
         """End everything that runs, within 5 seconds. Homes and filesystems stay, and what should run is known."""
-        with _told():
+        with told():
             clusters = [cluster for workspace in self._workspaces() for cluster in workspace.clusters()]
             for cluster in clusters:
                 for node in cluster.nodes():
@@ -325,7 +328,7 @@ class LocalCloud:
         for workspace in self._workspaces():
             for cluster in workspace.clusters():
                 try:
-                    with _told():
+                    with told():
                         self._power_on(cluster)
                 except PortalError as error:
                     hindered.append(error)
@@ -337,7 +340,7 @@ class LocalCloud:
             return
         for node in cluster.nodes():
             state = node.state()
-            if state is not None and state.rung not in _NOTES:  # of an earlier version, which kept less apart
+            if state is not None and state.rung not in NOTES:  # of an earlier version, which kept less apart
                 state.keeper.send(signal.SIGKILL)
         missing = [
             node.rank
@@ -363,7 +366,7 @@ class LocalCloud:
             )
         if not 1 <= spec.nodes <= MOST_NODES:
             raise Refused(f"A cluster on this computer has 1 to {MOST_NODES} nodes, not {spec.nodes}.")
-        kinds = {kind.name: kind for kind in self.instance_types()}
+        kinds = {kind.name: kind for kind in instance_types()}
         if spec.instance_type not in kinds:
             raise Refused(
                 f"This computer has no instance type {spec.instance_type!r}.",
@@ -495,7 +498,7 @@ class LocalCloud:
             scratch=str(self.root),
             rung=rung,
             user=identity.of_workspace(folder.parent) if ranks else None,
-            options=asdict(replace(self.options, addresses=addresses)),
+            options={**asdict(self.options), "addresses": addresses, "root": str(self.root), "store": ""},
             told=dict(source.environment),
             places=[str(path) for path in source.places],
             upstream=packages.proxies(os.environ),
@@ -608,10 +611,10 @@ class LocalCloud:
         written = node.state()
         state, reason = _state_of(record, node, written)
         runs = state == NodeState.RUNNING
-        rung = written.rung if written is not None and written.rung in _NOTES else record.rung or NAMESPACES
+        rung = written.rung if written is not None and written.rung in NOTES else record.rung or NAMESPACES
         inside = rung == NAMESPACES
         address = record.address(node.rank) if runs else None
-        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else _NOTES[rung]
+        note = _NETWORK_OF_HOST if inside and self.options.network == HOST else NOTES[rung]
         refuses = written.refuses if runs and written is not None else ""
         return CloudNode(
             id=f"{record.tags.subject}.{node.rank}",
@@ -647,6 +650,17 @@ def _state_of(record: ClusterRecord, node: NodeFolder, written: WrittenState | N
     if off is not None and off.timestamp() >= node.state_file.stat().st_mtime:
         return NodeState.STOPPED, "It was switched off with the portal's other processes."
     return NodeState.STOPPED, "Its processes ended by themselves, or somebody killed them."
+
+
+def _refuse_what_is_not_here(*, zone: str = "", spot: bool = False, role: str = "") -> None:
+    for asked, can in ((zone, Can.ZONE), (spot, Can.SPOT), (role, Can.ROLE)):
+        if asked:
+            raise not_here(can, _COMPUTER)
+
+
+def _refuse_choices(spec: WorkspaceSpec) -> None:
+    if spec.choices:
+        raise Refused("There is nothing to choose of a workspace on this computer.", evidence=str(spec.choices)[:200])
 
 
 def _put_aside(node: NodeFolder) -> None:
@@ -693,12 +707,16 @@ def _runs(node: NodeFolder) -> bool:
     if not node.taken:
         return False
     state = node.state()
-    return state is None or (state.alive and state.rung in _NOTES)
+    return state is None or (state.alive and state.rung in NOTES)
 
 
 def _end(cluster: ClusterFolder, deadline: float) -> None:
-    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others."""
-    while found := cluster.processes():
+    """Kill all of a cluster's processes, again and again until none is left: some may just be starting others.
+
+    One that ends between the listing and the look, and has started another after the listing, leaves none to be seen:
+    but one of them holds the node.
+    """
+    while (found := cluster.processes()) or any(node.taken for node in cluster.nodes()):
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in found)
             raise Passing("Some processes of the cluster do not end.", evidence=f"Process ids: {pids}")
@@ -735,10 +753,6 @@ def _is_free(address: str, port: int) -> bool:
     return True
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _name(identifier: str) -> str:
     """An id that is the name of a folder and of nothing else."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", identifier):
@@ -758,37 +772,3 @@ def _is_ours(record: Path, tags: Tags) -> bool:
 def _ensure_record(record: Path, tags: Tags) -> None:
     if not write_atomically(record, json.dumps(asdict(tags), indent=1), only_new=True) and not _is_ours(record, tags):
         raise Refused("This folder belongs to another portal.", evidence=str(record))
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Whatever the machine says leaves as a sentence."""
-    try:
-        yield
-    except PortalError:
-        raise
-    except (ValueError, KeyError, TypeError) as exc:  # a record that we cannot read
-        raise Refused("A record of this computer's nodes cannot be read.", evidence=str(exc)) from exc
-    except OSError as exc:
-        raise _sentence(exc) from exc
-
-
-def _sentence(exc: OSError) -> PortalError:
-    evidence = str(exc)
-    match exc.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return Refused("The disk of this computer is full.", evidence=evidence, advice="Make room, then try again.")
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return Refused(
-                "The portal may not do this on this computer.",
-                evidence=evidence,
-                advice="Let the portal's user own its data folder.",
-            )
-        case errno.EADDRNOTAVAIL:
-            return Refused("This computer has no loopback addresses 127.77.x.x.", evidence=evidence)
-        case errno.EMFILE | errno.ENFILE:
-            return Passing("Too many files are open on this computer.", evidence=evidence)
-        case errno.EAGAIN | errno.ENOMEM:
-            return Passing("This computer is out of memory or processes.", evidence=evidence)
-        case _:
-            return Passing("This computer could not do it just now.", evidence=evidence)

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from portal.clouds.local import identity, kernel, landlock, limits, processes, seccomp, shims, view, wayout
-from portal.clouds.local.options import ISOLATED, Options
+from portal.clouds.local.options import ISOLATED, LocalOptions
 from portal.clouds.local.records import (
     LANDLOCK,
     NAMESPACES,
@@ -51,6 +51,7 @@ from portal.clouds.local.records import (
 from portal.clouds.local.sessions import Maker, Manner, ending
 
 _LOOK_EVERY = 0.5  # seconds between looks at the disk
+_LOOK_CLOSELY = 0.05  # when the disk may be full before the next look: some write gigabytes a second
 _FORBIDDEN_INSIDE = ("user", "net", "uts", "ipc", "cgroup", "time")  # kinds of namespaces; sessions need the others
 
 
@@ -226,8 +227,8 @@ class Plan:
     isolated: bool  # whether the cluster has a network of its own
 
     @property
-    def options(self) -> Options:
-        return Options.of(self.order.options)
+    def options(self) -> LocalOptions:
+        return LocalOptions.of(self.order.options)
 
     @property
     def names(self) -> dict[str, str]:
@@ -357,6 +358,7 @@ class _Keeper:
         self.way_out: socket.socket | None = None  # ends when the way out ends
         self.refuses = ""
         self.looked = 0.0
+        self.look_in = _LOOK_EVERY
 
     def keep(self) -> NoReturn:
         plan, record = self.plan, self.plan.record
@@ -470,7 +472,7 @@ class _Keeper:
         if self.way_out is not None:
             waiting.append(self.way_out)
         while True:
-            ready, _, _ = select.select(waiting, [], [], _LOOK_EVERY)
+            ready, _, _ = select.select(waiting, [], [], self.look_in)
             if awake in ready:
                 os.read(awake, 4096)
             if (status := _reaped(self.first)) is not None:
@@ -497,13 +499,14 @@ class _Keeper:
         self.ours.send(b"done")
 
     def _look_at_disk(self) -> None:
-        if time.monotonic() - self.looked < _LOOK_EVERY:
+        if time.monotonic() - self.looked < self.look_in:
             return
         self.looked = time.monotonic()
         options = self.plan.options
         disk = os.statvfs(self.node.path)
         free = disk.f_bavail * disk.f_frsize
         mark = min(options.free_mib << 20, disk.f_blocks * disk.f_frsize * options.free_percent // 100)
+        self.look_in = _LOOK_EVERY if free > 8 * mark else _LOOK_CLOSELY
         text = f"{free >> 20} MiB of this computer's disk are free; no run starts below {2 * mark >> 20} MiB."
         if free >= 2 * mark:  # the other thing that runs out: 0 where the file system has no end of them
             free, mark = disk.f_favail, disk.f_files * options.free_percent // 100

@@ -1,10 +1,11 @@
-"""What an administrator decides of nodes on this computer. The portal takes it from its settings."""
+"""What is decided of nodes on this computer, by whoever runs the portal."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ISOLATED = "isolated"
@@ -12,7 +13,9 @@ HOST = "host"
 
 
 @dataclass(frozen=True)
-class Options:
+class LocalOptions:
+    root: Path = Path()  # the folder in which everything of the nodes lies
+    store: Path = Path()  # and that of the account's store
     hidden: tuple[str, ...] = ()  # paths that no node may see, wherever they lie
     shown: tuple[str, ...] = ()  # further files and folders of this computer, for all nodes to read
     rung: str = ""  # how nodes are made; empty: the best that the kernel grants, and never `plain`
@@ -28,10 +31,10 @@ class Options:
     free_percent: int = 5  # … below such a part of it, runs are ended; below twice that none starts
 
     @classmethod
-    def of(cls, value: Mapping[str, Any]) -> Options:
+    def of(cls, value: Mapping[str, Any]) -> LocalOptions:
         """From a mapping, in which what is not an option is passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
         plain: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name in names
         }
-        return cls(**plain)
+        return cls(**plain | {name: Path(plain[name]) for name in ("root", "store") if name in plain})

@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 
-def write_atomically(path: Path, text: str, *, only_new: bool = False, mode: int = 0o600) -> bool:
+def write_atomically(path: Path, text: str | bytes, *, only_new: bool = False, mode: int = 0o600) -> bool:
     """Write the file whole or not at all. With `only_new` the first of two wins, and False says that it was not us."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)

@@ -91,7 +91,7 @@ async def _serve(
 
     def told() -> None:
         if keeper.recv(1) == LOW:
-            ending.add(task := loop.create_task(sessions.end(lambda one: bool(one.run))))
+            ending.add(task := loop.create_task(sessions.end(lambda one: bool(one.run) or one.stays)))
             task.add_done_callback(ending.discard)
         else:
             loop.remove_reader(keeper)

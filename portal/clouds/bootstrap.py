@@ -1,0 +1,105 @@
+"""What a new computer is told so that it becomes a node: user data for cloud-init, as all clouds with images take it.
+
+It is JSON, which is YAML too, so that no key is ever folded. Whoever is on a node can read its user data: the host key
+in it is for the first connection, and a cloud whose nodes can be asked for it replaces it then. Nothing else in it is a
+secret.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from portal.clouds.types import HostKey
+
+USER = "coxswain"
+UID = 20000  # the same on all nodes: files on /shared belong to it
+MOST = 16 << 10  # bytes that EC2 takes, before base64
+
+_PACKAGES = ("git", "nfs-common", "python3-venv")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of /etc/fstab."""
+
+    source: str  # HOST:PATH, for NFS
+    kind: str
+    options: str
+    target: str = "/shared"
+
+
+@dataclass(frozen=True)
+class Boot:
+    hostname: str
+    host_key: HostKey
+    authorized_keys: tuple[str, ...]
+    mount: Mount | None = None
+    packages: tuple[str, ...] = _PACKAGES  # none for an image that has them: installing takes up to a minute
+
+
+# The portal holds many sessions over one connection, and asks often. `AcceptEnv` is among the promises.
+_SSHD = """\
+PasswordAuthentication no
+PermitRootLogin no
+MaxSessions 256
+MaxStartups 100:30:200
+ClientAliveInterval 15
+ClientAliveCountMax 4
+AcceptEnv COXSWAIN_* LC_*
+"""
+
+_EACH_BOOT = "/var/lib/cloud/scripts/per-boot/50-coxswain"
+
+# cloud-init mounts before it installs what mounting needs, so the first try of its own may have failed.
+_MOUNT = """\
+#!/bin/sh
+tries=0
+until mountpoint -q {target} || mount {target}; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 60 ] || exit 1
+  sleep 2
+done
+[ "$(stat -c %u {target})" = {uid} ] || chown {uid}:{uid} {target}
+"""
+
+
+def user_data(boot: Boot) -> str:
+    """For cloud-init 22 and newer. Raises `ValueError` where it is longer than clouds take."""
+    files = [{"path": "/etc/ssh/sshd_config.d/50-coxswain.conf", "content": _SSHD}]
+    config: dict[str, Any] = {
+        "hostname": boot.hostname,
+        "prefer_fqdn_over_hostname": False,
+        "manage_etc_hosts": False,  # it would make the node's own name an address of the loopback, which MPI then uses
+        "disable_root": True,
+        "ssh_pwauth": False,
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": boot.host_key.private, "ed25519_public": boot.host_key.public},
+        "users": [
+            {
+                "name": USER,
+                "uid": UID,
+                "shell": "/bin/bash",
+                "lock_passwd": True,
+                "ssh_authorized_keys": list(boot.authorized_keys),
+            }
+        ],
+    }
+    if boot.packages:
+        config |= {"package_update": True, "packages": list(boot.packages)}
+    if boot.mount:
+        mount = boot.mount
+        config["mounts"] = [[mount.source, mount.target, mount.kind, mount.options, "0", "0"]]
+        script = _MOUNT.format(target=shlex.quote(mount.target), uid=UID)
+        files.append({"path": _EACH_BOOT, "permissions": "0755", "content": script})
+    text = "#cloud-config\n" + _json(config | {"write_files": files})
+    if len(text.encode()) > MOST:
+        raise ValueError(f"{len(text.encode())} bytes of user data, and clouds take {MOST}")
+    return text
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=1) + "\n"

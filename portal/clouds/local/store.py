@@ -1,0 +1,93 @@
+"""The store of "This computer": a folder, and in it `.locks`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from portal.clouds.local.records import read_json, write_atomically
+from portal.clouds.local.trouble import told
+from portal.clouds.stores import Lock, checked
+from portal.errors import Conflict
+
+
+class FolderStore:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, name: str, data: bytes, *, lock: Lock | None = None) -> None:
+        with told(), self._turn() if lock else contextlib.nullcontext():
+            self._prove(lock)
+            path = self.root / checked(name)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(path, data)
+
+    def get(self, name: str, start: int = 0, size: int | None = None) -> bytes | None:
+        with told(), contextlib.suppress(FileNotFoundError), open(self.root / checked(name), "rb") as file:
+            file.seek(start)
+            return file.read(-1 if size is None else size)
+        return None
+
+    def list(self, prefix: str = "") -> list[str]:
+        with told():
+            found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+            names = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+            return sorted(name for name in names if name.startswith(prefix))
+
+    def delete(self, name: str, *, lock: Lock | None = None) -> None:
+        with told(), self._turn() if lock else contextlib.nullcontext():
+            self._prove(lock)
+            path = self.root / checked(name)
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others are in there, or it is gone
+                path.parent.rmdir()
+
+    def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:
+        with told(), self._turn():
+            held, now = self._held(name), time.time()
+            if held.get("owner") not in (owner, "", None) and held["until"] > now:
+                return None
+            is_new = held.get("owner") != owner or held["until"] <= now
+            fence = held.get("fence", 0) + is_new
+            self._write(name, owner=owner, fence=fence, until=now + seconds)
+            return Lock(name, owner, fence, datetime.fromtimestamp(now + seconds, UTC))
+
+    def release(self, lock: Lock) -> None:
+        with told(), self._turn():
+            held = self._held(lock.name)
+            if (held.get("owner"), held.get("fence")) == (lock.owner, lock.fence):
+                self._write(lock.name, owner="", fence=lock.fence, until=0.0)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One process at a time."""
+        (self.root / ".locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        turn = os.open(self.root / ".locks" / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(turn)
+
+    def _place(self, name: str) -> Path:
+        return self.root / ".locks" / f"{checked(name).replace('/', '@')}.json"
+
+    def _held(self, name: str) -> dict[str, Any]:
+        return read_json(self._place(name)) or {}
+
+    def _write(self, name: str, **held: object) -> None:
+        write_atomically(self._place(name), json.dumps(held).encode())
+
+    def _prove(self, lock: Lock | None) -> None:
+        if lock is None:
+            return
+        held = self._held(lock.name)
+        if (held.get("owner"), held.get("fence")) != (lock.owner, lock.fence):
+            raise Conflict("Somebody else works on this now.", evidence=f"{lock.name}: {held.get('owner') or 'nobody'}")

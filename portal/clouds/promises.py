@@ -1,0 +1,26 @@
+"""What a node offers to whoever signs in as its user. `bootstrap.py` makes it so, and the contract test tries each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Promise:
+    what: str  # the end of “a node has …”
+    test: str  # a line of shell that ends with 0 where it is so, and with anything else where it is not
+
+
+# With these, and besides: its SSH server shows the host key that it was given from its first moment on, `hostname`
+# says what the cloud says, `/shared` is the same on all nodes of a workspace, and each node reaches the others by their
+# private addresses, at any port.
+PROMISES = (
+    Promise("a home that its user may write to", 'cd && touch .promise && rm .promise && test "$PWD" != /'),
+    Promise("Python 3.9 or newer", "python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))'"),
+    Promise("a way to make environments", "command -v uv || python3 -c 'import ensurepip, venv'"),
+    Promise("git", "git --version"),
+    Promise("flock and timeout", "flock -n /dev/null true && timeout 5 true"),
+    Promise("an SSH client", "command -v ssh"),
+    Promise("memory that its programs share", "cd /dev/shm && touch promise.$$ && rm promise.$$"),
+    Promise("variables of the portal in its sessions", 'test "$COXSWAIN_RUN" = a-run'),
+)
