@@ -186,7 +186,7 @@ def _last_words(cluster: Cluster, rank: int) -> str:
         said = cluster.workspace.cloud.console(cluster.tags, rank).strip()
     except PortalError as error:
         said = f"{error.message} {error.evidence}".strip()
-    return f"{cluster.name}-{rank}: {said or 'it has said nothing.'}"
+    return f"{cluster.nodes.get(rank=rank)}: {said or 'it has said nothing.'}"
 
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002

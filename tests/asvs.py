@@ -35,7 +35,7 @@ ROWS = (
     ("4.4.2", "sockets that none of our pages opens", (DOOR, "test_a_socket_that_no_page_of_ours_opens_is_closed_before_it_is_one")),
     ("4.4.2", "sockets of other sites are refused", (DOORS, "test_a_socket_from_elsewhere_is_refused")),
     ("4.4.3", "sockets belong to sessions and end with them", (DOORS, "test_who_hears_of_what")),
-    ("4.4.3", "a terminal ends with what it stands on", (TERMINALS, "test_it_ends_in_words_when_what_it_stands_on_goes")),
+    ("4.4.3", "a terminal too, while it is open", (TERMINALS, "test_it_ends_in_words_when_what_it_stands_on_goes")),
     ("6.1.1, 6.3.1", "guessing is slowed, and keeps no owner out", (SIGNIN, "test_a_stranger_who_tries_does_not_keep_the_owner_out")),
     ("6.2.1 to 6.2.7, 6.2.10 to 6.2.12", "length counts; common passwords are refused", (SIGNIN, "test_the_rules_of_passwords")),
     ("6.2.8, 6.2.9", "a long password counts to its end, as it was typed", (ACCOUNTS, "test_a_long_password_counts_to_its_end")),

@@ -40,7 +40,7 @@ ROWS = (
     (
         "PostgreSQL is killed, and away for 30 s",
         "pages say so, nothing is half done, work goes on",
-        "not yet: processes are tried with a database that refuses, not with one that is killed",
+        ("hosts/test_cut_off.py", "test_a_server_goes_away_for_a_while_under_load"),
     ),
     (
         "what fires schedules is killed when one is due; two of them at once",
@@ -89,7 +89,7 @@ ROWS = (
     (
         "web and Redis, worker and database, node and node are cut off",
         "each gives way as it is written",
-        "not yet: only between portal and node",
+        "not yet: node and node are not cut off from each other; the others are, in hosts/test_cut_off.py",
     ),
     (
         "a disk is full: of the store, of a node, of the database",

@@ -91,6 +91,13 @@ class Account(Protocol):
         """What can be had there, smallest first. Empty when the credentials allow nothing."""
         ...
 
+    def check_role(self, name: str) -> Identity:
+        """Whether nodes can be given this role. Needs `Can.ROLE`.
+
+        Raises `Refused`, whose code says why not: not_found, other_account, not_trusted, not_allowed, limit_reached.
+        """
+        ...
+
     @property
     def store(self) -> Store:
         """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django import template
-from django.forms import BoundField
+from django.forms import BaseForm, BoundField
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
@@ -101,6 +101,15 @@ def plural(value: int, words: str) -> str:
     """{{ n|plural:"node,nodes" }}: 1 node, 3 nodes."""
     one, many = words.split(",")
     return f"{value:,} {one if value == 1 else many}"
+
+
+@register.filter
+def to_mend(form: BaseForm) -> str:
+    """What is to be done about a form that was refused, behind a colon; nothing where it is not about its fields."""
+    wrong = sum(bool(field.errors) for field in form.visible_fields())
+    if not wrong:
+        return ""
+    return ": one field needs a change" if wrong == 1 else f": {wrong} fields need a change"
 
 
 @register.simple_tag(takes_context=True)

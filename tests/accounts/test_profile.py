@@ -62,7 +62,7 @@ def test_the_theme_follows_the_person(client, alice, signed_in):
 def test_bad_input_is_said_at_the_field_and_nothing_is_lost(client, alice, field, value):
     client.force_login(alice)
     text = client.post(reverse("profile"), {**SAID, field: value}).content.decode()
-    assert "Nothing was changed yet." in text
+    assert "Nothing was saved: one field needs a change." in text
     assert "is-invalid" in text
     alice.refresh_from_db()
     assert alice.name == "Alice"

@@ -50,6 +50,9 @@ class AccountOf:
     def instance_types(self, region):
         return list(MemoryCloud.types)
 
+    def check_role(self, name):
+        raise not_here(Can.ROLE, "Memory")
+
     @property
     def store(self):
         return self._store

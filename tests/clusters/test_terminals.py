@@ -521,17 +521,40 @@ async def test_a_node_that_floods_waits_for_a_page_that_stalls(tide, bob):
 
 
 async def test_a_flood_is_read_at_a_measured_pace(tide, bob, monkeypatch):
+    monkeypatch.setattr(terminals, "RATE", 128 * 1024)
+    monkeypatch.setattr(terminals, "BURST", 32 * 1024)
     async with listening(tide):
         page = await desk(tide, bob)
         await page.opens()
         began = time.monotonic()
         await page.type(b"flood")
-        while page.at < 1024 * 1024:
+        while page.at < 384 * 1024:
             await page.take()
             await page.send_json_to({"shown": page.at})
-        rate = (page.at - terminals.BURST - terminals.AHEAD) / (time.monotonic() - began)
+        rate = (page.at - terminals.BURST - terminals.FRAME) / (time.monotonic() - began)
         assert rate <= terminals.RATE * 1.1
         await page.disconnect()
+
+
+async def test_a_page_that_was_loaded_again_is_given_no_more_than_it_shows_either(tide, bob):
+    async with listening(tide):
+        session = await sync_to_async(session_of)(bob)
+        page = Desk(tide, session)
+        await page.opens()
+        await page.type(b"flood")
+        while page.at < terminals.KEPT:
+            await page.take()
+            await page.send_json_to({"shown": page.at})
+        await page.disconnect()
+        again = Desk(tide, session)
+        assert await again.comes_back(page.ask, None)
+        begin = again.at
+        assert again.words[0]["head"] - begin > terminals.AHEAD
+        while again.at < begin + terminals.AHEAD:
+            await again.take()
+        assert await again.receive_nothing(0.3)
+        assert again.at == begin + terminals.AHEAD
+        await again.disconnect()
 
 
 async def test_a_page_that_shows_nothing_is_told_the_end_in_the_end(tide, bob, monkeypatch):

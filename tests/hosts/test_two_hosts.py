@@ -111,7 +111,7 @@ class Hosts:
             (self.a.var / shared).mkdir(mode=0o700)
             (self.b.var / shared).symlink_to(self.a.var / shared)
         self.var = self.a.var
-        self.driver = None
+        self.driver, self.direct = None, {}  # what of the environment is another for the hand
 
     def start(self):
         done = subprocess.run(
@@ -123,7 +123,7 @@ class Hosts:
         self.b.start()
         self.driver = subprocess.Popen(
             [sys.executable, "-m", "tests.driver"],
-            cwd=ROOT, env=self.a.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env={**self.a.env, **self.direct}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         return self
 

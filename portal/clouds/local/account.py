@@ -12,7 +12,7 @@ from portal.clouds.local.options import LocalOptions
 from portal.clouds.local.records import NAMESPACES
 from portal.clouds.local.sizes import cores, instance_types
 from portal.clouds.local.store import FolderStore
-from portal.clouds.types import CloudKind, Identity, InstanceType, Permission, Region
+from portal.clouds.types import Can, CloudKind, Identity, InstanceType, Permission, Region, not_here
 
 __all__ = ["LocalAccount"]
 
@@ -54,6 +54,9 @@ class LocalAccount:
 
     def instance_types(self, region: str) -> list[InstanceType]:
         return instance_types()
+
+    def check_role(self, name: str) -> Identity:
+        raise not_here(Can.ROLE, _HERE.title)
 
     @property
     def store(self) -> FolderStore:
