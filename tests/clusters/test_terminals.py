@@ -462,6 +462,63 @@ async def test_one_that_is_open_is_never_swept(tide, bob):
         await page.disconnect()
 
 
+@pytest.fixture
+def unwilling(monkeypatch):
+    """A node that takes the connection, and never starts a shell; until it is told to."""
+    willing, real = asyncio.Event(), ssh.Connections._open_process
+
+    async def wait(*args):
+        await willing.wait()
+        return await real(*args)
+
+    monkeypatch.setattr(ssh.Connections, "_open_process", wait)
+    return willing
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("end", "You ended it."), ("sign out", terminals.SIGNED_OUT), ("role", terminals.NOT_YOURS)]
+)
+async def test_a_node_that_never_starts_a_shell_keeps_none_open(tide, lab, bob, unwilling, what, words):
+    page = await desk(tide, bob)
+    await page.opens()
+    if what == "end":
+        await page.send_json_to({"end": True})
+    elif what == "sign out":
+        await page.scope["session"].aflush()
+    else:
+        await sync_to_async(WorkspaceMember.objects.filter(workspace=lab, user=bob).delete)()
+    assert await page.ending() == (words, consumers.OVER)
+    assert not await sync_to_async(Terminal.objects.exists)()
+
+
+async def test_a_node_that_never_starts_a_shell_leaves_room_for_others(tide, bob, unwilling, settings):
+    settings.TERMINALS = 1
+    page, other = await desk(tide, bob), await desk(tide, bob)
+    await page.opens()
+    await page.disconnect()
+    assert await other.opens()
+    await sync_to_async(Terminal.objects.update)(seen=now() - terminals.LEASE / 2)
+    await come_true(sync_to_async(lambda: Terminal.objects.get().seen > now() - terminals.LEASE / 4))
+    assert other.words[-1].get("notice", "Connecting") != ""
+    await other.disconnect()
+
+
+async def test_a_size_that_comes_before_the_node_answers_is_not_lost(tide, bob, unwilling):
+    async with listening(tide) as machine:
+        page = await desk(tide, bob)
+        await page.opens((100, 30))
+        await page.send_json_to({"size": [120, 40]})
+        await page.type(b"early\n")
+        background.submit(_set(unwilling))
+        await page.until(b"early\n")
+        assert machine.sizes == [(100, 30), (120, 40)]
+        await page.disconnect()
+
+
+async def _set(event):
+    event.set()
+
+
 async def test_a_portal_may_have_none(tide, bob, settings):
     settings.TERMINALS = 0
     page = await desk(tide, bob)
@@ -536,6 +593,7 @@ async def test_a_flood_is_read_at_a_measured_pace(tide, bob, monkeypatch):
 
 async def test_a_page_that_shows_nothing_is_told_the_end_in_the_end(tide, bob, monkeypatch):
     monkeypatch.setattr(terminals, "ALONE", 0.3)
+    monkeypatch.setattr(terminals, "AHEAD", 100_000)  # where no read ends, so that there is more than is shown
     async with listening(tide):
         page = await desk(tide, bob)
         await page.opens()
@@ -562,6 +620,18 @@ async def test_what_a_program_does_not_read_is_not_piled_up(tide, bob, monkeypat
             if page.code or any("over" in words for words in page.words):
                 break
         assert (await page.ending())[0] == "More was typed than its program reads."
+
+
+async def test_messages_of_nothing_are_not_piled_up(tide, bob, unwilling):
+    page = await desk(tide, bob)
+    await page.opens()
+    for _ in range(100):
+        await page.type(b"")
+    await page.type(b"x")
+    (shell,) = terminals._shells.values()
+    await come_true(sync_to_async(lambda: shell._waiting == 1))
+    assert shell._input.qsize() == 1
+    await page.disconnect()
 
 
 @pytest.mark.parametrize(
