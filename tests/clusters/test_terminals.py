@@ -436,6 +436,25 @@ async def test_nobody_comes_back_and_it_ends(tide, bob, monkeypatch):
         assert (await audited(tide))[-1][3] == terminals.LEFT_ALONE
 
 
+async def test_a_page_that_goes_while_its_terminal_opens_has_left_it(tide, bob, monkeypatch):
+    """The server raises then, in the middle of what the socket is about to say."""
+
+    async def gone(self, *args, **named):
+        raise OSError("the client has gone")
+
+    monkeypatch.setattr(terminals, "ALONE", 0.2)
+    monkeypatch.setattr(consumers.TerminalConsumer, "send", gone)
+    async with listening(tide) as machine:
+        page = await desk(tide, bob)
+        await page.connect()
+        await page.send_json_to({"open": [80, 24]})
+        with pytest.raises(OSError, match="gone"):
+            await page.wait(5)
+        await come_true(sync_to_async(lambda: not Terminal.objects.exists()))
+        await come_true(sync_to_async(lambda: machine.open == 0))
+        assert (await audited(tide))[-1][3] == terminals.LEFT_ALONE
+
+
 async def test_a_terminal_of_another_process_is_asked_for_again_and_of_a_dead_one_closed(tide, bob, monkeypatch):
     async with listening(tide):
         session = await sync_to_async(session_of)(bob)
