@@ -507,7 +507,7 @@ async def test_a_node_that_never_starts_a_shell_keeps_none_open(tide, lab, bob, 
     else:
         await sync_to_async(WorkspaceMember.objects.filter(workspace=lab, user=bob).delete)()
     assert await page.ending() == (words, consumers.OVER)
-    assert not await sync_to_async(Terminal.objects.exists)()
+    await come_true(sync_to_async(lambda: not Terminal.objects.exists()))
 
 
 async def test_a_node_that_never_starts_a_shell_leaves_room_for_others(tide, bob, unwilling, settings):
