@@ -57,16 +57,19 @@ class TerminalConsumer(AsyncWebsocketConsumer):
     telling: asyncio.Task[None] | None = None
     hurrying: asyncio.Task[None] | None = None
 
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # not in `disconnect`, which is not called where the page goes while it is told something
+            for job in (self.telling, self.hurrying):
+                if job:
+                    job.cancel()
+            if self.shell:
+                await _there(_do(self.shell.leave, self.page))
+
     async def connect(self) -> None:
         await self.accept()
         self.hurrying = asyncio.create_task(self._hurry())
-
-    async def disconnect(self, code: int) -> None:
-        for job in (self.telling, self.hurrying):
-            if job:
-                job.cancel()
-        if self.shell:
-            await _there(_do(self.shell.leave, self.page))
 
     async def _hurry(self) -> None:
         await asyncio.sleep(OPEN_WITHIN)

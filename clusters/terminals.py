@@ -16,6 +16,7 @@ import contextlib
 import logging
 import shlex
 from collections import OrderedDict
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from secrets import token_urlsafe
@@ -109,7 +110,9 @@ class Shell:
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting = 0  # bytes in it
         self._page = 0  # the number of the page that has it
-        self.alone_since: float | None = None  # by the loop's clock, while no page has it
+        # By the loop's clock, while no page has it: not yet, either.
+        self.alone_since: float | None = asyncio.get_running_loop().time()
+        self._size = opened.command.size
         self._stop = ""
         self._look_now = asyncio.Event()
         self.written_down = asyncio.Event()  # its end, or that this cannot be done
@@ -165,7 +168,7 @@ class Shell:
 
     def type(self, page: int, data: bytes) -> bool:
         """False, and nothing is typed, when more would wait than a page sends that heeds what was taken."""
-        if page != self._page or self.over is not None:
+        if page != self._page or self.over is not None or not data:
             return True
         if self._waiting + len(data) > MOST_TYPED:
             return False
@@ -175,7 +178,10 @@ class Shell:
 
     def resize(self, page: int, columns: int, rows: int, *, redraw: bool = False) -> None:
         """With `redraw`, programs are told of it even when it is what it was: they draw the screen again."""
-        if page == self._page and self._terminal:
+        if page != self._page:
+            return
+        self._size = columns, rows
+        if self._terminal:
             if redraw:
                 self._terminal.resize(columns, max(1, rows - 1))
             self._terminal.resize(columns, rows)
@@ -190,11 +196,7 @@ class Shell:
         """From the row to the end of everything; never raises."""
         words = "The portal could not go on with it."
         try:
-            async with _connections().terminal(self.opened.host, self.opened.command) as terminal:
-                self._terminal = terminal
-                self.notice = ""
-                self._ring()
-                words = await self._go_on(terminal)
+            words = await _first_of(self._talk(), self._watch())
         except PortalError as error:
             words = error.message
         except Exception:
@@ -211,16 +213,15 @@ class Shell:
         self._forgotten = True  # a page that has not shown everything by now is told the end without it
         self._ring()
 
-    async def _go_on(self, terminal: ssh.Terminal) -> str:
-        """Why it ends."""
-        jobs = [asyncio.create_task(job) for job in (self._pump(terminal), self._feed(terminal), self._watch())]
-        try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+    async def _talk(self) -> str:
+        """Why it ends. Until the node has answered, which it may never do, there is nothing but `_watch`."""
+        async with _connections().terminal(self.opened.host, self.opened.command) as terminal:
+            if self._size and self._size != self.opened.command.size:
+                terminal.resize(*self._size)
+            self._terminal = terminal
+            self.notice = ""
+            self._ring()
+            return await _first_of(self._pump(terminal), self._feed(terminal))
 
     async def _pump(self, terminal: ssh.Terminal) -> str:
         clock = asyncio.get_running_loop().time
@@ -267,7 +268,7 @@ class Shell:
             believed = clock()
             if words:
                 return words
-            if notice != self.notice:
+            if self._terminal and notice != self.notice:
                 self.notice = notice
                 self._ring()
 
@@ -282,6 +283,18 @@ class Shell:
             logger.warning("the end of terminal %s is not written down: %s", self.opened.uuid, error)
         finally:
             self.written_down.set()
+
+
+async def _first_of(*work: Coroutine[Any, Any, str]) -> str:
+    """What the one that ends first returns, or raises. The others are cancelled, and have ended too."""
+    jobs = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        return next(job for job in jobs if job.done()).result()
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 # Of this process: those that are open, and for a while those that have ended.

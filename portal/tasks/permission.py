@@ -36,6 +36,7 @@ _whose: dict[str, tuple[float, Any]] = {}  # session key → when it was read, a
 _believed: dict[tuple[int, str], float] = {}
 
 Ask = tuple[str, tuple[str, ...]]
+Answer = tuple[int | None, Any]  # the close code; the session's person
 
 
 class SocketPersonMiddleware:
@@ -45,24 +46,31 @@ class SocketPersonMiddleware:
         self.app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> Any:
-        key = scope["session"].session_key
-        nobody = await refusal(key, ()) is not None
-        return await self.app({**scope, "user": AnonymousUser() if nobody else _whose[key][1]}, receive, send)
+        person = await person_of(scope["session"].session_key)
+        return await self.app({**scope, "user": person or AnonymousUser()}, receive, send)
 
 
 async def refusal(session_key: str | None, names: Collection[str]) -> int | None:
     """The close code, if the session is over or its person may not see one of these."""
     if session_key is None:
         return SIGNED_OUT
-    if _is_fresh(session_key):
-        person = _whose[session_key][1]
-        if person is not None and all(_is_believed(person.pk, name) for name in names):
-            return None
-    return await _together().ask((session_key, tuple(names)))
+    person = _known(session_key)
+    if person is not None and all(_is_believed(person.pk, name) for name in names):
+        return None
+    return (await _together().ask((session_key, tuple(names))))[0]
 
 
-def _is_fresh(session_key: str) -> bool:
-    return time.monotonic() - _whose.get(session_key, (-RELOAD, None))[0] < RELOAD
+async def person_of(session_key: str | None) -> Any:
+    """None for whom the session is over."""
+    if session_key is None:
+        return None
+    return _known(session_key) or (await _together().ask((session_key, ())))[1]
+
+
+def _known(session_key: str) -> Any:
+    """Whose it is, if that was somebody's, and was read a moment ago. Other threads forget and learn meanwhile."""
+    at, person = _whose.get(session_key, (0.0, None))
+    return person if person is not None and time.monotonic() - at < RELOAD else None
 
 
 def _is_believed(person: int, name: str) -> bool:
@@ -73,11 +81,11 @@ class _Together:
     """The pages of one event loop."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Ask, asyncio.Future[int | None]]] = []
+        self.waiting: list[tuple[Ask, asyncio.Future[Answer]]] = []
         self.fetching: asyncio.Task[None] | None = None
 
-    async def ask(self, one: Ask) -> int | None:
-        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    async def ask(self, one: Ask) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.waiting.append((one, answer))
         if self.fetching is None:
             self.fetching = asyncio.create_task(self._fetch())
@@ -113,14 +121,15 @@ def _together() -> _Together:
 
 
 @for_sockets
-def _refusals(asks: list[Ask]) -> list[int | None]:
+def _refusals(asks: list[Ask]) -> list[Answer]:
     for known in (_whose, _believed):
         if len(known) > MOST_KNOWN:
             known.clear()
     at = time.monotonic()
-    if stale := {key for key, _ in asks if not _is_fresh(key)}:
-        _whose.update({key: (at, person) for key, person in _people(stale).items()})
-    people = {key: _whose[key][1] for key, _ in asks}
+    people = {key: _known(key) for key, _ in asks}
+    if unknown := {key for key, person in people.items() if person is None}:
+        people |= _people(unknown)
+        _whose.update({key: (at, people[key]) for key in unknown if people[key] is not None})
     pairs = {(people[key].pk, name) for key, names in asks if people[key] is not None for name in names}
     believed = {pair for pair in pairs if _is_believed(*pair)}
     wanted = pairs - believed
@@ -128,13 +137,14 @@ def _refusals(asks: list[Ask]) -> list[int | None]:
     for pair in wanted - seen:
         _believed.pop(pair, None)
     _believed.update(dict.fromkeys(seen, at))
+    allowed = believed | seen
 
     def answer(key: str, names: Iterable[str]) -> int | None:
         if people[key] is None:
             return SIGNED_OUT
-        return None if all((people[key].pk, name) in believed | seen for name in names) else GONE
+        return None if all((people[key].pk, name) in allowed for name in names) else GONE
 
-    return [answer(*one) for one in asks]
+    return [(answer(*one), people[one[0]]) for one in asks]
 
 
 def _people(session_keys: Collection[str]) -> dict[str, Any]:

@@ -444,6 +444,25 @@ async def test_nobody_comes_back_and_it_ends(tide, bob, monkeypatch):
         assert (await audited(tide))[-1][3] == terminals.LEFT_ALONE
 
 
+async def test_a_page_that_goes_while_its_terminal_opens_has_left_it(tide, bob, monkeypatch):
+    """The server raises then, in the middle of what the socket is about to say."""
+
+    async def gone(self, *args, **named):
+        raise OSError("the client has gone")
+
+    monkeypatch.setattr(terminals, "ALONE", 0.2)
+    monkeypatch.setattr(consumers.TerminalConsumer, "send", gone)
+    async with listening(tide) as machine:
+        page = await desk(tide, bob)
+        await page.connect()
+        await page.send_json_to({"open": [80, 24]})
+        with pytest.raises(OSError, match="gone"):
+            await page.wait(5)
+        await come_true(sync_to_async(lambda: not Terminal.objects.exists()))
+        await come_true(sync_to_async(lambda: machine.open == 0))
+        assert (await audited(tide))[-1][3] == terminals.LEFT_ALONE
+
+
 async def test_a_terminal_of_another_process_is_asked_for_again_and_of_a_dead_one_closed(tide, bob, monkeypatch):
     async with listening(tide):
         session = await sync_to_async(session_of)(bob)
@@ -468,6 +487,63 @@ async def test_one_that_is_open_is_never_swept(tide, bob):
         await come_true(sync_to_async(lambda: Terminal.objects.get().seen > now() - terminals.LEASE / 4))
         assert await sync_to_async(terminals.sweep)() == 0
         await page.disconnect()
+
+
+@pytest.fixture
+def unwilling(monkeypatch):
+    """A node that takes the connection, and never starts a shell; until it is told to."""
+    willing, real = asyncio.Event(), ssh.Connections._open_process
+
+    async def wait(*args):
+        await willing.wait()
+        return await real(*args)
+
+    monkeypatch.setattr(ssh.Connections, "_open_process", wait)
+    return willing
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("end", "You ended it."), ("sign out", terminals.SIGNED_OUT), ("role", terminals.NOT_YOURS)]
+)
+async def test_a_node_that_never_starts_a_shell_keeps_none_open(tide, lab, bob, unwilling, what, words):
+    page = await desk(tide, bob)
+    await page.opens()
+    if what == "end":
+        await page.send_json_to({"end": True})
+    elif what == "sign out":
+        await page.scope["session"].aflush()
+    else:
+        await sync_to_async(WorkspaceMember.objects.filter(workspace=lab, user=bob).delete)()
+    assert await page.ending() == (words, consumers.OVER)
+    await come_true(sync_to_async(lambda: not Terminal.objects.exists()))
+
+
+async def test_a_node_that_never_starts_a_shell_leaves_room_for_others(tide, bob, unwilling, settings):
+    settings.TERMINALS = 1
+    page, other = await desk(tide, bob), await desk(tide, bob)
+    await page.opens()
+    await page.disconnect()
+    assert await other.opens()
+    await sync_to_async(Terminal.objects.update)(seen=now() - terminals.LEASE / 2)
+    await come_true(sync_to_async(lambda: Terminal.objects.get().seen > now() - terminals.LEASE / 4))
+    assert other.words[-1].get("notice", "Connecting") != ""
+    await other.disconnect()
+
+
+async def test_a_size_that_comes_before_the_node_answers_is_not_lost(tide, bob, unwilling):
+    async with listening(tide) as machine:
+        page = await desk(tide, bob)
+        await page.opens((100, 30))
+        await page.send_json_to({"size": [120, 40]})
+        await page.type(b"early\n")
+        background.submit(_set(unwilling))
+        await page.until(b"early\n")
+        assert machine.sizes == [(100, 30), (120, 40)]
+        await page.disconnect()
+
+
+async def _set(event):
+    event.set()
 
 
 async def test_a_portal_may_have_none(tide, bob, settings):
@@ -567,7 +643,7 @@ async def test_a_page_that_was_loaded_again_is_given_no_more_than_it_shows_eithe
 
 async def test_a_page_that_shows_nothing_is_told_the_end_in_the_end(tide, bob, monkeypatch):
     monkeypatch.setattr(terminals, "ALONE", 0.3)
-    monkeypatch.setattr(terminals, "FRAME", 1000)  # which does not divide AHEAD: more is read than may be shown
+    monkeypatch.setattr(terminals, "AHEAD", 100_000)  # where no read ends, so that there is more than is shown
     async with listening(tide):
         page = await desk(tide, bob)
         await page.opens()
@@ -594,6 +670,18 @@ async def test_what_a_program_does_not_read_is_not_piled_up(tide, bob, monkeypat
             if page.code or any("over" in words for words in page.words):
                 break
         assert (await page.ending())[0] == "More was typed than its program reads."
+
+
+async def test_messages_of_nothing_are_not_piled_up(tide, bob, unwilling):
+    page = await desk(tide, bob)
+    await page.opens()
+    for _ in range(100):
+        await page.type(b"")
+    await page.type(b"x")
+    (shell,) = terminals._shells.values()
+    await come_true(sync_to_async(lambda: shell._waiting == 1))
+    assert shell._input.qsize() == 1
+    await page.disconnect()
 
 
 @pytest.mark.parametrize(

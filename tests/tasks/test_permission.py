@@ -88,7 +88,7 @@ def hundred(filled, lab, harbor):
 def test_a_hundred_people_cost_a_handful_of_questions(hundred):
     with CaptureQueriesContext(connection) as queries:
         answers = permission._refusals.func(hundred)
-    assert answers == [None if n % 2 else GONE for n in range(100)]
+    assert [code for code, _ in answers] == [None if n % 2 else GONE for n in range(100)]
     assert len(queries) <= 14
 
 
@@ -100,6 +100,46 @@ async def test_who_asks_at_once_asks_together(hundred, monkeypatch):
     assert answers == [None if n % 2 else GONE for n in range(100)]
     assert len(rounds) <= 2
     assert sum(rounds) == 100
+
+
+@pytest.mark.asyncio
+async def test_what_other_pages_have_forgotten_meanwhile_is_no_error(filled, bob, vera, monkeypatch):
+    """Pages of another loop, or those that ask next, may have read so much that all of it is forgotten."""
+    monkeypatch.setattr(permission, "RELOAD", 60.0)
+    mine, hers = [(await sync_to_async(page_of)(one)).scope["session"].session_key for one in (bob, vera)]
+    assert await permission.refusal(mine, []) is None
+    real = permission._people
+    monkeypatch.setattr(permission, "_people", lambda keys: permission._whose.clear() or real(keys))
+    asked = (permission.refusal(key, [f"run.{filled.uuid}"]) for key in (mine, hers))
+    assert await asyncio.gather(*asked) == [None, None]
+
+
+@pytest.mark.asyncio
+async def test_a_socket_has_its_person_though_all_is_forgotten_before_it_begins(bob, monkeypatch):
+    real, found = permission._refusals, []
+
+    async def forgetful(asks):
+        answers = await real(asks)
+        permission._whose.clear()
+        return answers
+
+    async def app(scope, receive, send):
+        found.append(scope["user"])
+
+    monkeypatch.setattr(permission, "_refusals", forgetful)
+    session = (await sync_to_async(page_of)(bob)).scope["session"]
+    await permission.SocketPersonMiddleware(app)({"session": session}, None, None)
+    assert found == [bob]
+
+
+@pytest.mark.asyncio
+async def test_cookies_that_are_nobodys_fill_no_memory(bob):
+    session = (await sync_to_async(page_of)(bob)).scope["session"].session_key
+    permission._whose.clear()
+    keys = [session, *(f"nobody's {n}" for n in range(50))]
+    answers = await asyncio.gather(*(permission.refusal(key, []) for key in keys))
+    assert answers == [None, *[SIGNED_OUT] * 50]
+    assert set(permission._whose) == {session}
 
 
 @pytest.mark.asyncio
