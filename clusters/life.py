@@ -248,7 +248,7 @@ SCALE = replace(
             change_size,
             take_back_size,
             undo_title="As many nodes as before",
-            icon="bi-arrows-expand",
+            icon="bi-sliders",
         ),
         *(replace(step, undo=None, undo_title="") for step in REPAIR.steps if step.name != "check"),
     ],
