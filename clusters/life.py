@@ -254,7 +254,7 @@ SCALE = replace(
     ],
     during=Status.SCALING,
     needs=Can.SCALE,
-    begins={Status.RUNNING},
+    begins={Status.RUNNING, Status.PAUSED},  # of one that is PAUSED the nodes start, and run afterwards
     # What was begun is taken back first: then it has as many nodes as before, and they are well.
     then={FINISHED: Status.RUNNING, FAILED: Status.RUNNING, CANCELLED: Status.RUNNING, LEFT: Status.FAILED},
     undoes_on_cancel=True,
