@@ -45,7 +45,7 @@ def choose(page, words):
 
 
 def test_the_whole_life_of_a_cluster(open_desk, portal, lab, reef):
-    page = open_desk(f"/clusters/{reef}/")
+    page = open_desk(f"/clusters/{reef}/", reduced_motion="reduce")  # else colours are caught on their way
     page.click("#menu > summary")
     look(page)
     page.reload()

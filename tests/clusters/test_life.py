@@ -444,6 +444,21 @@ def test_a_run_that_waits_for_a_cluster_that_sleeps_has_the_button_that_wakes_it
         assert (button in body, "An admin of the workspace can do that" in body) == (has, not has)
 
 
+def test_nodes_stop_only_once_a_run_that_has_ended_is_cleaned_up_on_them(make, cloud, alice):
+    cluster = make()
+    run = wait_on(cluster)
+    Run.objects.update(status="finished", turn=now())
+    run.tasks.create(kind="jobs.run", title="Run 1 of etl", queue="launch", output=run.output)
+    task = pause_cluster(cluster, by=alice)
+    ledger.run_task(task.pk)
+    assert task.steps.get(name="quiet").detail == "etl, run 1 is being cleaned up"
+    assert all(node.running for node in cloud.memory.nodes(cluster.tags))
+    run.tasks.update(status="finished")
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    go_on(cluster)
+    assert cluster.status == "paused"
+
+
 def test_a_run_that_comes_while_a_cluster_is_paused_waits(make, alice):
     cluster = make()
     run = wait_on(cluster)
