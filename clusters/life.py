@@ -248,13 +248,13 @@ SCALE = replace(
             change_size,
             take_back_size,
             undo_title="As many nodes as before",
-            icon="bi-arrows-expand",
+            icon="bi-sliders",
         ),
         *(replace(step, undo=None, undo_title="") for step in REPAIR.steps if step.name != "check"),
     ],
     during=Status.SCALING,
     needs=Can.SCALE,
-    begins={Status.RUNNING},
+    begins={Status.RUNNING, Status.PAUSED},  # of one that is PAUSED the nodes start, and run afterwards
     # What was begun is taken back first: then it has as many nodes as before, and they are well.
     then={FINISHED: Status.RUNNING, FAILED: Status.RUNNING, CANCELLED: Status.RUNNING, LEFT: Status.FAILED},
     undoes_on_cancel=True,

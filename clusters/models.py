@@ -124,7 +124,7 @@ class Cluster(Subject):
             Badge.waiting("STOPPED", "bi-stop-circle-fill"), follows={Status.STOPPING, Status.RESTARTING}
         ),
         Status.RESTARTING: State(Badge.working("RESTARTING"), follows={Status.RUNNING, Status.STOPPED, Status.FAILED}),
-        Status.SCALING: State(Badge.working("SCALING"), follows={Status.RUNNING}),
+        Status.SCALING: State(Badge.working("SCALING"), follows={Status.RUNNING, Status.PAUSED}),
         Status.FAILED: State(
             Badge.bad("FAILED"),
             follows={

@@ -35,7 +35,7 @@ def may(plan, status) -> str:
 
     if status not in plan.begins:
         return ""
-    if plan.kind == "clusters.scale":
+    if plan.kind == "clusters.scale" and status == Cluster.Status.RUNNING:
         return "yes; down, if no run is on it"
     return "yes, if no run is on it" if plan.alone and status == Cluster.Status.RUNNING else "yes"
 

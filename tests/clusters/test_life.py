@@ -28,7 +28,7 @@ from clusters.models import Cluster, EngineVersion, Node
 from jobs.dispatch import dispatch, dispatch_all
 from jobs.models import Job, Run
 from portal import secrets, ssh
-from portal.clouds import HostKey, NodesSpec, Refused
+from portal.clouds import Can, HostKey, NodesSpec, Refused
 from portal.errors import Conflict, PortalError
 from portal.tasks import ledger
 from portal.tasks.models import Output, Task
@@ -48,7 +48,7 @@ MAY = {
     "stop": {"running", "paused", "failed"},
     "start": {"stopped"},
     "restart": {"running"},
-    "scale": {"running"},
+    "scale": {"running", "paused"},
     "delete": {"running", "paused", "stopped", "failed"},
     "force-delete": set(Cluster.Status) - {"terminating", "terminated"},
     "forget": {"failed"},
@@ -245,6 +245,15 @@ def test_a_cluster_becomes_larger_and_smaller_by_its_highest_ranks(make, cloud, 
         is_true(cluster, cloud)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_paused_cluster_that_is_scaled_is_resumed(make, cloud, alice, size):
+    cluster = make("paused")
+    scale_cluster(cluster, size, by=alice)
+    assert go_on(cluster).status == "finished"
+    assert (cluster.status, cluster.nodes.count()) == ("running", size)
+    is_true(cluster, cloud)
+
+
 @pytest.mark.parametrize("size", [0, 65, 2])
 def test_a_size_that_is_none_is_refused_at_its_field(make, alice, size):
     with pytest.raises(PortalError) as refused:
@@ -435,6 +444,21 @@ def test_a_run_that_waits_for_a_cluster_that_sleeps_has_the_button_that_wakes_it
         assert (button in body, "An admin of the workspace can do that" in body) == (has, not has)
 
 
+def test_nodes_stop_only_once_a_run_that_has_ended_is_cleaned_up_on_them(make, cloud, alice):
+    cluster = make()
+    run = wait_on(cluster)
+    Run.objects.update(status="finished", turn=now())
+    run.tasks.create(kind="jobs.run", title="Run 1 of etl", queue="launch", output=run.output)
+    task = pause_cluster(cluster, by=alice)
+    ledger.run_task(task.pk)
+    assert task.steps.get(name="quiet").detail == "etl, run 1 is being cleaned up"
+    assert all(node.running for node in cloud.memory.nodes(cluster.tags))
+    run.tasks.update(status="finished")
+    Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    go_on(cluster)
+    assert cluster.status == "paused"
+
+
 def test_a_run_that_comes_while_a_cluster_is_paused_waits(make, alice):
     cluster = make()
     run = wait_on(cluster)
@@ -444,6 +468,19 @@ def test_a_run_that_comes_while_a_cluster_is_paused_waits(make, alice):
     assert cluster.status == "paused"
     run.refresh_from_db()
     assert run.turn is None
+
+
+def test_what_a_cloud_cannot_do_is_on_no_page_and_refused(client, make, cloud, alice, monkeypatch):
+    cluster = make()
+    monkeypatch.setattr(CloudConfig, "can", property(lambda self: frozenset({Can.STORE})))
+    client.force_login(alice)
+    body = client.get(cluster.get_absolute_url()).content.decode()
+    assert {verb for verb in MAY if f'"{cluster.get_absolute_url()}{verb}/"' in body} == {"stop", "delete"}
+    for verb in ("pause", "restart", "scale"):
+        with pytest.raises(Refused) as refused:
+            ASK[verb](cluster, by=alice)
+        assert refused.value.code == "not_here"
+    assert Cluster.objects.get().status == "running"
 
 
 # Deleting by force, and forgetting
@@ -581,7 +618,7 @@ def test_two_tabs_one_is_told_that_the_other_was_faster(client, make, alice):
 
 BUTTONS = {
     "running": {"pause", "scale", "restart", "stop", "delete"},
-    "paused": {"resume", "stop", "delete"},
+    "paused": {"resume", "scale", "stop", "delete"},
     "stopped": {"start", "delete"},
     "terminated": set(),
 }

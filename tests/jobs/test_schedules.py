@@ -283,6 +283,9 @@ class World:
             assert ending or run.last_task.cause or run.cluster.occupied_by == run.uuid, "its cluster was given away"
         holders = Counter(Cluster.objects.exclude(occupied_by=None).values_list("occupied_by", flat=True))
         assert all(count == 1 for count in holders.values())
+        asleep = ("pausing", "paused", "resuming", "stopping", "stopped", "restarting")
+        taken = Cluster.objects.filter(status__in=asleep).exclude(occupied_by=None)
+        assert not taken.exists(), "nodes are taken from under a run"
 
     def heal(self):
         """Nothing dies any more, and all programs end."""
