@@ -36,12 +36,15 @@ def finish(page, word):
     page.wait_for_selector("#task-head .st:has-text('FINISHED')", timeout=60_000)
     page.click("#task-head a:has-text('Open reef')")
     expect(page.locator("#cluster-live .st").first).to_have_text(word)
+    page.wait_for_load_state()
     look(page)
 
 
 def choose(page, words):
     page.click("#menu > summary")
     page.click(f"#menu a:has-text('{words}')")
+    page.wait_for_selector(f"h1:has-text('{words} cluster reef')")
+    page.wait_for_load_state()
 
 
 def test_the_whole_life_of_a_cluster(open_desk, portal, lab, reef):
@@ -70,6 +73,7 @@ def test_the_whole_life_of_a_cluster(open_desk, portal, lab, reef):
     page.fill("[name=node_count]", "1")
     page.click("button:has-text('Scale cluster')")
     expect(page.locator("main [role=alert]")).to_contain_text("1 node will go, with what is on its own disk: reef-1.")
+    page.wait_for_load_state()
     look(page)
     page.click("button:has-text('Take away 1 node')")
     finish(page, "RUNNING")
@@ -97,6 +101,8 @@ def test_the_whole_life_of_a_cluster(open_desk, portal, lab, reef):
     assert [node["state"] for node in portal.call("nodes", cluster=reef)] == ["answers"] * 2
 
     page.click("a:has-text('Delete')")
+    page.wait_for_selector("h1:has-text('Delete cluster reef')")
+    page.wait_for_load_state()
     look(page)
     page.fill("main [name=name]", "reef")
     page.click("button:has-text('Delete cluster')")
