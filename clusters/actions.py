@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from functools import partial
 from itertools import takewhile
@@ -18,14 +18,16 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters import hostfile
+from clusters import hostfile, life, plans
 from clusters.models import Cluster, EngineVersion, Node
 from portal import ssh
 from portal.clouds import InstanceType
-from portal.errors import PortalError
+from portal.clouds.types import not_here
+from portal.errors import Conflict, PortalError
 from portal.tasks import live
-from portal.tasks.ledger import start_task
+from portal.tasks.ledger import break_off, start_task
 from portal.tasks.models import Task, TaskStatus
+from portal.tasks.plans import Plan
 from workspaces.actions import cancel
 from workspaces.models import Workspace
 
@@ -34,6 +36,23 @@ logger = logging.getLogger(__name__)
 OWN_REPAIRS = 3  # how often the portal repairs a cluster by itself, without success or within RECENT
 PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the second, twice that
 RECENT = timedelta(hours=1)
+MOST_NODES = 64
+WAIT = "Wait for its end, or cancel it."
+MAKING = tuple(plan.kind for plan in (plans.CREATE, plans.REPAIR, life.RESUME, life.START, life.SCALE))
+SETTLED = frozenset(
+    {Cluster.Status.RUNNING, Cluster.Status.PAUSED, Cluster.Status.STOPPED, Cluster.Status.FAILED}
+)  # fmt: skip
+_LIVE = frozenset(Cluster.Status) - Cluster.DELETED
+_STOPPED = frozenset({Cluster.Status.STOPPED})
+# What may be changed: how it is called in a sentence, and in which statuses. Of a cluster with nodes, its number of
+# nodes is scaled.
+CHANGEABLE: dict[str, tuple[str, Collection[str]]] = {
+    "name": ("Its name", SETTLED),
+    "description": ("Its description", _LIVE),
+    "auto_repair": ("Repair by itself", _LIVE),
+    "node_count": ("Its number of nodes", _STOPPED),
+    "engine_version": ("Its engine version", _STOPPED),
+}
 
 
 @audit.atomic()
@@ -86,28 +105,137 @@ def _locked(workspace: Workspace) -> Workspace:
 @audit.atomic()
 def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
     """Make what is missing of its nodes, and introduce them again. Raises `PortalError`."""
-    task = start_task(cluster, "clusters.repair", by=by, cloud=cluster.workspace.cloud_config.kind)
-    _record("repaired", cluster, by=by)
+    return _start(cluster, plans.REPAIR, by=by)
+
+
+@audit.atomic()
+def pause_cluster(cluster: Cluster, *, by: User | None) -> Task:
+    """Its nodes stop and keep their disks. Raises `PortalError`, also while a run is on it."""
+    return _start(cluster, life.PAUSE, by=by)
+
+
+@audit.atomic()
+def resume_cluster(cluster: Cluster, *, by: User | None) -> Task:
+    """The nodes of a cluster that is PAUSED start again, under their names. Raises `PortalError`."""
+    return _start(cluster, life.RESUME, by=by)
+
+
+@audit.atomic()
+def stop_cluster(cluster: Cluster, *, by: User | None) -> Task:
+    """Its nodes go, with what is on them, and it stays. Raises `PortalError`, also while a run is on it."""
+    return _start(cluster, life.STOP, by=by)
+
+
+@audit.atomic()
+def start_cluster(cluster: Cluster, *, by: User | None) -> Task:
+    """The nodes of a cluster that is STOPPED are made anew. Raises `PortalError`."""
+    return _start(cluster, life.START, by=by)
+
+
+@audit.atomic()
+def restart_cluster(cluster: Cluster, *, by: User | None) -> Task:
+    """Its nodes stop and start again, with their disks. Raises `PortalError`, also while a run is on it."""
+    return _start(cluster, life.RESTART, by=by)
+
+
+@audit.atomic()
+def scale_cluster(cluster: Cluster, nodes: int, *, by: User | None) -> Task:
+    """It has so many nodes from now on: new ones of higher ranks, or the highest ranks go.
+
+    Raises `PortalError`, also where nodes would go while a run is on it.
+    """
+    row = Cluster.objects.select_for_update(of=("self",), no_key=True).get(pk=cluster.pk)
+    if not 1 <= nodes <= MOST_NODES:
+        raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
+    if row.node_count == nodes:
+        raise PortalError(f"{cluster} has {nodes} node{'' if nodes == 1 else 's'} already.", field="node_count")
+    title = f"Scale cluster {cluster} from {row.node_count} to {nodes} nodes"
+    counts = {"before": {"nodes": row.node_count}, "after": {"nodes": nodes}}
+    task = _start(cluster, life.SCALE, by=by, title=title, alone=nodes < row.node_count, **counts)
+    Cluster.objects.filter(pk=cluster.pk).update(scale_to=nodes)
     return task
 
 
 @audit.atomic()
-def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
-    """Whether the portal repairs it by itself when a node is gone."""
-    if not Cluster.objects.filter(pk=cluster.pk).exclude(auto_repair=auto_repair).update(auto_repair=auto_repair):
-        return
-    cluster.auto_repair = auto_repair
-    workspace = cluster.workspace
-    audit.record(
-        "changed",
-        cluster,
-        organization=workspace.organization,
-        by=by,
-        workspace=workspace,
-        before={"repair by itself": not auto_repair},
-        after={"repair by itself": auto_repair},
-    )
+def forget_cluster(cluster: Cluster, *, by: User) -> Task:
+    """It is TERMINATED, though nothing was taken away: for what is gone. Raises `PortalError`."""
+    return _start(cluster, life.FORGET, by=by)
+
+
+def _start(
+    cluster: Cluster, plan: Plan, *, by: User | None, title: str = "", alone: bool = False, **said: dict[str, Any]
+) -> Task:
+    """Where nobody else may be on it, it is taken as runs take it.
+
+    1. A run that takes it at the same moment does so by one UPDATE of a cluster that is RUNNING and that nobody has.
+    2. So does this. Whoever comes second waits for the first one's end, and sees what has become of it.
+    3. When this transaction ends, the cluster is not RUNNING any more: nobody has it then, and nobody can take it.
+    """
+    if plan.needs is not None and plan.needs not in cluster.can:
+        raise not_here(plan.needs, cluster.workspace.cloud_config.name)
+    holder = uuid4()
+    alone = alone or plan.alone
+    if alone and not Cluster.objects.filter(pk=cluster.pk, occupied_by=None).update(occupied_by=holder):
+        raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
+    task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
+    if alone and not cluster.release(holder):
+        raise Conflict(f"{cluster} was taken by somebody else at this moment.")
+    _record(plan.participle, cluster, by=by, **said)
+    return task
+
+
+def who_is_on(cluster: Cluster) -> str:
+    """Half a sentence; empty where nobody is."""
+    holder = Cluster.objects.filter(pk=cluster.pk).values_list("occupied_by", flat=True).first()
+    if holder is None:
+        return ""
+    run = cluster.runs.filter(uuid=holder).select_related("job").first()
+    return f"{run} is on it" if run else "the portal clears its nodes, which takes some seconds"
+
+
+@audit.atomic()
+def edit_cluster(cluster: Cluster, wanted: Mapping[str, Any], *, by: User) -> list[str]:
+    """What differs from what it has, by value, is changed; see `CHANGEABLE`. Returns the names of that.
+
+    Raises `PortalError` at the field of something that cannot be changed now; then nothing is changed.
+    """
+    rows = Cluster.objects.select_for_update(of=("self",), no_key=True).select_related("engine_version")
+    row = rows.get(pk=cluster.pk)
+    changes = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+    for name in changes:
+        words, statuses = CHANGEABLE[name]
+        if row.status not in statuses:
+            when = " or ".join(Cluster.STATES[status].badge.word for status in Cluster.Status if status in statuses)
+            when = f"while it is {when}" if len(statuses) < len(SETTLED) else "once what goes on has ended"
+            raise Conflict(f"{words} can be changed {when}; {cluster} is {row.badge.word}.", field=name)
+    if not changes:
+        return []
+    before = {CHANGEABLE[name][0].lower(): _plain(getattr(row, name)) for name in changes}
+    Cluster.objects.filter(pk=row.pk).update(**changes)
+    if row.status == Cluster.Status.STOPPED:
+        _rename_nodes(row, changes)
+    for name, value in changes.items():
+        setattr(cluster, name, value)
+    after = {CHANGEABLE[name][0].lower(): _plain(value) for name, value in changes.items()}
+    _record("changed", cluster, by=by, before=before, after=after)
     live.ring(*cluster.live_names())
+    return list(changes)
+
+
+def _rename_nodes(row: Cluster, changes: Mapping[str, Any]) -> None:
+    """Nodes that are gone, and will be made anew: by its new name, and not more of them than it is to have."""
+    row.nodes.filter(rank__gte=changes.get("node_count", row.node_count)).delete()
+    for node in row.nodes.all() if "name" in changes else ():
+        Node.objects.filter(pk=node.pk).update(hostname=f"{changes['name']}-{node.rank}")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, EngineVersion) else value
+
+
+def change_auto_repair(cluster: Cluster, auto_repair: bool, *, by: User) -> None:
+    """Whether the portal repairs it by itself when a node is gone. Raises `PortalError` where it is deleted."""
+    edit_cluster(cluster, {"auto_repair": auto_repair}, by=by)
 
 
 def refresh_hostfile(cluster: Cluster, *, by: User) -> None:
@@ -198,16 +326,31 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
 
 
 @audit.atomic()
-def delete_cluster(cluster: Cluster, *, by: User) -> Task:
-    """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that."""
-    task = start_task(cluster, "clusters.delete", by=by, cloud=cluster.workspace.cloud_config.kind)
-    _record("deleted", cluster, by=by)
-    return task
+def delete_cluster(cluster: Cluster, *, by: User, force: bool = False) -> Task:
+    """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that.
+
+    By force whatever is being done to it is broken off first. What a worker is just asking the cloud for may come
+    after all: the cloud is asked at the end what is left, and watched later.
+    """
+    if not force:
+        return _start(cluster, plans.DELETE, by=by)
+    going_on = cluster.tasks.exclude(kind__in=(plans.DELETE.kind, life.FORCE_DELETE.kind, life.FORGET.kind))
+    broken = [task.title for task in going_on.unfinished() if break_off(task)]
+    return _start(cluster, life.FORCE_DELETE, by=by, before={"broken off": ", ".join(broken)} if broken else {})
 
 
-def _record(verb: str, cluster: Cluster, *, by: User | None, after: dict[str, Any] | None = None) -> None:
+def _record(
+    verb: str,
+    cluster: Cluster,
+    *,
+    by: User | None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
     workspace = cluster.workspace
-    audit.record(verb, cluster, organization=workspace.organization, by=by, workspace=workspace, after=after)
+    audit.record(
+        verb, cluster, organization=workspace.organization, by=by, workspace=workspace, before=before, after=after
+    )  # fmt: skip
 
 
 def holdings(
@@ -223,7 +366,7 @@ def holdings(
     if workspace:
         clusters = clusters.filter(workspace=workspace)
     if started_by:  # a deletion goes on: what it has begun to take away must not stay
-        tasks = Task.objects.unfinished().filter(kind__in=("clusters.create", "clusters.repair"), asked_by=started_by)
+        tasks = Task.objects.unfinished().filter(kind__in=MAKING, asked_by=started_by)
         clusters = clusters.filter(pk__in=tasks.values("subject_id"))
     return [
         Holding(

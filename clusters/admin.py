@@ -30,7 +30,7 @@ class ClusterAdmin(StaffAdmin):
     search_help_text = "The beginning of its name or of its workspace's, or the id from its address."
     narrows = ("workspace__id__exact",)
     fields = (
-        "name", "workspace", "state", "instance_type", "cores_per_node", "node_count", "engine_version",
+        "name", "description", "workspace", "state", "instance_type", "cores_per_node", "node_count", "engine_version",
         "auto_repair", "note",
         "created_by", "created", "uuid", "runs",
     )  # fmt: skip

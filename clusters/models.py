@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar
 
 from django.db import models
@@ -87,27 +87,68 @@ class Cluster(Subject):
         NEW = "new"
         INPROGRESS = "inprogress"
         RUNNING = "running"
+        PAUSING = "pausing"
+        PAUSED = "paused"
+        RESUMING = "resuming"
+        STOPPING = "stopping"
+        STOPPED = "stopped"
+        RESTARTING = "restarting"
+        SCALING = "scaling"
         FAILED = "failed"
         TERMINATING = "terminating"
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
+    WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
+    # Which task leads from where to where is said by the plans; docs/clusters.md is made of both. A status that a task
+    # is done in follows FAILED, where a task of it that has failed can be tried again.
     STATES: ClassVar[Mapping[str, State]] = {
         Status.NEW: State(Badge.waiting("NEW")),
         Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING}),
-        Status.RUNNING: State(Badge.good("RUNNING"), follows={Status.INPROGRESS}),
+        Status.RUNNING: State(
+            Badge.good("RUNNING"),
+            follows={
+                *(Status.INPROGRESS, Status.PAUSING, Status.RESUMING),
+                *(Status.RESTARTING, Status.SCALING),
+            },
+        ),
         DEGRADED: State(Badge.warning("DEGRADED")),
-        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
-        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.RUNNING, Status.FAILED}),
+        Status.PAUSING: State(Badge.working("PAUSING"), follows={Status.RUNNING, Status.FAILED}),
+        Status.PAUSED: State(
+            Badge.waiting("PAUSED", "bi-pause-circle-fill"), follows={Status.PAUSING, Status.RESUMING}
+        ),
+        Status.RESUMING: State(Badge.working("RESUMING"), follows={Status.PAUSED, Status.FAILED}),
+        Status.STOPPING: State(Badge.working("STOPPING"), follows={Status.RUNNING, Status.PAUSED, Status.FAILED}),
+        Status.STOPPED: State(
+            Badge.waiting("STOPPED", "bi-stop-circle-fill"), follows={Status.STOPPING, Status.RESTARTING}
+        ),
+        Status.RESTARTING: State(Badge.working("RESTARTING"), follows={Status.RUNNING, Status.STOPPED, Status.FAILED}),
+        Status.SCALING: State(Badge.working("SCALING"), follows={Status.RUNNING, Status.PAUSED}),
+        Status.FAILED: State(
+            Badge.bad("FAILED"),
+            follows={
+                *(Status.NEW, Status.INPROGRESS, Status.PAUSING, Status.RESUMING),
+                *(Status.STOPPING, Status.RESTARTING, Status.SCALING, Status.TERMINATING),
+            },
+        ),
+        Status.TERMINATING: State(
+            Badge.working("TERMINATING"),
+            follows={
+                *(Status.NEW, Status.INPROGRESS, Status.RUNNING, Status.PAUSING, Status.PAUSED, Status.RESUMING),
+                *(Status.STOPPING, Status.STOPPED, Status.RESTARTING, Status.SCALING, Status.FAILED),
+            },
+        ),
         Status.TERMINATED: State(Badge.gone("TERMINATED"), follows={Status.TERMINATING, Status.NEW, Status.INPROGRESS}),
     }
 
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="clusters")
     name = models.CharField(max_length=40)
+    description = models.CharField(max_length=200, blank=True)
     instance_type = models.CharField(max_length=40)
     cores_per_node = models.PositiveSmallIntegerField()
     node_count = models.PositiveSmallIntegerField()
+    scale_to = models.PositiveSmallIntegerField(null=True, editable=False)  # how many nodes somebody wants it to have
     engine_version = models.ForeignKey(EngineVersion, models.PROTECT, related_name="+")
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
@@ -119,6 +160,8 @@ class Cluster(Subject):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
+    possible: Collection[str] = ()  # what can be done to it, where a page has asked `life.possible`
+
     objects = ClusterQuerySet.as_manager()
 
     class Meta:
@@ -127,7 +170,12 @@ class Cluster(Subject):
                 fields=["workspace", "name"], condition=~Q(status="terminated"), name="live_cluster_names_unique"
             ),
             models.CheckConstraint(
-                condition=Q(status__in=["new", "inprogress", "running", "failed", "terminating", "terminated"]),
+                condition=Q(
+                    status__in=[
+                        *("new", "inprogress", "running", "pausing", "paused", "resuming", "stopping", "stopped"),
+                        *("restarting", "scaling", "failed", "terminating", "terminated"),
+                    ]
+                ),
                 name="cluster_status_known",
             ),
         ]
@@ -144,6 +192,17 @@ class Cluster(Subject):
     def release(self, holder: uuid.UUID) -> bool:
         """Let others on it. False when this holder had let go already."""
         return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
+
+    @property
+    def members(self) -> NodeQuerySet:
+        """Its nodes by rank, without those that are about to go because it has fewer now."""
+        return self.nodes.filter(rank__lt=self.node_count)
+
+    @property
+    def stem(self) -> str:
+        """What its nodes are called, before the rank: what it was called when the first of them was made."""
+        head = self.nodes.order_by("rank").first()
+        return head.hostname.rpartition("-")[0] if head else self.name
 
     @property
     def is_free(self) -> bool:
@@ -218,12 +277,14 @@ class Node(models.Model):
         ASKED = "asked"
         ANSWERS = "answers"
         SILENT = "silent"  # exists, does not answer
+        STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
         State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
     }
 
@@ -254,9 +315,10 @@ class Node(models.Model):
 
     @property
     def badge(self) -> Badge:
-        """That it is gone is no trouble where the cluster was deleted."""
-        deleted = self.state == self.State.GONE and self.cluster.status in Cluster.DELETED
-        return Badge.gone("GONE") if deleted else self.PAGE[self.state]
+        """That it is gone is no trouble where somebody wanted that."""
+        wanted = {*Cluster.DELETED, Cluster.Status.STOPPING, Cluster.Status.STOPPED, Cluster.Status.RESTARTING}
+        is_wanted = self.state == self.State.GONE and self.cluster.status in wanted
+        return Badge.gone("GONE") if is_wanted else self.PAGE[self.state]
 
     def belongs_to(self, field: str) -> str:
         assert field == "host_private", field

@@ -49,8 +49,9 @@ def make_keys(work: Work) -> None:
             cluster.save(update_fields=["key_public", "key_private"])
         have = set(cluster.nodes.values_list("rank", flat=True))
         missing = set(range(cluster.node_count)) - have
-        for rank in missing:
-            hostname = f"{cluster.name}-{rank}"
+        stem = cluster.stem
+        for rank in sorted(missing):
+            hostname = f"{stem}-{rank}"
             private, public = ssh.new_key(hostname)
             node = Node(cluster=cluster, rank=rank, hostname=hostname, host_public=public)
             secrets.seal(node, "host_private", private)
@@ -70,16 +71,16 @@ def make_keys(work: Work) -> None:
 
 def write_document(work: Work) -> None:
     cluster: Cluster = work.subject
-    names = [node.hostname for node in cluster.nodes.all()]
+    names = [node.hostname for node in cluster.members]
     documents.write(work, instance_type=cluster.instance_type, engine=str(cluster.engine_version), nodes=names)
 
 
 def _spec(cluster: Cluster) -> NodesSpec:
     return NodesSpec(
         tags=cluster.tags,
-        name=cluster.name,
+        name=cluster.stem,
         instance_type=cluster.instance_type,
-        host_keys=tuple(node.host_key for node in cluster.nodes.all()),
+        host_keys=tuple(node.host_key for node in cluster.members),
         authorized_keys=(cluster.workspace.login_public, cluster.key_public),
     )
 
@@ -98,6 +99,25 @@ def drop_nodes(work: Work) -> None:
     if left := [node for node in cloud.nodes(cluster.tags) if node.state != NodeState.GONE]:
         work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
+
+
+def drop_surplus(work: Work) -> None:
+    """Nodes of higher ranks than the cluster has, because it was made smaller or did not become larger."""
+    cluster: Cluster = work.subject
+    cloud = cluster.workspace.cloud
+    ranks = {node.rank for node in cloud.nodes(cluster.tags)} | set(cluster.nodes.values_list("rank", flat=True))
+    surplus = tuple(sorted(rank for rank in ranks if rank >= cluster.node_count))
+    if not surplus:
+        return
+    work.ask(lambda token: cloud.delete_nodes(cluster.tags, surplus, token=token))
+    there = [node for node in cloud.nodes(cluster.tags) if node.rank in surplus and node.state != NodeState.GONE]
+    if there:
+        work.wait(max(1, cloud.look_in), f"{len(there)} of {len(surplus)} nodes still stop")
+    stem = cluster.stem
+    with transaction.atomic():
+        work.prove()
+        cluster.nodes.filter(rank__in=surplus).delete()
+    work.log(f"Confirmed gone: {', '.join(f'{stem}-{rank}' for rank in surplus)}.")
 
 
 def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
@@ -123,11 +143,11 @@ def reach_nodes(work: Work) -> None:
     """
     cluster: Cluster = work.subject
     cloud = cluster.workspace.cloud
-    seen = cloud.nodes(cluster.tags)
+    seen = [node for node in cloud.nodes(cluster.tags) if node.rank < cluster.node_count]
     coming = {node.rank for node in seen if node.is_coming}
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
-        work.log(f"Asked again for {', '.join(f'{cluster.name}-{rank}' for rank in missing)}. {why}".rstrip())
+        work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
         spec = _spec(cluster)
         work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
@@ -139,7 +159,7 @@ def reach_nodes(work: Work) -> None:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
         work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
-    nodes = list(cluster.nodes.all())
+    nodes = list(cluster.members)
     answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
     silent, rank = "", 0
     waiting = 0
@@ -171,7 +191,7 @@ def _last_words(cluster: Cluster, rank: int) -> str:
 
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
     """The answers of all nodes. Raises `Passing` when one is silent, after having asked the cloud for it again."""
-    nodes = list(cluster.nodes.all())
+    nodes = list(cluster.members)
     good: list[ssh.Answer] = []
     for node, answer in zip(nodes, ssh.run_on_all([node.host for node in nodes], command, input=input), strict=True):
         if isinstance(answer, PortalError):
@@ -220,7 +240,7 @@ def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on all nodes at once, and on /shared."""
     cluster: Cluster = work.subject
-    nodes = list(cluster.nodes.all())
+    nodes = list(cluster.members)
     listed = hostfile.text(cluster, nodes)
     calls = []
     for node in nodes:
@@ -254,7 +274,7 @@ def introduce_nodes(work: Work) -> None:
 def forget_nodes(work: Work) -> None:
     """Take the hostfile off /shared, by any node that answers."""
     cluster: Cluster = work.subject
-    for node in cluster.nodes.exclude(address=""):
+    for node in cluster.nodes.exclude(address="").exclude(state=Node.State.STOPPED):
         try:
             ssh.run(node.host, f"rm -f {shlex.quote(cluster.hostfile)}", seconds=15)
         except PortalError as error:
@@ -367,7 +387,7 @@ def try_mpi(work: Work) -> None:
         size, total, names = json.loads(answer.text.splitlines()[-1])
     except (ValueError, IndexError) as error:
         raise Passing("The MPI program printed something else than its result.", evidence=answer.said) from error
-    expected = [node.hostname for node in cluster.nodes.all()]
+    expected = [node.hostname for node in cluster.members]
     if (size, total) != (cluster.cores, cluster.cores * (cluster.cores - 1) // 2) or names != sorted(expected):
         raise Refused("The MPI program did not reach every core of every node.", evidence=answer.text)
     work.log(f"{size} ranks on {len(names)} nodes added up their numbers: {total}, as it should be.")
@@ -380,6 +400,11 @@ def check_nothing_is_left(work: Work) -> None:
         work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
     for node in cluster.nodes.all():
         work.log(f"{node.hostname}: confirmed gone.")
+    forget_keys(cluster)
+
+
+def forget_keys(cluster: Cluster) -> None:
+    """Of what is gone for ever."""
     Node.objects.filter(cluster=cluster).update(host_private="")
     Cluster.objects.filter(pk=cluster.pk).update(key_private="")
 
@@ -445,7 +470,16 @@ CREATE = Plan(
     ],
     queue="provision",
     during=Status.INPROGRESS,
+    begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
+)
+
+_SURPLUS = StepPlan(
+    "surplus",
+    "Take away nodes that it does not need any more",
+    drop_surplus,
+    why="those of the highest ranks",
+    icon="bi-dash-circle",
 )
 
 # The same steps: each finds what is there, and makes what is missing. Cancelling it takes nothing away.
@@ -454,6 +488,8 @@ REPAIR = replace(
     kind="clusters.repair",
     title="Repair cluster",
     participle="repaired",
+    steps=[each for step in CREATE.steps for each in ((step, _SURPLUS) if step.name == "introduce" else (step,))],
+    begins={Status.RUNNING, Status.FAILED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
 )
@@ -468,6 +504,7 @@ DELETE = Plan(
     ],
     queue="teardown",
     during=Status.TERMINATING,
+    begins={Status.RUNNING, Status.PAUSED, Status.STOPPED, Status.FAILED},
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
     undoes=CREATE,

@@ -118,14 +118,21 @@ def write_down(stray: Stray, left: Collection[Resource], trouble: str = "", *, a
 
 
 def _accounted_for(found: Collection[Tags]) -> set[str]:
-    """Those of the subjects that have a row which lives, or one that a task has not done with."""
+    """Those of the subjects whose row says that something of it is there, or with which a task has not done.
+
+    A cluster that is STOPPED has nothing: what a worker that was too slow made after all would cost for ever.
+    """
     subjects = {uuid for tags in found if (uuid := uuid_in(tags.subject))}
     known: set[str] = set()
-    for model in (Workspace, Cluster):
+    without: dict[type[Workspace | Cluster], set[str]] = {
+        Workspace: {Workspace.Status.TERMINATED},
+        Cluster: {Cluster.Status.TERMINATED, Cluster.Status.STOPPED},
+    }
+    for model, bare in without.items():
         rows = list(model._default_manager.filter(uuid__in=subjects).values_list("pk", "uuid", "status"))
         tasks = Task.objects.unfinished().filter(subject_type=ContentType.objects.get_for_model(model))
         busy = set(tasks.filter(subject_id__in=[pk for pk, *_ in rows]).values_list("subject_id", flat=True))
-        known |= {str(uuid) for pk, uuid, status in rows if status != model.Status.TERMINATED or pk in busy}
+        known |= {str(uuid) for pk, uuid, status in rows if status not in bare or pk in busy}
     return known
 
 
@@ -141,7 +148,8 @@ def _who(tags: Tags) -> tuple[str, bool]:
     if row is None:
         is_foreign = _row(Workspace, tags.workspace) is None
         return f"A {kind} that the portal does not know ({tags.subject})", is_foreign
-    return f"The {kind} {row}, which was deleted", False
+    stopped = getattr(row, "status", "") == Cluster.Status.STOPPED
+    return f"The {kind} {row}, which {'is STOPPED' if stopped else 'was deleted'}", False
 
 
 def _row(model: type[Model], subject: str) -> Model | None:

@@ -14,7 +14,7 @@ from workspaces.models import CloudConfig, Workspace
 
 @dataclass(frozen=True)
 class Room:
-    """`cores` and `memory_gib` are what the machine has; `taken` are the cores of all clusters that are there."""
+    """`cores` and `memory_gib` are what the machine has; `taken` are the cores of all clusters whose nodes run."""
 
     cores: int
     memory_gib: float
@@ -51,6 +51,7 @@ def room_for(workspace: Workspace, offers: Sequence[InstanceType]) -> Room | Non
     if workspace.cloud_config.kind != CloudConfig.Kind.LOCAL or not offers:
         return None
     whole = max(offers, key=lambda offer: offer.cores)
-    here = Cluster.objects.live().filter(workspace__cloud_config__kind=CloudConfig.Kind.LOCAL)
+    with_cores = Cluster.objects.exclude(status__in=Cluster.WITHOUT_CORES)
+    here = with_cores.filter(workspace__cloud_config__kind=CloudConfig.Kind.LOCAL)
     taken = here.aggregate(cores=Sum(F("cores_per_node") * F("node_count")))["cores"] or 0
     return Room(whole.cores, whole.memory_gib, taken)

@@ -351,8 +351,13 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     return found
 
 
+_ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
+
+
 def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str | None) -> str:
     others = f", and {before} more wait before it" if before else ""
+    if does := _ASLEEP.get(cluster.status):
+        return f"{cluster.name} is {cluster.badge.word}, and the run begins once somebody {does} it{others}"
     if cluster.status != Cluster.Status.RUNNING:
         return f"{cluster.name} is {cluster.badge.word}{others}"
     if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):

@@ -25,8 +25,8 @@ class Badge:
         return cls(word, "st-run", "bi-arrow-repeat")
 
     @classmethod
-    def waiting(cls, word: str) -> Badge:
-        return cls(word, "", "bi-circle")
+    def waiting(cls, word: str, icon: str = "bi-circle") -> Badge:
+        return cls(word, "", icon)
 
     @classmethod
     def good(cls, word: str, icon: str = "bi-check-circle-fill") -> Badge:

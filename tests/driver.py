@@ -30,6 +30,7 @@ from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
 from accounts.models import AuditEvent, Membership, Organization, User  # noqa: E402
+from clusters import actions  # noqa: E402
 from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
 from jobs import repositories  # noqa: E402
@@ -286,6 +287,12 @@ def drop_cluster(cluster):
     return str(delete_cluster(Cluster.objects.get(uuid=cluster), by=alice()).uuid)
 
 
+def change(cluster, verb, **more):
+    """What the pages do: `verb` is the beginning of an action's name. The task."""
+    act = getattr(actions, f"{verb}_cluster")
+    return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
 def repair(cluster):
     return str(repair_cluster(Cluster.objects.get(uuid=cluster), by=alice()).uuid)
 
@@ -379,23 +386,44 @@ def floor_stream(cluster, path):
 
 def floor_nodes(workspace, nodes):
     """The floor of a cluster: nodes that answer over SSH, made and deleted by the cloud alone. Seconds."""
+    return floor_life(workspace, nodes)["create"]
+
+
+def floor_life(workspace, nodes):
+    """The floor of a cluster's life: what the cloud alone needs until its nodes answer, or are stopped, or are gone."""
     workspace = Workspace.objects.get(uuid=workspace)
     private, public = ssh.new_key("floor")
     keys = tuple(clouds.HostKey(*ssh.new_key(f"floor-{n}")) for n in range(nodes))
     tags = workspace.tags(uuid4())
     offer = workspace.cloud_config.account.instance_types(workspace.region)[-1]
-    began = time.time()
-    workspace.cloud.ensure_nodes(clouds.NodesSpec(tags, "floor", offer.name, keys, (public,)))
-    while not all(node.address for node in workspace.cloud.nodes(tags)):
-        time.sleep(0.01)
-    hosts = [
-        ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
-        for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
-    ]
-    for answer in ssh.run_on_all(hosts, "true"):
-        assert answer.status == 0
-    took = time.time() - began
-    workspace.cloud.delete_nodes(tags)
+    spec = clouds.NodesSpec(tags, "floor", offer.name, keys, (public,))
+
+    def make():
+        workspace.cloud.ensure_nodes(spec)
+        while not all(node.address for node in workspace.cloud.nodes(tags)):
+            time.sleep(0.01)
+        hosts = [
+            ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
+            for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
+        ]
+        for answer in ssh.run_on_all(hosts, "true"):
+            assert answer.status == 0
+
+    def end(how):
+        while pending := how(tags):
+            time.sleep(min(0.05, pending.look_in))
+
+    took = {}
+    steps = {
+        "create": make,
+        "pause": lambda: end(workspace.cloud.stop_nodes),
+        "resume": make,
+        "delete": lambda: end(workspace.cloud.delete_nodes),
+    }
+    for name, do in steps.items():
+        began = time.time()
+        do()
+        took[name] = time.time() - began
     return took
 
 

@@ -76,7 +76,7 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, engine_version=engine,
         status="running",
     )  # fmt: skip
-    task = start_task(cluster, "clusters.create", title="Create cluster tide", by=alice)
+    task = start_task(cluster, "clusters.repair", title="Create cluster tide", by=alice)
     url = "https://git.example.org/x"
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
     return {

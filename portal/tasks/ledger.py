@@ -41,7 +41,7 @@ from portal.logs import log_context
 from portal.secrets import redact
 from portal.tasks import keeping, live, queue, registry
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
-from portal.tasks.plans import Plan, StepPlan
+from portal.tasks.plans import LEFT, Plan, StepPlan
 from portal.tasks.subjects import Subject
 from portal.text import storable
 
@@ -92,7 +92,7 @@ def start_task(
     plan = plan_of(kind)
     if plan.during:
         subject.refresh_from_db(fields=["status"])  # a page may have read it a while ago
-        if subject.status not in (subject.first_status, *subject.STATES[plan.during].follows):
+        if subject.status not in (plan.begins or (subject.first_status, *subject.STATES[plan.during].follows)):
             raise _not_now(subject, plan)
     with transaction.atomic():
         task = _new_task(subject, plan, by, title, cloud, output, wake_at)
@@ -175,6 +175,22 @@ def cancel_task(task: Task, *, by: Any = None) -> bool:
         task.changed()
         queue.enqueue(task)
     return bool(asked)
+
+
+@transaction.atomic
+def break_off(task: Task) -> bool:
+    """End it as CANCELLED at once, whatever its worker does: that one has lost its lease, and writes nothing more.
+
+    Nothing is taken back, and its subject stays as it is: for whoever takes all of it away. False when it had ended.
+    """
+    ended = Task.objects.unfinished().filter(pk=task.pk)
+    if not ended.update(status=TaskStatus.CANCELLED, finished=Now(), lease=None, lease_until=None, cancel_asked=True):
+        return False
+    task.refresh_from_db()
+    task.steps.filter(status=StepStatus.RUNNING).update(status=StepStatus.FAILED, finished=Now())
+    task.output.end()
+    task.changed()
+    return True
 
 
 def why_not_again(task: Task) -> str:
@@ -363,6 +379,7 @@ class Work:
     _done: list[Step] = field(default_factory=list)  # finished, to be saved together with the start of the next one
     _shown: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # of steps, what pages know
     is_ending: bool = False  # it was cancelled, or has failed, and is taken back
+    is_left: bool = False  # taking back has failed
     unproved: dict[str, Any] = field(default_factory=dict)  # of the task, written with the next proof that it is ours
 
     @property
@@ -580,6 +597,7 @@ class Work:
     def fail(self, error: PortalError) -> None:
         """Without taking anything back; or because that has failed."""
         self.log(error.message)
+        self.is_left = self.is_ending
         cause, evidence, advice = map(_storable, (error.message, error.evidence, error.advice))
         first = self.task.cause  # what was taken back for
         if first and first != cause:
@@ -622,7 +640,8 @@ class Work:
     def _settle(self) -> None:
         """By what the plan said when the task was made: an upgrade since then leaves no subject without an outcome."""
         task = self.task
-        becomes = task.plan.get("then", {}).get(task.status)
+        then = task.plan.get("then", {})
+        becomes = then.get(LEFT if self.is_left and LEFT in then else task.status)
         if becomes and task.subject is not None and not task.subject.move(becomes):
             logger.warning("%s is %s, and stays so after task %s", task.subject, task.subject.status, task.uuid)
         plan = registry.plans.get(task.kind)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from portal.tasks.ledger import Work
     from portal.tasks.models import Task
 
+LEFT = "left"  # an outcome for `Plan.then`: the task has FAILED, and what it had begun could not be taken back
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -36,13 +38,14 @@ class StepPlan:
 class Plan:
     """What is done to one kind of subject.
 
-    `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome. Where `during`
+    `during` is the subject's status while it goes on, and `then` what it becomes, by the task's outcome; `LEFT`, which
+    may be among them, is told apart from FAILED. Where `during`
     is empty, the subject's own program decides what it is (a run). `settle` is for what else an outcome means; it is
     called in the transaction that writes it.
 
     It may begin in the subject's first status, and in each that `during` follows by the model's STATES. So what `then`
     says must be true whichever of them it began in: a FAILED cluster is not RUNNING because its repair was cancelled.
-    Where only some of them will do, the action that starts it refuses the others.
+    Where only some of them will do, `begins` names those; in the others it can only be tried again.
     """
 
     kind: str  # APP.VERB, kept in the database
@@ -52,6 +55,9 @@ class Plan:
     queue: str
     during: str = ""
     then: Mapping[str, str] = field(default_factory=dict)
+    begins: Collection[str] = ()
+    needs: Can | None = None  # what makes no sense on a cloud that cannot do this
+    alone: bool = False  # it is refused while somebody has the subject for themselves
     settle: Callable[[Task], None] | None = None
     undoes_on_cancel: bool = True
     undoes_on_failure: bool = False
@@ -66,7 +72,7 @@ class Plan:
             "then": dict(self.then),
             "undoes_on_cancel": self.undoes_on_cancel,
             "undoes_on_failure": self.undoes_on_failure,
-            "destroys": bool(self.destroys),
+            "destroys": self.undoes is not None,
         }
 
     def on(self, can: Collection[Can]) -> Plan:

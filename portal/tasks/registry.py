@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from portal.tasks.plans import LEFT
+
 if TYPE_CHECKING:
     from django.db.models import Model
     from django.http import HttpRequest
@@ -61,12 +63,14 @@ def faults(queues: tuple[str, ...]) -> Iterator[str]:
             yield f"The plan {plan.kind} has two steps of one name."
         if plan.queue not in queues:
             yield f"The plan {plan.kind} is for the queue {plan.queue}, which does not exist."
-        if bool(plan.during) != (set(plan.then) == OUTCOMES):
+        if bool(plan.during) != (set(plan.then) - {LEFT} == OUTCOMES):
             yield f"The plan {plan.kind} does not say what its subject becomes."
         if plan.during and plan.kind in done_to:
             states = done_to[plan.kind].STATES
             for status in sorted({plan.during, *plan.then.values()} - set(states)):
                 yield f"The plan {plan.kind} speaks of the status {status}, which its subject does not have."
+            for status in sorted(set(plan.begins) - {next(iter(states)), *states[plan.during].follows}):
+                yield f"The plan {plan.kind} cannot begin in {status}: {plan.during} does not follow it."
             for outcome, status in plan.then.items():  # it would stay in `during` for ever
                 if status in states and plan.during not in states[status].follows:
                     why = f"{status} does not follow {plan.during}"

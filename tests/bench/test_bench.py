@@ -162,6 +162,29 @@ def test_cluster_create(portal, lab, small, table):
     )
 
 
+def test_cluster_life(portal, lab, small, table):
+    """Three nodes that are paused, resumed, made ten and deleted, against what the cloud alone needs for that."""
+    bars = {"pause": 2, "resume": 3, "scale": 5, "delete": 3}
+    ours, floors = {verb: [] for verb in bars}, {verb: [] for verb in bars}
+    for n in range(5):
+        for verb, took in portal.call("floor_life", workspace=lab, nodes=3).items():
+            floors.get(verb, []).append(took)
+        floors["scale"].append(portal.call("floor_nodes", workspace=lab, nodes=7))
+        cluster = portal.call("make_cluster", workspace=lab, name=f"life{n}", nodes=3, cores=2)
+        until(lambda c=cluster: portal.call("word_of", cluster=c) == "RUNNING", what="running")
+        for verb, ends in (("pause", "PAUSED"), ("resume", "RUNNING"), ("scale", "RUNNING"), ("delete", "TERMINATED")):
+            portal.call("change", cluster=cluster, verb=verb, **({"nodes": 10} if verb == "scale" else {}))
+            until(lambda c=cluster, word=ends: portal.call("word_of", cluster=c) == word, what=ends)
+            ours[verb].append(portal.call("task_times", kind="cluster", uuid=cluster)["total"])
+    for verb, bar in bars.items():
+        took, floor = (
+            median(measured.samples(f"{of} {verb}", found[verb], least=5))
+            for of, found in (("our", ours), ("the floor of", floors))
+        )
+        what = "3 -> 10 nodes" if verb == "scale" else "3 nodes"
+        table.add(f"cluster_{verb}, {what}", ms(took), ms(floor), f"<= {bar} s", good=took <= bar)
+
+
 def test_log_tail(portal, client, large, large_job, table):
     """A million lines, 100 MB, from six ranks, with a page that follows: every byte, and how fast."""
     run = start(portal, large_job, "flood.py 1000000")

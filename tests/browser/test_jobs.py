@@ -126,7 +126,7 @@ def test_filters_work_without_a_script(open_desk, lab, made):
     page.click("text=Find")
     assert "status=failed" in page.url
     assert page.locator(f"#run-{made['run']}").count() == 1
-    page.select_option("[name=status]", "cancelled")
+    page.select_option("[name=status]", "new")
     page.click("text=Find")
     assert "Nothing found" in page.text_content("main")
     page.click("text=Show all")

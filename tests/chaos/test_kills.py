@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import pytest
 
+from clusters.life import PAUSE, RESUME, SCALE, START, STOP
 from clusters.plans import CREATE, DELETE
 from jobs.plans import RUN
 from portal.clouds.local.processes import descendants
@@ -103,6 +104,38 @@ def test_a_cluster_is_deleted_whoever_dies(portal, lab, name):
     portal.call("drop_cluster", cluster=cluster)
     until(lambda: portal.fired(name), what=name)
     until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "terminated", what="terminated")
+    assert portal.call("leftovers", cluster=cluster) == []
+
+
+CHANGES = [
+    (plan.kind.removeprefix("clusters."), name)
+    for plan in (PAUSE, RESUME, STOP, START, SCALE)
+    for name in failpoints(plan.kind, plan)
+]
+
+
+@pytest.mark.parametrize(("verb", "name"), CHANGES)
+def test_a_cluster_lives_on_whoever_dies(portal, lab, verb, name):
+    cluster = portal.call("make_cluster", workspace=lab, name=f"c{uuid.uuid4().hex[:8]}", nodes=2, cores=1)
+
+    def is_there(word):
+        until(lambda: portal.call("word_of", cluster=cluster) == word, seconds=60, what=word)
+
+    is_there("RUNNING")
+    if verb in ("resume", "start"):
+        before, word = {"resume": ("pause", "PAUSED"), "start": ("stop", "STOPPED")}[verb]
+        portal.call("change", cluster=cluster, verb=before)
+        is_there(word)
+    portal.arm(name)
+    portal.call("change", cluster=cluster, verb=verb, **({"nodes": 1} if verb == "scale" else {}))
+    until(lambda: portal.fired(name), what=name)
+    ends = {"pause": "PAUSED", "stop": "STOPPED"}.get(verb, "RUNNING")
+    is_there(ends)
+    states = [node["state"] for node in portal.call("nodes", cluster=cluster)]
+    wanted = {"PAUSED": "stopped", "STOPPED": "gone"}.get(ends, "answers")
+    assert states == [wanted] * (1 if verb == "scale" else 2)
+    portal.call("drop_cluster", cluster=cluster)
+    is_there("TERMINATED")
     assert portal.call("leftovers", cluster=cluster) == []
 
 

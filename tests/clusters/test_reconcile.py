@@ -85,6 +85,24 @@ def test_nodes_of_a_cluster_that_is_gone_are_told_and_then_ended(client, alice, 
     assert "tide" not in client.get("/cloud-configurations/").content.decode()
 
 
+def test_nodes_of_a_cluster_that_is_stopped_are_ended_and_those_of_a_paused_one_are_its_own(tide, this_computer, cloud):
+    Cluster.objects.update(status="paused")
+    look(this_computer)
+    assert not Stray.objects.exists()
+    Cluster.objects.update(status="stopped")
+    look(this_computer)
+    assert Stray.objects.get().name == "The cluster tide, which is STOPPED"
+    tide.tasks.create(
+        kind="clusters.start", title="Start cluster tide", queue="provision", output=Output.objects.create()
+    )
+    look(this_computer, Stray.PATIENCE)
+    assert len(cloud.nodes(tide.tags)) == 2, "somebody starts it: they are wanted"
+    Task.objects.update(status="finished")
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    assert cloud.leftovers(tide.tags) == []
+
+
 def test_a_cluster_that_nobody_knows_is_ended_and_one_of_another_portal_is_not_seen(lab, this_computer, cloud):
     unknown = lab.tags(uuid.uuid4())
     theirs = Tags("another-portal", unknown.organization, unknown.workspace, str(uuid.uuid4()))

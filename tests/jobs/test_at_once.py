@@ -17,7 +17,7 @@ from django.db import connection, connections
 
 from accounts.actions import remove_member
 from accounts.models import Membership
-from clusters.actions import create_cluster, delete_cluster
+from clusters.actions import create_cluster, delete_cluster, pause_cluster, resume_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import start_run
 from jobs.models import Job, Run
@@ -86,6 +86,8 @@ class Crowd:
             ]
         if cluster:
             found += [partial(delete_cluster, cluster, by=us.alice), us.cancel_task, us.repair]
+            found += [partial(pause_cluster, cluster, by=us.alice), partial(resume_cluster, cluster, by=us.alice)]
+            found += [us.change, us.scale]
         if failed:
             found += [partial(ledger.retry_task, failed.last_task, by=us.alice)] * 2
             found += [partial(delete_cluster, failed, by=us.alice)] * 2

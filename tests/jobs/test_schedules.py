@@ -19,7 +19,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.models import AuditChain
-from clusters import plans as cluster_plans
+from clusters import actions, life
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs import plans as run_plans
@@ -40,6 +40,10 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "ri
 SCHEDULES = int(os.environ.get("SCHEDULES", "25"))
 SEED = int(os.environ.get("SCHEDULE_SEED", "1"))
 STEPS = 40
+CHANGES = (
+    *(actions.pause_cluster, actions.pause_cluster, actions.resume_cluster, actions.resume_cluster),
+    *(actions.stop_cluster, actions.start_cluster, actions.restart_cluster, actions.forget_cluster),
+)
 
 
 class Trouble:
@@ -91,7 +95,7 @@ class Cloud:
 
     def __getattr__(self, name):
         method = getattr(self.memory, name)
-        if not name.startswith(("ensure_", "delete_")):
+        if not name.startswith(("ensure_", "delete_", "stop_")):
             return method
         return lambda *arguments, **more: self.trouble.around(lambda: method(*arguments, **more))
 
@@ -197,6 +201,18 @@ class World:
         if cluster := self.one(Cluster.objects.all()):
             delete_cluster(cluster, by=self.alice)
 
+    def force_delete(self):
+        if cluster := self.one(Cluster.objects.all()):
+            delete_cluster(cluster, by=self.alice, force=True)
+
+    def change(self):
+        if cluster := self.one(Cluster.objects.all()):
+            self.dice.choice(CHANGES)(cluster, by=self.alice)
+
+    def scale(self):
+        if cluster := self.one(Cluster.objects.all()):
+            actions.scale_cluster(cluster, self.dice.choice([1, 2, 3]), by=self.alice)
+
     # What happens
 
     def node_dies(self):
@@ -249,8 +265,9 @@ class World:
             [
                 *(self.make_cluster, self.make_run, self.cancel_run, self.cancel_task, self.retry, self.repair),
                 *(self.delete, self.node_dies, self.program_ends, self.work, self.watch),
+                *(self.force_delete, self.change, self.scale),
             ],
-            [3, 5, 2, 1, 3, 2, 1, 1, 4, 24, 12],
+            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2],
         )[0]
         with contextlib.suppress(PortalError, Died):  # it is said in words; or the process that did it is gone
             what()
@@ -266,6 +283,9 @@ class World:
             assert ending or run.last_task.cause or run.cluster.occupied_by == run.uuid, "its cluster was given away"
         holders = Counter(Cluster.objects.exclude(occupied_by=None).values_list("occupied_by", flat=True))
         assert all(count == 1 for count in holders.values())
+        asleep = ("pausing", "paused", "resuming", "stopping", "stopped", "restarting")
+        taken = Cluster.objects.filter(status__in=asleep).exclude(occupied_by=None)
+        assert not taken.exists(), "nodes are taken from under a run"
 
     def heal(self):
         """Nothing dies any more, and all programs end."""
@@ -275,6 +295,9 @@ class World:
                 self.nodes.end(folder, status=0)
             for cluster in Cluster.objects.filter(nodes__state="gone", status="running").distinct():
                 repair_cluster(cluster, by=self.alice)
+            for status, wake in (("paused", actions.resume_cluster), ("stopped", actions.start_cluster)):
+                for cluster in Cluster.objects.filter(status=status, runs__status="new").distinct():
+                    wake(cluster, by=self.alice)
             self.watch()
             unfinished = list(Task.objects.unfinished())
             if not unfinished and not Run.objects.unfinished().exists():
@@ -297,11 +320,15 @@ class World:
         assert not self.nodes.running
         for cluster in Cluster.objects.all():
             nodes = self.cloud.memory.nodes(cluster.tags)
-            assert cluster.status in ("running", "failed", "terminated"), cluster.status
-            if cluster.status == "terminated":
+            ranks = list(range(cluster.node_count))
+            assert cluster.status in ("running", "paused", "stopped", "failed", "terminated"), cluster.status
+            if cluster.status in ("stopped", "terminated"):
                 assert nodes == [], "left"
+            if cluster.status == "paused":
+                assert not any(node.is_coming for node in nodes), "it costs"
             if cluster.status == "running":
-                assert len([node for node in nodes if node.running]) == 2
+                assert [node.rank for node in nodes if node.running] == ranks
+                assert [node.rank for node in cluster.nodes.all()] == ranks
         rows = {str(uuid) for uuid in Cluster.objects.values_list("uuid", flat=True)}
         assert {subject for _, subject in self.cloud.memory.clusters} <= rows
         assert not any(audit.verify(chain) for chain in AuditChain.objects.all())
@@ -325,8 +352,9 @@ def world(monkeypatch, lab, alice, bob):
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
     monkeypatch.setattr(ssh, "run_on_all", lambda hosts, *_, **__: [good for _ in hosts])
     monkeypatch.setattr(ssh, "run", lambda *_, **__: good)
-    kept = [step for step in cluster_plans.CREATE.steps if step.name in ("check", "keys", "nodes", "reach")]
-    for plan in (cluster_plans.CREATE, cluster_plans.REPAIR):
+    monkeypatch.setattr(life, "introduce_nodes", lambda work: None)
+    for plan in life.PLANS:
+        kept = [step for step in plan.steps if step.name not in ("introduce", "engine", "try", "undo-introduce")]
         monkeypatch.setitem(registry.plans, plan.kind, replace(plan, steps=kept))
     lab.keep_login_key(*ssh.new_key("test"))
     return make

@@ -59,7 +59,7 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
         status="running", key_private=f"{CANARY}-key",
     )  # fmt: skip
     Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", host_private=f"{CANARY}-host")
-    task = start_task(cluster, "clusters.create", title="Create cluster tide", by=alice)
+    task = start_task(cluster, "clusters.repair", title="Create cluster tide", by=alice)
     Step.objects.filter(task=task).update(memo={"token": f"{CANARY}-memo"})
     url = "https://git.example.org/x"
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
