@@ -131,7 +131,7 @@ const terminal = {
     return !(control && key === "v" && (event.shiftKey || event.metaKey));
   },
 
-  /* Without control characters, which xterm.js leaves in: a text could end the paste by itself, and go on as if typed. */
+  /* Without control characters, which xterm.js leaves in: a text could end the paste by itself, and press Enter. */
   paste(event) {
     event.preventDefault();
     event.stopPropagation();
