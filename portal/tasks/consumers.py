@@ -28,24 +28,30 @@ MOST_WATCHED = 20
 
 
 class LiveConsumer(AsyncWebsocketConsumer):
-    async def connect(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.watched: set[str] = set()
         self.rung: set[str] = set()
         self.following: asyncio.Task[None] | None = None
         self.jobs: list[asyncio.Task[None]] = []
         self.checked = time.monotonic()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # not in `disconnect`, which is not called where a question fails, or the page goes while it is told
+            for job in (*self.jobs, self.following):
+                if job:
+                    job.cancel()
+            for name in self.watched:
+                await self.channel_layer.group_discard(name, self.channel_name)
+
+    async def connect(self) -> None:
         await self.accept()
         if not await self._ask([]):
             return
         self.bell = asyncio.Event()
         self.jobs = [asyncio.create_task(self._or_close(job)) for job in (self._tell, self._beat)]
-
-    async def disconnect(self, code: int) -> None:
-        for job in (*self.jobs, self.following):
-            if job:
-                job.cancel()
-        for name in self.watched:
-            await self.channel_layer.group_discard(name, self.channel_name)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:

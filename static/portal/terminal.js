@@ -59,6 +59,7 @@ const terminal = {
       this.button("copy").disabled = !this.term.hasSelection();
     });
     this.term.attachCustomKeyEventHandler((event) => this.keep(event));
+    this.screen.addEventListener("paste", (event) => this.paste(event), true);
     new ResizeObserver(() => this.fit.fit()).observe(this.screen);
     new MutationObserver(() => {
       this.term.options.theme = this.colours();
@@ -128,6 +129,13 @@ const terminal = {
     }
     // The browser's own way to paste: it asks for no right to read the clipboard.
     return !(control && key === "v" && (event.shiftKey || event.metaKey));
+  },
+
+  /* Without control characters, which xterm.js leaves in: a text could end the paste by itself, and press Enter. */
+  paste(event) {
+    event.preventDefault();
+    event.stopPropagation();
+    this.term.paste(event.clipboardData.getData("text/plain").replace(/[^\P{Cc}\t\n\r]/gu, ""));
   },
 
   async press(name) {

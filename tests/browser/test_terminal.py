@@ -119,6 +119,17 @@ def test_what_is_selected_is_copied_and_what_is_pasted_is_typed(open_desk, addre
     shows(page, "^pasted$")
 
 
+def test_what_is_pasted_cannot_end_the_paste_and_press_enter(open_desk, address):
+    page = opened(open_desk, address)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    assert page.evaluate("terminal.term.modes.bracketedPasteMode")
+    page.evaluate("terminal.term.onData((text) => { window.heard = (window.heard ?? '') + text })")
+    page.evaluate(r"navigator.clipboard.writeText('one\t\x1b[201~\rtwo\x9b201~\x03\r')")
+    page.keyboard.press("Control+Shift+v")
+    said = until(lambda: page.evaluate("window.heard"), what="what is typed")
+    assert said == "\x1b[200~one\t[201~\rtwo201~\r\x1b[201~"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("reader", [False, True])
 def test_nothing_for_axe_to_say(open_desk, address, cluster, scheme, reader):

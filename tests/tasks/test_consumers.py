@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import struct
@@ -297,3 +298,31 @@ async def test_a_page_whose_news_end_is_told_to_connect_again(task, bob, monkeyp
     monkeypatch.setattr(LiveConsumer, "_still_allowed", broken_once)
     await live.send(f"task.{task.uuid}")
     assert await closed_with(page) == consumers.TRY_AGAIN
+
+
+async def test_a_page_whose_question_fails_is_over_with_all_that_it_did(task, bob, monkeypatch):
+    """The socket ends by the error, and whatever went on for it would ask for ever."""
+    page = await sync_to_async(page_of)(bob)
+    assert await page.connect()
+    await page.send_json_to({"watch": [f"task.{task.uuid}"]})
+    assert "watching" in await page.receive_json_from(5)
+    real, asked, left = permission.refusal, [], []
+
+    async def away(key, names):
+        asked.append(names)
+        if f"workspace.{task.subject_id}" in names:
+            raise OperationalError("server closed the connection unexpectedly")
+        return await real(key, names)
+
+    async def discard(self, name, channel):
+        left.append(name)
+
+    monkeypatch.setattr(permission, "refusal", away)
+    monkeypatch.setattr("channels.layers.InMemoryChannelLayer.group_discard", discard)
+    await page.send_json_to({"watch": [f"workspace.{task.subject_id}"]})
+    with pytest.raises(OperationalError):
+        await page.wait(5)
+    assert left == [f"task.{task.uuid}"]
+    asked.clear()
+    await asyncio.sleep(4 * permission.RECHECK)
+    assert asked == []
