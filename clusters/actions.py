@@ -244,10 +244,10 @@ def refresh_hostfile(cluster: Cluster, *, by: User) -> None:
         raise PortalError(
             f"{cluster} is {cluster.badge.word}. Its hostfile can be brought up to date while it is RUNNING."
         )
-    nodes = list(cluster.nodes.all())
+    nodes = list(cluster.members)
     ssh.put(nodes[0].host, cluster.hostfile, hostfile.text(cluster, nodes).encode(), mode="644")
     with audit.atomic():
-        Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=False)
+        cluster.hostfile_is_written()
         _record("brought up to date the hostfile of", cluster, by=by, after={"nodes": len(nodes)})
         live.ring(*cluster.live_names())
 

@@ -193,6 +193,11 @@ class Cluster(Subject):
         """Let others on it. False when this holder had let go already."""
         return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
 
+    def hostfile_is_written(self) -> None:
+        """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
+        as_read = Cluster.objects.filter(pk=self.pk, status=self.Status.RUNNING, node_count=self.node_count)
+        as_read.update(hostfile_is_old=False)
+
     @property
     def members(self) -> NodeQuerySet:
         """Its nodes by rank, without those that are about to go because it has fewer now."""

@@ -234,7 +234,7 @@ def _with_old_hostfiles() -> list[tuple[Cluster, Node]]:
 
 
 def _hostfile_is_current(cluster: Cluster) -> None:
-    Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=False)
+    cluster.hostfile_is_written()
     live.ring(*cluster.live_names())
 
 

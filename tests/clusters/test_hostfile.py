@@ -11,7 +11,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.messages import get_messages
 
 from accounts.models import AuditEvent
-from clusters import hostfile, plans, watch
+from clusters import actions, hostfile, plans, watch
 from clusters.models import Cluster, EngineVersion, Node
 from portal import secrets, ssh
 from portal.errors import Passing
@@ -196,3 +196,26 @@ def test_that_somebody_did_so_on_a_node_is_seen(tide, monkeypatch, rings, curren
     async_to_sync(watch_a_while)()
     assert set(asked) == {"tide-0"}
     assert Cluster.objects.get().hostfile_is_old is not current
+
+
+def test_a_cluster_that_grows_while_its_hostfile_is_written_is_not_taken_for_up_to_date(tide, alice, monkeypatch):
+    Cluster.objects.filter(pk=tide.pk).update(hostfile_is_old=True)
+
+    def put(host, path, data, mode):
+        Cluster.objects.filter(pk=tide.pk).update(node_count=4, status="scaling")
+
+    monkeypatch.setattr("clusters.actions.ssh.put", put)
+    actions.refresh_hostfile(tide, by=alice)
+    tide.refresh_from_db()
+    assert tide.hostfile_is_old
+
+
+def test_nodes_that_are_about_to_go_are_not_in_a_hostfile_that_is_written(tide, alice, monkeypatch):
+    Cluster.objects.filter(pk=tide.pk).update(hostfile_is_old=True, node_count=2)
+    tide.refresh_from_db()
+    written = []
+    monkeypatch.setattr("clusters.actions.ssh.put", lambda host, path, data, mode: written.append(data.decode()))
+    actions.refresh_hostfile(tide, by=alice)
+    tide.refresh_from_db()
+    assert [line.split(":")[0] for line in written[0].splitlines()] == ["tide-0", "tide-1"]
+    assert not tide.hostfile_is_old
