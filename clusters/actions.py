@@ -176,6 +176,7 @@ def _start(
     holder = uuid4()
     alone = alone or plan.alone
     if alone and not Cluster.objects.filter(pk=cluster.pk, occupied_by=None).update(occupied_by=holder):
+        cluster.refresh_from_db(fields=["occupied_by"])
         raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
     task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
     if alone and not cluster.release(holder):
@@ -186,10 +187,9 @@ def _start(
 
 def who_is_on(cluster: Cluster) -> str:
     """Half a sentence; empty where nobody is."""
-    holder = Cluster.objects.filter(pk=cluster.pk).values_list("occupied_by", flat=True).first()
-    if holder is None:
+    if cluster.occupied_by is None:
         return ""
-    run = cluster.runs.filter(uuid=holder).select_related("job").first()
+    run = cluster.runs.filter(uuid=cluster.occupied_by).select_related("job").first()
     return f"{run} is on it" if run else "the portal clears its nodes, which takes some seconds"
 
 

@@ -110,7 +110,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
         "runs": runs,
         "may_change": may(request, Can.MANAGE_CLUSTERS),
-        "on_it": actions.who_is_on(found) if found.occupied_by else "",
+        "on_it": actions.who_is_on(found),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)

@@ -24,6 +24,7 @@ from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs import plans as run_plans
 from jobs.actions import cancel_run, create_job, start_run
+from jobs.causes import Cause
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
 from jobs.watch import Observer, _End, _sweep, _with_leftovers
@@ -249,7 +250,7 @@ class World:
             observer_call(observer, "_ended", _End(self.nodes.ended[folder], now()))
             observer_call(observer, "_finish", {})
         elif (head.address, folder) not in self.nodes.running and (folder in self.nodes.begun or run.is_on_node):
-            observer_call(observer, "_mark_lost", "The head node went away while the run was on it.", "", "", None)
+            observer_call(observer, "_mark_lost", Cause("The head node went away while the run was on it."), None)
             observer_call(observer, "_finish", None)
 
     def one(self, rows):
