@@ -165,22 +165,20 @@ def forget_cluster(cluster: Cluster, *, by: User) -> Task:
 def _start(
     cluster: Cluster, plan: Plan, *, by: User | None, title: str = "", alone: bool = False, **said: dict[str, Any]
 ) -> Task:
-    """Where nobody else may be on it, it is taken as runs take it.
+    """Where nobody else may be on it, a run that takes it at the same moment wins or waits.
 
-    1. A run that takes it at the same moment does so by one UPDATE of a cluster that is RUNNING and that nobody has.
-    2. So does this. Whoever comes second waits for the first one's end, and sees what has become of it.
-    3. When this transaction ends, the cluster is not RUNNING any more: nobody has it then, and nobody can take it.
+    1. The task is made, which waits for one of it that is just ending; and then its row is ours, not RUNNING any more.
+    2. A run takes it by one UPDATE of a cluster that is RUNNING: it does so before, and is seen here, or never.
+
+    In this order, because the end of a task is written before what it means for the cluster.
     """
     if plan.needs is not None and plan.needs not in cluster.can:
         raise not_here(plan.needs, cluster.workspace.cloud_config.name)
-    holder = uuid4()
-    alone = alone or plan.alone
-    if alone and not Cluster.objects.filter(pk=cluster.pk, occupied_by=None).update(occupied_by=holder):
-        cluster.refresh_from_db(fields=["occupied_by"])
-        raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
     task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
-    if alone and not cluster.release(holder):
-        raise Conflict(f"{cluster} was taken by somebody else at this moment.")
+    if alone or plan.alone:
+        cluster.refresh_from_db(fields=["occupied_by"])
+        if cluster.occupied_by is not None:
+            raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
     _record(plan.participle, cluster, by=by, **said)
     return task
 

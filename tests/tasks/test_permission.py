@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
@@ -106,7 +106,7 @@ async def test_who_asks_at_once_asks_together(hundred, monkeypatch):
 async def test_what_other_pages_have_forgotten_meanwhile_is_no_error(filled, bob, vera, monkeypatch):
     """Pages of another loop, or those that ask next, may have read so much that all of it is forgotten."""
     monkeypatch.setattr(permission, "RELOAD", 60.0)
-    mine, hers = [(await sync_to_async(page_of)(one)).scope["session"].session_key for one in (bob, vera)]
+    mine, hers = [(await database_sync_to_async(page_of)(one)).scope["session"].session_key for one in (bob, vera)]
     assert await permission.refusal(mine, []) is None
     real = permission._people
     monkeypatch.setattr(permission, "_people", lambda keys: permission._whose.clear() or real(keys))
@@ -127,14 +127,14 @@ async def test_a_socket_has_its_person_though_all_is_forgotten_before_it_begins(
         found.append(scope["user"])
 
     monkeypatch.setattr(permission, "_refusals", forgetful)
-    session = (await sync_to_async(page_of)(bob)).scope["session"]
+    session = (await database_sync_to_async(page_of)(bob)).scope["session"]
     await permission.SocketPersonMiddleware(app)({"session": session}, None, None)
     assert found == [bob]
 
 
 @pytest.mark.asyncio
 async def test_cookies_that_are_nobodys_fill_no_memory(bob):
-    session = (await sync_to_async(page_of)(bob)).scope["session"].session_key
+    session = (await database_sync_to_async(page_of)(bob)).scope["session"].session_key
     permission._whose.clear()
     keys = [session, *(f"nobody's {n}" for n in range(50))]
     answers = await asyncio.gather(*(permission.refusal(key, []) for key in keys))
@@ -144,9 +144,9 @@ async def test_cookies_that_are_nobodys_fill_no_memory(bob):
 
 @pytest.mark.asyncio
 async def test_a_session_that_is_over_is_told_apart_from_a_right_that_is_gone(filled, bob, vera, lab):
-    mine, hers = [(await sync_to_async(page_of)(one)).scope["session"].session_key for one in (bob, vera)]
+    mine, hers = [(await database_sync_to_async(page_of)(one)).scope["session"].session_key for one in (bob, vera)]
     name = f"run.{filled.uuid}"
-    await sync_to_async(lab.members.filter(user=vera).delete)()
+    await database_sync_to_async(lab.members.filter(user=vera).delete)()
     asks = [(mine, name), (hers, name), ("nobody's", name), (None, name), (mine, "run.no-uuid"), (mine, "weather.1")]
     answers = await asyncio.gather(*(permission.refusal(key, [what]) for key, what in asks))
     assert answers == [None, GONE, SIGNED_OUT, SIGNED_OUT, GONE, GONE]
@@ -154,7 +154,7 @@ async def test_a_session_that_is_over_is_told_apart_from_a_right_that_is_gone(fi
 
 @pytest.mark.asyncio
 async def test_an_error_is_told_to_all_who_asked_and_the_next_ones_are_answered(filled, bob, monkeypatch):
-    session = (await sync_to_async(page_of)(bob)).scope["session"].session_key
+    session = (await database_sync_to_async(page_of)(bob)).scope["session"].session_key
 
     def away(keys):
         raise OperationalError("the database is away")

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import logging
+import time
 from argparse import ArgumentTypeError
 from typing import Any
 
 from django.conf import settings
 from django.core.management import BaseCommand, CommandParser
+from redis.exceptions import RedisError
 
 from portal.database import keep_connection
 from portal.loaded import keep_what_is_loaded
 from portal.tasks.queue import queue
 from portal.tasks.worker import PortalWorker
+
+logger = logging.getLogger(__name__)
 
 
 def _queue(word: str) -> str:
@@ -31,6 +36,13 @@ class Command(BaseCommand):
         keep_connection()
         keep_what_is_loaded()
         queues = [queue(name) for name in options["queues"] or settings.QUEUES]
-        PortalWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer").work(
-            with_scheduler=False, logging_level="WARNING"
-        )
+        while True:
+            worker = PortalWorker(queues, connection=queues[0].connection, serializer="rq.serializers.JSONSerializer")
+            try:
+                worker.work(with_scheduler=False, logging_level="WARNING")
+            except RedisError as error:
+                # It waits for a server that is away, but not wherever it may lose it.
+                logger.warning("the queue's server went away, beginning again: %s", error)
+                time.sleep(1)
+            else:
+                return
