@@ -144,7 +144,7 @@ def scale_cluster(cluster: Cluster, nodes: int, *, by: User | None) -> Task:
 
     Raises `PortalError`, also where nodes would go while a run is on it.
     """
-    row = Cluster.objects.select_for_update(of=("self",), no_key=True).get(pk=cluster.pk)
+    row = Cluster.objects.get(pk=cluster.pk)
     if not 1 <= nodes <= MOST_NODES:
         raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
     if row.node_count == nodes:
@@ -152,7 +152,9 @@ def scale_cluster(cluster: Cluster, nodes: int, *, by: User | None) -> Task:
     title = f"Scale cluster {cluster} from {row.node_count} to {nodes} nodes"
     counts = {"before": {"nodes": row.node_count}, "after": {"nodes": nodes}}
     task = _start(cluster, life.SCALE, by=by, title=title, alone=nodes < row.node_count, **counts)
-    Cluster.objects.filter(pk=cluster.pk).update(scale_to=nodes)
+    as_read = Cluster.objects.filter(pk=cluster.pk, node_count=row.node_count)
+    if not as_read.update(scale_to=nodes):
+        raise Conflict(f"{cluster} was scaled by somebody else at this moment. Look how many nodes it has now.")
     return task
 
 
