@@ -466,6 +466,11 @@ class _Keeper:
     def _write_state(self) -> None:
         write_atomically(self.node.state_file, self.state.json())
 
+    def _write_over_state(self) -> None:
+        with contextlib.suppress(OSError), open(self.node.state_file, "r+b", buffering=0) as file:
+            file.write(self.state.json().encode())
+            file.truncate()
+
     def _wait(self, awake: int) -> int:
         """Do what is asked until the first process ends; how it did."""
         waiting: list[Any] = [awake, self.ours, self.to_server]
@@ -512,10 +517,11 @@ class _Keeper:
             free, mark = disk.f_favail, disk.f_files * options.free_percent // 100
             text = f"{free:,} more files fit on this computer's disk; no run starts below {2 * mark:,}."
         if free < mark:
+            self._refuse(f"Runs were ended: {text}")  # before they are: whoever sees them gone asks why
             with contextlib.suppress(OSError):
                 self.to_server.send(b"l")
-            text = f"Runs were ended: {text}"
-        elif free < 2 * mark and self.refuses.startswith("Runs were ended"):
+            return
+        if free < 2 * mark and self.refuses.startswith("Runs were ended"):
             return  # it still says why
         self._refuse(text if free < 2 * mark else "")
 
@@ -525,8 +531,10 @@ class _Keeper:
                 _say(why)
             self.refuses = why
             self.state = replace(self.state, refuses=why)
-            with contextlib.suppress(OSError):  # there may be no room for it
+            try:
                 self._write_state()
+            except OSError:  # there is no room for a draft; what is there can be written over
+                self._write_over_state()
 
 
 def _reaped(first: int) -> int | None:
