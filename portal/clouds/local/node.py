@@ -528,7 +528,8 @@ class _Keeper:
     def _refuse(self, why: str) -> None:
         if bool(why) != bool(self.refuses) or why.startswith("Runs") != self.refuses.startswith("Runs"):
             if why:
-                _say(why)
+                with contextlib.suppress(OSError):  # the log is on the same disk
+                    _say(why)
             self.refuses = why
             self.state = replace(self.state, refuses=why)
             try:
