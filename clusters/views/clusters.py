@@ -14,9 +14,9 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters import actions, life, plans
 from clusters.actions import OWN_REPAIRS, change_auto_repair, create_cluster, delete_cluster, own_repairs
-from clusters.connect import ways_in
 from clusters.forms import ClusterFilterForm, ClusterForm, DeleteForm, EditForm, GoneFilterForm, ScaleForm
 from clusters.models import Cluster
+from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -83,7 +83,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "clusters/cluster_new.html", context)
 
 
-def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
+def cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
     queryset = Cluster.objects.with_lost_nodes().select_related(
         "workspace__organization", "workspace__cloud_config", "engine_version", "created_by"
     )
@@ -95,7 +95,7 @@ def _cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
 @require_safe
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _cluster_for(request, uuid, Can.VIEW)
+    found = cluster_for(request, uuid, Can.VIEW)
     found.possible = life.possible(found, found.can)
     runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     nodes = list(found.nodes.all())
@@ -126,7 +126,7 @@ def _at_once(act: Callable[..., Task]) -> Callable[..., HttpResponse]:
     @login_required
     @require_POST
     def view(request: HttpRequest, uuid: UUID) -> HttpResponse:
-        found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+        found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
         try:
             return redirect("task", uuid=act(found, by=person(request)).uuid)
         except PortalError as error:
@@ -142,7 +142,7 @@ def _after_a_look(act: Callable[..., Task], plan: Plan) -> Callable[..., HttpRes
     @login_required
     @require_http_methods(["GET", "HEAD", "POST"])
     def view(request: HttpRequest, uuid: UUID) -> HttpResponse:
-        found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+        found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
         form = Form(_sent(request))
         if request.method == "POST":
             with refusals_in(form):
@@ -166,7 +166,7 @@ forget = _after_a_look(actions.forget_cluster, life.FORGET)
 @require_http_methods(["GET", "HEAD", "POST"])
 def scale(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Where nodes would go, the first POST says which; the second, of the same number, does it."""
-    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     form = ScaleForm(_sent(request), cluster=found)
     if request.method == "POST" and form.is_valid() and (form.is_sure or not form.going):
         with refusals_in(form):
@@ -179,7 +179,7 @@ def scale(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     form = EditForm(_sent(request), cluster=found)
     if request.method == "POST" and form.is_valid():
         with refusals_in(form):
@@ -193,7 +193,7 @@ def edit(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_POST
 def auto_repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Whether it is repaired by itself: the field `on` is in the form or not, as a checkbox is."""
-    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     try:
         change_auto_repair(found, "on" in request.POST, by=person(request))
     except PortalError as error:
@@ -204,7 +204,7 @@ def auto_repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what will be destroyed; POST with the cluster's name does it."""
-    found = _cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     form = DeleteForm(_sent(request), cluster=found)
     if request.method == "POST" and form.is_valid():
         with refusals_in(form):

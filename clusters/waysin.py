@@ -1,0 +1,43 @@
+"""The commands by which people get onto the nodes of a cluster, as they are typed."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+
+from clusters.models import Cluster, Node
+
+
+def key_file(cluster: Cluster) -> str:
+    return f"id_ed25519-{cluster.uuid}"
+
+
+def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
+    """What the cluster's page shows of them."""
+    file = f"~/Downloads/{key_file(cluster)}"
+    path = f"{nodes[0].shared if nodes else '/shared'}/.hostfile-{cluster.uuid}"
+    # A node with a door has a network of its own, unless all of them have this computer's.
+    reached = [node for node in nodes if node.address and (not node.door or settings.LOCAL_NODES["network"] == "host")]
+    return {
+        "hostfile": path,
+        "key_file": key_file(cluster),
+        "chmod": f"chmod 600 {file}",
+        "ssh": [(node, f"ssh {node.private_address}") for node in nodes if node.private_address],
+        "ssh_from_outside": [
+            (
+                node,
+                f"ssh -i {file}{f' -p {node.port}' if node.port != 22 else ''} {node.user}@{node.address}",
+                fingerprint(node),
+            )
+            for node in reached
+        ],
+        "mpiexec": [f"mpiexec -n {cluster.cores} -f {path} {program}" for program in ("hostname", "python --version")],
+    }
+
+
+def fingerprint(node: Node) -> str:
+    """Of the host key, as `ssh` shows it at the first connection."""
+    return "SHA256:" + b64encode(sha256(b64decode(node.host_public.split()[1])).digest()).decode().rstrip("=")
