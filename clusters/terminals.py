@@ -370,6 +370,7 @@ def open_terminal(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> 
     if why := why_not(found, node):
         raise Refused(why)
     with audit.done_from(who.origin.address, who.origin.how), audit.atomic():
+        User.objects.select_for_update(of=("self",), no_key=True).get(pk=who.person.pk)  # two at once are counted
         live = Terminal.objects.filter(seen__gt=Now() - LEASE)
         if live.filter(person=who.person.pk).count() >= settings.TERMINALS:
             raise Refused(f"You have {settings.TERMINALS} terminals open.", advice="End one of them first.")
