@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack.test_hostile_runs import ended
 from tests.chaos.test_kills import nodes_of
 from tests.clouds import hands
 from tests.gitserver import served
@@ -126,14 +127,6 @@ def place(portal):
 def repository():
     with served({"hog.py": HOG, "honest.py": HONEST}) as url:
         yield url
-
-
-def ended(portal, run, seconds):
-    def look():
-        state = portal.call("run_state", run=run)
-        return state if state["task_status"] not in ("new", "inprogress") else None
-
-    return until(look, seconds=seconds, what="the end of the run")
 
 
 # What its run becomes, and a word of why; None: somebody has to cancel it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -18,7 +17,7 @@ import pytest
 
 from tests.chaos.conftest import PROGRAM, expected_output
 from tests.gitserver import served
-from tests.hosts.test_two_hosts import Hosts, database, is_
+from tests.hosts.test_two_hosts import Hosts, database, environment, is_
 from tests.hosts.wire import Wire
 from tests.running import until
 from tests.web import Client
@@ -44,22 +43,11 @@ def wire_of(url):
 @pytest.fixture
 def hosts():
     folder = Path(tempfile.mkdtemp(prefix="cx-cut-"))
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PORTAL_", "DJANGO_", "PYTEST_"))}
     with database() as address:
         wires = {}
         wires["database"], database_url = wire_of(address)
         wires["redis"], redis_url = wire_of(os.environ["REDIS_URL"])
-        env |= {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "PORTAL_REDIS_PREFIX": folder.name,
-            "PORTAL_HOSTS": "2",
-            "PORTAL_SECRET_KEY": secrets.token_urlsafe(48),
-            "PORTAL_ENCRYPTION_KEYS": secrets.token_urlsafe(48),
-            "PORTAL_LOG_FORMAT": "plain",
-            "DJANGO_SETTINGS_MODULE": "portal.settings",
-        }
-        made = Hosts(folder, env)
+        made = Hosts(folder, environment(folder, DATABASE_URL=database_url, REDIS_URL=redis_url))
         made.wires, made.direct = wires, {"DATABASE_URL": address, "REDIS_URL": os.environ["REDIS_URL"]}
         try:
             yield made.start()

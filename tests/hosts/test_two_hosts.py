@@ -160,21 +160,25 @@ def database():
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def environment(folder, **servers):
+    """Of both hosts: the same keys, and these servers."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PORTAL_", "DJANGO_", "PYTEST_"))}
+    return env | {
+        "PORTAL_REDIS_PREFIX": folder.name,
+        "PORTAL_HOSTS": "2",
+        "PORTAL_SECRET_KEY": secrets.token_urlsafe(48),
+        "PORTAL_ENCRYPTION_KEYS": secrets.token_urlsafe(48),
+        "PORTAL_LOG_FORMAT": "plain",
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        **servers,
+    }
+
+
 @pytest.fixture
 def hosts():
     folder = Path(tempfile.mkdtemp(prefix="cx-hosts-"))
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PORTAL_", "DJANGO_", "PYTEST_"))}
     with database() as address:
-        env |= {
-            "DATABASE_URL": address,
-            "PORTAL_REDIS_PREFIX": folder.name,
-            "PORTAL_HOSTS": "2",
-            "PORTAL_SECRET_KEY": secrets.token_urlsafe(48),
-            "PORTAL_ENCRYPTION_KEYS": secrets.token_urlsafe(48),
-            "PORTAL_LOG_FORMAT": "plain",
-            "DJANGO_SETTINGS_MODULE": "portal.settings",
-        }
-        made = Hosts(folder, env)
+        made = Hosts(folder, environment(folder, DATABASE_URL=address))
         try:
             yield made.start()
         finally:
