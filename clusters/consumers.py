@@ -69,7 +69,8 @@ class TerminalConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         await self.accept()
-        if not self.scope["user"].is_authenticated:
+        person: Any = self.scope["user"]
+        if not person.is_authenticated:
             await self._over(terminals.SIGNED_OUT, SIGNED_OUT)
             return
         self.hurrying = asyncio.create_task(self._hurry())
