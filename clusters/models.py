@@ -151,6 +151,13 @@ class Cluster(Subject):
     scale_to = models.PositiveSmallIntegerField(null=True, editable=False)  # how many nodes somebody wants it to have
     engine_version = models.ForeignKey(EngineVersion, models.PROTECT, related_name="+")
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
+    auto_pause = models.PositiveIntegerField(default=0)  # minutes without activity; 0: never
+    auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
+    zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
+    spot = models.BooleanField(default=False)
+    role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
+    extra_tags = models.JSONField(default=dict, blank=True)  # of people, written on everything of it
+    hourly_price = models.DecimalField(max_digits=10, decimal_places=5, null=True)  # of a node, in US dollars
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
     key_private = secrets.EncryptedField(blank=True, editable=False)
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes

@@ -15,7 +15,7 @@ from accounts.models import AuditEvent
 from clusters import watch
 from clusters.actions import OWN_REPAIRS, repair_cluster, repair_what_is_gone, report_lost
 from clusters.engines import offer
-from clusters.forms import ClusterForm
+from clusters.forms.create import ClusterForm
 from clusters.inventory import Inventory
 from clusters.models import Cluster, EngineVersion, Node
 from clusters.plans import REPAIR, try_mpi

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+from django import forms
+from django.db.models import Q
+
+from accounts.forms import ConfirmDeleteForm
+from clusters.actions import CHANGEABLE, MOST_NODES
+from clusters.forms.create import NAME
+from clusters.models import Cluster, EngineVersion
+from clusters.plans import DELETE
+
+
+class EditForm(forms.Form):
+    """What may be changed of a cluster in the status that it is in."""
+
+    name = forms.CharField(max_length=40, validators=[NAME])
+    description = forms.CharField(max_length=200, required=False, help_text="What it is for, in a line.")
+    node_count = forms.IntegerField(
+        label="Number of nodes", min_value=1, max_value=MOST_NODES, help_text="It has so many when it is started."
+    )
+    engine_version = forms.ModelChoiceField(EngineVersion.objects.none(), empty_label=None)
+    auto_repair = forms.BooleanField(
+        required=False,
+        label="Repair by itself when a node is lost",
+        help_text="What is missing is made again, and the other nodes are left alone.",
+    )
+
+    def __init__(self, data: Any = None, *, cluster: Cluster) -> None:
+        values = {name: getattr(cluster, name) for name in CHANGEABLE}
+        super().__init__(data, initial=values)
+        self.cluster = cluster
+        for name, (_, statuses) in CHANGEABLE.items():
+            # What was sent all the same is refused in words, by whoever compares it with what is so now.
+            if cluster.status not in statuses and (data is None or name not in data):
+                del self.fields[name]
+        if "name" in self.fields and cluster.status != Cluster.Status.STOPPED:
+            self.fields["name"].help_text = f"Its nodes keep their names, {cluster.stem}-0 and so on."
+        if field := cast("Any", self.fields.get("engine_version")):
+            field.queryset = EngineVersion.objects.filter(Q(offered=True) | Q(pk=cluster.engine_version_id))
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        others = self.cluster.workspace.clusters.live().exclude(pk=self.cluster.pk)
+        if others.filter(name__iexact=name).exists():
+            raise forms.ValidationError("There is a cluster of this name in the workspace.")
+        return name
+
+
+class ScaleForm(forms.Form):
+    """`sure` is the number of nodes for which somebody has read which ones go."""
+
+    node_count = forms.IntegerField(label="Number of nodes", min_value=1, max_value=MOST_NODES)
+    sure = forms.IntegerField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, data: Any = None, *, cluster: Cluster) -> None:
+        super().__init__(data, initial={"node_count": cluster.node_count})
+        self.cluster = cluster
+        self.fields["node_count"].help_text = f"1 to {MOST_NODES}. It has {cluster.node_count} now."
+
+    @property
+    def going(self) -> list[str]:
+        """The names of the nodes that would go."""
+        wanted = self.cleaned_data.get("node_count") if self.is_bound and self.is_valid() else None
+        ranks = range(wanted or self.cluster.node_count, self.cluster.node_count)
+        return [f"{self.cluster.stem}-{rank}" for rank in ranks]
+
+    @property
+    def is_sure(self) -> bool:
+        return bool(self.cleaned_data["sure"] == self.cleaned_data["node_count"])
+
+
+class DeleteForm(ConfirmDeleteForm):
+    """By force is asked where something goes on that would have to end first."""
+
+    force = forms.BooleanField(
+        required=False,
+        label="Delete by force",
+        help_text="What is being done to it now is broken off. Without this, wait for it to end, or cancel it.",
+    )
+
+    def __init__(self, data: Any = None, *, cluster: Cluster) -> None:
+        super().__init__(data, expected=cluster.name)
+        if cluster.status in DELETE.begins or cluster.status in Cluster.DELETED:
+            del self.fields["force"]
