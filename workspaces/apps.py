@@ -8,8 +8,8 @@ class WorkspacesConfig(AppConfig):
         from accounts import holdings
         from portal.tasks import registry
         from workspaces import actions, place, plans
-        from workspaces.models import Workspace
+        from workspaces.models import Workspace, store_of
 
         registry.add_subject(Workspace, plans.CREATE, plans.DELETE)
-        registry.tell(enter=place.enter_subject, record=actions.record_task)
+        registry.tell(enter=place.enter_subject, record=actions.record_task, store=store_of)
         holdings.tellers.append(actions.holdings)
