@@ -112,6 +112,7 @@ CREATE = Plan(
         ),
     ],
     queue="provision",
+    locks=True,
     during=Status.INPROGRESS,
     then={FINISHED: Status.READY, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
 )
@@ -132,6 +133,7 @@ DELETE = Plan(
         ),
     ],
     queue="teardown",
+    locks=True,
     during=Status.TERMINATING,
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
