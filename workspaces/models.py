@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
@@ -53,6 +53,10 @@ class CloudConfig(models.Model):
     credentials = secrets.EncryptedField(blank=True, editable=False)  # what its cloud's folder alone reads
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    check_due = models.DateTimeField(db_default=Now(), editable=False)  # when its account is asked again, see `checks`
+    check_asked = models.DateTimeField(null=True, editable=False)  # somebody waits for that since then
+    checked = models.DateTimeField(null=True, editable=False)  # when there was an answer last
+    findings = models.JSONField(default=dict, blank=True, editable=False)  # what that was, as `checks.ask` gives it
     # A row stays for the workspaces that were made by it, which are gone too by then.
     deleted = models.DateTimeField(null=True, editable=False)
 
@@ -73,6 +77,31 @@ class CloudConfig(models.Model):
 
     def belongs_to(self, field: str) -> str:
         return f"{self.organization.uuid}/cloud-config/{self.uuid}/{field}"
+
+    @property
+    def badge(self) -> Badge:
+        """What came of the last check of its account; no status of its own."""
+        if self.check_asked:
+            return Badge.working("CHECKING")
+        if not self.checked:
+            return Badge.waiting("NEW")
+        if self.findings.get("trouble"):
+            return Badge.bad("FAILED")
+        return Badge.warning("INCOMPLETE") if self.missing_permissions else Badge.good("ACTIVE")
+
+    @property
+    def missing_permissions(self) -> list[dict[str, Any]]:
+        """Of what the portal needs to be allowed in the account, what it is not."""
+        return [one for one in self.findings.get("permissions", []) if one["granted"] is False]
+
+    @property
+    def regions(self) -> list[clouds.Region]:
+        """As its account gave them last. Asked for now where that has not been; raises `PortalError`."""
+        known = self.findings.get("regions")
+        return [clouds.Region(**one) for one in known] if known else self.account.regions()
+
+    def live_names(self) -> list[str]:
+        return [f"organization.{self.organization.uuid}"]
 
     @property
     def connection(self) -> clouds.Options:
@@ -161,6 +190,8 @@ class Workspace(Subject):
     missing_since = models.DateTimeField(null=True, editable=False)  # when its cloud first listed nothing of it
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+
+    says = ""  # what goes on with it, where a list has asked
 
     objects = WorkspaceQuerySet.as_manager()
 
