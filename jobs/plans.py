@@ -192,7 +192,7 @@ def keep(work: Work) -> None:
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
     work.save()  # what was said up to now belongs to what is kept
     try:
-        keeping.keep(run.output, sums)
+        keeping.keep(run.output, sums, lives=work.lives)
     except Passing as error:  # the watch process tries again, and compares then; the nodes need not wait for that
         work.log(f"{error.message} All of it is in the database, and is tried again from time to time.")
     stored = Output.objects.get(pk=run.output_id)
