@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 from django.urls import reverse
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
+from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
@@ -63,6 +64,21 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
         return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
 
+    def in_use(self) -> ClusterQuerySet:
+        """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
+
+        What else uses a cluster has its place here: a kernel of a notebook that is busy.
+        """
+        this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
+        uses = Exists(this.filter(runs__status__in=("new", "inprogress"))) | Exists(
+            this.filter(terminals__isnull=False)
+        )
+        return self.filter(uses | Q(occupied_by__isnull=False))
+
+    def warned(self) -> ClusterQuerySet:
+        """Those that will be paused or deleted soon, because nothing goes on there."""
+        return self.filter(status__in=Cluster.TIMED, warned__gt=F("last_active"))
+
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
         return self.prefetch_related(_lost_nodes())
@@ -101,6 +117,7 @@ class Cluster(Subject):
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
+    TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something
     # Which task leads from where to where is said by the plans; docs/clusters.md is made of both. A status that a task
     # is done in follows FAILED, where a task of it that has failed can be tried again.
     STATES: ClassVar[Mapping[str, State]] = {
@@ -153,6 +170,8 @@ class Cluster(Subject):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     auto_pause = models.PositiveIntegerField(default=0)  # minutes without activity; 0: never
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
+    last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
+    warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
@@ -196,9 +215,32 @@ class Cluster(Subject):
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
 
-    def release(self, holder: uuid.UUID) -> bool:
-        """Let others on it. False when this holder had let go already."""
-        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
+    def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
+        """Let others on it. False when this holder had let go already. `used`: it was active until now."""
+        active = {"last_active": Now()} if used else {}
+        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None, **active))
+
+    def note_activity(self) -> bool:
+        """Its timers begin again. False while it is in a status in which they do nothing."""
+        return bool(Cluster.objects.filter(pk=self.pk, status__in=self.TIMED).update(last_active=Now()))
+
+    @property
+    def timer(self) -> Timer | None:
+        """The one of its timers that acts next, where nothing happens until then."""
+        pause = self.auto_pause if self.status == self.Status.RUNNING and clouds.Can.PAUSE in self.can else 0
+        delete = self.auto_shutdown if self.status in self.TIMED else 0
+        if not pause and not delete:
+            return None
+        verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
+        warned = self.warned if self.warned and self.warned > self.last_active else None
+        return Timer(verb, minutes, self.last_active, warned)
+
+    @property
+    def warning(self) -> Timer | None:
+        """The timer that people were warned of."""
+        if self.warned is None or self.warned <= self.last_active:
+            return None
+        return self.timer
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
@@ -18,7 +19,7 @@ from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
-from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 
@@ -403,6 +404,12 @@ def check_nothing_is_left(work: Work) -> None:
     forget_keys(cluster)
 
 
+def note_activity(task: Task) -> None:
+    """What people have asked for or cancelled is activity until its end. What nobody has asked for is none."""
+    if task.asked_by_id is not None or task.status == TaskStatus.CANCELLED:
+        Cluster.objects.filter(pk=task.subject_id).update(last_active=Now())
+
+
 def forget_keys(cluster: Cluster) -> None:
     """Of what is gone for ever."""
     Node.objects.filter(cluster=cluster).update(host_private="")
@@ -472,6 +479,7 @@ CREATE = Plan(
     during=Status.INPROGRESS,
     begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
+    settle=note_activity,
 )
 
 _SURPLUS = StepPlan(

@@ -16,6 +16,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/edit/", changes.edit, name="edit-cluster"),
     path("clusters/<uuid:uuid>/forget/", changes.forget, name="forget-cluster"),
     path("clusters/<uuid:uuid>/auto-repair/", changes.auto_repair, name="auto-repair"),
+    path("clusters/<uuid:uuid>/snooze/", changes.snooze, name="snooze-cluster"),
     path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
     path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
     path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),

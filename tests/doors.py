@@ -101,6 +101,7 @@ ROWS = {
     "edit-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "forget-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "auto-repair": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "snooze-cluster": Row("cluster", NONE, RUNNERS),
     "terminal": Row("cluster", RUNNERS),
     "cluster-key": Row("cluster", NONE, RUNNERS),
     "refresh-hostfile": Row("cluster", NONE, RUNNERS),

@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from accounts.access import Can, get_for, may
-from clusters import actions, life
+from clusters import actions, idle, life
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
 from clusters.models import Cluster
@@ -34,6 +34,7 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
     can = workspace.can
     for row in page.rows:
+        row.workspace = workspace
         row.possible = life.possible(row, can)
     context = {
         "workspace": workspace,
@@ -64,15 +65,18 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found.possible = life.possible(found, found.can)
     runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     nodes = list(found.nodes.all())
+    terminals = list(found.terminals.select_related("person").order_by("pk"))
+    tasks = list(found.tasks.select_related("asked_by").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context = {
         "cluster": found,
         "nodes": nodes,
         "ways": ways_in(found, nodes),
-        "terminals": found.terminals.select_related("person").order_by("pk"),
+        "terminals": terminals,
+        "idle": idle.clock(found, terminals, tasks),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
-        "tasks": found.tasks.select_related("asked_by").order_by("-pk")[:10],
+        "tasks": tasks,
         "runs": runs,
         "may_change": may(request, Can.MANAGE_CLUSTERS),
         "on_it": actions.who_is_on(found),
