@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower, Now
@@ -18,10 +21,13 @@ from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
 from portal.clouds.local.options import LocalOptions
+from portal.errors import Refused
 from portal.models import installation
 from portal.states import Badge, State
+from portal.tasks import stores
 from portal.tasks.subjects import Subject
 
+_REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
 _FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
 
 
@@ -117,6 +123,24 @@ class CloudConfig(models.Model):
     def cloud(self, region: str) -> clouds.Cloud:
         return self.account.cloud(region)
 
+    @property
+    def output_store(self) -> str:
+        """For `Output.store`: where what is printed in its workspaces is kept."""
+        return str(self.uuid) if clouds.Can.STORE in self.can else stores.OWN
+
+
+def store_of(name: str) -> clouds.Store:
+    """What `CloudConfig.output_store` is the name of. Raises `PortalError`."""
+    return _store_of(name, int(time.monotonic() // _REMEMBERED))
+
+
+@lru_cache(maxsize=256)
+def _store_of(name: str, _now: int) -> clouds.Store:
+    try:
+        return CloudConfig.objects.select_related("organization").get(uuid=name).account.store
+    except (CloudConfig.DoesNotExist, ValidationError) as error:
+        raise Refused("There is no such cloud configuration.", evidence=name) from error
+
 
 class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
     workspace_path = ""
@@ -199,6 +223,10 @@ class Workspace(Subject):
     @property
     def can(self) -> frozenset[clouds.Can]:
         return self.cloud_config.can
+
+    @property
+    def lock(self) -> tuple[clouds.Store, str] | None:
+        return (self.cloud_config.account.store, f"workspaces/{self.uuid}") if clouds.Can.STORE in self.can else None
 
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""

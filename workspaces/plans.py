@@ -113,6 +113,7 @@ CREATE = Plan(
         ),
     ],
     queue="provision",
+    locks=True,
     during=Status.INPROGRESS,
     then={FINISHED: Status.READY, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
 )
@@ -152,6 +153,7 @@ DELETE = Plan(
         ),
     ],
     queue="teardown",
+    locks=True,
     during=Status.TERMINATING,
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
