@@ -305,7 +305,10 @@ FORGET = Plan(
     spares=("Whatever is there in a cloud that does not answer: nobody takes it away", *_KEPT),
 )
 
-PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET)
+# Of one that is TERMINATED, and of which something is there all the same.
+ADOPT = replace(REPAIR, kind="clusters.adopt", title="Adopt cluster", participle="adopted", begins={Status.TERMINATED})
+
+PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET, ADOPT)
 
 
 def verb(plan: Plan) -> str:

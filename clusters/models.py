@@ -122,7 +122,10 @@ class Cluster(Subject):
     # is done in follows FAILED, where a task of it that has failed can be tried again.
     STATES: ClassVar[Mapping[str, State]] = {
         Status.NEW: State(Badge.waiting("NEW")),
-        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING}),
+        # TERMINATED: it was left behind in its cloud, and somebody wants it back.
+        Status.INPROGRESS: State(
+            Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING, Status.TERMINATED}
+        ),
         Status.RUNNING: State(
             Badge.good("RUNNING"),
             follows={

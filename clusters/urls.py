@@ -1,6 +1,6 @@
 from django.urls import path
 
-from clusters.views import changes, clusters, connect, create
+from clusters.views import changes, clusters, connect, create, strays
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", clusters.clusters, name="clusters"),
@@ -20,5 +20,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
     path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
     path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),
+    path("left-behind/<uuid:uuid>/", strays.stray, name="stray"),
+    path("left-behind/<uuid:uuid>/adopt/", strays.adopt, name="adopt-stray"),
     path("clusters/<uuid:uuid>/delete/", changes.remove_cluster, name="delete-cluster"),
 ]

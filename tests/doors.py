@@ -55,6 +55,8 @@ ROWS = {
     "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "check-cloud-config": Row("cloud config", NONE, ORGANIZATION_ADMINS),
     "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "stray": Row("stray", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "adopt-stray": Row("stray", NONE, ORGANIZATION_ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
     "profile": Row(None, SIGNED_IN, SIGNED_IN),
     "profile-data": Row(None, SIGNED_IN),
@@ -134,6 +136,7 @@ LIVE = {
     "organization": MEMBERS - {"charlie"},
     "workspace": SEE,
     "cluster": INSIDE,
+    "stray": ORGANIZATION_ADMINS,
     "run": INSIDE,
     "task": INSIDE,
     "output": INSIDE,
@@ -171,7 +174,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
-        case "cloud config":
+        case "cloud config" | "stray":
             return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE

@@ -201,7 +201,7 @@ _SECTIONS = {
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),
-    "cloud-configs": ("/cloud-configurations/",),
+    "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/"),
     "workspaces": ("/workspaces/",),
 }
 

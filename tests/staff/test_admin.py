@@ -72,7 +72,12 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
     )
     Authenticator.objects.create(user=alice, type="totp", data={"secret": f"{CANARY}-totp"})
     Stray.objects.create(
-        cloud_config=this_computer, region="here", organization="o", workspace="w", subject="s", name="A cluster"
+        cloud_config=this_computer,
+        region="here",
+        organization_tag="o",
+        workspace_tag="w",
+        subject="s",
+        name="A cluster",
     )
     event = audit.record("created", harbor, organization=harbor, by=alice, after={"name": harbor.name})
     return SimpleNamespace(**locals())
