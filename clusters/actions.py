@@ -82,6 +82,7 @@ def create_cluster(
             "name": name,
             "instance_type": instance_type.name,
             "cores_per_node": instance_type.cores,
+            "hourly_price": instance_type.hourly_price,
             "node_count": node_count,
             "engine_version": engine_version,
             "auto_repair": auto_repair,

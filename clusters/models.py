@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
@@ -17,6 +18,8 @@ from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
 from portal.tasks.subjects import Subject
+from usage.amounts import Amount
+from usage.models import Record
 from workspaces.models import Workspace
 
 
@@ -115,6 +118,8 @@ class Cluster(Subject):
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
+    # What a cluster that was RUNNING is while its usage goes on: its nodes run, or soon do again.
+    STILL_USED: ClassVar[set[str]] = {Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
     TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something
@@ -217,6 +222,41 @@ class Cluster(Subject):
 
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
+
+    def move(self, to: str, **fields: Any) -> bool:
+        """As every subject; and its usage begins, goes on or ends with it, in one transaction."""
+        with transaction.atomic():
+            if not super().move(to, **fields):
+                return False
+            if to == self.Status.RUNNING:
+                self._begin_usage()
+            elif to not in self.STILL_USED:
+                Record.objects.end(self.uuid)
+        return True
+
+    def _begin_usage(self) -> None:
+        """By the row as it is now, which `move` has locked: this one may have been read before it was scaled."""
+        row = Cluster.objects.select_related("workspace__organization", "created_by").get(pk=self.pk)
+        workspace, person = row.workspace, row.created_by
+        Record(
+            organization=workspace.organization.uuid,
+            workspace=workspace.uuid,
+            workspace_name=workspace.name,
+            cluster=row.uuid,
+            cluster_name=row.name,
+            person=person.uuid if person else None,
+            person_name=person.email if person else "",
+            instance_type=row.instance_type,
+            cores_per_node=row.cores_per_node,
+            node_count=row.node_count,
+            spot=row.spot,
+            hourly_price=row.hourly_price,
+        ).begin()
+
+    @property
+    def used(self) -> Amount:
+        """Since it was made, until now."""
+        return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
