@@ -191,7 +191,11 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
     if _renamed(request, form, found):
         return redirect("workspace-settings", uuid=uuid)
-    context = {"workspace": found, "tasks": found.tasks.order_by("-pk")[:10], "form": form}
+    context = {
+        "workspace": found,
+        "tasks": found.tasks.select_related("asked_by", "output").order_by("-pk")[:10],
+        "form": form,
+    }
     return render(request, "workspaces/workspace_settings.html", context)
 
 
