@@ -229,6 +229,17 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
     live.ring(*cluster.live_names())
 
 
+def why_not(cluster: Cluster, plan: Plan) -> str:
+    """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
+    if plan.needs is not None and plan.needs not in cluster.can:
+        return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
+    if cluster.status not in plan.begins:
+        return f"{cluster} cannot be {plan.participle} while it is {cluster.badge.word}."
+    if plan.alone and (on_it := who_is_on(cluster)):
+        return f"{cluster} cannot be {plan.participle} now: {on_it}."
+    return ""
+
+
 def who_is_on(cluster: Cluster) -> str:
     """Half a sentence; empty where nobody is."""
     if cluster.occupied_by is None:

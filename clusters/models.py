@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
+from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -17,6 +18,7 @@ from accounts.models import User
 from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
+from portal.tasks.models import Task
 from portal.tasks.subjects import Subject
 from usage.amounts import Amount
 from usage.models import Record
@@ -85,6 +87,14 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
         return self.prefetch_related(_lost_nodes())
+
+    def last_tasks(self, clusters: Collection[Cluster]) -> dict[int, Task]:
+        """The last task of each of these, by the cluster's primary key. One query."""
+        kind = ContentType.objects.get_for_model(Cluster)
+        last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
+        pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).annotate(_last=Subquery(last)).values("_last")
+        tasks = Task.objects.filter(pk__in=pks).select_related("asked_by", "output") if clusters else ()
+        return {task.subject_id: task for task in tasks}
 
 
 def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]

@@ -90,6 +90,7 @@ ROWS = {
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
     "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "change-clusters": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "workspace-dashboard": Row("workspace", INSIDE),
     "jobs": Row("workspace", INSIDE),
     "runs": Row("workspace", INSIDE),

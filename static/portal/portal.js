@@ -117,6 +117,13 @@ document.addEventListener("click", (event) => {
   go.open();
 });
 
+// data-ticks="cluster": a box that ticks all of this name, and none of them again.
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-ticks]")) return;
+  for (const box of document.querySelectorAll(`input[type="checkbox"][name="${event.target.dataset.ticks}"]`))
+    box.checked = event.target.checked;
+});
+
 // A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;
