@@ -220,8 +220,9 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
+    run_uuid = uuid or uuid4()
     run = Run.objects.create(
-        uuid=uuid or uuid4(),
+        uuid=run_uuid,
         workspace=job.workspace,
         job=now_so,
         number=(job.runs.aggregate(last=Max("number"))["last"] or 0) + 1,
@@ -230,7 +231,10 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         reference=program.reference,
         command=program.command,
         time_limit=program.time_limit or settings.RUN_SECONDS,
-        output=Output.objects.create(),
+        output=Output.objects.create(
+            store=cluster.workspace.cloud_config.output_store,
+            folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
+        ),
         started_by=by,
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.db.models import Q
@@ -15,21 +18,38 @@ from accounts.actions import addresses_of, cancel_all, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
+from portal import secrets
 from portal.errors import Conflict, PortalError
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
+from workspaces import plans
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
 @audit.atomic()
 def create_cloud_config(
-    organization: Organization, *, name: str, kind: CloudConfig.Kind, by: User | None, uuid: UUID | None = None
+    organization: Organization,
+    *,
+    name: str,
+    kind: CloudConfig.Kind,
+    by: User | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    credentials: str = "",
+    uuid: UUID | None = None,
 ) -> CloudConfig:
-    """Asked twice with one `uuid` (a form sent twice), the second call returns what the first made."""
+    """Asked twice with one `uuid` (a form sent twice), the second call returns what the first made.
+
+    `options` and `credentials` are in the words of its kind of cloud; the second are sealed, and nobody is shown them.
+    """
     config, made = CloudConfig.objects.get_or_create(
-        uuid=uuid or uuid4(), organization=organization, defaults={"name": name, "kind": kind, "created_by": by}
+        uuid=uuid or uuid4(),
+        organization=organization,
+        defaults={"name": name, "kind": kind, "options": dict(options), "created_by": by},
     )
     if made:
+        if credentials:
+            secrets.seal(config, "credentials", credentials)
+            config.save(update_fields=["credentials"])
         audit.record("created", config, organization=organization, by=by, after={"cloud": config.get_kind_display()})
     return config
 
@@ -97,12 +117,32 @@ def create_workspace(
 
 
 @audit.atomic()
+def update_workspace(workspace: Workspace, *, by: User) -> Task:
+    """Its plan is applied anew while it stays in use. Raises `PortalError` where it is not READY, or is worked on."""
+    task = start_task(workspace, plans.UPDATE.kind, by=by, cloud=workspace.cloud_config.kind)
+    # Looked at once no other task of it goes on: whoever deletes it has begun before, or is refused.
+    workspace.refresh_from_db(fields=["status"])
+    if workspace.status != Workspace.Status.READY:
+        raise Conflict(f"{workspace} cannot be updated while it is {workspace.badge.word}.")
+    audit.record("updated", workspace, organization=workspace.organization, by=by, workspace=workspace)
+    return task
+
+
+def alive_in(workspace: Workspace) -> list[Holding]:
+    """What has to go before the workspace can: clusters that are there, and runs that have not ended."""
+    own = reverse("workspace", args=[workspace.uuid])
+    return [one for one in all_holdings(workspace.organization, workspace=workspace) if one.url != own]
+
+
+@audit.atomic()
 def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
     task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
     # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
+    if alive := alive_in(workspace):
+        raise PortalError(f"Something goes on in this workspace: {', '.join(one.name for one in alive[:3])}.")
     audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 from django import forms
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from accounts.models import Organization
 from portal.errors import PortalError
-from workspaces.models import CloudConfig, Workspace
+from workspaces.models import CloudConfig, Workspace, WorkspaceQuerySet
 
 
 class OnceForm(forms.Form):
@@ -30,17 +30,17 @@ class OnceForm(forms.Form):
 
 
 class CloudConfigForm(OnceForm):
-    name = forms.CharField(max_length=80, initial="This computer", help_text="As your team will see it.")
-    kind = forms.ChoiceField(
-        choices=CloudConfig.Kind.choices,
-        label="Cloud",
-        initial=CloudConfig.Kind.LOCAL,
-        help_text="“This computer” makes real nodes on the machine that the portal runs on. It needs no account.",
-    )
+    """What every kind of cloud asks for. A kind adds the fields of its own options and credentials, and gives them."""
+
+    kind: ClassVar[CloudConfig.Kind]
+    about: ClassVar[str]  # the template of what people should know of this kind
+
+    name = forms.CharField(max_length=80, help_text="As your team will see it.")
 
     def __init__(self, *args: Any, organization: Organization, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.organization = organization
+        self.others = [form.kind for form in CONFIG_FORMS if form is not type(self)]
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
@@ -48,10 +48,42 @@ class CloudConfigForm(OnceForm):
             raise forms.ValidationError("There is a cloud configuration of this name.")
         return name
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `CloudConfig.options`, once the form is valid: in the words of the kind's own `Options`."""
+        return {}
+
+    @property
+    def credentials(self) -> str:
+        """What is sealed, once the form is valid."""
+        return ""
+
+
+class LocalConfigForm(CloudConfigForm):
+    """Nothing more to ask: what nodes of this computer may do is decided by whoever runs the portal."""
+
+    kind = CloudConfig.Kind.LOCAL
+    about = "workspaces/_about_local.html"
+
+    name = forms.CharField(max_length=80, initial="This computer", help_text="As your team will see it.")
+
+
+CONFIG_FORMS: list[type[CloudConfigForm]] = [LocalConfigForm]  # of each kind, the one to begin with first
+
+
+def config_form(kind: str) -> type[CloudConfigForm]:
+    """Of this kind; the first one where there is no such."""
+    return next((form for form in CONFIG_FORMS if form.kind == kind), CONFIG_FORMS[0])
+
+
+class ConfigChoiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    def label_from_instance(self, obj: Any) -> str:
+        return f"{obj} ({obj.get_kind_display()}, {str(obj.uuid)[:8]})"
+
 
 class WorkspaceForm(OnceForm):
     name = forms.CharField(label="Workspace name", max_length=80)
-    cloud_config = forms.ModelChoiceField(
+    cloud_config = ConfigChoiceField(
         CloudConfig.objects.none(),
         label="Cloud configuration",
         empty_label=None,
@@ -65,13 +97,15 @@ class WorkspaceForm(OnceForm):
         self.organization = organization
         configs = organization.cloud_configs.live().order_by("name")
         self.fields["cloud_config"].queryset = configs  # type: ignore[attr-defined]
-        regions: dict[str, str] = {}
+        groups: list[tuple[str, list[tuple[str, str]]]] = []
         for config in configs:
             try:
-                regions |= {region.name: region.title for region in config.account.regions()}
+                groups.append((str(config), [(region.name, region.title) for region in config.regions]))
             except PortalError:
                 continue  # the form says at its field that this configuration has no regions
-        self.fields["region"].choices = list(regions.items())  # type: ignore[attr-defined]
+        # Each configuration has regions of its own: of several, they stand under its name.
+        choices = groups[0][1] if len(groups) == 1 else groups
+        self.fields["region"].choices = choices  # type: ignore[attr-defined]
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
@@ -84,13 +118,50 @@ class WorkspaceForm(OnceForm):
         config, region = data.get("cloud_config"), data.get("region")
         if config and region:
             try:
-                regions = {one.name for one in config.account.regions()}
+                regions = {one.name for one in config.regions}
             except PortalError as error:
                 self.add_error("cloud_config", " ".join(filter(None, [error.message, error.advice])))
             else:
                 if region not in regions:
                     self.add_error("region", f"{config.name} has no region {region}.")
         return data
+
+
+class WorkspaceFilterForm(forms.Form):
+    q = forms.CharField(
+        max_length=80,
+        required=False,
+        widget=forms.TextInput(
+            attrs={"type": "search", "placeholder": "Find by name or UUID", "aria-label": "Find by name or UUID"}
+        ),
+    )
+    status = forms.ChoiceField(
+        choices=[
+            ("", "Any status"),
+            *(
+                (status.value, Workspace.STATES[status].badge.word)
+                for status in Workspace.Status
+                if status != Workspace.Status.TERMINATED
+            ),
+        ],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Status"}),
+    )
+    sort = forms.ChoiceField(
+        choices=[("", "Name"), ("new", "Newest first")],
+        required=False,
+        widget=forms.Select(attrs={"aria-label": "Order"}),
+    )
+
+    def narrow(self, rows: WorkspaceQuerySet) -> WorkspaceQuerySet:
+        asked = self.cleaned_data
+        rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
+        found = asked["q"]
+        return rows.filter(Q(name__icontains=found) | Q(uuid__istartswith=found)) if found else rows
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        return ("-pk",) if self.cleaned_data["sort"] == "new" else ("name", "pk")
 
 
 class RenameForm(forms.Form):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower, Now
@@ -18,10 +21,13 @@ from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
 from portal.clouds.local.options import LocalOptions
+from portal.errors import Refused
 from portal.models import installation
 from portal.states import Badge, State
+from portal.tasks import stores
 from portal.tasks.subjects import Subject
 
+_REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
 _FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
 
 
@@ -47,6 +53,10 @@ class CloudConfig(models.Model):
     credentials = secrets.EncryptedField(blank=True, editable=False)  # what its cloud's folder alone reads
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
+    check_due = models.DateTimeField(db_default=Now(), editable=False)  # when its account is asked again, see `checks`
+    check_asked = models.DateTimeField(null=True, editable=False)  # somebody waits for that since then
+    checked = models.DateTimeField(null=True, editable=False)  # when there was an answer last
+    findings = models.JSONField(default=dict, blank=True, editable=False)  # what that was, as `checks.ask` gives it
     # A row stays for the workspaces that were made by it, which are gone too by then.
     deleted = models.DateTimeField(null=True, editable=False)
 
@@ -69,6 +79,31 @@ class CloudConfig(models.Model):
         return f"{self.organization.uuid}/cloud-config/{self.uuid}/{field}"
 
     @property
+    def badge(self) -> Badge:
+        """What came of the last check of its account; no status of its own."""
+        if self.check_asked:
+            return Badge.working("CHECKING")
+        if not self.checked:
+            return Badge.waiting("NEW")
+        if self.findings.get("trouble"):
+            return Badge.bad("FAILED")
+        return Badge.warning("INCOMPLETE") if self.missing_permissions else Badge.good("ACTIVE")
+
+    @property
+    def missing_permissions(self) -> list[dict[str, Any]]:
+        """Of what the portal needs to be allowed in the account, what it is not."""
+        return [one for one in self.findings.get("permissions", []) if one["granted"] is False]
+
+    @property
+    def regions(self) -> list[clouds.Region]:
+        """As its account gave them last. Asked for now where that has not been; raises `PortalError`."""
+        known = self.findings.get("regions")
+        return [clouds.Region(**one) for one in known] if known else self.account.regions()
+
+    def live_names(self) -> list[str]:
+        return [f"organization.{self.organization.uuid}"]
+
+    @property
     def connection(self) -> clouds.Options:
         """What is decided of it: by the row, and above that by whoever runs the portal."""
         match self.Kind(self.kind):
@@ -87,6 +122,24 @@ class CloudConfig(models.Model):
 
     def cloud(self, region: str) -> clouds.Cloud:
         return self.account.cloud(region)
+
+    @property
+    def output_store(self) -> str:
+        """For `Output.store`: where what is printed in its workspaces is kept."""
+        return str(self.uuid) if clouds.Can.STORE in self.can else stores.OWN
+
+
+def store_of(name: str) -> clouds.Store:
+    """What `CloudConfig.output_store` is the name of. Raises `PortalError`."""
+    return _store_of(name, int(time.monotonic() // _REMEMBERED))
+
+
+@lru_cache(maxsize=256)
+def _store_of(name: str, _now: int) -> clouds.Store:
+    try:
+        return CloudConfig.objects.select_related("organization").get(uuid=name).account.store
+    except (CloudConfig.DoesNotExist, ValidationError) as error:
+        raise Refused("There is no such cloud configuration.", evidence=name) from error
 
 
 class WorkspaceQuerySet(AccessQuerySet["Workspace"]):
@@ -138,6 +191,8 @@ class Workspace(Subject):
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
+    says = ""  # what goes on with it, where a list has asked
+
     objects = WorkspaceQuerySet.as_manager()
 
     class Meta:
@@ -168,6 +223,10 @@ class Workspace(Subject):
     @property
     def can(self) -> frozenset[clouds.Can]:
         return self.cloud_config.can
+
+    @property
+    def lock(self) -> tuple[clouds.Store, str] | None:
+        return (self.cloud_config.account.store, f"workspaces/{self.uuid}") if clouds.Can.STORE in self.can else None
 
     def tags(self, subject: UUID | None = None) -> clouds.Tags:
         """For the workspace's own things, or for those of a cluster in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from accounts import audit
@@ -9,7 +10,7 @@ from portal import ssh
 from portal.clouds import Can
 from portal.errors import Refused
 from portal.tasks.ledger import Work
-from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task
 from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 from workspaces.models import Workspace
@@ -112,8 +113,28 @@ CREATE = Plan(
         ),
     ],
     queue="provision",
+    locks=True,
     during=Status.INPROGRESS,
     then={FINISHED: Status.READY, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
+)
+
+
+def is_there_again(task: Task) -> None:
+    if task.status == FINISHED:
+        Workspace.objects.filter(pk=task.subject_id).update(missing_since=None)
+
+
+# The same steps: each finds what is there, and makes what is missing. The workspace stays READY, and in use.
+UPDATE = replace(
+    CREATE,
+    kind="workspaces.update",
+    title="Update infrastructure of",
+    participle="updated",
+    steps=[replace(step, undo=None, undo_title="") for step in CREATE.steps],
+    during="",
+    then={},
+    settle=is_there_again,
+    undoes_on_cancel=False,
 )
 
 DELETE = Plan(
@@ -132,6 +153,7 @@ DELETE = Plan(
         ),
     ],
     queue="teardown",
+    locks=True,
     during=Status.TERMINATING,
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,

@@ -1,11 +1,13 @@
 """The store of an account: what belongs to whoever owns the account, and what several portals must agree on.
 
-A folder; or a bucket with a table of locks.
+A folder; or a bucket with a table of locks. In it lie `deployments/`, which say what was made in the account, and
+`outputs/`, what runs have printed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -31,8 +33,16 @@ class Store(Protocol):
     Locks go by the store's own clock.
     """
 
-    def put(self, name: str, data: bytes, *, lock: Lock | None = None) -> None:
-        """Write it whole or not at all. Raises `Conflict` where somebody else has taken the lock since."""
+    def put(self, name: str, data: bytes | Iterable[bytes], *, lock: Lock | None = None) -> None:
+        """Write it whole or not at all. Raises `Conflict` where somebody else has taken the lock since.
+
+        Pieces are asked for one after the other, and not all held at once; a large object may take longer than a
+        minute. What asking for one raises gets out as it is, and nothing is written then.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """How many bytes the object has. None where there is none."""
         ...
 
     def get(self, name: str, start: int = 0, size: int | None = None) -> bytes | None:
@@ -48,7 +58,10 @@ class Store(Protocol):
         ...
 
     def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:
-        """Take the lock, or hold on to it for so long from now. None: somebody else has it."""
+        """Take the lock, or hold on to it for so long from now. None: somebody else has it.
+
+        Whose lock has run out has it again under the same fence, if nobody has had it in between.
+        """
         ...
 
     def release(self, lock: Lock) -> None:

@@ -21,6 +21,7 @@ import secrets
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
@@ -52,6 +53,7 @@ HELD = timedelta(minutes=1)  # for so long nobody else begins, after the last si
 UNFINISHED = timedelta(hours=1)  # after so long nobody writes a part any more
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)  # before an output is tried again
 MOST_AT_ONCE = 50  # outputs
+MOST_IN_A_ROW = 3  # of one store that cannot be kept, until it is taken to be away
 
 
 def keep(output: Output, expected: dict[str, str] | None = None) -> None:
@@ -101,14 +103,15 @@ def _keep_part(output: Output, goal: int) -> None:
     """Move the next bytes into a part, up to position `goal` or as many as are one. `output` is read anew."""
     store = Store(output.store)
     begin = output.kept
-    name = f"{output.uuid.hex[:2]}/{output.uuid}.{begin:014}.{secrets.token_hex(6)}"
+    stem = f"{output.folder}/" if output.folder else f"{output.uuid.hex[:2]}/{output.uuid}."
+    name = f"{stem}{begin:014}.{secrets.token_hex(6)}"
     part = Part.objects.create(output=output, file=name, position=begin)
     failpoint("output.part.begun")
     content = _Content(output, begin, goal)
     try:
         saved = store.write(name, content.pieces())
         if store.size(saved) != content.size + content.index_size:
-            raise Passing(f"The store “{output.store}” did not take all of an output.", evidence=saved)
+            raise Passing(f"{store.title} did not take all of an output.", evidence=saved)
         failpoint("output.part.written")
         try:
             with transaction.atomic():
@@ -300,18 +303,31 @@ def _join(keys: list[int]) -> None:
 def keep_due(stop: threading.Event) -> bool:
     """Keep what has ended, and what has become long or scattered while it goes on. True: there may be more to do.
 
-    An output that cannot be kept is put off, each time for longer, and hinders no other.
+    An output that cannot be kept is put off, each time for longer, and hinders no other. Neither does a store that is
+    away: after some of its outputs in a row, all others of it are put off too.
     """
     worth = Q(ended=True) | Q(head__gte=F("kept") + PART) | Q(loose__gte=MANY)
     due = list(Output.objects.filter(worth, keep_at__lte=Now()).order_by("keep_at")[:MOST_AT_ONCE])
+    in_a_row: Counter[str] = Counter()  # outputs of each store that could not be kept
     for output in due:
         if stop.is_set():
             return False
+        if in_a_row[output.store] == MOST_IN_A_ROW:
+            continue
         ours = Output.objects.filter(pk=output.pk, keep_at__lte=Now()).update(keep_at=Now() + HELD)
-        if ours and (error := _keep(output)):
+        if not ours:
+            continue
+        if error := _keep(output):
+            in_a_row[output.store] += 1
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**output.keep_tries)
             Output.objects.filter(pk=output.pk).update(keep_at=Now() + pause, keep_tries=Least(F("keep_tries") + 1, 20))
             logger.warning("output %s is not kept, next try in %s: %s", output.uuid, pause, error)
+        else:
+            in_a_row[output.store] = 0
+    for store in [store for store, count in in_a_row.items() if count == MOST_IN_A_ROW]:
+        others = Output.objects.filter(worth, store=store, keep_at__lte=Now())
+        if put_off := others.update(keep_at=Now() + FIRST_PAUSE):
+            logger.warning("%s seems to be away: %s more outputs wait", Store(store).title, put_off)
     return len(due) == MOST_AT_ONCE
 
 

@@ -35,11 +35,14 @@ from django.db.models import Case, When
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
+from portal.clouds import Store
 from portal.errors import Conflict, Passing, Pending, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.logs import log_context
+from portal.models import installation
 from portal.secrets import redact
 from portal.tasks import keeping, live, queue, registry
+from portal.tasks.locks import Alone, lost
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
 from portal.tasks.plans import LEFT, Plan, StepPlan
 from portal.tasks.subjects import Subject
@@ -228,6 +231,7 @@ def retry_task(task: Task, *, by: Any) -> None:
                 evidence="",
                 advice="",
                 cancel_asked=False,
+                fence=None,
                 finished=None,
                 asked_by=by,
                 wake_at=Now(),
@@ -283,6 +287,8 @@ def _run(task: Task) -> None:
         steps = work.match(plan)
         failpoint(f"{task.kind}.claimed")
         try:
+            if plan.locks:
+                work.be_alone(steps)
             if task.cancel_asked or task.cause:
                 raise Cancelled
             for record, step in steps:
@@ -305,6 +311,9 @@ def _run(task: Task) -> None:
         raise
     except Exception as error:  # noqa: BLE001 (`_in_words` logs what is a bug)
         work.fail(_in_words(task, error))
+    finally:
+        if work.alone:
+            work.alone.stop()
 
 
 def _end(work: Work, steps: Sequence[tuple[Step, StepPlan]]) -> None:
@@ -381,6 +390,7 @@ class Work:
     is_ending: bool = False  # it was cancelled, or has failed, and is taken back
     is_left: bool = False  # taking back has failed
     unproved: dict[str, Any] = field(default_factory=dict)  # of the task, written with the next proof that it is ours
+    alone: Alone | None = None  # the lock of its account's store, where its plan needs that
 
     @property
     def subject(self) -> Any:
@@ -405,10 +415,39 @@ class Work:
 
     def save(self, detail: str | None = None) -> None:
         """Write down detail, memo and what was said, together, and prove that the task is still ours."""
+        self._prove_alone()
         with transaction.atomic():
             self.prove()
             self._store(detail)
         self.look_for_cancel()
+
+    def be_alone(self, steps: Sequence[tuple[Step, StepPlan]]) -> None:
+        """Wait until no other portal works on the subject, and see to it that none begins; where there is a lock."""
+        place = self.subject.lock
+        if place is None:
+            return
+        over = (StepStatus.DONE, StepStatus.LEFT_OUT, StepStatus.UNDONE)
+        self.record, self._step = next((pair for pair in steps if pair[0].status not in over), steps[-1])
+        if self.record.status == StepStatus.WAITING:
+            self.record.status, self.record.started = StepStatus.RUNNING, now()
+        self._call(lambda work: work._take_lock(*place), self._step)
+        self.record = None
+
+    def _take_lock(self, store: Store, name: str) -> None:
+        alone = Alone.take(store, name, f"{installation()}/{self.task.uuid}")
+        had = self.task.fence
+        if alone is None and had is None:
+            self.wait(5, "another portal that shares this cloud configuration's account works on it")
+        if alone is None or had not in (None, alone.lock.fence):
+            if alone:
+                alone.release()
+            raise lost(name)
+        self.alone = alone
+        self.task.fence = self.unproved["fence"] = alone.lock.fence
+
+    def _prove_alone(self) -> None:
+        if self.alone:
+            self.alone.prove()
 
     def _store(self, detail: str | None = None) -> None:
         """Pages are told where there is something new to see, and not of each look that found nothing."""
@@ -439,6 +478,7 @@ class Work:
 
         `call` is given the token of the answer before this one. A step asks for one such thing at a time.
         """
+        self._prove_alone()
         pending = call(self.memo.get("token", ""))
         if pending is None:
             self.memo.pop("token", None)
@@ -473,6 +513,8 @@ class Work:
 
     def _give_back(self, seconds: float, detail: str | None) -> NoReturn:
         """Somebody may have woken the task since it was claimed: then it is looked at again at once."""
+        if self.alone:
+            self.alone.wait(seconds)
         with transaction.atomic():
             due = Case(When(woken=True, then=Now()), default=Now() + timedelta(seconds=seconds))
             self.prove(lease=None, lease_until=None, wake_at=due)
@@ -635,6 +677,8 @@ class Work:
             if not task.output.tasks.unfinished().exclude(pk=task.pk).exists():
                 task.output.end()
         failpoint(f"{self.task.kind}.settle.after")
+        if self.alone:
+            self.alone.release()
         keeping.try_to_keep(task.output)
 
     def _settle(self) -> None:

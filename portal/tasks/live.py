@@ -17,6 +17,7 @@ WATCH = "watch"  # tasks: there is something to do
 WATCH_RUNS = "watch.runs"  # a run is to be observed
 WATCH_WAITING = "watch.waiting"  # a run waits for its cluster, or something that was in its way has gone
 WATCH_CLUSTERS = "watch.clusters"  # a cluster runs, has lost a node or has ended
+WATCH_CHECKS = "watch.checks"  # somebody wants to know what a cloud account says now
 WATCH_LEASES = "watch.leases"  # a watch process came, went or gave something away
 
 _rings: set[asyncio.Task[None]] = set()  # the event loop itself keeps only weak references

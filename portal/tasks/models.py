@@ -112,6 +112,7 @@ class Task(models.Model):
     resumed = models.PositiveSmallIntegerField(default=0)  # how often it was taken over from a dead worker
     wake_at = models.DateTimeField(default=now)  # by the database's clock, like `lease_until`
     woken = models.BooleanField(default=False)  # since it was claimed: it is to be looked at again at once
+    fence = models.BigIntegerField(null=True)  # of the lock in its account's store; see `locks.py`
     ticket = models.CharField(max_length=40, blank=True)  # the hint in the queue
     output = models.ForeignKey(Output, models.PROTECT, related_name="tasks")
     created = models.DateTimeField(default=now)

@@ -193,9 +193,9 @@ def tail(output: Output, wanted: Filter, *, enough: int = TAIL) -> list[Piece]:
 def frame(output: Output, after: int, found: Sequence[Block]) -> bytes:
     """One frame: the header's length (4 bytes, big endian), the header in JSON, the bytes of its pieces.
 
-    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `agrees`, `cut` (bytes that were
-    not stored, because there were too many), `sha256` by stream, `ranks` (of how many it is known on which node they
-    are), `line` (newlines before its first piece), and `pieces`:
+    Header: `after`, `next` (the cursor to ask with), `head`, `lines`, `ended`, `kept`, `late` (the store does not
+    take it), `agrees`, `cut` (bytes that were not stored, because there were too many), `sha256` by stream, `ranks` (of
+    how many it is known on which node they are), `line` (newlines before its first piece), and `pieces`:
     `stream,rank,size,ms` each, with `;` between them. The rank is empty, a number, or `1.2` for rank 2 of the first
     spawned world. `@N` in their place says that the `ms` that follow are counted from N, in ms since 1970. Pieces lie
     one after the other from `after` on. It is one string because most are read by many who need not look into it.
@@ -227,6 +227,7 @@ def _frame(output: Output, after: int, following: int, line: int, texts: list[st
         "lines": output.lines,
         "ended": output.ended,
         "kept": output.is_kept,
+        "late": output.is_late,
         "agrees": output.agrees,
         "cut": output.cut,
         "sha256": output.digests,

@@ -76,9 +76,9 @@ class Output(models.Model):
     who knows that number may go on.
 
     New bytes lie in chunks, in the database. They move to parts, in the store: `kept` is how many have, from the
-    beginning, and only who knows that number may add a part. `store` names the entry of settings.STORAGES that the
-    parts lie in: that of the whole portal, unless whoever makes the output for a subject names another, such as one
-    that the subject's cloud configuration has put there. It never changes while there are parts.
+    beginning, and only who knows that number may add a part. `store` names where the parts lie: the portal's own, an
+    entry of settings.STORAGES, or the store of the account that `registry.store` knows by that name; and `folder` is
+    what their names begin with there. Neither changes while there are parts.
     """
 
     CHUNK = 64 * 1024
@@ -96,6 +96,7 @@ class Output(models.Model):
     nodes = models.JSONField(default=dict)  # {"hosts": [hostname], "of": {rank_name: index in hosts}}, as far as known
     ended = models.BooleanField(default=False)  # nothing more will come, unless it is reopened
     store = models.CharField(max_length=40, default="outputs")
+    folder = models.CharField(max_length=120, blank=True)
     kept = models.BigIntegerField(default=0)
     digested = models.BigIntegerField(default=0)  # bytes from the beginning that `digests` are of
     digests = models.JSONField(default=dict)  # stream name → sha256 of what is kept, in order of arrival
@@ -120,6 +121,11 @@ class Output(models.Model):
     def is_kept(self) -> bool:
         """Whether it has ended, and all of it is in the store, with its checksums."""
         return self.ended and self.kept == self.digested == self.head
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has ended, and its store does not take it: all of it is in the database until it does."""
+        return self.ended and bool(self.keep_tries) and not self.is_kept
 
     def size(self, stream: Stream) -> int:
         return int(getattr(self, stream.name.lower()))

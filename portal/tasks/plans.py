@@ -58,6 +58,7 @@ class Plan:
     begins: Collection[str] = ()
     needs: Can | None = None  # what makes no sense on a cloud that cannot do this
     alone: bool = False  # it is refused while somebody has the subject for themselves
+    locks: bool = False  # of all portals that share the subject's account, one at a time does it; see `locks.py`
     settle: Callable[[Task], None] | None = None
     undoes_on_cancel: bool = True
     undoes_on_failure: bool = False

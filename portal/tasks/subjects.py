@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.contrib.contenttypes.fields import GenericRelation
 from django.db import models
 
-from portal.clouds import Can
+from portal.clouds import Can, Store
 from portal.states import HasStatus
 from portal.tasks import registry
 
@@ -44,6 +44,11 @@ class Subject(HasStatus):
     def can(self) -> frozenset[Can]:
         """What its kind of cloud can do: of a plan, the steps that need something else do not apply."""
         return frozenset(Can)
+
+    @property
+    def lock(self) -> tuple[Store, str] | None:
+        """In which store, and under which name, a task is alone with it among all portals. None: there is none."""
+        return None
 
     def get_absolute_url(self) -> str:
         raise NotImplementedError

@@ -37,6 +37,12 @@ class Viewer extends OutputWindow {
       ];
     else if (!line.open && line.state === "cut")
       [look, sign, words] = ["t-bad", "bi-wifi-off", `No connection; ${soFar}`];
+    else if (over && h.next >= h.head && h.late)
+      [look, sign, words] = [
+        "t-warn",
+        "bi-hourglass-split",
+        "Ended; all of it is here, but its store does not take it. The portal tries again.",
+      ];
     else if (over && h.next >= h.head)
       [look, sign, words] = ["t-warn", "bi-hourglass-split", "Ended; keeping the output…"];
     else if (h.head && (this.cursor < h.head || Date.now() - (this.newsAt ?? 0) < 2500))

@@ -69,7 +69,11 @@ class MemoryStore:
 
     def put(self, name, data, *, lock=None):
         self._prove(lock)
-        self.objects[checked(name)] = data
+        self.objects[checked(name)] = data if isinstance(data, bytes) else b"".join(data)
+
+    def size(self, name):
+        data = self.objects.get(checked(name))
+        return None if data is None else len(data)
 
     def get(self, name, start=0, size=None):
         data = self.objects.get(checked(name))
@@ -87,7 +91,7 @@ class MemoryStore:
         lives = held is not None and held.until.timestamp() > now
         if lives and held.owner != owner:
             return None
-        fence = held.fence if lives else (held.fence if held else 0) + 1
+        fence = held.fence if held and held.owner == owner else (held.fence if held else 0) + 1
         self.locks[name] = Lock(checked(name), owner, fence, datetime.fromtimestamp(now + seconds, UTC))
         return self.locks[name]
 

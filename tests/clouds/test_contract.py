@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from datetime import UTC, datetime
 
 import pytest
 
@@ -148,6 +149,33 @@ def test_a_store_gives_back_what_it_was_given_and_names_it(here):
     for _ in range(2):
         store.delete("deployments/a/b.json")
     assert store.list() == ["deployments/c.json"]
+
+
+def test_a_store_takes_an_object_in_pieces_whole_or_not_at_all(here):
+    store = here.account.store
+    store.put("outputs/a", (b"%07d\n" % n for n in range(100_000)))
+    assert store.size("outputs/a") == 800_000
+    assert store.get("outputs/a", 799_992) == b"0099999\n"
+
+    def breaks_off():
+        yield b"x" * 1_000_000
+        raise KeyError("of whoever makes the pieces")
+
+    for name in ("outputs/a", "outputs/b"):
+        with pytest.raises(KeyError):
+            store.put(name, breaks_off())
+    assert (store.size("outputs/a"), store.size("outputs/b"), store.get("outputs/b")) == (800_000, None, None)
+    assert store.list() == ["outputs/a"]
+
+
+def test_whose_lock_ran_out_has_the_same_again_if_nobody_had_it_meanwhile(here):
+    store = here.account.store
+    mine = store.lock("a", owner="one", seconds=0)
+    hands.until(lambda: mine.until < datetime.now(UTC))
+    again = store.lock("a", owner="one", seconds=0)
+    assert again.fence == mine.fence
+    hands.until(lambda: store.lock("a", owner="two", seconds=0))
+    assert hands.until(lambda: store.lock("a", owner="one", seconds=60)).fence > mine.fence
 
 
 @pytest.mark.parametrize("name", ["", "../up", "/root", "a//b", "a/../b", "a b", ".locks/turn", "x" * 501])

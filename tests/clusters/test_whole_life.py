@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.gitserver import served
 from tests.running import RunningPortal, until
 
 pytestmark = pytest.mark.slow
+
+TOGETHER = 20
 
 
 @pytest.fixture
@@ -60,3 +63,32 @@ def test_a_cluster_of_real_nodes_goes_through_its_whole_life_and_leaves_nothing(
     assert "No such file" in on(0, "cat ~/kept 2>&1")
     change("delete", "TERMINATED")
     assert portal.call("leftovers", cluster=cluster) == []
+
+
+def test_twenty_clusters_of_three_nodes_are_made_at_once_and_nothing_starves(portal):
+    """What runs elsewhere meanwhile ends as ever; all of them come, and all of them go."""
+    portal.call("setup")
+    lab = portal.call("make_workspace")
+    until(lambda: portal.call("state", kind="workspace", uuid=lab)["status"] == "ready", what="the workspace")
+    steady = portal.call("make_cluster", workspace=lab, name="steady", nodes=1, cores=1)
+    until(lambda: portal.call("word_of", cluster=steady) == "RUNNING", seconds=120, what="the first cluster")
+
+    with served({"program.py": "print('ran')"}) as address:
+        clusters = [
+            portal.call("make_cluster", workspace=lab, name=f"tide{n}", nodes=3, cores=1) for n in range(TOGETHER)
+        ]
+        run = portal.call("make_job", workspace=lab, cluster=steady, git_url=address, command="program.py")["run"]
+        until(lambda: portal.call("run_state", run=run)["status"] == "finished", seconds=60, what="the run")
+        words = [portal.call("word_of", cluster=cluster) for cluster in clusters]
+        assert words.count("RUNNING") < TOGETHER, "nothing was made meanwhile"
+
+    def all_are(word):
+        return all(portal.call("word_of", cluster=cluster) == word for cluster in clusters)
+
+    until(lambda: all_are("RUNNING"), seconds=300, what="twenty clusters")
+    names = {portal.call("on_node", cluster=cluster, command="hostname", rank=2)["out"] for cluster in clusters}
+    assert names == {f"tide{n}-2" for n in range(TOGETHER)}
+    for cluster in clusters:
+        portal.call("change", cluster=cluster, verb="delete")
+    until(lambda: all_are("TERMINATED"), seconds=300, what="their end")
+    assert not any(portal.call("leftovers", cluster=cluster) for cluster in clusters)

@@ -260,7 +260,7 @@ def test_an_empty_organization_is_led_to_its_first_run(client, alice):
     body = client.post(
         reverse("new-cloud-config"), {"name": "Here", "kind": "local", "key": uuid4()}, follow=True
     ).content.decode()
-    assert "Here is ready" in body
+    assert "Here is made" in body
     assert reverse("new-workspace") in body
 
 

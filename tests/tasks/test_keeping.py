@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from portal.errors import Passing
-from portal.tasks import keeping
+from portal.errors import Passing, Refused
+from portal.tasks import keeping, registry
 from portal.tasks import output as store
 from portal.tasks.keeping import drop_unfinished, join_small, keep, keep_due
 from portal.tasks.outputs import Chunk, Output, Part, Stream
 from portal.tasks.stores import Store
+from tests.clouds.bad import MemoryStore
 from tests.running import until
 from tests.tasks.test_output import PIECES, out
 
@@ -525,3 +526,110 @@ def test_what_an_earlier_version_has_kept_is_read_where_it_is_and_moved(output, 
     keep_due(threading.Event())
     is_right(output, expected + b"said later\n", objects)
     assert again(output).file == ""
+
+
+# In the store of an account
+
+
+@pytest.fixture
+def account(objects, monkeypatch):
+    """The store of the account that an output names `account`."""
+    store = MemoryStore()
+    monkeypatch.setattr(registry, "store", {"account": store}.__getitem__)
+    return store
+
+
+def of_run(n=0, content=b"one\n"):
+    output = Output.objects.create(store="account", folder=f"outputs/workspace/run-{n}")
+    output.append(Stream.STDOUT, content)
+    end(output)
+    return output
+
+
+def test_what_a_run_printed_lies_with_the_owner_of_the_account_and_is_read_from_there(account, objects, small_parts):
+    content = b"".join(b"line %04d\n" % n for n in range(200))
+    output = of_run(content=content)
+    keep(output, {"stdout": sha256(content).hexdigest()})
+    row = again(output)
+    names = [part.file for part in row.parts.all()]
+    assert (objects(), sorted(account.objects)) == ([], sorted(names))
+    assert len(names) > 5
+    assert all(name.startswith("outputs/workspace/run-0/") for name in names)
+    assert b"".join(account.get(part.file, 0, part.size) for part in row.parts.all()) == content
+    assert (row.is_kept, row.agrees, whole(output), row.chunks.count()) == (True, True, content, 0)
+    assert content[1000:].startswith(store.read(row, 1000, limit=100)[0].data)
+
+
+def test_an_output_of_many_parts_is_never_all_in_memory(account):
+    output = of_run(content=b"x" * 3_000_000)
+    held = []
+    put = account.put
+    account.put = lambda name, data, **_: put(name, (held.append(len(piece)) or piece for piece in data))
+    keep(output)
+    assert max(held) <= 1024 * 1024
+    assert again(output).is_kept
+
+
+def test_a_reply_of_the_store_that_is_lost_doubles_nothing(account, monkeypatch):
+    output = of_run()
+    put, lost = account.put, []
+
+    def lose(name, data, **_):
+        put(name, data)
+        if not lost:
+            lost.append(name)
+            raise Passing("The store's reply was lost.", evidence="read timed out")
+
+    monkeypatch.setattr(account, "put", lose)
+    with pytest.raises(Passing, match="The cloud configuration's store did not take an output"):
+        keep(output)
+    assert whole(output) == b"one\n"
+    keep(again(output))
+    assert list(account.objects) == [output.parts.get().file]
+    assert again(output).is_kept
+
+
+def away(*_, **__):
+    raise Refused("The cloud does not accept these credentials.", evidence="InvalidAccessKeyId")
+
+
+def test_a_store_that_is_away_loses_nothing_holds_up_no_other_and_is_said(account, objects, monkeypatch, caplog):
+    several = [of_run(n) for n in range(20)]
+    other = Output.objects.create()
+    other.append(Stream.PORTAL, b"x\n")
+    end(other)
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(account, "put", lambda *_, **__: asked.append(1) or away())
+        keep_due(threading.Event())
+        assert again(other).is_kept
+        assert len(asked) == keeping.MOST_IN_A_ROW
+        keep_due(threading.Event())
+        assert len(asked) == keeping.MOST_IN_A_ROW  # not before a while
+    assert "InvalidAccessKeyId" in caplog.text
+    assert all(whole(output) == b"one\n" for output in several)
+    late = [output for output in several if again(output).is_late]
+    assert len(late) == keeping.MOST_IN_A_ROW
+    assert b'"late":true' in store.frame(again(late[0]), 0, [])
+    Output.objects.filter(store="account").update(keep_at=now() - timedelta(seconds=1))
+    keep_due(threading.Event())
+    assert all(again(output).is_kept and not again(output).is_late for output in several)
+
+
+def test_what_is_kept_in_a_store_that_is_away_cannot_be_read_now_and_says_so(account, monkeypatch):
+    output = of_run()
+    keep(output)
+    with monkeypatch.context() as patch:
+        patch.setattr(account, "get", away)
+        with pytest.raises(Passing, match="The cloud configuration's store does not give an output") as raised:
+            whole(output)
+        assert "InvalidAccessKeyId" in raised.value.evidence
+    assert whole(output) == b"one\n"
+
+
+def test_what_somebody_took_out_of_the_store_is_not_shown_as_if_it_were_empty(account):
+    output = of_run()
+    keep(output)
+    account.objects.clear()
+    with pytest.raises(Passing, match="does not give an output"):
+        whole(output)

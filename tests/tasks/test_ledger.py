@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,13 +14,15 @@ from django.utils.timezone import now
 
 from portal.clouds import Can
 from portal.errors import Passing, Pending, PortalError, Refused
-from portal.tasks import ledger, queue, registry
+from portal.tasks import ledger, locks, queue, registry
 from portal.tasks.history import progress
 from portal.tasks.keeping import keep_due
 from portal.tasks.ledger import cancel_task, retry_task, run_task, start_task
 from portal.tasks.models import STATES, Output, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.output import read, stream_bytes
 from portal.tasks.plans import Plan, StepPlan
+from tests.clouds.bad import MemoryStore
+from tests.running import until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings", "no_queue")]
 
@@ -753,3 +756,131 @@ def test_a_step_that_its_cloud_cannot_do_is_left_out_and_never_undone(world, lab
     assert statuses(task) == ["undone", "left out", "undone"]
     assert not [call for call in world.calls if "two" in call]
     assert progress(task).steps == 2
+
+
+# Alone among portals that share an account
+
+
+@pytest.fixture
+def account(world, lab, monkeypatch):
+    """Another portal's hand on the store in which the lab has its lock."""
+    plan_is(replace(world.plan, locks=True))
+    monkeypatch.setattr(locks, "RENEW_EVERY", 0.01)
+    store = MemoryStore()
+    monkeypatch.setattr(type(lab), "lock", (store, "workspaces/lab"))
+    return store
+
+
+def of_another(store, seconds=60):
+    return store.lock("workspaces/lab", owner="another portal", seconds=seconds)
+
+
+def test_two_portals_do_not_work_on_one_subject_at_once(task, world, account):
+    theirs = of_another(account)
+    run_task(task.pk)
+    assert (world.calls, Task.objects.get(pk=task.pk).status) == ([], "inprogress")
+    assert "another portal" in task.steps.first().detail
+    account.release(theirs)
+    world.do["two"] = lambda work: of_another(account) and pytest.fail("it was not alone")
+    is_due(task)
+    run_task(task.pk)
+    assert (world.calls, world.settled) == (list(NAMES), ["finished"])
+    assert of_another(account)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+def test_a_task_that_ends_in_any_way_lets_other_portals_in(task, world, account, outcome):
+    def end(work):
+        if outcome == "failed":
+            raise Refused("No.")
+        cancel_task(work.task)
+
+    world.do["two"] = end
+    run_task(task.pk)
+    assert world.settled == [outcome]
+    assert of_another(account)
+
+
+def test_a_task_that_waits_keeps_other_portals_out(task, world, account):
+    world.do["two"] = lambda work: None if len(world.calls) > 2 else work.wait(500, "not yet")
+    run_task(task.pk)
+    account.now = lambda: time.time() + 550
+    assert of_another(account) is None
+    is_due(task)
+    run_task(task.pk)
+    assert world.settled == ["finished"]
+
+
+def test_what_a_portal_has_locked_that_died_is_free_after_a_while(task, world, account):
+    def die(work):
+        raise WorkerDied
+
+    world.do["two"] = die
+    with pytest.raises(WorkerDied):
+        run_task(task.pk)
+    assert of_another(account) is None
+    account.now = lambda: time.time() + locks.TERM + 1
+    assert of_another(account)
+
+
+def test_the_next_worker_of_a_task_has_its_lock_although_it_ran_out(task, world, account):
+    world.do["two"] = lambda work: None if len(world.calls) > 2 else work.wait(5, "not yet")
+    run_task(task.pk)
+    account.now = lambda: time.time() + 3600
+    is_due(task)
+    run_task(task.pk)
+    assert world.settled == ["finished"]
+
+
+def test_whose_lock_is_lost_stops_before_the_next_step_and_says_so(task, world, account):
+    def lose(work):
+        account.now = lambda: time.time() + 3600
+        assert of_another(account, seconds=36000)
+        until(lambda: not work.alone._until, what="the loss to be noticed")
+
+    world.do["two"] = lose
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (world.calls, world.settled) == (["one", "two"], ["failed"])
+    assert task.cause.startswith("Another portal may work on this now")
+    assert of_another(account)  # it is still theirs
+    assert account.locks["workspaces/lab"].owner == "another portal"
+
+
+def test_a_lock_that_was_anothers_in_between_is_a_lost_one(task, world, account):
+    world.do["two"] = lambda work: None if len(world.calls) > 2 else work.wait(5, "not yet")
+    run_task(task.pk)
+    account.now = lambda: time.time() + 3600
+    account.release(of_another(account))
+    is_due(task)
+    run_task(task.pk)
+    assert (world.calls, world.settled) == (["one", "two"], ["failed"])
+    retry_task(Task.objects.get(pk=task.pk), by=task.asked_by)
+    run_task(task.pk)
+    assert world.settled[-1] == "finished"
+
+
+def test_a_lock_is_not_relied_on_while_its_store_is_away(task, world, account, monkeypatch):
+    def away(*_, **__):
+        raise Passing("The store is away.")
+
+    def cut_off(work):
+        monkeypatch.setattr(account, "lock", away)
+        work.alone._until = time.monotonic() + locks.MARGIN - 1
+
+    world.do["two"] = cut_off
+    run_task(task.pk)
+    assert (world.calls, world.settled) == (["one", "two"], ["failed"])
+
+
+def test_a_store_that_is_away_is_waited_for_before_anything_is_done(task, world, account, monkeypatch):
+    def away(*_, **__):
+        raise Passing("The store is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(account, "lock", away)
+        run_task(task.pk)
+    assert (world.calls, Task.objects.get(pk=task.pk).status) == ([], "inprogress")
+    is_due(task)
+    run_task(task.pk)
+    assert world.settled == ["finished"]

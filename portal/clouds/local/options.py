@@ -30,6 +30,21 @@ class LocalOptions:
     free_mib: int = 2048  # below so much free disk, and …
     free_percent: int = 5  # … below such a part of it, runs are ended; below twice that none starts
 
+    @property
+    def in_words(self) -> list[tuple[str, str]]:
+        """What people of an organization may know: no paths of this computer."""
+        ways = {"": "in namespaces, or by the best way that the kernel grants", "plain": "as mere processes"}
+        network = "isolated; the only way out is an HTTP proxy" if self.network == ISOLATED else "that of this computer"
+        size = f"{self.temporary_mib:,} MiB" if self.temporary_mib else "a quarter of the node's memory"
+        return [
+            ("Nodes are made", ways.get(self.rung, f"in {self.rung}")),
+            ("Their network", network),
+            ("Private networks", "reached" if self.neighbours else "not reached"),
+            ("Size of /tmp", size),
+            ("Processes of a node", f"{self.processes:,} at most"),
+            ("Runs end", f"when less than {self.free_mib:,} MiB or {self.free_percent}% of the disk are free"),
+        ]
+
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> LocalOptions:
         """From a mapping, in which what is not an option is passed over."""

@@ -1,4 +1,4 @@
-"""The store of "This computer": a folder, and in it `.locks`."""
+"""The store of "This computer": a folder, and in it `.locks` and `.drafts`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,54 @@ from portal.clouds.local.trouble import told
 from portal.clouds.stores import Lock, checked
 from portal.errors import Conflict
 
+_DRAFTS = ".drafts"
+_OLD = 24 * 3600.0  # seconds after which nobody writes a draft any more
+
 
 class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, name: str, data: bytes, *, lock: Lock | None = None) -> None:
-        with told(), self._turn() if lock else contextlib.nullcontext():
-            self._prove(lock)
-            path = self.root / checked(name)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, data)
+    def put(self, name: str, data: bytes | Iterable[bytes], *, lock: Lock | None = None) -> None:
+        path = self.root / checked(name)
+        draft = self._draft([data] if isinstance(data, bytes) else data, path.name)
+        try:
+            with told(), self._turn() if lock else contextlib.nullcontext():
+                self._prove(lock)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.replace(draft, path)
+                for folder in (path.parent, *path.parent.parents):  # a new one is an entry in the one above it
+                    _flush(folder)
+                    if folder == self.root:
+                        break
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _draft(self, pieces: Iterable[bytes], name: str) -> Path:
+        """A file with all of it, on the disk."""
+        with told():
+            drafts = self.root / _DRAFTS
+            drafts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _forget_old(drafts)
+            number, path = tempfile.mkstemp(prefix=f"{name}.", dir=drafts)
+        draft = Path(path)
+        try:
+            with open(number, "wb") as file:
+                for piece in pieces:
+                    with told():
+                        file.write(piece)
+                with told():
+                    file.flush()
+                    os.fsync(file.fileno())
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        return draft
+
+    def size(self, name: str) -> int | None:
+        with told(), contextlib.suppress(FileNotFoundError):
+            return os.stat(self.root / checked(name)).st_size
+        return None
 
     def get(self, name: str, start: int = 0, size: int | None = None) -> bytes | None:
         with told(), contextlib.suppress(FileNotFoundError), open(self.root / checked(name), "rb") as file:
@@ -37,7 +75,9 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> list[str]:
         with told():
-            found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+            folder = prefix.rpartition("/")[0]
+            inside = self.root / checked(folder) if folder else self.root
+            found = (path.relative_to(self.root) for path in inside.rglob("*") if path.is_file())
             names = (path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
             return sorted(name for name in names if name.startswith(prefix))
 
@@ -54,8 +94,7 @@ class FolderStore:
             held, now = self._held(name), time.time()
             if held.get("owner") not in (owner, "", None) and held["until"] > now:
                 return None
-            is_new = held.get("owner") != owner or held["until"] <= now
-            fence = held.get("fence", 0) + is_new
+            fence = held.get("fence", 0) + (held.get("owner") != owner)
             self._write(name, owner=owner, fence=fence, until=now + seconds)
             return Lock(name, owner, fence, datetime.fromtimestamp(now + seconds, UTC))
 
@@ -91,3 +130,20 @@ class FolderStore:
         held = self._held(lock.name)
         if (held.get("owner"), held.get("fence")) != (lock.owner, lock.fence):
             raise Conflict("Somebody else works on this now.", evidence=f"{lock.name}: {held.get('owner') or 'nobody'}")
+
+
+def _forget_old(drafts: Path) -> None:
+    """Of those who died while writing one."""
+    with os.scandir(drafts) as found:
+        for draft in found:
+            with contextlib.suppress(FileNotFoundError):  # just finished
+                if draft.stat().st_mtime < time.time() - _OLD:
+                    os.unlink(draft)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""Alone with a subject among all portals that share its account: by a lock in the account's store.
+
+A portal's own database sees to it that one task of a subject goes on at a time; another portal's knows nothing of it.
+The lock has the task for its owner, is taken by whichever worker goes on with it, and is renewed as long as one does.
+A task that waits is nobody's, and so it is taken for a while longer then. Of a portal that died it runs out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from portal.clouds import Lock, Store
+from portal.errors import Conflict, PortalError
+
+logger = logging.getLogger(__name__)
+
+TERM = 90.0  # seconds that a lock outlasts the last word of its owner
+RENEW_EVERY = 20.0
+MARGIN = 10.0  # seconds before its end in which it is not relied on any more
+
+
+def lost(name: str) -> Conflict:
+    return Conflict(
+        "Another portal may work on this now, so this one has stopped.",
+        evidence=f"The lock {name} of the cloud configuration's store was lost.",
+        advice="Look which portals share this cloud configuration's account, and try again from one of them.",
+    )
+
+
+class Alone:
+    """A lock that a worker has. `until` is of `time.monotonic`."""
+
+    def __init__(self, store: Store, lock: Lock, until: float) -> None:
+        self.store, self.lock = store, lock
+        self._until = until
+        self._turn = threading.Lock()  # of whoever asks the store: nobody takes it again when it is let go
+        self._over = threading.Event()
+        threading.Thread(target=self._go_on, name=f"lock-{lock.name}", daemon=True).start()
+
+    @classmethod
+    def take(cls, store: Store, name: str, owner: str) -> Alone | None:
+        """It is renewed until `stop`. None: another portal has it. Raises `Passing` and `Refused`, as stores do."""
+        began = time.monotonic()
+        lock = store.lock(name, owner=owner, seconds=TERM)
+        return None if lock is None else cls(store, lock, began + TERM)
+
+    def stop(self) -> None:
+        """Renew it no more. That is not waited for: the store may take its time to answer."""
+        self._over.set()
+
+    def prove(self) -> None:
+        """Raises `Conflict` when it is not ours any more, or nobody has said for too long that it is."""
+        if time.monotonic() > self._until - MARGIN:
+            raise lost(self.lock.name)
+
+    def wait(self, seconds: float) -> None:
+        """Nobody renews it for so long, and then somebody goes on."""
+        self.stop()
+        with self._turn:
+            self._renew(seconds + TERM)
+
+    def release(self) -> None:
+        """Let other portals have it. Where that cannot be said, it runs out."""
+        self.stop()
+        try:
+            with self._turn:
+                self.store.release(self.lock)
+        except PortalError as error:
+            logger.warning("the lock %s was not released: %s %s", self.lock.name, error.message, error.evidence)
+
+    def _go_on(self) -> None:
+        while not self._over.wait(RENEW_EVERY):
+            with self._turn:
+                if not self._over.is_set():
+                    self._renew(TERM)
+
+    def _renew(self, seconds: float) -> None:
+        began = time.monotonic()
+        try:
+            lock = self.store.lock(self.lock.name, owner=self.lock.owner, seconds=seconds)
+        except PortalError as error:
+            logger.warning("the lock %s was not renewed: %s %s", self.lock.name, error.message, error.evidence)
+            return
+        if lock is None or lock.fence != self.lock.fence:
+            logger.error("the lock %s was lost", self.lock.name)
+            self._until = 0.0
+        elif self._until:
+            self._until = began + seconds

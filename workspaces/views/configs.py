@@ -1,0 +1,125 @@
+"""Cloud configurations: which there are, what their accounts say, and the forms that make and change them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.access import Can, get_for
+from accounts.forms import ConfirmDeleteForm
+from accounts.place import Switched, enter_organization, person
+from portal.forms import refusals_in
+from workspaces import checks
+from workspaces.actions import create_cloud_config, delete_cloud_config, rename
+from workspaces.forms import RenameForm, config_form
+from workspaces.models import CloudConfig, Stray, Workspace
+
+
+@require_safe
+@login_required
+def cloud_configs(request: HttpRequest) -> HttpResponse:
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
+    rows = CloudConfig.objects.where(request.user, Can.MANAGE_ORGANIZATION).filter(organization=organization)
+    configs = (
+        rows.live()
+        .select_related("created_by")
+        .prefetch_related(
+            Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"),
+            Prefetch("strays", Stray.objects.there(), to_attr="strays_there"),
+        )
+        .order_by("name")
+    )
+    context = {"configs": configs, "organization": organization}
+    part = "workspaces/cloud_configs.html#list" if request.headers.get("HX-Target") == "config-list" else ""
+    return render(request, part or "workspaces/cloud_configs.html", context)
+
+
+@login_required
+def new_cloud_config(request: HttpRequest) -> HttpResponse:
+    """The form of the kind that the address names, or the first."""
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
+    kind = request.POST.get("kind") or request.GET.get("kind", "")
+    form = config_form(kind)(request.POST or None, organization=organization)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        with refusals_in(form):
+            config = create_cloud_config(
+                organization,
+                name=data["name"],
+                kind=form.kind,
+                options=form.options,
+                credentials=form.credentials,
+                by=person(request),
+                uuid=data["key"],
+            )
+            checks.want(config)
+            messages.success(request, f"{config.name} is made. Its page says what the cloud says to it.")
+            # without a workspace the dashboard has what comes next
+            return redirect("cloud-configs" if organization.workspaces.exists() else "dashboard")
+    return render(request, "workspaces/cloud_config_new.html", {"form": form})
+
+
+def cloud_config_for(request: HttpRequest, uuid: UUID) -> CloudConfig:
+    """The one of the address, which is 404 to whoever administers no organization that has it."""
+    configs = CloudConfig.objects.live().select_related("organization", "created_by")
+    found = get_for(configs, request.user, Can.MANAGE_ORGANIZATION, uuid=uuid)
+    if (active := enter_organization(request)) != found.organization:
+        raise Switched(active, found.organization)
+    return found
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What it is, what its account says and who uses it; its name can be changed."""
+    found = cloud_config_for(request, uuid)
+    form = RenameForm(request.POST or None, row=found, others=found.organization.cloud_configs.live())
+    if renamed(request, form, found):
+        return redirect("cloud-config", uuid=uuid)
+    context = {
+        "config": found,
+        "form": form,
+        "workspaces": found.workspaces.live().order_by("name"),
+        "strays": found.strays.there(),
+    }
+    part = "workspaces/cloud_config.html#live" if request.headers.get("HX-Target") == "config-live" else ""
+    return render(request, part or "workspaces/cloud_config.html", context)
+
+
+def renamed(request: HttpRequest, form: RenameForm, row: CloudConfig | Workspace) -> bool:
+    """Whether the form was sent and did it; otherwise it says why not."""
+    if request.method != "POST" or not form.is_valid():
+        return False
+    with refusals_in(form):
+        rename(row, form.cleaned_data["name"], by=person(request))
+        messages.success(request, f"It is called {row.name} now.")
+    return form.is_valid()
+
+
+@require_POST
+@login_required
+def check_cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """The answer comes to the page: however long the cloud takes, nobody waits here."""
+    found = cloud_config_for(request, uuid)
+    checks.want(found)
+    return redirect(found)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def remove_cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = cloud_config_for(request, uuid)
+    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+    if request.method == "POST" and form.is_valid():
+        with refusals_in(form):
+            delete_cloud_config(found, by=person(request))
+            messages.success(request, f"The cloud configuration {found} is deleted.")
+            return redirect("cloud-configs")
+    context = {"form": form, "config": found, "workspaces": found.workspaces.live().order_by("name")}
+    return render(request, "workspaces/cloud_config_delete.html", context)

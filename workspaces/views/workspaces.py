@@ -1,0 +1,166 @@
+"""Workspaces: which there are, how each is, and what is done to it as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.db.models import Exists, OuterRef
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from accounts.access import Can, get_for, may
+from accounts.forms import ConfirmDeleteForm
+from accounts.models import Organization
+from accounts.place import enter_organization, person
+from portal.cursors import Page, behind, cursor_of, page_of
+from portal.errors import PortalError
+from portal.forms import refusals_in
+from portal.tasks.ledger import why_not_again
+from portal.tasks.models import Step, StepStatus, Task, TaskStatus
+from workspaces import plans
+from workspaces.actions import alive_in, create_workspace, delete_workspace, update_workspace
+from workspaces.forms import RenameForm, WorkspaceFilterForm, WorkspaceForm
+from workspaces.models import Workspace
+from workspaces.place import workspace_for
+from workspaces.views.configs import renamed
+
+PAGE = 25
+
+
+@require_safe
+@login_required
+def workspaces(request: HttpRequest) -> HttpResponse:
+    """Those that are there; what is found by name, uuid and status is in the address."""
+    organization = enter_organization(request)
+    form = WorkspaceFilterForm(request.GET)
+    page: Page[Workspace] = Page([])
+    if form.is_valid():
+        inside = Workspace.objects.where(request.user, Can.VIEW).filter(pk=OuterRef("pk"))
+        seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
+        rows = behind(form.narrow(seen), cursor_of(request.GET), *form.order)
+        rows = rows.select_related("cloud_config", "created_by").annotate(inside=Exists(inside))
+        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+        _say_what_goes_on(page.rows)
+    context = {
+        "organization": organization,
+        "workspaces": page.rows,
+        **page.context,
+        "form": form,
+        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+    }
+    part = "workspaces/workspaces.html#list" if request.headers.get("HX-Target") == "workspace-list" else ""
+    return render(request, part or "workspaces/workspaces.html", context)
+
+
+def _say_what_goes_on(rows: Sequence[Workspace]) -> None:
+    """Below the names of those that are not READY: the step that goes on, or why it failed. Two queries for all."""
+    settled = (Workspace.Status.READY, Workspace.Status.TERMINATED)
+    of = {row.pk: row for row in rows if row.status not in settled}
+    tasks = Task.objects.of(Workspace, Workspace.objects.filter(pk__in=of)).order_by("pk") if of else ()
+    last = {task.subject_id: task for task in tasks}
+    running = Step.objects.filter(task__in=last.values(), status=StepStatus.RUNNING) if last else ()
+    steps = {step.task_id: step for step in running}
+    for pk, task in last.items():
+        step = steps.get(task.pk)
+        of[pk].says = task.cause or (step.title if step and not task.is_finished else "")
+
+
+@login_required
+def new_workspace(request: HttpRequest) -> HttpResponse:
+    organization = enter_organization(request, Can.MANAGE_ORGANIZATION)
+    if not organization.cloud_configs.live().exists():
+        messages.info(request, "A workspace needs a cloud configuration. Make one first.")
+        return redirect("new-cloud-config")
+    chosen = {"cloud_config": request.GET["cloud"]} if "cloud" in request.GET else {}
+    form = WorkspaceForm(request.POST or None, organization=organization, initial=chosen)
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        with refusals_in(form):
+            workspace = create_workspace(
+                organization,
+                name=data["name"],
+                cloud_config=data["cloud_config"],
+                region=data["region"],
+                by=person(request),
+                uuid=data["key"],
+            )
+            task = workspace.last_task
+            return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
+    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})
+
+
+@require_safe
+@login_required
+def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """The door: to its dashboard once it is READY, to the task that makes it until then, to its own page otherwise."""
+    found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
+    if found.status == Workspace.Status.READY and Workspace.objects.where(request.user, Can.VIEW).filter(pk=found.pk):
+        return redirect("workspace-dashboard", uuid=uuid)
+    task = found.last_task
+    if found.status not in (Workspace.Status.READY, Workspace.Status.FAILED) and task:
+        return redirect("task", uuid=task.uuid)
+    return redirect("workspace-settings", uuid=uuid)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What it is, how it is and what was done to it; admins, its own and the organization's, can change its name."""
+    found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
+    allowed = may(request, Can.MANAGE_WORKSPACE) or may(request, Can.MANAGE_ORGANIZATION)
+    if request.method == "POST" and not allowed:
+        raise PermissionDenied
+    form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
+    if renamed(request, form, found):
+        return redirect("workspace-settings", uuid=uuid)
+    tasks = list(found.tasks.select_related("asked_by").order_by("-pk")[:10])
+    last = tasks[0] if tasks else None
+    failed = last if last and last.status == TaskStatus.FAILED else None
+    context = {
+        "workspace": found,
+        "tasks": tasks,
+        "last": last,
+        "failed": failed,
+        "why_not_again": why_not_again(failed) if failed else "",
+        "form": form,
+    }
+    part = {"workspace-head": "#head", "workspace-tasks": "#tasks"}.get(request.headers.get("HX-Target", ""), "")
+    return render(request, f"workspaces/workspace_settings.html{part}", context)
+
+
+def _workspace_of_mine(request: HttpRequest, uuid: UUID) -> Workspace:
+    """The workspace of the address, for whoever administers its organization."""
+    found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
+    get_for(Organization.objects.all(), request.user, Can.MANAGE_ORGANIZATION, pk=found.organization_id)
+    return found
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def update_infrastructure(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what will happen; POST asks for it."""
+    found = _workspace_of_mine(request, uuid)
+    if request.method == "POST":
+        try:
+            return redirect("task", uuid=update_workspace(found, by=person(request)).uuid)
+        except PortalError as error:
+            messages.error(request, f"{error.message} {error.advice}".strip())
+            return redirect("workspace-settings", uuid=uuid)
+    context = {"workspace": found, "plan": plans.UPDATE.on(found.can)}
+    return render(request, "workspaces/workspace_update.html", context)
+
+
+@login_required
+def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _workspace_of_mine(request, uuid)
+    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+    if request.method == "POST" and form.is_valid():
+        with refusals_in(form):
+            return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
+    context = {"form": form, "workspace": found, "alive": alive_in(found), "plan": plans.DELETE.on(found.can)}
+    return render(request, "workspaces/workspace_delete.html", context)

@@ -1,0 +1,45 @@
+"""Looking after cloud configurations: each account is asked from time to time who we are in it, and what we may do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from portal.errors import Passing
+from portal.secrets import CannotDecrypt
+from portal.tasks import live
+from portal.tasks.threads import DATABASE, LEASES, apart
+from portal.tasks.watch import SharingWatcher
+from workspaces import checks
+from workspaces.models import CloudConfig
+
+logger = logging.getLogger(__name__)
+
+
+class CheckWatcher(SharingWatcher):
+    """Checks the accounts that are due. One that does not answer holds up no other."""
+
+    kind = "check"
+    rung_by = (live.WATCH_CHECKS,)
+
+    async def wanted(self) -> set[int]:
+        return await LEASES(checks.due)()
+
+    async def look_after(self, pk: int) -> None:
+        config = await DATABASE(_row)(pk)
+        try:
+            account = config.account
+            async with asyncio.timeout(checks.PATIENCE):
+                found = await apart(partial(checks.ask, account))
+        except TimeoutError:
+            found = {"trouble": checks.trouble(Passing(f"The cloud has not answered for {checks.PATIENCE:.0f} s."))}
+        except CannotDecrypt as error:
+            logger.error("cloud configuration %s: %s", config.uuid, error)
+            words = Passing("Its credentials cannot be opened.", advice="Ask whoever runs this portal.")
+            found = {"trouble": checks.trouble(words)}
+        await DATABASE(checks.write_down)(config, found)
+
+
+def _row(pk: int) -> CloudConfig:
+    return CloudConfig.objects.select_related("organization").get(pk=pk)
