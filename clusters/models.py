@@ -344,7 +344,8 @@ class Cluster(Subject):
 
     @property
     def can(self) -> frozenset[clouds.Can]:
-        return self.workspace.can
+        """Of a cloud: it keeps no disks of spot nodes, so that those cannot be paused."""
+        return self.workspace.can - {clouds.Can.PAUSE} if self.spot else self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:
