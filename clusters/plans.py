@@ -16,7 +16,7 @@ from accounts import audit
 from clusters import hostfile
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import Can, CloudNode, NodesSpec, NodeState
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
 from portal.errors import NoRoom, Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
@@ -112,6 +112,21 @@ def _ask_for(work: Work, spec: NodesSpec) -> None:
     except NoRoom as error:
         work.memo["instead"] = [asdict(one) for one in error.alternatives]
         raise
+
+
+def make_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    if cluster.role:
+        work.log(f"The nodes get the role {cluster.role}, so none is made.")
+        return
+    account, spec = cluster.workspace.cloud_config.account, RoleSpec(cluster.tags, tuple(cluster.extra_tags.items()))
+    work.ask(lambda token: account.ensure_role(spec, token=token))
+
+
+def drop_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    account = cluster.workspace.cloud_config.account
+    work.ask(lambda token: account.delete_role(cluster.tags, token=token))
 
 
 def ask_for_nodes(work: Work) -> None:
@@ -464,6 +479,16 @@ CREATE = Plan(
             why="in the cloud configuration's own store, for whoever owns the account",
             icon="bi-list-ol",
             needs=Can.STORE,
+        ),
+        StepPlan(
+            "role",
+            "Make the nodes' role",
+            make_role,
+            drop_role,
+            undo_title="Take the nodes' role away",
+            why="what they may do in the account; of this cluster alone",
+            icon="bi-person-badge",
+            needs=Can.ROLE,
         ),
         StepPlan(
             "nodes",
