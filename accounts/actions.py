@@ -468,11 +468,18 @@ def make_administrator(user: User) -> None:
 
 @audit.atomic()
 def change_profile(
-    user: User, *, name: str, time_zone: str, theme: str, notify_dormancy: bool, notify_membership: bool
+    user: User,
+    *,
+    name: str,
+    time_zone: str,
+    theme: str,
+    notify_dormancy: bool,
+    notify_membership: bool,
+    notify_idleness: bool,
 ) -> None:
     wanted = {
         "name": name, "time_zone": time_zone, "theme": theme, "notify_dormancy": notify_dormancy,
-        "notify_membership": notify_membership,
+        "notify_membership": notify_membership, "notify_idleness": notify_idleness,
     }  # fmt: skip
     before = {field: getattr(user, field) for field, value in wanted.items() if getattr(user, field) != value}
     if not before:

@@ -295,7 +295,7 @@ def settle(task: Task) -> None:
 @transaction.atomic
 def leave_cluster(run: Run) -> None:
     """Whatever was on the nodes has ended: the next one may begin."""
-    if run.cluster.release(run.uuid):
+    if run.cluster.release(run.uuid, used=True):
         dispatch(run.cluster_id)
 
 
