@@ -34,7 +34,6 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
     can = workspace.can
     for row in page.rows:
-        row.workspace = workspace
         row.possible = life.possible(row, can)
     context = {
         "workspace": workspace,
@@ -73,7 +72,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "nodes": nodes,
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,

@@ -389,6 +389,47 @@ def test_a_warning_is_on_the_page_and_in_the_list_and_one_click_takes_it_back(cl
     assert (event.verb, event.actor_name) == ("snoozed", "bob@example.org")
 
 
+def test_the_dashboard_tells_those_who_can_do_something(client, tide, job, make, lab, alice, bob, vera):  # noqa: F811
+    """However many clusters there are that are newer."""
+    leave_cluster(start_run(job, by=alice))
+    Run.objects.update(status="finished")
+    for number in range(9):
+        make(name=f"later{number}")
+    back(tide, 55)
+    idle.look()
+    for address in (reverse("dashboard"), reverse("workspace-dashboard", args=[lab.uuid])):
+        client.force_login(vera)
+        assert "Nobody uses these clusters" not in client.get(address).content.decode()
+        client.force_login(bob)
+        body = client.get(address).content.decode()
+        assert "Nobody uses these clusters" in body
+        assert f"/clusters/{tide.uuid}/snooze/" in body
+
+
+def test_sessions_by_ssh_are_evidence_and_count_where_a_setting_says_so(client, tide, vera, settings):
+    client.force_login(vera)
+    assert "Whether people are signed in by ssh cannot be told here" in page(client, tide)
+    tide.nodes.update(guests=0)
+    assert "Nobody is signed in by ssh. They do not count" not in page(client, tide)
+    assert "Nobody is signed in by ssh." in page(client, tide)
+    tide.nodes.filter(rank=1).update(guests=2)
+    assert "Sessions by ssh: 2 on tide-1. They do not count as activity." in page(client, tide)
+    back(tide, 55)
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning
+    settings.SSH_IS_ACTIVITY = True
+    assert "Active now: <div>Sessions by ssh: 2 on tide-1</div>" in page(client, tide).replace(": <", ": <")
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning is None
+    tide.nodes.update(state="silent")
+    back(tide, 55)
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning, "a node that does not answer tells nothing of today"
+
+
 def test_what_cannot_be_snoozed_any_more_is_said(tide, bob):
     warned_and_due(tide)
     idle.look()
