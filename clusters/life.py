@@ -305,7 +305,10 @@ FORGET = Plan(
     spares=("Whatever is there in a cloud that does not answer: nobody takes it away", *_KEPT),
 )
 
-PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET)
+# Of one that is TERMINATED, and of which something is there all the same.
+ADOPT = replace(REPAIR, kind="clusters.adopt", title="Adopt cluster", participle="adopted", begins={Status.TERMINATED})
+
+PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET, ADOPT)
 
 
 def verb(plan: Plan) -> str:
@@ -324,4 +327,5 @@ def possible(cluster: Cluster, can: Collection[Can]) -> set[str]:
         if cluster.status in plan.begins
         and not (plan.alone and cluster.occupied_by is not None)
         and (plan.needs is None or plan.needs in can)
+        and not (cluster.spot and plan.needs == Can.PAUSE)
     }

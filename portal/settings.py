@@ -47,6 +47,7 @@ INSTALLED_APPS = [
     "portal.tasks",
     "accounts",
     "workspaces",
+    "usage",
     "clusters",
     "jobs",
     "django.contrib.admin",

@@ -156,7 +156,8 @@ def cancel(task: Task, by: User) -> None:
 def record_task(verb: str, task: Task, *, by: User) -> None:
     """The audit entry of what a person does with a task itself: of which organization it is, its subject knows."""
     workspace = task.subject.workspace
-    audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
+    organization = (workspace or task.subject.cloud_config).organization
+    audit.record(verb, task, organization=organization, by=by, workspace=workspace)
 
 
 LAST_ADMIN = (

@@ -50,13 +50,16 @@ def forms(lab, tide):
         "workspace": ("/workspaces/new/", {"name": lab.name, "cloud_config": str(config.uuid), "region": "memory"}),
         "cluster": (
             f"/workspaces/{lab.uuid}/clusters/new/",
-            {"name": tide.name, "instance_type": "local.1", "node_count": "1", "engine_version": engine},
+            {
+                "name": tide.name, "instance_type": "local.1", "node_count": "1", "engine_version": engine,
+                "auto_pause_1": "never", "auto_shutdown_1": "never",
+            },
         ),
         "job": (
             f"/workspaces/{lab.uuid}/jobs/new/",
             {"name": "nightly", "cluster": str(tide.uuid), "git_url": "https://git.test/a", "command": "a.py"},
         ),
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.django_db
