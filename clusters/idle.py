@@ -29,7 +29,7 @@ from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
-from clusters.models import Cluster, Terminal
+from clusters.models import Cluster, Node, Terminal
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
@@ -138,13 +138,16 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
+    guests: list[str]  # sessions by ssh, by node
+    tells_guests: bool  # whether the nodes say so
+    ssh_counts: bool
 
     @property
     def is_warned(self) -> bool:
         return not self.uses and self.timer is not None and self.timer.warned is not None
 
 
-def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
+def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
@@ -152,6 +155,10 @@ def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]
         uses.append("More runs wait for it")
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
+    told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
+    guests = [f"{node.guests} on {node}" for node in told if node.guests]
+    if guests and settings.SSH_IS_ACTIVITY:
+        uses.append(f"Sessions by ssh: {', '.join(guests)}")
     return Clock(
         in_words(cluster.auto_pause),
         in_words(cluster.auto_shutdown),
@@ -159,4 +166,7 @@ def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]
         cluster.timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
+        guests,
+        bool(told),
+        settings.SSH_IS_ACTIVITY,
     )

@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -72,17 +73,20 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def in_use(self) -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 
-        What else uses a cluster has its place here: a kernel of a notebook that is busy.
+        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
+        notebook that is busy.
         """
         this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
-        uses = Exists(this.filter(runs__status__in=("new", "inprogress"))) | Exists(
-            this.filter(terminals__isnull=False)
-        )
-        return self.filter(uses | Q(occupied_by__isnull=False))
+        uses = Q(occupied_by__isnull=False)
+        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        uses |= Q(Exists(this.filter(terminals__isnull=False)))
+        if settings.SSH_IS_ACTIVITY:
+            uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))
+        return self.filter(uses)
 
-    def warned(self) -> ClusterQuerySet:
-        """Those that will be paused or deleted soon, because nothing goes on there."""
-        return self.filter(status__in=Cluster.TIMED, warned__gt=F("last_active"))
+    def warned_first(self) -> Case:
+        """For `order_by`: those that will be paused or deleted soon, because nothing goes on there, come first."""
+        return Case(When(status__in=Cluster.TIMED, warned__gt=F("last_active"), then=0), default=1)
 
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
@@ -280,20 +284,23 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        pause = self.auto_pause if self.status == self.Status.RUNNING and clouds.Can.PAUSE in self.can else 0
+        return self._timer(pauses=clouds.Can.PAUSE in self.can)
+
+    @property
+    def warning(self) -> Timer | None:
+        """The timer that people were warned of. Nobody is asked."""
+        if self.warned is None or self.warned <= self.last_active:
+            return None
+        return self._timer(pauses=True)
+
+    def _timer(self, *, pauses: bool) -> Timer | None:
+        pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
             return None
         verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
         warned = self.warned if self.warned and self.warned > self.last_active else None
         return Timer(verb, minutes, self.last_active, warned)
-
-    @property
-    def warning(self) -> Timer | None:
-        """The timer that people were warned of."""
-        if self.warned is None or self.warned <= self.last_active:
-            return None
-        return self.timer
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -411,6 +418,7 @@ class Node(models.Model):
     shared = models.CharField(max_length=300, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+    guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told
 
     objects = NodeQuerySet.as_manager()
 

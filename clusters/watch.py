@@ -35,6 +35,9 @@ GAP = 0.005  # seconds from one question to the next; less, where all nodes coul
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
 REFRESH_ENGINES = 24 * 3600.0
+# Whether it answers, and how many sessions by ssh people have there: a node of This computer says so.
+ASK = ssh.Command('printf %s "${COXSWAIN_GUESTS-}"', env=(("COXSWAIN_ASK_GUESTS", "1"),))
+MOST_GUESTS = 9999
 AT_A_TIME = 500  # rows in one statement
 
 
@@ -54,6 +57,7 @@ class NodeWatcher(SharingWatcher):
         self.mine: set[int] = set()
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
         self.answered: set[int] = set()  # nodes, of which that is not written down
+        self.guests: dict[int, int | None] = {}  # of nodes, where it is another number than is written down
         self.rounds: asyncio.Task[None] | None = None
 
     async def wanted(self) -> set[int]:
@@ -85,6 +89,9 @@ class NodeWatcher(SharingWatcher):
                 await asyncio.sleep(EVERY)
                 answered, self.answered = self.answered, set()
                 await _seen(answered)
+                if self.guests:
+                    guests, self.guests = self.guests, {}
+                    await _count_guests(guests)
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:
@@ -119,7 +126,10 @@ class NodeWatcher(SharingWatcher):
             async with turns:
                 try:
                     async with asyncio.timeout(ANSWER_WITHIN):
-                        return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
+                        answer = await self.connections.run(host, ASK, seconds=ANSWER_WITHIN)
+                    if answer.status == 0 and (guests := _guests(answer.out)) != node.guests:
+                        self.guests[node.pk] = guests
+                    return answer.status == 0
                 except (PortalError, TimeoutError):
                     self.connections.drop(host)
             turns = self.silent_turns
@@ -267,6 +277,17 @@ def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
         except CannotDecrypt as error:  # of one workspace; the others are looked at all the same
             logger.error("cluster %s cannot be looked at: %s", cluster, error)
     return found
+
+
+def _guests(said: bytes) -> int | None:
+    """None where the node does not say."""
+    return min(MOST_GUESTS, int(said)) if said.isdigit() and len(said) < 10 else None
+
+
+@DATABASE
+def _count_guests(guests: dict[int, int | None]) -> None:
+    for pk, count in guests.items():
+        Node.objects.filter(pk=pk).update(guests=count)
 
 
 @DATABASE

@@ -117,7 +117,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "nodes": nodes,
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,

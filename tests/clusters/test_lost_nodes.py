@@ -371,6 +371,25 @@ def test_a_node_that_answers_the_second_time_is_not_lost(tide):
     assert not tide.is_degraded
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("said", "guests"),
+    [(b"3", 3), (b"0", 0), (b"", None), (b"-1", None), (b"999999", 9999), (b"9" * 50, None), (b"3 no", None)],
+)
+def test_sessions_of_people_are_counted_as_the_node_tells_and_nonsense_is_not(tide, said, guests):
+    class Telling(Nodes):
+        async def run(self, host, command, *, seconds):
+            await super().run(host, command, seconds=seconds)
+            return ssh.Answer(0, said if host.name == "tide-1" else b"", b"")
+
+    tide.nodes.filter(rank=1).update(guests=7)
+    watcher = watch.NodeWatcher()
+    watcher.connections = Telling()
+    look(watcher)
+    async_to_sync(watch._count_guests)(watcher.guests)
+    assert list(tide.nodes.values_list("guests", flat=True)) == [None, guests, None]
+
+
 def some(count, state="answers"):
     """Nodes that are in no database, with how to reach them."""
     return [(Node(pk=n, state=state), ssh.Host(f"{state}-{n}", "10.0.0.1", 22, "u", "k")) for n in range(count)]
