@@ -73,7 +73,7 @@ MIDDLEWARE = [
     "portal.logs.RequestIdMiddleware",
     "portal.door.HostMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "portal.static.StaticFilesMiddleware",
     "csp.middleware.CSPMiddleware",
     "accounts.middleware.SignInRateMiddleware",
     "portal.sessions.SessionCookieMiddleware",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils.timezone import now
@@ -54,7 +55,7 @@ MAY = {
     "force-delete": set(Cluster.Status) - {"terminating", "terminated"},
     "forget": {"failed"},
 }
-ASK = {
+ASK: dict[str, Any] = {
     "repair": repair_cluster,
     "pause": pause_cluster,
     "resume": resume_cluster,

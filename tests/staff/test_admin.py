@@ -73,7 +73,12 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
     )
     Authenticator.objects.create(user=alice, type="totp", data={"secret": f"{CANARY}-totp"})
     Stray.objects.create(
-        cloud_config=this_computer, region="here", organization="o", workspace="w", subject="s", name="A cluster"
+        cloud_config=this_computer,
+        region="here",
+        organization_tag="o",
+        workspace_tag="w",
+        subject="s",
+        name="A cluster",
     )
     Record(
         organization=harbor.uuid, workspace=lab.uuid, workspace_name="lab", cluster=cluster.uuid, cluster_name="tide",
