@@ -259,7 +259,7 @@ def test_of_four_that_end_it_at_once_one_writes(make, clock):
     assert len(written(cluster)) == 2
 
 
-COUNTS_FROM, ENDS_WITH = "running", {"pausing", "stopping", "terminating", "failed"}
+COUNTS_FROM, ENDS_WITH = "running", {"pausing", "stopping", "terminating", "terminated", "failed"}
 FOLLOWS = {
     status: sorted(to for to, state in Cluster.STATES.items() if status in state.follows) for status in Cluster.STATES
 }
