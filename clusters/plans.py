@@ -9,16 +9,17 @@ from datetime import timedelta
 from functools import partial
 
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
 from clusters import hostfile, instead
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import Can, CloudNode, NodesSpec, NodeState
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
 from portal.errors import NoRoom, Passing, PortalError, Refused
 from portal.tasks.ledger import Work
-from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 
@@ -111,6 +112,21 @@ def _ask_for(work: Work, spec: NodesSpec) -> None:
     except NoRoom as error:
         instead.remember(work, error)
         raise
+
+
+def make_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    if cluster.role:
+        work.log(f"The nodes get the role {cluster.role}, so none is made.")
+        return
+    account, spec = cluster.workspace.cloud_config.account, RoleSpec(cluster.tags, tuple(cluster.extra_tags.items()))
+    work.ask(lambda token: account.ensure_role(spec, token=token))
+
+
+def drop_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    account = cluster.workspace.cloud_config.account
+    work.ask(lambda token: account.delete_role(cluster.tags, token=token))
 
 
 def ask_for_nodes(work: Work) -> None:
@@ -429,6 +445,12 @@ def check_nothing_is_left(work: Work) -> None:
     forget_keys(cluster)
 
 
+def note_activity(task: Task) -> None:
+    """What people have asked for or cancelled is activity until its end. What nobody has asked for is none."""
+    if task.asked_by_id is not None or task.status == TaskStatus.CANCELLED:
+        Cluster.objects.filter(pk=task.subject_id).update(last_active=Now())
+
+
 def forget_keys(cluster: Cluster) -> None:
     """Of what is gone for ever."""
     Node.objects.filter(cluster=cluster).update(host_private="")
@@ -457,6 +479,16 @@ CREATE = Plan(
             why="in the cloud configuration's own store, for whoever owns the account",
             icon="bi-list-ol",
             needs=Can.STORE,
+        ),
+        StepPlan(
+            "role",
+            "Make the nodes' role",
+            make_role,
+            drop_role,
+            undo_title="Take the nodes' role away",
+            why="what they may do in the account; of this cluster alone",
+            icon="bi-person-badge",
+            needs=Can.ROLE,
         ),
         StepPlan(
             "nodes",
@@ -498,6 +530,7 @@ CREATE = Plan(
     during=Status.INPROGRESS,
     begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
+    settle=note_activity,
 )
 
 _SURPLUS = StepPlan(

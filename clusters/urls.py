@@ -1,10 +1,11 @@
 from django.urls import path
 
-from clusters.views import changes, clusters, connect, create
+from clusters.views import changes, clusters, connect, create, several, strays
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", clusters.clusters, name="clusters"),
     path("workspaces/<uuid:uuid>/clusters/new/", create.new_cluster, name="new-cluster"),
+    path("workspaces/<uuid:uuid>/clusters/change/", several.change_clusters, name="change-clusters"),
     path("clusters/<uuid:uuid>/", clusters.cluster, name="cluster"),
     path("clusters/<uuid:uuid>/repair/", changes.repair, name="repair-cluster"),
     path("clusters/<uuid:uuid>/pause/", changes.pause, name="pause-cluster"),
@@ -16,8 +17,11 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/edit/", changes.edit, name="edit-cluster"),
     path("clusters/<uuid:uuid>/forget/", changes.forget, name="forget-cluster"),
     path("clusters/<uuid:uuid>/auto-repair/", changes.auto_repair, name="auto-repair"),
+    path("clusters/<uuid:uuid>/snooze/", changes.snooze, name="snooze-cluster"),
     path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
     path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
     path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),
+    path("left-behind/<uuid:uuid>/", strays.stray, name="stray"),
+    path("left-behind/<uuid:uuid>/adopt/", strays.adopt, name="adopt-stray"),
     path("clusters/<uuid:uuid>/delete/", changes.remove_cluster, name="delete-cluster"),
 ]

@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines, hostfile, reconcile, terminals
+from clusters import engines, hostfile, idle, reconcile, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
@@ -142,6 +142,20 @@ class RepairWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
             await DATABASE(repair_what_is_gone)()
+            await bell.wait(EVERY)
+
+
+class IdleWatcher:
+    """Has the timers of clusters that nobody uses act, and tells people before."""
+
+    def __init__(self) -> None:
+        self.sending: set[asyncio.Task[None]] = set()
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            if mails := await DATABASE(idle.look)():  # the mail server may take its time
+                self.sending.add(task := asyncio.create_task(apart(partial(idle.send, mails))))
+                task.add_done_callback(self.sending.discard)
             await bell.wait(EVERY)
 
 

@@ -26,6 +26,7 @@ from allauth.usersessions.models import UserSession  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.contrib.sessions.models import Session  # noqa: E402
 from django.db import connection, connections  # noqa: E402
+from django.db.models import F  # noqa: E402
 from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
@@ -291,6 +292,24 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def set_timers(cluster, pause=0, shutdown=0):
+    Cluster.objects.filter(uuid=cluster).update(auto_pause=pause, auto_shutdown=shutdown)
+
+
+def leave_alone(cluster, minutes):
+    """As if nobody had done anything with it for so many minutes more."""
+    by = timedelta(minutes=minutes)
+    Cluster.objects.filter(uuid=cluster).update(last_active=F("last_active") - by, warned=F("warned") - by)
+
+
+def is_warned(cluster):
+    return Cluster.objects.get(uuid=cluster).warning is not None
+
+
+def tasks_of(cluster, kind):
+    return list(Cluster.objects.get(uuid=cluster).tasks.filter(kind=kind).values_list("title", "status"))
 
 
 def repair(cluster):

@@ -22,7 +22,7 @@ from accounts.place import enter_organization
 from clusters.models import Cluster
 from jobs.models import Run, newest_of_each, reasons
 from jobs.views.lists import MOST_WORKSPACES, workspaces_of
-from workspaces.models import Workspace
+from workspaces.models import Stray, Workspace
 from workspaces.place import workspace_for
 
 SHOWN = 8  # rows of each panel
@@ -50,6 +50,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "may_change": may_change,
         **_state(inside, may_change),
     }
+    if context["is_admin"]:
+        context["strays"] = Stray.objects.there().filter(cloud_config__organization=organization).count()
     if not context["runs"]:
         context["has_config"] = organization.cloud_configs.live().exists()
     part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""

@@ -30,6 +30,7 @@ class Progress:
     title: str
     samples: int
     usual: dict[str, Usual]
+    each: list[tuple[Step, Usual | None]]  # the steps that apply, with what they usually take
     percent: int | None = None
     total: timedelta | None = None
     remaining: timedelta | None = None
@@ -78,4 +79,5 @@ def progress(task: Task) -> Progress:
         total = timedelta(seconds=whole)
         remaining = timedelta(seconds=max(0.0, whole - past)) if not task.is_finished else None
         percent = 100 if done else min(99, int(100 * past / whole))
-    return Progress(now_at + 1, len(steps), steps[now_at].title, samples, usual, percent, total, remaining)
+    each = [(step, usual.get(step.name)) for step in steps]
+    return Progress(now_at + 1, len(steps), steps[now_at].title, samples, usual, each, percent, total, remaining)
