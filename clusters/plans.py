@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
-from clusters import hostfile
+from clusters import hostfile, instead
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
@@ -110,7 +110,7 @@ def _ask_for(work: Work, spec: NodesSpec) -> None:
     try:
         work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
     except NoRoom as error:
-        work.memo["instead"] = [asdict(one) for one in error.alternatives]
+        instead.remember(work, error)
         raise
 
 

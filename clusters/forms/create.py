@@ -11,7 +11,7 @@ from django.http import QueryDict
 from clusters import offers, sizing
 from clusters.actions import MOST_NODES, SPOT_STAYS
 from clusters.estimate import Wanted
-from clusters.forms.durations import DurationField
+from clusters.forms.durations import DELETES, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
 from clusters.room import room_for
 from portal.clouds import Can, InstanceType
@@ -147,12 +147,12 @@ class ClusterForm(OnceForm):
     auto_pause = DurationField(
         label="Auto pause",
         initial=60,
-        help_text="After so long without activity its nodes stop, and keep their disks.",
+        help_text=PAUSES,
     )
     auto_shutdown = DurationField(
         label="Auto shutdown",
         initial=0,
-        help_text="After so long without activity it is deleted. What lies on the shared filesystem stays.",
+        help_text=DELETES,
     )
     role = forms.CharField(
         required=False,
