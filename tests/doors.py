@@ -96,6 +96,7 @@ ROWS = {
     "new-job": Row("workspace", RUNNERS, RUNNERS),
     "cluster": Row("cluster", INSIDE),
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "keep-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "pause-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "resume-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "stop-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
