@@ -276,17 +276,15 @@ class Cluster(Subject):
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
         new = reverse("new-cluster", args=[self.workspace.uuid])
         found = []
-        for button, field, words in (
-            ("other-type", "instance_type", "another instance type"),
-            ("other-zone", "zone", "another zone"),
-        ):
-            if button not in why.buttons or (field == "zone" and clouds.Can.ZONE not in self.can):
-                continue
-            for value in [getattr(one, field) for one in why.alternatives if getattr(one, field)] or [""]:
-                chosen = urlencode({"like": self.uuid, **({field: value} if value else {})})
-                found.append(Way(f"Make one like it with {value or words}", f"{new}?{chosen}", "sliders"))
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))

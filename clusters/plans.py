@@ -14,11 +14,11 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
-from clusters import hostfile, instead
+from clusters import hostfile
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
-from portal.errors import NoRoom, Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
@@ -106,13 +106,8 @@ def _spec(cluster: Cluster) -> NodesSpec:
 
 
 def _ask_for(work: Work, spec: NodesSpec) -> None:
-    """Where the cloud has no room, the step remembers what may be had instead; see `clusters.instead`."""
     cloud = work.subject.workspace.cloud
-    try:
-        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
-    except NoRoom as error:
-        instead.remember(work, error)
-        raise
+    work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
 
 
 def make_role(work: Work) -> None:

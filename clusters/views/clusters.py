@@ -12,7 +12,6 @@ from accounts.access import Can, get_for, may
 from clusters import actions, idle, life
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
-from clusters.instead import instead
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
@@ -130,7 +129,6 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "runs": runs,
         "may_change": may_change,
         "on_it": actions.who_is_on(found),
-        "instead": instead(found.last_task) if found.status == Cluster.Status.FAILED else [],
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)
