@@ -25,7 +25,7 @@ from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
-from portal.errors import PortalError
+from portal.errors import Conflict, PortalError
 from portal.tasks import ledger, live
 from portal.tasks.models import Task
 
@@ -84,6 +84,12 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     organization.deleted = now()
     organization.save(update_fields=["deleted"])
     audit.record("deleted", organization, organization=organization, by=by, before={"name": organization.name})
+
+
+def hold(organization: Organization) -> None:
+    """It stays to the end of the transaction. Raises `Conflict` where it was deleted meanwhile."""
+    if _locked(organization).deleted:
+        raise Conflict(f"{organization} was deleted.")
 
 
 def _locked(organization: Organization) -> Organization:

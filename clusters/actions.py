@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -41,6 +42,7 @@ RECENT = timedelta(hours=1)
 KEEP = timedelta(minutes=30)  # for somebody who wants to look at what failed
 MOST_NODES = 64
 WAIT = "Wait for its end, or cancel it."
+SPOT_STAYS = "Spot nodes cannot be paused: the cloud does not keep their disks."
 MAKING = tuple(plan.kind for plan in (plans.CREATE, plans.REPAIR, life.RESUME, life.START, life.SCALE))
 SETTLED = frozenset(
     {Cluster.Status.RUNNING, Cluster.Status.PAUSED, Cluster.Status.STOPPED, Cluster.Status.FAILED}
@@ -69,11 +71,30 @@ def create_cluster(
     node_count: int,
     engine_version: EngineVersion,
     by: User,
+    description: str = "",
+    auto_pause: int = 0,
+    auto_shutdown: int = 0,
+    zone: str = "",
+    spot: bool = False,
+    role: str = "",
+    extra_tags: Mapping[str, str] | None = None,
+    hourly_price: Decimal | None = None,
     auto_repair: bool = False,
     uuid: UUID | None = None,
 ) -> Cluster:
-    """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`."""
+    """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`.
+
+    Times are in minutes, and 0 is never. The price is that of a node, where the instance type's is not right.
+    """
+    if not 1 <= node_count <= MOST_NODES:
+        raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
     workspace = _locked(workspace)
+    asked = {clouds.Can.ZONE: zone, clouds.Can.SPOT: spot, clouds.Can.ROLE: role, clouds.Can.PAUSE: auto_pause}
+    for can, chosen in asked.items():
+        if chosen and can not in workspace.can:
+            raise not_here(can, workspace.cloud_config.name)
+    if spot and auto_pause:
+        raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
     cluster, made = Cluster.objects.get_or_create(
@@ -85,6 +106,14 @@ def create_cluster(
             "cores_per_node": instance_type.cores,
             "node_count": node_count,
             "engine_version": engine_version,
+            "description": description,
+            "auto_pause": auto_pause,
+            "auto_shutdown": auto_shutdown,
+            "zone": zone,
+            "spot": spot,
+            "role": role,
+            "extra_tags": dict(extra_tags or {}),
+            "hourly_price": instance_type.hourly_price if hourly_price is None else hourly_price,
             "auto_repair": auto_repair,
             "created_by": by,
         },
@@ -95,9 +124,12 @@ def create_cluster(
             "nodes": node_count,
             "instance type": instance_type.name,
             "engine version": str(engine_version),
+            "auto pause": in_words(auto_pause),
+            "auto shutdown": in_words(auto_shutdown),
             "repair by itself": auto_repair,
         }
-        _record("created", cluster, by=by, after=after)
+        more = {"description": description, "zone": zone, "spot": spot, "role": role, "tags": cluster.extra_tags}
+        _record("created", cluster, by=by, after=after | {name: value for name, value in more.items() if value})
     return cluster
 
 
@@ -191,6 +223,8 @@ def _start(
 
     In this order, because the end of a task is written before what it means for the cluster.
     """
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        raise Conflict(SPOT_STAYS)
     if plan.needs is not None and plan.needs not in cluster.can:
         raise not_here(plan.needs, cluster.workspace.cloud_config.name)
     if timer:
@@ -227,6 +261,17 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
         raise Conflict(f"{cluster} is {cluster.badge.word}: no timer goes on there now.")
     _record("snoozed", cluster, by=by)
     live.ring(*cluster.live_names())
+
+
+def why_not(cluster: Cluster, plan: Plan) -> str:
+    """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
+    if plan.needs is not None and plan.needs not in cluster.can:
+        return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
+    if cluster.status not in plan.begins:
+        return f"{cluster} cannot be {plan.participle} while it is {cluster.badge.word}."
+    if plan.alone and (on_it := who_is_on(cluster)):
+        return f"{cluster} cannot be {plan.participle} now: {on_it}."
+    return ""
 
 
 def who_is_on(cluster: Cluster) -> str:

@@ -327,4 +327,5 @@ def possible(cluster: Cluster, can: Collection[Can]) -> set[str]:
         if cluster.status in plan.begins
         and not (plan.alone and cluster.occupied_by is not None)
         and (plan.needs is None or plan.needs in can)
+        and not (cluster.spot and plan.needs == Can.PAUSE)
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
+from django.contrib.contenttypes.models import ContentType
+from django.db import models, transaction
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
@@ -18,7 +20,10 @@ from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
 from portal.tasks.causes import Explanation, Way
+from portal.tasks.models import Task
 from portal.tasks.subjects import Subject
+from usage.amounts import Amount
+from usage.models import Record
 from workspaces.models import Workspace
 
 
@@ -85,6 +90,14 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         """For lists: the badges of all of them cost one query together."""
         return self.prefetch_related(_lost_nodes())
 
+    def last_tasks(self, clusters: Collection[Cluster]) -> dict[int, Task]:
+        """The last task of each of these, by the cluster's primary key. One query."""
+        kind = ContentType.objects.get_for_model(Cluster)
+        last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
+        pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).annotate(_last=Subquery(last)).values("_last")
+        tasks = Task.objects.filter(pk__in=pks).select_related("asked_by", "output") if clusters else ()
+        return {task.subject_id: task for task in tasks}
+
 
 def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]
     lost = Node.objects.lost().defer("host_private", "host_public")
@@ -117,6 +130,8 @@ class Cluster(Subject):
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
+    # What a cluster that was RUNNING is while its usage goes on: its nodes run, or soon do again.
+    STILL_USED: ClassVar[set[str]] = {Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
     TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something
@@ -243,6 +258,41 @@ class Cluster(Subject):
         """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
         return self.status == self.Status.FAILED and self.kept_until is not None
 
+    def move(self, to: str, **fields: Any) -> bool:
+        """As every subject; and its usage begins, goes on or ends with it, in one transaction."""
+        with transaction.atomic():
+            if not super().move(to, **fields):
+                return False
+            if to == self.Status.RUNNING:
+                self._begin_usage()
+            elif to not in self.STILL_USED:
+                Record.objects.end(self.uuid)
+        return True
+
+    def _begin_usage(self) -> None:
+        """By the row as it is now, which `move` has locked: this one may have been read before it was scaled."""
+        row = Cluster.objects.select_related("workspace__organization", "created_by").get(pk=self.pk)
+        workspace, person = row.workspace, row.created_by
+        Record(
+            organization=workspace.organization.uuid,
+            workspace=workspace.uuid,
+            workspace_name=workspace.name,
+            cluster=row.uuid,
+            cluster_name=row.name,
+            person=person.uuid if person else None,
+            person_name=person.email if person else "",
+            instance_type=row.instance_type,
+            cores_per_node=row.cores_per_node,
+            node_count=row.node_count,
+            spot=row.spot,
+            hourly_price=row.hourly_price,
+        ).begin()
+
+    @property
+    def used(self) -> Amount:
+        """Since it was made, until now."""
+        return Record.objects.filter(cluster=self.uuid).amount(until=now())
+
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
         active = {"last_active": Now()} if used else {}
@@ -319,7 +369,8 @@ class Cluster(Subject):
 
     @property
     def can(self) -> frozenset[clouds.Can]:
-        return self.workspace.can
+        """Of a cloud: it keeps no disks of spot nodes, so that those cannot be paused."""
+        return self.workspace.can - {clouds.Can.PAUSE} if self.spot else self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:

@@ -1,10 +1,11 @@
 from django.urls import path
 
-from clusters.views import changes, clusters, connect, create, strays
+from clusters.views import changes, clusters, connect, create, several, strays
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", clusters.clusters, name="clusters"),
     path("workspaces/<uuid:uuid>/clusters/new/", create.new_cluster, name="new-cluster"),
+    path("workspaces/<uuid:uuid>/clusters/change/", several.change_clusters, name="change-clusters"),
     path("clusters/<uuid:uuid>/", clusters.cluster, name="cluster"),
     path("clusters/<uuid:uuid>/repair/", changes.repair, name="repair-cluster"),
     path("clusters/<uuid:uuid>/keep/", changes.keep, name="keep-cluster"),

@@ -38,12 +38,16 @@ def cursor_of(query: QueryDict) -> UUID | None:
         return None
 
 
-def behind(rows: R, cursor: UUID | None, *order: str) -> R:
-    """In this order, and only what comes after the row with this uuid. The order names each row once."""
+def behind(rows: R, cursor: UUID | None, *order: str, among: R | None = None) -> R:
+    """In this order, and only what comes after the row with this uuid. The order names each row once.
+
+    That row may not be among `rows` any more. `among` are those where it is looked for: all of them, with what the
+    order names besides fields.
+    """
     rows = rows.order_by(*order)
     if cursor is None:
         return rows
-    here = rows.model._default_manager.filter(uuid=cursor)
+    here = (rows.model._default_manager.all() if among is None else among).filter(uuid=cursor)
     after, same = Q(), Q()
     for field in order:
         name, value = field.lstrip("-"), Subquery(here.values(field.lstrip("-"))[:1])

@@ -186,7 +186,7 @@ def test_looking_changes_nothing(things, who_is, who):
 
 def everything():
     """Every row of ours. Sessions note that they were used."""
-    apps_of_ours = ("accounts", "workspaces", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
+    apps_of_ours = ("accounts", "workspaces", "usage", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
     return {
         model._meta.label: list(model._base_manager.order_by("pk").values())
         for label in apps_of_ours

@@ -14,7 +14,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can, WorkspaceRole
-from accounts.actions import addresses_of, cancel_all, tell
+from accounts.actions import addresses_of, cancel_all, hold, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
@@ -99,8 +99,9 @@ def create_workspace(
 ) -> Workspace:
     """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
 
-    Raises `Conflict` where the cloud configuration was deleted meanwhile.
+    Raises `Conflict` where the organization or the cloud configuration was deleted meanwhile.
     """
+    hold(organization)
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
         raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -11,43 +12,86 @@ from accounts.access import Can, get_for, may
 from clusters import actions, idle, life
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
-from clusters.models import Cluster
+from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.tasks.causes import explain_task
+from portal.tasks.history import Progress, progress
+from portal.tasks.models import Task
+from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
 
 PAGE = 25
+MOST_OPEN = 5  # clusters of a list whose details are shown at once
 
 
 @require_safe
 @login_required
 def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """Those that are there, or those that are gone; what is found by name and status is in the address."""
+    """Those that are there, or those that are gone; what is found, in which order and what is dropped down of it is in
+    the address.
+    """
     workspace = workspace_for(request, uuid, Can.VIEW)
     gone = request.GET.get("tab") == "gone"
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
-        rows = form.narrow(Cluster.objects.filter(workspace=workspace))
-        order = ("-pk",) if gone or form.cleaned_data["sort"] == "new" else ("name", "pk")
-        rows = behind(rows, cursor_of(request.GET), *order).select_related("engine_version").with_lost_nodes()
-        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
-    can = workspace.can
-    for row in page.rows:
-        row.workspace = workspace
-        row.possible = life.possible(row, can)
+        found = form.narrow(Cluster.objects.filter(workspace=workspace))
+        found = behind(found, cursor_of(request.GET), *form.order, among=form.placed(Cluster.objects.all()))
+        page = page_of(found.select_related("engine_version").with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
+    rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
-        "clusters": page.rows,
+        "rows": rows,
+        "going_on": any(row.progress and row.task and not row.task.is_finished for row in rows),
+        "may_choose": not gone and may(request, Can.MANAGE_CLUSTERS),
         **page.context,
         "form": form,
         "gone": gone,
-        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+        "filtered": any(request.GET.get(name) for name in ("q", "status", "engine")),
         "had_some": not page.rows and workspace.clusters.exists(),
     }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
     return render(request, part or "clusters/clusters.html", context)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of a list of clusters: the last task of each, and what is dropped down of it, if it is open.
+
+    `toggle` is the query of the same list with this one opened, or closed again.
+    """
+
+    cluster: Cluster
+    task: Task | None
+    toggle: str
+    progress: Progress | None = None
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def tasks(self) -> list[Task]:
+        """For the table of tasks."""
+        return [self.task] if self.task else []
+
+
+def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> list[Row]:
+    view = request.GET.copy()
+    asked = dict.fromkeys(view.pop("open", []))
+    tasks = Cluster.objects.last_tasks(found)
+    open_ = [row for row in found if str(row.uuid) in asked and row.pk in tasks][-MOST_OPEN:]
+    nodes = Node.objects.filter(cluster__in=open_).defer("host_private", "host_public") if open_ else ()
+    start = f"{view.urlencode()}&" if view else ""
+    rows = []
+    for row in found:
+        row.workspace = workspace
+        row.possible = frozenset(life.possible(row, workspace.can))
+        others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
+        if row not in open_:
+            rows.append(Row(row, tasks.get(row.pk), f"{start}{others}{'&' if others else ''}open={row.uuid}"))
+            continue
+        theirs = tuple(node for node in nodes if node.cluster_id == row.pk)
+        rows.append(Row(row, tasks[row.pk], f"{start}{others}".rstrip("&"), progress(tasks[row.pk]), theirs))
+    return rows
 
 
 def cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
@@ -67,7 +111,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     nodes = list(found.nodes.all())
     terminals = list(found.terminals.select_related("person").order_by("pk"))
-    tasks = list(found.tasks.select_related("asked_by").order_by("-pk")[:10])
+    tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     failed = tasks[0] if tasks and found.status == Cluster.Status.FAILED else None
     why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)

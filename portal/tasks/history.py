@@ -30,9 +30,23 @@ class Progress:
     title: str
     samples: int
     usual: dict[str, Usual]
+    each: list[tuple[Step, Usual | None]]  # the steps that apply, with what they usually take
     percent: int | None = None
     total: timedelta | None = None
     remaining: timedelta | None = None
+
+
+def usual_whole(kind: str, cloud: str) -> tuple[int, Usual | None]:
+    """How many tasks of this kind on this cloud have finished, of the latest ones, and how long they took in all."""
+    like_it = Task.objects.filter(kind=kind, cloud=cloud, status=TaskStatus.FINISHED, started__isnull=False)
+    times = like_it.order_by("-pk").values_list("started", "finished")[:LOOK_BACK]
+    seconds = [(finished - started).total_seconds() for started, finished in times if started and finished]
+    return len(seconds), _usual(seconds) if len(seconds) >= ENOUGH else None
+
+
+def _usual(seconds: list[float]) -> Usual:
+    cuts = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 9
+    return Usual(timedelta(seconds=cuts[4]), timedelta(seconds=cuts[8]))
 
 
 def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
@@ -46,11 +60,7 @@ def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
     for step in done:
         if step.elapsed is not None:
             took[step.name].append(step.elapsed.total_seconds())
-    usual = {}
-    for name, seconds in took.items():
-        cuts = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 9
-        usual[name] = Usual(timedelta(seconds=cuts[4]), timedelta(seconds=cuts[8]))
-    return len(pks), usual
+    return len(pks), {name: _usual(seconds) for name, seconds in took.items()}
 
 
 def progress(task: Task) -> Progress:
@@ -69,4 +79,5 @@ def progress(task: Task) -> Progress:
         total = timedelta(seconds=whole)
         remaining = timedelta(seconds=max(0.0, whole - past)) if not task.is_finished else None
         percent = 100 if done else min(99, int(100 * past / whole))
-    return Progress(now_at + 1, len(steps), steps[now_at].title, samples, usual, percent, total, remaining)
+    each = [(step, usual.get(step.name)) for step in steps]
+    return Progress(now_at + 1, len(steps), steps[now_at].title, samples, usual, each, percent, total, remaining)

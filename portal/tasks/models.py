@@ -19,7 +19,7 @@ from django.utils.timezone import now
 
 from portal.states import Badge, State
 from portal.tasks import leases as leases  # its models are found by Django through here
-from portal.tasks import live
+from portal.tasks import live, registry
 from portal.tasks.outputs import Chunk, Output, Segment, Stream, WrongOffset
 
 # Django looks for models here, and so do people.
@@ -187,6 +187,12 @@ class Task(models.Model):
         """Write to the task while it is ours, renewing the lease. False: another worker has it, write nothing."""
         ours = Task.objects.filter(pk=self.pk, lease=self.lease, status=TaskStatus.INPROGRESS)
         return bool(ours.update(**{"lease_until": Now() + LEASE, **changes}))
+
+    @property
+    def short_title(self) -> str:
+        """Without its subject's name, for where that is said beside it."""
+        plan = registry.plans.get(self.kind)
+        return plan.title if plan else self.title
 
     @property
     def undoes_on_cancel(self) -> bool:

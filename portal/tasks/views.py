@@ -25,7 +25,7 @@ from portal.tasks.blocks import Piece, blocks
 from portal.tasks.causes import explain_task
 from portal.tasks.history import progress
 from portal.tasks.ledger import cancel_task, retry_task, why_not_again
-from portal.tasks.models import Output, StepStatus, Stream, Task
+from portal.tasks.models import Output, Stream, Task
 from portal.tasks.subjects import Subject, seen_output
 
 logger = logging.getLogger(__name__)
@@ -118,10 +118,7 @@ def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "task": task,
         "subject": task.subject,
-        "steps": [
-            (step, shown.usual.get(step.name))
-            for step in task.steps.exclude(status=StepStatus.LEFT_OUT).select_related("task")
-        ],
+        "steps": shown.each,
         "progress": shown,
         "viewer": viewer(task.output),
         "may_change": may_change,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
+from secrets import token_hex
 from typing import Any
 from uuid import UUID, uuid4
 
 from django import template
 from django.forms import BaseForm, BoundField
-from django.utils.html import format_html, format_html_join
+from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
@@ -100,6 +102,20 @@ def _time(value: datetime, form: str) -> SafeString:
 
 
 @register.filter
+def hours(value: Decimal) -> str:
+    """Of nodes or cores: 1,234.50."""
+    return f"{value:,.2f}"
+
+
+@register.filter
+def dollars(value: Decimal | None) -> str:
+    """$1,234.50; nothing for what has no price. What is less than a cent, and not nothing, is said to be so."""
+    if value is None:
+        return ""
+    return "under $0.01" if 0 < value < Decimal("0.005") else f"${value:,.2f}"
+
+
+@register.filter
 def number(value: int) -> str:
     return f"{value:,}"
 
@@ -118,6 +134,27 @@ def to_mend(form: BaseForm) -> str:
     if not wrong:
         return ""
     return ": one field needs a change" if wrong == 1 else f": {wrong} fields need a change"
+
+
+_MARK = f"place-{token_hex(8)}-"  # nothing that people write looks like it
+
+
+@register.simple_tag(takes_context=True)
+def stamp(context: template.RequestContext, name: str, *same: Any, **places: Any) -> SafeString:
+    """A part of a row that differs from other rows' in a few places only, such as a menu: rendered once for them all.
+
+    `same` is all that decides what is in it; rows that have it in common share one rendering. `places` are variables of
+    the template that it prints as they are, and does nothing else with.
+    """
+    stamps: dict[Any, str] = vars(context.request).setdefault("stamps", {})
+    made = stamps.get((name, *same))
+    if made is None:
+        assert context.template is not None
+        with context.push(**{place: _MARK + place for place in places}):
+            made = stamps[name, *same] = context.template.engine.get_template(name).render(context)
+    for place, value in places.items():
+        made = made.replace(_MARK + place, conditional_escape(value))
+    return SafeString(made)
 
 
 @register.simple_tag(takes_context=True)
@@ -198,6 +235,7 @@ def control(field: BoundField) -> SafeString:
 
 _SECTIONS = {
     "dashboard": ("/dashboard/",),
+    "usage": ("/usage/",),
     "audit": ("/organization/audit/",),
     "tokens": ("/tokens/",),
     "people": ("/people/",),

@@ -276,11 +276,11 @@ const line = {
 };
 
 if (window.Idiomorph) {
-  // A reader's open <details> and half-typed words are theirs.
+  // A reader's open <details>, ticks and half-typed words are theirs.
   Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) =>
     !(node === document.activeElement && node.matches("input, select, textarea"));
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
-    !(name === "open" && node.tagName === "DETAILS");
+    !(name === "open" && node.tagName === "DETAILS") && !(name === "checked" && node.matches("input"));
 }
 
 document.addEventListener("htmx:beforeSwap", (event) => {
@@ -290,7 +290,10 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     line.signedOut();
   }
 });
-document.addEventListener("htmx:afterRequest", (event) => line.fetched(event.detail.elt, event.detail.xhr));
+// What another element has put into its place is fetched, too.
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  for (const element of new Set([detail.elt, detail.target])) line.fetched(element, detail.xhr);
+});
 document.addEventListener("htmx:afterSettle", () => line.listen());
 document.addEventListener("DOMContentLoaded", () => {
   line.start(); // first: it knows by how much the clocks differ

@@ -117,6 +117,23 @@ document.addEventListener("click", (event) => {
   go.open();
 });
 
+// data-ticks="cluster": a box that ticks all of this name, and none of them again.
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-ticks]")) return;
+  for (const box of document.querySelectorAll(`input[type="checkbox"][name="${event.target.dataset.ticks}"]`))
+    box.checked = event.target.checked;
+});
+
+/* data-enter of a form: the button that Enter in a field presses, where an earlier one only looks for something.
+   What is in data-find belongs to that one. */
+document.addEventListener("keydown", (event) => {
+  const button = document.getElementById(event.target.form?.dataset.enter);
+  if (!button || event.key !== "Enter" || event.isComposing) return;
+  if (!event.target.matches("input") || event.target.closest("[data-find]")) return;
+  event.preventDefault();
+  button.click();
+});
+
 // A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;

@@ -259,6 +259,7 @@ def test_a_new_cluster_is_as_the_form_says(client, lab, alice, queued, cloud):
     fields = {
         "name": "tide", "instance_type": "local.2", "node_count": 2, "auto_repair": "on",
         "engine_version": EngineVersion.objects.get(kind="mpi").pk,
+        "auto_pause_1": "never", "auto_shutdown_1": "never",
     }  # fmt: skip
     client.post(f"/workspaces/{lab.uuid}/clusters/new/", fields)
     client.post(f"/workspaces/{lab.uuid}/clusters/new/", {**fields, "name": "ebb", "auto_repair": ""})
