@@ -307,16 +307,17 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        return self._timer(pauses=clouds.Can.PAUSE in self.can)
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
 
     @property
     def warning(self) -> Timer | None:
         """The timer that people were warned of. Nobody is asked."""
         if self.warned is None or self.warned <= self.last_active:
             return None
-        return self._timer(pauses=True)
+        return self.next_timer(pauses=True)
 
-    def _timer(self, *, pauses: bool) -> Timer | None:
+    def next_timer(self, *, pauses: bool) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it."""
         pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
