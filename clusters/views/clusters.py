@@ -12,10 +12,10 @@ from accounts.access import Can, get_for, may
 from clusters import actions, idle, life
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
-from clusters.instead import instead
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
+from portal.tasks.causes import explain_task
 from portal.tasks.history import Progress, progress
 from portal.tasks.models import Task
 from workspaces.models import Workspace
@@ -113,9 +113,13 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
+    failed = tasks[0] if tasks and found.status == Cluster.Status.FAILED else None
+    why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)
     context = {
         "cluster": found,
         "nodes": nodes,
+        "why": why,
+        "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
         "idle": idle.clock(found, nodes, terminals, tasks),
@@ -123,9 +127,8 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,
         "runs": runs,
-        "may_change": may(request, Can.MANAGE_CLUSTERS),
+        "may_change": may_change,
         "on_it": actions.who_is_on(found),
-        "instead": instead(found.last_task) if found.status == Cluster.Status.FAILED else [],
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)
