@@ -282,9 +282,8 @@ class Cluster(Subject):
         for button, words in (("other-type", "another instance type"), ("other-zone", "another zone")):
             if button not in why.buttons or (button == "other-zone" and clouds.Can.ZONE not in self.can):
                 continue
-            for one in [one for one in why.alternatives if bool(one.instance_type) is (button == "other-type")] or [
-                None
-            ]:
+            others = [one for one in why.alternatives if bool(one.instance_type) is (button == "other-type")]
+            for one in others or [None]:
                 chosen = {name: value for name, value in asdict(one).items() if value} if one else {}
                 query = urlencode({"like": self.uuid, **chosen})
                 found.append(Way(f"Make one like it with {one or words}", f"{new}?{query}", "sliders"))
