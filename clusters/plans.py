@@ -105,11 +105,6 @@ def _spec(cluster: Cluster) -> NodesSpec:
     )
 
 
-def _ask_for(work: Work, spec: NodesSpec) -> None:
-    cloud = work.subject.workspace.cloud
-    work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
-
-
 def make_role(work: Work) -> None:
     cluster: Cluster = work.subject
     if cluster.role:
@@ -127,7 +122,8 @@ def drop_role(work: Work) -> None:
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    _ask_for(work, _spec(cluster))
+    spec = _spec(cluster)
+    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
@@ -187,7 +183,8 @@ def reach_nodes(work: Work) -> None:
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
         work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
-        _ask_for(work, _spec(cluster))
+        spec = _spec(cluster)
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
