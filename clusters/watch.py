@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines, hostfile, reconcile, terminals
+from clusters import engines, hostfile, reconcile, samples, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
@@ -54,6 +54,7 @@ class NodeWatcher(SharingWatcher):
         self.mine: set[int] = set()
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
         self.answered: set[int] = set()  # nodes, of which that is not written down
+        self.samples = samples.Samples()
         self.rounds: asyncio.Task[None] | None = None
 
     async def wanted(self) -> set[int]:
@@ -85,6 +86,7 @@ class NodeWatcher(SharingWatcher):
                 await asyncio.sleep(EVERY)
                 answered, self.answered = self.answered, set()
                 await _seen(answered)
+                await asyncio.to_thread(self.samples.keep)
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:
@@ -104,8 +106,11 @@ class NodeWatcher(SharingWatcher):
             return
         cluster = nodes[0][0].cluster
         seen = None if all(good) else await self._listed(cluster)
+        states = await asyncio.gather(
+            *(self._state(node, host, answers, seen) for (node, host), answers in zip(nodes, good, strict=True))
+        )
         if cluster.pk in self.mine:
-            await _write_down(cluster, [node for node, _ in nodes], good, seen)
+            await _write_down(cluster, [node for node, _ in nodes], states, seen)
 
     async def _ask(self, node: Node, host: ssh.Host) -> bool:
         """Whether it answers. Asked twice, because the first one may only tell that a kept connection is dead."""
@@ -119,11 +124,31 @@ class NodeWatcher(SharingWatcher):
             async with turns:
                 try:
                     async with asyncio.timeout(ANSWER_WITHIN):
-                        return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
+                        answer = await self.connections.run(
+                            host, self.samples.command(node), seconds=ANSWER_WITHIN, most=samples.MOST_ANSWER
+                        )
+                    if answer.status == 0:
+                        self.samples.take(node, answer.out)
+                    return answer.status == 0
                 except (PortalError, TimeoutError):
                     self.connections.drop(host)
             turns = self.silent_turns
         return False
+
+    async def _state(self, node: Node, host: ssh.Host, answers: bool, seen: dict[int, CloudNode] | None) -> Node.State:
+        """Only the cloud can say that a node is gone. One that hangs takes connections: its kernel does that for it.
+
+        But only so many: after a while nobody can tell any more, and then it is what it was.
+        """
+        if answers:
+            return Node.State.ANSWERS
+        if seen is not None and not (node.rank in seen and seen[node.rank].is_coming):
+            return Node.State.GONE
+        async with self.silent_turns:
+            takes = await ssh.knock(host)
+        if takes or (takes is None and node.state == Node.State.FROZEN):
+            return Node.State.FROZEN
+        return Node.State.SILENT
 
     async def _listed(self, cluster: Cluster) -> dict[int, CloudNode] | None:
         """What the cloud lists, by rank; None when it does not say."""
@@ -263,12 +288,13 @@ def _seen(nodes: set[int]) -> None:
 
 
 @DATABASE
-def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dict[int, CloudNode] | None) -> None:
+def _write_down(
+    cluster: Cluster, nodes: list[Node], states: list[Node.State], seen: dict[int, CloudNode] | None
+) -> None:
     # Asked again, because somebody else may have reported a node as lost meanwhile.
     known = dict(cluster.nodes.filter(cluster__status=Cluster.Status.RUNNING).values_list("pk", "state"))
     changed = False
-    for node, answers in zip(nodes, good, strict=True):
-        state = Node.State.ANSWERS if answers else _state(node, seen)
+    for node, state in zip(nodes, states, strict=True):
         if known.get(node.pk, state) != state:
             logger.info("node %s: %s", node.hostname, state)
             Node.objects.filter(pk=node.pk, cluster__status=Cluster.Status.RUNNING).update(state=state)
@@ -280,13 +306,6 @@ def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dic
             repair_cluster(cluster, by=None)  # its nodes must learn each other's new addresses
         except PortalError as error:
             logger.info("cluster %s is not repaired now: %s", cluster.uuid, error)
-
-
-def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:
-    """Of a node that does not answer. Only the cloud can say that it is gone."""
-    if seen is None:
-        return Node.State.SILENT
-    return Node.State.SILENT if node.rank in seen and seen[node.rank].is_coming else Node.State.GONE
 
 
 def _has_moved(node: Node, seen: dict[int, CloudNode] | None) -> bool:
