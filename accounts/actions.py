@@ -25,7 +25,7 @@ from accounts.access import Can, OrganizationRole, WorkspaceRole
 from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
-from portal.errors import PortalError
+from portal.errors import Conflict, PortalError
 from portal.tasks import ledger, live
 from portal.tasks.models import Task
 
@@ -84,6 +84,12 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     organization.deleted = now()
     organization.save(update_fields=["deleted"])
     audit.record("deleted", organization, organization=organization, by=by, before={"name": organization.name})
+
+
+def hold(organization: Organization) -> None:
+    """It stays to the end of the transaction. Raises `Conflict` where it was deleted meanwhile."""
+    if _locked(organization).deleted:
+        raise Conflict(f"{organization} was deleted.")
 
 
 def _locked(organization: Organization) -> Organization:
@@ -462,11 +468,18 @@ def make_administrator(user: User) -> None:
 
 @audit.atomic()
 def change_profile(
-    user: User, *, name: str, time_zone: str, theme: str, notify_dormancy: bool, notify_membership: bool
+    user: User,
+    *,
+    name: str,
+    time_zone: str,
+    theme: str,
+    notify_dormancy: bool,
+    notify_membership: bool,
+    notify_idleness: bool,
 ) -> None:
     wanted = {
         "name": name, "time_zone": time_zone, "theme": theme, "notify_dormancy": notify_dormancy,
-        "notify_membership": notify_membership,
+        "notify_membership": notify_membership, "notify_idleness": notify_idleness,
     }  # fmt: skip
     before = {field: getattr(user, field) for field, value in wanted.items() if getattr(user, field) != value}
     if not before:

@@ -216,6 +216,9 @@ class ProfileForm(forms.Form):
     theme = forms.ChoiceField(choices=Theme)
     notify_dormancy = forms.BooleanField(required=False, label="Mail me before my account is locked")
     notify_membership = forms.BooleanField(required=False, label="Mail me when my roles change")
+    notify_idleness = forms.BooleanField(
+        required=False, label="Mail me before a timer pauses or deletes a cluster that I made or may change"
+    )
 
 
 class DeleteAccountForm(forms.Form):

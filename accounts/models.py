@@ -112,6 +112,7 @@ class User(AbstractUser):
     theme = models.CharField(max_length=5, choices=Theme, default=Theme.AUTO)
     notify_dormancy = models.BooleanField("before my account is locked", default=True)
     notify_membership = models.BooleanField("when my roles change", default=True)
+    notify_idleness = models.BooleanField("before a timer pauses or deletes a cluster of mine", default=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

@@ -24,7 +24,7 @@ TEMPLATES = sorted(path for path in (HERE / "templates").rglob("*.html") if "adm
 # Python that gives classes or icons to pages: badges, plans, controls of forms.
 PYTHON = sorted(
     path
-    for app in ("portal", "accounts", "workspaces", "clusters", "jobs")
+    for app in ("portal", "accounts", "workspaces", "usage", "clusters", "jobs")
     for name in ("states.py", "models.py", "plans.py", "forms.py", "portal.py")
     for path in (HERE / app).rglob(name)
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from itertools import takewhile
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -19,8 +21,9 @@ from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
 from clusters import hostfile, life, plans
+from clusters.durations import Timer, in_words
 from clusters.models import Cluster, EngineVersion, Node
-from portal import ssh
+from portal import clouds, ssh
 from portal.clouds import InstanceType
 from portal.clouds.types import not_here
 from portal.errors import Conflict, PortalError
@@ -38,6 +41,7 @@ PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the s
 RECENT = timedelta(hours=1)
 MOST_NODES = 64
 WAIT = "Wait for its end, or cancel it."
+SPOT_STAYS = "Spot nodes cannot be paused: the cloud does not keep their disks."
 MAKING = tuple(plan.kind for plan in (plans.CREATE, plans.REPAIR, life.RESUME, life.START, life.SCALE))
 SETTLED = frozenset(
     {Cluster.Status.RUNNING, Cluster.Status.PAUSED, Cluster.Status.STOPPED, Cluster.Status.FAILED}
@@ -49,6 +53,8 @@ _STOPPED = frozenset({Cluster.Status.STOPPED})
 CHANGEABLE: dict[str, tuple[str, Collection[str]]] = {
     "name": ("Its name", SETTLED),
     "description": ("Its description", _LIVE),
+    "auto_pause": ("Auto pause", _LIVE),
+    "auto_shutdown": ("Auto shutdown", _LIVE),
     "auto_repair": ("Repair by itself", _LIVE),
     "node_count": ("Its number of nodes", _STOPPED),
     "engine_version": ("Its engine version", _STOPPED),
@@ -64,11 +70,30 @@ def create_cluster(
     node_count: int,
     engine_version: EngineVersion,
     by: User,
+    description: str = "",
+    auto_pause: int = 0,
+    auto_shutdown: int = 0,
+    zone: str = "",
+    spot: bool = False,
+    role: str = "",
+    extra_tags: Mapping[str, str] | None = None,
+    hourly_price: Decimal | None = None,
     auto_repair: bool = False,
     uuid: UUID | None = None,
 ) -> Cluster:
-    """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`."""
+    """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`.
+
+    Times are in minutes, and 0 is never. The price is that of a node, where the instance type's is not right.
+    """
+    if not 1 <= node_count <= MOST_NODES:
+        raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
     workspace = _locked(workspace)
+    asked = {clouds.Can.ZONE: zone, clouds.Can.SPOT: spot, clouds.Can.ROLE: role, clouds.Can.PAUSE: auto_pause}
+    for can, chosen in asked.items():
+        if chosen and can not in workspace.can:
+            raise not_here(can, workspace.cloud_config.name)
+    if spot and auto_pause:
+        raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
     cluster, made = Cluster.objects.get_or_create(
@@ -80,6 +105,14 @@ def create_cluster(
             "cores_per_node": instance_type.cores,
             "node_count": node_count,
             "engine_version": engine_version,
+            "description": description,
+            "auto_pause": auto_pause,
+            "auto_shutdown": auto_shutdown,
+            "zone": zone,
+            "spot": spot,
+            "role": role,
+            "extra_tags": dict(extra_tags or {}),
+            "hourly_price": instance_type.hourly_price if hourly_price is None else hourly_price,
             "auto_repair": auto_repair,
             "created_by": by,
         },
@@ -90,9 +123,12 @@ def create_cluster(
             "nodes": node_count,
             "instance type": instance_type.name,
             "engine version": str(engine_version),
+            "auto pause": in_words(auto_pause),
+            "auto shutdown": in_words(auto_shutdown),
             "repair by itself": auto_repair,
         }
-        _record("created", cluster, by=by, after=after)
+        more = {"description": description, "zone": zone, "spot": spot, "role": role, "tags": cluster.extra_tags}
+        _record("created", cluster, by=by, after=after | {name: value for name, value in more.items() if value})
     return cluster
 
 
@@ -109,9 +145,12 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
 
 
 @audit.atomic()
-def pause_cluster(cluster: Cluster, *, by: User | None) -> Task:
-    """Its nodes stop and keep their disks. Raises `PortalError`, also while a run is on it."""
-    return _start(cluster, life.PAUSE, by=by)
+def pause_cluster(cluster: Cluster, *, by: User | None, timer: Timer | None = None) -> Task:
+    """Its nodes stop and keep their disks. Raises `PortalError`, also while a run is on it.
+
+    With a `timer`, not unless that is due and nothing uses the cluster.
+    """
+    return _start(cluster, life.PAUSE, by=by, timer=timer)
 
 
 @audit.atomic()
@@ -150,8 +189,8 @@ def scale_cluster(cluster: Cluster, nodes: int, *, by: User | None) -> Task:
     if row.node_count == nodes:
         raise PortalError(f"{cluster} has {nodes} node{'' if nodes == 1 else 's'} already.", field="node_count")
     title = f"Scale cluster {cluster} from {row.node_count} to {nodes} nodes"
-    counts = {"before": {"nodes": row.node_count}, "after": {"nodes": nodes}}
-    task = _start(cluster, life.SCALE, by=by, title=title, alone=nodes < row.node_count, **counts)
+    before, after = {"nodes": row.node_count}, {"nodes": nodes}
+    task = _start(cluster, life.SCALE, by=by, title=title, alone=nodes < row.node_count, before=before, after=after)
     as_read = Cluster.objects.filter(pk=cluster.pk, node_count=row.node_count)
     if not as_read.update(scale_to=nodes):
         raise Conflict(f"{cluster} was scaled by somebody else at this moment. Look how many nodes it has now.")
@@ -165,24 +204,62 @@ def forget_cluster(cluster: Cluster, *, by: User) -> Task:
 
 
 def _start(
-    cluster: Cluster, plan: Plan, *, by: User | None, title: str = "", alone: bool = False, **said: dict[str, Any]
+    cluster: Cluster,
+    plan: Plan,
+    *,
+    by: User | None,
+    title: str = "",
+    alone: bool = False,
+    timer: Timer | None = None,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
 ) -> Task:
     """Where nobody else may be on it, a run that takes it at the same moment wins or waits.
 
     1. The task is made, which waits for one of it that is just ending; and then its row is ours, not RUNNING any more.
-    2. A run takes it by one UPDATE of a cluster that is RUNNING: it does so before, and is seen here, or never.
+    2. A run takes it by one UPDATE of a cluster that is RUNNING, and a terminal is opened by another one: they do so
+       before, and are seen here, or never.
 
     In this order, because the end of a task is written before what it means for the cluster.
     """
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        raise Conflict(SPOT_STAYS)
     if plan.needs is not None and plan.needs not in cluster.can:
         raise not_here(plan.needs, cluster.workspace.cloud_config.name)
+    if timer:
+        title, after = f"{plan.title} {cluster}: {timer.why}", {"why": timer.why}
     task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
     if alone or plan.alone:
         cluster.refresh_from_db(fields=["occupied_by"])
         if cluster.occupied_by is not None:
             raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
-    _record(plan.participle, cluster, by=by, **said)
+    if timer:
+        _look_again(cluster, timer)
+    own = Cluster.objects.filter(pk=cluster.pk)
+    own.update(warned=None) if by is None else own.update(last_active=Now())
+    _record(plan.participle, cluster, by=by, before=before, after=after)
     return task
+
+
+def _look_again(cluster: Cluster, timer: Timer) -> None:
+    """Raises `Conflict` where the timer is not due, now that nobody else can change that any more."""
+    row: Any = Cluster.objects.annotate(at=Now()).get(pk=cluster.pk)
+    minutes = row.auto_pause if timer.verb == life.verb(life.PAUSE) else row.auto_shutdown
+    as_seen = (minutes, row.last_active, row.warned) == (timer.minutes, timer.since, timer.warned)
+    if not as_seen or not timer.warned or row.at < timer.acts_at:
+        raise Conflict(f"Somebody has done something with {cluster} since.")
+    if Cluster.objects.filter(pk=cluster.pk).in_use().exists():
+        raise Conflict(f"{cluster} is in use.")
+
+
+@audit.atomic()
+def snooze_cluster(cluster: Cluster, *, by: User) -> None:
+    """Its timers begin again, as if somebody had used it. Raises `Conflict` while it has none that could act."""
+    if not cluster.note_activity():
+        cluster.refresh_from_db(fields=["status"])
+        raise Conflict(f"{cluster} is {cluster.badge.word}: no timer goes on there now.")
+    _record("snoozed", cluster, by=by)
+    live.ring(*cluster.live_names())
 
 
 def why_not(cluster: Cluster, plan: Plan) -> str:
@@ -221,13 +298,17 @@ def edit_cluster(cluster: Cluster, wanted: Mapping[str, Any], *, by: User) -> li
             raise Conflict(f"{words} can be changed {when}; {cluster} is {row.badge.word}.", field=name)
     if not changes:
         return []
-    before = {CHANGEABLE[name][0].lower(): _plain(getattr(row, name)) for name in changes}
-    Cluster.objects.filter(pk=row.pk).update(**changes)
+    if changes.get("auto_pause") and row.spot:
+        raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
+    if changes.get("auto_pause") and clouds.Can.PAUSE not in cluster.can:
+        raise not_here(clouds.Can.PAUSE, cluster.workspace.cloud_config.name)
+    before = {CHANGEABLE[name][0].lower(): _plain(name, getattr(row, name)) for name in changes}
+    Cluster.objects.filter(pk=row.pk).update(**changes, last_active=Now())
     if row.status == Cluster.Status.STOPPED:
         _rename_nodes(row, changes)
     for name, value in changes.items():
         setattr(cluster, name, value)
-    after = {CHANGEABLE[name][0].lower(): _plain(value) for name, value in changes.items()}
+    after = {CHANGEABLE[name][0].lower(): _plain(name, value) for name, value in changes.items()}
     _record("changed", cluster, by=by, before=before, after=after)
     live.ring(*cluster.live_names())
     return list(changes)
@@ -240,7 +321,9 @@ def _rename_nodes(row: Cluster, changes: Mapping[str, Any]) -> None:
         Node.objects.filter(pk=node.pk).update(hostname=f"{changes['name']}-{node.rank}")
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    if name in ("auto_pause", "auto_shutdown"):
+        return in_words(value)
     return str(value) if isinstance(value, EngineVersion) else value
 
 
@@ -337,14 +420,14 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
 
 
 @audit.atomic()
-def delete_cluster(cluster: Cluster, *, by: User, force: bool = False) -> Task:
+def delete_cluster(cluster: Cluster, *, by: User | None, force: bool = False, timer: Timer | None = None) -> Task:
     """Its nodes go, with what is on them; /shared stays. Raises `PortalError` where it is in no state for that.
 
     By force whatever is being done to it is broken off first. What a worker is just asking the cloud for may come
-    after all: the cloud is asked at the end what is left, and watched later.
+    after all: the cloud is asked at the end what is left, and watched later. With a `timer`, as `pause_cluster`.
     """
     if not force:
-        return _start(cluster, plans.DELETE, by=by)
+        return _start(cluster, plans.DELETE, by=by, timer=timer)
     going_on = cluster.tasks.exclude(kind__in=(plans.DELETE.kind, life.FORCE_DELETE.kind, life.FORGET.kind))
     broken = [task.title for task in going_on.unfinished() if break_off(task)]
     return _start(cluster, life.FORCE_DELETE, by=by, before={"broken off": ", ".join(broken)} if broken else {})

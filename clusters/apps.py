@@ -6,13 +6,15 @@ class ClustersConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import holdings
-        from clusters import actions, life, watch
+        from clusters import actions, life, strays, watch
         from clusters.consumers import TerminalConsumer
         from clusters.models import Cluster
         from portal.tasks import registry
+        from workspaces.models import Stray
 
         registry.add_subject(Cluster, *life.PLANS)
+        registry.add_subject(Stray, *strays.PLANS)
         registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
-        registry.add_watchers(watch.TerminalsWatcher, watch.HostfileWatcher)
+        registry.add_watchers(watch.TerminalsWatcher, watch.HostfileWatcher, watch.IdleWatcher)
         registry.add_socket("terminal/<uuid:uuid>/<int:rank>/", TerminalConsumer.as_asgi())
         holdings.tellers.append(actions.holdings)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+LEAD = timedelta(minutes=10)  # between the warning and what it warns of
 NEVER = "never"
 UNITS: dict[str, int] = {"minutes": 1, "hours": 60, "days": 24 * 60}
 MOST_DAYS = 60
@@ -22,3 +26,38 @@ def in_words(minutes: int) -> str:
     if number is None:
         return NEVER
     return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
+
+
+@dataclass(frozen=True)
+class Timer:
+    """What will be done to a cluster on which nothing goes on, and when: paused, or deleted."""
+
+    verb: str  # of the plan
+    minutes: int
+    since: datetime  # when it was last active
+    warned: datetime | None  # when people were told of this, if they were
+
+    @property
+    def lead(self) -> timedelta:
+        """Half of a short timer."""
+        return min(LEAD, timedelta(minutes=self.minutes) / 2)
+
+    @property
+    def warns_at(self) -> datetime:
+        return self.since + timedelta(minutes=self.minutes) - self.lead
+
+    @property
+    def acts_at(self) -> datetime:
+        """Never earlier after the warning than it says, even where nobody looked when the warning was due."""
+        due = self.since + timedelta(minutes=self.minutes)
+        return max(due, self.warned + self.lead) if self.warned else due
+
+    @property
+    def does(self) -> str:
+        """The end of “it …”."""
+        return "pauses" if self.verb == "pause" else "is deleted"
+
+    @property
+    def why(self) -> str:
+        name = "auto pause" if self.verb == "pause" else "auto shutdown"
+        return f"{name} after {in_words(self.minutes)} without activity"

@@ -18,13 +18,14 @@ from clusters.plans import (
     forget_keys,
     introduce_nodes,
     make_keys,
+    note_activity,
     reach_nodes,
     try_mpi,
     write_document,
 )
 from portal.clouds import Can, NodeState
 from portal.errors import PortalError, Refused
-from portal.tasks.ledger import Work
+from portal.tasks.ledger import Work, cancel_task
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, UNFINISHED
 from portal.tasks.plans import LEFT, Plan, StepPlan
 
@@ -32,11 +33,25 @@ Status = Cluster.Status
 
 
 def let_runs_end(work: Work) -> None:
-    """Nobody is on it. What has ended is cleaned up by its own task, which needs the nodes for that."""
+    """Nobody is on it. What has ended is cleaned up by its own task, which needs the nodes for that.
+
+    A pause that nobody has asked for gives way to a run that was asked for at the same moment.
+    """
     cluster: Cluster = work.subject
+    if work.task.kind == PAUSE.kind:
+        give_way(cluster)
+        work.look_for_cancel()
     ending = cluster.runs.exclude(turn=None).filter(tasks__status__in=UNFINISHED).order_by("pk").first()
     if ending is not None:
         work.wait(0.5, f"{ending} is being cleaned up")
+
+
+def give_way(cluster: Cluster) -> None:
+    """Take back a pause that nobody has asked for, where a run waits for the cluster."""
+    by_itself = cluster.tasks.unfinished().filter(kind=PAUSE.kind, asked_by=None, cancel_asked=False)
+    if cluster.runs.filter(status="new").exists():
+        for task in by_itself:
+            cancel_task(task)
 
 
 def halt_nodes(work: Work) -> None:
@@ -172,6 +187,7 @@ PAUSE = Plan(
     begins={Status.RUNNING},
     alone=True,
     then={FINISHED: Status.PAUSED, FAILED: Status.FAILED, CANCELLED: Status.RUNNING},
+    settle=note_activity,
 )
 
 RESUME = Plan(
@@ -190,6 +206,7 @@ RESUME = Plan(
     needs=Can.PAUSE,
     begins={Status.PAUSED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.PAUSED},
+    settle=note_activity,
 )
 
 STOP = Plan(
@@ -232,6 +249,7 @@ RESTART = Plan(
     begins={Status.RUNNING},
     alone=True,
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.RUNNING},
+    settle=note_activity,
     destroys=(_LOST_PROGRAMS, "What is in the nodes' memory"),
     spares=("The nodes, their names and their own disks", *_KEPT),
 )
@@ -287,7 +305,10 @@ FORGET = Plan(
     spares=("Whatever is there in a cloud that does not answer: nobody takes it away", *_KEPT),
 )
 
-PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET)
+# Of one that is TERMINATED, and of which something is there all the same.
+ADOPT = replace(REPAIR, kind="clusters.adopt", title="Adopt cluster", participle="adopted", begins={Status.TERMINATED})
+
+PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET, ADOPT)
 
 
 def verb(plan: Plan) -> str:
@@ -306,4 +327,5 @@ def possible(cluster: Cluster, can: Collection[Can]) -> set[str]:
         if cluster.status in plan.begins
         and not (plan.alone and cluster.occupied_by is not None)
         and (plan.needs is None or plan.needs in can)
+        and not (cluster.spot and plan.needs == Can.PAUSE)
     }

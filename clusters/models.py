@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
-from django.db import models
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db import models, transaction
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
+from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
 from portal.tasks.models import Task
 from portal.tasks.subjects import Subject
+from usage.amounts import Amount
+from usage.models import Record
 from workspaces.models import Workspace
 
 
@@ -65,6 +70,24 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
         return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
 
+    def in_use(self) -> ClusterQuerySet:
+        """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
+
+        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
+        notebook that is busy.
+        """
+        this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
+        uses = Q(occupied_by__isnull=False)
+        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        uses |= Q(Exists(this.filter(terminals__isnull=False)))
+        if settings.SSH_IS_ACTIVITY:
+            uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))
+        return self.filter(uses)
+
+    def warned_first(self) -> Case:
+        """For `order_by`: those that will be paused or deleted soon, because nothing goes on there, come first."""
+        return Case(When(status__in=Cluster.TIMED, warned__gt=F("last_active"), then=0), default=1)
+
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
         return self.prefetch_related(_lost_nodes())
@@ -109,13 +132,19 @@ class Cluster(Subject):
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
+    # What a cluster that was RUNNING is while its usage goes on: its nodes run, or soon do again.
+    STILL_USED: ClassVar[set[str]] = {Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING}
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
+    TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something
     # Which task leads from where to where is said by the plans; docs/clusters.md is made of both. A status that a task
     # is done in follows FAILED, where a task of it that has failed can be tried again.
     STATES: ClassVar[Mapping[str, State]] = {
         Status.NEW: State(Badge.waiting("NEW")),
-        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING}),
+        # TERMINATED: it was left behind in its cloud, and somebody wants it back.
+        Status.INPROGRESS: State(
+            Badge.working("INPROGRESS"), follows={Status.NEW, Status.FAILED, Status.RUNNING, Status.TERMINATED}
+        ),
         Status.RUNNING: State(
             Badge.good("RUNNING"),
             follows={
@@ -163,6 +192,8 @@ class Cluster(Subject):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     auto_pause = models.PositiveIntegerField(default=0)  # minutes without activity; 0: never
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
+    last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
+    warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
@@ -206,9 +237,70 @@ class Cluster(Subject):
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
 
-    def release(self, holder: uuid.UUID) -> bool:
-        """Let others on it. False when this holder had let go already."""
-        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None))
+    def move(self, to: str, **fields: Any) -> bool:
+        """As every subject; and its usage begins, goes on or ends with it, in one transaction."""
+        with transaction.atomic():
+            if not super().move(to, **fields):
+                return False
+            if to == self.Status.RUNNING:
+                self._begin_usage()
+            elif to not in self.STILL_USED:
+                Record.objects.end(self.uuid)
+        return True
+
+    def _begin_usage(self) -> None:
+        """By the row as it is now, which `move` has locked: this one may have been read before it was scaled."""
+        row = Cluster.objects.select_related("workspace__organization", "created_by").get(pk=self.pk)
+        workspace, person = row.workspace, row.created_by
+        Record(
+            organization=workspace.organization.uuid,
+            workspace=workspace.uuid,
+            workspace_name=workspace.name,
+            cluster=row.uuid,
+            cluster_name=row.name,
+            person=person.uuid if person else None,
+            person_name=person.email if person else "",
+            instance_type=row.instance_type,
+            cores_per_node=row.cores_per_node,
+            node_count=row.node_count,
+            spot=row.spot,
+            hourly_price=row.hourly_price,
+        ).begin()
+
+    @property
+    def used(self) -> Amount:
+        """Since it was made, until now."""
+        return Record.objects.filter(cluster=self.uuid).amount(until=now())
+
+    def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
+        """Let others on it. False when this holder had let go already. `used`: it was active until now."""
+        active = {"last_active": Now()} if used else {}
+        return bool(Cluster.objects.filter(pk=self.pk, occupied_by=holder).update(occupied_by=None, **active))
+
+    def note_activity(self) -> bool:
+        """Its timers begin again. False while it is in a status in which they do nothing."""
+        return bool(Cluster.objects.filter(pk=self.pk, status__in=self.TIMED).update(last_active=Now()))
+
+    @property
+    def timer(self) -> Timer | None:
+        """The one of its timers that acts next, where nothing happens until then."""
+        return self._timer(pauses=clouds.Can.PAUSE in self.can)
+
+    @property
+    def warning(self) -> Timer | None:
+        """The timer that people were warned of. Nobody is asked."""
+        if self.warned is None or self.warned <= self.last_active:
+            return None
+        return self._timer(pauses=True)
+
+    def _timer(self, *, pauses: bool) -> Timer | None:
+        pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
+        delete = self.auto_shutdown if self.status in self.TIMED else 0
+        if not pause and not delete:
+            return None
+        verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
+        warned = self.warned if self.warned and self.warned > self.last_active else None
+        return Timer(verb, minutes, self.last_active, warned)
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -259,7 +351,8 @@ class Cluster(Subject):
 
     @property
     def can(self) -> frozenset[clouds.Can]:
-        return self.workspace.can
+        """Of a cloud: it keeps no disks of spot nodes, so that those cannot be paused."""
+        return self.workspace.can - {clouds.Can.PAUSE} if self.spot else self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:
@@ -334,6 +427,7 @@ class Node(models.Model):
     shared = models.CharField(max_length=300, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+    guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told
 
     objects = NodeQuerySet.as_manager()
 

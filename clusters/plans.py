@@ -9,16 +9,17 @@ from datetime import timedelta
 from functools import partial
 
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
-from clusters import hostfile
+from clusters import hostfile, instead
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
-from portal.clouds import Can, CloudNode, NodesSpec, NodeState
-from portal.errors import Passing, PortalError, Refused
+from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
+from portal.errors import NoRoom, Passing, PortalError, Refused
 from portal.tasks.ledger import Work
-from portal.tasks.models import CANCELLED, FAILED, FINISHED
+from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 
@@ -35,6 +36,13 @@ def check_cloud(work: Work) -> None:
             f"{cluster.instance_type} cannot be had in {workspace.region}.",
             advice="Delete this cluster and choose another instance type.",
         )
+    if cluster.zone and cluster.zone not in {zone.name for zone in workspace.cloud.zones()}:
+        raise Refused(
+            f"{workspace.region} has no zone {cluster.zone}.",
+            advice="Delete this cluster and choose another zone.",
+        )
+    if cluster.role:
+        account.check_role(cluster.role)
     work.log(f"{identity.name}: {cluster.node_count} × {cluster.instance_type}, {cluster.cores} cores.")
 
 
@@ -72,7 +80,14 @@ def make_keys(work: Work) -> None:
 def write_document(work: Work) -> None:
     cluster: Cluster = work.subject
     names = [node.hostname for node in cluster.members]
-    documents.write(work, instance_type=cluster.instance_type, engine=str(cluster.engine_version), nodes=names)
+    chosen = {"zone": cluster.zone, "spot": cluster.spot, "role": cluster.role, "tags": cluster.extra_tags}
+    documents.write(
+        work,
+        instance_type=cluster.instance_type,
+        engine=str(cluster.engine_version),
+        nodes=names,
+        **{name: value for name, value in chosen.items() if value},
+    )
 
 
 def _spec(cluster: Cluster) -> NodesSpec:
@@ -82,13 +97,41 @@ def _spec(cluster: Cluster) -> NodesSpec:
         instance_type=cluster.instance_type,
         host_keys=tuple(node.host_key for node in cluster.members),
         authorized_keys=(cluster.workspace.login_public, cluster.key_public),
+        zone=cluster.zone,
+        spot=cluster.spot,
+        role=cluster.role,
+        extra_tags=tuple(sorted(cluster.extra_tags.items())),
     )
+
+
+def _ask_for(work: Work, spec: NodesSpec) -> None:
+    """Where the cloud has no room, the step remembers what may be had instead; see `clusters.instead`."""
+    cloud = work.subject.workspace.cloud
+    try:
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
+    except NoRoom as error:
+        instead.remember(work, error)
+        raise
+
+
+def make_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    if cluster.role:
+        work.log(f"The nodes get the role {cluster.role}, so none is made.")
+        return
+    account, spec = cluster.workspace.cloud_config.account, RoleSpec(cluster.tags, tuple(cluster.extra_tags.items()))
+    work.ask(lambda token: account.ensure_role(spec, token=token))
+
+
+def drop_role(work: Work) -> None:
+    cluster: Cluster = work.subject
+    account = cluster.workspace.cloud_config.account
+    work.ask(lambda token: account.delete_role(cluster.tags, token=token))
 
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    spec = _spec(cluster)
-    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
+    _ask_for(work, _spec(cluster))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
@@ -148,8 +191,7 @@ def reach_nodes(work: Work) -> None:
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
         work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
-        spec = _spec(cluster)
-        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
+        _ask_for(work, _spec(cluster))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
@@ -403,6 +445,12 @@ def check_nothing_is_left(work: Work) -> None:
     forget_keys(cluster)
 
 
+def note_activity(task: Task) -> None:
+    """What people have asked for or cancelled is activity until its end. What nobody has asked for is none."""
+    if task.asked_by_id is not None or task.status == TaskStatus.CANCELLED:
+        Cluster.objects.filter(pk=task.subject_id).update(last_active=Now())
+
+
 def forget_keys(cluster: Cluster) -> None:
     """Of what is gone for ever."""
     Node.objects.filter(cluster=cluster).update(host_private="")
@@ -431,6 +479,16 @@ CREATE = Plan(
             why="in the cloud configuration's own store, for whoever owns the account",
             icon="bi-list-ol",
             needs=Can.STORE,
+        ),
+        StepPlan(
+            "role",
+            "Make the nodes' role",
+            make_role,
+            drop_role,
+            undo_title="Take the nodes' role away",
+            why="what they may do in the account; of this cluster alone",
+            icon="bi-person-badge",
+            needs=Can.ROLE,
         ),
         StepPlan(
             "nodes",
@@ -472,6 +530,7 @@ CREATE = Plan(
     during=Status.INPROGRESS,
     begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
+    settle=note_activity,
 )
 
 _SURPLUS = StepPlan(

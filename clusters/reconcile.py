@@ -54,17 +54,70 @@ def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
     known = _accounted_for(found)
     without = {tags.subject: tags for tags in found if tags.subject not in known}
     strays = Stray.objects.there().filter(cloud_config=place.config, region=place.region)
-    strays.exclude(subject__in=without).update(ended=Now())
+    gone = strays.exclude(subject__in=without).exclude(status=Stray.Status.ENDING)  # those a task asks about
+    gone.update(ended=Now(), status=Stray.Status.GONE)
     strays.update(last_seen=Now())
     for subject in without.keys() - set(strays.values_list("subject", flat=True)):
         tags = without[subject]
         name, is_kept = _who(tags)
         logger.warning("%s is in %s, %s, and no row accounts for it", name, place.config.uuid, place.region)
         Stray.objects.create(
-            cloud_config=place.config, region=place.region, organization=tags.organization, workspace=tags.workspace,
-            subject=subject, name=name, is_kept=is_kept,
+            cloud_config=place.config, region=place.region, organization_tag=tags.organization,
+            workspace_tag=tags.workspace, subject=subject, name=name, is_kept=is_kept,
         )  # fmt: skip
     return list(strays)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is only in the cloud, or only in the portal."""
+
+    is_in_cloud: bool
+    subject: str
+    name: str  # in words
+    outlook: str  # what becomes of it, or what a person can do: a sentence
+
+
+def differences(place: Place, found: Collection[Tags]) -> list[Difference]:
+    """Both ways, and nothing is written: strays, and what the portal takes to be there though the cloud lists nothing.
+
+    A cluster that is FAILED, or with which a task has not done, may have nothing.
+    """
+    known = _accounted_for(found)
+    strays = {one.subject: one for one in Stray.objects.there().filter(cloud_config=place.config, region=place.region)}
+    listed = []
+    for tags in sorted((tags for tags in found if tags.subject not in known), key=lambda tags: tags.subject):
+        name, is_kept = _who(tags)
+        seen = strays.get(tags.subject) or Stray(is_kept=is_kept)
+        listed.append(Difference(True, tags.subject, name, seen.outlook))
+    there = {tags.subject for tags in found}
+    for workspace in Workspace.objects.filter(pk__in=place.ready, status=Workspace.Status.READY).order_by("pk"):
+        if str(workspace.uuid) not in there:
+            words = "Update its infrastructure: that makes its network and filesystem anew, and empty."
+            listed.append(Difference(False, str(workspace.uuid), f"The workspace {workspace}, which is READY", words))
+    here = Cluster.objects.filter(workspace__cloud_config=place.config, workspace__region=place.region)
+    for cluster in here.filter(status__in=(Cluster.Status.RUNNING, Cluster.Status.PAUSED)).order_by("pk"):
+        if str(cluster.uuid) not in there:
+            words = (
+                f"The cluster {cluster} of {cluster.workspace}, which is {cluster.STATES[cluster.status].badge.word}"
+            )
+            listed.append(Difference(False, str(cluster.uuid), words, "Repair it, or delete it."))
+    return listed
+
+
+def why_not_adopted(stray: Stray) -> str:
+    """Why it can be no cluster of the portal's again, as a sentence; empty where it can."""
+    if stray.is_workspace:
+        return "It was deleted with everything in it, or was never this portal's: make another workspace instead."
+    uuid = uuid_in(stray.subject)
+    row = Cluster.objects.filter(uuid=uuid).select_related("workspace").first() if uuid else None
+    if row is None:
+        return "The portal has no keys of its nodes: nobody could sign in to them."
+    if row.workspace.status != Workspace.Status.READY:
+        return f"Its workspace {row.workspace} is {row.workspace.badge.word}."
+    if not row.key_private or row.nodes.filter(host_private="").exists():
+        return "Its keys were thrown away when it was deleted: nobody could sign in to its nodes."
+    return ""
 
 
 def _mark_missing(place: Place, found: Collection[str]) -> None:
@@ -81,7 +134,13 @@ def _mark_missing(place: Place, found: Collection[str]) -> None:
 def is_to_end(stray: Stray) -> bool:
     """It has been there for some minutes, is still without a row, and nothing that we know wants it to stay."""
     there = Stray.objects.there().filter(pk=stray.pk, is_kept=False, first_seen__lte=Now() - Stray.PATIENCE)
-    return there.exists() and stray.subject not in _accounted_for([stray.tags])
+    there = there.exclude(status=Stray.Status.ENDING)
+    return there.exists() and not is_accounted_for(stray)
+
+
+def is_accounted_for(stray: Stray) -> bool:
+    """Whether a row says by now that it is there, or a task has not done with it."""
+    return stray.subject in _accounted_for([stray.tags])
 
 
 def end(place: Place, tags: Tags) -> tuple[list[Resource], str]:
@@ -106,7 +165,7 @@ def write_down(stray: Stray, left: Collection[Resource], trouble: str = "", *, a
     is_gone = asked_to_go and not left
     changed = Stray.objects.there().filter(pk=stray.pk)
     if is_gone:
-        if changed.update(ended=Now(), trouble=""):
+        if changed.exclude(status=Stray.Status.ENDING).update(ended=Now(), trouble="", status=Stray.Status.GONE):
             logger.warning("%s was ended: no row accounted for it", stray.name)
             organization = stray.cloud_config.organization
             audit.record(

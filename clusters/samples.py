@@ -46,8 +46,10 @@ done </proc/net/dev
 echo "$((a+b+c+f+g+h)) $((a+b+c+d+e+f+g+h)) $used $total $in $out"
 exit 0
 """
-PING = ssh.Command("true")
-COUNT = ssh.Command(f"sh -c {shlex.quote(_SCRIPT)}", env=(("COXSWAIN_COUNT", "1"),))
+# Both say how many people are signed in on the node, or nothing where it does not know. The counts are another line.
+_GUESTS = 'printf %s "${COXSWAIN_GUESTS-}"'
+PING = ssh.Command(_GUESTS, env=(("COXSWAIN_ASK_GUESTS", "1"),))
+COUNT = ssh.Command(f"{_GUESTS}; echo; exec sh -c {shlex.quote(_SCRIPT)}", env=(*PING.env, ("COXSWAIN_COUNT", "1")))
 _NUMBER = rb"([0-9]{1,19}|-)"
 _ANSWER = re.compile(rb"([0-9]{1,19}) " + _NUMBER + rb" ([0-9]{1,19}) " + b" ".join([_NUMBER] * 3) + rb"\n")
 _UNKNOWN = 2**32 - 1

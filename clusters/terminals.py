@@ -376,6 +376,9 @@ def open_terminal(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> 
             raise Refused(f"You have {settings.TERMINALS} terminals open.", advice="End one of them first.")
         if live.count() >= settings.ALL_TERMINALS:
             raise Refused(f"{settings.ALL_TERMINALS} terminals are open in this portal.", advice="Try again later.")
+        if not Cluster.objects.filter(pk=found.pk, status=Cluster.Status.RUNNING).update(last_active=Now()):
+            found.refresh_from_db(fields=["status"])
+            raise Refused(why_not(found, node))
         row = Terminal.objects.create(cluster=found, hostname=node.hostname, person=who.person)
         _record("opened", row, by=who.person)
         ring(*found.live_names())
@@ -426,6 +429,7 @@ def close(uuid: UUID, why: str, origin: audit.Origin) -> bool:
         row = Terminal.objects.select_related("person", "cluster__workspace__organization").filter(uuid=uuid).first()
         if row is None or not Terminal.objects.filter(pk=row.pk).delete()[0]:
             return False
+        Cluster.objects.filter(pk=row.cluster_id, status=Cluster.Status.RUNNING).update(last_active=Now())
         _record("closed", row, by=row.person, opened=row.opened, closed=now(), why=why)
         ring(*row.cluster.live_names())
     return True

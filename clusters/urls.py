@@ -1,6 +1,6 @@
 from django.urls import path
 
-from clusters.views import changes, clusters, connect, create, several
+from clusters.views import changes, clusters, connect, create, several, strays
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", clusters.clusters, name="clusters"),
@@ -17,8 +17,11 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/edit/", changes.edit, name="edit-cluster"),
     path("clusters/<uuid:uuid>/forget/", changes.forget, name="forget-cluster"),
     path("clusters/<uuid:uuid>/auto-repair/", changes.auto_repair, name="auto-repair"),
+    path("clusters/<uuid:uuid>/snooze/", changes.snooze, name="snooze-cluster"),
     path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
     path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
     path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),
+    path("left-behind/<uuid:uuid>/", strays.stray, name="stray"),
+    path("left-behind/<uuid:uuid>/adopt/", strays.adopt, name="adopt-stray"),
     path("clusters/<uuid:uuid>/delete/", changes.remove_cluster, name="delete-cluster"),
 ]

@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines, hostfile, reconcile, samples, terminals
+from clusters import engines, hostfile, idle, reconcile, samples, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
@@ -35,6 +35,8 @@ GAP = 0.005  # seconds from one question to the next; less, where all nodes coul
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
 REFRESH_ENGINES = 24 * 3600.0
+# Whether it answers, and how many sessions by ssh people have there: a node of This computer says so.
+MOST_GUESTS = 9999
 AT_A_TIME = 500  # rows in one statement
 
 
@@ -55,6 +57,7 @@ class NodeWatcher(SharingWatcher):
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
         self.answered: set[int] = set()  # nodes, of which that is not written down
         self.samples = samples.Samples()
+        self.guests: dict[int, int | None] = {}  # of nodes, where it is another number than is written down
         self.rounds: asyncio.Task[None] | None = None
 
     async def wanted(self) -> set[int]:
@@ -86,6 +89,9 @@ class NodeWatcher(SharingWatcher):
                 await asyncio.sleep(EVERY)
                 answered, self.answered = self.answered, set()
                 await _seen(answered)
+                if self.guests:
+                    guests, self.guests = self.guests, {}
+                    await _count_guests(guests)
                 await asyncio.to_thread(self.samples.keep)
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
@@ -128,7 +134,10 @@ class NodeWatcher(SharingWatcher):
                             host, self.samples.command(node), seconds=ANSWER_WITHIN, most=samples.MOST_ANSWER
                         )
                     if answer.status == 0:
-                        self.samples.take(node, answer.out)
+                        said, _, counts = answer.out.partition(b"\n")
+                        self.samples.take(node, counts)
+                        if (guests := _guests(said)) != node.guests:
+                            self.guests[node.pk] = guests
                     return answer.status == 0
                 except (PortalError, TimeoutError):
                     self.connections.drop(host)
@@ -167,6 +176,20 @@ class RepairWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
             await DATABASE(repair_what_is_gone)()
+            await bell.wait(EVERY)
+
+
+class IdleWatcher:
+    """Has the timers of clusters that nobody uses act, and tells people before."""
+
+    def __init__(self) -> None:
+        self.sending: set[asyncio.Task[None]] = set()
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            if mails := await DATABASE(idle.look)():  # the mail server may take its time
+                self.sending.add(task := asyncio.create_task(apart(partial(idle.send, mails))))
+                task.add_done_callback(self.sending.discard)
             await bell.wait(EVERY)
 
 
@@ -278,6 +301,17 @@ def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
         except CannotDecrypt as error:  # of one workspace; the others are looked at all the same
             logger.error("cluster %s cannot be looked at: %s", cluster, error)
     return found
+
+
+def _guests(said: bytes) -> int | None:
+    """None where the node does not say."""
+    return min(MOST_GUESTS, int(said)) if said.isdigit() and len(said) < 10 else None
+
+
+@DATABASE
+def _count_guests(guests: dict[int, int | None]) -> None:
+    for pk, count in guests.items():
+        Node.objects.filter(pk=pk).update(guests=count)
 
 
 @DATABASE

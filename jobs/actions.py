@@ -17,6 +17,7 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
+from clusters.life import give_way
 from clusters.models import Cluster
 from jobs import rules
 from jobs.causes import span
@@ -239,11 +240,22 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
     live.ring(live.WATCH_WAITING, *run.live_names())
-    dispatch(cluster.pk, fresh=run)
+    if not dispatch(cluster.pk, fresh=run):
+        _look_at_cluster(run)
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     _record("started", run, by=by, after=after)
     return run
+
+
+def _look_at_cluster(run: Run) -> None:
+    """It has to wait, perhaps because a timer was a moment earlier: a pause gives way, a deletion is said."""
+    cluster = run.cluster
+    cluster.refresh_from_db(fields=["status"])
+    if cluster.status in GONE:
+        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
+    if cluster.status == Cluster.Status.PAUSING:
+        give_way(cluster)
 
 
 @audit.atomic()

@@ -84,7 +84,7 @@ def dispatch_all() -> int:
         ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
     )
     for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other
-        kept.filter(pk=pk).update(occupied_by=None)
+        kept.filter(pk=pk).update(occupied_by=None, last_active=Now())
     free = Cluster.objects.free().filter(Exists(Run.objects.waiting().filter(cluster=OuterRef("pk")).order_by()))
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
 

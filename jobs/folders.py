@@ -61,16 +61,16 @@ def _whole() -> set[int]:
 
 
 def clear(pk: int, seen: dict[UUID, float]) -> None:
-    """One look. `seen` is when each folder without a purpose was first seen, and is kept for the next look.
+    """One look. `seen` is when each thing without a purpose was first seen, and is kept for the next look.
 
     Raises `PortalError` when a node does not answer.
     """
     cluster = Cluster.objects.select_related("workspace__organization").get(pk=pk)
-    cluster.release(_holder(cluster))  # somebody died while ending what nobody knows
+    _release_of_the_dead(cluster, seen)
     nodes = list(cluster.nodes.all())
     found = _on_node(nodes[0])
     purposeless = found - _with_purpose(found)
-    for gone in seen.keys() - purposeless:
+    for gone in seen.keys() - purposeless - {_holder(cluster)}:
         del seen[gone]
     for uuid in sorted(purposeless):
         if time.monotonic() - seen.setdefault(uuid, time.monotonic()) < PATIENCE:
@@ -105,6 +105,17 @@ def _holder(cluster: Cluster) -> UUID:
     return uuid5(cluster.uuid, "folders")
 
 
+def _release_of_the_dead(cluster: Cluster, seen: dict[UUID, float]) -> None:
+    """Somebody holds it who ends what nobody knows. That takes less than `PATIENCE`; after it, they have died."""
+    holder = _holder(cluster)
+    if cluster.occupied_by != holder:
+        seen.pop(holder, None)
+    elif time.monotonic() - seen.setdefault(holder, time.monotonic()) >= PATIENCE:
+        cluster.release(holder)
+        del seen[holder]
+        live.ring(live.WATCH_WAITING)
+
+
 def _end_unknown(uuid: UUID, cluster: Cluster, nodes: list[Node]) -> bool:
     """End what runs of it. The portal has no such run, perhaps because its database was put back to an earlier day.
 
@@ -124,9 +135,9 @@ def _end_unknown(uuid: UUID, cluster: Cluster, nodes: list[Node]) -> bool:
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, PortalError):
             raise answer
-        if answer.status:
+        if answer.status or not answer.text.isdecimal():
             raise Refused(f"What runs on {node.hostname} could not be looked through.", evidence=answer.said)
-        if answer.text.isdecimal() and int(answer.text):
+        if int(answer.text):
             logger.warning("%s processes of a run that is not known, %s, ended on %s", answer.text, uuid, node.hostname)
     return True
 

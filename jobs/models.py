@@ -6,10 +6,11 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from django.contrib.contenttypes.models import ContentType
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, Subquery, Value
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
@@ -303,6 +304,8 @@ class Run(Subject):
         moved = super().move(to, **fields)
         if moved and to in (self.Status.FAILED, self.Status.FINISHED):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
+            # Two that end at once do not see each other: whoever is committed last sees both.
+            transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
         return moved
 
     def remember_who_cancelled(self, by: User) -> None:
@@ -310,6 +313,12 @@ class Run(Subject):
 
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]
+
+
+def _only_the_last_needs_you(job: int) -> None:
+    """Of a job's runs; unless one was finished since."""
+    ended = Run.objects.filter(job=job, status__in=("failed", "finished")).order_by("-pk").values("pk")[:1]
+    Run.objects.filter(job=job, needs_you=True, pk__lt=Subquery(ended)).update(needs_you=False)
 
 
 def reasons(runs: Collection[Run]) -> dict[int, str]:

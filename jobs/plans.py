@@ -24,6 +24,7 @@ from jobs.dispatch import dispatch
 from jobs.models import Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
+from portal.detached import Alive
 from portal.errors import Passing, PortalError, Refused
 from portal.secrets import CannotDecrypt, unseal
 from portal.tasks import keeping, live
@@ -153,8 +154,8 @@ def stop(work: Work) -> None:
             asked = work.memo.setdefault("asked", [])
             if name not in asked:
                 asked.append(name)
-                there = detached.send_signal(head.host, folder, name)
-                if not there and not detached.look(head.host, folder)[1]:
+                lives = detached.send_signal(head.host, folder, name)
+                if lives == Alive.NO and not detached.look(head.host, folder)[1]:
                     Run.objects.filter(pk=run.pk).update(observed=True)  # it never began
                     return
             if waited < 8:
@@ -191,7 +192,7 @@ def keep(work: Work) -> None:
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
     work.save()  # what was said up to now belongs to what is kept
     try:
-        keeping.keep(run.output, sums)
+        keeping.keep(run.output, sums, lives=work.lives)
     except Passing as error:  # the watch process tries again, and compares then; the nodes need not wait for that
         work.log(f"{error.message} All of it is in the database, and is tried again from time to time.")
     stored = Output.objects.get(pk=run.output_id)
@@ -232,9 +233,9 @@ def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, int]]:
         ]
         found = Counter[str]()
         for node, answer in zip([head, *others], answers, strict=True):
-            if isinstance(answer, PortalError) or answer.status:
+            if isinstance(answer, PortalError) or answer.status or not answer.text.isdecimal():
                 silent = silent or node.hostname
-            elif answer.text.isdecimal():
+            else:
                 found[node.hostname] += int(answer.text)
         ended += found
         if not +found or silent:
@@ -294,7 +295,7 @@ def settle(task: Task) -> None:
 @transaction.atomic
 def leave_cluster(run: Run) -> None:
     """Whatever was on the nodes has ended: the next one may begin."""
-    if run.cluster.release(run.uuid):
+    if run.cluster.release(run.uuid, used=True):
         dispatch(run.cluster_id)
 
 

@@ -25,6 +25,7 @@ from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
 from portal import detached, ssh
 from portal.clouds import CloudNode
+from portal.detached import Alive, Spoilt
 from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live
@@ -42,7 +43,7 @@ MOST_BUFFERED = 1024 * 1024
 MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
 LOOK_FOR_LEFTOVERS = 5.0  # seconds between looks
-MOST_FAULTS = 5  # of its observer, until a run is given up
+MOST_FAULTS = 5  # of its observer, or looks at what its programs have spoilt, until a run is given up
 NONSENSE = (
     ArithmeticError,
     AttributeError,
@@ -53,7 +54,8 @@ NONSENSE = (
     DataError,
     IntegrityError,
 )
-MOST_FRUITLESS = 12  # observations in a row that end without a word of anything new: more than half a minute
+MOST_FRUITLESS = 60  # observations in a row that do not say how the run goes: about ten minutes
+UNLISTED = 60.0  # seconds after which a node is gone that its cloud does not list; lists of clouds lag behind
 LATE = 60.0  # seconds after its time limit in which the node should have ended a run
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
@@ -176,7 +178,7 @@ class Buffer:
         self.setup_since = self.setup_since or time.monotonic()
 
     def add(self, data: bytes) -> None:
-        """Raises `Refused` at what is no log."""
+        """Raises `Spoilt` at what is no log."""
         found, end = detached.frames(self.rest + data)
         self.rest = (self.rest + data)[end:]
         before = 0
@@ -209,6 +211,8 @@ class Observer:
         self.news = False  # facts that are not written down
         self.silent = False
         self.has_heard = False  # in this observation, more than facts
+        self.unknown = ""  # why the node could not say whether it lives
+        self.unlisted_since: float | None = None  # that the cloud has not listed its node
         self.pace = Pace()
         self.printed_at = time.monotonic()
         self.is_quiet = False  # it has not printed for a while, and pages know
@@ -225,25 +229,28 @@ class Observer:
         )
 
     async def run(self) -> None:
-        missing = fruitless = 0
+        missing = fruitless = spoilt = 0
         pause = 0.2
         while True:
             target = await self._target()
             if target is None:
                 return
             host = target[0]
+            longest = 2.0
+            trouble: PortalError | None = None
             self.buffer, self.has_heard = Buffer(), False
             try:
                 telling = detached.observe(self.connections, *target)
                 async with asyncio.timeout(None) as patience, telling as out:
                     if await self._receive(out, patience):
                         return
-                missing = 0
-                fruitless = 0 if self.has_heard else fruitless + 1
-                if fruitless >= MOST_FRUITLESS:
-                    await self._lost(_of_head("The head node answers, and does not say how the run goes."))
-                    return
-                pause = pause if fruitless else 0.2
+                missing = spoilt = 0
+                if self.has_heard:
+                    fruitless, pause = 0, 0.2
+                else:
+                    trouble = Refused(
+                        "The head node answers, and does not say how the run goes.", evidence=self.unknown
+                    )
             except WrongOffset:
                 logger.warning("run %s: another observer was here; going on from what it stored", self.pk)
             except TimeoutError:
@@ -252,15 +259,31 @@ class Observer:
             except Passing as error:
                 await self._mark_silent(error.message)
                 # Only the cloud can say that a node is gone for good. Ask twice, some time apart.
-                missing = missing + 1 if not await self._head_runs() else 0
+                missing = missing + 1 if await self._head_lives() == Alive.NO else 0
                 if missing >= 3:
                     await self._lost(_of_head("The head node went away while the run was on it.", error.evidence))
                     return
+            except Spoilt as error:
+                spoilt += 1
+                if spoilt >= MOST_FAULTS:
+                    await self._not_followed(error)
+                    return
             except PortalError as error:
-                await self._lost(_of_head(error.message, error.evidence))
-                return
+                trouble = error
+            if trouble:
+                # The run may be well: that its node shows another key, or answers with nonsense, is no word of its end.
+                await self._mark_silent(trouble.message)
+                fruitless, longest = fruitless + 1, 10.0
+                if fruitless >= MOST_FRUITLESS:
+                    await self._not_followed(trouble)
+                    return
             await asyncio.sleep(pause)
-            pause = min(2.0, pause * 2)
+            pause = min(longest, pause * 2)
+
+    async def _not_followed(self, error: PortalError) -> None:
+        """Nobody says that it has ended, and nobody can say how it goes: it is ended on its nodes."""
+        advice = f"{error.advice} What ran of it is ended. Look at the cluster, and run the job again.".strip()
+        await self._lost(Cause(error.message, error.evidence, advice, "not_followed"))
 
     @DATABASE
     def _target(self) -> tuple[ssh.Host, str, int] | None:
@@ -301,9 +324,14 @@ class Observer:
 
     async def _take_in(self, word: dict[str, Any], data: bytes) -> bool:
         """One thing that the node has told. True when it was the last."""
-        self.has_heard = self.has_heard or "facts" not in word
-        if self.silent:
-            await self._heard()
+        if "unknown" in word:
+            self.unknown = str(word["unknown"])[:300]
+            if not self.silent:
+                await self._mark_silent(f"The head node cannot say whether it lives: {self.unknown}")
+        else:
+            self.has_heard = self.has_heard or "facts" not in word
+            if self.silent:
+                await self._heard()
         if self.ends_by and "exit" not in word and "sha256" not in word and now() > self.ends_by:
             await self._lost(
                 Cause(
@@ -321,7 +349,7 @@ class Observer:
             await live.send(*self.names)
         if "log" in word:
             if word["log"] != self.received:
-                raise Refused("The head node's log of the run makes no sense.", evidence=json.dumps(word)[:200])
+                raise Spoilt("The head node's log of the run makes no sense.", evidence=json.dumps(word)[:200])
             self.received += len(data)
             self.buffer.add(data)
             if self.buffer.size >= MOST_BUFFERED:
@@ -336,7 +364,7 @@ class Observer:
             failpoint("jobs.watch.exit.after")
         elif "sha256" in word:
             if not isinstance(word["sha256"], dict):
-                raise Refused("The head node says what makes no sense.", evidence=str(word)[:200])
+                raise Spoilt("The head node says what makes no sense.", evidence=str(word)[:200])
             await self._finish({kind[:10]: str(digest)[:64] for kind, digest in list(word["sha256"].items())[:10]})
             return True
         elif "never" in word:
@@ -419,17 +447,27 @@ class Observer:
     @DATABASE
     def _mark_silent(self, why: str) -> None:
         logger.warning("run %s: %s", self.pk, why)
+        self.silent = True
         if Run.objects.filter(pk=self.pk, silent_since=None).update(silent_since=now()):
             live.ring(*self.names)
 
-    async def _head_runs(self) -> bool:
-        """True also while the cloud does not say."""
+    async def _head_lives(self) -> Alive:
+        """As its cloud says. Of a node that it does not list, only after a while, or where the cluster is deleted."""
         try:
             seen, _ = await self._head_seen()
         except PortalError as error:
             logger.warning("run %s: the cloud does not say whether its node runs: %s", self.pk, error)
-            return True
-        return seen is not None and seen.is_coming
+            return Alive.UNKNOWN
+        if seen is not None:
+            self.unlisted_since = None
+            return Alive.YES if seen.is_coming else Alive.NO
+        self.unlisted_since = self.unlisted_since or time.monotonic()
+        is_over = time.monotonic() - self.unlisted_since > UNLISTED or await self._is_deleted()
+        return Alive.NO if is_over else Alive.UNKNOWN
+
+    @DATABASE
+    def _is_deleted(self) -> bool:
+        return Cluster.objects.filter(runs=self.pk, status__in=Cluster.DELETED).exists()
 
     async def _head_seen(self) -> tuple[CloudNode | None, datetime]:
         """The head node as the cloud sees it, and since when the run is on it."""
@@ -523,7 +561,7 @@ class _End:
 
     @classmethod
     def of(cls, words: Any) -> _End:
-        """Raises `Refused` where it makes no sense."""
+        """Raises `Spoilt` where it makes no sense."""
         try:
             numbers = [words[name] for name in ("status", "signal")]
             ago = float(words["now"]) - float(words["ended"])
@@ -536,17 +574,17 @@ class _End:
                 now() - timedelta(seconds=min(max(0.0, ago), 10 * 365 * 86400.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Refused("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
+            raise Spoilt("The head node does not say how the run ended.", evidence=str(words)[:200]) from error
 
 
 def _ended_ranks(told: dict[str, Any]) -> dict[str, Any]:
-    """As `Run.ended_ranks`. Raises `Refused` where it makes no sense."""
+    """As `Run.ended_ranks`. Raises `Spoilt` where it makes no sense."""
     try:
         latest = now().timestamp()  # whatever its clock says: the last years that there are break pages
         last = [[_count(rank), min(max(0.0, float(at)), latest)] for rank, at in told["last"][:5]]
         return {"count": _count(told["count"]), "of": _count(told["of"]), "last": last}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Refused("The head node does not say which ranks have ended.", evidence=str(told)[:200]) from error
+        raise Spoilt("The head node does not say which ranks have ended.", evidence=str(told)[:200]) from error
 
 
 def _count(value: Any) -> int:

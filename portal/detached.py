@@ -14,12 +14,13 @@ import struct
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
 from portal import ssh
-from portal.errors import PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 
 _ONNODE = Path(__file__).parent / "onnode"
 # Reads our modules from a descriptor, and begins with `boot.py`.
@@ -104,9 +105,17 @@ def observe(
     return connections.stream(host, OWN.command(), input=_line("observe", folder, str(at)), ahead=True)
 
 
-def send_signal(host: ssh.Host, folder: str, name: str) -> bool:
-    """To its process group. False when nothing is left there to signal."""
-    return OWN.call(host, "signal", folder, name).text == "sent"
+class Alive(StrEnum):
+    """Whether something lives. UNKNOWN is no NO, and ends nothing."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+
+def send_signal(host: ssh.Host, folder: str, name: str) -> Alive:
+    """To its process group. NO: nothing is left there to signal."""
+    return {"sent": Alive.YES, "gone": Alive.NO}.get(OWN.call(host, "signal", folder, name).text, Alive.UNKNOWN)
 
 
 def sweep(
@@ -121,6 +130,10 @@ def sweep(
     env = {"COXSWAIN_SWEEP": run, **({"COXSWAIN_SWEEP_STAYING": "1"} if alone else {})}
     env |= {"COXSWAIN_SWEEP_OTHERS": "1"} if others else {}
     return ssh.run_on_all(hosts, OWN.command(**env), input=_line("sweep", f"COXSWAIN_RUN={run}", alone))
+
+
+class Spoilt(Refused):
+    """What a command has in its folder makes no sense: its own programs can write there, and will not do better."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +155,14 @@ MOST_FRAME = 1 << 20
 def frames(log: bytes) -> tuple[list[tuple[Frame, int]], int]:
     """The whole frames at the beginning of a log, each with the offset of its end; and how far that is.
 
-    Raises `Refused` at what is no frame: then nothing of the log after it can be read.
+    Raises `Spoilt` at what is no frame: then nothing of the log after it can be read.
     """
     found: list[tuple[Frame, int]] = []
     at = 0
     while len(log) - at >= _FRAME.size:
         kind, world, rank, size, when = _FRAME.unpack_from(log, at)
         if kind not in b"oens" or size > MOST_FRAME:
-            raise Refused("The head node's log of the run makes no sense.", evidence=log[at : at + 60].hex(" "))
+            raise Spoilt("The head node's log of the run makes no sense.", evidence=log[at : at + 60].hex(" "))
         end = at + _FRAME.size + size
         if end > len(log):
             break
@@ -159,10 +172,25 @@ def frames(log: bytes) -> tuple[list[tuple[Frame, int]], int]:
     return found, at
 
 
+def _object(host: ssh.Host, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not ("unknown" in found or {"exit", "begun", "said"} <= found.keys()):
+        raise Passing(f"{host.name} says what makes no sense.", evidence=repr(text[:200]))
+    return found
+
+
 def look(host: ssh.Host, folder: str) -> tuple[dict[str, Any] | None, bool, str]:
-    """How it ended (None: not yet), whether it was started, and the end of its output."""
+    """How it ended (None: not yet), whether it was started, and the end of its output.
+
+    Raises `Passing` where the node cannot say that now, and `Refused` where it says what makes no sense.
+    """
     answer = OWN.call(host, "look", folder)
-    told = json.loads(answer.out)
+    told = _object(host, answer.out)
+    if "unknown" in told:
+        raise Passing(f"{host.name} cannot say how a command goes.", evidence=str(told["unknown"])[:300])
     end = told["exit"]
     if end is not None and not isinstance(end, dict):
         raise Refused(f"{host.name} does not say how a command ended.", evidence=str(end)[:200])

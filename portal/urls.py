@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("portal.tasks.urls")),
     path("", include("accounts.urls")),
     path("", include("workspaces.urls")),
+    path("", include("usage.urls")),
     path("", include("clusters.urls")),
     path("", include("jobs.urls")),
 ]

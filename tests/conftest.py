@@ -58,7 +58,7 @@ def rings(monkeypatch):
 @pytest.fixture
 def no_heartbeat(monkeypatch):
     """Inside a test's transaction a second connection would wait for the first."""
-    monkeypatch.setattr(ledger, "_heartbeat", lambda task: contextlib.nullcontext())
+    monkeypatch.setattr(ledger, "_heartbeat", lambda task: contextlib.nullcontext(bool))
 
 
 @pytest.fixture

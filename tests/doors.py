@@ -55,6 +55,8 @@ ROWS = {
     "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "check-cloud-config": Row("cloud config", NONE, ORGANIZATION_ADMINS),
     "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "stray": Row("stray", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "adopt-stray": Row("stray", NONE, ORGANIZATION_ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
     "profile": Row(None, SIGNED_IN, SIGNED_IN),
     "profile-data": Row(None, SIGNED_IN),
@@ -93,6 +95,10 @@ ROWS = {
     "jobs": Row("workspace", INSIDE),
     "runs": Row("workspace", INSIDE),
     "new-job": Row("workspace", RUNNERS, RUNNERS),
+    "workspace-usage": Row("workspace", INSIDE),
+    "workspace-usage-csv": Row("workspace", INSIDE),
+    "organization-usage": Row(None, ADMINS),
+    "organization-usage-csv": Row(None, ADMINS),
     "cluster": Row("cluster", INSIDE),
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "pause-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
@@ -104,6 +110,7 @@ ROWS = {
     "edit-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "forget-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "auto-repair": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "snooze-cluster": Row("cluster", NONE, RUNNERS),
     "terminal": Row("cluster", RUNNERS),
     "cluster-key": Row("cluster", NONE, RUNNERS),
     "refresh-hostfile": Row("cluster", NONE, RUNNERS),
@@ -134,6 +141,7 @@ LIVE = {
     "organization": MEMBERS - {"charlie"},
     "workspace": SEE,
     "cluster": INSIDE,
+    "stray": ORGANIZATION_ADMINS,
     "run": INSIDE,
     "task": INSIDE,
     "output": INSIDE,
@@ -171,7 +179,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
-        case "cloud config":
+        case "cloud config" | "stray":
             return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE

@@ -43,7 +43,7 @@ from tests.doors import (
 )
 from tests.running import ROOT
 from tests.sockets import Page
-from workspaces.models import WorkspaceMember
+from workspaces.models import Stray, WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
 BOB = UUID("b0b00000-0000-4000-8000-000000000000")
@@ -84,6 +84,9 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid,
         "cloud config": this_computer.uuid,
+        "stray": Stray.objects.create(
+            cloud_config=this_computer, region="x", organization_tag="o", workspace_tag="w", subject="w", name="Some"
+        ).uuid,
     }  # fmt: skip
 
 
@@ -162,7 +165,7 @@ def test_what_belongs_to_others_is_as_if_it_were_not(things, who_is, name):
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
 def test_what_was_deleted_is_not_there(client, who_is, lab, name):
     client.force_login(
-        who_is("olga" if ROWS[name].about in ("person", "invitation", "token", "cloud config") else "wanda")
+        who_is("olga" if ROWS[name].about in ("person", "invitation", "token", "cloud config", "stray") else "wanda")
     )
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
@@ -183,7 +186,7 @@ def test_looking_changes_nothing(things, who_is, who):
 
 def everything():
     """Every row of ours. Sessions note that they were used."""
-    apps_of_ours = ("accounts", "workspaces", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
+    apps_of_ours = ("accounts", "workspaces", "usage", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
     return {
         model._meta.label: list(model._base_manager.order_by("pk").values())
         for label in apps_of_ours

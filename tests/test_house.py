@@ -9,7 +9,7 @@ import pytest
 
 from tests.running import ROOT
 
-APPS = ("portal", "accounts", "workspaces", "clusters", "jobs")
+APPS = ("portal", "accounts", "workspaces", "usage", "clusters", "jobs")
 # They say by what they return whether anything has changed. Who does not look believes in what has not happened.
 MUST_USE = {"move", "why_not_again"}
 

@@ -14,7 +14,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can, WorkspaceRole
-from accounts.actions import addresses_of, cancel_all, tell
+from accounts.actions import addresses_of, cancel_all, hold, tell
 from accounts.holdings import Holding
 from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
@@ -99,8 +99,9 @@ def create_workspace(
 ) -> Workspace:
     """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
 
-    Raises `Conflict` where the cloud configuration was deleted meanwhile.
+    Raises `Conflict` where the organization or the cloud configuration was deleted meanwhile.
     """
+    hold(organization)
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
         raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(
@@ -156,7 +157,8 @@ def cancel(task: Task, by: User) -> None:
 def record_task(verb: str, task: Task, *, by: User) -> None:
     """The audit entry of what a person does with a task itself: of which organization it is, its subject knows."""
     workspace = task.subject.workspace
-    audit.record(verb, task, organization=workspace.organization, by=by, workspace=workspace)
+    organization = (workspace or task.subject.cloud_config).organization
+    audit.record(verb, task, organization=organization, by=by, workspace=workspace)
 
 
 LAST_ADMIN = (

@@ -49,16 +49,20 @@ class WorkspaceAdmin(StaffAdmin):
 class StrayAdmin(StaffAdmin):
     """What clouds held in this portal's name, though no row accounts for it."""
 
-    list_display = ("name", "cloud_config", "region", "first_seen", "last_seen", "ended", "is_kept")
+    list_display = ("name", "state", "cloud_config", "region", "first_seen", "last_seen", "ended", "is_kept")
     list_select_related = ("cloud_config",)
     list_filter = (("ended", admin.EmptyFieldListFilter), "is_kept", ("first_seen", admin.DateFieldListFilter))
     search_fields = ("name__istartswith", "subject__startswith")
     search_help_text = "The beginning of its name, or of the id that it carries."
     narrows = ("cloud_config__id__exact",)
     fields = (
-        "name", "cloud_config", "region", "organization", "workspace", "subject", "things", "first_seen", "last_seen",
-        "ended", "is_kept", "trouble",
+        "name", "state", "cloud_config", "region", "organization_tag", "workspace_tag", "subject", "things",
+        "first_seen", "last_seen", "ended", "is_kept", "trouble", "uuid",
     )  # fmt: skip
+
+    @admin.display(description="status")
+    def state(self, stray: Stray) -> SafeString:
+        return shown(stray.badge)
 
 
 @admin.register(WorkspaceMember, site=site)

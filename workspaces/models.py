@@ -257,26 +257,45 @@ class Workspace(Subject):
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
 
 
-class StrayQuerySet(models.QuerySet["Stray"]):
+class StrayQuerySet(AccessQuerySet["Stray"]):
+    organization_path = "cloud_config__organization"
+    sees = Can.MANAGE_ORGANIZATION
+    changes = Can.MANAGE_ORGANIZATION
+
     def there(self) -> StrayQuerySet:
         return self.filter(ended=None).order_by("first_seen", "pk")
 
 
-class Stray(models.Model):
+class Stray(Subject):
     """What a cloud holds in this portal's name though no row of the portal accounts for it; it may cost money.
 
-    Kept after its end, for staff to read.
+    As the reconciler saw it last. Kept after its end, for staff to read.
     """
 
     PATIENCE: ClassVar[timedelta] = timedelta(minutes=2)  # for what is only on its way; then it is ended
+    fetched_with = ("cloud_config__organization",)
+
+    class Status(models.TextChoices):
+        THERE = "there"
+        ENDING = "ending"  # a person has asked for that; what the portal ends by itself stays THERE until it is gone
+        FAILED = "failed"
+        GONE = "gone"
+
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.THERE: State(Badge.warning("LEFT BEHIND"), follows={Status.ENDING}),
+        Status.ENDING: State(Badge.working("ENDING"), follows={Status.THERE, Status.FAILED}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.ENDING}),
+        Status.GONE: State(Badge.gone("GONE"), follows={Status.THERE, Status.ENDING, Status.FAILED}),
+    }
 
     cloud_config = models.ForeignKey(CloudConfig, models.CASCADE, related_name="strays")
     region = models.CharField(max_length=40)
-    organization = models.CharField(max_length=80)  # this and the following: the tags that it carries
-    workspace = models.CharField(max_length=80)
+    organization_tag = models.CharField(max_length=80)  # this and the following: the tags that it carries
+    workspace_tag = models.CharField(max_length=80)
     subject = models.CharField(max_length=80)
     name = models.CharField(max_length=200)  # of the subject, in words
     things = models.JSONField(default=list)  # of the cloud, in words
+    status = models.CharField(max_length=8, choices=Status, default=Status.THERE)
     first_seen = models.DateTimeField(db_default=Now())
     last_seen = models.DateTimeField(db_default=Now())
     ended = models.DateTimeField(null=True)  # when the cloud was asked and nothing of it was left
@@ -289,27 +308,64 @@ class Stray(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["cloud_config", "region", "subject"], condition=Q(ended=None), name="one_stray_of_a_subject"
-            )
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["there", "ending", "failed", "gone"]), name="stray_status_known"
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name
 
+    def get_absolute_url(self) -> str:
+        return reverse("stray", args=[self.uuid])
+
+    def crumbs(self) -> list[tuple[str, str]]:
+        config = self.cloud_config
+        here = (f"{self.kind} left behind", self.get_absolute_url())
+        return [("Cloud configurations", reverse("cloud-configs")), (config.name, config.get_absolute_url()), here]
+
+    @property
+    def workspace(self) -> None:
+        """It is in none that the portal knows: people of the organization look after it."""
+
+    @property
+    def is_workspace(self) -> bool:
+        """Whether it is what a workspace consists of, or else the nodes of a cluster."""
+        return self.subject == self.workspace_tag
+
+    @property
+    def kind(self) -> str:
+        return "Workspace" if self.is_workspace else "Cluster"
+
+    @property
+    def cloud(self) -> clouds.Cloud:
+        return self.cloud_config.cloud(self.region)
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.cloud_config.can
+
     @property
     def tags(self) -> clouds.Tags:
-        return clouds.Tags(installation(), self.organization, self.workspace, self.subject)
+        return clouds.Tags(installation(), self.organization_tag, self.workspace_tag, self.subject)
 
     @property
     def outlook(self) -> str:
         """What becomes of it, as a sentence."""
+        if self.ended:
+            return "Nothing of it is there any more."
         if self.is_kept:
             return (
                 "It may hold people's data, or be another portal's: the portal leaves it alone. "
-                "Delete it in the cloud if nobody needs it."
+                "Destroy it if nobody needs it."
             )
         if self.trouble:
             return f"It could not be ended, and that is tried again every minute. {self.trouble}"
         return "The portal ends it, unless it goes by itself within minutes."
+
+    def live_names(self) -> list[str]:
+        return [f"stray.{self.uuid}", *self.cloud_config.live_names()]
 
 
 class WorkspaceMember(models.Model):

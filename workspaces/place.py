@@ -10,8 +10,8 @@ from django.utils.functional import SimpleLazyObject
 
 from accounts.access import Can, get_for
 from accounts.models import Membership
-from accounts.place import person
-from workspaces.models import Workspace, WorkspaceMember
+from accounts.place import Switched, enter_organization, person
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
@@ -52,5 +52,14 @@ def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
 
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:
-    """For a page of a task: the workspace of what it was done to."""
-    enter(request, subject.workspace)
+    """For a page of a task: the workspace of what it was done to, or else the organization. Raises `Switched`."""
+    if subject.workspace is not None:
+        enter(request, subject.workspace)
+    else:
+        enter_of(request, subject.cloud_config)
+
+
+def enter_of(request: HttpRequest, config: CloudConfig) -> None:
+    """The page is in the organization of this cloud configuration. Raises `Switched` where the person is in another."""
+    if (active := enter_organization(request)) != config.organization:
+        raise Switched(active, config.organization)

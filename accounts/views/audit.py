@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, time, timedelta
 from uuid import UUID
 
-from channels.db import database_sync_to_async
 from django.apps import apps
 from django.contrib.auth.decorators import login_required
-from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import NoReverseMatch, reverse
@@ -33,6 +28,7 @@ from accounts.models import (
     User,
 )
 from accounts.place import enter_organization, person
+from portal.spreadsheets import download, line
 
 AUDIT_PAGE = 50  # entries on one page
 
@@ -108,13 +104,7 @@ def audit_csv(request: HttpRequest) -> HttpResponseBase:
     """All entries of the view, read a thousand at a time while they are sent."""
     organization = enter_organization(request, Can.READ_AUDIT)
     _, entries = _audit(organization, request.GET)
-    lines = _csv_lines(entries)
-    # Each kind of server has its own: a synchronous iterator would be gathered in memory under ASGI.
-    content = _in_turn(lines) if isinstance(request, ASGIRequest) else lines
-    response = StreamingHttpResponse(content, content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="audit.csv"'
-    response["X-Content-Type-Options"] = "nosniff"
-    return response
+    return download(request, "audit.csv", _csv_lines(entries))
 
 
 _COLUMNS = (
@@ -124,17 +114,11 @@ _COLUMNS = (
 
 
 def _csv_lines(entries: AuditEventQuerySet) -> Iterator[str]:
-    yield _csv(_COLUMNS)
+    yield line(_COLUMNS)
     last = None
     while batch := list(_older_than(entries, last)[:1000]):
-        yield "".join(_csv(_cell(event, column) for column in _COLUMNS) for event in batch)
+        yield "".join(line(_cell(event, column) for column in _COLUMNS) for event in batch)
         last = batch[-1].number
-
-
-async def _in_turn(lines: Iterator[str]) -> AsyncIterator[str]:
-    following = database_sync_to_async(lambda: next(lines, None))
-    while (line := await following()) is not None:
-        yield line
 
 
 def _cell(event: AuditEvent, column: str) -> str:
@@ -144,16 +128,3 @@ def _cell(event: AuditEvent, column: str) -> str:
         )
     value = getattr(event, column)
     return value.isoformat() if isinstance(value, datetime) else "" if value is None else str(value)
-
-
-_FORMULA = re.compile("(^|[;\t\r\n])([\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r])")
-
-
-def _csv(cells: Iterable[str]) -> str:
-    """One line. A spreadsheet takes what begins with one of these for a formula; an apostrophe stops it.
-
-    Where semicolons separate cells, as in German, a cell may begin in the middle of one of ours.
-    """
-    line = io.StringIO()
-    csv.writer(line).writerow(_FORMULA.sub(r"\1'\2", cell) for cell in cells)
-    return line.getvalue()

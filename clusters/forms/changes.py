@@ -8,8 +8,10 @@ from django.db.models import Q
 from accounts.forms import ConfirmDeleteForm
 from clusters.actions import CHANGEABLE, MOST_NODES
 from clusters.forms.create import NAME
+from clusters.forms.durations import DELETES, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
 from clusters.plans import DELETE
+from portal.clouds import Can
 
 
 class EditForm(forms.Form):
@@ -21,6 +23,8 @@ class EditForm(forms.Form):
         label="Number of nodes", min_value=1, max_value=MOST_NODES, help_text="It has so many when it is started."
     )
     engine_version = forms.ModelChoiceField(EngineVersion.objects.none(), empty_label=None)
+    auto_pause = DurationField(label="Auto pause", help_text=PAUSES)
+    auto_shutdown = DurationField(label="Auto shutdown", help_text=DELETES)
     auto_repair = forms.BooleanField(
         required=False,
         label="Repair by itself when a node is lost",
@@ -33,8 +37,14 @@ class EditForm(forms.Form):
         self.cluster = cluster
         for name, (_, statuses) in CHANGEABLE.items():
             # What was sent all the same is refused in words, by whoever compares it with what is so now.
-            if cluster.status not in statuses and (data is None or name not in data):
+            sent = data is not None and (name in data or f"{name}_1" in data)
+            if cluster.status not in statuses and not sent:
                 del self.fields[name]
+        for name in ("auto_pause", "auto_shutdown"):  # a page of an older portal does not know them: they stay
+            if data is not None and f"{name}_1" not in data:
+                del self.fields[name]
+        if Can.PAUSE not in cluster.can:
+            self.fields.pop("auto_pause", None)
         if "name" in self.fields and cluster.status != Cluster.Status.STOPPED:
             self.fields["name"].help_text = f"Its nodes keep their names, {cluster.stem}-0 and so on."
         if field := cast("Any", self.fields.get("engine_version")):

@@ -11,6 +11,9 @@ from django.utils.safestring import SafeString
 
 from clusters.durations import MOST, MOST_DAYS, NEVER, UNITS, split
 
+PAUSES = "After so long without runs and terminals its nodes stop. They keep their disks, and can be resumed."
+DELETES = "After so long without runs and terminals it is deleted. The time goes on while it is PAUSED."
+
 
 class DurationWidget(forms.MultiWidget):
     """A number and its unit, side by side. The unit is the second control: `NAME_1`."""

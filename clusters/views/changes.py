@@ -108,6 +108,20 @@ def auto_repair(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @login_required
+@require_POST
+def snooze(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """For all who may use it: by a run or a terminal they would do the same."""
+    found = cluster_for(request, uuid, Can.RUN_JOBS)
+    try:
+        actions.snooze_cluster(found, by=person(request))
+    except PortalError as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"The time without activity on {found} begins again now.")
+    return redirect("cluster", uuid=uuid)
+
+
+@login_required
 def remove_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what will be destroyed; POST with the cluster's name does it."""
     found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)

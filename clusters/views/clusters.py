@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,16 +10,17 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from accounts.access import Can, get_for, may
-from clusters import actions, charts, life, samples
+from clusters import actions, charts, idle, life, samples
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.charts import NodeRow
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
+from clusters.instead import instead
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
-from portal import clouds
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.tasks.history import Progress, progress
 from portal.tasks.models import Task
+from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
 
 PAGE = 25
@@ -41,7 +41,7 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         found = form.narrow(Cluster.objects.filter(workspace=workspace))
         found = behind(found, cursor_of(request.GET), *form.order, among=form.placed(Cluster.objects.all()))
         page = page_of(found.select_related("engine_version").with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
-    rows = _rows(request, workspace.can, page.rows)
+    rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
         "rows": rows,
@@ -76,7 +76,7 @@ class Row:
         return [self.task] if self.task else []
 
 
-def _rows(request: HttpRequest, can: Collection[clouds.Can], found: list[Cluster]) -> list[Row]:
+def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> list[Row]:
     view = request.GET.copy()
     asked = dict.fromkeys(view.pop("open", []))
     tasks = Cluster.objects.last_tasks(found)
@@ -85,7 +85,8 @@ def _rows(request: HttpRequest, can: Collection[clouds.Can], found: list[Cluster
     start = f"{view.urlencode()}&" if view else ""
     rows = []
     for row in found:
-        row.possible = frozenset(life.possible(row, can))
+        row.workspace = workspace
+        row.possible = frozenset(life.possible(row, workspace.can))
         others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
         if row not in open_:
             rows.append(Row(row, tasks.get(row.pk), f"{start}{others}{'&' if others else ''}open={row.uuid}"))
@@ -143,16 +144,20 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found, found.can)
+    terminals = list(found.terminals.select_related("person").order_by("pk"))
+    tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     context |= {
         "ways": ways_in(found, nodes),
-        "terminals": found.terminals.select_related("person").order_by("pk"),
+        "terminals": terminals,
+        "idle": idle.clock(found, nodes, terminals, tasks),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
-        "tasks": found.tasks.select_related("asked_by", "output").order_by("-pk")[:10],
+        "tasks": tasks,
         "runs": found.runs.for_lists().order_by("-pk")[:10].with_reasons(),
         "may_change": may(request, Can.MANAGE_CLUSTERS),
         "on_it": actions.who_is_on(found),
+        "instead": instead(found.last_task) if found.status == Cluster.Status.FAILED else [],
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)

@@ -1,43 +1,78 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
-from accounts.access import Can
+from accounts.access import Can, get_for
 from accounts.place import person
 from clusters import plans
 from clusters.actions import create_cluster
-from clusters.forms.create import ClusterForm
+from clusters.estimate import estimate
+from clusters.forms.create import ClusterForm, TypesForm, typed
+from clusters.models import Cluster
 from portal.forms import refusals_in
 from workspaces.place import workspace_for
+
+PARTS = ("estimate", "types")  # of the page, by the id of what they replace
+
+
+def _like(request: HttpRequest) -> Cluster | None:
+    """The cluster that the new one is to be like, by `?like=`. It may be of another workspace."""
+    asked = request.GET.get("like")
+    if not asked:
+        return None
+    try:
+        uuid = UUID(asked)
+    except ValueError as error:
+        raise Http404 from error
+    return get_for(Cluster.objects.all(), request.user, Can.VIEW, uuid=uuid)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """The page asks for its sums again when another instance type or number of nodes is chosen."""
+    """The address may fill in any field. `look` and `size`, of a POST, show the page again, and make nothing."""
     workspace = workspace_for(request, uuid, Can.MANAGE_CLUSTERS)
-    chosen = {name: request.GET[name] for name in ("instance_type", "node_count") if name in request.GET}
-    form = ClusterForm(request.POST or None, workspace=workspace, initial=chosen)
-    if request.method == "POST" and form.is_valid():
+    is_sent = request.method == "POST"
+    asked = request.POST if is_sent else request.GET
+    makes = is_sent and not {"look", "size"} & set(asked)
+    like = _like(request)
+    form = ClusterForm(
+        asked if makes else None,
+        workspace=workspace,
+        like=like,
+        size=asked.get("size", ""),
+        initial={} if makes else typed(asked, whole=is_sent),
+    )
+    if makes and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
             cluster = create_cluster(
                 workspace,
-                name=data["name"],
-                instance_type=data["instance_type"],
-                node_count=data["node_count"],
-                engine_version=data["engine_version"],
-                auto_repair=data["auto_repair"],
+                **{name: data[name] for name in form.fields if name != "key"},
+                hourly_price=_node_price(form),
                 by=person(request),
                 uuid=data["key"],
             )
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
-    part = "clusters/cluster_new.html#room" if request.headers.get("HX-Target") == "room" else ""
-    context = {"workspace": workspace, "form": form, "plan": plans.CREATE.on(workspace.can)}
-    return render(request, part or "clusters/cluster_new.html", context)
+    part = request.headers.get("HX-Target", "")
+    context = {
+        "workspace": workspace,
+        "form": form,
+        "like": like,
+        "types": TypesForm(asked, of=form),
+        "estimate": estimate(workspace, form.wanted, form.room) if form.wanted and part != "types" else None,
+        "plan": plans.CREATE.on(workspace.can),
+    }
+    return render(request, f"clusters/cluster_new.html{f'#{part}' if part in PARTS else ''}", context)
+
+
+def _node_price(form: ClusterForm) -> Decimal | None:
+    """What the plan beside the form has said a node costs an hour."""
+    return estimate(form.workspace, form.wanted, None).node_price if form.wanted else None

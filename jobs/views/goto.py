@@ -35,6 +35,7 @@ PAGES: list[tuple[str, str, str, Can | None]] = [
     ("cloud", "Cloud configurations", "cloud-configs", Can.MANAGE_ORGANIZATION),
     ("buildings", "Organization", "organization", Can.SEE_ORGANIZATION),
     ("people", "People and roles", "people", Can.INVITE),
+    ("bar-chart", "Usage", "organization-usage", Can.MANAGE_ORGANIZATION),
     ("key", "API tokens", "tokens", Can.MANAGE_ORGANIZATION),
     ("clock-history", "Audit", "audit", Can.READ_AUDIT),
     ("sliders", "Settings of the organization", "organization-settings", Can.MANAGE_ORGANIZATION),

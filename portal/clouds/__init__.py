@@ -27,6 +27,7 @@ from portal.clouds.types import (
     Quota,
     Region,
     Resource,
+    RoleSpec,
     Tags,
     WorkspaceSpec,
     Zone,
@@ -57,6 +58,7 @@ __all__ = [
     "Refused",
     "Region",
     "Resource",
+    "RoleSpec",
     "Store",
     "Tags",
     "WorkspaceSpec",
@@ -96,6 +98,28 @@ class Account(Protocol):
 
         Raises `Refused`, whose code says why not: not_found, other_account, not_trusted, not_allowed, limit_reached.
         """
+        ...
+
+    def attach_role(self, name: str) -> None:
+        """Give this role, which is its owner's, what every node needs besides. Needs `Can.ROLE`.
+
+        Raises `Refused` as `check_role` does.
+        """
+        ...
+
+    def detach_role(self, name: str) -> None:
+        """Take that away from it, and nothing else; quiet where there is nothing to take. Needs `Can.ROLE`."""
+        ...
+
+    def ensure_role(self, spec: RoleSpec, *, token: str = "") -> Pending | None:
+        """A role of the cluster's own, with what every node needs: for nodes of no other role. Needs `Can.ROLE`.
+
+        Answers as the methods of `Cloud` do; so does `delete_role`.
+        """
+        ...
+
+    def delete_role(self, tags: Tags, *, token: str = "") -> Pending | None:
+        """After the nodes: what has a role cannot do without. Needs `Can.ROLE`."""
         ...
 
     @property
@@ -176,7 +200,7 @@ class Cloud(Protocol):
         ...
 
     def owners(self, portal: str) -> set[Tags]:
-        """The tags of everything in this region, of any kind, that carries this portal's tag.
+        """The tags of everything in this region, of any kind, that carries this portal's tag; roles are everywhere.
 
         Those that have no row are strays.
         """

@@ -124,6 +124,14 @@ class WorkspaceSpec:
 
 
 @dataclass(frozen=True)
+class RoleSpec:
+    """The role of a cluster's nodes that is the cluster's own."""
+
+    tags: Tags
+    extra_tags: tuple[tuple[str, str], ...] = ()  # of people, as in `WorkspaceSpec`
+
+
+@dataclass(frozen=True)
 class HostKey:
     """A node's SSH host key, made by us, so that even the first connection is pinned. OpenSSH formats."""
 
@@ -142,7 +150,7 @@ class NodesSpec:
     authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in; the first is the portal's
     zone: str = ""  # empty: the cloud chooses
     spot: bool = False
-    role: str = ""  # what the nodes may do in the cloud, by the cloud's name of it; empty: nothing
+    role: str = ""  # what the nodes may do in the cloud, by the cloud's name of it; empty: the cluster's own, if any
     extra_tags: tuple[tuple[str, str], ...] = ()  # of people, as in `WorkspaceSpec`
 
     @property

@@ -17,9 +17,11 @@ same user. `wait` is started before it is needed, with everything loaded, becaus
 follows. `seconds` is how long the command may take; `alone` names a file that only one command of this node holds at
 a time, whoever starts them and whatever became of the answers.
 
-The folder holds `lock` (held by the keeper for its life), `control` (a FIFO: words for the keeper), `life` (a FIFO that
-the keeper holds open, and that is rung at news), `out`, `err`, `log`, `facts.json`, `verdict.json` and at the end
-`exit`. Everything is observed from files, and nothing by process number: sessions of a node may not see each other's
+The folder holds `lock` (held by the keeper for its life), `begun` (when, and on which node), `control` (a FIFO: words
+for the keeper), `life` (a FIFO that the keeper holds open, and that is rung at news), `out`, `err`, `log`,
+`facts.json`, `verdict.json` and at the end `exit`. Whether the command lives has three answers: where a file system
+does not say, or the folder is seen from another node than its keeper's, that is not known, and nobody takes it for
+dead. Everything is observed from files, and nothing by process number: sessions of a node may not see each other's
 processes. So the portal may die, come back and lose nothing. The command's own programs can put anything in the place
 of any of these; what is no file, or no FIFO, is taken for nothing.
 """
@@ -28,6 +30,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import importlib
 import io
@@ -131,7 +134,7 @@ def start(folder, order):
             os.mkfifo(folder / name, 0o600)
     # From here on it is never started again: O_EXCL is the fence.
     begun = os.open(folder / "begun", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.write(begun, f"{time.time()}\n".encode())
+    os.write(begun, json.dumps({"at": time.time(), **this_node()}).encode() + b"\n")
     if os.environ.pop("COXSWAIN_STAY", None):
         # Our session lasts as long as we do, and is answered when we close our output.
         print("started", flush=True)
@@ -330,12 +333,41 @@ def become(keeper, parent):
         os._exit(status)
 
 
+@functools.cache
+def this_node():
+    """By what a command's node is known, and each of its lives."""
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
+    return {"host": os.uname().nodename, "boot": boot.read_text().strip() if boot.exists() else ""}
+
+
+class Unknown(Exception):
+    """Whether something is there, or lives, cannot be said from here; why not, in words."""
+
+
+def there(path):
+    """Whether it exists. Raises `Unknown`: a file system that is away is no empty folder."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise Unknown(str(error)) from error
+    return True
+
+
 def is_alive(folder):
-    """Whether its keeper lives."""
+    """Whether its keeper lives. Raises `Unknown`."""
+    began = json.loads(said(folder / "begun") or "null")
+    if isinstance(began, dict):
+        here = this_node()
+        if began.get("host") != here["host"]:
+            raise Unknown(f"it was started on {began.get('host')}, and this is {here['host']}")
+        if began.get("boot") != here["boot"]:
+            return False  # the node was started again since
     try:
         lock = take(folder / "lock")
-    except OSError:
-        return False
+    except OSError as error:
+        raise Unknown(str(error)) from error
     if lock is not None:
         os.close(lock)
     return lock is None
@@ -357,10 +389,13 @@ def observe(folder, at):
         to.write(json.dumps(word).encode() + b"\n" + body)
 
     while True:
-        ended = os.path.exists(folder / "exit")
-        begun = ended or os.path.exists(folder / "begun")
-        alive = ended or (begun and is_alive(folder))
-        moved = False
+        unknown, moved = "", False
+        try:
+            ended = there(folder / "exit")
+            begun = ended or there(folder / "begun")
+            alive = ended or (begun and is_alive(folder))
+        except Unknown as why:
+            unknown, ended, begun, alive = str(why), False, True, True
         new = said(folder / "facts.json")
         if new and new != facts:
             facts = new
@@ -385,17 +420,18 @@ def observe(folder, at):
             to.flush()
             return
         if begun and not alive:
-            if not os.path.exists(folder / "exit"):
-                tell({"gone": True})
-                to.flush()
-                return
+            with contextlib.suppress(Unknown):  # it is told in the next round
+                if not there(folder / "exit"):
+                    tell({"gone": True})
+                    to.flush()
+                    return
             continue
         now = time.monotonic()
         if moved:
             quiet_since = now
         if moved or now - told > 1:
             if not moved:
-                tell({"beat": time.time()} if begun else {"never": True})
+                tell({"unknown": unknown} if unknown else {"beat": time.time()} if begun else {"never": True})
             told = now
             to.flush()
         if begun and not watched:
@@ -448,23 +484,31 @@ def digests(path, beat):
 
 
 def send_signal(folder, name):
-    """Prints `sent`, or `gone` when there is nothing left to signal."""
+    """Prints `sent`; `gone` when there is nothing left to signal; or `unknown` and why."""
     answer = "gone"
-    if not os.path.exists(folder / "exit"):
-        try:
-            control = os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-            os.write(control, f"{name}\n".encode())
-            answer = "sent"
-        except OSError:  # nobody reads it; it was never started; its programs have spoilt it
-            answer = "sent" if is_alive(folder) else "gone"
+    try:
+        if not there(folder / "exit"):
+            try:
+                control = os.open(folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+                os.write(control, f"{name}\n".encode())
+                answer = "sent"
+            except OSError:  # nobody reads it; it was never started; its programs have spoilt it
+                answer = "sent" if there(folder / "begun") and is_alive(folder) else "gone"
+    except Unknown as why:
+        answer = f"unknown {why}"
     print(answer)
 
 
 def look(folder):
     """Prints JSON."""
+    try:
+        begun = there(folder / "begun")
+    except Unknown as why:
+        print(json.dumps({"unknown": str(why)}))
+        return
     end = json.loads(said(folder / "exit") or "null")
     words = "\n".join(tail(folder / name, 1000) for name in ("out", "err"))
-    print(json.dumps({"exit": end, "begun": os.path.exists(folder / "begun"), "said": words}))
+    print(json.dumps({"exit": end, "begun": begun, "said": words}))
 
 
 def sweep(mark, alone):

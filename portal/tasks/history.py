@@ -36,6 +36,19 @@ class Progress:
     remaining: timedelta | None = None
 
 
+def usual_whole(kind: str, cloud: str) -> tuple[int, Usual | None]:
+    """How many tasks of this kind on this cloud have finished, of the latest ones, and how long they took in all."""
+    like_it = Task.objects.filter(kind=kind, cloud=cloud, status=TaskStatus.FINISHED, started__isnull=False)
+    times = like_it.order_by("-pk").values_list("started", "finished")[:LOOK_BACK]
+    seconds = [(finished - started).total_seconds() for started, finished in times if started and finished]
+    return len(seconds), _usual(seconds) if len(seconds) >= ENOUGH else None
+
+
+def _usual(seconds: list[float]) -> Usual:
+    cuts = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 9
+    return Usual(timedelta(seconds=cuts[4]), timedelta(seconds=cuts[8]))
+
+
 def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
     """How many tasks of this kind on this cloud have finished, and what each step of theirs took."""
     like_it = Task.objects.filter(kind=task.kind, cloud=task.cloud, status=TaskStatus.FINISHED).exclude(pk=task.pk)
@@ -47,11 +60,7 @@ def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
     for step in done:
         if step.elapsed is not None:
             took[step.name].append(step.elapsed.total_seconds())
-    usual = {}
-    for name, seconds in took.items():
-        cuts = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 9
-        usual[name] = Usual(timedelta(seconds=cuts[4]), timedelta(seconds=cuts[8]))
-    return len(pks), usual
+    return len(pks), {name: _usual(seconds) for name, seconds in took.items()}
 
 
 def progress(task: Task) -> Progress:

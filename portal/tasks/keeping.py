@@ -22,7 +22,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from hashlib import sha256
 from itertools import groupby
@@ -56,12 +56,12 @@ MOST_AT_ONCE = 50  # outputs
 MOST_IN_A_ROW = 3  # of one store that cannot be kept, until it is taken to be away
 
 
-def keep(output: Output, expected: dict[str, str] | None = None) -> None:
+def keep(output: Output, expected: dict[str, str] | None = None, *, lives: Callable[[], object] = bool) -> None:
     """Keep all that has been stored of it, with its checksums. May be called again, and by several at once.
 
     `expected` are checksums that the node computed of its files, by stream name; `agrees` says whether they match. It
     stays None of an output that was cut. Raises `Passing` when the store does not take it; then nothing is lost, and
-    it is tried again from time to time.
+    it is tried again from time to time. `lives` is called again and again meanwhile.
     """
     if expected is not None:
         Output.objects.filter(pk=output.pk).update(expected=expected)
@@ -69,9 +69,10 @@ def keep(output: Output, expected: dict[str, str] | None = None) -> None:
     goal = output.head
     while output.kept < goal:
         _keep_part(output, goal)
-    _drop_kept_chunks(output)
+        lives()
+    _drop_kept_chunks(output, lives)
     while output.digested < output.kept:
-        _digest(output)
+        _digest(output, lives)
     failpoint("output.digested")
     _drop_old_file(output)
     if output.expected is not None and not output.cut:
@@ -172,13 +173,14 @@ def _from(output: Output, begin: int, end: int) -> Iterator[Block]:
         at = found[-1].end
 
 
-def _drop_kept_chunks(output: Output) -> None:
+def _drop_kept_chunks(output: Output, lives: Callable[[], object] = bool) -> None:
     # By their end: one that was joined meanwhile may begin in a part and end behind it.
     kept = output.chunks.filter(position__lte=output.kept - F("size")).order_by("position")
     with _without_zeros():
         while keys := list(kept.values_list("pk", flat=True)[:AT_ONCE]):
             with _politely():
                 Chunk.objects.filter(pk__in=keys).delete()
+            lives()
             failpoint("output.chunks.deleted")
 
 
@@ -213,7 +215,7 @@ def _drop_old_file(output: Output) -> None:
         Output.objects.filter(pk=output.pk, file=output.file).update(file="")
 
 
-def _digest(output: Output) -> None:
+def _digest(output: Output, lives: Callable[[], object]) -> None:
     """Compute the checksums of what is kept from what the store gives. Those of streams without news stay."""
     kept, before = output.kept, output.digested
     news = 0
@@ -222,6 +224,7 @@ def _digest(output: Output) -> None:
     sums = {stream: sha256() for stream in Stream if news >> stream & 1}
     said = time.monotonic()
     for page in _pages(output, news, kept):
+        lives()
         if time.monotonic() - said > HELD.total_seconds() / 4:
             said = time.monotonic()
             Output.objects.filter(pk=output.pk, keep_at__isnull=False).update(keep_at=Now() + HELD)

@@ -10,7 +10,7 @@ Rows that several processes write are locked in one order everywhere, so that no
 2. a job before its runs; unfinished tasks (`hold`, `Work.prove`), where there are several by their numbers;
 3. the subject: a workspace before a cluster that is made in it, a run that has begun before its cluster;
 4. a cluster before the runs that wait for it, which are taken only where nobody else holds them;
-5. a new task, its steps; nodes; outputs;
+5. a new task, its steps; nodes; outputs; records of usage;
 6. the audit's chains, last (`accounts.audit.atomic`).
 
 A row is locked without those that it is read with (`of=("self",)`), and without its key (`no_key=True`): what only
@@ -24,6 +24,7 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ from portal.text import storable
 logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 6  # of workers in one step, until it is taken for the step's fault
+MOST_QUIET = 600.0  # seconds in one call without a sign of life, until a worker is taken to be stuck
 SOON = 1.0  # seconds: the watch process looks that often by itself, and need not be told of what comes later
 
 
@@ -267,15 +269,15 @@ def run_task(task_pk: int) -> None:
     task = Task.claim(task_pk, worker=f"{socket.gethostname()}:{os.getpid()}")
     if task is None:
         return
-    with log_context(task=str(task.uuid)), _heartbeat(task):
+    with log_context(task=str(task.uuid)), _heartbeat(task) as lives:
         try:
-            _run(task)
+            _run(task, lives)
         except LeaseLost:
             logger.warning("taken over by another worker")
 
 
-def _run(task: Task) -> None:
-    work = Work(task)
+def _run(task: Task, lives: Callable[[], object]) -> None:
+    work = Work(task, lives=lives)
     try:
         plan = plan_of(task.kind)
         if task.started is None:
@@ -351,15 +353,19 @@ def _in_words(task: Task, error: Exception) -> PortalError:
 
 
 @contextmanager
-def _heartbeat(task: Task) -> Iterator[None]:
-    """Renews the lease from a thread, so that a long call is not taken for a death. Stops after ten minutes."""
+def _heartbeat(task: Task) -> Iterator[Callable[[], object]]:
+    """Renews the lease from a thread, so that a long call is not taken for a death.
+
+    It stops ten minutes after the last sign of life of whoever works. Each call of what is yielded is one.
+    """
     over = threading.Event()
+    seen = [time.monotonic()]
+
+    def lives() -> None:
+        seen[0] = time.monotonic()
 
     def beat() -> None:
-        quiet = LEASE.total_seconds() / 4
-        for _ in range(int(600 / quiet)):
-            if over.wait(quiet):
-                break
+        while not over.wait(LEASE.total_seconds() / 4) and time.monotonic() - seen[0] < MOST_QUIET:
             try:
                 if not task.hold():
                     break
@@ -371,7 +377,7 @@ def _heartbeat(task: Task) -> Iterator[None]:
     thread = threading.Thread(target=beat, name=f"lease-{task.pk}", daemon=True)
     thread.start()
     try:
-        yield
+        yield lives
     finally:
         over.set()
         thread.join()
@@ -391,6 +397,7 @@ class Work:
     is_left: bool = False  # taking back has failed
     unproved: dict[str, Any] = field(default_factory=dict)  # of the task, written with the next proof that it is ours
     alone: Alone | None = None  # the lock of its account's store, where its plan needs that
+    lives: Callable[[], object] = bool  # to be called from time to time by what takes more than minutes in one call
 
     @property
     def subject(self) -> Any:
@@ -409,6 +416,7 @@ class Work:
 
     def prove(self, **changes: Any) -> None:
         """Write to the task if it is still ours; else raise `LeaseLost`."""
+        self.lives()
         if not self.task.hold(**self.unproved, **changes):
             raise LeaseLost
         self.unproved = {}

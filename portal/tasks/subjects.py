@@ -37,7 +37,7 @@ class Subject(HasStatus):
 
     @property
     def workspace(self) -> Any:
-        """The workspace that it is in, or is."""
+        """The workspace that it is in, or is; None for what is an organization's alone."""
         raise NotImplementedError
 
     @property

@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from django.db import close_old_connections
 
+from portal.errors import Passing
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,11 +46,15 @@ def _with_connections(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 DATABASE = Threads("database", 8)  # of the watchers
 LEASES = Threads("leases", 2)  # looking what there is, taking and giving: quick, and nothing else is done there
+MOST_APART = 180.0  # seconds
 SWEEP = Threads("sweep", 1)  # of due tasks
 
 
 async def apart(function: Callable[[], T]) -> T:
-    """What may take a minute, in a thread that nobody waits for when the process ends. It must not use the database."""
+    """What may take a minute, in a thread that nobody waits for when the process ends. It must not use the database.
+
+    Raises `Passing` after `MOST_APART`: the thread may be stuck for ever, but not whoever waits for it.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -70,4 +76,8 @@ async def apart(function: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(tell, outcome)
 
     threading.Thread(target=work, name="apart", daemon=True).start()
-    return await done
+    try:
+        async with asyncio.timeout(MOST_APART):
+            return await done
+    except TimeoutError:
+        raise Passing(f"There was no answer within {MOST_APART:.0f} seconds.") from None

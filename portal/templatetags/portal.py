@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from secrets import token_hex
 from typing import Any
@@ -90,6 +91,20 @@ def _time(value: datetime, form: str) -> SafeString:
         here.strftime("%A %-d %B %Y, %H:%M:%S %Z"),
         here.strftime(form),
     )
+
+
+@register.filter
+def hours(value: Decimal) -> str:
+    """Of nodes or cores: 1,234.50."""
+    return f"{value:,.2f}"
+
+
+@register.filter
+def dollars(value: Decimal | None) -> str:
+    """$1,234.50; nothing for what has no price. What is less than a cent, and not nothing, is said to be so."""
+    if value is None:
+        return ""
+    return "under $0.01" if 0 < value < Decimal("0.005") else f"${value:,.2f}"
 
 
 @register.filter
@@ -212,6 +227,7 @@ def control(field: BoundField) -> SafeString:
 
 _SECTIONS = {
     "dashboard": ("/dashboard/",),
+    "usage": ("/usage/",),
     "audit": ("/organization/audit/",),
     "tokens": ("/tokens/",),
     "people": ("/people/",),
@@ -223,7 +239,7 @@ _SECTIONS = {
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),
-    "cloud-configs": ("/cloud-configurations/",),
+    "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/"),
     "workspaces": ("/workspaces/",),
 }
 

@@ -124,6 +124,16 @@ document.addEventListener("change", (event) => {
     box.checked = event.target.checked;
 });
 
+/* data-enter of a form: the button that Enter in a field presses, where an earlier one only looks for something.
+   What is in data-find belongs to that one. */
+document.addEventListener("keydown", (event) => {
+  const button = document.getElementById(event.target.form?.dataset.enter);
+  if (!button || event.key !== "Enter" || event.isComposing) return;
+  if (!event.target.matches("input") || event.target.closest("[data-find]")) return;
+  event.preventDefault();
+  button.click();
+});
+
 // A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;

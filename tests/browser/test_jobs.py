@@ -136,7 +136,7 @@ def test_filters_work_without_a_script(open_desk, lab, made):
 def test_the_sums_of_a_cluster_follow_what_is_chosen(open_desk, lab, cluster):
     page = open_desk(f"/workspaces/{lab}/clusters/new/")
     page.fill("[name=node_count]", "64")
-    page.wait_for_selector("#room .note-warn:has-text('More than this computer has')")
+    page.wait_for_selector("#estimate li:has-text('More than this computer has')")
     assert "cores" in page.text_content("#sum-cores")
     assert violations(page) == []
 

@@ -34,6 +34,8 @@ def addresses(portal, lab, cluster):
         "new cluster": f"/workspaces/{lab}/clusters/new/",
         "cluster": f"/clusters/{cluster}/",
         "delete cluster": f"/clusters/{cluster}/delete/",
+        "usage of the workspace": f"/workspaces/{lab}/usage/",
+        "usage of the organization": "/organization/usage/",
         "jobs": f"/workspaces/{lab}/jobs/",
         "new job": f"/workspaces/{lab}/jobs/new/",
         "job": f"/jobs/{good['job']}/",

@@ -139,6 +139,28 @@ def test_a_cluster_lives_on_whoever_dies(portal, lab, verb, name):
     assert portal.call("leftovers", cluster=cluster) == []
 
 
+@pytest.mark.parametrize("name", ["clusters.idle.decided", "clusters.idle.acted"])
+def test_a_timer_pauses_a_cluster_once_whoever_dies(portal, lab, name):
+    cluster = portal.call("make_cluster", workspace=lab, name=f"c{uuid.uuid4().hex[:8]}", nodes=2, cores=1)
+    until(lambda: portal.call("word_of", cluster=cluster) == "RUNNING", seconds=60, what="RUNNING")
+    portal.call("set_timers", cluster=cluster, pause=60)
+    portal.call("leave_alone", cluster=cluster, minutes=51)
+    until(lambda: portal.call("is_warned", cluster=cluster), what="the warning")
+    portal.arm(name)
+    portal.call("leave_alone", cluster=cluster, minutes=10)
+    until(lambda: portal.fired(name), what=name)
+    until(lambda: portal.call("word_of", cluster=cluster) == "PAUSED", what="PAUSED")
+    came_back(portal)
+    portal.call("leave_alone", cluster=cluster, minutes=600)
+    portal.call("change", cluster=cluster, verb="resume")
+    until(lambda: portal.call("word_of", cluster=cluster) == "RUNNING", what="RUNNING")
+    assert not portal.call("is_warned", cluster=cluster)
+    (once,) = portal.call("tasks_of", cluster=cluster, kind="clusters.pause")
+    assert once[1] == "finished"
+    portal.call("drop_cluster", cluster=cluster)
+    until(lambda: portal.call("word_of", cluster=cluster) == "TERMINATED", what="TERMINATED")
+
+
 WATCHING = [
     "jobs.watch.store.before",
     "jobs.watch.store.after",

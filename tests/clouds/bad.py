@@ -6,6 +6,7 @@ import itertools
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from portal.clouds import (
     Alternative,
@@ -25,6 +26,7 @@ from portal.clouds import (
     Refused,
     Region,
     Resource,
+    Zone,
 )
 from portal.clouds.stores import checked
 from portal.clouds.types import not_here
@@ -51,7 +53,19 @@ class AccountOf:
         return list(MemoryCloud.types)
 
     def check_role(self, name):
-        raise not_here(Can.ROLE, "Memory")
+        return self._cloud.check_role(name)
+
+    def attach_role(self, name):
+        return self._cloud.attach_role(name)
+
+    def detach_role(self, name):
+        return self._cloud.detach_role(name)
+
+    def ensure_role(self, spec, *, token=""):
+        return self._cloud.ensure_role(spec, token=token)
+
+    def delete_role(self, tags, *, token=""):
+        return self._cloud.delete_role(tags, token=token)
 
     @property
     def store(self):
@@ -118,17 +132,51 @@ class MemoryCloud:
         self.networks, self.filesystems, self.clusters = {}, {}, {}
         self.tags = {}  # of each cluster
         self.taken = {}  # cores of each
+        self.roles = {}
+        self.own_roles = {"reader": False}  # of the account's owner, and whether it is fit for nodes
         self._numbers = itertools.count(1)
 
+    def _refuse_what_is_not_here(self, **asked):
+        for can, value in asked.items():
+            if value and Can(can) not in self.can:
+                raise not_here(Can(can), "Memory")
+
     def zones(self):
-        raise not_here(Can.ZONE, "Memory")
+        self._refuse_what_is_not_here(zone=True)
+        return [Zone("a"), Zone("b")]
+
+    def check_role(self, name):
+        self._refuse_what_is_not_here(role=True)
+        if name not in self.own_roles:
+            raise Refused(f"There is no role {name!r}.", code="not_found")
+        return Identity(name)
+
+    def attach_role(self, name):
+        self.check_role(name)
+        self.own_roles[name] = True
+
+    def detach_role(self, name):
+        self._refuse_what_is_not_here(role=True)
+        if name in self.own_roles:
+            self.own_roles[name] = False
+
+    def ensure_role(self, spec, *, token=""):
+        self._refuse_what_is_not_here(role=True)
+        self.roles.setdefault((spec.tags.portal, spec.tags.subject), spec.tags)
+
+    def delete_role(self, tags, *, token=""):
+        self._refuse_what_is_not_here(role=True)
+        if any(node.state != NodeState.GONE for node in self.nodes(tags)):
+            raise Refused("Nodes have this role.")
+        self.roles.pop((tags.portal, tags.subject), None)
 
     def offer(self, instance_type, nodes, *, zone="", spot=False):
         cores = {kind.name: kind.cores for kind in self.types}
         if instance_type not in cores:
             return Offer(None, impossible=f"There is no instance type {instance_type!r}.")
         taken = sum(self.taken.values())
-        return Offer(None, (Quota("cores", cores[instance_type] * nodes, 40 - taken),))
+        price = Decimal(nodes) if Can.PRICES in self.can else None
+        return Offer(price, (Quota("cores", cores[instance_type] * nodes, 40 - taken),))
 
     def ensure_network(self, spec, *, token=""):
         tags = self._allowed(spec)
@@ -153,9 +201,7 @@ class MemoryCloud:
     def ensure_nodes(self, spec, *, token=""):
         if spec.instance_type not in {kind.name for kind in self.types}:
             raise Refused(f"There is no instance type {spec.instance_type!r}.")
-        for asked, can in ((spec.zone, Can.ZONE), (spec.spot, Can.SPOT), (spec.role, Can.ROLE)):
-            if asked:
-                raise not_here(can, "Memory")
+        self._refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
         cores = {kind.name: kind.cores for kind in self.types}[spec.instance_type]
         self.taken[spec.tags.portal, spec.tags.subject] = cores * spec.nodes
         cluster = self.clusters.setdefault((spec.tags.portal, spec.tags.subject), {})
@@ -175,6 +221,8 @@ class MemoryCloud:
                     user="ubuntu",
                     home="/home/ubuntu",
                     shared="/shared",
+                    zone=spec.zone,
+                    spot=spec.spot,
                 )
 
     def stop_nodes(self, tags, *, token=""):
@@ -193,7 +241,7 @@ class MemoryCloud:
         return {self.tags[key]: self.nodes(self.tags[key]) for key in self.clusters if key[0] == portal}
 
     def owners(self, portal):
-        others = (*self.networks.values(), *self.filesystems.values())
+        others = (*self.networks.values(), *self.filesystems.values(), *self.roles.values())
         return {*self.inventory(portal), *(tags for tags in others if tags.portal == portal)}
 
     def delete_nodes(self, tags, ranks=None, *, token=""):
@@ -206,7 +254,7 @@ class MemoryCloud:
     def leftovers(self, tags):
         there = [node for node in self.nodes(tags) if node.state != NodeState.GONE]
         found = [Resource("node", node.id, node.hostname) for node in there]
-        for kind, things in (("network", self.networks), ("filesystem", self.filesystems)):
+        for kind, things in (("network", self.networks), ("filesystem", self.filesystems), ("role", self.roles)):
             if (tags.portal, tags.subject) in things:
                 found.append(Resource(kind, tags.subject))
         return found
@@ -215,6 +263,12 @@ class MemoryCloud:
         cluster = self.clusters[tags.portal, tags.subject]
         reason = "The cloud has taken it back."
         cluster[rank] = replace(cluster[rank], state=NodeState.GONE, address=None, reason=reason)
+
+
+class WholeCloud(MemoryCloud):
+    """One that can do all that a cloud may be able to do."""
+
+    can = frozenset(Can)
 
 
 class _Around:
@@ -258,6 +312,12 @@ class Slow(_Around):
 
     def ensure_filesystem(self, spec, *, token=""):
         return self._pending("ensure_filesystem", spec, token=token)
+
+    def ensure_role(self, spec, *, token=""):
+        return self._pending("ensure_role", spec, token=token)
+
+    def delete_role(self, tags, *, token=""):
+        return self._pending("delete_role", tags, token=token)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._pending("ensure_nodes", spec, token=token)
@@ -318,7 +378,7 @@ class Refusing(_Around):
     def _refuse(self, *_, **__):
         raise Refused("The cloud does not accept these credentials.", evidence="UnauthorizedOperation")
 
-    check = ensure_network = ensure_filesystem = ensure_nodes = _refuse
+    check = ensure_network = ensure_filesystem = ensure_role = ensure_nodes = _refuse
 
 
 class Forgetful(_Around):
@@ -340,6 +400,12 @@ class Forgetful(_Around):
 
     def ensure_filesystem(self, spec, *, token=""):
         return self._lose("ensure_filesystem", spec)
+
+    def ensure_role(self, spec, *, token=""):
+        return self._lose("ensure_role", spec)
+
+    def delete_role(self, tags, *, token=""):
+        return self._lose("delete_role", tags)
 
     def ensure_nodes(self, spec, *, token=""):
         return self._lose("ensure_nodes", spec)
@@ -386,6 +452,12 @@ class Dying(_Around):
         if dying:
             raise Died
         return pending
+
+    def ensure_role(self, spec, *, token=""):
+        return self._then_die("ensure_role", spec)
+
+    def delete_role(self, tags, *, token=""):
+        return self._then_die("delete_role", tags)
 
     def ensure_network(self, spec, *, token=""):
         return self._then_die("ensure_network", spec)

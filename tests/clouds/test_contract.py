@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 from datetime import UTC, datetime
 
 import pytest
 
-from portal.clouds import Can, NodeState, NoRoom, Passing, Refused
+from portal.clouds import Can, NodeState, NoRoom, Passing, Refused, RoleSpec
 from portal.clouds.local import LocalAccount
 from portal.clouds.promises import PROMISES
 from portal.errors import Conflict
@@ -26,6 +27,12 @@ class Memory:
 
     def identity(self, where, rank):
         return self.cloud.nodes(where)[rank].id
+
+
+class Whole(Memory):
+    def __init__(self, _local):
+        self.cloud = bad.WholeCloud()
+        self.account = bad.AccountOf(self.cloud)
 
 
 class Local:
@@ -54,7 +61,9 @@ class Plain(Local):
     rung = "plain"
 
 
-@pytest.fixture(params=[Memory, Local, Landlock, Plain], ids=["memory", "namespaces", "landlock", "plain"])
+@pytest.fixture(
+    params=[Memory, Whole, Local, Landlock, Plain], ids=["memory", "whole", "namespaces", "landlock", "plain"]
+)
 def here(request, local):
     return request.param(local)
 
@@ -101,6 +110,10 @@ def _requests(here, where):
         Can.ROLE: [
             lambda: cloud.ensure_nodes(spec(where, 1, role="reader")),
             lambda: here.account.check_role("reader"),
+            lambda: here.account.attach_role("reader"),
+            lambda: here.account.detach_role("reader"),
+            lambda: here.account.ensure_role(RoleSpec(where)),
+            lambda: here.account.delete_role(hands.tags()),
         ],
     }
 
@@ -115,7 +128,52 @@ def test_what_this_kind_of_cloud_cannot_do_is_refused_by_its_code_and_the_rest_i
             except Refused as error:
                 code = error.code
             assert (code == "not_here") == (can not in cloud.can), can
-    assert cloud.nodes(where) == []
+            if code == "not_here":
+                assert cloud.nodes(where) == []
+            hands.ask(cloud.delete_nodes, where)
+
+
+@pytest.fixture
+def with_roles(here):
+    if Can.ROLE not in here.account.can:
+        pytest.skip("it has no roles")
+    return here.account
+
+
+def test_a_role_is_made_once_and_goes_with_its_cluster(here, cloud, with_roles):
+    _, where = hands.deploy(cloud)
+    for _ in range(2):
+        hands.ask(with_roles.ensure_role, RoleSpec(where, (("team", "tides"),)))
+    assert [resource.kind for resource in cloud.leftovers(where)] == ["role"]
+    assert where in cloud.owners(where.portal)
+    hands.ask(cloud.ensure_nodes, hands.spec(where, 1))
+    hands.ask(cloud.delete_nodes, where)
+    for _ in range(2):
+        hands.ask(with_roles.delete_role, where)
+        assert cloud.leftovers(where) == []
+
+
+def test_a_role_of_its_owner_is_made_fit_and_left_as_it_was_and_what_is_none_is_refused(with_roles):
+    for _ in range(2):
+        with_roles.attach_role("reader")
+        assert with_roles.check_role("reader").name
+    for _ in range(2):
+        with_roles.detach_role("reader")
+    with_roles.detach_role("nobody")
+    for request in (with_roles.check_role, with_roles.attach_role):
+        with pytest.raises(Refused) as caught:
+            request("nobody")
+        assert caught.value.code == "not_found"
+
+
+def test_a_slow_or_forgetful_cloud_makes_a_role_too(here, cloud, with_roles):
+    for spoilt in (bad.Slow(cloud), bad.Forgetful(cloud)):
+        account, where = bad.AccountOf(spoilt), hands.tags()
+        for request, argument in ((account.ensure_role, RoleSpec(where)), (account.delete_role, where)):
+            with contextlib.suppress(Passing):
+                request(argument)
+            hands.ask(request, argument)
+        assert cloud.leftovers(where) == []
 
 
 def test_an_offer_says_what_is_not_possible_and_what_it_would_count_against(here, cloud):

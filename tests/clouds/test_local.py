@@ -686,11 +686,14 @@ def test_what_does_not_stop_in_time_is_ended(make, monkeypatch):
 def test_nodes_that_run_learn_the_names_of_those_that_come_later(make):
     cluster = make("namespaces", 1)
     assert hands.run(cluster.nodes[0], "getent hosts demo-2").exit_status
+    before = hands.said(cluster.nodes[0], "echo $no_proxy").split(",")
     hands.ask(cluster.cloud.ensure_nodes, hands.spec(cluster.tags, 3))
     nodes = hands.up(cluster.cloud, cluster.tags, 3)
     for node in nodes:
         found = hands.said(node, "getent hosts demo-0; getent hosts demo-2").split()
         assert found == [nodes[0].address, "demo-0", nodes[2].address, "demo-2"]
+        # What has begun before they came reaches them as well.
+        assert {"demo-0", "demo-2", nodes[2].address} <= {*before} & {*hands.said(node, "echo $no_proxy").split(",")}
     assert hands.run(nodes[0], "echo >> /etc/hosts").exit_status
 
 

@@ -11,13 +11,13 @@ from django.utils.timezone import now
 
 from clusters import plans
 from clusters.actions import create_cluster, delete_cluster
-from clusters.models import EngineVersion
+from clusters.models import Cluster, EngineVersion
 from portal import ssh
 from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Output, Task
 from portal.tasks.output import stream_bytes
-from tests.clouds.bad import AccountOf, Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow
+from tests.clouds.bad import AccountOf, Died, Dying, Forgetful, Full, MemoryCloud, Refusing, Slow, WholeCloud
 from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
@@ -35,7 +35,7 @@ def on(monkeypatch, lab, alice):
     monkeypatch.setattr(ssh, "run_on_all", lambda hosts, command, **_: [ssh.Answer(0, b"", b"") for _ in hosts])
     for step in ("introduce_nodes", "install_engine", "try_mpi", "forget_nodes"):
         assert hasattr(plans, step)
-    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "document", "nodes", "reach")]
+    kept = [s for s in plans.CREATE.steps if s.name in ("check", "keys", "document", "role", "nodes", "reach")]
     create = replace(plans.CREATE, steps=kept)
     delete = replace(plans.DELETE, steps=[*create.teardown(), plans.DELETE.steps[-1]])
     for plan in (create, delete):
@@ -87,6 +87,37 @@ def test_what_is_made_is_written_down_for_the_owner_of_the_account_until_nothing
     delete_cluster(cluster, by=alice)
     assert go_on(cluster).status == "finished"
     assert store.list() == []
+
+
+@pytest.mark.parametrize("spoilt", [lambda cloud: cloud, Slow, Forgetful])
+def test_where_a_cloud_has_roles_a_cluster_has_one_of_its_own_for_as_long_as_it_lives(
+    on, lab, alice, monkeypatch, spoilt
+):
+    whole = WholeCloud()
+    monkeypatch.setattr(CloudConfig, "can", whole.can)
+    cluster = on(spoilt(whole))
+    assert go_on(cluster, 60).status == "finished"
+    assert list(whole.roles.values()) == [cluster.tags]
+    delete_cluster(cluster, by=alice)
+    task = go_on(cluster, 60)
+    assert (task.status, whole.roles) == ("finished", {})
+    names = [step.name for step in task.steps.filter(status="done")]
+    assert names.index("undo-nodes") < names.index("undo-role")
+
+
+def test_a_cluster_whose_nodes_have_a_role_of_the_owners_makes_none(on, monkeypatch):
+    whole = WholeCloud()
+    monkeypatch.setattr(CloudConfig, "can", whole.can)
+    cluster = on(whole)
+    Cluster.objects.filter(pk=cluster.pk).update(role="reader")
+    assert go_on(cluster).status == "finished"
+    assert whole.roles == {}
+
+
+def test_where_a_cloud_has_no_roles_the_step_is_left_out(on, memory):
+    cluster = on(memory)
+    task = go_on(cluster)
+    assert (task.status, task.steps.get(name="role").status) == ("finished", "left out")
 
 
 def test_nothing_is_made_while_another_portal_works_on_it(on, memory, lab):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils.timezone import now
@@ -36,6 +37,7 @@ from tests import life as page
 from tests.clouds.bad import AccountOf, Died, Forgetful, Full, MemoryCloud, Refusing, Slow
 from tests.clusters.test_bad_clouds import go_on
 from tests.running import ROOT
+from usage.models import Record
 from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
@@ -53,7 +55,7 @@ MAY = {
     "force-delete": set(Cluster.Status) - {"terminating", "terminated"},
     "forget": {"failed"},
 }
-ASK = {
+ASK: dict[str, Any] = {
     "repair": repair_cluster,
     "pause": pause_cluster,
     "resume": resume_cluster,
@@ -130,11 +132,13 @@ def make(lab, alice, cloud):
 
     def make(status="running", nodes=2, name="tide"):
         cluster = Cluster.objects.create(
-            workspace=lab, name=name, instance_type="local.1", cores_per_node=1, node_count=nodes, status=status,
+            workspace=lab, name=name, instance_type="local.1", cores_per_node=1, node_count=nodes,
+            status="inprogress" if status == "running" else status,
             engine_version=engine, created_by=alice, key_public=public,
         )  # fmt: skip
         secrets.seal(cluster, "key_private", key)
         cluster.save()
+        assert status != "running" or cluster.move(status)
         if status in ("running", "paused"):
             cloud.memory.ensure_nodes(NodesSpec(cluster.tags, name, "local.1", (HostKey(key, public),) * nodes, ()))
         for rank in range(nodes):
@@ -159,6 +163,8 @@ def is_true(cluster, cloud):
     cluster.refresh_from_db()
     there = cloud.memory.nodes(cluster.tags)
     running = [node.rank for node in there if node.running]
+    counted = [record.node_count for record in Record.objects.open().filter(cluster=cluster.uuid)]
+    assert counted == ([cluster.node_count] if cluster.status == "running" else [])
     match cluster.status:
         case "running":
             assert running == list(range(cluster.node_count))

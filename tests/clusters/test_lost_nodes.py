@@ -259,6 +259,7 @@ def test_a_new_cluster_is_as_the_form_says(client, lab, alice, queued, cloud):
     fields = {
         "name": "tide", "instance_type": "local.2", "node_count": 2, "auto_repair": "on",
         "engine_version": EngineVersion.objects.get(kind="mpi").pk,
+        "auto_pause_1": "never", "auto_shutdown_1": "never",
     }  # fmt: skip
     client.post(f"/workspaces/{lab.uuid}/clusters/new/", fields)
     client.post(f"/workspaces/{lab.uuid}/clusters/new/", {**fields, "name": "ebb", "auto_repair": ""})
@@ -368,6 +369,25 @@ def test_a_node_that_answers_the_second_time_is_not_lost(tide):
     watcher.connections = Stale()
     look(watcher)
     assert not tide.is_degraded
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("said", "guests"),
+    [(b"3", 3), (b"0", 0), (b"", None), (b"-1", None), (b"999999", 9999), (b"9" * 50, None), (b"3 no", None)],
+)
+def test_sessions_of_people_are_counted_as_the_node_tells_and_nonsense_is_not(tide, said, guests):
+    class Telling(Nodes):
+        async def run(self, host, command, *, seconds, most=0):
+            await super().run(host, command, seconds=seconds)
+            return ssh.Answer(0, said if host.name == "tide-1" else b"", b"")
+
+    tide.nodes.filter(rank=1).update(guests=7)
+    watcher = watch.NodeWatcher()
+    watcher.connections = Telling()
+    look(watcher)
+    async_to_sync(watch._count_guests)(watcher.guests)
+    assert list(tide.nodes.values_list("guests", flat=True)) == [None, guests, None]
 
 
 def some(count, state="answers"):

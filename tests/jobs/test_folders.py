@@ -160,6 +160,15 @@ def test_a_cluster_is_free_again_whoever_died_while_clearing_it(node, tide):
     dispatch_all()
     tide.refresh_from_db()
     assert tide.occupied_by == folders._holder(tide), "it may be at work"
-    folders.clear(tide.pk, {})
+    seen = {}
+    folders.clear(tide.pk, seen)
+    tide.refresh_from_db()
+    assert tide.occupied_by == folders._holder(tide), "the first look cannot tell"
+    seen[folders._holder(tide)] = LONG_AGO
+    folders.clear(tide.pk, seen)
     tide.refresh_from_db()
     assert tide.occupied_by is None
+    Cluster.objects.update(occupied_by=folders._holder(tide))
+    folders.clear(tide.pk, seen)
+    tide.refresh_from_db()
+    assert tide.occupied_by == folders._holder(tide), "somebody else has begun since"

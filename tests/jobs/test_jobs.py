@@ -254,6 +254,16 @@ def test_a_run_that_fails_after_a_later_one_was_finished_needs_nobody(job):
     assert needing(job) == []
 
 
+def test_of_two_that_end_at_once_and_do_not_see_each_other_the_later_one_counts(
+    job, django_capture_on_commit_callbacks
+):
+    with django_capture_on_commit_callbacks(execute=True):
+        failed = a_run(job, "failed")
+        a_run(job, "finished")
+        Run.objects.filter(pk=failed.pk).update(needs_you=True)  # as if it was written beside the other
+    assert needing(job) == []
+
+
 def test_somebody_is_done_with_a_failed_run_and_is_named_in_the_audit(client, post, job, bob):
     run = a_run(job, "failed")
     place = reverse("workspace-dashboard", args=[job.workspace.uuid])

@@ -15,6 +15,7 @@ from clusters.inventory import Inventory
 from jobs import watch
 from jobs.watch import Observer
 from portal import ssh
+from portal.detached import Alive
 from portal.errors import Passing
 from portal.tasks import leases
 from portal.tasks import watch as base
@@ -160,7 +161,7 @@ def test_a_cloud_that_takes_long_delays_only_the_run_that_asks_it(runs, monkeypa
 
     async def go():
         observer = Observer(asking.pk, ssh.Connections(), Inventory())
-        waiting = asyncio.create_task(observer._head_runs())
+        waiting = asyncio.create_task(observer._head_lives())
         await until(lambda: asyncio.to_thread(entered.is_set))
         async with observing(other):
 
@@ -176,7 +177,7 @@ def test_a_cloud_that_takes_long_delays_only_the_run_that_asks_it(runs, monkeypa
             await until(stored)
         assert not waiting.done()
         go_on.set()
-        assert await waiting is False
+        assert await waiting == Alive.UNKNOWN
 
     try:
         asyncio.run(go())
@@ -308,4 +309,4 @@ def test_what_a_cloud_refuses_is_not_taken_for_a_node_that_is_gone(runs, monkeyp
             raise Passing("The cloud does not answer.")
 
     monkeypatch.setattr(CloudConfig, "account", AccountOf(Away()))
-    assert asyncio.run(Observer(run.pk, ssh.Connections())._head_runs()) is True
+    assert asyncio.run(Observer(run.pk, ssh.Connections())._head_lives()) == Alive.UNKNOWN

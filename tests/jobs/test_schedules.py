@@ -29,6 +29,7 @@ from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
 from jobs.watch import Observer, _End, _sweep, _with_leftovers
 from portal import detached, ssh
+from portal.detached import Alive
 from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Task
@@ -126,7 +127,7 @@ class Nodes:
             is_there = (host.address, folder) in self.running
             if is_there:
                 self.end(folder, status=None, signal=15)
-            return is_there
+            return Alive.YES if is_there else Alive.NO
 
         return self.trouble.around(call)
 

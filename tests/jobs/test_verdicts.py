@@ -157,9 +157,10 @@ def test_a_node_whose_words_end_before_they_begin_does_not_hold_a_run_for_ever(b
     asyncio.run(Observer(begun_run.pk, ssh.Connections()).run())
     begun_run.refresh_from_db()
     assert len(asked) == MOST_FRUITLESS
-    assert (begun_run.status, begun_run.cause) == (
+    assert (begun_run.status, begun_run.cause, begun_run.code) == (
         Run.Status.FAILED,
         "The head node answers, and does not say how the run goes.",
+        "not_followed",
     )
 
 

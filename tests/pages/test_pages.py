@@ -24,6 +24,7 @@ from jobs.models import Job, Run
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from tests.web import words
+from usage.models import Record
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -100,6 +101,10 @@ def filled(lab, alice, rings):
         )
         for name, status in (("tide", "running"), ("ebb", "failed"), ("new", "inprogress"))
     ]  # fmt: skip
+    Record(
+        organization=lab.organization.uuid, workspace=lab.uuid, workspace_name=lab.name, cluster=clusters[0].uuid,
+        cluster_name="tide", instance_type="local.2", cores_per_node=2, node_count=2,
+    ).begin()  # fmt: skip
     for rank, state in enumerate(("answers", "gone")):
         Node.objects.create(
             cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state=state
@@ -187,6 +192,7 @@ def named_pages(filled):
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
         "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
+        "workspace-usage": "workspace", "organization-usage": None,
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -216,7 +222,10 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
             client.get(pages[name])
         return len(context)
 
-    lists = ("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster")
+    lists = (
+        *("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster"),
+        *("workspace-usage", "organization-usage"),
+    )
     for name in lists:
         count(name)
     before = {name: count(name) for name in lists}

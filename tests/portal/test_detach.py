@@ -390,3 +390,65 @@ def memory_of(pid):
                     continue
     assert found
     return b"".join(found)
+
+
+# Whether it lives: yes, no, or nobody can say
+
+
+def word_of(folder):
+    """The first thing that is told of it."""
+    process = begin()
+    tell(process, "observe", folder, 0)
+    process.stdin.close()
+    with process.stdout, process.stderr:
+        word = json.loads(process.stdout.readline())
+        process.kill()
+        process.wait(20)
+    return word
+
+
+def loop(path):
+    """What no file system can say anything of: as one that does not answer, but for everybody."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["lock", "begun"])
+def test_where_the_file_system_does_not_say_whether_it_lives_nobody_takes_it_for_dead(folder, name):
+    call("start", folder, text=order(SLEEPS))
+    assert "beat" in word_of(folder)
+    (folder / name).rename(folder / "aside")
+    loop(folder / name)
+    assert "Too many levels" in word_of(folder)["unknown"]
+    (folder / name).unlink()
+    (folder / "aside").rename(folder / name)
+    assert "beat" in word_of(folder)
+    call("signal", folder, "KILL")
+    assert end_of(folder)["signal"] == 9
+
+
+def test_a_dead_one_is_dead_only_where_it_can_be_seen(folder):
+    call("start", folder, text=order(SLEEPS))
+    os.kill(keeper_of(folder), signal.SIGKILL)
+    until(lambda: "gone" in word_of(folder))
+    began = json.loads((folder / "begun").read_text())
+    for here, told in (({"host": "elsewhere"}, "unknown"), ({"boot": "another life"}, "gone")):
+        (folder / "begun").write_text(json.dumps({**began, **here}))
+        assert told in word_of(folder)
+    (folder / "begun").write_text(json.dumps({**began, "host": "elsewhere"}))
+    assert "it was started on elsewhere" in word_of(folder)["unknown"]
+
+
+def test_what_is_asked_of_one_of_which_nothing_is_known_is_not_answered_with_its_end(folder):
+    call("start", folder, text=order(SLEEPS))
+    (folder / "control").rename(folder / "aside")
+    (folder / "lock").rename(folder / "lock.aside")
+    loop(folder / "lock")
+    assert call("signal", folder, "TERM").startswith("unknown ")
+    (folder / "begun").unlink()
+    loop(folder / "begun")
+    assert "unknown" in json.loads(call("look", folder))
+    (folder / "aside").rename(folder / "control")
+    (folder / "lock.aside").replace(folder / "lock")
+    assert call("signal", folder, "KILL").strip() == "sent"
+    assert end_of(folder)["signal"] == 9

@@ -31,7 +31,7 @@ class Ended:
         """`quick`: of a large log, only its `size` without what belongs to the frames."""
         self.exit = json.loads((folder / "exit").read_text())
         self.verdict = json.loads((folder / "verdict.json").read_text())
-        self.seconds = self.exit["ended"] - float((folder / "begun").read_text())
+        self.seconds = self.exit["ended"] - json.loads((folder / "begun").read_text())["at"]
         if quick:
             self.size = _size_of(folder / "log")
             return

@@ -23,6 +23,7 @@ from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Output, Step, Task, TaskStatus
 from tests.doors import named
+from usage.models import Record
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 CANARY = "canary"
@@ -72,8 +73,17 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
     )
     Authenticator.objects.create(user=alice, type="totp", data={"secret": f"{CANARY}-totp"})
     Stray.objects.create(
-        cloud_config=this_computer, region="here", organization="o", workspace="w", subject="s", name="A cluster"
+        cloud_config=this_computer,
+        region="here",
+        organization_tag="o",
+        workspace_tag="w",
+        subject="s",
+        name="A cluster",
     )
+    Record(
+        organization=harbor.uuid, workspace=lab.uuid, workspace_name="lab", cluster=cluster.uuid, cluster_name="tide",
+        instance_type="local.1", cores_per_node=1, node_count=1,
+    ).begin()  # fmt: skip
     event = audit.record("created", harbor, organization=harbor, by=alice, after={"name": harbor.name})
     return SimpleNamespace(**locals())
 
@@ -181,7 +191,7 @@ def test_a_secret_cannot_be_guessed_by_filtering(client, things, root, model, qu
 
 
 def test_packages_bring_no_pages_of_their_own(client, root):
-    ours = {"accounts", "workspaces", "clusters", "jobs", "tasks"}
+    ours = {"accounts", "workspaces", "usage", "clusters", "jobs", "tasks"}
     assert {model._meta.app_label for model in site._registry} == ours
 
 

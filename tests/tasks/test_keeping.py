@@ -633,3 +633,9 @@ def test_what_somebody_took_out_of_the_store_is_not_shown_as_if_it_were_empty(ac
     account.objects.clear()
     with pytest.raises(Passing, match="does not give an output"):
         whole(output)
+
+
+def test_keeping_much_gives_signs_of_life_all_the_while(account, small_parts):
+    output, signs = of_run(content=b"x" * 2000), []
+    keep(output, lives=lambda: signs.append(1))
+    assert len(signs) > again(output).parts.count() > 5

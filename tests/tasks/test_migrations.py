@@ -15,6 +15,7 @@ from jobs.models import Job, Run
 from portal.models import Installation
 from portal.tasks import output as store
 from portal.tasks.models import Output, Stream, Task
+from usage.models import Record
 from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
@@ -124,6 +125,8 @@ def test_runs_that_waited_or_ran_when_the_portal_was_upgraded_go_on(old):
     executor = MigrationExecutor(old)
     executor.migrate(executor.loader.graph.leaf_nodes())
 
+    record = Record.objects.using("old").get()
+    assert (record.cluster, record.ended, record.workspace_name) == (tide.uuid, None, "lab"), "counted from now on"
     assert [one.number for one in Run.objects.using("old").waiting()] == [3]
     task = Task.objects.using("old").unfinished().get()
     assert (task.subject_id, [step.name for step in task.steps.all()]) == (

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Barrier, Thread
 
 import pytest
 from django.db import connection
+from django.utils.timezone import now
 
+from accounts.actions import delete_organization
 from clusters.actions import create_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs.forms import EditJobForm
 from jobs.models import Job, Run
-from portal.errors import PortalError, Taken
+from portal.errors import Conflict, PortalError, Taken
 from portal.tasks.models import Output, Task
+from tests.accounts.test_at_once import at_once
 from tests.clouds.bad import AccountOf, MemoryCloud
 from workspaces.actions import create_cloud_config, create_workspace
 from workspaces.forms import OnceForm
@@ -50,13 +54,16 @@ def forms(lab, tide):
         "workspace": ("/workspaces/new/", {"name": lab.name, "cloud_config": str(config.uuid), "region": "memory"}),
         "cluster": (
             f"/workspaces/{lab.uuid}/clusters/new/",
-            {"name": tide.name, "instance_type": "local.1", "node_count": "1", "engine_version": engine},
+            {
+                "name": tide.name, "instance_type": "local.1", "node_count": "1", "engine_version": engine,
+                "auto_pause_1": "never", "auto_shutdown_1": "never",
+            },
         ),
         "job": (
             f"/workspaces/{lab.uuid}/jobs/new/",
             {"name": "nightly", "cluster": str(tide.uuid), "git_url": "https://git.test/a", "command": "a.py"},
         ),
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.django_db
@@ -111,3 +118,24 @@ def test_of_four_at_once_with_one_name_one_is_made(lab, alice, cloud, engine, wh
         thread.join(60)
     assert ends.count(None) == 1
     assert [type(end) for end in ends if end] == [Taken] * 3
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("rings", "cloud")
+def test_no_workspace_is_made_in_an_organization_that_is_deleted_at_the_same_time(harbor, alice, this_computer):
+    make = partial(create_workspace, harbor, name="w", cloud_config=this_computer, region="memory", by=alice)
+    ends = at_once(make, partial(delete_organization, harbor, by=alice))
+    harbor.refresh_from_db()
+    assert bool(harbor.deleted) != harbor.workspaces.live().exists(), ends
+    assert sum(end is None for end in ends) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("rings", "cloud")
+def test_a_form_for_a_workspace_of_an_organization_that_was_deleted_meanwhile_is_refused(harbor, alice, this_computer):
+    CloudConfig.objects.filter(pk=this_computer.pk).update(deleted=None)
+    harbor.deleted = now()
+    harbor.save()
+    with pytest.raises(Conflict, match="was deleted"):
+        create_workspace(harbor, name="w", cloud_config=this_computer, region="memory", by=alice)
+    assert not Workspace.objects.exists()

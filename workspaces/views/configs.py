@@ -13,12 +13,13 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
-from accounts.place import Switched, enter_organization, person
+from accounts.place import enter_organization, person
 from portal.forms import refusals_in
 from workspaces import checks
 from workspaces.actions import create_cloud_config, delete_cloud_config, rename
 from workspaces.forms import RenameForm, config_form
 from workspaces.models import CloudConfig, Stray, Workspace
+from workspaces.place import enter_of
 
 
 @require_safe
@@ -29,10 +30,8 @@ def cloud_configs(request: HttpRequest) -> HttpResponse:
     configs = (
         rows.live()
         .select_related("created_by")
-        .prefetch_related(
-            Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"),
-            Prefetch("strays", Stray.objects.there(), to_attr="strays_there"),
-        )
+        .prefetch_related(Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"))
+        .prefetch_related(Prefetch("strays", Stray.objects.there(), to_attr="strays_there"))
         .order_by("name")
     )
     context = {"configs": configs, "organization": organization}
@@ -69,8 +68,7 @@ def cloud_config_for(request: HttpRequest, uuid: UUID) -> CloudConfig:
     """The one of the address, which is 404 to whoever administers no organization that has it."""
     configs = CloudConfig.objects.live().select_related("organization", "created_by")
     found = get_for(configs, request.user, Can.MANAGE_ORGANIZATION, uuid=uuid)
-    if (active := enter_organization(request)) != found.organization:
-        raise Switched(active, found.organization)
+    enter_of(request, found)
     return found
 
 

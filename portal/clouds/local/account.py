@@ -12,7 +12,17 @@ from portal.clouds.local.options import LocalOptions
 from portal.clouds.local.records import NAMESPACES
 from portal.clouds.local.sizes import cores, instance_types
 from portal.clouds.local.store import FolderStore
-from portal.clouds.types import Can, CloudKind, Identity, InstanceType, Permission, Region, not_here
+from portal.clouds.types import (
+    Can,
+    CloudKind,
+    Identity,
+    InstanceType,
+    Permission,
+    Region,
+    RoleSpec,
+    Tags,
+    not_here,
+)
 
 __all__ = ["LocalAccount"]
 
@@ -56,6 +66,18 @@ class LocalAccount:
         return instance_types()
 
     def check_role(self, name: str) -> Identity:
+        raise not_here(Can.ROLE, _HERE.title)
+
+    def attach_role(self, name: str) -> None:
+        raise not_here(Can.ROLE, _HERE.title)
+
+    def detach_role(self, name: str) -> None:
+        raise not_here(Can.ROLE, _HERE.title)
+
+    def ensure_role(self, spec: RoleSpec, *, token: str = "") -> None:
+        raise not_here(Can.ROLE, _HERE.title)
+
+    def delete_role(self, tags: Tags, *, token: str = "") -> None:
         raise not_here(Can.ROLE, _HERE.title)
 
     @property

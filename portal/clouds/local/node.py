@@ -49,6 +49,7 @@ from portal.clouds.local.records import (
     write_atomically,
 )
 from portal.clouds.local.sessions import Maker, Manner, ending
+from portal.clouds.local.sizes import MOST_NODES
 
 _LOOK_EVERY = 0.5  # seconds between looks at the disk
 _LOOK_CLOSELY = 0.05  # when the disk may be full before the next look: some write gigabytes a second
@@ -229,10 +230,6 @@ class Plan:
     @property
     def options(self) -> LocalOptions:
         return LocalOptions.of(self.order.options)
-
-    @property
-    def names(self) -> dict[str, str]:
-        return {self.record.address(rank): self.record.hostname(rank) for rank in range(self.record.nodes)}
 
 
 def _start(plan: Plan, locks: dict[int, int], listeners: dict[int, list[socket.socket]]) -> None:
@@ -662,14 +659,17 @@ class _Node:
         plan = self.plan
         if not plan.isolated:
             return {**plan.order.told, **plan.order.upstream}
-        near = ["localhost", *plan.names.values(), *plan.names]
+        record = plan.record
+        near = ["localhost"]
+        for rank in range(MOST_NODES):  # also those that are not there: a program may live until they are
+            near += [record.hostname(rank), record.address(rank)]
         if (
             not plan.options.git_here
             and "//127." not in plan.options.portal
             and "//localhost" not in plan.options.portal
         ):
             near += ["127.0.0.1", "127.0.0.0/8", "::1"]  # else git asks this computer's servers by these
-        address = plan.record.address(self.rank)
+        address = record.address(self.rank)
         return {**plan.order.told, **shims.proxy_environment(address, wayout.PORT, near)}
 
 

@@ -7,8 +7,9 @@ Of the client's environment these words are the portal's: COXSWAIN_RUN marks the
 all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their
 command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have called anything. The
 command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
-answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends. With
-COXSWAIN_COUNT the portal's command finds what the node has used in COXSWAIN_COUNTS.
+answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
+With COXSWAIN_ASK_GUESTS the portal's own command finds in COXSWAIN_GUESTS how many sessions there are of whoever signed
+in with another key, and that are of no run; and with COXSWAIN_COUNT in COXSWAIN_COUNTS what the node has used.
 
 Programs on the nodes reach it too, and may ask as often as they like. So many of their connections and sessions are
 there at once; what lies beyond is the portal's, which comes by the door or signs in with the first of the keys.
@@ -41,7 +42,8 @@ _BLOCK = 1 << 16
 _PATIENCE = 3.0  # for output that is still on its way after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
 _KEY = "COXSWAIN_KEY"  # the number of the key that one signed in with
-_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", "COXSWAIN_COUNTS", _KEY})
+_GUESTS_HERE = "COXSWAIN_GUESTS"
+_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", "COXSWAIN_COUNTS", _GUESTS_HERE, _KEY})
 _PORTAL = "0"  # that of the portal's
 _STRANGERS = 256  # connections that have not signed in
 _GUESTS = 128  # sessions of those who signed in with another key than the portal's
@@ -333,6 +335,8 @@ class _Client:
             environment["COXSWAIN_COUNTS"] = counts
         if self._stays:
             environment["COXSWAIN_STAY"] = "1"
+        if self._key == _PORTAL and "COXSWAIN_ASK_GUESTS" in sent:
+            environment[_GUESTS_HERE] = str(self._sessions.count(lambda one: one.key != _PORTAL and not one.run))
         if process.term_type is not None:
             environment["TERM"] = process.term_type or "dumb"
         return environment

@@ -437,6 +437,9 @@ class Sessions:
         else:
             session.ended.set_result(int(said) if said else -signal.SIGKILL)
 
+    def count(self, which: Callable[[Session], bool]) -> int:
+        return sum(which(session) for session, _ in self._running.values())
+
     async def end(self, which: Callable[[Session], bool]) -> int:
         """End these sessions, wait until nothing of them is left, and say how many they were."""
         found = [session for session, _ in self._running.values() if which(session)]

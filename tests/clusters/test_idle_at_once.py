@@ -1,0 +1,185 @@
+"""A timer fires while somebody begins to use the cluster: in whichever order, whoever uses it wins.
+
+ROUNDS: how many; ROUND_SEED: from where. Each round is another order of the same two things, in threads with a
+connection of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from django.db import connections
+from django.utils.timezone import now
+
+from accounts.audit import Origin
+from clusters import idle, terminals
+from clusters.actions import snooze_cluster
+from clusters.models import Cluster, EngineVersion, Terminal
+from clusters.terminals import Who, open_terminal
+from jobs.actions import start_run
+from jobs.dispatch import dispatch_all
+from jobs.models import Job, Run
+from portal.errors import PortalError
+from portal.tasks.models import Task
+from tests.clusters.test_bad_clouds import go_on
+from tests.clusters.test_life import cloud, make, nodes  # noqa: F401
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_heartbeat", "rings")]
+
+ROUNDS = int(os.environ.get("ROUNDS", "100"))
+SEED = int(os.environ.get("ROUND_SEED", "1"))
+MOST = 100_000  # turns of an empty loop: some milliseconds, longer than a transaction takes
+
+
+@pytest.fixture
+def tide(lab, request):
+    EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "1", "packages": ["mpi4py"]})
+    cluster = request.getfixturevalue("make")()
+    Cluster.objects.filter(pk=cluster.pk).update(auto_pause=60)
+    return cluster
+
+
+def is_due(cluster, **changes):
+    """Everything of the round before is over, people were warned, and the timer fires at the next look."""
+    Task.objects.of(Cluster, Cluster.objects.filter(pk=cluster.pk)).delete()
+    Run.objects.all().update(status="finished")
+    Terminal.objects.all().delete()
+    at = now()
+    Cluster.objects.filter(pk=cluster.pk).update(
+        status="running", occupied_by=None, warned=at - timedelta(minutes=11),
+        last_active=at - timedelta(minutes=65), **changes,
+    )  # fmt: skip
+
+
+def fire(cluster):
+    """What a watch process does that has read the cluster's row and decided."""
+    row = Cluster.objects.select_related("workspace__organization", "workspace__cloud_config").get(pk=cluster.pk)
+    return partial(idle._act, row, row.timer)
+
+
+class Race:
+    """Runs things at once. Whoever was first begins a little later in the next round, so that both orders come."""
+
+    def __init__(self):
+        self.dice = random.Random(SEED)  # noqa: S311
+        self.turns = 0  # of an empty loop that the first one waits; the second one, where it is less than nothing
+        self.first = Counter()
+
+    def run(self, *acts):
+        """What each returned, or its refusal."""
+        together, found = threading.Barrier(len(acts)), [None] * len(acts)
+        waits = {0: self.turns, 1: -self.turns}
+
+        def do(number, act):
+            try:
+                together.wait(20)
+                for _ in range(waits.get(number, 0)):
+                    pass
+                found[number] = act()
+            except BaseException as error:  # noqa: BLE001
+                found[number] = error
+            finally:
+                connections.close_all()
+
+        threads = [threading.Thread(target=do, args=one) for one in enumerate(acts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
+        for error in found:
+            assert not isinstance(error, BaseException) or isinstance(error, PortalError), repr(error)
+        return found
+
+    def was_first(self, number):
+        self.first[number] += 1
+        self.turns += self.dice.randrange(MOST // 4) * (-1 if number else 1)
+
+    def is_balanced(self):
+        assert min(self.first[0], self.first[1]) >= ROUNDS // 10, self.first
+
+
+def pauses(cluster):
+    return cluster.tasks.filter(kind="clusters.pause").count()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["free", "degraded"])
+def test_a_run_always_wins(tide, lab, alice, lost):
+    """Where a node is lost the run has to wait: then there is nothing that it could take the cluster by."""
+    job = Job.objects.create(workspace=lab, cluster=tide, name="a", git_url="https://git.test/a", command="a.py")
+    race = Race()
+    for _ in range(ROUNDS):
+        is_due(tide)
+        tide.nodes.filter(rank=1).update(state="silent" if lost else "answers")
+        _, run = race.run(fire(tide), lambda: start_run(job, by=alice))
+        tide.refresh_from_db()
+        run.refresh_from_db()
+        assert pauses(tide) <= 1
+        if tide.status == "running":
+            assert not pauses(tide)
+            race.was_first(1)
+        else:
+            race.was_first(0)
+            assert run.is_waiting
+            assert tide.occupied_by is None
+            tide.nodes.update(state="answers")
+            go_on(tide)  # what the worker does with the pause
+            assert tide.last_task.status == "cancelled"
+        tide.refresh_from_db()
+        assert tide.status == "running"
+        tide.nodes.update(state="answers")
+        dispatch_all()
+        run.refresh_from_db()
+        assert not run.is_waiting, "it begins without anybody's help"
+        assert Cluster.objects.get(pk=tide.pk).occupied_by == run.uuid
+        Task.objects.of(Run, Run.objects.all()).delete()
+    race.is_balanced()
+
+
+def test_a_terminal_is_open_or_refused_in_words_and_never_cut_off(tide, alice, settings):
+    who = Who(alice, "", Origin())
+    settings.TERMINALS = 8
+    race = Race()
+    for _ in range(ROUNDS):
+        is_due(tide)
+        _, opened = race.run(fire(tide), lambda: open_terminal(tide.uuid, 0, who, (80, 24)))
+        tide.refresh_from_db()
+        if isinstance(opened, PortalError):
+            assert opened.message == "tide is PAUSING. Terminals can be opened while it is RUNNING."
+            assert (tide.status, pauses(tide), Terminal.objects.count()) == ("pausing", 1, 0)
+        else:
+            assert (tide.status, pauses(tide), Terminal.objects.count()) == ("running", 0, 1)
+            terminals.close(opened.uuid, "The shell ended.", Origin())
+        race.was_first(0 if isinstance(opened, PortalError) else 1)
+    race.is_balanced()
+
+
+def test_a_snooze_wins_or_is_told_that_it_was_late(tide, alice):
+    race = Race()
+    for _ in range(ROUNDS):
+        is_due(tide)
+        _, late = race.run(fire(tide), lambda: snooze_cluster(tide, by=alice))
+        tide.refresh_from_db()
+        assert (tide.status, pauses(tide)) == (("pausing", 1) if late else ("running", 0))
+        race.was_first(0 if late else 1)
+    race.is_balanced()
+
+
+def test_four_watch_processes_pause_it_once(tide):
+    race = Race()
+    for _ in range(ROUNDS // 4):
+        is_due(tide)
+        race.run(*[idle.look] * 4)
+        assert pauses(tide) == 1
+    for _ in range(ROUNDS // 4):
+        is_due(tide)
+        Cluster.objects.filter(pk=tide.pk).update(warned=None)
+        race.run(*[idle.look] * 4)
+        tide.refresh_from_db()
+        assert (tide.status, bool(tide.warning)) == ("running", True)

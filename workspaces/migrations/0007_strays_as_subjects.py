@@ -1,0 +1,42 @@
+"""Strays are subjects of tasks: each gets a uuid and a status."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.db import migrations, models
+
+
+def fill(apps: Any, schema_editor: Any) -> None:
+    strays = apps.get_model("workspaces", "Stray").objects.using(schema_editor.connection.alias)
+    for pk in strays.values_list("pk", flat=True):
+        strays.filter(pk=pk).update(uuid=uuid.uuid4())
+    strays.exclude(ended=None).update(status="gone")
+
+
+class Migration(migrations.Migration):
+    dependencies = [("workspaces", "0006_checks")]
+
+    operations = [
+        migrations.RenameField("stray", "organization", "organization_tag"),
+        migrations.RenameField("stray", "workspace", "workspace_tag"),
+        migrations.AddField("stray", "uuid", models.UUIDField(null=True, editable=False)),
+        migrations.AddField(
+            "stray",
+            "status",
+            models.CharField(
+                max_length=8,
+                choices=[("there", "There"), ("ending", "Ending"), ("failed", "Failed"), ("gone", "Gone")],
+                default="there",
+            ),
+        ),
+        migrations.RunPython(fill, migrations.RunPython.noop),
+        migrations.AlterField("stray", "uuid", models.UUIDField(default=uuid.uuid4, unique=True, editable=False)),
+        migrations.AddConstraint(
+            "stray",
+            models.CheckConstraint(
+                condition=models.Q(status__in=["there", "ending", "failed", "gone"]), name="stray_status_known"
+            ),
+        ),
+    ]
