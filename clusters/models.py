@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
@@ -19,6 +20,7 @@ from accounts.models import User
 from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
+from portal.tasks.causes import Explanation, Way
 from portal.tasks.models import Task
 from portal.tasks.subjects import Subject
 from usage.amounts import Amount
@@ -205,6 +207,7 @@ class Cluster(Subject):
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
     hostfile_is_old = models.BooleanField(default=False, editable=False)  # nodes came; see `clusters.hostfile`
+    kept_until = models.DateTimeField(null=True, editable=False)  # then nodes of a creation that has failed are stopped
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
@@ -271,6 +274,28 @@ class Cluster(Subject):
     def used(self) -> Amount:
         """Since it was made, until now."""
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
+
+    def ways_out(self, why: Explanation) -> list[Way]:
+        new = reverse("new-cluster", args=[self.workspace.uuid])
+        found = []
+        for button, field, words in (
+            ("other-type", "instance_type", "another instance type"),
+            ("other-zone", "zone", "another zone"),
+        ):
+            if button not in why.buttons or (field == "zone" and clouds.Can.ZONE not in self.can):
+                continue
+            for value in [getattr(one, field) for one in why.alternatives if getattr(one, field)] or [""]:
+                chosen = urlencode({"like": self.uuid, **({field: value} if value else {})})
+                found.append(Way(f"Make one like it with {value or words}", f"{new}?{chosen}", "sliders"))
+        if "keep" in why.buttons and self.is_kept:
+            keep = reverse("keep-cluster", args=[self.uuid])
+            found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
+        return found
+
+    @property
+    def is_kept(self) -> bool:
+        """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
+        return self.status == self.Status.FAILED and self.kept_until is not None
 
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""

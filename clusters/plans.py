@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.timezone import now
@@ -457,6 +458,20 @@ def forget_keys(cluster: Cluster) -> None:
     Cluster.objects.filter(pk=cluster.pk).update(key_private="")
 
 
+def note_creation(task: Task) -> None:
+    """Nodes of one that has failed are of use to nobody but whoever looks at them, and may cost money."""
+    note_activity(task)
+    minutes = settings.FAILED_CLUSTER_MINUTES
+    until = Now() + timedelta(minutes=minutes) if task.status == FAILED and minutes > 0 else None
+    Cluster.objects.filter(pk=task.subject_id).update(kept_until=until)
+
+
+def note_repair(task: Task) -> None:
+    """Somebody mends it: the portal takes none of its nodes away by itself any more."""
+    note_activity(task)
+    Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
+
+
 CREATE = Plan(
     "clusters.create",
     "Create cluster",
@@ -530,7 +545,7 @@ CREATE = Plan(
     during=Status.INPROGRESS,
     begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
-    settle=note_activity,
+    settle=note_creation,
 )
 
 _SURPLUS = StepPlan(
@@ -551,6 +566,7 @@ REPAIR = replace(
     begins={Status.RUNNING, Status.FAILED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
+    settle=note_repair,
 )
 
 DELETE = Plan(

@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from django.db.models.functions import Now
 
 from clusters import engines, hostfile, idle, reconcile, samples, terminals
-from clusters.actions import repair_cluster, repair_what_is_gone
+from clusters.actions import repair_cluster, repair_what_is_gone, stop_what_failed
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
 from portal import ssh
@@ -190,6 +190,15 @@ class IdleWatcher:
             if mails := await DATABASE(idle.look)():  # the mail server may take its time
                 self.sending.add(task := asyncio.create_task(apart(partial(idle.send, mails))))
                 task.add_done_callback(self.sending.discard)
+            await bell.wait(EVERY)
+
+
+class FailedWatcher:
+    """Stops clusters whose creation has failed, once nobody keeps them any longer."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            await DATABASE(stop_what_failed)()
             await bell.wait(EVERY)
 
 

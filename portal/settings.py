@@ -300,6 +300,8 @@ LOCAL_NODES = {
     "free_mib": env.number("PORTAL_LOCAL_FREE_MIB", 2048),
     "free_percent": env.number("PORTAL_LOCAL_FREE_PERCENT", 5),
 }
+CAUSES = env.text("PORTAL_CAUSES")  # a file with causes of failures that the site knows; see portal/tasks/causes.py
+FAILED_CLUSTER_MINUTES = env.number("PORTAL_FAILED_CLUSTER_MINUTES", 15)  # nodes of a failed creation stay so long
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
 
 LOGGING = {

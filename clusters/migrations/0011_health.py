@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('clusters', '0009_idleness'),
+        ('clusters', '0010_kept_until'),
     ]
 
     operations = [

@@ -18,6 +18,7 @@ from clusters.instead import instead
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
+from portal.tasks.causes import explain_task
 from portal.tasks.history import Progress, progress
 from portal.tasks.models import Task
 from workspaces.models import Workspace
@@ -147,7 +148,11 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
+    failed = tasks[0] if tasks and found.status == Cluster.Status.FAILED else None
+    why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)
     context |= {
+        "why": why,
+        "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
         "idle": idle.clock(found, nodes, terminals, tasks),
@@ -155,7 +160,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,
         "runs": found.runs.for_lists().order_by("-pk")[:10].with_reasons(),
-        "may_change": may(request, Can.MANAGE_CLUSTERS),
+        "may_change": may_change,
         "on_it": actions.who_is_on(found),
         "instead": instead(found.last_task) if found.status == Cluster.Status.FAILED else [],
     }
