@@ -406,7 +406,7 @@ class Cluster(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
 
 
 class Node(models.Model):
@@ -415,16 +415,25 @@ class Node(models.Model):
     class State(models.TextChoices):
         ASKED = "asked"
         ANSWERS = "answers"
-        SILENT = "silent"  # exists, does not answer
+        FROZEN = "frozen"  # takes connections, and does not answer on them
+        SILENT = "silent"  # exists, as far as is known, and takes no connection
         STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.FROZEN: Badge.warning("FROZEN", "bi-snow"),
+        State.SILENT: Badge.warning("UNREACHABLE", "bi-question-circle-fill"),
         State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
+    }
+    MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    # What a lost one's state means, behind its name.
+    MEANS: ClassVar[dict[str, str]] = {
+        State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",
+        State.SILENT: "takes no connection, and the cloud does not say that it is gone",
+        State.GONE: "is gone: the cloud says that it does not run any more",
     }
 
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
@@ -452,6 +461,11 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    @property
+    def means(self) -> str:
+        """What its state means, where it is lost and nobody wanted that."""
+        return self.MEANS.get(self.state, "") if self.cluster.status == Cluster.Status.RUNNING else ""
 
     @property
     def badge(self) -> Badge:
