@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.timezone import now
@@ -17,7 +18,7 @@ from clusters import hostfile, neighbours
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
-from portal.errors import NoRoom, Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
@@ -104,16 +105,6 @@ def _spec(cluster: Cluster) -> NodesSpec:
     )
 
 
-def _ask_for(work: Work, spec: NodesSpec) -> None:
-    """Where the cloud has no room, the step remembers what may be had instead; see `clusters.instead`."""
-    cloud = work.subject.workspace.cloud
-    try:
-        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
-    except NoRoom as error:
-        work.memo["instead"] = [asdict(one) for one in error.alternatives]
-        raise
-
-
 def make_role(work: Work) -> None:
     cluster: Cluster = work.subject
     if cluster.role:
@@ -131,7 +122,8 @@ def drop_role(work: Work) -> None:
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    _ask_for(work, _spec(cluster))
+    spec = _spec(cluster)
+    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
@@ -191,7 +183,8 @@ def reach_nodes(work: Work) -> None:
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
         work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
-        _ask_for(work, _spec(cluster))
+        spec = _spec(cluster)
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
@@ -427,6 +420,20 @@ def forget_keys(cluster: Cluster) -> None:
     Cluster.objects.filter(pk=cluster.pk).update(key_private="")
 
 
+def note_creation(task: Task) -> None:
+    """Nodes of one that has failed are of use to nobody but whoever looks at them, and may cost money."""
+    note_activity(task)
+    minutes = settings.FAILED_CLUSTER_MINUTES
+    until = Now() + timedelta(minutes=minutes) if task.status == FAILED and minutes > 0 else None
+    Cluster.objects.filter(pk=task.subject_id).update(kept_until=until)
+
+
+def note_repair(task: Task) -> None:
+    """Somebody mends it: the portal takes none of its nodes away by itself any more."""
+    note_activity(task)
+    Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
+
+
 CREATE = Plan(
     "clusters.create",
     "Create cluster",
@@ -500,7 +507,7 @@ CREATE = Plan(
     during=Status.INPROGRESS,
     begins={Status.NEW},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.TERMINATED},
-    settle=note_activity,
+    settle=note_creation,
 )
 
 _SURPLUS = StepPlan(
@@ -521,6 +528,7 @@ REPAIR = replace(
     begins={Status.RUNNING, Status.FAILED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
+    settle=note_repair,
 )
 
 DELETE = Plan(
