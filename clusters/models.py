@@ -258,6 +258,11 @@ class Cluster(Subject):
         """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
         return self.status == self.Status.FAILED and self.kept_until is not None
 
+    @property
+    def opens_terminals(self) -> bool:
+        """Also while somebody may want to look at what failed."""
+        return self.status == self.Status.RUNNING or self.is_kept
+
     def move(self, to: str, **fields: Any) -> bool:
         """As every subject; and its usage begins, goes on or ends with it, in one transaction."""
         with transaction.atomic():
