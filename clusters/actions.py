@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 OWN_REPAIRS = 3  # how often the portal repairs a cluster by itself, without success or within RECENT
 PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the second, twice that
 RECENT = timedelta(hours=1)
+KEEP = timedelta(minutes=30)  # for somebody who wants to look at what failed
 MOST_NODES = 64
 WAIT = "Wait for its end, or cancel it."
 SPOT_STAYS = "Spot nodes cannot be paused: the cloud does not keep their disks."
@@ -298,6 +299,8 @@ def edit_cluster(cluster: Cluster, wanted: Mapping[str, Any], *, by: User) -> li
             raise Conflict(f"{words} can be changed {when}; {cluster} is {row.badge.word}.", field=name)
     if not changes:
         return []
+    if changes.get("auto_pause") and row.spot:
+        raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if changes.get("auto_pause") and clouds.Can.PAUSE not in cluster.can:
         raise not_here(clouds.Can.PAUSE, cluster.workspace.cloud_config.name)
     before = {CHANGEABLE[name][0].lower(): _plain(name, getattr(row, name)) for name in changes}
@@ -415,6 +418,32 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
     if failed and failed[0].finished:
         return failed[0].finished + len(failed) * PAUSE <= now()
     return cluster.status == Cluster.Status.RUNNING
+
+
+@audit.atomic()
+def keep_failed(cluster: Cluster, *, by: User) -> None:
+    """What there is of a cluster whose creation has failed stays for `KEEP` from now on. Raises `Conflict`."""
+    kept = Cluster.objects.filter(pk=cluster.pk, status=Cluster.Status.FAILED).exclude(kept_until=None)
+    if not kept.update(kept_until=Now() + KEEP):
+        raise Conflict(f"Nothing of {cluster} waits to be taken away.")
+    _record("kept the nodes of", cluster, by=by, after={"minutes": KEEP.seconds // 60})
+    live.ring(*cluster.live_names())
+
+
+def stop_what_failed() -> list[Cluster]:
+    """Those whose creation has failed, and whom nobody keeps any longer, are stopped. Returns those begun."""
+    begun = []
+    due = Cluster.objects.filter(status=Cluster.Status.FAILED, kept_until__lte=Now())
+    for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
+        try:
+            with audit.atomic():
+                Cluster.objects.filter(pk=cluster.pk).update(kept_until=None)  # once: what then fails is for people
+                stop_cluster(cluster, by=None)
+        except PortalError as error:
+            logger.info("cluster %s is not stopped now: %s", cluster.uuid, error)
+        else:
+            begun.append(cluster)
+    return begun
 
 
 @audit.atomic()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -18,6 +20,7 @@ from accounts.models import User
 from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.states import Badge, State
+from portal.tasks.causes import Explanation, Way
 from portal.tasks.models import Task
 from portal.tasks.subjects import Subject
 from usage.amounts import Amount
@@ -72,17 +75,20 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def in_use(self) -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 
-        What else uses a cluster has its place here: a kernel of a notebook that is busy.
+        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
+        notebook that is busy.
         """
         this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
-        uses = Exists(this.filter(runs__status__in=("new", "inprogress"))) | Exists(
-            this.filter(terminals__isnull=False)
-        )
-        return self.filter(uses | Q(occupied_by__isnull=False))
+        uses = Q(occupied_by__isnull=False)
+        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        uses |= Q(Exists(this.filter(terminals__isnull=False)))
+        if settings.SSH_IS_ACTIVITY:
+            uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))
+        return self.filter(uses)
 
-    def warned(self) -> ClusterQuerySet:
-        """Those that will be paused or deleted soon, because nothing goes on there."""
-        return self.filter(status__in=Cluster.TIMED, warned__gt=F("last_active"))
+    def warned_first(self) -> Case:
+        """For `order_by`: those that will be paused or deleted soon, because nothing goes on there, come first."""
+        return Case(When(status__in=Cluster.TIMED, warned__gt=F("last_active"), then=0), default=1)
 
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
@@ -201,6 +207,7 @@ class Cluster(Subject):
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
     hostfile_is_old = models.BooleanField(default=False, editable=False)  # nodes came; see `clusters.hostfile`
+    kept_until = models.DateTimeField(null=True, editable=False)  # then nodes of a creation that has failed are stopped
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
 
@@ -268,6 +275,26 @@ class Cluster(Subject):
         """Since it was made, until now."""
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
+    def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
+        new = reverse("new-cluster", args=[self.workspace.uuid])
+        found = []
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
+        if "keep" in why.buttons and self.is_kept:
+            keep = reverse("keep-cluster", args=[self.uuid])
+            found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
+        return found
+
+    @property
+    def is_kept(self) -> bool:
+        """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
+        return self.status == self.Status.FAILED and self.kept_until is not None
+
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
         active = {"last_active": Now()} if used else {}
@@ -280,20 +307,24 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        pause = self.auto_pause if self.status == self.Status.RUNNING and clouds.Can.PAUSE in self.can else 0
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
+
+    @property
+    def warning(self) -> Timer | None:
+        """The timer that people were warned of. Nobody is asked."""
+        if self.warned is None or self.warned <= self.last_active:
+            return None
+        return self.next_timer(pauses=True)
+
+    def next_timer(self, *, pauses: bool) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it."""
+        pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
             return None
         verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
         warned = self.warned if self.warned and self.warned > self.last_active else None
         return Timer(verb, minutes, self.last_active, warned)
-
-    @property
-    def warning(self) -> Timer | None:
-        """The timer that people were warned of."""
-        if self.warned is None or self.warned <= self.last_active:
-            return None
-        return self.timer
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -375,7 +406,7 @@ class Cluster(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
 
 
 class Node(models.Model):
@@ -384,16 +415,25 @@ class Node(models.Model):
     class State(models.TextChoices):
         ASKED = "asked"
         ANSWERS = "answers"
-        SILENT = "silent"  # exists, does not answer
+        FROZEN = "frozen"  # takes connections, and does not answer on them
+        SILENT = "silent"  # exists, as far as is known, and takes no connection
         STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.FROZEN: Badge.warning("FROZEN", "bi-snow"),
+        State.SILENT: Badge.warning("UNREACHABLE", "bi-question-circle-fill"),
         State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
+    }
+    MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    # What a lost one's state means, behind its name.
+    MEANS: ClassVar[dict[str, str]] = {
+        State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",
+        State.SILENT: "takes no connection, and the cloud does not say that it is gone",
+        State.GONE: "is gone: the cloud says that it does not run any more",
     }
 
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
@@ -411,6 +451,7 @@ class Node(models.Model):
     shared = models.CharField(max_length=300, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+    guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told
 
     objects = NodeQuerySet.as_manager()
 
@@ -420,6 +461,11 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    @property
+    def means(self) -> str:
+        """What its state means, where it is lost and nobody wanted that."""
+        return self.MEANS.get(self.state, "") if self.cluster.status == Cluster.Status.RUNNING else ""
 
     @property
     def badge(self) -> Badge:

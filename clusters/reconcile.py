@@ -206,7 +206,7 @@ def _who(tags: Tags) -> tuple[str, bool]:
     kind = "workspace" if is_workspace else "cluster"
     if row is None:
         is_foreign = _row(Workspace, tags.workspace) is None
-        return f"A {kind} that the portal does not know ({tags.subject})", is_foreign
+        return f"A {kind} that the portal does not know ({tags.subject[:8]})", is_foreign
     stopped = getattr(row, "status", "") == Cluster.Status.STOPPED
     return f"The {kind} {row}, which {'is STOPPED' if stopped else 'was deleted'}", False
 

@@ -119,7 +119,8 @@ def destroy(stray: Stray, *, by: User | None) -> Task:
     """Take away all that carries its tags. Raises `PortalError`."""
     row = _held(stray)
     config = row.cloud_config
-    task = start_task(row, plan_for(row).kind, by=by, cloud=config.kind)
+    title = f"Destroy {row.kind.lower()} {row.subject[:8]}"
+    task = start_task(row, plan_for(row).kind, by=by, title=title, cloud=config.kind)
     before = {"what": row.name, "with": ", ".join(row.things)}
     audit.record("destroyed what was left behind in", config, organization=config.organization, by=by, before=before)
     return task

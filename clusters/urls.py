@@ -8,6 +8,7 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/change/", several.change_clusters, name="change-clusters"),
     path("clusters/<uuid:uuid>/", clusters.cluster, name="cluster"),
     path("clusters/<uuid:uuid>/repair/", changes.repair, name="repair-cluster"),
+    path("clusters/<uuid:uuid>/keep/", changes.keep, name="keep-cluster"),
     path("clusters/<uuid:uuid>/pause/", changes.pause, name="pause-cluster"),
     path("clusters/<uuid:uuid>/resume/", changes.resume, name="resume-cluster"),
     path("clusters/<uuid:uuid>/stop/", changes.stop, name="stop-cluster"),

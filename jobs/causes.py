@@ -6,11 +6,12 @@ import os
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clusters.models import Cluster
 from jobs.models import Run
+from portal.tasks import causes
 from portal.tasks.output import plain_text
 
 MOST_EVIDENCE = 15  # lines
@@ -71,6 +72,15 @@ def _of_kinds(words: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, 
 
 
 def explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None) -> Cause:
+    """As below, or in the words that the site has for it (`portal.tasks.causes`, of the kind jobs.run)."""
+    cause = _explain(run, end, failure)
+    if not cause.message:
+        return cause
+    said = causes.explain("jobs.run", cause.code, cause.message, cause.evidence, cause.advice)
+    return replace(cause, message=said.say, advice=said.advice)
+
+
+def _explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None) -> Cause:
     """`end` is what the keeper wrote, with a `sound` verdict; `failure` is what hindered the run's preparation."""
     verdict: Mapping[str, Any] = end.get("verdict") or {}
     if end.get("limit"):

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 (Django's own name)
 
 from portal.environment import is_loopback
-from portal.tasks import registry
+from portal.tasks import causes, registry
 
 
 @register(Tags.security)
@@ -65,6 +65,11 @@ def settings_are_sane(**_: Any) -> list[CheckMessage]:
         found.append(
             Error(f"PORTAL_LOCAL_NETWORK is {settings.LOCAL_NODES['network']!r}.", hint=hint, id="portal.E011")
         )
+    try:
+        causes.table(settings.CAUSES)
+    except ValueError as error:
+        hint = "PORTAL_CAUSES names a file of causes; docs/operating.md says what is in it."
+        found.append(Error(f"{error}.", hint=hint, id="portal.E012"))
     found += [Error(fault, id="portal.E005") for fault in registry.faults(settings.QUEUES)]
     return found
 

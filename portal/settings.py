@@ -19,6 +19,7 @@ WARN_AFTER_DAYS = (60, 75, 85)
 INVITATION_DAYS = env.number("PORTAL_INVITATION_DAYS", 7)
 OPEN_SIGNUP = env.flag("PORTAL_OPEN_SIGNUP", default=False)  # without an invitation
 OPEN_ORGANIZATIONS = env.flag("PORTAL_OPEN_ORGANIZATIONS", default=True)  # whether everybody may make one
+SSH_IS_ACTIVITY = env.flag("PORTAL_SSH_IS_ACTIVITY", default=False)  # a session by ssh keeps a cluster from pausing
 DEBUG = env.flag("PORTAL_DEBUG", default=False)
 HOST_COUNT = env.number("PORTAL_HOSTS", 0)  # that web, worker and watch run on; 0: not said
 SECRET_KEY = env.text("PORTAL_SECRET_KEY") or env.generated_secret(VAR / "secret_key")
@@ -299,6 +300,8 @@ LOCAL_NODES = {
     "free_mib": env.number("PORTAL_LOCAL_FREE_MIB", 2048),
     "free_percent": env.number("PORTAL_LOCAL_FREE_PERCENT", 5),
 }
+CAUSES = env.text("PORTAL_CAUSES")  # a file with causes of failures that the site knows; see portal/tasks/causes.py
+FAILED_CLUSTER_MINUTES = env.number("PORTAL_FAILED_CLUSTER_MINUTES", 15)  # nodes of a failed creation stay so long
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
 
 LOGGING = {

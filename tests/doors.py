@@ -101,6 +101,7 @@ ROWS = {
     "organization-usage-csv": Row(None, ADMINS),
     "cluster": Row("cluster", INSIDE),
     "repair-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
+    "keep-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "pause-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "resume-cluster": Row("cluster", NONE, WORKSPACE_ADMINS),
     "stop-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),

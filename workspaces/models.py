@@ -25,6 +25,7 @@ from portal.errors import Refused
 from portal.models import installation
 from portal.states import Badge, State
 from portal.tasks import stores
+from portal.tasks.causes import Explanation, Way
 from portal.tasks.subjects import Subject
 
 _REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
@@ -237,6 +238,11 @@ class Workspace(Subject):
             subject=str(subject or self.uuid),
         )
 
+    def ways_out(self, why: Explanation) -> list[Way]:
+        if "config" not in why.buttons:
+            return []
+        return [Way("Open the cloud configuration", self.cloud_config.get_absolute_url(), "cloud")]
+
     @property
     def spec(self) -> clouds.WorkspaceSpec:
         return clouds.WorkspaceSpec(self.tags())
@@ -349,6 +355,11 @@ class Stray(Subject):
     @property
     def tags(self) -> clouds.Tags:
         return clouds.Tags(installation(), self.organization_tag, self.workspace_tag, self.subject)
+
+    def ways_out(self, why: Explanation) -> list[Way]:
+        if "config" not in why.buttons:
+            return []
+        return [Way("Open the cloud configuration", self.cloud_config.get_absolute_url(), "cloud")]
 
     @property
     def outlook(self) -> str:

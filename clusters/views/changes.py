@@ -42,6 +42,19 @@ def _at_once(act: Callable[..., Task]) -> Callable[..., HttpResponse]:
     return view
 
 
+@login_required
+@require_POST
+def keep(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """What failed stays for a while, for somebody who wants to look at it."""
+    found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
+    try:
+        actions.keep_failed(found, by=person(request))
+        messages.success(request, f"What there is of {found} stays for {actions.KEEP.seconds // 60} minutes from now.")
+    except PortalError as error:
+        messages.error(request, error.message)
+    return redirect("cluster", uuid=uuid)
+
+
 def _after_a_look(act: Callable[..., Task], plan: Plan) -> Callable[..., HttpResponse]:
     """A view whose GET says what will be lost, and whose POST does it."""
 

@@ -42,7 +42,7 @@ from portal.failpoints import failpoint
 from portal.logs import log_context
 from portal.models import installation
 from portal.secrets import redact
-from portal.tasks import keeping, live, queue, registry
+from portal.tasks import causes, keeping, live, queue, registry
 from portal.tasks.locks import Alone, lost
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
 from portal.tasks.plans import LEFT, Plan, StepPlan
@@ -631,6 +631,7 @@ class Work:
         task.cause, task.evidence, task.advice = map(_storable, (error.message, error.evidence, error.advice))
         if record is not None:
             record.status, record.finished = StepStatus.FAILED, now()
+            record.memo["error"] = causes.remembered(error)
         with transaction.atomic():
             self.prove(cause=task.cause, evidence=task.evidence, advice=task.advice)
             self._store()
@@ -648,6 +649,8 @@ class Work:
         """Without taking anything back; or because that has failed."""
         self.log(error.message)
         self.is_left = self.is_ending
+        if self.record is not None:
+            self.record.memo["error"] = causes.remembered(error)
         cause, evidence, advice = map(_storable, (error.message, error.evidence, error.advice))
         first = self.task.cause  # what was taken back for
         if first and first != cause:

@@ -15,6 +15,7 @@ from portal.tasks import registry
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from portal.tasks.causes import Explanation, Way
     from portal.tasks.models import Output, Task
 
 
@@ -55,6 +56,10 @@ class Subject(HasStatus):
 
     def crumbs(self) -> list[tuple[str, str]]:
         """From the workspace's page to this one: words and addresses."""
+        return []
+
+    def ways_out(self, why: Explanation) -> list[Way]:
+        """What can be done about a failure, besides trying again, for whoever may change it. By `why.buttons`."""
         return []
 
     def remember_who_cancelled(self, by: Any) -> None:

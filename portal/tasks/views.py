@@ -22,6 +22,7 @@ from portal.errors import Passing, PortalError
 from portal.tasks import output as store
 from portal.tasks import registry
 from portal.tasks.blocks import Piece, blocks
+from portal.tasks.causes import explain_task
 from portal.tasks.history import progress
 from portal.tasks.ledger import cancel_task, retry_task, why_not_again
 from portal.tasks.models import Output, Stream, Task
@@ -113,14 +114,18 @@ def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
 def task_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
     task = _task_for(request, uuid)
     shown = progress(task)
+    why, may_change, refusal = explain_task(task), _may_change(request, task), why_not_again(task)
     context = {
         "task": task,
         "subject": task.subject,
         "steps": shown.each,
         "progress": shown,
         "viewer": viewer(task.output),
-        "may_change": _may_change(request, task),
-        "why_not_again": why_not_again(task),
+        "may_change": may_change,
+        "why": why,
+        "ways_out": task.subject.ways_out(why) if why and may_change else [],
+        "again": task if may_change and not refusal else None,
+        "why_not_again": refusal,
     }
     if not task.destroys:
         context["subject_page"] = task.subject.get_absolute_url()

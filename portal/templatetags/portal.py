@@ -60,6 +60,14 @@ def since(value: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def until(value: datetime | None) -> SafeString | str:
+    """How long it is until then. Pages with JavaScript count it down."""
+    if value is None:
+        return ""
+    return format_html('<span data-until="{}">{}</span>', value.isoformat(), duration(value - now()))
+
+
+@register.filter
 def clock(value: datetime | None) -> SafeString | str:
     """15:42:07 CET today; with the day for other days. In the person's time zone, as all times of pages."""
     if value is None:

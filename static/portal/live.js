@@ -4,7 +4,7 @@
    are fetched again when that changed, and all of them after every connect: something may have happened in between.
    After the first one only a moment later, and only if nothing was fetched meanwhile: the page has just been made.
    data-every="3" fetches at least so often. data-say is spoken when it changes; data-title becomes the page's title;
-   data-since="2026-11-24T15:42:36Z" is counted up; data-ended says that nothing more will come. */
+   data-since="2026-11-24T15:42:36Z" is counted up, data-until down; data-ended says that nothing more will come. */
 "use strict";
 
 const line = {
@@ -142,6 +142,10 @@ const line = {
     }
     for (const element of document.querySelectorAll("[data-since]")) {
       const text = this.duration((Date.now() + this.skew - Date.parse(element.dataset.since)) / 1000);
+      if (element.textContent !== text) element.textContent = text;
+    }
+    for (const element of document.querySelectorAll("[data-until]")) {
+      const text = this.duration((Date.parse(element.dataset.until) - Date.now() - this.skew) / 1000);
       if (element.textContent !== text) element.textContent = text;
     }
   },

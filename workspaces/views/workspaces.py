@@ -20,6 +20,7 @@ from accounts.place import enter_organization, person
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
+from portal.tasks.causes import explain_task
 from portal.tasks.ledger import why_not_again
 from portal.tasks.models import Step, StepStatus, Task, TaskStatus
 from workspaces import plans
@@ -118,15 +119,18 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
     if renamed(request, form, found):
         return redirect("workspace-settings", uuid=uuid)
-    tasks = list(found.tasks.select_related("asked_by").order_by("-pk")[:10])
+    tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     last = tasks[0] if tasks else None
     failed = last if last and last.status == TaskStatus.FAILED else None
+    why, manages = explain_task(failed) if failed else None, may(request, Can.MANAGE_ORGANIZATION)
     context = {
         "workspace": found,
         "tasks": tasks,
         "last": last,
         "failed": failed,
-        "why_not_again": why_not_again(failed) if failed else "",
+        "why": why,
+        "ways_out": found.ways_out(why) if why and manages else [],
+        "again": failed if failed and manages and not why_not_again(failed) else None,
         "form": form,
     }
     part = {"workspace-head": "#head", "workspace-tasks": "#tasks"}.get(request.headers.get("HX-Target", ""), "")

@@ -42,7 +42,7 @@ class LocalOptions:
             ("Private networks", "reached" if self.neighbours else "not reached"),
             ("Size of /tmp", size),
             ("Processes of a node", f"{self.processes:,} at most"),
-            ("Runs end", f"when less than {self.free_mib:,} MiB or {self.free_percent}% of the disk are free"),
+            ("Runs end", f"below {self.free_mib:,} MiB and {self.free_percent}% of free disk"),
         ]
 
     @classmethod
