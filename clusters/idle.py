@@ -29,6 +29,7 @@ from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
+from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
 from portal import mail
 from portal.errors import PortalError
@@ -140,6 +141,7 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
+    paused: Task | None  # the auto pause because of which it is PAUSED
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
@@ -157,6 +159,8 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         uses.append("More runs wait for it")
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
+    last = tasks[0] if tasks else None
+    is_auto = last and last.kind == PAUSE.kind and last.asked_by_id is None
     told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
     guests = [f"{node.guests} on {node}" for node in told if node.guests]
     if guests and settings.SSH_IS_ACTIVITY:
@@ -168,6 +172,7 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         cluster.timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
+        last if is_auto and cluster.status == Cluster.Status.PAUSED else None,
         guests,
         bool(told),
         settings.SSH_IS_ACTIVITY,

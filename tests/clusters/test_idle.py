@@ -100,6 +100,20 @@ def test_an_idle_cluster_is_warned_of_and_then_paused(tide, cloud):  # noqa: F81
     assert [node.state for node in cloud.memory.nodes(tide.tags)] == ["stopped"] * 2, "their disks are kept"
 
 
+def test_a_page_says_that_it_was_paused_by_itself_or_by_somebody(client, tide, alice, vera):
+    client.force_login(vera)
+    warned_and_due(tide)
+    idle.look()
+    go_on(tide)
+    assert "Paused by itself</a> at" in page(client, tide)
+    resume_cluster(tide, by=alice)
+    go_on(tide)
+    assert is_now(tide) == "running"
+    pause_cluster(tide, by=alice)
+    go_on(tide)
+    assert "Paused by itself" not in page(client, tide)
+
+
 def test_it_comes_back_under_its_names_and_its_time_begins_again(tide, alice):
     names = [node.hostname for node in tide.nodes.all()]
     warned_and_due(tide)
