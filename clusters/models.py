@@ -276,17 +276,15 @@ class Cluster(Subject):
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
         new = reverse("new-cluster", args=[self.workspace.uuid])
         found = []
-        for button, field, words in (
-            ("other-type", "instance_type", "another instance type"),
-            ("other-zone", "zone", "another zone"),
-        ):
-            if button not in why.buttons or (field == "zone" and clouds.Can.ZONE not in self.can):
-                continue
-            for value in [getattr(one, field) for one in why.alternatives if getattr(one, field)] or [""]:
-                chosen = urlencode({"like": self.uuid, **({field: value} if value else {})})
-                found.append(Way(f"Make one like it with {value or words}", f"{new}?{chosen}", "sliders"))
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
@@ -408,7 +406,7 @@ class Cluster(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
 
 
 class Node(models.Model):
@@ -417,16 +415,25 @@ class Node(models.Model):
     class State(models.TextChoices):
         ASKED = "asked"
         ANSWERS = "answers"
-        SILENT = "silent"  # exists, does not answer
+        FROZEN = "frozen"  # takes connections, and does not answer on them
+        SILENT = "silent"  # exists, as far as is known, and takes no connection
         STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.FROZEN: Badge.warning("FROZEN", "bi-snow"),
+        State.SILENT: Badge.warning("UNREACHABLE", "bi-question-circle-fill"),
         State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
+    }
+    MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    # What a lost one's state means, behind its name.
+    MEANS: ClassVar[dict[str, str]] = {
+        State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",
+        State.SILENT: "takes no connection, and the cloud does not say that it is gone",
+        State.GONE: "is gone: the cloud says that it does not run any more",
     }
 
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
@@ -454,6 +461,11 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    @property
+    def means(self) -> str:
+        """What its state means, where it is lost and nobody wanted that."""
+        return self.MEANS.get(self.state, "") if self.cluster.status == Cluster.Status.RUNNING else ""
 
     @property
     def badge(self) -> Badge:

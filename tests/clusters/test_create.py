@@ -388,6 +388,7 @@ def test_a_process_asks_a_hanging_cloud_no_more_than_so_many_things_at_once(lab,
     monkeypatch.setattr(cloud, "offer", lambda *_, **__: go.wait(20))
     said = [offers.offer(lab, "c5n.large", nodes).trouble.message for nodes in (1, 2, 3)]
     go.set()
+    until(lambda: all(offers.offer(lab, "c5n.large", nodes).value for nodes in (1, 2)), what="both answers")
     assert [one.startswith("The cloud has not answered") for one in said] == [True, True, False]
     assert said[2] == "The cloud is being asked many other things just now."
 
@@ -498,13 +499,21 @@ def test_nobody_copies_what_they_may_not_see(ask, lab, alice, cloud, elsewhere, 
 
 def test_where_there_was_no_room_the_others_are_one_press_away(ask, client, lab, alice, cloud, monkeypatch):
     lab.keep_login_key(*ssh.new_key("test"))
-    others = [Alternative(zone="north-1b"), Alternative(instance_type="c4n.2xlarge")]
+    others = [
+        Alternative(zone="north-1b"),
+        Alternative(instance_type="c4n.2xlarge"),
+        Alternative(zone="north-1a", instance_type="m5.large"),
+    ]
     monkeypatch.setattr(cloud, "ensure_nodes", _raise(NoRoom("No room for that in north-1a.", others)))
     cluster = make(lab, alice, cloud, zone="north-1a", node_count=5)
     assert go_on(cluster).status == "failed"
     shown = html.unescape(client.get(f"/clusters/{cluster.uuid}/").content.decode())
     links = re.findall(r'href="[^"]*\?(like=[^"]*&[^"]*)"', shown)
-    assert links == [f"like={cluster.uuid}&zone=north-1b", f"like={cluster.uuid}&instance_type=c4n.2xlarge"]
+    assert links == [
+        f"like={cluster.uuid}&instance_type=c4n.2xlarge",
+        f"like={cluster.uuid}&zone=north-1a&instance_type=m5.large",
+        f"like={cluster.uuid}&zone=north-1b",
+    ]
     form = ask(like=cluster.uuid, zone="north-1b").context["form"]
     assert (form["zone"].value(), form["node_count"].value()) == ("north-1b", 5)
     assert ask(like=cluster.uuid, instance_type="c4n.2xlarge").context["form"].chosen == "c4n.2xlarge"
