@@ -12,7 +12,7 @@ that the auto shutdown of a cluster goes on while it is PAUSED.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from smtplib import SMTPException
@@ -31,6 +31,7 @@ from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
 from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
+from clusters.samples import Sample
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
@@ -145,13 +146,26 @@ class Clock:
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
+    load: float | None  # of all cores; evidence alone
 
     @property
     def is_warned(self) -> bool:
         return not self.uses and self.timer is not None and self.timer.warned is not None
 
 
-def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
+def load(known: Mapping[int, Sequence[Sample]]) -> float | None:
+    """How busy nodes were on average, as a part of all their cores."""
+    parts = [sample.cpu for samples in known.values() for sample in samples]
+    return sum(parts) / len(parts) if parts else None
+
+
+def clock(
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    terminals: Sequence[Terminal],
+    tasks: Sequence[Task],
+    load: float | None,
+) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
@@ -176,4 +190,5 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         guests,
         bool(told),
         settings.SSH_IS_ACTIVITY,
+        load,
     )

@@ -21,6 +21,7 @@ from clusters.actions import (
     snooze_cluster,
 )
 from clusters.models import Cluster, Terminal
+from clusters.samples import Sample
 from jobs.actions import start_run
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
@@ -390,6 +391,18 @@ def test_the_page_says_why_the_time_goes_on_or_not(client, tide, job, vera, alic
     assert re.search("Active now: *<div>flights, run 1 is on it</div>", said)
     assert "<div>Alice has a terminal on tide-0</div>" in said
     assert "Idle since" not in said
+
+
+def test_how_busy_its_cores_were_is_evidence_that_does_not_count(client, tide, vera, monkeypatch):
+    sample = Sample(now().timestamp(), 0.25, 100, 1000, None, None)
+    busy = sample._replace(cpu=0.75)
+    monkeypatch.setattr("clusters.samples.of", lambda pks, seconds: {pk: [sample, busy] for pk in pks})
+    client.force_login(vera)
+    back(tide, 51)
+    idle.look()
+    said = page(client, tide)
+    assert "Its cores were busy for 50 % of the last 10 minutes, which does not count." in said
+    assert "It pauses at" in said
 
 
 def test_a_warning_is_on_the_page_and_in_the_list_and_one_click_takes_it_back(client, tide, lab, bob, vera):
