@@ -283,10 +283,9 @@ class Cluster(Subject):
             if button not in why.buttons or (button == "other-zone" and clouds.Can.ZONE not in self.can):
                 continue
             others = [one for one in why.alternatives if bool(one.instance_type) is (button == "other-type")]
-            for one in others or [None]:
-                chosen = {name: value for name, value in asdict(one).items() if value} if one else {}
-                query = urlencode({"like": self.uuid, **chosen})
-                found.append(Way(f"Make one like it with {one or words}", f"{new}?{query}", "sliders"))
+            for one in others or [clouds.Alternative()]:
+                query = urlencode({"like": self.uuid, **{name: value for name, value in asdict(one).items() if value}})
+                found.append(Way(f"Make one like it with {str(one) or words}", f"{new}?{query}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
