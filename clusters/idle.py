@@ -45,18 +45,20 @@ NAMED = 3  # runs that a page names
 def look() -> list[EmailMessage]:
     """Do what is due on all clusters. Returns the mails that are to be sent."""
     _note_use()
+    fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
     timed = Cluster.objects.filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
-    rows: Any = timed.annotate(at=Now()).select_related("workspace__organization", "workspace__cloud_config")
+    rows: Any = timed.only(*fields).annotate(at=Now())
+    due = [row.pk for row in rows if (timer := row.next_timer(pauses=True)) and row.at >= timer.is_due_at]
     mails: list[EmailMessage] = []
-    for cluster in rows:
+    full: Any = Cluster.objects.filter(pk__in=due).annotate(at=Now())
+    for cluster in full.select_related("workspace__organization", "workspace__cloud_config"):
         timer = cluster.timer
-        if timer is None:
+        if timer is None or cluster.at < timer.is_due_at:
             continue
-        if timer.warned is None:
-            if cluster.at >= timer.warns_at and (warned := _warn(cluster, timer)):
-                mails += _mails(cluster, warned)
-        elif cluster.at >= timer.acts_at:
+        if timer.warned:
             _act(cluster, timer)
+        elif warned := _warn(cluster, timer):
+            mails += _mails(cluster, warned)
     return mails
 
 

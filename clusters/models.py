@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -277,15 +276,15 @@ class Cluster(Subject):
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
         new = reverse("new-cluster", args=[self.workspace.uuid])
         found = []
-        for button, words in (("other-type", "another instance type"), ("other-zone", "another zone")):
-            if button not in why.buttons or (button == "other-zone" and clouds.Can.ZONE not in self.can):
-                continue
-            others = [one for one in why.alternatives if bool(one.instance_type) is (button == "other-type")]
-            for one in others or [clouds.Alternative()]:
-                query = urlencode({"like": self.uuid, **{name: value for name, value in asdict(one).items() if value}})
-                found.append(Way(f"Make one like it with {str(one) or words}", f"{new}?{query}", "sliders"))
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
@@ -308,16 +307,17 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        return self._timer(pauses=clouds.Can.PAUSE in self.can)
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
 
     @property
     def warning(self) -> Timer | None:
         """The timer that people were warned of. Nobody is asked."""
         if self.warned is None or self.warned <= self.last_active:
             return None
-        return self._timer(pauses=True)
+        return self.next_timer(pauses=True)
 
-    def _timer(self, *, pauses: bool) -> Timer | None:
+    def next_timer(self, *, pauses: bool) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it."""
         pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
@@ -406,7 +406,7 @@ class Cluster(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
 
 
 class Node(models.Model):
@@ -415,16 +415,25 @@ class Node(models.Model):
     class State(models.TextChoices):
         ASKED = "asked"
         ANSWERS = "answers"
-        SILENT = "silent"  # exists, does not answer
+        FROZEN = "frozen"  # takes connections, and does not answer on them
+        SILENT = "silent"  # exists, as far as is known, and takes no connection
         STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.FROZEN: Badge.warning("FROZEN", "bi-snow"),
+        State.SILENT: Badge.warning("UNREACHABLE", "bi-question-circle-fill"),
         State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
+    }
+    MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    # What a lost one's state means, behind its name.
+    MEANS: ClassVar[dict[str, str]] = {
+        State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",
+        State.SILENT: "takes no connection, and the cloud does not say that it is gone",
+        State.GONE: "is gone: the cloud says that it does not run any more",
     }
 
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
@@ -452,6 +461,11 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    @property
+    def means(self) -> str:
+        """What its state means, where it is lost and nobody wanted that."""
+        return self.MEANS.get(self.state, "") if self.cluster.status == Cluster.Status.RUNNING else ""
 
     @property
     def badge(self) -> Badge:

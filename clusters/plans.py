@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
-from clusters import hostfile
+from clusters import hostfile, neighbours
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
@@ -239,37 +239,9 @@ def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what:
     return good
 
 
-def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str]:
-    """What a node needs in ~/.ssh to reach the others by name, each with the host key that it was given."""
-    folder = f"{node.home}/.ssh"
-    known = "".join(
-        f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
-        for other in nodes
-    )
-    hosts = "".join(
-        f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
-    )
-    rest = f"""Host *
-  User {node.user}
-  IdentityFile "{folder}/id_cluster"
-  IdentitiesOnly yes
-  UserKnownHostsFile "{folder}/known_hosts"
-  GlobalKnownHostsFile /dev/null
-  StrictHostKeyChecking yes
-  BatchMode yes
-  LogLevel ERROR
-  ConnectTimeout 10
-  ServerAliveInterval 5
-  ServerAliveCountMax 3
-  SendEnv COXSWAIN_RUN
-"""
-    return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
-
-
 def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
     """What the head node's home has, so that its programs reach the other nodes: text by path."""
-    files = _ssh_files(cluster, nodes[0], nodes)
-    return {"hostfile": hostfile.text(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
+    return {"hostfile": hostfile.text(cluster, nodes), **neighbours.files(cluster, nodes[0], nodes)}
 
 
 def introduce_nodes(work: Work) -> None:
@@ -279,13 +251,11 @@ def introduce_nodes(work: Work) -> None:
     listed = hostfile.text(cluster, nodes)
     calls = []
     for node in nodes:
-        folder = f"{node.home}/.ssh"
-        files = {f"{folder}/{name}": text.encode() for name, text in _ssh_files(cluster, node, nodes).items()}
-        files[f"{node.home}/hostfile"] = listed.encode()
-        files[f"{node.home}/{hostfile.SCRIPT}"] = hostfile.script(cluster, node).encode()
-        place = shlex.quote(folder)
-        # A run may have put something else there. Each head takes what is its own of the input, and leaves the rest.
-        steps = [f"rm -rf {place} && mkdir -m 700 {place}"]
+        texts = neighbours.files(cluster, node, nodes)
+        texts |= {"hostfile": listed, hostfile.SCRIPT: hostfile.script(cluster, node)}
+        files = {f"{node.home}/{name}": text.encode() for name, text in texts.items()}
+        # Each head takes what is its own of the input, and leaves the rest.
+        steps = [neighbours.making_room(node)]
         steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
         steps.append(hostfile.forwarding())
         calls.append((node.host, " && ".join(steps), b"".join(files.values())))
@@ -293,7 +263,7 @@ def introduce_nodes(work: Work) -> None:
         if isinstance(answer, PortalError):
             raise answer
         if answer.status:
-            raise Refused(f"Writing ~/.ssh failed on {node.hostname}.", evidence=answer.said)
+            raise Refused(f"Introducing the others failed on {node.hostname}.", evidence=answer.said)
     settled = ssh.check(nodes[0].host, hostfile.settling(cluster, nodes[0]), what=f"Writing {cluster.hostfile}")
     is_old = settled.text == hostfile.OLD
     Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=is_old)

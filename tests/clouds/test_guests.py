@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clusters.watch import ASK
+from clusters.samples import PING
 
 from . import hands
 
@@ -19,7 +19,7 @@ def test_a_node_tells_the_portal_how_many_people_are_signed_in(local, rung):
     (node,) = hands.up(cloud, where, 1)
 
     async def told(connection):
-        return (await connection.run(ASK.line, env=dict(ASK.env))).stdout
+        return (await connection.run(PING.line, env=dict(PING.env))).stdout
 
     async def until(portal, said):
         async with asyncio.timeout(10):
@@ -37,9 +37,9 @@ def test_a_node_tells_the_portal_how_many_people_are_signed_in(local, rung):
             rank = await person.create_process("sleep 60", env={"COXSWAIN_RUN": "a-run"})
             assert await told(portal) == "2", "what a run does from node to node is nobody's session"
             assert await told(person) == "", "programs of people are told nothing"
-            claim = {**dict(ASK.env), "COXSWAIN_GUESTS": "9"}
-            assert (await person.run(ASK.line, env=claim)).stdout == ""
-            assert (await portal.run(ASK.line, env=claim)).stdout == "2"
+            claim = {**dict(PING.env), "COXSWAIN_GUESTS": "9"}
+            assert (await person.run(PING.line, env=claim)).stdout == ""
+            assert (await portal.run(PING.line, env=claim)).stdout == "2"
             for one in (shell, copy, rank, terminal):
                 one.close()
             await until(portal, "0")

@@ -615,19 +615,19 @@ class _Node:
         )
 
     def _manner(self) -> Manner:
-        options = self.plan.options
+        options, memory = self.plan.options, self.plan.record.memory
         if self.plan.rung == NAMESPACES:
-            return Manner(True, str(view.HOME), options.processes, _confine)
+            return Manner(True, str(view.HOME), options.processes, memory, _confine)
         home = str(self.folder.home)
         if self.plan.rung == PLAIN:
-            return Manner(False, home, options.processes, lambda: None)
+            return Manner(False, home, options.processes, memory, lambda: None)
         of_user = sum(1 for pid in processes.all_processes() if _is_ours(pid))
         writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
         shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
         uv = shims.uv_program()
         client = shims.client_packages() if (self.folder.bin / shims.CLIENT).exists() else []
         readable = [*map(Path, _READABLE), *shown, *client, *([uv] if uv else [])]
-        return Manner(False, home, of_user + options.processes, lambda: _confine_files(readable, writable))
+        return Manner(False, home, of_user + options.processes, memory, lambda: _confine_files(readable, writable))
 
     def _service(self, manner: Manner) -> Any:
         from portal.clouds.local import server
@@ -807,7 +807,7 @@ def _try_all(folder: Path, order: Order) -> None:
 
 
 def _try_session() -> None:
-    manner = Manner(True, str(view.HOME), 64, _confine)
+    manner = Manner(True, str(view.HOME), 64, 0, _confine)
     order = os.memfd_create("order")
     with open(order, "w", closefd=False) as file:
         json.dump({"argv": ["/bin/sh", "-c", ":"], "environment": {}, "sftp": False}, file)
