@@ -141,7 +141,9 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     for node in nodes:
         node.cluster = found
     period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
-    context = {"cluster": found, "period": period, "nodes": _with_charts(found, nodes, period)}
+    rows = _with_charts(found, nodes, period)
+    has_network = any(row.network for row in rows)
+    context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found, found.can)

@@ -119,7 +119,7 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
     if renamed(request, form, found):
         return redirect("workspace-settings", uuid=uuid)
-    tasks = list(found.tasks.select_related("asked_by").order_by("-pk")[:10])
+    tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     last = tasks[0] if tasks else None
     failed = last if last and last.status == TaskStatus.FAILED else None
     why, manages = explain_task(failed) if failed else None, may(request, Can.MANAGE_ORGANIZATION)
