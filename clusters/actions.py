@@ -439,7 +439,9 @@ def stop_what_failed() -> list[Cluster]:
     for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
         try:
             with audit.atomic():
-                Cluster.objects.filter(pk=cluster.pk).update(kept_until=None)  # once: what then fails is for people
+                # Once: what then fails is for people. Not where somebody keeps or mends it since we looked.
+                if not due.filter(pk=cluster.pk).update(kept_until=None):
+                    continue
                 stop_cluster(cluster, by=None)
         except PortalError as error:
             logger.info("cluster %s is not stopped now: %s", cluster.uuid, error)
