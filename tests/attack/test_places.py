@@ -1,0 +1,66 @@
+"""What people of one organization try on what another has, by its uuids, which are no secret."""
+
+from __future__ import annotations
+
+import pytest
+from django.urls import reverse
+
+from accounts.access import WorkspaceRole
+from clusters.models import Cluster, EngineVersion, Node
+from portal import secrets, ssh
+from portal.clouds import Tags
+from portal.models import installation
+from portal.tasks.models import Task
+from tests.clouds.bad import AccountOf, MemoryCloud
+from tests.clusters.test_strays import compare, make_nodes
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings", "no_heartbeat")]
+
+
+@pytest.fixture
+def accounts(monkeypatch):
+    """An account of its own for each cloud configuration."""
+    made = {}
+    account = property(lambda config: made.setdefault(config.pk, AccountOf(MemoryCloud())))
+    monkeypatch.setattr(CloudConfig, "account", account)
+
+
+@pytest.fixture
+def yard(elsewhere, charlie):
+    """Charlie's."""
+    config = CloudConfig.objects.create(organization=elsewhere, name="Own account", kind="local", created_by=charlie)
+    workspace = Workspace.objects.create(
+        organization=elsewhere, cloud_config=config, name="yard", region="this-computer", status="ready"
+    )
+    WorkspaceMember.objects.create(workspace=workspace, user=charlie, role=WorkspaceRole.ADMIN)
+    return workspace
+
+
+def make(workspace, name, status="running"):
+    cluster = Cluster.objects.create(
+        workspace=workspace, name=name, instance_type="local.2", cores_per_node=2, node_count=1, status=status,
+        engine_version=EngineVersion.objects.filter(kind="mpi").first(),
+    )  # fmt: skip
+    private, cluster.key_public = ssh.new_key(name)
+    secrets.seal(cluster, "key_private", private)
+    cluster.save()
+    node = Node(cluster=cluster, rank=0, hostname=f"{name}-0", host_public="ssh-ed25519 AAAA", state="gone")
+    secrets.seal(node, "host_private", "a key")
+    node.save()
+    return cluster
+
+
+@pytest.mark.usefixtures("accounts")
+def test_nobody_starts_anothers_cluster_by_its_uuid_on_something_in_their_own_account(client, lab, yard, charlie):
+    ebb = make(lab, "ebb", "stopped")
+    forged = Tags(installation(), str(yard.organization.uuid), str(yard.uuid), str(ebb.uuid))
+    make_nodes(yard.cloud_config.account.cloud("this-computer"), forged, 1)
+    compare(yard.cloud_config)
+    stray = Stray.objects.get()
+    client.force_login(charlie)
+    page = client.get(stray.get_absolute_url()).content.decode()
+    client.post(reverse("adopt-stray", args=[stray.uuid]))
+    ebb.refresh_from_db()
+    assert (ebb.status, Task.objects.count()) == ("stopped", 0)
+    assert "cluster ebb" not in page
