@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from django.urls import reverse
 
 from accounts.access import WorkspaceRole
 from clusters.models import Cluster, EngineVersion, Node
+from jobs.actions import create_job, start_run
 from portal import secrets, ssh
 from portal.clouds import Tags
 from portal.models import installation
@@ -64,3 +67,33 @@ def test_nobody_starts_anothers_cluster_by_its_uuid_on_something_in_their_own_ac
     ebb.refresh_from_db()
     assert (ebb.status, Task.objects.count()) == ("stopped", 0)
     assert "cluster ebb" not in page
+
+
+def test_a_form_with_the_uuid_of_anothers_cluster_makes_one_of_its_own(client, lab, yard, charlie):
+    ebb = make(lab, "ebb")
+    client.force_login(charlie)
+    page = reverse("new-cluster", args=[yard.uuid])
+    form = client.get(page).context["form"]
+    typed = {
+        "name": "own", "instance_type": form["instance_type"].value(), "node_count": 1,
+        "engine_version": form["engine_version"].field.choices[0][0], "auto_pause_0": 1, "auto_pause_1": "hours",
+        "auto_shutdown_0": "", "auto_shutdown_1": "never", "key": ebb.uuid,
+    }  # fmt: skip
+    assert client.post(page, typed).status_code == 302
+    assert yard.clusters.get().uuid != ebb.uuid
+    ebb.refresh_from_db()
+    assert (ebb.name, ebb.workspace) == ("ebb", lab)
+
+
+def test_so_do_those_of_workspaces_cloud_configurations_and_jobs(client, lab, this_computer, yard, charlie):
+    client.force_login(charlie)
+    typed = {"name": "mine", "cloud_config": yard.cloud_config.uuid, "region": "this-computer", "key": lab.uuid}
+    assert client.post("/workspaces/new/", typed).status_code == 302
+    assert client.post("/cloud-configurations/new/", {"name": "mine", "key": this_computer.uuid}).status_code == 302
+    asked = {"name": "f", "git_url": "https://git.test/f", "reference": "", "command": "f.py", "uuid": uuid4()}
+    theirs, their_run = create_job(lab, cluster=make(lab, "c"), by=charlie, **asked)
+    own, _ = create_job(yard, cluster=make(yard, "c"), by=charlie, **asked)
+    assert (theirs.workspace, own.workspace) == (lab, yard)
+    assert start_run(own, by=charlie, uuid=their_run.uuid).job == own
+    assert {row.organization for row in Workspace.objects.filter(name="mine")} == {yard.organization}
+    assert CloudConfig.objects.get(name="mine").organization == yard.organization
