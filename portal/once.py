@@ -9,7 +9,7 @@ from django.db.models import Model
 
 
 def uuid_for(model: type[Model], uuid: UUID | None, **place: Any) -> UUID:
-    """For `get_or_create` of a row in this place. One that a row elsewhere has already, which is not theirs, is not it."""
+    """For a row that is made in this place. Where a row elsewhere has this one, it is another one."""
     if uuid is None or model._default_manager.filter(uuid=uuid).exclude(**place).exists():
         return uuid4()
     return uuid
