@@ -97,3 +97,20 @@ def test_so_do_those_of_workspaces_cloud_configurations_and_jobs(client, lab, th
     assert start_run(own, by=charlie, uuid=their_run.uuid).job == own
     assert {row.organization for row in Workspace.objects.filter(name="mine")} == {yard.organization}
     assert CloudConfig.objects.get(name="mine").organization == yard.organization
+
+
+def test_a_cursor_tells_nothing_of_what_others_have(client, lab, yard, charlie):
+    theirs = make(lab, "mmm")
+    for name in ("aaa", "zzz"):
+        make(yard, name)
+    client.force_login(charlie)
+
+    def found(page, uuid, query=""):
+        context = client.get(f"{page}?after={uuid}{query}").context
+        return [str(getattr(row, "cluster", row)) for row in context.get("rows", context.get("workspaces"))]
+
+    for query in ("", "&sort=status", "&sort=cores", "&sort=new", "&tab=gone"):
+        page = reverse("clusters", args=[yard.uuid])
+        assert found(page, theirs.uuid, query) == found(page, uuid4(), query)
+    Workspace.objects.filter(pk=lab.pk).update(name="a")
+    assert found("/workspaces/", lab.uuid) == found("/workspaces/", uuid4())
