@@ -39,8 +39,8 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
-        found = form.narrow(Cluster.objects.filter(workspace=workspace))
-        found = behind(found, cursor_of(request.GET), *form.order, among=form.placed(Cluster.objects.all()))
+        all_ = Cluster.objects.filter(workspace=workspace)
+        found = behind(form.narrow(all_), cursor_of(request.GET), *form.order, among=form.placed(all_))
         page = page_of(found.select_related("engine_version").with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
     rows = _rows(request, workspace, page.rows)
     context = {
