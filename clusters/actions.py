@@ -299,6 +299,8 @@ def edit_cluster(cluster: Cluster, wanted: Mapping[str, Any], *, by: User) -> li
             raise Conflict(f"{words} can be changed {when}; {cluster} is {row.badge.word}.", field=name)
     if not changes:
         return []
+    if changes.get("auto_pause") and row.spot:
+        raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if changes.get("auto_pause") and clouds.Can.PAUSE not in cluster.can:
         raise not_here(clouds.Can.PAUSE, cluster.workspace.cloud_config.name)
     before = {CHANGEABLE[name][0].lower(): _plain(name, getattr(row, name)) for name in changes}

@@ -29,7 +29,7 @@ from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
-from clusters.models import Cluster, Terminal
+from clusters.models import Cluster, Node, Terminal
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
@@ -45,18 +45,20 @@ NAMED = 3  # runs that a page names
 def look() -> list[EmailMessage]:
     """Do what is due on all clusters. Returns the mails that are to be sent."""
     _note_use()
+    fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
     timed = Cluster.objects.filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
-    rows: Any = timed.annotate(at=Now()).select_related("workspace__organization", "workspace__cloud_config")
+    rows: Any = timed.only(*fields).annotate(at=Now())
+    due = [row.pk for row in rows if (timer := row.next_timer(pauses=True)) and row.at >= timer.is_due_at]
     mails: list[EmailMessage] = []
-    for cluster in rows:
+    full: Any = Cluster.objects.filter(pk__in=due).annotate(at=Now())
+    for cluster in full.select_related("workspace__organization", "workspace__cloud_config"):
         timer = cluster.timer
-        if timer is None:
+        if timer is None or cluster.at < timer.is_due_at:
             continue
-        if timer.warned is None:
-            if cluster.at >= timer.warns_at and (warned := _warn(cluster, timer)):
-                mails += _mails(cluster, warned)
-        elif cluster.at >= timer.acts_at:
+        if timer.warned:
             _act(cluster, timer)
+        elif warned := _warn(cluster, timer):
+            mails += _mails(cluster, warned)
     return mails
 
 
@@ -138,13 +140,16 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
+    guests: list[str]  # sessions by ssh, by node
+    tells_guests: bool  # whether the nodes say so
+    ssh_counts: bool
 
     @property
     def is_warned(self) -> bool:
         return not self.uses and self.timer is not None and self.timer.warned is not None
 
 
-def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
+def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
@@ -152,6 +157,10 @@ def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]
         uses.append("More runs wait for it")
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
+    told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
+    guests = [f"{node.guests} on {node}" for node in told if node.guests]
+    if guests and settings.SSH_IS_ACTIVITY:
+        uses.append(f"Sessions by ssh: {', '.join(guests)}")
     return Clock(
         in_words(cluster.auto_pause),
         in_words(cluster.auto_shutdown),
@@ -159,4 +168,7 @@ def clock(cluster: Cluster, terminals: Sequence[Terminal], tasks: Sequence[Task]
         cluster.timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
+        guests,
+        bool(told),
+        settings.SSH_IS_ACTIVITY,
     )

@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -74,17 +75,20 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def in_use(self) -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 
-        What else uses a cluster has its place here: a kernel of a notebook that is busy.
+        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
+        notebook that is busy.
         """
         this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
-        uses = Exists(this.filter(runs__status__in=("new", "inprogress"))) | Exists(
-            this.filter(terminals__isnull=False)
-        )
-        return self.filter(uses | Q(occupied_by__isnull=False))
+        uses = Q(occupied_by__isnull=False)
+        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        uses |= Q(Exists(this.filter(terminals__isnull=False)))
+        if settings.SSH_IS_ACTIVITY:
+            uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))
+        return self.filter(uses)
 
-    def warned(self) -> ClusterQuerySet:
-        """Those that will be paused or deleted soon, because nothing goes on there."""
-        return self.filter(status__in=Cluster.TIMED, warned__gt=F("last_active"))
+    def warned_first(self) -> Case:
+        """For `order_by`: those that will be paused or deleted soon, because nothing goes on there, come first."""
+        return Case(When(status__in=Cluster.TIMED, warned__gt=F("last_active"), then=0), default=1)
 
     def with_lost_nodes(self) -> ClusterQuerySet:
         """For lists: the badges of all of them cost one query together."""
@@ -236,28 +240,6 @@ class Cluster(Subject):
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Clusters", reverse("clusters", args=[self.workspace.uuid])), (self.name, self.get_absolute_url())]
 
-    def ways_out(self, why: Explanation) -> list[Way]:
-        new = reverse("new-cluster", args=[self.workspace.uuid])
-        found = []
-        for button, field, words in (
-            ("other-type", "instance_type", "another instance type"),
-            ("other-zone", "zone", "another zone"),
-        ):
-            if button not in why.buttons or (field == "zone" and clouds.Can.ZONE not in self.can):
-                continue
-            for value in [getattr(one, field) for one in why.alternatives if getattr(one, field)] or [""]:
-                chosen = urlencode({"like": self.uuid, **({field: value} if value else {})})
-                found.append(Way(f"Make one like it with {value or words}", f"{new}?{chosen}", "sliders"))
-        if "keep" in why.buttons and self.is_kept:
-            keep = reverse("keep-cluster", args=[self.uuid])
-            found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
-        return found
-
-    @property
-    def is_kept(self) -> bool:
-        """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
-        return self.status == self.Status.FAILED and self.kept_until is not None
-
     @property
     def opens_terminals(self) -> bool:
         """Also while somebody may want to look at what failed."""
@@ -298,6 +280,26 @@ class Cluster(Subject):
         """Since it was made, until now."""
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
+    def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
+        new = reverse("new-cluster", args=[self.workspace.uuid])
+        found = []
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
+        if "keep" in why.buttons and self.is_kept:
+            keep = reverse("keep-cluster", args=[self.uuid])
+            found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
+        return found
+
+    @property
+    def is_kept(self) -> bool:
+        """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
+        return self.status == self.Status.FAILED and self.kept_until is not None
+
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
         active = {"last_active": Now()} if used else {}
@@ -310,20 +312,24 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        pause = self.auto_pause if self.status == self.Status.RUNNING and clouds.Can.PAUSE in self.can else 0
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
+
+    @property
+    def warning(self) -> Timer | None:
+        """The timer that people were warned of. Nobody is asked."""
+        if self.warned is None or self.warned <= self.last_active:
+            return None
+        return self.next_timer(pauses=True)
+
+    def next_timer(self, *, pauses: bool) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it."""
+        pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
             return None
         verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
         warned = self.warned if self.warned and self.warned > self.last_active else None
         return Timer(verb, minutes, self.last_active, warned)
-
-    @property
-    def warning(self) -> Timer | None:
-        """The timer that people were warned of."""
-        if self.warned is None or self.warned <= self.last_active:
-            return None
-        return self.timer
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -405,7 +411,7 @@ class Cluster(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
 
 
 class Node(models.Model):
@@ -414,16 +420,25 @@ class Node(models.Model):
     class State(models.TextChoices):
         ASKED = "asked"
         ANSWERS = "answers"
-        SILENT = "silent"  # exists, does not answer
+        FROZEN = "frozen"  # takes connections, and does not answer on them
+        SILENT = "silent"  # exists, as far as is known, and takes no connection
         STOPPED = "stopped"  # because somebody wanted that; its disks are kept
         GONE = "gone"  # the cloud does not list it, or lists it as stopped
 
     PAGE: ClassVar[dict[str, Badge]] = {
         State.ASKED: Badge.waiting("WAITING"),
         State.ANSWERS: Badge.good("ANSWERS"),
-        State.SILENT: Badge.warning("SILENT", "bi-question-circle-fill"),
+        State.FROZEN: Badge.warning("FROZEN", "bi-snow"),
+        State.SILENT: Badge.warning("UNREACHABLE", "bi-question-circle-fill"),
         State.STOPPED: Badge.waiting("STOPPED", "bi-pause-circle-fill"),
         State.GONE: Badge.bad("GONE"),
+    }
+    MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    # What a lost one's state means, behind its name.
+    MEANS: ClassVar[dict[str, str]] = {
+        State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",
+        State.SILENT: "takes no connection, and the cloud does not say that it is gone",
+        State.GONE: "is gone: the cloud says that it does not run any more",
     }
 
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
@@ -441,6 +456,7 @@ class Node(models.Model):
     shared = models.CharField(max_length=300, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+    guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told
 
     objects = NodeQuerySet.as_manager()
 
@@ -450,6 +466,11 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    @property
+    def means(self) -> str:
+        """What its state means, where it is lost and nobody wanted that."""
+        return self.MEANS.get(self.state, "") if self.cluster.status == Cluster.Status.RUNNING else ""
 
     @property
     def badge(self) -> Badge:

@@ -355,7 +355,7 @@ def why_not(cluster: Cluster, node: Node) -> str:
     if not cluster.opens_terminals:
         return f"{cluster} is {cluster.badge.word}. Terminals can be opened while it is RUNNING."
     if node.state != Node.State.ANSWERS:
-        return f"{node} does not answer." if node.state == Node.State.SILENT else f"{node} is {node.badge.word}."
+        return f"{node} does not answer." if node.state in Node.MUTE else f"{node} is {node.badge.word}."
     return ""
 
 
@@ -411,7 +411,7 @@ def _is_still_there(opened: Opened, who: Who) -> tuple[str, str]:
         return f"{opened.hostname} is gone.", ""
     if not Terminal.objects.filter(uuid=opened.uuid).update(seen=Now()):
         return LOST, ""
-    return "", f"{opened.hostname} does not answer." if state == Node.State.SILENT else ""
+    return "", f"{opened.hostname} does not answer." if state in Node.MUTE else ""
 
 
 @for_sockets

@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
-from clusters import engines, hostfile, idle, reconcile, terminals
+from clusters import engines, hostfile, idle, reconcile, samples, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone, stop_what_failed
 from clusters.inventory import Inventory
 from clusters.models import Cluster, Node
@@ -35,6 +35,8 @@ GAP = 0.005  # seconds from one question to the next; less, where all nodes coul
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
 REFRESH_ENGINES = 24 * 3600.0
+# Whether it answers, and how many sessions by ssh people have there: a node of This computer says so.
+MOST_GUESTS = 9999
 AT_A_TIME = 500  # rows in one statement
 
 
@@ -54,6 +56,8 @@ class NodeWatcher(SharingWatcher):
         self.mine: set[int] = set()
         self.looking: set[int] = set()  # clusters: one that takes long holds up no other
         self.answered: set[int] = set()  # nodes, of which that is not written down
+        self.samples = samples.Samples()
+        self.guests: dict[int, int | None] = {}  # of nodes, where it is another number than is written down
         self.rounds: asyncio.Task[None] | None = None
 
     async def wanted(self) -> set[int]:
@@ -85,6 +89,10 @@ class NodeWatcher(SharingWatcher):
                 await asyncio.sleep(EVERY)
                 answered, self.answered = self.answered, set()
                 await _seen(answered)
+                if self.guests:
+                    guests, self.guests = self.guests, {}
+                    await _count_guests(guests)
+                await asyncio.to_thread(self.samples.keep)
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:
@@ -104,8 +112,11 @@ class NodeWatcher(SharingWatcher):
             return
         cluster = nodes[0][0].cluster
         seen = None if all(good) else await self._listed(cluster)
+        states = await asyncio.gather(
+            *(self._state(node, host, answers, seen) for (node, host), answers in zip(nodes, good, strict=True))
+        )
         if cluster.pk in self.mine:
-            await _write_down(cluster, [node for node, _ in nodes], good, seen)
+            await _write_down(cluster, [node for node, _ in nodes], states, seen)
 
     async def _ask(self, node: Node, host: ssh.Host) -> bool:
         """Whether it answers. Asked twice, because the first one may only tell that a kept connection is dead."""
@@ -119,11 +130,34 @@ class NodeWatcher(SharingWatcher):
             async with turns:
                 try:
                     async with asyncio.timeout(ANSWER_WITHIN):
-                        return (await self.connections.run(host, "true", seconds=ANSWER_WITHIN)).status == 0
+                        answer = await self.connections.run(
+                            host, self.samples.command(node), seconds=ANSWER_WITHIN, most=samples.MOST_ANSWER
+                        )
+                    if answer.status == 0:
+                        said, _, counts = answer.out.partition(b"\n")
+                        self.samples.take(node, counts)
+                        if (guests := _guests(said)) != node.guests:
+                            self.guests[node.pk] = guests
+                    return answer.status == 0
                 except (PortalError, TimeoutError):
                     self.connections.drop(host)
             turns = self.silent_turns
         return False
+
+    async def _state(self, node: Node, host: ssh.Host, answers: bool, seen: dict[int, CloudNode] | None) -> Node.State:
+        """Only the cloud can say that a node is gone. One that hangs takes connections: its kernel does that for it.
+
+        But only so many: after a while nobody can tell any more, and then it is what it was.
+        """
+        if answers:
+            return Node.State.ANSWERS
+        if seen is not None and not (node.rank in seen and seen[node.rank].is_coming):
+            return Node.State.GONE
+        async with self.silent_turns:
+            takes = await ssh.knock(host)
+        if takes or (takes is None and node.state == Node.State.FROZEN):
+            return Node.State.FROZEN
+        return Node.State.SILENT
 
     async def _listed(self, cluster: Cluster) -> dict[int, CloudNode] | None:
         """What the cloud lists, by rank; None when it does not say."""
@@ -278,6 +312,17 @@ def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
     return found
 
 
+def _guests(said: bytes) -> int | None:
+    """None where the node does not say."""
+    return min(MOST_GUESTS, int(said)) if said.isdigit() and len(said) < 10 else None
+
+
+@DATABASE
+def _count_guests(guests: dict[int, int | None]) -> None:
+    for pk, count in guests.items():
+        Node.objects.filter(pk=pk).update(guests=count)
+
+
 @DATABASE
 def _seen(nodes: set[int]) -> None:
     ordered = sorted(nodes)
@@ -286,12 +331,13 @@ def _seen(nodes: set[int]) -> None:
 
 
 @DATABASE
-def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dict[int, CloudNode] | None) -> None:
+def _write_down(
+    cluster: Cluster, nodes: list[Node], states: list[Node.State], seen: dict[int, CloudNode] | None
+) -> None:
     # Asked again, because somebody else may have reported a node as lost meanwhile.
     known = dict(cluster.nodes.filter(cluster__status=Cluster.Status.RUNNING).values_list("pk", "state"))
     changed = False
-    for node, answers in zip(nodes, good, strict=True):
-        state = Node.State.ANSWERS if answers else _state(node, seen)
+    for node, state in zip(nodes, states, strict=True):
         if known.get(node.pk, state) != state:
             logger.info("node %s: %s", node.hostname, state)
             Node.objects.filter(pk=node.pk, cluster__status=Cluster.Status.RUNNING).update(state=state)
@@ -303,13 +349,6 @@ def _write_down(cluster: Cluster, nodes: list[Node], good: list[bool], seen: dic
             repair_cluster(cluster, by=None)  # its nodes must learn each other's new addresses
         except PortalError as error:
             logger.info("cluster %s is not repaired now: %s", cluster.uuid, error)
-
-
-def _state(node: Node, seen: dict[int, CloudNode] | None) -> Node.State:
-    """Of a node that does not answer. Only the cloud can say that it is gone."""
-    if seen is None:
-        return Node.State.SILENT
-    return Node.State.SILENT if node.rank in seen and seen[node.rank].is_coming else Node.State.GONE
 
 
 def _has_moved(node: Node, seen: dict[int, CloudNode] | None) -> bool:

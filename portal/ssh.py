@@ -24,6 +24,7 @@ Broken = asyncssh.Error  # what reading from a stream raises when the connection
 Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
+KNOCK_SECONDS = 2
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
@@ -83,6 +84,27 @@ def through(door: str) -> socket.socket:
         if folder >= 0:
             os.close(folder)
     return way
+
+
+async def knock(host: Host) -> bool | None:
+    """Whether anything takes a connection at a node's door. Nothing is said there, so that what hangs counts too.
+
+    None where nobody can tell: no answer at all, a queue of connections that is full, a node behind another one.
+    """
+    if host.via is not None:
+        return None
+    try:
+        if host.door:
+            through(host.door).close()
+        else:
+            async with asyncio.timeout(KNOCK_SECONDS):
+                _, writer = await asyncio.open_connection(host.address, host.port)
+            writer.close()
+    except (TimeoutError, BlockingIOError):
+        return None
+    except OSError:
+        return False
+    return True
 
 
 def new_key(comment: str) -> tuple[str, str]:
@@ -304,18 +326,19 @@ class Connections:
         input: bytes = b"",  # noqa: A002
         seconds: float = 45,
         ahead: bool = False,
+        most: int = MOST_ANSWER,
     ) -> Answer:
         """Run a command to its end. Raises `Passing` when the node does not answer, `Refused` for a wrong key.
 
         With `ahead`, it is started once more when this call is over, for the next one like it; so it must do nothing
-        before it has read its input, and end without any. An answer of more than 4 MiB is `Refused`.
+        before it has read its input, and end without any. An answer of more than `most` bytes is `Refused`.
         """
         command = Command(command) if isinstance(command, str) else command
         async with self._process(host, command, ahead=ahead) as (kept, process):
             try:
                 async with asyncio.timeout(seconds):
                     _write(process, input, end=True)
-                    out, err = await asyncio.gather(_whole(process.stdout), _whole(process.stderr))
+                    out, err = await asyncio.gather(_whole(process.stdout, most), _whole(process.stderr, most))
                     await process.wait_closed()
             except TimeoutError as error:
                 process.terminate()
@@ -324,7 +347,7 @@ class Connections:
                 ) from error
             except _TooMuch:
                 raise Refused(
-                    f"{host.name} answers with more than {MOST_ANSWER >> 20} MiB.", evidence=command.line[:200]
+                    f"{host.name} answers with more than {most:,} bytes.", evidence=command.line[:200]
                 ) from None
             except (OSError, asyncssh.Error) as error:
                 self._drop(host, kept)
@@ -424,11 +447,11 @@ def _write(process: Process, data: bytes, *, end: bool = False) -> None:
             process.stdin.write_eof()
 
 
-async def _whole(reader: Reader) -> bytes:
+async def _whole(reader: Reader, most: int) -> bytes:
     data = bytearray()
     while block := await reader.read(65536):
         data += block
-        if len(data) > MOST_ANSWER:
+        if len(data) > most:
             raise _TooMuch
     return bytes(data)
 

@@ -9,8 +9,11 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import ExitStack
 from datetime import timedelta
 from hashlib import sha256
+from unittest.mock import patch
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncssh
@@ -27,6 +30,7 @@ from django.conf import settings  # noqa: E402
 from django.contrib.sessions.models import Session  # noqa: E402
 from django.db import connection, connections  # noqa: E402
 from django.db.models import F  # noqa: E402
+from django.test import Client  # noqa: E402
 from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
@@ -38,10 +42,12 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
+from portal.errors import PortalError  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
+from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -146,6 +152,18 @@ def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
         by=alice(),
     )
     return str(cluster.uuid)
+
+
+def choices(name):
+    """What was chosen for the cluster of this name."""
+    cluster = Cluster.objects.get(name=name)
+    return {
+        "nodes": cluster.node_count,
+        "description": cluster.description,
+        "auto_pause": cluster.auto_pause,
+        "auto_shutdown": cluster.auto_shutdown,
+        "tags": cluster.extra_tags,
+    }
 
 
 def word_of(cluster):
@@ -579,6 +597,23 @@ def dump_queue():
 
 def _text(value):
     return bytes(value).decode("latin-1") if isinstance(value, bytes | memoryview) else str(value)
+
+
+def market(method, path, cookie, target="", body=""):
+    """What the portal would answer if This computer offered 1,400 instance types. Nothing is made of it."""
+    account = MarketAccount(MarketCloud())
+    headers = {"cookie": cookie} | ({"HX-Request": "true", "HX-Target": target} if target else {})
+    patches = {"account": account, "can": account.cloud("").can}
+    with ExitStack() as patched:
+        for name, value in patches.items():
+            patched.enter_context(patch.object(CloudConfig, name, value))
+        patched.enter_context(patch("clusters.forms.create.room_for", return_value=None))
+        patched.enter_context(patch("clusters.views.create.create_cluster", side_effect=PortalError("Not for sale.")))
+        client = Client()
+        host = urlsplit(settings.PORTAL_URL).netloc
+        kind = "application/x-www-form-urlencoded"
+        answer = client.generic(method, path, body, kind, headers={"host": host} | headers)
+    return {"status": answer.status_code, "headers": dict(answer.headers), "body": answer.content.decode()}
 
 
 def end_session(cookie):

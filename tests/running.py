@@ -152,7 +152,7 @@ class RunningPortal:
             self.driver = subprocess.Popen(
                 [sys.executable, "-m", "tests.driver"],
                 cwd=ROOT,
-                env={**self.env, "PORTAL_FAILPOINTS": ""},
+                env={"PORTAL_STATIC_COLLECTED": "1", **self.env, "PORTAL_FAILPOINTS": ""},  # as the portal has it
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

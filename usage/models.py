@@ -6,16 +6,40 @@ holds its own row meanwhile (`clusters.models.Cluster.move`): so records of one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, ClassVar, NoReturn
 
 from django.db import models
 from django.db.models import Case, F, Max, Q, Sum, When
+from django.db.models.functions import Cast, Round
 
 from accounts.models import database_now
 from usage.amounts import Amount
 from usage.months import month_of, portions
+
+# Of a record that is open, which is a group of its own.
+_FACTS: dict[str, Any] = {"nodes": Max("node_count"), "cores": Max("cores_per_node"), "price": Max("hourly_price")}
+_NODES = F("minutes") * F("node_count")
+_PRICE_PLACES = 5
+# Whole numbers alone, which every database adds up exactly: a price is in units of its last place.
+_SUMS: dict[str, Any] = {
+    "node_minutes": Sum(_NODES),
+    "core_minutes": Sum(_NODES * F("cores_per_node")),
+    "free_minutes": Sum(_NODES, filter=Q(hourly_price=None)),
+    "dear_minutes": Sum(_NODES * Cast(Round(F("hourly_price") * 10**_PRICE_PLACES), models.BigIntegerField())),
+}
+
+
+def _amount(sums: Mapping[str, Any]) -> Amount:
+    dear = sums["dear_minutes"]
+    return Amount(
+        int(sums["node_minutes"]),
+        int(sums["core_minutes"]),
+        int(sums["free_minutes"] or 0),
+        None if dear is None else Decimal(int(dear)).scaleb(-_PRICE_PLACES),
+    )
 
 
 class RecordQuerySet(models.QuerySet["Record"]):
@@ -32,16 +56,19 @@ class RecordQuerySet(models.QuerySet["Record"]):
         """What was used, for each different set of values of the columns `by`, and each month.
 
         The values, the month, the number of the last record, the amount. One set may come several times. What goes on
-        counts until `until`. One query, which adds up in the database.
+        counts until `until`. One query, which adds up in the database: each row of its answer is a month of one set of
+        values, or one record that is open.
         """
-        since = Case(When(ended=None, then=F("began")))
-        groups = self.order_by().annotate(since=since).values_list("month", "since", *Record.COUNTED, *by)
-        for month, began, nodes, cores, price, *values, last, minutes in groups.annotate(Max("pk"), Sum("minutes")):
-            spans = [(month, minutes)]
-            if began is not None:
-                spans = [(month_of(start), lasted) for start, _, lasted in portions(began, max(began, until))]
-            for of, lasted in spans:
-                yield tuple(values), of, last, Amount.of(int(lasted), nodes=nodes, cores=cores, price=price)
+        goes_on = Case(When(ended=None, then=F("pk")))
+        groups = self.order_by().annotate(goes_on=goes_on).values("month", "goes_on", *by)
+        for row in groups.annotate(last=Max("pk"), since=Max("began"), **_FACTS, **_SUMS):
+            values = tuple(row[name] for name in by)
+            if row["goes_on"] is None:
+                yield values, row["month"], row["last"], _amount(row)
+                continue
+            facts = {"nodes": row["nodes"], "cores": row["cores"], "price": row["price"]}
+            for start, _, minutes in portions(row["since"], max(row["since"], until)):
+                yield values, month_of(start), row["last"], Amount.of(minutes, **facts)
 
     def amount(self, *, until: datetime) -> Amount:
         """All of it together."""
@@ -70,8 +97,8 @@ class Record(models.Model):
     Whatever it tells of may be deleted since: it keeps the names and the price as they were, and refers to no row.
     """
 
-    COUNTED: ClassVar = ("node_count", "cores_per_node", "hourly_price")  # by which time becomes an amount
-    SAME: ClassVar = (*COUNTED, "instance_type", "spot")  # what does not change while a record is open
+    # What does not change while a record is open.
+    SAME: ClassVar = ("node_count", "cores_per_node", "hourly_price", "instance_type", "spot")
 
     organization = models.UUIDField()
     workspace = models.UUIDField()
@@ -84,7 +111,9 @@ class Record(models.Model):
     cores_per_node = models.PositiveSmallIntegerField()
     node_count = models.PositiveSmallIntegerField()
     spot = models.BooleanField(default=False)
-    hourly_price = models.DecimalField(max_digits=10, decimal_places=5, null=True)  # of a node, in US dollars
+    hourly_price = models.DecimalField(
+        max_digits=10, decimal_places=_PRICE_PLACES, null=True
+    )  # of a node, in US dollars
     month = models.DateField()  # the first day of it, in UTC; see `usage.months`
     began = models.DateTimeField()
     ended = models.DateTimeField(null=True)

@@ -11,7 +11,7 @@ from django.http import QueryDict
 from clusters import offers, sizing
 from clusters.actions import MOST_NODES, SPOT_STAYS
 from clusters.estimate import Wanted
-from clusters.forms.durations import DurationField
+from clusters.forms.durations import DELETES, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
 from clusters.room import room_for
 from portal.clouds import Can, InstanceType
@@ -77,8 +77,8 @@ class TypesForm(forms.Form):
         label="Name or family",
         widget=forms.TextInput(attrs={"type": "search", "autocomplete": "off", "spellcheck": "false"}),
     )
-    cores = forms.IntegerField(required=False, min_value=1, max_value=100_000, label="Cores, at least")
-    memory = forms.IntegerField(required=False, min_value=1, max_value=1_000_000, label="Memory in GiB, at least")
+    cores = forms.IntegerField(required=False, min_value=1, max_value=100_000, label="Cores at least")
+    memory = forms.IntegerField(required=False, min_value=1, max_value=1_000_000, label="GiB at least")
     architecture = forms.ChoiceField(required=False)
     quick = forms.BooleanField(required=False, label="Accelerated network only")
 
@@ -147,18 +147,18 @@ class ClusterForm(OnceForm):
     auto_pause = DurationField(
         label="Auto pause",
         initial=60,
-        help_text="After so long without activity its nodes stop, and keep their disks.",
+        help_text=PAUSES,
     )
     auto_shutdown = DurationField(
         label="Auto shutdown",
         initial=0,
-        help_text="After so long without activity it is deleted. What lies on the shared filesystem stays.",
+        help_text=DELETES,
     )
     role = forms.CharField(
         required=False,
         max_length=120,
         label="Instance role",
-        help_text="What its nodes may do in the cloud, by the cloud's name of it. Empty: nothing.",
+        help_text="The cloud's name of one that is there. Empty: one of this cluster alone, for what every node needs.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     zone = forms.ChoiceField(required=False, help_text="Where in the region its nodes are.")

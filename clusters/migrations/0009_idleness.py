@@ -21,4 +21,9 @@ class Migration(migrations.Migration):
             name='warned',
             field=models.DateTimeField(editable=False, null=True),
         ),
+        migrations.AddField(
+            model_name='node',
+            name='guests',
+            field=models.PositiveSmallIntegerField(editable=False, null=True),
+        ),
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,8 +10,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from accounts.access import Can, get_for, may
-from clusters import actions, idle, life
+from clusters import actions, charts, idle, life, samples
 from clusters.actions import OWN_REPAIRS, own_repairs
+from clusters.charts import NodeRow
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
@@ -103,30 +105,60 @@ def cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
     return cluster
 
 
+@dataclass(frozen=True)
+class Period:
+    """Of the charts on a cluster's page. It is in the address, as `last`."""
+
+    words: str
+    seconds: float
+    other: str
+    other_words: str
+
+
+PERIODS = {
+    "": Period("10 minutes", 600, "hour", "last hour"),
+    "hour": Period("hour", 3600, "", "last 10 minutes"),
+}
+
+
+def _with_charts(cluster: Cluster, nodes: list[Node], period: Period) -> list[NodeRow]:
+    running = cluster.status == Cluster.Status.RUNNING
+    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+    at = time.time()
+    return [
+        charts.row(node, known.get(node.pk, ()), now=at, seconds=period.seconds, period=f"the last {period.words}")
+        for node in nodes
+    ]
+
+
 @require_safe
 @login_required
 def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """All that is known of it. Its nodes with their charts are fetched more often than the rest, and alone."""
     found = cluster_for(request, uuid, Can.VIEW)
-    found.possible = life.possible(found, found.can)
-    runs = found.runs.for_lists().order_by("-pk")[:10].with_reasons()
     nodes = list(found.nodes.all())
+    for node in nodes:
+        node.cluster = found
+    period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
+    context = {"cluster": found, "period": period, "nodes": _with_charts(found, nodes, period)}
+    if request.headers.get("HX-Target") == "cluster-nodes":
+        return render(request, "clusters/cluster.html#nodes", context)
+    found.possible = life.possible(found, found.can)
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     failed = tasks[0] if tasks and found.status == Cluster.Status.FAILED else None
     why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)
-    context = {
-        "cluster": found,
-        "nodes": nodes,
+    context |= {
         "why": why,
         "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,
-        "runs": runs,
+        "runs": found.runs.for_lists().order_by("-pk")[:10].with_reasons(),
         "may_change": may_change,
         "on_it": actions.who_is_on(found),
     }

@@ -98,7 +98,7 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
     runs = list(shown.annotate(**counted).for_lists().order_by("-pk"))
     clusters = Cluster.objects.filter(workspace__in=by_pk).live()
     running = {"count_running": _count(clusters.filter(status=Cluster.Status.RUNNING))}
-    some = list(clusters.annotate(**running).with_lost_nodes().order_by("-pk")[:SHOWN])
+    some = list(clusters.annotate(**running).with_lost_nodes().order_by(Cluster.objects.warned_first(), "-pk")[:SHOWN])
     known = {cluster.pk: cluster for cluster in some}
     for run in runs:
         run.workspace = by_pk[run.workspace_id]
@@ -112,6 +112,7 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
     return {
         "runs": runs,
         "needs": [run for run in runs if run.needs_you and run.workspace_id in mine][:SHOWN],
+        "idle": [cluster for cluster in some if cluster.warning and cluster.workspace_id in mine],
         "going": [run for run in runs if run.status == status.INPROGRESS][:SHOWN],
         "waits": waits[:SHOWN],
         "recent": [run for run in runs if run.is_finished][:SHOWN],

@@ -150,7 +150,9 @@ def test_a_cloud_that_cannot_pause_is_not_asked_to_and_pages_say_so(tide, client
     assert tide.warned is None
     client.force_login(alice)
     assert "Not here: This computer cannot pause clusters" in page(client, tide)
-    assert "auto_pause" not in client.get(reverse("edit-cluster", args=[tide.uuid])).content.decode()
+    form = client.get(reverse("edit-cluster", args=[tide.uuid])).content.decode()
+    assert "auto_pause" not in form
+    assert "It has no auto pause" in form
     with pytest.raises(PortalError, match="cannot do this: pause"):
         edit_cluster(tide, {"auto_pause": 30}, by=alice)
 
@@ -356,8 +358,12 @@ def test_a_mail_server_that_is_away_stops_no_timer(tide, mail_goes_out, monkeypa
 # Pages
 
 
+def words(answer):
+    return " ".join(answer.content.decode().split())
+
+
 def page(client, cluster):
-    return " ".join(client.get(cluster.get_absolute_url()).content.decode().split())
+    return words(client.get(cluster.get_absolute_url()))
 
 
 def test_the_page_says_why_the_time_goes_on_or_not(client, tide, job, vera, alice):
@@ -379,14 +385,54 @@ def test_a_warning_is_on_the_page_and_in_the_list_and_one_click_takes_it_back(cl
     assert "It pauses at" in page(client, tide)
     assert "snooze" not in page(client, tide)
     client.force_login(bob)
-    list_page = reverse("clusters", args=[lab.uuid])
-    assert "pauses at" in client.get(list_page).content.decode()
-    address = re.search(r'action="(/clusters/[^"]+/snooze/)"', page(client, tide))[1]
-    client.post(address)
+    address = reverse("clusters", args=[lab.uuid])
+    assert "pauses at" in words(client.get(address))
+    client.post(re.search(r'action="(/clusters/[^"]+/snooze/)"', page(client, tide))[1])
     assert "It pauses at" not in page(client, tide)
-    assert "pauses at" not in client.get(list_page).content.decode()
+    assert "pauses at" not in words(client.get(address))
     event = AuditEvent.objects.latest("pk")
     assert (event.verb, event.actor_name) == ("snoozed", "bob@example.org")
+
+
+def test_the_dashboard_tells_those_who_can_do_something(client, tide, job, make, lab, alice, bob, vera):  # noqa: F811
+    """However many clusters there are that are newer."""
+    leave_cluster(start_run(job, by=alice))
+    Run.objects.update(status="finished")
+    for number in range(9):
+        make(name=f"later{number}")
+    back(tide, 55)
+    idle.look()
+    for address in (reverse("dashboard"), reverse("workspace-dashboard", args=[lab.uuid])):
+        client.force_login(vera)
+        assert "Nobody uses these clusters" not in client.get(address).content.decode()
+        client.force_login(bob)
+        body = client.get(address).content.decode()
+        assert "Nobody uses these clusters" in body
+        assert f"/clusters/{tide.uuid}/snooze/" in body
+
+
+def test_sessions_by_ssh_are_evidence_and_count_where_a_setting_says_so(client, tide, vera, settings):
+    client.force_login(vera)
+    assert "Whether people are signed in by ssh cannot be told here" in page(client, tide)
+    tide.nodes.update(guests=0)
+    assert "Nobody is signed in by ssh. They do not count" not in page(client, tide)
+    assert "Nobody is signed in by ssh." in page(client, tide)
+    tide.nodes.filter(rank=1).update(guests=2)
+    assert "Sessions by ssh: 2 on tide-1. They do not count as activity." in page(client, tide)
+    back(tide, 55)
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning
+    settings.SSH_IS_ACTIVITY = True
+    assert "Active now: <div>Sessions by ssh: 2 on tide-1</div>" in page(client, tide).replace(": <", ": <")
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning is None
+    tide.nodes.update(state="silent")
+    back(tide, 55)
+    idle.look()
+    assert is_now(tide) == "running"
+    assert tide.warning, "a node that does not answer tells nothing of today"
 
 
 def test_what_cannot_be_snoozed_any_more_is_said(tide, bob):

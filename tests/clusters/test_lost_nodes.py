@@ -305,7 +305,7 @@ class Nodes:
         self.under_way = self.most = 0
         self.asked = []
 
-    async def run(self, host, command, *, seconds):
+    async def run(self, host, command, *, seconds, most=0):
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         self.asked.append(host.name)
@@ -359,7 +359,7 @@ def test_the_watch_tells_of_a_lost_node_at_once_and_of_its_return(tide, rings):
 @pytest.mark.django_db(transaction=True)
 def test_a_node_that_answers_the_second_time_is_not_lost(tide):
     class Stale(Nodes):
-        async def run(self, host, command, *, seconds):
+        async def run(self, host, command, *, seconds, most=0):
             if host.name not in self.asked:
                 self.asked.append(host.name)
                 raise Passing("The kept connection was dead.")
@@ -369,6 +369,25 @@ def test_a_node_that_answers_the_second_time_is_not_lost(tide):
     watcher.connections = Stale()
     look(watcher)
     assert not tide.is_degraded
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("said", "guests"),
+    [(b"3", 3), (b"0", 0), (b"", None), (b"-1", None), (b"999999", 9999), (b"9" * 50, None), (b"3 no", None)],
+)
+def test_sessions_of_people_are_counted_as_the_node_tells_and_nonsense_is_not(tide, said, guests):
+    class Telling(Nodes):
+        async def run(self, host, command, *, seconds, most=0):
+            await super().run(host, command, seconds=seconds)
+            return ssh.Answer(0, said if host.name == "tide-1" else b"", b"")
+
+    tide.nodes.filter(rank=1).update(guests=7)
+    watcher = watch.NodeWatcher()
+    watcher.connections = Telling()
+    look(watcher)
+    async_to_sync(watch._count_guests)(watcher.guests)
+    assert list(tide.nodes.values_list("guests", flat=True)) == [None, guests, None]
 
 
 def some(count, state="answers"):
@@ -401,7 +420,7 @@ def test_nodes_that_do_not_answer_hold_up_none_that_do(monkeypatch):
     monkeypatch.setattr(watch, "GAP", 0)
 
     class Half(Nodes):
-        async def run(self, host, command, *, seconds):
+        async def run(self, host, command, *, seconds, most=0):
             if host.name.startswith("silent"):
                 await asyncio.Event().wait()
             return await super().run(host, command, seconds=seconds)

@@ -15,11 +15,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.db.models import F
 from django.utils.timezone import now
 
 from accounts import audit
 from accounts.models import AuditChain
-from clusters import actions, life
+from clusters import actions, idle, life
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs import plans as run_plans
@@ -215,7 +216,24 @@ class World:
         if cluster := self.one(Cluster.objects.all()):
             actions.scale_cluster(cluster, self.dice.choice([1, 2, 3]), by=self.alice)
 
+    def snooze(self):
+        if cluster := self.one(Cluster.objects.all()):
+            actions.snooze_cluster(cluster, by=self.bob)
+
     # What happens
+
+    def timers(self):
+        """Time passes, and the watch process looks: clusters that nobody uses are warned of, paused and deleted."""
+        by = timedelta(minutes=self.dice.choice([5, 35, 61]))
+        for cluster in Cluster.objects.all():
+            timers = {"auto_pause": 60, "auto_shutdown": 150 if cluster.pk % 3 == 0 else 0}
+            rows = Cluster.objects.filter(pk=cluster.pk)
+            rows.update(last_active=F("last_active") - by, warned=F("warned") - by, **timers)
+        going = set(Run.objects.unfinished().values_list("cluster", flat=True))
+        before = set(Task.objects.values_list("pk", flat=True))
+        idle.look()
+        begun = Task.objects.exclude(pk__in=before)
+        assert all(task.asked_by is None and task.subject.pk not in going for task in begun), "somebody was on it"
 
     def node_dies(self):
         for cluster in self.some(Cluster.objects.filter(status="running")):
@@ -267,9 +285,9 @@ class World:
             [
                 *(self.make_cluster, self.make_run, self.cancel_run, self.cancel_task, self.retry, self.repair),
                 *(self.delete, self.node_dies, self.program_ends, self.work, self.watch),
-                *(self.force_delete, self.change, self.scale),
+                *(self.force_delete, self.change, self.scale, self.timers, self.snooze),
             ],
-            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2],
+            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2, 6, 0.5],
         )[0]
         with contextlib.suppress(PortalError, Died):  # it is said in words; or the process that did it is gone
             what()

@@ -48,7 +48,7 @@ from portal.clouds.local.records import (
 )
 from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
-from portal.clouds.local.sizes import cores, instance_types
+from portal.clouds.local.sizes import MOST_NODES, cores, instance_types
 from portal.clouds.local.trouble import told
 from portal.clouds.types import (
     Can,
@@ -69,7 +69,6 @@ from portal.errors import Passing, Pending, PortalError, Refused
 
 __all__ = ["LocalCloud"]
 
-MOST_NODES = 64
 _COMPUTER = "This computer"
 _PORTS = range(2222, 2227)  # the first, unless a server of this computer listens on it at all addresses
 _GRACE = GOODBYE + 2  # seconds from TERM to KILL for nodes that are told to stop

@@ -49,6 +49,7 @@ from portal.clouds.local.records import (
     write_atomically,
 )
 from portal.clouds.local.sessions import Maker, Manner, ending
+from portal.clouds.local.sizes import MOST_NODES
 
 _LOOK_EVERY = 0.5  # seconds between looks at the disk
 _LOOK_CLOSELY = 0.05  # when the disk may be full before the next look: some write gigabytes a second
@@ -229,10 +230,6 @@ class Plan:
     @property
     def options(self) -> LocalOptions:
         return LocalOptions.of(self.order.options)
-
-    @property
-    def names(self) -> dict[str, str]:
-        return {self.record.address(rank): self.record.hostname(rank) for rank in range(self.record.nodes)}
 
 
 def _start(plan: Plan, locks: dict[int, int], listeners: dict[int, list[socket.socket]]) -> None:
@@ -618,19 +615,19 @@ class _Node:
         )
 
     def _manner(self) -> Manner:
-        options = self.plan.options
+        options, memory = self.plan.options, self.plan.record.memory
         if self.plan.rung == NAMESPACES:
-            return Manner(True, str(view.HOME), options.processes, _confine)
+            return Manner(True, str(view.HOME), options.processes, memory, _confine)
         home = str(self.folder.home)
         if self.plan.rung == PLAIN:
-            return Manner(False, home, options.processes, lambda: None)
+            return Manner(False, home, options.processes, memory, lambda: None)
         of_user = sum(1 for pid in processes.all_processes() if _is_ours(pid))
         writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
         shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
         uv = shims.uv_program()
         client = shims.client_packages() if (self.folder.bin / shims.CLIENT).exists() else []
         readable = [*map(Path, _READABLE), *shown, *client, *([uv] if uv else [])]
-        return Manner(False, home, of_user + options.processes, lambda: _confine_files(readable, writable))
+        return Manner(False, home, of_user + options.processes, memory, lambda: _confine_files(readable, writable))
 
     def _service(self, manner: Manner) -> Any:
         from portal.clouds.local import server
@@ -662,14 +659,17 @@ class _Node:
         plan = self.plan
         if not plan.isolated:
             return {**plan.order.told, **plan.order.upstream}
-        near = ["localhost", *plan.names.values(), *plan.names]
+        record = plan.record
+        near = ["localhost"]
+        for rank in range(MOST_NODES):  # also those that are not there: a program may live until they are
+            near += [record.hostname(rank), record.address(rank)]
         if (
             not plan.options.git_here
             and "//127." not in plan.options.portal
             and "//localhost" not in plan.options.portal
         ):
             near += ["127.0.0.1", "127.0.0.0/8", "::1"]  # else git asks this computer's servers by these
-        address = plan.record.address(self.rank)
+        address = record.address(self.rank)
         return {**plan.order.told, **shims.proxy_environment(address, wayout.PORT, near)}
 
 
@@ -807,7 +807,7 @@ def _try_all(folder: Path, order: Order) -> None:
 
 
 def _try_session() -> None:
-    manner = Manner(True, str(view.HOME), 64, _confine)
+    manner = Manner(True, str(view.HOME), 64, 0, _confine)
     order = os.memfd_create("order")
     with open(order, "w", closefd=False) as file:
         json.dump({"argv": ["/bin/sh", "-c", ":"], "environment": {}, "sftp": False}, file)

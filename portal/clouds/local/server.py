@@ -8,6 +8,8 @@ all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING
 command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have called anything. The
 command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
 answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
+With COXSWAIN_ASK_GUESTS the portal's own command finds in COXSWAIN_GUESTS how many sessions there are of whoever signed
+in with another key, and that are of no run; and with COXSWAIN_COUNT in COXSWAIN_COUNTS what the node has used.
 
 Programs on the nodes reach it too, and may ask as often as they like. So many of their connections and sessions are
 there at once; what lies beyond is the portal's, which comes by the door or signs in with the first of the keys.
@@ -40,7 +42,8 @@ _BLOCK = 1 << 16
 _PATIENCE = 3.0  # for output that is still on its way after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
 _KEY = "COXSWAIN_KEY"  # the number of the key that one signed in with
-_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", _KEY})
+_GUESTS_HERE = "COXSWAIN_GUESTS"
+_OURS = frozenset({"COXSWAIN_STAY", "COXSWAIN_SWEPT", "COXSWAIN_COUNTS", _GUESTS_HERE, _KEY})
 _PORTAL = "0"  # that of the portal's
 _STRANGERS = 256  # connections that have not signed in
 _GUESTS = 128  # sessions of those who signed in with another key than the portal's
@@ -259,8 +262,10 @@ class _Client:
     async def run(self) -> None:
         process = self._process
         swept = await self._sweep()
+        counted = process.env.get("COXSWAIN_COUNT") == "1" and self._key == _PORTAL
         try:
-            session, stdin, outputs = self._start(swept)
+            counts = await self._sessions.counts() if counted else ""
+            session, stdin, outputs = self._start(swept, counts)
         except OSError as exc:
             self._could_not(exc)
             return
@@ -314,7 +319,7 @@ class _Client:
             else:
                 self._process.exit(status)
 
-    def _environment(self, swept: int | None) -> dict[str, str]:
+    def _environment(self, swept: int | None, counts: str) -> dict[str, str]:
         process, service = self._process, self._service
         sent = {
             name: value
@@ -326,16 +331,22 @@ class _Client:
             environment["LANG"] = sent["LANG"]
         if swept is not None:
             environment["COXSWAIN_SWEPT"] = str(swept)
+        if counts:
+            environment["COXSWAIN_COUNTS"] = counts
         if self._stays:
             environment["COXSWAIN_STAY"] = "1"
+        if self._key == _PORTAL and "COXSWAIN_ASK_GUESTS" in sent:
+            environment[_GUESTS_HERE] = str(self._sessions.count(lambda one: one.key != _PORTAL and not one.run))
         if process.term_type is not None:
             environment["TERM"] = process.term_type or "dumb"
         return environment
 
-    def _start(self, swept: int | None) -> tuple[Session, int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
+    def _start(
+        self, swept: int | None, counts: str
+    ) -> tuple[Session, int, list[tuple[int, asyncssh.SSHWriter[bytes]]]]:
         """The session, the descriptor of its input, and those of its outputs with where they go."""
         process, service = self._process, self._service
-        environment = self._environment(swept)
+        environment = self._environment(swept, counts)
         # No profile is read: what it prints or does would be in every command's way. bash takes a session for one of
         # rshd and reads .bashrc when stdin is a socket, so stdin is a pipe.
         if process.command is not None:

@@ -43,6 +43,7 @@ class Manner:
     namespaces: bool
     home: str
     processes: int  # most of them at once, of all sessions of the node
+    memory: int  # bytes that the node may use
     confine: Callable[[], None]  # what a program loses before it begins
 
 
@@ -125,6 +126,9 @@ class Maker:
         if not data:
             return False
         asked = json.loads(data)
+        if "count" in asked:
+            self._tell({"counts": self._counts()})
+            return True
         if "signal" in asked:
             for pid, number in self.leaders.items():
                 if number == asked["session"]:
@@ -138,6 +142,15 @@ class Maker:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
+
+    def _counts(self) -> str:
+        """What the node has used, as `clusters.samples` reads it. Its network is not its own, and not counted."""
+        if self.manner.namespaces:
+            pids = list(processes.all_processes())  # all that are to be seen here are the node's
+        else:
+            pids = [os.getpid(), *(process.pid for process in processes.descendants(os.getpid()))]
+        ticks, memory = processes.usage(pids)
+        return f"{ticks} - {memory >> 10} {self.manner.memory >> 10} - -"
 
     def _signal(self, leader: int, number: int) -> None:
         if number == signal.SIGKILL and not self.manner.namespaces:
@@ -344,11 +357,19 @@ class Sessions:
         self._control = control
         self._control.setblocking(False)
         self._numbers = itertools.count(1)
+        self._counting: list[asyncio.Future[str]] = []
         self._running: dict[int, tuple[Session, int]] = {}  # with the end of the pipe that tells the status
         asyncio.get_running_loop().add_reader(control, self._told)
 
     def ask(self, words: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:
         socket.send_fds(self._control, [json.dumps(words).encode()], descriptors)
+
+    async def counts(self) -> str:
+        """What the node has used since it began: see `Maker`."""
+        counted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ask({"count": True})
+        self._counting.append(counted)
+        return await counted
 
     def start(
         self,
@@ -398,6 +419,11 @@ class Sessions:
         if not said_by_first:  # it is gone, and so is the node
             os._exit(1)
         words = json.loads(said_by_first)
+        if "counts" in words:
+            counted = self._counting.pop(0)
+            if not counted.done():  # else nobody waits for it any more
+                counted.set_result(words["counts"])
+            return
         session, reading = self._running.pop(words["ended"])
         asyncio.get_running_loop().remove_reader(reading)
         try:
@@ -410,6 +436,9 @@ class Sessions:
             session.ended.set_exception(OSError(words["error"]))
         else:
             session.ended.set_result(int(said) if said else -signal.SIGKILL)
+
+    def count(self, which: Callable[[Session], bool]) -> int:
+        return sum(which(session) for session, _ in self._running.values())
 
     async def end(self, which: Callable[[Session], bool]) -> int:
         """End these sessions, wait until nothing of them is left, and say how many they were."""

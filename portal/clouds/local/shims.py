@@ -12,6 +12,7 @@ import asyncssh
 
 from portal.clouds.local.identity import INSIDE
 from portal.clouds.local.processes import MARK
+from portal.clouds.promises import SSH_CONFIG
 
 USER = "node"  # on nodes with namespaces
 CLIENT = "ssh_client.py"
@@ -124,9 +125,10 @@ def write_programs(folder: Path) -> None:
         )
         client = '"$(dirname "$0")/ssh_client"'
     # ssh takes ~ from the account, which without namespaces is the portal's own
-    _script(
-        folder / "ssh", f'[ -f "$HOME/.ssh/config" ] && exec {client} -F "$HOME/.ssh/config" "$@"\nexec {client} "$@"'
+    looks = "".join(
+        f'[ -f "$HOME/{file}" ] && exec {client} -F "$HOME/{file}" "$@"\n' for file in (SSH_CONFIG, ".ssh/config")
     )
+    _script(folder / "ssh", f'{looks}exec {client} "$@"')
     (folder / _SIMULATED / "python").mkdir(parents=True, exist_ok=True)
     _script(folder / _SIMULATED / "hostname", _HOSTNAME)
     (folder / _SIMULATED / "python" / "sitecustomize.py").write_text(_SITECUSTOMIZE)

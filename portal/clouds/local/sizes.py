@@ -8,6 +8,7 @@ import platform
 from portal.clouds.local import limits
 from portal.clouds.types import InstanceType
 
+MOST_NODES = 64  # of a cluster
 _FAMILY = "This computer"
 
 

@@ -1,0 +1,47 @@
+"""How many sessions by ssh people have on a node of this computer, as the portal is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from clusters.samples import PING
+
+from . import hands
+
+
+@pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])
+def test_a_node_tells_the_portal_how_many_people_are_signed_in(local, rung):
+    cloud = local(rung)
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 1))
+    (node,) = hands.up(cloud, where, 1)
+
+    async def told(connection):
+        return (await connection.run(PING.line, env=dict(PING.env))).stdout
+
+    async def until(portal, said):
+        async with asyncio.timeout(10):
+            while await told(portal) != said:
+                await asyncio.sleep(0.02)
+
+    async def go():
+        async with hands.connect(node) as portal, hands.connect(node, who="cluster") as person:
+            terminal = await portal.create_process("sleep 60", term_type="xterm")  # a web terminal is the portal's
+            assert await told(portal) == "0"
+            shell = await person.create_process(term_type="xterm")
+            await until(portal, "1")
+            copy = await person.create_process("sleep 60")
+            await until(portal, "2")
+            rank = await person.create_process("sleep 60", env={"COXSWAIN_RUN": "a-run"})
+            assert await told(portal) == "2", "what a run does from node to node is nobody's session"
+            assert await told(person) == "", "programs of people are told nothing"
+            claim = {**dict(PING.env), "COXSWAIN_GUESTS": "9"}
+            assert (await person.run(PING.line, env=claim)).stdout == ""
+            assert (await portal.run(PING.line, env=claim)).stdout == "2"
+            for one in (shell, copy, rank, terminal):
+                one.close()
+            await until(portal, "0")
+
+    asyncio.run(go())
