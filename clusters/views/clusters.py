@@ -141,7 +141,9 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
     running = found.status == Cluster.Status.RUNNING
     known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
-    context = {"cluster": found, "period": period, "nodes": _with_charts(nodes, known, period)}
+    rows = _with_charts(nodes, known, period)
+    has_network = any(row.network for row in rows)
+    context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found, found.can)
