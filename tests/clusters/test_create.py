@@ -510,9 +510,9 @@ def test_where_there_was_no_room_the_others_are_one_press_away(ask, client, lab,
     shown = html.unescape(client.get(f"/clusters/{cluster.uuid}/").content.decode())
     links = re.findall(r'href="[^"]*\?(like=[^"]*&[^"]*)"', shown)
     assert links == [
+        f"like={cluster.uuid}&zone=north-1b",
         f"like={cluster.uuid}&instance_type=c4n.2xlarge",
         f"like={cluster.uuid}&zone=north-1a&instance_type=m5.large",
-        f"like={cluster.uuid}&zone=north-1b",
     ]
     form = ask(like=cluster.uuid, zone="north-1b").context["form"]
     assert (form["zone"].value(), form["node_count"].value()) == ("north-1b", 5)
