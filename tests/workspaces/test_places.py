@@ -20,7 +20,7 @@ from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.web import words
 from workspaces import checks, forms
 from workspaces.actions import delete_workspace, update_workspace
-from workspaces.models import CloudConfig, Workspace
+from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.watch import CheckWatcher
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings", "no_heartbeat")]
@@ -307,3 +307,15 @@ def test_a_kind_of_cloud_brings_a_form_of_its_own_with_options_and_sealed_creden
     assert config.credentials
     assert "s3cret" not in config.credentials
     assert "s3cret" not in words(client.get(config.get_absolute_url()))
+
+
+def test_of_very_much_that_was_left_behind_pages_show_a_part(client, this_computer, lab, alice):
+    Stray.objects.bulk_create(
+        Stray(cloud_config=this_computer, region="x", workspace_tag="w", subject=f"{n:04}", name=f"The cluster {n:04}")
+        for n in range(1000)
+    )
+    client.force_login(alice)
+    for path in ("/cloud-configurations/", this_computer.get_absolute_url()):
+        page = words(client.get(path))
+        assert [f"The cluster {n:04}" in page for n in (0, 19, 20)] == [True, True, False]
+        assert "There are more. They are shown once these are gone." in page
