@@ -10,6 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from accounts.actions import delete_organization
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.clouds import Identity, Permission, Refused
@@ -319,3 +320,11 @@ def test_of_very_much_that_was_left_behind_pages_show_a_part(client, this_comput
         page = words(client.get(path))
         assert [f"The cluster {n:04}" in page for n in (0, 19, 20)] == [True, True, False]
         assert "There are more. They are shown once these are gone." in page
+
+
+def test_the_account_of_an_organization_that_was_deleted_is_not_asked_any_more(this_computer, lab, alice):
+    assert checks.due() == {this_computer.pk}
+    Workspace.objects.update(status="terminated")
+    lab.organization.memberships.exclude(user=alice).delete()
+    delete_organization(lab.organization, by=alice)
+    assert checks.due() == set()
