@@ -8,7 +8,8 @@ Rows that several processes write are locked in one order everywhere, so that no
 
 1. people, memberships and invitations; an organization's own row before them;
 2. a job before its runs; unfinished tasks (`hold`, `Work.prove`), where there are several by their numbers;
-3. the subject: a workspace before a cluster that is made in it, a run that has begun before its cluster;
+3. the subject: a workspace before a cluster that is made in it, or what was left behind and becomes one again; a run
+   that has begun before its cluster;
 4. a cluster before the runs that wait for it, which are taken only where nobody else holds them;
 5. a new task, its steps; nodes; outputs; records of usage;
 6. the audit's chains, last (`accounts.audit.atomic`).
