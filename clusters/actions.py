@@ -265,6 +265,8 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
 
 def why_not(cluster: Cluster, plan: Plan) -> str:
     """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        return f"{cluster}: {SPOT_STAYS}"
     if plan.needs is not None and plan.needs not in cluster.can:
         return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
     if cluster.status not in plan.begins:

@@ -117,7 +117,13 @@ def write_programs(folder: Path) -> None:
         script = folder / CLIENT
         script.write_text(Path(__file__).with_name(CLIENT).read_text())
         script.chmod(0o644)
-        packages = shlex.quote(str(Path(asyncssh.__file__).parent.parent))
+        # Links, because Python lists the folder that it imports from, and that of the portal's packages is not shown.
+        links = folder / "packages"
+        links.mkdir(exist_ok=True)
+        for package in client_packages():
+            (links / package.name).unlink(missing_ok=True)
+            (links / package.name).symlink_to(package)
+        packages = shlex.quote(str(links))
         _script(
             folder / "ssh_client",
             f"if [ -d {PACKAGES} ]; then PYTHONPATH={PACKAGES}; else PYTHONPATH={packages}; fi\nexport PYTHONPATH\n"
