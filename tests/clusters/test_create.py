@@ -553,7 +553,10 @@ def test_the_page_of_a_cluster_says_what_was_chosen_for_it(client, ask, typed):
     ask(typed | {"spot": "on", "auto_pause_1": "never"})
     cluster = Cluster.objects.get()
     shown = text_of(client.get(f"/clusters/{cluster.uuid}/"))
-    for words in ("Zone north-1b", "Spot nodes", "Instance role reader", "Tags project: waves cost center: 4711=x"):
+    for words in (
+        "c5n.2xlarge, spot nodes Price of a node $0.050 an hour Zone north-1b Instance role reader",
+        "Tags project=waves cost center=4711=x",
+    ):
         assert words in shown
 
 

@@ -87,6 +87,26 @@ def test_a_terminal_can_be_opened_on_a_node_that_answers_until_it_is_taken_away(
     assert "Terminals can be opened while it is RUNNING" in terminals.why_not(tide, node)
 
 
+def test_one_that_somebody_keeps_while_the_portal_stops_others_stays(tide, alice, monkeypatch):
+    reef = Cluster.objects.create(
+        workspace=tide.workspace, name="reef", instance_type="local.2", cores_per_node=2, node_count=2,
+        status="failed", kept_until=now() - timedelta(minutes=1), engine_version=tide.engine_version,
+    )  # fmt: skip
+    later(tide, 16)
+    stop = actions.stop_cluster
+
+    def keep_the_other(cluster, **words):
+        monkeypatch.setattr(actions, "stop_cluster", stop)
+        actions.keep_failed(reef if cluster == tide else tide, by=alice)
+        return stop(cluster, **words)
+
+    monkeypatch.setattr(actions, "stop_cluster", keep_the_other)
+    (stopped,) = actions.stop_what_failed()
+    kept = Cluster.objects.exclude(pk=stopped.pk).get()
+    assert kept.status == "failed"
+    assert kept.kept_until > now() + timedelta(minutes=29)
+
+
 def test_whoever_mends_it_has_it_to_themselves(tide, alice):
     task = actions.repair_cluster(tide, by=alice)
     task.status = "failed"
