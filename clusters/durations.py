@@ -53,6 +53,11 @@ class Timer:
         return max(due, self.warned + self.lead) if self.warned else due
 
     @property
+    def is_due_at(self) -> datetime:
+        """When there is something to do: to warn, or what it warned of."""
+        return self.acts_at if self.warned else self.warns_at
+
+    @property
     def does(self) -> str:
         """The end of “it …”."""
         return "pauses" if self.verb == "pause" else "is deleted"

@@ -12,7 +12,7 @@ that the auto shutdown of a cluster goes on while it is PAUSED.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from smtplib import SMTPException
@@ -29,7 +29,9 @@ from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
+from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
+from clusters.samples import Sample
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
@@ -45,18 +47,20 @@ NAMED = 3  # runs that a page names
 def look() -> list[EmailMessage]:
     """Do what is due on all clusters. Returns the mails that are to be sent."""
     _note_use()
+    fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
     timed = Cluster.objects.filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
-    rows: Any = timed.annotate(at=Now()).select_related("workspace__organization", "workspace__cloud_config")
+    rows: Any = timed.only(*fields).annotate(at=Now())
+    due = [row.pk for row in rows if (timer := row.next_timer(pauses=True)) and row.at >= timer.is_due_at]
     mails: list[EmailMessage] = []
-    for cluster in rows:
+    full: Any = Cluster.objects.filter(pk__in=due).annotate(at=Now())
+    for cluster in full.select_related("workspace__organization", "workspace__cloud_config"):
         timer = cluster.timer
-        if timer is None:
+        if timer is None or cluster.at < timer.is_due_at:
             continue
-        if timer.warned is None:
-            if cluster.at >= timer.warns_at and (warned := _warn(cluster, timer)):
-                mails += _mails(cluster, warned)
-        elif cluster.at >= timer.acts_at:
+        if timer.warned:
             _act(cluster, timer)
+        elif warned := _warn(cluster, timer):
+            mails += _mails(cluster, warned)
     return mails
 
 
@@ -138,16 +142,30 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
+    paused: Task | None  # the auto pause because of which it is PAUSED
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
+    load: float | None  # of all cores; evidence alone
 
     @property
     def is_warned(self) -> bool:
         return not self.uses and self.timer is not None and self.timer.warned is not None
 
 
-def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
+def load(known: Mapping[int, Sequence[Sample]]) -> float | None:
+    """How busy nodes were on average, as a part of all their cores."""
+    parts = [sample.cpu for samples in known.values() for sample in samples]
+    return sum(parts) / len(parts) if parts else None
+
+
+def clock(
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    terminals: Sequence[Terminal],
+    tasks: Sequence[Task],
+    load: float | None,
+) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
@@ -155,6 +173,8 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         uses.append("More runs wait for it")
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
+    last = tasks[0] if tasks else None
+    is_auto = last and last.kind == PAUSE.kind and last.asked_by_id is None
     told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
     guests = [f"{node.guests} on {node}" for node in told if node.guests]
     if guests and settings.SSH_IS_ACTIVITY:
@@ -166,7 +186,9 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         cluster.timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
+        last if is_auto and cluster.status == Cluster.Status.PAUSED else None,
         guests,
         bool(told),
         settings.SSH_IS_ACTIVITY,
+        load,
     )

@@ -283,17 +283,15 @@ class Cluster(Subject):
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
+        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
         new = reverse("new-cluster", args=[self.workspace.uuid])
         found = []
-        for button, field, words in (
-            ("other-type", "instance_type", "another instance type"),
-            ("other-zone", "zone", "another zone"),
-        ):
-            if button not in why.buttons or (field == "zone" and clouds.Can.ZONE not in self.can):
-                continue
-            for value in [getattr(one, field) for one in why.alternatives if getattr(one, field)] or [""]:
-                chosen = urlencode({"like": self.uuid, **({field: value} if value else {})})
-                found.append(Way(f"Make one like it with {value or words}", f"{new}?{chosen}", "sliders"))
+        for one in why.alternatives:
+            chosen = [(name, value) for name, value in vars(one).items() if value]
+            query = urlencode([("like", self.uuid), *chosen])
+            found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
+        if not found and {"other-type", "other-zone"} & {*why.buttons}:
+            found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
@@ -303,6 +301,11 @@ class Cluster(Subject):
     def is_kept(self) -> bool:
         """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
         return self.status == self.Status.FAILED and self.kept_until is not None
+
+    @property
+    def opens_terminals(self) -> bool:
+        """Also while somebody may want to look at what failed."""
+        return self.status == self.Status.RUNNING or self.is_kept
 
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
@@ -316,16 +319,17 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        return self._timer(pauses=clouds.Can.PAUSE in self.can)
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
 
     @property
     def warning(self) -> Timer | None:
         """The timer that people were warned of. Nobody is asked."""
         if self.warned is None or self.warned <= self.last_active:
             return None
-        return self._timer(pauses=True)
+        return self.next_timer(pauses=True)
 
-    def _timer(self, *, pauses: bool) -> Timer | None:
+    def next_timer(self, *, pauses: bool) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it."""
         pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:

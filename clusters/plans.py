@@ -14,17 +14,18 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
-from clusters import hostfile, instead
+from clusters import hostfile, neighbours
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
-from portal.errors import NoRoom, Passing, PortalError, Refused
+from portal.errors import Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 
 Status = Cluster.Status
+MOST_TRIALS = 3  # of an installation, which asks a package index
 
 
 def check_cloud(work: Work) -> None:
@@ -105,16 +106,6 @@ def _spec(cluster: Cluster) -> NodesSpec:
     )
 
 
-def _ask_for(work: Work, spec: NodesSpec) -> None:
-    """Where the cloud has no room, the step remembers what may be had instead; see `clusters.instead`."""
-    cloud = work.subject.workspace.cloud
-    try:
-        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
-    except NoRoom as error:
-        instead.remember(work, error)
-        raise
-
-
 def make_role(work: Work) -> None:
     cluster: Cluster = work.subject
     if cluster.role:
@@ -132,7 +123,8 @@ def drop_role(work: Work) -> None:
 
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
-    _ask_for(work, _spec(cluster))
+    spec = _spec(cluster)
+    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     work.log(f"Asked for {cluster.node_count} nodes.")
 
 
@@ -192,7 +184,8 @@ def reach_nodes(work: Work) -> None:
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
         work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
-        _ask_for(work, _spec(cluster))
+        spec = _spec(cluster)
+        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
@@ -247,37 +240,9 @@ def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what:
     return good
 
 
-def _ssh_files(cluster: Cluster, node: Node, nodes: list[Node]) -> dict[str, str]:
-    """What a node needs in ~/.ssh to reach the others by name, each with the host key that it was given."""
-    folder = f"{node.home}/.ssh"
-    known = "".join(
-        f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
-        for other in nodes
-    )
-    hosts = "".join(
-        f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
-    )
-    rest = f"""Host *
-  User {node.user}
-  IdentityFile "{folder}/id_cluster"
-  IdentitiesOnly yes
-  UserKnownHostsFile "{folder}/known_hosts"
-  GlobalKnownHostsFile /dev/null
-  StrictHostKeyChecking yes
-  BatchMode yes
-  LogLevel ERROR
-  ConnectTimeout 10
-  ServerAliveInterval 5
-  ServerAliveCountMax 3
-  SendEnv COXSWAIN_RUN
-"""
-    return {"id_cluster": cluster.key, "known_hosts": known, "config": hosts + rest}
-
-
 def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
     """What the head node's home has, so that its programs reach the other nodes: text by path."""
-    files = _ssh_files(cluster, nodes[0], nodes)
-    return {"hostfile": hostfile.text(cluster, nodes), **{f".ssh/{name}": text for name, text in files.items()}}
+    return {"hostfile": hostfile.text(cluster, nodes), **neighbours.files(cluster, nodes[0], nodes)}
 
 
 def introduce_nodes(work: Work) -> None:
@@ -287,13 +252,11 @@ def introduce_nodes(work: Work) -> None:
     listed = hostfile.text(cluster, nodes)
     calls = []
     for node in nodes:
-        folder = f"{node.home}/.ssh"
-        files = {f"{folder}/{name}": text.encode() for name, text in _ssh_files(cluster, node, nodes).items()}
-        files[f"{node.home}/hostfile"] = listed.encode()
-        files[f"{node.home}/{hostfile.SCRIPT}"] = hostfile.script(cluster, node).encode()
-        place = shlex.quote(folder)
-        # A run may have put something else there. Each head takes what is its own of the input, and leaves the rest.
-        steps = [f"rm -rf {place} && mkdir -m 700 {place}"]
+        texts = neighbours.files(cluster, node, nodes)
+        texts |= {"hostfile": listed, hostfile.SCRIPT: hostfile.script(cluster, node)}
+        files = {f"{node.home}/{name}": text.encode() for name, text in texts.items()}
+        # Each head takes what is its own of the input, and leaves the rest.
+        steps = [neighbours.making_room(node)]
         steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
         steps.append(hostfile.forwarding())
         calls.append((node.host, " && ".join(steps), b"".join(files.values())))
@@ -301,7 +264,7 @@ def introduce_nodes(work: Work) -> None:
         if isinstance(answer, PortalError):
             raise answer
         if answer.status:
-            raise Refused(f"Writing ~/.ssh failed on {node.hostname}.", evidence=answer.said)
+            raise Refused(f"Introducing the others failed on {node.hostname}.", evidence=answer.said)
     settled = ssh.check(nodes[0].host, hostfile.settling(cluster, nodes[0]), what=f"Writing {cluster.hostfile}")
     is_old = settled.text == hostfile.OLD
     Cluster.objects.filter(pk=cluster.pk).update(hostfile_is_old=is_old)
@@ -355,7 +318,9 @@ def install_engine(work: Work) -> None:
     ssh.run(head.host, f"rm -rf {shlex.quote(place)}")
     if end["status"] != 0:
         work.memo["trial"] = trial + 1
-        raise Passing(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
+        # Counted here, because a step that waits between two faults has no faults in a row.
+        trouble = Refused if trial >= MOST_TRIALS else Passing
+        raise trouble(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
 
 
 def _remove_other_engines(cluster: Cluster, head: Node) -> None:

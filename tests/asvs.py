@@ -11,13 +11,14 @@ SIGNIN, LOCK, AUDIT = "accounts/test_signin.py", "accounts/test_lock.py", "accou
 INVITATIONS, PROFILE = "accounts/test_invitations.py", "accounts/test_profile.py"
 DOOR, STORM = "attack/test_door.py", "attack/test_storm.py"
 SECRETS, CANARIES, DOORS = "portal/test_secrets.py", "attack/test_canaries.py", "test_doors.py"
-TERMINALS = "clusters/test_terminals.py"
+TERMINALS, USAGE = "clusters/test_terminals.py", "usage/test_pages.py"
 
 # Its number, what is asked, and the tests.
 ROWS = (
     ("1.2.1", "what people type stays text on pages", (WEB, "test_names_stay_text")),
     ("1.2.4", "no form can be made to speak to the database", (ACCOUNTS, "test_hostile_words_are_refused_in_words")),
     ("1.2.10", "a file of the audit is no formula", (AUDIT, "test_the_csv_is_the_view_and_no_formula")),
+    ("1.2.10", "a file of what was used is none either", (USAGE, "test_names_are_text_on_the_page_and_in_the_file")),
     ("1.3.11", "no heads are put into mails", (ACCOUNTS, "test_a_name_puts_nothing_into_the_head_of_a_mail")),
     ("2.2.1", "each field takes what it is for", (ACCOUNTS, "test_hostile_words_are_refused_in_words")),
     ("2.4.1", "asking too often is refused", (SIGNIN, "test_asking_too_often_is_said_in_our_look")),

@@ -83,6 +83,11 @@ def as_page() -> str:
         "| STOPPED | none; made anew, under the same names | gone; /shared stays | waits until it is started |",
         "| FAILED | some, or none | as they are | is refused, and what waits fails in words |",
         "| TERMINATED | none | gone; /shared stays | is refused; the name can be given again |",
+        "",
+        "Its usage is counted from when it is RUNNING, to the minute, by the nodes that it had then; and from there on",
+        f"while it is {', '.join(word[status] for status in ordered(Cluster.STILL_USED))}.",
+        "Whatever else it becomes ends that: a pause, a stop or a deletion when it is asked for, not when it is done.",
+        "A creation that fails was never counted.",
     ]
     return "\n".join(lines) + "\n"
 

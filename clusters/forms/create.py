@@ -77,8 +77,8 @@ class TypesForm(forms.Form):
         label="Name or family",
         widget=forms.TextInput(attrs={"type": "search", "autocomplete": "off", "spellcheck": "false"}),
     )
-    cores = forms.IntegerField(required=False, min_value=1, max_value=100_000, label="Cores, at least")
-    memory = forms.IntegerField(required=False, min_value=1, max_value=1_000_000, label="Memory in GiB, at least")
+    cores = forms.IntegerField(required=False, min_value=1, max_value=100_000, label="Cores at least")
+    memory = forms.IntegerField(required=False, min_value=1, max_value=1_000_000, label="GiB at least")
     architecture = forms.ChoiceField(required=False)
     quick = forms.BooleanField(required=False, label="Accelerated network only")
 
@@ -96,12 +96,13 @@ class TypesForm(forms.Form):
         self._of = of
         self.total = len(types)
         self.found: list[InstanceType] = []
-        if of.catalogue and self.is_valid():
-            asked = self.cleaned_data
+        self.full_clean()
+        if of.catalogue:
+            asked = self.cleaned_data  # without what makes no sense
             self.found = of.catalogue.find(
-                asked["find"],
-                cores=asked["cores"] or 0,
-                memory_gib=asked["memory"] or 0,
+                asked.get("find", ""),
+                cores=asked.get("cores") or 0,
+                memory_gib=asked.get("memory") or 0,
                 quick=asked.get("quick", False),
                 architecture=asked.get("architecture", ""),
             )
@@ -158,7 +159,7 @@ class ClusterForm(OnceForm):
         required=False,
         max_length=120,
         label="Instance role",
-        help_text="What its nodes may do in the cloud, by the cloud's name of it. Empty: nothing.",
+        help_text="The cloud's name of one that is there. Empty: one of this cluster alone, for what every node needs.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     zone = forms.ChoiceField(required=False, help_text="Where in the region its nodes are.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -14,7 +15,6 @@ from clusters import actions, charts, idle, life, samples
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.charts import NodeRow
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
-from clusters.instead import instead
 from clusters.models import Cluster, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
@@ -39,10 +39,9 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
-        found = form.narrow(Cluster.objects.filter(workspace=workspace))
-        found = behind(found, cursor_of(request.GET), *form.order, among=form.placed(Cluster.objects.all()))
-        found = found.for_lists().with_lost_nodes()
-        page = page_of(found[: PAGE + 1], PAGE, request.GET)
+        all_ = Cluster.objects.filter(workspace=workspace)
+        found = behind(form.narrow(all_), cursor_of(request.GET), *form.order, among=form.placed(all_))
+        page = page_of(found.for_lists().with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
     rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
@@ -129,9 +128,7 @@ PERIODS = {
 }
 
 
-def _with_charts(cluster: Cluster, nodes: list[Node], period: Period) -> list[NodeRow]:
-    running = cluster.status == Cluster.Status.RUNNING
-    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+def _with_charts(nodes: list[Node], known: Mapping[int, list[samples.Sample]], period: Period) -> list[NodeRow]:
     at = time.time()
     return [
         charts.row(node, known.get(node.pk, ()), now=at, seconds=period.seconds, period=f"the last {period.words}")
@@ -148,7 +145,9 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     for node in nodes:
         node.cluster = found
     period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
-    rows = _with_charts(found, nodes, period)
+    running = found.status == Cluster.Status.RUNNING
+    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+    rows = _with_charts(nodes, known, period)
     has_network = any(row.network for row in rows)
     context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
@@ -164,14 +163,13 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, nodes, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known)),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,
         "runs": found.runs.for_lists().order_by("-pk")[:10].with_reasons(),
         "may_change": may_change,
         "on_it": actions.who_is_on(found),
-        "instead": instead(found.last_task) if found.status == Cluster.Status.FAILED else [],
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)

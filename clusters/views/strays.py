@@ -38,7 +38,7 @@ def stray(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "stray": found,
         "form": form,
         "plan": strays.plan_for(found).on(found.can),
-        "tasks": found.tasks.select_related("asked_by").order_by("-pk"),
+        "tasks": found.tasks.select_related("asked_by", "output").order_by("-pk"),
         "why_not_adopted": reconcile.why_not_adopted(found),
     }
     return render(request, "clusters/stray.html", context)

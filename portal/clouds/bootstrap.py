@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from portal.clouds.promises import SSH_CONFIG
 from portal.clouds.types import HostKey
 
 USER = "coxswain"
@@ -50,7 +51,10 @@ MaxStartups 100:30:200
 ClientAliveInterval 15
 ClientAliveCountMax 4
 AcceptEnv COXSWAIN_* LC_*
+AuthorizedKeysFile {keys} .ssh/authorized_keys
 """
+
+_KEYS = "/etc/ssh/coxswain_keys"  # root's: what runs on the node lets nobody else in by it, and nobody out
 
 _EACH_BOOT = "/var/lib/cloud/scripts/per-boot/50-coxswain"
 
@@ -69,7 +73,11 @@ done
 
 def user_data(boot: Boot) -> str:
     """For cloud-init 22 and newer. Raises `ValueError` where it is longer than clouds take."""
-    files = [{"path": "/etc/ssh/sshd_config.d/50-coxswain.conf", "content": _SSHD}]
+    files = [
+        {"path": "/etc/ssh/sshd_config.d/50-coxswain.conf", "content": _SSHD.format(keys=_KEYS)},
+        {"path": "/etc/ssh/ssh_config.d/50-coxswain.conf", "content": f"Include /home/{USER}/{SSH_CONFIG}\n"},
+        {"path": _KEYS, "content": "".join(f"{key}\n" for key in boot.authorized_keys)},
+    ]
     config: dict[str, Any] = {
         "hostname": boot.hostname,
         "prefer_fqdn_over_hostname": False,
@@ -84,7 +92,6 @@ def user_data(boot: Boot) -> str:
                 "uid": UID,
                 "shell": "/bin/bash",
                 "lock_passwd": True,
-                "ssh_authorized_keys": list(boot.authorized_keys),
             }
         ],
     }

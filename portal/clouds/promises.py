@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SSH_CONFIG = ".coxswain/ssh_config"  # below a user's home; see below
+
 
 @dataclass(frozen=True)
 class Promise:
@@ -21,6 +23,13 @@ PROMISES = (
     Promise("git", "git --version"),
     Promise("flock and timeout", "flock -n /dev/null true && timeout 5 true"),
     Promise("an SSH client", "command -v ssh"),
+    # And so it is for people and for what MPI starts, without a word in anybody's ~/.ssh.
+    Promise(
+        f"an SSH client that does as ~/{SSH_CONFIG} says, where there is one",
+        "cd && mkdir -p .coxswain && "
+        f"printf 'Host a-name\\n  ProxyCommand touch .coxswain/asked\\n' > {SSH_CONFIG} && chmod 600 {SSH_CONFIG} && "
+        f"{{ ssh a-name true; rm {SSH_CONFIG}; rm .coxswain/asked; }}",
+    ),
     Promise("memory that its programs share", "cd /dev/shm && touch promise.$$ && rm promise.$$"),
     Promise("variables of the portal in its sessions", 'test "$COXSWAIN_RUN" = a-run'),
 )

@@ -66,7 +66,7 @@ def forges_its_end():
 def spoils_what_the_next_one_needs():
     instead(home / ".run", pathlib.Path.mkdir)
     instead(home / ".scratch", pathlib.Path.touch)
-    for name in (".ssh", "hostfile", ".tmp"):
+    for name in (".coxswain", "hostfile", ".tmp"):
         instead(home / name, lambda path: path.symlink_to("/nonexistent"))
     for name in (".sources", ".packages"):
         instead(shared / name, pathlib.Path.touch)

@@ -15,6 +15,7 @@ import asyncssh
 from portal import ssh
 from portal.clouds import HostKey, NodesSpec, Tags, WorkspaceSpec
 from portal.clouds.local import identity
+from portal.clouds.promises import SSH_CONFIG
 
 
 def until(look, seconds=10):
@@ -121,22 +122,25 @@ def host(node):
 def introduce(nodes, cores):
     """What the portal's plans write over SSH before the first run."""
     host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in nodes)
+    names = " ".join(node.hostname for node in nodes)
     known = "".join(f"[{n.private_address}]:{n.port} {public(f'host {n.rank}')}\n" for n in nodes)
     hosts = "".join(f"{node.hostname}:{cores}\n" for node in nodes)
 
     async def write(node):
-        folder = f"{node.home}/.ssh"
+        folder = f"{node.home}/.coxswain"
         common = (
-            f'Host *\n  Port {node.port}\n  User {node.user}\n  IdentityFile "{folder}/cluster"\n  IdentitiesOnly yes\n'
+            f"Host {names}\n  Port {node.port}\n  User {node.user}\n"
+            f'  IdentityFile "{folder}/cluster"\n  IdentitiesOnly yes\n'
             f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
             "  LogLevel ERROR\n  SendEnv COXSWAIN_RUN\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
+            f'Host *\n  Include "{node.home}/.ssh/config"\n'
         )
         async with connect(node) as connection:
             await connection.run(f'mkdir -p -m 700 "{folder}"', check=True)
             for name, text in (
-                (".ssh/config", host_lines + common),
-                (".ssh/known_hosts", known),
-                (".ssh/cluster", private("cluster")),
+                (SSH_CONFIG, host_lines + common),
+                (".coxswain/known_hosts", known),
+                (".coxswain/cluster", private("cluster")),
                 ("hostfile", hosts),
             ):
                 await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)

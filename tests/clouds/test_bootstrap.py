@@ -42,7 +42,10 @@ def test_a_node_has_its_name_and_host_key_before_anybody_can_connect():
 def test_only_our_keys_get_in_and_nobody_is_root():
     config = told(user_data(boot()))
     (user,) = config["users"]
-    assert user["ssh_authorized_keys"] == [hands.public("portal"), hands.public("cluster")]
+    files = {file["path"]: file["content"] for file in config["write_files"]}
+    assert files["/etc/ssh/coxswain_keys"].splitlines() == [hands.public("portal"), hands.public("cluster")]
+    assert "AuthorizedKeysFile /etc/ssh/coxswain_keys " in files["/etc/ssh/sshd_config.d/50-coxswain.conf"]
+    assert "ssh_authorized_keys" not in user
     assert (user["lock_passwd"], "sudo" in user, config["disable_root"], config["ssh_pwauth"]) == (
         True, False, True, False,
     )  # fmt: skip
@@ -84,4 +87,4 @@ def test_the_shared_filesystem_is_tried_again_until_it_is_mounted_and_is_the_use
 def test_without_a_mount_there_is_no_script_and_an_image_with_everything_installs_nothing():
     config = told(user_data(boot(packages=())))
     assert not {"mounts", "packages", "package_update"} & set(config)
-    assert len(config["write_files"]) == 1
+    assert [file["path"] for file in config["write_files"] if "scripts" in file["path"]] == []

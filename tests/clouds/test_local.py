@@ -878,3 +878,42 @@ def test_a_cluster_whose_people_went_very_deep_can_be_deleted(make):
     hands.said(node, f'python3 -c "{deeper}; os.chmod(chr(46), 0)"')
     made.cloud.delete_nodes(made.tags)
     assert made.cloud.leftovers(made.tags) == []
+
+
+@pytest.fixture
+def neighbours(local, rung, client, monkeypatch):
+    """Three nodes that know each other as the portal's plans introduce them."""
+    if client == "ours":
+        which = shutil.which
+        monkeypatch.setattr(shims.shutil, "which", lambda name, **more: None if name == "ssh" else which(name, **more))
+    cluster = Cluster(local(rung), 3)
+    hands.introduce(cluster.nodes, 1)
+    return cluster.nodes
+
+
+@pytest.mark.parametrize("client", ["openssh", "ours"])
+def test_a_person_on_a_node_goes_to_the_next_by_its_name_and_their_own_ssh_is_theirs(neighbours, client):
+    if client == "openssh" and not shutil.which("ssh"):
+        pytest.skip("there is no OpenSSH")
+    first, _, third = neighbours
+    assert hands.said(first, "ssh demo-1 ssh demo-2 hostname") == "demo-2"
+    assert hands.said(first, "ls -A .ssh 2>/dev/null | wc -l") == "0"
+    config = f"Host elsewhere demo-1\n  HostName {third.private_address}\n  Port {third.port}\n"
+    for node in neighbours:
+        known = f"[{third.private_address}]:{third.port} {hands.public('host 2')}"
+        hands.said(node, f"mkdir -p -m 700 .ssh; echo '{known}' > .ssh/known_hosts")
+        own = f'{config}  UserKnownHostsFile "{node.home}/.ssh/known_hosts"'
+        hands.said(node, f"echo '{own}' > .ssh/config")
+    key = f"-i '{first.home}/.coxswain/cluster'"
+    assert hands.said(first, f"ssh {key} elsewhere hostname") == "demo-2", "their own words count"
+    assert hands.said(first, "ssh demo-1 hostname") == "demo-1", "and not for the names of the cluster"
+
+
+def test_other_programs_that_use_ssh_find_the_way_too(local):
+    """They ask the system for it, and not the PATH. Without namespaces the system is this computer."""
+    if not shutil.which("scp"):
+        pytest.skip("there is no OpenSSH")
+    nodes = Cluster(local("namespaces"), 2).nodes
+    hands.introduce(nodes, 1)
+    hands.said(nodes[0], "echo told > a; /usr/bin/scp -q a demo-1:b")
+    assert hands.said(nodes[1], "cat b") == "told"

@@ -141,6 +141,7 @@ def test_introducing_nodes_remembers_whether_it_was_left_alone(tide, head, tmp_p
     assert ("left as it is" in work.said[0]) is is_old
     assert all("/tmp/update_hostfile.sh" in command for _, command, _ in sent)
     assert all(b"Successfully obtained a hostfile response" in files for _, _, files in sent)
+    assert not any("/.ssh" in command for _, command, _ in sent), "that folder is people's"
 
 
 def test_the_page_says_that_it_is_old_and_those_who_run_jobs_bring_it_up_to_date(

@@ -299,6 +299,7 @@ def test_a_cluster_that_could_not_be_made_as_before_has_failed_until_it_is_repai
 
 
 def points(plan):
+    plan = plan.on(MemoryCloud.can)
     steps = [f"{plan.kind}.{step.name}.{moment}" for step in plan.steps for moment in ("before", "after")]
     return [f"{plan.kind}.claimed", *steps, f"{plan.kind}.settle.before", f"{plan.kind}.settle.after"]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import sys
+import threading
 import time
 from itertools import pairwise
+from unittest.mock import MagicMock
 
 import pytest
 import redis
@@ -409,3 +412,35 @@ def test_pages_say_what_is_wrong_with_a_node(client, tide, alice, state, word):
     assert f'data-say="tide-1: {word}"' in page
     assert Node.MEANS[state] in page
     assert "DEGRADED" in page
+
+
+@pytest.fixture
+def quick_turns():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("quick_turns")
+def test_nodes_may_be_asked_while_samples_are_kept(monkeypatch):
+    """Both go on at once in a watch process; a failure there would end the looks at all nodes."""
+    monkeypatch.setattr(samples, "_redis", MagicMock)
+    found, over, failed = samples.Samples(), threading.Event(), []
+
+    def keep():
+        while not over.is_set():
+            try:
+                found.keep()
+            except RuntimeError as error:
+                failed.append(error)
+                return
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    cluster = Cluster(cores_per_node=2)
+    for pk in range(20_000):
+        found.command(Node(pk=pk, cluster=cluster))
+    over.set()
+    thread.join(20)
+    assert not failed

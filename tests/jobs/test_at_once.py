@@ -9,14 +9,17 @@ import os
 import random
 import threading
 from collections import Counter
+from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
 import pytest
 from django.db import connection, connections
+from django.db.models import F
 
 from accounts.actions import remove_member
 from accounts.models import Membership
+from clusters import idle
 from clusters.actions import create_cluster, delete_cluster, pause_cluster, resume_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import start_run
@@ -87,11 +90,18 @@ class Crowd:
         if cluster:
             found += [partial(delete_cluster, cluster, by=us.alice), us.cancel_task, us.repair]
             found += [partial(pause_cluster, cluster, by=us.alice), partial(resume_cluster, cluster, by=us.alice)]
-            found += [us.change, us.scale]
+            found += [us.change, us.scale, idle.look, self.time_passes, self.time_passes]
         if failed:
             found += [partial(ledger.retry_task, failed.last_task, by=us.alice)] * 2
             found += [partial(delete_cluster, failed, by=us.alice)] * 2
         return found
+
+    def time_passes(self):
+        by = timedelta(minutes=40)
+        for cluster in Cluster.objects.live():
+            rows = Cluster.objects.filter(pk=cluster.pk)
+            rows.update(auto_pause=60, last_active=F("last_active") - by, warned=F("warned") - by)
+        idle.look()
 
     def make_cluster(self):
         self.cluster_in(self.world.lab)

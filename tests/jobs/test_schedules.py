@@ -15,11 +15,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.db.models import F
 from django.utils.timezone import now
 
 from accounts import audit
 from accounts.models import AuditChain
-from clusters import actions, life
+from clusters import actions, idle, life
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs import plans as run_plans
@@ -34,6 +35,7 @@ from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Task
 from tests.clouds.bad import AccountOf, Died, MemoryCloud
+from usage.models import Record
 from workspaces.actions import cancel
 from workspaces.models import CloudConfig
 
@@ -215,7 +217,24 @@ class World:
         if cluster := self.one(Cluster.objects.all()):
             actions.scale_cluster(cluster, self.dice.choice([1, 2, 3]), by=self.alice)
 
+    def snooze(self):
+        if cluster := self.one(Cluster.objects.all()):
+            actions.snooze_cluster(cluster, by=self.bob)
+
     # What happens
+
+    def timers(self):
+        """Time passes, and the watch process looks: clusters that nobody uses are warned of, paused and deleted."""
+        by = timedelta(minutes=self.dice.choice([5, 35, 61]))
+        for cluster in Cluster.objects.all():
+            timers = {"auto_pause": 60, "auto_shutdown": 150 if cluster.pk % 3 == 0 else 0}
+            rows = Cluster.objects.filter(pk=cluster.pk)
+            rows.update(last_active=F("last_active") - by, warned=F("warned") - by, **timers)
+        going = set(Run.objects.unfinished().values_list("cluster", flat=True))
+        before = set(Task.objects.values_list("pk", flat=True))
+        idle.look()
+        begun = Task.objects.exclude(pk__in=before)
+        assert all(task.asked_by is None and task.subject.pk not in going for task in begun), "somebody was on it"
 
     def node_dies(self):
         for cluster in self.some(Cluster.objects.filter(status="running")):
@@ -267,9 +286,9 @@ class World:
             [
                 *(self.make_cluster, self.make_run, self.cancel_run, self.cancel_task, self.retry, self.repair),
                 *(self.delete, self.node_dies, self.program_ends, self.work, self.watch),
-                *(self.force_delete, self.change, self.scale),
+                *(self.force_delete, self.change, self.scale, self.timers, self.snooze),
             ],
-            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2],
+            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2, 6, 0.5],
         )[0]
         with contextlib.suppress(PortalError, Died):  # it is said in words; or the process that did it is gone
             what()
@@ -288,6 +307,11 @@ class World:
         asleep = ("pausing", "paused", "resuming", "stopping", "stopped", "restarting")
         taken = Cluster.objects.filter(status__in=asleep).exclude(occupied_by=None)
         assert not taken.exists(), "nodes are taken from under a run"
+        running = Cluster.objects.filter(status="running").values_list("uuid", "node_count")
+        counted = dict(Record.objects.open().values_list("cluster", "node_count"))
+        assert counted.items() >= set(running), "it runs, and is not counted as it is"
+        also = Cluster.objects.filter(uuid__in=counted.keys() - {uuid for uuid, _ in running})
+        assert set(also.values_list("status", flat=True)) <= {"inprogress", "restarting", "scaling"}
 
     def heal(self):
         """Nothing dies any more, and all programs end."""

@@ -12,7 +12,9 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clusters.actions import create_cluster
 from clusters.models import Cluster, EngineVersion
+from portal.clouds import InstanceType
 from usage import models
 from usage.models import Record
 
@@ -145,6 +147,21 @@ def test_a_record_tells_all_that_a_bill_needs_and_stays_when_the_rest_is_gone(ma
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("rings")
+def test_the_price_is_that_of_the_instance_type_when_the_cluster_was_made(lab, alice, clock, monkeypatch):
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+    engine = EngineVersion.objects.get(kind="mpi")
+    dear = InstanceType(
+        "c5.xlarge", family="c5", cores=2, vcpus=4, memory_gib=8.0, hourly_price=Decimal("0.123456")
+    )  # fmt: skip
+    made = create_cluster(lab, name="tide", instance_type=dear, node_count=2, engine_version=engine, by=alice)
+    assert made.move("inprogress")
+    assert made.move("running")
+    row = Record.objects.get()
+    assert (row.hourly_price, row.node_count, row.cores_per_node) == (Decimal("0.12346"), 2, 2)
+
+
+@pytest.mark.django_db
 def test_a_cluster_that_the_portal_made_has_nobodys_record(make, go):
     go(make(created_by=None), "inprogress", "running")
     assert (Record.objects.get().person, Record.objects.get().person_name) == (None, "")
@@ -259,7 +276,7 @@ def test_of_four_that_end_it_at_once_one_writes(make, clock):
     assert len(written(cluster)) == 2
 
 
-COUNTS_FROM, ENDS_WITH = "running", {"pausing", "stopping", "terminating", "terminated", "failed"}
+COUNTS_FROM, GOES_ON = "running", {"running", "inprogress", "restarting", "scaling"}
 FOLLOWS = {
     status: sorted(to for to, state in Cluster.STATES.items() if status in state.follows) for status in Cluster.STATES
 }
@@ -282,7 +299,7 @@ def test_the_minutes_of_any_life_are_the_time_that_it_ran(make, clock, data):
         else:
             after = nodes
         assert cluster.move(status)
-        if since and (status in ENDS_WITH or (status == COUNTS_FROM and after != nodes)):
+        if since and (status not in GOES_ON or (status == COUNTS_FROM and after != nodes)):
             expected.append((nodes, clock.at - since))
             since = None
         if status == COUNTS_FROM and since is None:

@@ -12,6 +12,7 @@ import asyncssh
 
 from portal.clouds.local.identity import INSIDE
 from portal.clouds.local.processes import MARK
+from portal.clouds.promises import SSH_CONFIG
 
 USER = "node"  # on nodes with namespaces
 CLIENT = "ssh_client.py"
@@ -116,7 +117,13 @@ def write_programs(folder: Path) -> None:
         script = folder / CLIENT
         script.write_text(Path(__file__).with_name(CLIENT).read_text())
         script.chmod(0o644)
-        packages = shlex.quote(str(Path(asyncssh.__file__).parent.parent))
+        # Links, because Python lists the folder that it imports from, and that of the portal's packages is not shown.
+        links = folder / "packages"
+        links.mkdir(exist_ok=True)
+        for package in client_packages():
+            (links / package.name).unlink(missing_ok=True)
+            (links / package.name).symlink_to(package)
+        packages = shlex.quote(str(links))
         _script(
             folder / "ssh_client",
             f"if [ -d {PACKAGES} ]; then PYTHONPATH={PACKAGES}; else PYTHONPATH={packages}; fi\nexport PYTHONPATH\n"
@@ -124,9 +131,10 @@ def write_programs(folder: Path) -> None:
         )
         client = '"$(dirname "$0")/ssh_client"'
     # ssh takes ~ from the account, which without namespaces is the portal's own
-    _script(
-        folder / "ssh", f'[ -f "$HOME/.ssh/config" ] && exec {client} -F "$HOME/.ssh/config" "$@"\nexec {client} "$@"'
+    looks = "".join(
+        f'[ -f "$HOME/{file}" ] && exec {client} -F "$HOME/{file}" "$@"\n' for file in (SSH_CONFIG, ".ssh/config")
     )
+    _script(folder / "ssh", f'{looks}exec {client} "$@"')
     (folder / _SIMULATED / "python").mkdir(parents=True, exist_ok=True)
     _script(folder / _SIMULATED / "hostname", _HOSTNAME)
     (folder / _SIMULATED / "python" / "sitecustomize.py").write_text(_SITECUSTOMIZE)

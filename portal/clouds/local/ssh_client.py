@@ -37,8 +37,8 @@ def _arguments(words: list[str]) -> tuple[dict[str, str], str, str]:
 
 async def _main() -> int:
     options, host, command = _arguments(sys.argv[1:])
-    config = options.get("F") or os.path.expanduser("~/.ssh/config")
-    chosen: dict[str, object] = {"config": [config] if os.path.isfile(config) else None}
+    files = [options["F"]] if "F" in options else [os.path.expanduser("~/.ssh/config"), "/etc/ssh/ssh_config"]
+    chosen: dict[str, object] = {"config": [file for file in files if os.path.isfile(file)] or None}
     if "p" in options:
         chosen["port"] = int(options["p"])
     if "l" in options:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portal.clouds.local import kernel, shims
+from portal.clouds.promises import SSH_CONFIG
 
 HOME = Path("/node")
 SHARED = Path("/shared")
@@ -136,6 +137,9 @@ class _Assembly:
         for name, text in shims.account_files(self.view.hostname, HOME).items():
             (etc / name).write_text(text)
         self.show(self.view.hosts, Path("/etc/hosts"))
+        (etc / "ssh").mkdir(exist_ok=True)
+        # For what does not ask the PATH for ssh, such as scp.
+        (etc / "ssh" / "ssh_config").write_text(f"Include {HOME / SSH_CONFIG}\n")
         for name in ("run", "var", "root"):
             (self.new / name).mkdir(exist_ok=True)
         (self.new / "var" / "tmp").symlink_to("/tmp")  # noqa: S108 (the node's own)
