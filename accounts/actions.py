@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from allauth.account.models import EmailAddress
 from django.conf import settings
@@ -26,6 +26,7 @@ from accounts.holdings import Holding, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
 from portal.errors import Conflict, PortalError
+from portal.once import uuid_for
 from portal.tasks import ledger, live
 from portal.tasks.models import Task
 
@@ -557,11 +558,8 @@ def create_token(
     """The token and its secret, which is not kept. Asked twice with one `uuid`, the second time there is no secret."""
     secret = f"cox_{secrets.token_urlsafe(32)}"
     place: dict[str, Any] = {"organization": organization, "workspace": workspace, "owner": by}
-    uuid = uuid or uuid4()
-    if ApiToken.objects.filter(uuid=uuid).exclude(**place).exists():  # a client id that was made elsewhere
-        uuid = uuid4()
     token, made = ApiToken.objects.get_or_create(
-        uuid=uuid,
+        uuid=uuid_for(ApiToken, uuid, **place),
         **place,
         defaults={
             "name": name,

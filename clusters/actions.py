@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import takewhile
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -27,6 +27,7 @@ from portal import clouds, ssh
 from portal.clouds import InstanceType
 from portal.clouds.types import not_here
 from portal.errors import Conflict, PortalError
+from portal.once import uuid_for
 from portal.tasks import live
 from portal.tasks.ledger import break_off, start_task
 from portal.tasks.models import Task, TaskStatus
@@ -98,7 +99,7 @@ def create_cluster(
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
     cluster, made = Cluster.objects.get_or_create(
-        uuid=uuid or uuid4(),
+        uuid=uuid_for(Cluster, uuid, workspace=workspace),
         workspace=workspace,
         defaults={
             "name": name,
@@ -265,6 +266,8 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
 
 def why_not(cluster: Cluster, plan: Plan) -> str:
     """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        return f"{cluster}: {SPOT_STAYS}"
     if plan.needs is not None and plan.needs not in cluster.can:
         return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
     if cluster.status not in plan.begins:
@@ -437,7 +440,9 @@ def stop_what_failed() -> list[Cluster]:
     for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
         try:
             with audit.atomic():
-                Cluster.objects.filter(pk=cluster.pk).update(kept_until=None)  # once: what then fails is for people
+                # Once: what then fails is for people. Not where somebody keeps or mends it since we looked.
+                if not due.filter(pk=cluster.pk).update(kept_until=None):
+                    continue
                 stop_cluster(cluster, by=None)
         except PortalError as error:
             logger.info("cluster %s is not stopped now: %s", cluster.uuid, error)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 
 from accounts import audit
@@ -59,7 +60,7 @@ def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
     strays.update(last_seen=Now())
     for subject in without.keys() - set(strays.values_list("subject", flat=True)):
         tags = without[subject]
-        name, is_kept = _who(tags)
+        name, is_kept = _who(tags, place.config)
         logger.warning("%s is in %s, %s, and no row accounts for it", name, place.config.uuid, place.region)
         Stray.objects.create(
             cloud_config=place.config, region=place.region, organization_tag=tags.organization,
@@ -87,7 +88,7 @@ def differences(place: Place, found: Collection[Tags]) -> list[Difference]:
     strays = {one.subject: one for one in Stray.objects.there().filter(cloud_config=place.config, region=place.region)}
     listed = []
     for tags in sorted((tags for tags in found if tags.subject not in known), key=lambda tags: tags.subject):
-        name, is_kept = _who(tags)
+        name, is_kept = _who(tags, place.config)
         seen = strays.get(tags.subject) or Stray(is_kept=is_kept)
         listed.append(Difference(True, tags.subject, name, seen.outlook))
     there = {tags.subject for tags in found}
@@ -110,7 +111,9 @@ def why_not_adopted(stray: Stray) -> str:
     if stray.is_workspace:
         return "It was deleted with everything in it, or was never this portal's: make another workspace instead."
     uuid = uuid_in(stray.subject)
-    row = Cluster.objects.filter(uuid=uuid).select_related("workspace").first() if uuid else None
+    # Whoever has the account writes what tags they like: the uuid of a cluster elsewhere makes it no cluster of theirs.
+    here = Cluster.objects.filter(workspace__cloud_config=stray.cloud_config_id, workspace__region=stray.region)
+    row = here.filter(uuid=uuid).select_related("workspace").first() if uuid else None
     if row is None:
         return "The portal has no keys of its nodes: nobody could sign in to them."
     if row.workspace.status != Workspace.Status.READY:
@@ -195,21 +198,23 @@ def _accounted_for(found: Collection[Tags]) -> set[str]:
     return known
 
 
-def _who(tags: Tags) -> tuple[str, bool]:
+def _who(tags: Tags, config: CloudConfig) -> tuple[str, bool]:
     """What the subject is called, and whether it is left alone: all of a workspace that the portal does not know.
 
     Its filesystem may hold people's data, and its clusters may run for another portal that has our tag: one that began
-    under the same name, or with a copy of our database.
+    under the same name, or with a copy of our database. What other organizations have is not known here.
     """
     is_workspace = tags.subject == tags.workspace
-    row = _row(Workspace if is_workspace else Cluster, tags.subject)
+    workspaces = Workspace.objects.filter(organization=config.organization)
+    clusters = Cluster.objects.filter(workspace__in=workspaces)
+    row = _row(workspaces if is_workspace else clusters, tags.subject)
     kind = "workspace" if is_workspace else "cluster"
     if row is None:
-        is_foreign = _row(Workspace, tags.workspace) is None
+        is_foreign = _row(workspaces, tags.workspace) is None
         return f"A {kind} that the portal does not know ({tags.subject[:8]})", is_foreign
     stopped = getattr(row, "status", "") == Cluster.Status.STOPPED
     return f"The {kind} {row}, which {'is STOPPED' if stopped else 'was deleted'}", False
 
 
-def _row(model: type[Model], subject: str) -> Model | None:
-    return model._default_manager.filter(uuid=uuid).first() if (uuid := uuid_in(subject)) else None
+def _row(rows: QuerySet[Any], subject: str) -> Model | None:
+    return rows.filter(uuid=uuid).first() if (uuid := uuid_in(subject)) else None

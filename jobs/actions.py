@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Max
@@ -24,6 +24,7 @@ from jobs.causes import span
 from jobs.dispatch import GONE, dispatch
 from jobs.models import Job, Run
 from portal.errors import PortalError
+from portal.once import uuid_for
 from portal.secrets import redact, seal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
@@ -78,7 +79,7 @@ def create_job(
     if cluster.workspace_id != workspace.pk:
         raise PortalError("That cluster is not in this workspace.")
     job, made = Job.objects.get_or_create(
-        uuid=uuid or uuid4(),
+        uuid=uuid_for(Job, uuid, workspace=workspace),
         workspace=workspace,
         defaults={
             "name": name,
@@ -221,7 +222,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
-    run_uuid = uuid or uuid4()
+    run_uuid = uuid_for(Run, uuid, job=now_so)
     run = Run.objects.create(
         uuid=run_uuid,
         workspace=job.workspace,

@@ -38,16 +38,16 @@ def cursor_of(query: QueryDict) -> UUID | None:
         return None
 
 
-def behind(rows: R, cursor: UUID | None, *order: str, among: R | None = None) -> R:
+def behind(rows: R, cursor: UUID | None, *order: str, among: R) -> R:
     """In this order, and only what comes after the row with this uuid. The order names each row once.
 
-    That row may not be among `rows` any more. `among` are those where it is looked for: all of them, with what the
-    order names besides fields.
+    That row may not be among `rows` any more. `among` are those where it is looked for, with what the order names
+    besides fields: all of the place that the list is of, and no others, whose names and times it would tell.
     """
     rows = rows.order_by(*order)
     if cursor is None:
         return rows
-    here = (rows.model._default_manager.all() if among is None else among).filter(uuid=cursor)
+    here = among.filter(uuid=cursor)
     after, same = Q(), Q()
     for field in order:
         name, value = field.lstrip("-"), Subquery(here.values(field.lstrip("-"))[:1])

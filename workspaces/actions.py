@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.db.models import Q
 from django.urls import reverse
@@ -20,6 +20,7 @@ from accounts.holdings import holdings as all_holdings
 from accounts.models import Organization, User
 from portal import secrets
 from portal.errors import Conflict, PortalError
+from portal.once import uuid_for
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from workspaces import plans
@@ -42,7 +43,7 @@ def create_cloud_config(
     `options` and `credentials` are in the words of its kind of cloud; the second are sealed, and nobody is shown them.
     """
     config, made = CloudConfig.objects.get_or_create(
-        uuid=uuid or uuid4(),
+        uuid=uuid_for(CloudConfig, uuid, organization=organization),
         organization=organization,
         defaults={"name": name, "kind": kind, "options": dict(options), "created_by": by},
     )
@@ -105,7 +106,7 @@ def create_workspace(
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
         raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
     workspace, made = Workspace.objects.get_or_create(
-        uuid=uuid or uuid4(),
+        uuid=uuid_for(Workspace, uuid, organization=organization),
         organization=organization,
         defaults={"name": name, "cloud_config": cloud_config, "region": region, "created_by": by},
     )

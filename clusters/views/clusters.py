@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -38,9 +39,9 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
-        found = form.narrow(Cluster.objects.filter(workspace=workspace))
-        found = behind(found, cursor_of(request.GET), *form.order, among=form.placed(Cluster.objects.all()))
-        page = page_of(found.select_related("engine_version").with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
+        all_ = Cluster.objects.filter(workspace=workspace)
+        found = behind(form.narrow(all_), cursor_of(request.GET), *form.order, among=form.placed(all_))
+        page = page_of(found.for_lists().with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
     rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
@@ -81,12 +82,18 @@ def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> l
     asked = dict.fromkeys(view.pop("open", []))
     tasks = Cluster.objects.last_tasks(found)
     open_ = [row for row in found if str(row.uuid) in asked and row.pk in tasks][-MOST_OPEN:]
+    whole = Task.objects.select_related("asked_by", "output").filter(pk__in=[tasks[row.pk].pk for row in open_])
+    tasks |= {task.subject_id: task for task in whole} if open_ else {}
     nodes = Node.objects.filter(cluster__in=open_).defer("host_private", "host_public") if open_ else ()
+    possible: dict[tuple[object, ...], frozenset[str]] = {}  # which is the same for most of them
     start = f"{view.urlencode()}&" if view else ""
     rows = []
     for row in found:
         row.workspace = workspace
-        row.possible = frozenset(life.possible(row, workspace.can))
+        alike = row.status, row.occupied_by is None, row.spot
+        if alike not in possible:
+            possible[alike] = frozenset(life.possible(row, workspace.can))
+        row.possible = possible[alike]
         others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
         if row not in open_:
             rows.append(Row(row, tasks.get(row.pk), f"{start}{others}{'&' if others else ''}open={row.uuid}"))
@@ -121,9 +128,7 @@ PERIODS = {
 }
 
 
-def _with_charts(cluster: Cluster, nodes: list[Node], period: Period) -> list[NodeRow]:
-    running = cluster.status == Cluster.Status.RUNNING
-    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+def _with_charts(nodes: list[Node], known: Mapping[int, list[samples.Sample]], period: Period) -> list[NodeRow]:
     at = time.time()
     return [
         charts.row(node, known.get(node.pk, ()), now=at, seconds=period.seconds, period=f"the last {period.words}")
@@ -140,7 +145,11 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     for node in nodes:
         node.cluster = found
     period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
-    context = {"cluster": found, "period": period, "nodes": _with_charts(found, nodes, period)}
+    running = found.status == Cluster.Status.RUNNING
+    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+    rows = _with_charts(nodes, known, period)
+    has_network = any(row.network for row in rows)
+    context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found, found.can)
@@ -154,7 +163,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, nodes, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known)),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,

@@ -92,7 +92,7 @@ def key_of(request: HttpRequest) -> UUID | None:
 def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _job_for(request, uuid, Can.VIEW)
     may_change = found.deleted is None and may(request, Can.RUN_JOBS)
-    rows = behind(found.runs.all(), cursor_of(request.GET), "-pk").for_lists()
+    rows = behind(found.runs.all(), cursor_of(request.GET), "-pk", among=found.runs.all()).for_lists()
     page = page_of(rows[: PAGE + 1].with_reasons(), PAGE, request.GET)
     context = {
         "job": found,

@@ -41,9 +41,9 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         if asked["job"] or asked["q"]:
             named = Q(uuid=asked["job"]) if asked["job"] else Q(name__icontains=asked["q"])
             jobs = list(Job.objects.filter(named, workspace=workspace).order_by("-ran")[: MOST_JOBS + 1])
-        rows = form.narrow(Run.objects.filter(workspace=workspace))
+        all_runs = Run.objects.filter(workspace=workspace)
         order = "pk" if asked["sort"] == "old" else "-pk"
-        rows = behind(rows, cursor_of(request.GET), order)
+        rows = behind(form.narrow(all_runs), cursor_of(request.GET), order, among=all_runs)
         if jobs is not None:
             rows = newest_of_each("job", [job.pk for job in jobs[:MOST_JOBS]], PAGE + 1, rows).order_by(order)
         page = page_of(rows.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
@@ -77,7 +77,8 @@ def all_runs(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         asked = form.cleaned_data
         order = "pk" if asked["sort"] == "old" else "-pk"
-        rows = behind(form.narrow(Run.objects.all()), cursor_of(request.GET), order)
+        among = Run.objects.filter(workspace__in=inside)
+        rows = behind(form.narrow(Run.objects.all()), cursor_of(request.GET), order, among=among)
         of = may_change if asked["status"] == "needs" and may_change else inside
         found = newest_of_each("workspace", of, PAGE + 1, rows).order_by(order)
         page = page_of(found.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
@@ -145,10 +146,13 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     page: Page[Job] = Page([])
     lasts: dict[int, Run] = {}
     if form.is_valid():
-        rows = form.narrow(Job.objects.live().filter(workspace=workspace))
+        all_jobs = Job.objects.filter(workspace=workspace)
+        rows = form.narrow(all_jobs.live())
         order = ("name", "pk") if form.cleaned_data["sort"] == "name" else ("-ran", "-pk")
         page = page_of(
-            behind(rows, cursor_of(request.GET), *order).select_related("cluster")[: PAGE + 1], PAGE, request.GET
+            behind(rows, cursor_of(request.GET), *order, among=all_jobs).select_related("cluster")[: PAGE + 1],
+            PAGE,
+            request.GET,
         )
         last = newest_of_each("job", [job.pk for job in page.rows], 1, Run.objects.all())
         lasts = {run.job_id: run for run in last.for_lists().with_reasons()}

@@ -43,7 +43,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         inside = Workspace.objects.where(request.user, Can.VIEW).filter(pk=OuterRef("pk"))
         seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
-        rows = behind(form.narrow(seen), cursor_of(request.GET), *form.order)
+        rows = behind(form.narrow(seen), cursor_of(request.GET), *form.order, among=seen)
         rows = rows.select_related("cloud_config", "created_by").annotate(inside=Exists(inside))
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
         _say_what_goes_on(page.rows)
