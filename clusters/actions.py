@@ -266,6 +266,8 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
 
 def why_not(cluster: Cluster, plan: Plan) -> str:
     """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        return f"{cluster}: {SPOT_STAYS}"
     if plan.needs is not None and plan.needs not in cluster.can:
         return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
     if cluster.status not in plan.begins:
@@ -438,7 +440,9 @@ def stop_what_failed() -> list[Cluster]:
     for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
         try:
             with audit.atomic():
-                Cluster.objects.filter(pk=cluster.pk).update(kept_until=None)  # once: what then fails is for people
+                # Once: what then fails is for people. Not where somebody keeps or mends it since we looked.
+                if not due.filter(pk=cluster.pk).update(kept_until=None):
+                    continue
                 stop_cluster(cluster, by=None)
         except PortalError as error:
             logger.info("cluster %s is not stopped now: %s", cluster.uuid, error)

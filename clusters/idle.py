@@ -12,7 +12,7 @@ that the auto shutdown of a cluster goes on while it is PAUSED.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from smtplib import SMTPException
@@ -30,7 +30,9 @@ from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words
+from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
+from clusters.samples import Sample
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
@@ -151,16 +153,30 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
+    paused: Task | None  # the auto pause because of which it is PAUSED
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
+    load: float | None  # of all cores; evidence alone
 
     @property
     def is_warned(self) -> bool:
         return not self.uses and self.timer is not None and self.timer.warned is not None
 
 
-def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal], tasks: Sequence[Task]) -> Clock:
+def load(known: Mapping[int, Sequence[Sample]]) -> float | None:
+    """How busy nodes were on average, as a part of all their cores."""
+    parts = [sample.cpu for samples in known.values() for sample in samples]
+    return sum(parts) / len(parts) if parts else None
+
+
+def clock(
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    terminals: Sequence[Terminal],
+    tasks: Sequence[Task],
+    load: float | None,
+) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
@@ -168,6 +184,8 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         uses.append("More runs wait for it")
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
+    last = tasks[0] if tasks else None
+    is_auto = last and last.kind == PAUSE.kind and last.asked_by_id is None
     told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
     guests = [f"{node.guests} on {node}" for node in told if node.guests]
     if guests and settings.SSH_IS_ACTIVITY:
@@ -179,7 +197,9 @@ def clock(cluster: Cluster, nodes: Sequence[Node], terminals: Sequence[Terminal]
         cluster.timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
+        last if is_auto and cluster.status == Cluster.Status.PAUSED else None,
         guests,
         bool(told),
         settings.SSH_IS_ACTIVITY,
+        load,
     )

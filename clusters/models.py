@@ -295,6 +295,11 @@ class Cluster(Subject):
         """Its creation has failed, and what there is of its nodes is taken away at `kept_until`."""
         return self.status == self.Status.FAILED and self.kept_until is not None
 
+    @property
+    def opens_terminals(self) -> bool:
+        """Also while somebody may want to look at what failed."""
+        return self.status == self.Status.RUNNING or self.is_kept
+
     def release(self, holder: uuid.UUID, *, used: bool = False) -> bool:
         """Let others on it. False when this holder had let go already. `used`: it was active until now."""
         active = {"last_active": Now()} if used else {}

@@ -27,7 +27,7 @@ LISTS = 300.0  # seconds after which a list is asked for anew
 OLDEST = 86_400.0  # seconds for which an old list is shown meanwhile
 OFFERS = 15.0  # seconds for which a price and a quota are taken for true
 ERRORS = 5.0  # seconds after which a cloud that could not answer is asked again
-MOST_KEPT = 300  # answers of an account
+MOST_KEPT = 300  # answers of an account, of those that are not of use any more
 MOST_AT_ONCE = 16  # questions of this process; each may take a minute
 
 _guard = threading.Lock()
@@ -48,11 +48,16 @@ class Answer(Generic[T]):
 class _Question(Generic[T]):
     """Asked by one thread at a time. It must not hold on to the account, beside which it is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, oldest: float) -> None:
+        self.oldest = oldest  # seconds for which its answer is of use
         self.value: T | None = None
         self.error: Exception | None = None  # of the last try
         self.read = self.tried = float("-inf")  # when there was a value, and when the last try ended
         self.done: threading.Event | None = None  # set when the try that is under way has ended
+
+    @property
+    def is_useless(self) -> bool:
+        return self.done is None and time.monotonic() - self.tried > self.oldest
 
     def ask(self, call: Callable[[], T], fresh: float) -> bool:
         """Have it asked, where that is due. False where the process asks too much already. Holds `_guard`."""
@@ -92,7 +97,6 @@ def _ask(
     *,
     fresh: float,
     oldest: float,
-    patience: float | None = None,
 ) -> Answer[T]:
     """Raises what is no `PortalError`."""
     try:
@@ -101,14 +105,15 @@ def _ask(
         return Answer(trouble=error)
     with _guard:
         kept = _kept.setdefault(account, {})
-        question: _Question[T] = kept.setdefault((workspace.region, what), _Question())
+        question: _Question[T] = kept.setdefault((workspace.region, what), _Question(oldest))
         if len(kept) > MOST_KEPT:
-            for key in [key for key, one in kept.items() if one is not question and not one.done][: MOST_KEPT // 2]:
+            useless = [key for key, one in kept.items() if one is not question and one.is_useless]
+            for key in useless:
                 del kept[key]
         asked = question.ask(lambda: call(account), fresh)
         done, is_old = question.done, time.monotonic() - question.read > oldest
     if done and (question.value is None or is_old):
-        done.wait(PATIENCE if patience is None else patience)
+        done.wait(PATIENCE)
     with _guard:
         age = time.monotonic() - question.read
         value = question.value if age <= oldest else None

@@ -25,6 +25,7 @@ from portal.tasks.plans import Plan, StepPlan
 from workspaces import documents
 
 Status = Cluster.Status
+MOST_TRIALS = 3  # of an installation, which asks a package index
 
 
 def check_cloud(work: Work) -> None:
@@ -317,7 +318,9 @@ def install_engine(work: Work) -> None:
     ssh.run(head.host, f"rm -rf {shlex.quote(place)}")
     if end["status"] != 0:
         work.memo["trial"] = trial + 1
-        raise Passing(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
+        # Counted here, because a step that waits between two faults has no faults in a row.
+        trouble = Refused if trial >= MOST_TRIALS else Passing
+        raise trouble(f"{cluster.engine_version} could not be installed.", evidence=said[-1500:])
 
 
 def _remove_other_engines(cluster: Cluster, head: Node) -> None:

@@ -352,7 +352,7 @@ def why_not(cluster: Cluster, node: Node) -> str:
     """Why no terminal can be opened on a node, in a sentence."""
     if not settings.TERMINALS:
         return "Terminals are switched off in this portal."
-    if cluster.status != Cluster.Status.RUNNING:
+    if not cluster.opens_terminals:
         return f"{cluster} is {cluster.badge.word}. Terminals can be opened while it is RUNNING."
     if node.state != Node.State.ANSWERS:
         return f"{node} does not answer." if node.state in Node.MUTE else f"{node} is {node.badge.word}."
@@ -418,7 +418,7 @@ def _is_still_there(opened: Opened, who: Who) -> tuple[str, str]:
 def _why_gone(opened: Opened) -> str:
     """In words, when the connection to the node has broken."""
     cluster = Cluster.objects.get(uuid=opened.cluster)
-    if cluster.status != Cluster.Status.RUNNING:
+    if not cluster.opens_terminals:
         return f"{cluster} is {cluster.badge.word}."
     return f"The connection to {opened.hostname} broke: it was stopped, or cannot be reached."
 

@@ -66,6 +66,10 @@ def setup():
     return {"email": EMAIL, "password": PASSWORD}
 
 
+def config():
+    return str(CloudConfig.objects.earliest("pk").uuid)
+
+
 def alice():
     return User.objects.get(email=EMAIL)
 

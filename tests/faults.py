@@ -6,6 +6,7 @@ from __future__ import annotations
 KILLS, MOMENTS, LEDGER = "chaos/test_kills.py", "chaos/test_moments.py", "tasks/test_ledger.py"
 SCHEDULES, DISPATCH, LEASES = "jobs/test_schedules.py", "jobs/test_dispatch.py", "tasks/test_watch.py"
 BAD, CONTRACT, STRAYS = "clusters/test_bad_clouds.py", "clouds/test_contract.py", "clusters/test_reconcile.py"
+IDLE = "clusters/test_idle_at_once.py"
 LOST, RANKS, KEEPING = "clusters/test_lost_nodes.py", "ranks/test_ranks.py", "tasks/test_keeping.py"
 
 # The fault, what must hold, the tests; or why there is none yet.
@@ -148,7 +149,13 @@ ROWS = (
         "it ends deleted",
         (KILLS, "test_a_cluster_is_deleted_whoever_dies"),
     ),
-    ("a pause by itself meets the start of a run", "the run decides", "not yet: nothing pauses by itself"),
+    (
+        "a timer that pauses or deletes meets the start of a run, or of a terminal",
+        "who uses the cluster decides; nothing is paused twice",
+        (IDLE, "test_a_run_always_wins"),
+        (IDLE, "test_a_terminal_is_open_or_refused_in_words_and_never_cut_off"),
+        (KILLS, "test_a_timer_pauses_a_cluster_once_whoever_dies"),
+    ),
     (
         "a job's own cluster: the job fails before, during, after",
         "the cluster is gone in any case",

@@ -11,13 +11,17 @@ from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 @admin.register(CloudConfig, site=site)
 class CloudConfigAdmin(StaffAdmin):
-    list_display = ("name", "organization", "kind", "created_by", "created")
+    list_display = ("name", "organization", "kind", "state", "checked", "created_by", "created")
     list_select_related = ("organization", "created_by")
     list_filter = ("kind",)
     search_fields = ("name__istartswith", "organization__name__istartswith")
     search_help_text = "The beginning of its name or of its organization's."
     narrows = ("organization__id__exact",)
-    fields = ("name", "organization", "kind", "created_by", "created", "uuid")
+    fields = ("name", "organization", "kind", "state", "checked", "findings", "created_by", "created", "uuid")
+
+    @admin.display(description="status")
+    def state(self, config: CloudConfig) -> SafeString:
+        return shown(config.badge)
 
 
 @admin.register(Workspace, site=site)

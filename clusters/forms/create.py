@@ -96,12 +96,13 @@ class TypesForm(forms.Form):
         self._of = of
         self.total = len(types)
         self.found: list[InstanceType] = []
-        if of.catalogue and self.is_valid():
-            asked = self.cleaned_data
+        self.full_clean()
+        if of.catalogue:
+            asked = self.cleaned_data  # without what makes no sense
             self.found = of.catalogue.find(
-                asked["find"],
-                cores=asked["cores"] or 0,
-                memory_gib=asked["memory"] or 0,
+                asked.get("find", ""),
+                cores=asked.get("cores") or 0,
+                memory_gib=asked.get("memory") or 0,
                 quick=asked.get("quick", False),
                 architecture=asked.get("architecture", ""),
             )

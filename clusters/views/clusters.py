@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -121,9 +122,7 @@ PERIODS = {
 }
 
 
-def _with_charts(cluster: Cluster, nodes: list[Node], period: Period) -> list[NodeRow]:
-    running = cluster.status == Cluster.Status.RUNNING
-    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+def _with_charts(nodes: list[Node], known: Mapping[int, list[samples.Sample]], period: Period) -> list[NodeRow]:
     at = time.time()
     return [
         charts.row(node, known.get(node.pk, ()), now=at, seconds=period.seconds, period=f"the last {period.words}")
@@ -140,7 +139,11 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     for node in nodes:
         node.cluster = found
     period = PERIODS.get(request.GET.get("last", ""), PERIODS[""])
-    context = {"cluster": found, "period": period, "nodes": _with_charts(found, nodes, period)}
+    running = found.status == Cluster.Status.RUNNING
+    known = samples.of([node.pk for node in nodes], period.seconds) if running else {}
+    rows = _with_charts(nodes, known, period)
+    has_network = any(row.network for row in rows)
+    context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found, found.can)
@@ -154,7 +157,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "ways_out": found.ways_out(why) if why and may_change else [],
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, nodes, terminals, tasks),
+        "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known)),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,

@@ -86,6 +86,10 @@ class Explanation:
     alternatives: Sequence[Alternative] = ()
 
     @property
+    def told(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
     def has_more(self) -> bool:
         return len(self.evidence.strip().splitlines()) > len(self.lines)
 
@@ -124,10 +128,11 @@ def explain(kind: str, code: str, cause: str, evidence: str, advice: str = "") -
     entry = next((one for one in table(settings.CAUSES) if one.finds(kind, code, said)), Entry())
     found = entry.pattern.search(said) if entry.pattern else None
     say = (found.expand(entry.say) if found else entry.say) or cause
+    whole = evidence
     if say != cause and cause not in evidence:
-        evidence = f"{cause}\n{evidence}".strip()  # what was said is not lost behind a better sentence
-    telling = entry.lines or entry.pattern
-    return Explanation(say, entry.advice or advice, _two(evidence, telling), evidence, entry.buttons or ("retry",))
+        whole = f"{cause}\n{evidence}".strip()  # what was said is not lost behind a better sentence
+    lines = _two(evidence or whole, entry.lines or entry.pattern)
+    return Explanation(say, entry.advice or advice, lines, whole, entry.buttons or ("retry",))
 
 
 def explain_task(task: Task) -> Explanation | None:

@@ -20,10 +20,12 @@ def addresses(portal, lab, cluster):
     return {
         "dashboard": "/",
         "cloud configurations": "/cloud-configurations/",
+        "cloud configuration": f"/cloud-configurations/{portal.call('config')}/",
         "new cloud configuration": "/cloud-configurations/new/",
         "workspaces": "/workspaces/",
         "new workspace": "/workspaces/new/",
         "workspace settings": f"/workspaces/{lab}/settings/",
+        "update workspace": f"/workspaces/{lab}/update/",
         "delete workspace": f"/workspaces/{lab}/delete/",
         "audit": "/organization/audit/",
         "audit without a finding": "/organization/audit/?q=nothing&verb=praised",

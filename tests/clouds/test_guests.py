@@ -1,4 +1,4 @@
-"""How many sessions by ssh people have on a node of this computer, as the portal is told."""
+"""How many sessions by ssh people have on a node of this computer, and what it has used, as the portal is told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clusters.samples import PING
+from clusters.samples import COUNT, PING, _Counts
 
 from . import hands
 
@@ -66,3 +66,39 @@ def test_programs_of_people_end_no_session_of_the_portal(local):
                 return said, [(await one.wait()).stdout.strip().splitlines()[-1:] for one in (run, terminal)]
 
     assert asyncio.run(go()) == (["-\n"] * 3, [["did it"]] * 2)
+
+
+@pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])
+def test_a_node_tells_the_portal_what_its_own_processes_have_used(local, rung):
+    cloud = local(rung)
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 2))
+    nodes = hands.up(cloud, where, 2)
+
+    async def counts(connection):
+        said = (await connection.run(COUNT.line, env=dict(COUNT.env))).stdout
+        return _Counts.of(said.partition("\n")[2].encode())
+
+    async def go():
+        async with (
+            hands.connect(nodes[0]) as busy,
+            hands.connect(nodes[1]) as idle,
+            hands.connect(nodes[0], who="cluster") as person,
+        ):
+            before = await counts(busy), await counts(idle)
+            loop = await person.create_process("sh -c 'while :; do :; done'")
+            async with asyncio.timeout(30):
+                while (await counts(busy)).busy < before[0].busy + 100:
+                    await asyncio.sleep(0.05)
+            loop.close()
+            async with asyncio.timeout(30):  # what has ended is counted on
+                while (await counts(busy)).busy < before[0].busy + 100:
+                    await asyncio.sleep(0.05)
+            after = await counts(idle)
+            assert after.busy < before[1].busy + 60, "what is done on one node is not counted on another"
+            assert after.total > after.used > 1024
+            assert (after.whole, after.received, after.sent) == (None, None, None)
+            told = await person.run("echo $COXSWAIN_COUNTS", env={**dict(COUNT.env), "COXSWAIN_COUNTS": "1 2 3 4 5 6"})
+            assert told.stdout == "\n", "people's programs are told nothing, and say nothing themselves"
+
+    asyncio.run(go())

@@ -294,6 +294,7 @@ def test_types_are_shown_by_family_with_what_they_have(ask):
 def test_a_filter_that_makes_no_sense_says_so(ask):
     response = ask(cores="many")
     assert response.context["types"].errors["cores"][0] in response.words
+    assert "1,400 instance types" in response.words, "the others are followed"
 
 
 def test_without_javascript_a_search_keeps_what_was_typed_and_makes_nothing(ask, typed):
@@ -391,6 +392,30 @@ def test_a_process_asks_a_hanging_cloud_no_more_than_so_many_things_at_once(lab,
     until(lambda: all(offers.offer(lab, "c5n.large", nodes).value for nodes in (1, 2)), what="both answers")
     assert [one.startswith("The cloud has not answered") for one in said] == [True, True, False]
     assert said[2] == "The cloud is being asked many other things just now."
+
+
+def test_a_list_that_was_true_before_the_credentials_were_refused_is_not_shown(ask, cloud, monkeypatch):
+    assert rows(ask())
+    clock = [offers.time.monotonic()]
+    monkeypatch.setattr(offers.time, "monotonic", lambda: clock[0])
+    cloud.account.instance_types = _raise(Refused("These credentials are not valid any more."))
+    clock[0] += offers.LISTS + 1
+    ask()
+    until(lambda: "These credentials are not valid any more." in ask().words)
+    assert not rows(ask())
+
+
+def test_prices_that_nobody_looks_at_any_more_are_forgotten_and_the_list_is_not(lab, cloud, monkeypatch):
+    monkeypatch.setattr(offers, "MOST_KEPT", 5)
+    clock = [offers.time.monotonic()]
+    monkeypatch.setattr(offers.time, "monotonic", lambda: clock[0])
+    offers.catalogue(lab)
+    for nodes in range(1, 20):
+        offers.offer(lab, "c5n.large", nodes)
+        clock[0] += 1
+    clock[0] += offers.OFFERS
+    offers.offer(lab, "c5n.large", 20)
+    assert [what for _, what in offers._kept[cloud.account]] == ["types", ("offer", "c5n.large", 20, "", False)]
 
 
 # The plan
@@ -495,6 +520,11 @@ def test_nobody_copies_what_they_may_not_see(ask, lab, alice, cloud, elsewhere, 
     secret = make(theirs, charlie, cloud, name="secret")
     for asked in (secret.uuid, uuid4(), "nonsense"):
         assert ask(like=asked).status_code == 404
+    beside = Workspace.objects.create(
+        organization=lab.organization, cloud_config=lab.cloud_config, name="beside", region="memory", status="ready"
+    )
+    inside = make(beside, alice, cloud, name="inside")
+    assert ask(like=inside.uuid).status_code == 404, "an admin of the organization is not inside each workspace"
 
 
 def test_where_there_was_no_room_the_others_are_one_press_away(ask, client, lab, alice, cloud, monkeypatch):
@@ -510,13 +540,24 @@ def test_where_there_was_no_room_the_others_are_one_press_away(ask, client, lab,
     shown = html.unescape(client.get(f"/clusters/{cluster.uuid}/").content.decode())
     links = re.findall(r'href="[^"]*\?(like=[^"]*&[^"]*)"', shown)
     assert links == [
+        f"like={cluster.uuid}&zone=north-1b",
         f"like={cluster.uuid}&instance_type=c4n.2xlarge",
         f"like={cluster.uuid}&zone=north-1a&instance_type=m5.large",
-        f"like={cluster.uuid}&zone=north-1b",
     ]
     form = ask(like=cluster.uuid, zone="north-1b").context["form"]
     assert (form["zone"].value(), form["node_count"].value()) == ("north-1b", 5)
     assert ask(like=cluster.uuid, instance_type="c4n.2xlarge").context["form"].chosen == "c4n.2xlarge"
+
+
+def test_the_page_of_a_cluster_says_what_was_chosen_for_it(client, ask, typed):
+    ask(typed | {"spot": "on", "auto_pause_1": "never"})
+    cluster = Cluster.objects.get()
+    shown = text_of(client.get(f"/clusters/{cluster.uuid}/"))
+    for words in (
+        "c5n.2xlarge, spot nodes Price of a node $0.050 an hour Zone north-1b Instance role reader",
+        "Tags project=waves cost center=4711=x",
+    ):
+        assert words in shown
 
 
 def test_the_page_of_a_cluster_leads_to_one_like_it(client, lab, alice, cloud, vera):

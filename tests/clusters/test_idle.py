@@ -23,6 +23,7 @@ from clusters.actions import (
     snooze_cluster,
 )
 from clusters.models import Cluster, Terminal
+from clusters.samples import Sample
 from jobs.actions import start_run
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
@@ -100,6 +101,20 @@ def test_an_idle_cluster_is_warned_of_and_then_paused(tide, cloud):  # noqa: F81
     go_on(tide)
     assert is_now(tide) == "paused"
     assert [node.state for node in cloud.memory.nodes(tide.tags)] == ["stopped"] * 2, "their disks are kept"
+
+
+def test_a_page_says_that_it_was_paused_by_itself_or_by_somebody(client, tide, alice, vera):
+    client.force_login(vera)
+    warned_and_due(tide)
+    idle.look()
+    go_on(tide)
+    assert "Paused by itself</a> at" in page(client, tide)
+    resume_cluster(tide, by=alice)
+    go_on(tide)
+    assert is_now(tide) == "running"
+    pause_cluster(tide, by=alice)
+    go_on(tide)
+    assert "Paused by itself" not in page(client, tide)
 
 
 def test_it_comes_back_under_its_names_and_its_time_begins_again(tide, alice):
@@ -396,6 +411,18 @@ def test_the_page_says_why_the_time_goes_on_or_not(client, tide, job, vera, alic
     assert re.search("Active now: *<div>flights, run 1 is on it</div>", said)
     assert "<div>Alice has a terminal on tide-0</div>" in said
     assert "Idle since" not in said
+
+
+def test_how_busy_its_cores_were_is_evidence_that_does_not_count(client, tide, vera, monkeypatch):
+    sample = Sample(now().timestamp(), 0.25, 100, 1000, None, None)
+    busy = sample._replace(cpu=0.75)
+    monkeypatch.setattr("clusters.samples.of", lambda pks, seconds: {pk: [sample, busy] for pk in pks})
+    client.force_login(vera)
+    back(tide, 51)
+    idle.look()
+    said = page(client, tide)
+    assert "Its cores were busy for 50 % of the last 10 minutes, which does not count." in said
+    assert "It pauses at" in said
 
 
 def test_a_warning_is_on_the_page_and_in_the_list_and_one_click_takes_it_back(client, tide, lab, bob, vera):

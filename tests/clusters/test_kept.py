@@ -8,8 +8,8 @@ import pytest
 from django.urls import reverse
 from django.utils.timezone import now
 
-from clusters import actions, plans
-from clusters.models import Cluster, EngineVersion
+from clusters import actions, plans, terminals
+from clusters.models import Cluster, EngineVersion, Node
 from portal.errors import Conflict
 from portal.tasks.models import Output, Task
 from tests.web import words
@@ -73,6 +73,38 @@ def test_an_admin_keeps_them_for_half_an_hour(client, tide, alice, bob):
     assert actions.stop_what_failed() == [tide]
     with pytest.raises(Conflict, match="Nothing of tide waits to be taken away"):
         actions.keep_failed(tide, by=alice)
+
+
+def test_a_terminal_can_be_opened_on_a_node_that_answers_until_it_is_taken_away(client, tide, bob):
+    node = Node.objects.create(cluster=tide, rank=0, hostname="tide-0", host_public="x", state="answers")
+    client.force_login(bob)
+    terminal = reverse("terminal", args=[tide.uuid])
+    assert terminal in words(client.get(tide.get_absolute_url()))
+    assert terminals.why_not(tide, node) == ""
+    later(tide, 20)
+    actions.stop_what_failed()
+    tide.refresh_from_db()
+    assert "Terminals can be opened while it is RUNNING" in terminals.why_not(tide, node)
+
+
+def test_one_that_somebody_keeps_while_the_portal_stops_others_stays(tide, alice, monkeypatch):
+    reef = Cluster.objects.create(
+        workspace=tide.workspace, name="reef", instance_type="local.2", cores_per_node=2, node_count=2,
+        status="failed", kept_until=now() - timedelta(minutes=1), engine_version=tide.engine_version,
+    )  # fmt: skip
+    later(tide, 16)
+    stop = actions.stop_cluster
+
+    def keep_the_other(cluster, **words):
+        monkeypatch.setattr(actions, "stop_cluster", stop)
+        actions.keep_failed(reef if cluster == tide else tide, by=alice)
+        return stop(cluster, **words)
+
+    monkeypatch.setattr(actions, "stop_cluster", keep_the_other)
+    (stopped,) = actions.stop_what_failed()
+    kept = Cluster.objects.exclude(pk=stopped.pk).get()
+    assert kept.status == "failed"
+    assert kept.kept_until > now() + timedelta(minutes=29)
 
 
 def test_whoever_mends_it_has_it_to_themselves(tide, alice):

@@ -35,6 +35,7 @@ from portal.errors import Passing, PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Task
 from tests.clouds.bad import AccountOf, Died, MemoryCloud
+from usage.models import Record
 from workspaces.actions import cancel
 from workspaces.models import CloudConfig
 
@@ -306,6 +307,11 @@ class World:
         asleep = ("pausing", "paused", "resuming", "stopping", "stopped", "restarting")
         taken = Cluster.objects.filter(status__in=asleep).exclude(occupied_by=None)
         assert not taken.exists(), "nodes are taken from under a run"
+        running = Cluster.objects.filter(status="running").values_list("uuid", "node_count")
+        counted = dict(Record.objects.open().values_list("cluster", "node_count"))
+        assert counted.items() >= set(running), "it runs, and is not counted as it is"
+        also = Cluster.objects.filter(uuid__in=counted.keys() - {uuid for uuid, _ in running})
+        assert set(also.values_list("status", flat=True)) <= {"inprogress", "restarting", "scaling"}
 
     def heal(self):
         """Nothing dies any more, and all programs end."""

@@ -16,7 +16,7 @@ from portal.models import Installation
 from portal.tasks import output as store
 from portal.tasks.models import Output, Stream, Task
 from usage.models import Record
-from workspaces.models import Workspace
+from workspaces.models import Stray, Workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -140,3 +140,22 @@ def test_runs_that_waited_or_ran_when_the_portal_was_upgraded_go_on(old):
     a, b = Job.objects.using("old").order_by("name")
     assert (a.ran, b.ran) == (Run.objects.using("old").get(number=3).created, b.created)
     assert sorted(Workspace.objects.using("old").values_list("name", flat=True)) == ["Lab (2)", "lab"]
+
+
+def test_what_was_left_behind_before_the_upgrade_can_be_looked_at_after_it(old):
+    before = [("workspaces", "0006_checks"), ("accounts", "0006_names")]
+    executor = MigrationExecutor(old)
+    executor.migrate(before)
+    apps = executor.loader.project_state(before).apps
+
+    def make(model, **fields):
+        return apps.get_model(model).objects.using("old").create(**fields)
+
+    harbor = make("accounts.Organization", name="Harbor")
+    config = make("workspaces.CloudConfig", organization=harbor, name="here", kind="local")
+    for subject, ended in (("a", None), ("b", now())):
+        make("workspaces.Stray", cloud_config=config, region="x", workspace="w", subject=subject, ended=ended)
+    MigrationExecutor(old).migrate([("workspaces", "0007_strays_as_subjects")])
+    there, gone = Stray.objects.using("old").order_by("subject")
+    assert (there.status, gone.status, there.workspace_tag) == ("there", "gone", "w")
+    assert there.uuid != gone.uuid

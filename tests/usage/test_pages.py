@@ -304,6 +304,6 @@ def test_the_page_of_a_cluster_says_what_it_has_cost(client, lab, vera, used):
     client.force_login(vera)
     assert "Used so far 0.00 node-hours" in words(client.get(cluster.get_absolute_url()))
     used(at(1, 9), 10, cluster=cluster.uuid)
-    assert "Used so far 10.00 node-hours , which have no price" in words(client.get(cluster.get_absolute_url()))
+    assert "Used so far 10.00 node-hours without a price" in words(client.get(cluster.get_absolute_url()))
     used(at(1), 10, cluster=cluster.uuid, hourly_price=Decimal("1.5"), node_count=2)
     assert "Cost so far $30.00, for 30.00 node-hours" in words(client.get(cluster.get_absolute_url()))

@@ -9,10 +9,14 @@ from django.db import migrations, models
 
 
 def fill(apps: Any, schema_editor: Any) -> None:
-    strays = apps.get_model("workspaces", "Stray").objects.using(schema_editor.connection.alias)
-    for pk in strays.values_list("pk", flat=True):
-        strays.filter(pk=pk).update(uuid=uuid.uuid4())
-    strays.exclude(ended=None).update(status="gone")
+    """Each row is written once: PostgreSQL alters no table of which this transaction has written a row twice."""
+    stray = apps.get_model("workspaces", "Stray")
+    rows = stray.objects.using(schema_editor.connection.alias)
+    filled = [
+        stray(pk=pk, uuid=uuid.uuid4(), status="there" if ended is None else "gone")
+        for pk, ended in rows.values_list("pk", "ended")
+    ]
+    rows.bulk_update(filled, ["uuid", "status"], batch_size=500)
 
 
 class Migration(migrations.Migration):

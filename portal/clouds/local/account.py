@@ -50,7 +50,11 @@ class LocalAccount:
     def permissions(self) -> list[Permission]:
         rung, why = self._here.rung()  # makes the folder, or is refused
         return [
-            Permission("Write to the portal's data folder", os.access(self._here.root, os.W_OK), str(self._here.root)),
+            Permission(
+                "Write to the portal's data folder",
+                os.access(self._here.root, os.W_OK),
+                "nodes and shared filesystems lie in it",
+            ),
             Permission(
                 "Make namespaces",
                 rung == NAMESPACES,
