@@ -94,12 +94,19 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         """For lists: the badges of all of them cost one query together."""
         return self.prefetch_related(_lost_nodes())
 
+    def for_lists(self) -> ClusterQuerySet:
+        """Without what is long and in no row of a list."""
+        long = ("key_public", "key_private", "note", "description", "extra_tags", "role", "zone", "hourly_price")
+        return self.select_related("engine_version").defer(*long, "engine_version__packages")
+
     def last_tasks(self, clusters: Collection[Cluster]) -> dict[int, Task]:
-        """The last task of each of these, by the cluster's primary key. One query."""
+        """The last task of each of these, with what a row of a list says of it. By the cluster's primary key."""
+        if not clusters:
+            return {}
         kind = ContentType.objects.get_for_model(Cluster)
         last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
-        pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).annotate(_last=Subquery(last)).values("_last")
-        tasks = Task.objects.filter(pk__in=pks).select_related("asked_by", "output") if clusters else ()
+        pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
+        tasks = Task.objects.filter(pk__in=pks).only("uuid", "kind", "title", "status", "cancel_asked", "subject_id")
         return {task.subject_id: task for task in tasks}
 
 

@@ -41,7 +41,7 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if form.is_valid():
         all_ = Cluster.objects.filter(workspace=workspace)
         found = behind(form.narrow(all_), cursor_of(request.GET), *form.order, among=form.placed(all_))
-        page = page_of(found.select_related("engine_version").with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
+        page = page_of(found.for_lists().with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
     rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
@@ -82,12 +82,18 @@ def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> l
     asked = dict.fromkeys(view.pop("open", []))
     tasks = Cluster.objects.last_tasks(found)
     open_ = [row for row in found if str(row.uuid) in asked and row.pk in tasks][-MOST_OPEN:]
+    whole = Task.objects.select_related("asked_by", "output").filter(pk__in=[tasks[row.pk].pk for row in open_])
+    tasks |= {task.subject_id: task for task in whole} if open_ else {}
     nodes = Node.objects.filter(cluster__in=open_).defer("host_private", "host_public") if open_ else ()
+    possible: dict[tuple[object, ...], frozenset[str]] = {}  # which is the same for most of them
     start = f"{view.urlencode()}&" if view else ""
     rows = []
     for row in found:
         row.workspace = workspace
-        row.possible = frozenset(life.possible(row, workspace.can))
+        alike = row.status, row.occupied_by is None, row.spot
+        if alike not in possible:
+            possible[alike] = frozenset(life.possible(row, workspace.can))
+        row.possible = possible[alike]
         others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
         if row not in open_:
             rows.append(Row(row, tasks.get(row.pk), f"{start}{others}{'&' if others else ''}open={row.uuid}"))

@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django import template
-from django.forms import BaseForm, BoundField
+from django.forms import BaseForm, BoundField, Select
+from django.forms.utils import flatatt
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
@@ -230,7 +231,23 @@ def control(field: BoundField) -> SafeString:
         described.append(f"{field.id_for_label}-error")
     if described:
         attrs["aria-describedby"] = " ".join(described)
-    return field.as_widget(attrs=attrs)
+    return _select(field, attrs) if type(widget) is Select else field.as_widget(attrs=attrs)
+
+
+def _select(field: BoundField, attrs: dict[str, Any]) -> SafeString:
+    """As Django does it, without a template for each of its options: the filters above a list have many."""
+    widget = field.field.widget
+    choices = [(str(value), label) for value, label in widget.choices]
+    if any(isinstance(label, list | tuple) for _, label in choices):  # in groups
+        return field.as_widget(attrs=attrs)
+    attrs = {"id": field.auto_id, **field.build_widget_attrs(attrs, widget)}
+    (chosen,) = widget.format_value(field.value())
+    return format_html(
+        '<select name="{}"{}>{}</select>',
+        field.html_name,
+        flatatt(widget.build_attrs(widget.attrs, attrs)),
+        _options(tuple((value, str(label)) for value, label in choices), chosen),
+    )
 
 
 _SECTIONS = {

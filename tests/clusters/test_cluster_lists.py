@@ -91,7 +91,7 @@ def test_the_last_task_of_a_cluster_drops_down_in_the_list(make, listed, lab, dj
     assert 'aria-expanded="true"' not in page
     assert "Step 2 of 2" not in page
     link = re.search(rf'href="\?(open={cluster.uuid})#cluster-{cluster.uuid}"', page)[1]
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         page = listed(f"?{link}")
     assert page.count('aria-expanded="true"') == 1
     assert "Step 2 of 2: two" in page
@@ -142,6 +142,18 @@ def test_a_list_says_what_the_last_task_is(make, listed):
     page = listed()
     assert "Scale cluster</span>" in page
     assert page.count(">FINISHED</span>") == 1
+
+
+def test_a_list_costs_as_many_queries_with_ten_times_as_many_rows(make, listed, django_assert_max_num_queries):
+    for n in range(25):
+        make_task(make(f"c{n:02}", nodes=1), "finished")
+        if n == 2:
+            listed()
+            with django_assert_max_num_queries(8):
+                listed()
+    with django_assert_max_num_queries(8):
+        page = listed()
+    assert len(names(page)) == 25
 
 
 # Menus
