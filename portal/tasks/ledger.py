@@ -384,6 +384,11 @@ def _heartbeat(task: Task) -> Iterator[Callable[[], object]]:
         thread.join()
 
 
+def _owner(task: Task) -> str:
+    """Of the lock that it has in its account's store."""
+    return f"{installation()}/{task.uuid}"
+
+
 @dataclass
 class Work:
     """What a step is given to work with."""
@@ -443,7 +448,9 @@ class Work:
         self.record = None
 
     def _take_lock(self, store: Store, name: str) -> None:
-        alone = Alone.take(store, name, f"{installation()}/{self.task.uuid}")
+        alone = Alone.take(store, name, _owner(self.task))
+        if alone is None and self._release_of_the_dead(store, name):
+            alone = Alone.take(store, name, _owner(self.task))
         had = self.task.fence
         if alone is None and had is None:
             self.wait(5, "another portal that shares this cloud configuration's account works on it")
@@ -453,6 +460,14 @@ class Work:
             raise lost(name)
         self.alone = alone
         self.task.fence = self.unproved["fence"] = alone.lock.fence
+
+    def _release_of_the_dead(self, store: Store, name: str) -> bool:
+        """The worker of the task before this one may have died when that had ended, and its lock was not released."""
+        before = self.subject.tasks.filter(pk__lt=self.task.pk, fence__isnull=False).order_by("-pk").first()
+        left = store.lock(name, owner=_owner(before), seconds=1) if before and before.is_finished else None
+        if left:
+            store.release(left)
+        return left is not None
 
     def _prove_alone(self) -> None:
         if self.alone:

@@ -13,11 +13,14 @@ import pytest
 from clusters.life import PAUSE, RESUME, SCALE, START, STOP
 from clusters.plans import CREATE, DELETE
 from jobs.plans import RUN
+from portal.clouds.local import LocalAccount
 from portal.clouds.local.processes import descendants
 from portal.clouds.local.records import ClusterFolder
 from tests.chaos.conftest import ended, expected_output
 from tests.clouds import hands
 from tests.running import until
+from workspaces.plans import CREATE as WORKSPACE
+from workspaces.plans import DELETE as GONE
 
 pytestmark = pytest.mark.chaos
 
@@ -26,7 +29,7 @@ LINES = 300
 
 def failpoints(kind, plan):
     names = [f"{kind}.claimed"]
-    for step in plan.steps:
+    for step in plan.on(LocalAccount.can).steps:  # the others are never begun
         names += [f"{kind}.{step.name}.before", f"{kind}.{step.name}.after"]
     return [*names, f"{kind}.settle.before", f"{kind}.settle.after"]
 
@@ -105,6 +108,29 @@ def test_a_cluster_is_deleted_whoever_dies(portal, lab, name):
     until(lambda: portal.fired(name), what=name)
     until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "terminated", what="terminated")
     assert portal.call("leftovers", cluster=cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(plan.kind, name) for plan in (WORKSPACE, GONE) for name in failpoints(plan.kind, plan)],
+)
+def test_a_workspace_is_made_and_deleted_whoever_dies_and_its_lock_holds_up_nobody(portal, kind, name):
+    portal.arm(name)
+    workspace = portal.call("make_workspace", name=f"w{uuid.uuid4().hex[:8]}")
+    if kind == GONE.kind:
+        until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
+        portal.call("drop_workspace", workspace=workspace)
+    until(lambda: portal.fired(name), what=name)
+    wanted = "terminated" if kind == GONE.kind else "ready"
+    # Less than a lock lives: whoever goes on has the lock of whoever died.
+    until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == wanted, seconds=40, what=wanted)
+    if wanted == "ready":
+        portal.call("drop_workspace", workspace=workspace)
+        until(
+            lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "terminated",
+            seconds=40,
+            what="the end of the workspace",
+        )
 
 
 CHANGES = [

@@ -832,6 +832,25 @@ def test_the_next_worker_of_a_task_has_its_lock_although_it_ran_out(task, world,
     assert world.settled == ["finished"]
 
 
+def test_the_lock_of_a_task_that_had_ended_when_its_worker_died_holds_up_no_other_of_this_portal(
+    task, world, lab, alice, account, monkeypatch
+):
+    def die(point):
+        if point == "test.settle.after":
+            raise WorkerDied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "failpoint", die)
+        with pytest.raises(WorkerDied):
+            run_task(task.pk)
+    assert of_another(account) is None
+    world.things.clear()
+    following = start_task(lab, "test", by=alice)
+    run_task(following.pk)
+    assert Task.objects.get(pk=following.pk).status == "finished"
+    assert of_another(account)
+
+
 def test_whose_lock_is_lost_stops_before_the_next_step_and_says_so(task, world, account):
     def lose(work):
         account.now = lambda: time.time() + 3600
