@@ -11,7 +11,7 @@ import re
 import shlex
 import struct
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -122,7 +122,10 @@ class _Counts:
 
 
 class Samples:
-    """Those of the nodes that a watch process looks after: what each has counted last, and what is to be kept."""
+    """Those of the nodes that a watch process looks after: what each has counted last, and what is to be kept.
+
+    Of its event loop alone: where Redis is waited for, that is `keep`.
+    """
 
     def __init__(self) -> None:
         self._last: dict[int, _Counts] = {}
@@ -146,26 +149,29 @@ class Samples:
         if before is not None and 1 < counts.at - before.at < KEPT:
             self._new[node.pk] = counts.since(before, node.cluster.cores_per_node)
 
-    def keep(self) -> None:
-        """Write down what is new, in one go. Waits for Redis. Without Redis it is lost."""
+    def news(self) -> dict[int, Sample]:
+        """What has come since it was asked for last. What was not asked for a while is forgotten."""
         new, self._new = self._new, {}
         at = time.monotonic()
-        # A copy of the whole, because nodes are asked meanwhile: to make a list lets other threads go on in the middle,
-        # when garbage is collected then. What is old is gone, or another process's.
-        for pk in [pk for pk, asked in self._asked.copy().items() if at - asked > 60]:
+        for pk in [pk for pk, asked in self._asked.items() if at - asked > 60]:  # gone, or another process's
             self._asked.pop(pk)
             self._last.pop(pk, None)
-        if not new:
-            return
-        try:
-            with _redis().pipeline(transaction=False) as pipe:
-                for pk, sample in new.items():
-                    pipe.rpush(_key(pk), sample.packed)
-                    pipe.ltrim(_key(pk), -int(KEPT / EVERY), -1)
-                    pipe.expire(_key(pk), KEPT)
-                pipe.execute()
-        except redis.RedisError as error:
-            logger.warning("how busy nodes are could not be kept: %s", error)
+        return new
+
+
+def keep(new: Mapping[int, Sample]) -> None:
+    """Write them down, by the nodes' primary keys, in one go. Waits for Redis. Without Redis they are lost."""
+    if not new:
+        return
+    try:
+        with _redis().pipeline(transaction=False) as pipe:
+            for pk, sample in new.items():
+                pipe.rpush(_key(pk), sample.packed)
+                pipe.ltrim(_key(pk), -int(KEPT / EVERY), -1)
+                pipe.expire(_key(pk), KEPT)
+            pipe.execute()
+    except redis.RedisError as error:
+        logger.warning("how busy nodes are could not be kept: %s", error)
 
 
 def of(nodes: Collection[int], seconds: float) -> dict[int, list[Sample]]:

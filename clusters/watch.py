@@ -92,7 +92,7 @@ class NodeWatcher(SharingWatcher):
                 if self.guests:
                     guests, self.guests = self.guests, {}
                     await _count_guests(guests)
-                await asyncio.to_thread(self.samples.keep)
+                await asyncio.to_thread(samples.keep, self.samples.news())
 
     async def _look_once(self, cluster: int, nodes: list[tuple[Node, ssh.Host]]) -> None:
         try:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
-import sys
-import threading
 import time
 from itertools import pairwise
-from unittest.mock import MagicMock
 
 import pytest
 import redis
@@ -175,7 +172,7 @@ def test_an_hour_is_kept_and_no_more(kept, clock, monkeypatch):
         monkeypatch.setattr(samples.time, "time", lambda n=n: began + n * 10)
         clock[0] += 10
         taken.take(a_node(), f"{n * 100} - 1024 - - -\n".encode())
-        taken.keep()
+        samples.keep(taken.news())
     ((key, found),) = kept.lists.items()
     assert len(found) == 360
     assert kept.lives[key] == 3600, "and nothing of a node that is gone"
@@ -189,7 +186,7 @@ def test_a_node_of_which_nothing_is_asked_any_more_is_forgotten(kept, clock):
     taken.command(a_node())
     taken.take(a_node(), b"1 2 3 4 5 6\n")
     clock[0] += 120
-    taken.keep()
+    samples.keep(taken.news())
     assert (taken._asked, taken._last) == ({}, {})
 
 
@@ -202,7 +199,7 @@ def test_without_redis_nothing_is_kept_and_nothing_fails(monkeypatch, clock):
     for n in range(2):
         taken.take(a_node(), f"{n} - 1024 - - -\n".encode())
         clock[0] += 10
-    taken.keep()
+    samples.keep(taken.news())
     assert samples.of([7], 600) == {}
 
 
@@ -412,35 +409,3 @@ def test_pages_say_what_is_wrong_with_a_node(client, tide, alice, state, word):
     assert f'data-say="tide-1: {word}"' in page
     assert Node.MEANS[state] in page
     assert "DEGRADED" in page
-
-
-@pytest.fixture
-def quick_turns():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("quick_turns")
-def test_nodes_may_be_asked_while_samples_are_kept(monkeypatch):
-    """Both go on at once in a watch process; a failure there would end the looks at all nodes."""
-    monkeypatch.setattr(samples, "_redis", MagicMock)
-    found, over, failed = samples.Samples(), threading.Event(), []
-
-    def keep():
-        while not over.is_set():
-            try:
-                found.keep()
-            except RuntimeError as error:
-                failed.append(error)
-                return
-
-    thread = threading.Thread(target=keep)
-    thread.start()
-    cluster = Cluster(cores_per_node=2)
-    for pk in range(20_000):
-        found.command(Node(pk=pk, cluster=cluster))
-    over.set()
-    thread.join(20)
-    assert not failed
