@@ -85,7 +85,8 @@ def create_cluster(
 ) -> Cluster:
     """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`.
 
-    Times are in minutes, and 0 is never. The price is that of a node, where the instance type's is not right.
+    Times are in minutes, and 0 is never. The price is that of a node, where the instance type's is not right, as it is
+    not for spot nodes.
     """
     if not 1 <= node_count <= MOST_NODES:
         raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
@@ -114,7 +115,7 @@ def create_cluster(
             "spot": spot,
             "role": role,
             "extra_tags": dict(extra_tags or {}),
-            "hourly_price": instance_type.hourly_price if hourly_price is None else hourly_price,
+            "hourly_price": instance_type.hourly_price if hourly_price is None and not spot else hourly_price,
             "auto_repair": auto_repair,
             "created_by": by,
         },

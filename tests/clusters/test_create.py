@@ -130,6 +130,8 @@ def test_what_was_chosen_reaches_the_cloud(lab, alice, cloud):
     (spec, *_) = cloud.specs
     assert (spec.zone, spec.spot, spec.role) == ("north-1a", True, "reader")
     assert spec.extra_tags == (("a", "1"), ("b", "2"))
+    assert kind.hourly_price
+    assert cluster.hourly_price is None, "that is not what spot nodes cost, and nobody has said what they do"
 
 
 @pytest.mark.parametrize(
