@@ -23,6 +23,7 @@ from accounts.models import AuditChain, AuditEvent, AuditEventQuerySet
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import cancel_run, create_job, start_run
+from jobs.models import Run
 from portal.clouds import InstanceType
 from portal.logs import log_context
 from portal.tasks.ledger import start_task
@@ -255,6 +256,7 @@ def test_every_action_is_written_down_once(harbor, alice, this_computer, monkeyp
     delete_cluster(Cluster.objects.get(), by=alice)
     end_tasks()
     Cluster.objects.update(status="terminated")
+    Run.objects.update(status="failed")
     delete_workspace(workspace, by=alice)
     events = list(AuditEvent.objects.order_by("number"))
     assert [(event.verb, event.kind, event.subject_name) for event in events] == [

@@ -184,8 +184,8 @@ def test_jobs_are_in_the_order_in_which_they_ran_or_by_name(client, bob, filled)
 def test_clusters_that_are_gone_have_a_tab_of_their_own(client, bob, filled):
     client.force_login(bob)
     there, gone = (client.get(reverse("clusters", args=[filled.uuid]) + query) for query in ("", "?tab=gone"))
-    assert [cluster.name for cluster in there.context["clusters"]] == ["tide"]
-    assert [cluster.name for cluster in gone.context["clusters"]] == ["old"]
+    assert [row.cluster.name for row in there.context["rows"]] == ["tide"]
+    assert [row.cluster.name for row in gone.context["rows"]] == ["old"]
     assert "TERMINATED" in gone.content.decode()
     assert f"?cluster={Cluster.objects.get(name='old').uuid}" in gone.content.decode()
     none = client.get(reverse("clusters", args=[filled.uuid]) + "?status=failed")
