@@ -117,7 +117,7 @@ def test_a_run_that_has_to_wait_keeps_its_cluster(tide, lab, alice, monkeypatch)
 
     def then_fire(verb, run, **words):
         deletes.start()
-        deletes.join(3)
+        deletes.join(1)
         record(verb, run, **words)
 
     monkeypatch.setattr(actions, "_record", then_fire)

@@ -265,7 +265,7 @@ def test_nothing_is_adopted_into_a_workspace_that_is_deleted_at_the_same_moment(
         """Whoever deletes it begins once it was seen to be READY, and has ended, or waits for us."""
         why = ask(row)
         deletes.start()
-        deletes.join(3)
+        deletes.join(1)
         return why
 
     deletes = Thread(target=delete)
