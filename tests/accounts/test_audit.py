@@ -276,6 +276,8 @@ def test_every_action_is_written_down_once(harbor, alice, this_computer, monkeyp
         "nodes": 2,
         "instance type": "local.1",
         "engine version": str(engine),
+        "auto pause": "never",
+        "auto shutdown": "never",
         "repair by itself": False,
     }
     assert "tok-en" not in str([event.after for event in events])
