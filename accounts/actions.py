@@ -77,6 +77,7 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     if reasons := why_not_deletable(organization):
         raise PortalError(" ".join(reasons))
     organization.cloud_configs.filter(workspaces=None).delete()
+    organization.cloud_configs.filter(deleted=None).update(deleted=now())  # nobody signs in to its accounts any more
     organization.invitations.pending().update(withdrawn=now())
     organization.api_tokens.filter(revoked=None).update(revoked=now())
     for workspace in organization.workspaces.all():

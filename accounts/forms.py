@@ -18,6 +18,7 @@ from django.core.cache import cache
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.addresses import check_address
 from accounts.models import Organization, Theme, User
+from portal.forms import plain_line
 
 
 class BrowserZone(forms.CharField):
@@ -34,8 +35,15 @@ class BrowserZone(forms.CharField):
 
 
 class FirstAdministratorForm(forms.Form):
-    organization = forms.CharField(max_length=80, help_text="Your team or company; it can be renamed later.")
-    name = forms.CharField(max_length=120, label="Your name", widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    organization = forms.CharField(
+        max_length=80, validators=[plain_line], help_text="Your team or company; it can be renamed later."
+    )
+    name = forms.CharField(
+        max_length=120,
+        validators=[plain_line],
+        label="Your name",
+        widget=forms.TextInput(attrs={"autocomplete": "name"}),
+    )
     email = forms.EmailField(label="E-mail address", widget=forms.EmailInput(attrs={"autocomplete": "email"}))
     password = forms.CharField(
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
@@ -83,7 +91,9 @@ class ConfirmDeleteForm(forms.Form):
 
 
 class OrganizationForm(forms.Form):
-    name = forms.CharField(max_length=80, label="Organization name", help_text="Your team or company.")
+    name = forms.CharField(
+        max_length=80, validators=[plain_line], label="Organization name", help_text="Your team or company."
+    )
 
 
 class OrganizationSettingsForm(OrganizationForm):
@@ -185,7 +195,12 @@ class InviteForm(WorkspaceRoleForm):
 class JoinForm(forms.Form):
     """An account for an address that an invitation has proved."""
 
-    name = forms.CharField(max_length=120, label="Your name", widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    name = forms.CharField(
+        max_length=120,
+        validators=[plain_line],
+        label="Your name",
+        widget=forms.TextInput(attrs={"autocomplete": "name"}),
+    )
     password = forms.CharField(
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
         strip=False,
@@ -208,7 +223,9 @@ class JoinForm(forms.Form):
 
 
 class ProfileForm(forms.Form):
-    name = forms.CharField(max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    name = forms.CharField(
+        max_length=120, validators=[plain_line], widget=forms.TextInput(attrs={"autocomplete": "name"})
+    )
     time_zone = forms.ChoiceField(
         choices=lambda: [(name, name.replace("_", " ")) for name in sorted(available_timezones())],
         help_text="Times on pages are written in this zone, with its name.",
@@ -301,7 +318,9 @@ class TokenForm(forms.Form):
 
     key = forms.UUIDField(widget=forms.HiddenInput, required=False)
     name = forms.CharField(
-        max_length=80, help_text="What will use it, e.g. “nightly build”. It is shown in the list and in the audit."
+        max_length=80,
+        validators=[plain_line],
+        help_text="What will use it, e.g. “nightly build”. It is shown in the list and in the audit.",
     )
     role = forms.ChoiceField(help_text="It never does more than you may do yourself at that moment.")
     days = forms.ChoiceField(

@@ -20,6 +20,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
+from django.core.mail.backends.base import BaseEmailBackend
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
@@ -127,9 +128,19 @@ def _responsible(cluster: Cluster) -> list[User]:
 def send(mails: Sequence[EmailMessage]) -> None:
     """Never raises: the warning is on the cluster's page as well."""
     try:
-        get_connection().send_messages(mails)
+        with get_connection() as connection:
+            for message in mails:
+                _send(connection, message)
     except (SMTPException, OSError) as error:
         logger.warning("%s warnings of timers could not be mailed: %s", len(mails), error)
+
+
+def _send(connection: BaseEmailBackend, message: EmailMessage) -> None:
+    """An address that the server refuses, or that cannot be written, keeps no warning from others."""
+    try:
+        connection.send_messages([message])
+    except (SMTPException, OSError, ValueError) as error:
+        logger.warning("a warning of a timer could not be mailed: %s", error)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
         return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
 
+    def opening_terminals(self) -> ClusterQuerySet:
+        """As `Cluster.opens_terminals`."""
+        kept = Q(status=Cluster.Status.FAILED, kept_until__isnull=False)
+        return self.filter(Q(status=Cluster.Status.RUNNING) | kept)
+
     def in_use(self) -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 

@@ -27,8 +27,9 @@ def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]
     hosts = "".join(
         f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
     )
-    every = " ".join(f"{other.hostname} {other.private_address}" for other in nodes)
-    rest = f"""Host {every}
+    every = [name for other in nodes for name in (other.hostname, other.private_address)]
+    # A program may leave commands in ~/.ssh/config: on the way to the cluster's own nodes, MPI's too, none is executed.
+    rest = f"""Host {" ".join(every)}
   User {node.user}
   IdentityFile "{place}/key"
   IdentitiesOnly yes
@@ -41,7 +42,7 @@ def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]
   ServerAliveInterval 5
   ServerAliveCountMax 3
   SendEnv COXSWAIN_RUN
-Host *
+Host * {" ".join(f"!{name}" for name in every)}
   Include "{node.home}/.ssh/config"
 """
     return {f"{folder}/key": cluster.key, f"{folder}/known_hosts": known, SSH_CONFIG: hosts + rest}

@@ -150,8 +150,9 @@ class Samples:
         """Write down what is new, in one go. Waits for Redis. Without Redis it is lost."""
         new, self._new = self._new, {}
         at = time.monotonic()
-        # Copied in one go, because nodes are asked meanwhile. What is old is gone, or another process's.
-        for pk in [pk for pk, asked in list(self._asked.items()) if at - asked > 60]:
+        # A copy of the whole, because nodes are asked meanwhile: to make a list lets other threads go on in the middle,
+        # when garbage is collected then. What is old is gone, or another process's.
+        for pk in [pk for pk, asked in self._asked.copy().items() if at - asked > 60]:
             self._asked.pop(pk)
             self._last.pop(pk, None)
         if not new:

@@ -16,7 +16,8 @@ from portal.tasks import live
 from portal.tasks.ledger import Work, start_task
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task
 from portal.tasks.plans import Plan, StepPlan
-from workspaces.models import Stray
+from portal.text import uuid_in
+from workspaces.models import Stray, Workspace
 
 Status = Stray.Status
 
@@ -114,6 +115,12 @@ def _held(stray: Stray) -> Stray:
     return row
 
 
+def _hold_workspace(stray: Stray) -> None:
+    """Whoever deletes the workspace that it is of waits until we have ended, or has ended."""
+    if uuid := uuid_in(stray.workspace_tag):
+        Workspace.objects.select_for_update(of=("self",), no_key=True).filter(uuid=uuid).first()
+
+
 @audit.atomic()
 def destroy(stray: Stray, *, by: User | None) -> Task:
     """Take away all that carries its tags. Raises `PortalError`."""
@@ -129,6 +136,7 @@ def destroy(stray: Stray, *, by: User | None) -> Task:
 @audit.atomic()
 def adopt(stray: Stray, *, by: User | None) -> Task:
     """Its cluster is there again, with the nodes that were found; what is missing is made. Raises `PortalError`."""
+    _hold_workspace(stray)
     row = _held(stray)
     if row.tasks.unfinished().exists():
         raise Conflict("It is being destroyed.")

@@ -376,8 +376,8 @@ def open_terminal(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> 
             raise Refused(f"You have {settings.TERMINALS} terminals open.", advice="End one of them first.")
         if live.count() >= settings.ALL_TERMINALS:
             raise Refused(f"{settings.ALL_TERMINALS} terminals are open in this portal.", advice="Try again later.")
-        if not Cluster.objects.filter(pk=found.pk, status=Cluster.Status.RUNNING).update(last_active=Now()):
-            found.refresh_from_db(fields=["status"])
+        if not Cluster.objects.opening_terminals().filter(pk=found.pk).update(last_active=Now()):
+            found.refresh_from_db(fields=["status", "kept_until"])
             raise Refused(why_not(found, node))
         row = Terminal.objects.create(cluster=found, hostname=node.hostname, person=who.person)
         _record("opened", row, by=who.person)

@@ -250,8 +250,13 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
 
 
 def _look_at_cluster(run: Run) -> None:
-    """It has to wait, perhaps because a timer was a moment earlier: a pause gives way, a deletion is said."""
+    """It has to wait, perhaps because a timer was a moment earlier: a pause gives way, a deletion is said.
+
+    One that comes later finds that somebody was active: others do not see yet that the run waits.
+    """
     cluster = run.cluster
+    if cluster.note_activity():
+        return
     cluster.refresh_from_db(fields=["status"])
     if cluster.status in GONE:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)

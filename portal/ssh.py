@@ -24,6 +24,7 @@ Broken = asyncssh.Error  # what reading from a stream raises when the connection
 Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 
 CONNECT_SECONDS = 10
+BEGIN_SECONDS = 30.0  # in which a node that is connected to is to begin a command
 KNOCK_SECONDS = 2
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
@@ -265,10 +266,15 @@ class Connections:
                 await asyncio.wait([kept.opening])  # not awaited itself: its being dropped is not our own end
                 if kept.opening.cancelled():
                     raise Passing(f"The connection to {host.name} was cut.")
-                process = await kept.opening.result().create_process(
-                    command.line, env=dict(command.env), encoding=None, **_terminal(command)
-                )
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    process = await kept.opening.result().create_process(
+                        command.line, env=dict(command.env), encoding=None, **_terminal(command)
+                    )
                 _write(process, command.first)
+            except TimeoutError as error:  # not once more: who knows what it has begun
+                self._give_back(host, kept)
+                self._drop(host, kept)
+                raise Passing(f"{host.name} has begun nothing within {BEGIN_SECONDS:.0f} seconds.") from error
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
                 self._give_back(host, kept)

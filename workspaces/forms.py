@@ -8,6 +8,7 @@ from django.db.models import Q, QuerySet
 
 from accounts.models import Organization
 from portal.errors import PortalError
+from portal.forms import plain_line
 from workspaces.models import CloudConfig, Workspace, WorkspaceQuerySet
 
 
@@ -35,7 +36,7 @@ class CloudConfigForm(OnceForm):
     kind: ClassVar[CloudConfig.Kind]
     about: ClassVar[str]  # the template of what people should know of this kind
 
-    name = forms.CharField(max_length=80, help_text="As your team will see it.")
+    name = forms.CharField(max_length=80, validators=[plain_line], help_text="As your team will see it.")
 
     def __init__(self, *args: Any, organization: Organization, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,7 +66,9 @@ class LocalConfigForm(CloudConfigForm):
     kind = CloudConfig.Kind.LOCAL
     about = "workspaces/_about_local.html"
 
-    name = forms.CharField(max_length=80, initial="This computer", help_text="As your team will see it.")
+    name = forms.CharField(
+        max_length=80, validators=[plain_line], initial="This computer", help_text="As your team will see it."
+    )
 
 
 CONFIG_FORMS: list[type[CloudConfigForm]] = [LocalConfigForm]  # of each kind, the one to begin with first
@@ -82,7 +85,7 @@ class ConfigChoiceField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class WorkspaceForm(OnceForm):
-    name = forms.CharField(label="Workspace name", max_length=80)
+    name = forms.CharField(label="Workspace name", max_length=80, validators=[plain_line])
     cloud_config = ConfigChoiceField(
         CloudConfig.objects.none(),
         label="Cloud configuration",
@@ -167,7 +170,7 @@ class WorkspaceFilterForm(forms.Form):
 class RenameForm(forms.Form):
     """For a row that has a name of its own among `others`, however it is written."""
 
-    name = forms.CharField(max_length=80)
+    name = forms.CharField(max_length=80, validators=[plain_line])
 
     def __init__(self, data: Any = None, *, row: CloudConfig | Workspace, others: QuerySet[Any]) -> None:
         super().__init__(data, initial={"name": row.name})

@@ -12,13 +12,16 @@ from clusters.forms.durations import DELETES, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
 from clusters.plans import DELETE
 from portal.clouds import Can
+from portal.forms import plain_line
 
 
 class EditForm(forms.Form):
     """What may be changed of a cluster in the status that it is in."""
 
     name = forms.CharField(max_length=40, validators=[NAME])
-    description = forms.CharField(max_length=200, required=False, help_text="What it is for, in a line.")
+    description = forms.CharField(
+        required=False, max_length=200, validators=[plain_line], help_text="What it is for, in a line."
+    )
     node_count = forms.IntegerField(
         label="Number of nodes", min_value=1, max_value=MOST_NODES, help_text="It has so many when it is started."
     )

@@ -16,6 +16,7 @@ from clusters.models import Cluster, EngineVersion
 from clusters.room import room_for
 from portal.clouds import Can, InstanceType
 from portal.errors import Refused
+from portal.forms import plain_line
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -174,7 +175,9 @@ class ClusterForm(OnceForm):
         label="Tags",
         help_text=f"One a line: name=value. At most {MOST_TAGS}. The cloud writes them on everything of the cluster.",
     )
-    description = forms.CharField(required=False, max_length=200, help_text="What it is for, in a line.")
+    description = forms.CharField(
+        required=False, max_length=200, validators=[plain_line], help_text="What it is for, in a line."
+    )
     auto_repair = forms.BooleanField(
         required=False,
         label="Repair by itself when a node is lost",

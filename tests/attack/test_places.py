@@ -8,6 +8,7 @@ import pytest
 from django.urls import reverse
 
 from accounts.access import WorkspaceRole
+from accounts.models import ApiToken, Organization
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job, start_run
 from portal import secrets, ssh
@@ -114,3 +115,25 @@ def test_a_cursor_tells_nothing_of_what_others_have(client, lab, yard, charlie):
         assert found(page, theirs.uuid, query) == found(page, uuid4(), query)
     Workspace.objects.filter(pk=lab.pk).update(name="a")
     assert found("/workspaces/", lab.uuid) == found("/workspaces/", uuid4())
+
+
+@pytest.mark.parametrize(
+    "end", ["\n\nYour account ends today: https://evil.test", "\u202egnp.exe", "\u2028x", "\x1b[2J"]
+)
+def test_a_name_adds_no_line_to_a_mail_and_turns_no_sentence_around(client, harbor, lab, yard, alice, end):
+    client.force_login(alice)
+    name = {"name": f"Lab{end}"}
+    for page in (reverse("workspace-settings", args=[lab.uuid]), lab.cloud_config.get_absolute_url()):
+        client.post(page, name)
+    client.post("/workspaces/new/", {**name, "cloud_config": lab.cloud_config.uuid, "region": "this-computer"})
+    for page in ("/cloud-configurations/new/", "/organizations/new/", "/organization/", "/organization/tokens/new/"):
+        client.post(page, {**name, "role": "admin", "days": "30"})
+    client.post("/profile/", {**name, "time_zone": "UTC", "theme": "system"})
+    cluster = make(lab, "ebb")
+    client.post(reverse("edit-cluster", args=[cluster.uuid]), {"name": "ebb", "description": f"x{end}"})
+    alice.refresh_from_db()
+    cluster.refresh_from_db()
+    names = [alice.name, cluster.description]
+    for model in (Workspace, CloudConfig, Organization, ApiToken):
+        names += model.objects.values_list("name", flat=True)
+    assert not [one for one in names if end in one]

@@ -47,6 +47,27 @@ def test_a_node_tells_the_portal_how_many_people_are_signed_in(local, rung):
     asyncio.run(go())
 
 
+def test_programs_of_people_end_no_session_of_the_portal(local):
+    """The words of a sweep are the portal's: no terminal and no run is ended by whoever has the other key."""
+    cloud = local("namespaces")
+    _, where = hands.deploy(cloud)
+    cloud.ensure_nodes(hands.spec(where, 1))
+    (node,) = hands.up(cloud, where, 1)
+    sweeps = ({"COXSWAIN_SWEEP_OTHERS": "1"}, {"COXSWAIN_SWEEP": "a-run"}, {"COXSWAIN_SWEEP_STAYING": "1"})
+
+    async def go():
+        async with hands.connect(node) as portal, hands.connect(node, who="cluster") as person:
+            run = await portal.create_process("read line; echo did $line", env={"COXSWAIN_RUN": "a-run"})
+            terminal = await portal.create_process("read line; echo did $line", term_type="xterm")
+            said = [(await person.run("echo -$COXSWAIN_SWEPT", env=sweep)).stdout for sweep in sweeps]
+            for one in (run, terminal):
+                one.stdin.write("it\n")
+            async with asyncio.timeout(20):
+                return said, [(await one.wait()).stdout.strip().splitlines()[-1:] for one in (run, terminal)]
+
+    assert asyncio.run(go()) == (["-\n"] * 3, [["did it"]] * 2)
+
+
 @pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])
 def test_a_node_tells_the_portal_what_its_own_processes_have_used(local, rung):
     cloud = local(rung)

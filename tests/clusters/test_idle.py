@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from smtplib import SMTPRecipientsRefused
 
 import pytest
 from django.core import mail
+from django.core.mail.backends.locmem import EmailBackend
 from django.db.models import F
 from django.urls import reverse
 from django.utils.timezone import now
@@ -368,6 +370,24 @@ def test_a_mail_server_that_is_away_stops_no_timer(tide, mail_goes_out, monkeypa
     back(tide, 10)
     idle.look()
     assert is_now(tide) == "pausing"
+
+
+def test_an_address_that_a_mail_server_refuses_keeps_no_warning_from_others(
+    tide, alice, bob, mail_goes_out, monkeypatch
+):
+    Cluster.objects.filter(pk=tide.pk).update(created_by=bob)
+    deliver = EmailBackend.send_messages
+
+    def refuse(self, messages):
+        for message in messages:
+            if message.to == ["alice@example.org"]:
+                raise SMTPRecipientsRefused({message.to[0]: (550, b"no such user")})
+            deliver(self, [message])
+
+    monkeypatch.setattr(EmailBackend, "send_messages", refuse)
+    back(tide, 51)
+    idle.send(idle.look())
+    assert [message.to[0] for message in mail.outbox] == ["bob@example.org"]
 
 
 # Pages

@@ -22,6 +22,7 @@ from clusters import idle, terminals
 from clusters.actions import snooze_cluster
 from clusters.models import Cluster, EngineVersion, Terminal
 from clusters.terminals import Who, open_terminal
+from jobs import actions
 from jobs.actions import start_run
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
@@ -103,6 +104,38 @@ class Race:
 
     def is_balanced(self):
         assert min(self.first[0], self.first[1]) >= ROUNDS // 10, self.first
+
+
+def test_a_run_that_has_to_wait_keeps_its_cluster(tide, lab, alice, monkeypatch):
+    """The timer fires once the run has looked at the cluster, and before others see that it waits."""
+    job = Job.objects.create(workspace=lab, cluster=tide, name="a", git_url="https://git.test/a", command="a.py")
+    Cluster.objects.filter(pk=tide.pk).update(auto_pause=0, auto_shutdown=60)
+    is_due(tide)
+    tide.nodes.filter(rank=1).update(state="silent")
+    deletes = threading.Thread(target=_closing(fire(tide)))
+    record = actions._record
+
+    def then_fire(verb, run, **words):
+        deletes.start()
+        deletes.join(3)
+        record(verb, run, **words)
+
+    monkeypatch.setattr(actions, "_record", then_fire)
+    run = start_run(job, by=alice)
+    deletes.join(30)
+    tide.refresh_from_db()
+    assert tide.status == "running"
+    assert run.is_waiting
+
+
+def _closing(act):
+    def do():
+        try:
+            act()
+        finally:
+            connections.close_all()
+
+    return do
 
 
 def pauses(cluster):

@@ -6,9 +6,11 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
+from threading import Thread
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -17,13 +19,14 @@ from clusters import life, reconcile, strays
 from clusters.models import Cluster, EngineVersion, Node
 from portal import secrets, ssh
 from portal.clouds import HostKey, NodesSpec, Passing, Tags, WorkspaceSpec
-from portal.errors import Conflict, Refused
+from portal.errors import Conflict, PortalError, Refused
 from portal.models import installation
 from portal.tasks import ledger, registry
 from portal.tasks.models import Task
 from portal.tasks.output import stream_bytes
 from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.web import words
+from workspaces.actions import delete_workspace
 from workspaces.models import CloudConfig, Stray
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings", "no_heartbeat")]
@@ -45,7 +48,7 @@ def make_nodes(cloud, tags, nodes=2):
 @pytest.fixture
 def tide(lab, cloud):
     """TERMINATED, with its keys, and nodes that a slow worker has made after all."""
-    engine = EngineVersion.objects.filter(kind="mpi").first()
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "1", "packages": ["mpi4py"]})
     cluster = Cluster.objects.create(
         workspace=lab, name="tide", instance_type="local.2", cores_per_node=2, node_count=2, status="terminated",
         engine_version=engine,
@@ -241,3 +244,38 @@ def test_the_command_says_which_cloud_has_not_answered(lab, cloud, this_computer
     monkeypatch.setattr(cloud, "owners", silent)
     with pytest.raises(CommandError, match="Not every cloud has answered"):
         told()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_is_adopted_into_a_workspace_that_is_deleted_at_the_same_moment(
+    lab, tide, alice, this_computer, monkeypatch
+):
+    compare(this_computer)
+    stray, ask, ends = Stray.objects.get(), reconcile.why_not_adopted, []
+
+    def delete():
+        try:
+            ends.append(delete_workspace(lab, by=alice))
+        except PortalError as error:
+            ends.append(error)
+        finally:
+            connection.close()
+
+    def then_delete(row):
+        """Whoever deletes it begins once it was seen to be READY, and has ended, or waits for us."""
+        why = ask(row)
+        deletes.start()
+        deletes.join(3)
+        return why
+
+    deletes = Thread(target=delete)
+    monkeypatch.setattr(reconcile, "why_not_adopted", then_delete)
+    try:
+        strays.adopt(stray, by=alice)
+    except PortalError as error:
+        ends.append(error)
+    deletes.join(30)
+    lab.refresh_from_db()
+    tide.refresh_from_db()
+    assert (lab.status, tide.status) != ("terminating", "inprogress"), ends
+    assert sum(isinstance(end, PortalError) for end in ends) == 1

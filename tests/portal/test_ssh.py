@@ -214,3 +214,13 @@ async def test_a_way_that_is_cut_cuts_what_it_led_to_and_is_opened_again(node):
     lost = dataclasses.replace(behind, port=1)
     with pytest.raises(Passing, match="behind does not answer through node"):
         await connections.run(lost, "true")
+
+
+async def test_a_node_that_lets_us_in_and_begins_nothing_is_not_waited_for(node, monkeypatch):
+    host, connections, _ = node
+    monkeypatch.setattr(asyncssh.channel.SSHChannel, "process_open", lambda *_: None)  # of servers
+    monkeypatch.setattr(ssh, "BEGIN_SECONDS", 0.3, raising=False)
+    async with asyncio.timeout(10):
+        with pytest.raises(Passing, match="has begun nothing"):
+            await connections.run(host, "true", seconds=0.3)
+    assert not connections.has(host)

@@ -14,7 +14,7 @@ from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.conftest import person
 from tests.web import words
 from workspaces.actions import create_cloud_config, create_workspace, delete_cloud_config, rename
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 
 @pytest.fixture
@@ -180,3 +180,20 @@ def test_names_of_before_that_differ_in_how_they_are_written_are_told_apart(alic
     executor.migrate(executor.loader.graph.leaf_nodes())
     found = CloudConfig.objects.filter(organization=harbor.organization).order_by("pk").values_list("name", flat=True)
     assert [name for name in found if "here" in name.lower()] == ["here", "Here (2)", "HERE (2) (2)", "there"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_left_behind_before_has_an_id_and_a_status_of_its_own(this_computer):
+    before, pk = [("workspaces", "0006_checks")], this_computer.pk
+    executor = MigrationExecutor(connection)
+    executor.migrate(before)
+    strays = executor.loader.project_state(before).apps.get_model("workspaces", "Stray").objects
+    for n, ended in enumerate((None, None, "2026-11-01T00:00Z")):
+        strays.create(
+            cloud_config_id=pk, region="x", organization="o", workspace="w", subject=str(n), name="n", ended=ended
+        )
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
+    found = Stray.objects.order_by("pk")
+    assert [(one.status, one.workspace_tag) for one in found] == [("there", "w"), ("there", "w"), ("gone", "w")]
+    assert len({one.uuid for one in found}) == 3

@@ -10,6 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from accounts.actions import delete_organization
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.clouds import Identity, Permission, Refused
@@ -20,7 +21,7 @@ from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.web import words
 from workspaces import checks, forms
 from workspaces.actions import delete_workspace, update_workspace
-from workspaces.models import CloudConfig, Workspace
+from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.watch import CheckWatcher
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings", "no_heartbeat")]
@@ -307,3 +308,23 @@ def test_a_kind_of_cloud_brings_a_form_of_its_own_with_options_and_sealed_creden
     assert config.credentials
     assert "s3cret" not in config.credentials
     assert "s3cret" not in words(client.get(config.get_absolute_url()))
+
+
+def test_of_very_much_that_was_left_behind_pages_show_a_part(client, this_computer, lab, alice):
+    Stray.objects.bulk_create(
+        Stray(cloud_config=this_computer, region="x", workspace_tag="w", subject=f"{n:04}", name=f"The cluster {n:04}")
+        for n in range(1000)
+    )
+    client.force_login(alice)
+    for path in ("/cloud-configurations/", this_computer.get_absolute_url()):
+        page = words(client.get(path))
+        assert [f"The cluster {n:04}" in page for n in (0, 19, 20)] == [True, True, False]
+        assert "There are more. They are shown once these are gone." in page
+
+
+def test_the_account_of_an_organization_that_was_deleted_is_not_asked_any_more(this_computer, lab, alice):
+    assert checks.due() == {this_computer.pk}
+    Workspace.objects.update(status="terminated")
+    lab.organization.memberships.exclude(user=alice).delete()
+    delete_organization(lab.organization, by=alice)
+    assert checks.due() == set()

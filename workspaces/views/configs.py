@@ -21,6 +21,8 @@ from workspaces.forms import RenameForm, config_form
 from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.place import enter_of
 
+STRAYS = 20  # of a cloud configuration, that a page shows
+
 
 @require_safe
 @login_required
@@ -31,10 +33,10 @@ def cloud_configs(request: HttpRequest) -> HttpResponse:
         rows.live()
         .select_related("created_by")
         .prefetch_related(Prefetch("workspaces", Workspace.objects.live(), to_attr="live_workspaces"))
-        .prefetch_related(Prefetch("strays", Stray.objects.there(), to_attr="strays_there"))
+        .prefetch_related(Prefetch("strays", Stray.objects.there()[: STRAYS + 1], to_attr="strays_there"))
         .order_by("name")
     )
-    context = {"configs": configs, "organization": organization}
+    context = {"configs": configs, "organization": organization, "most_strays": STRAYS}
     part = "workspaces/cloud_configs.html#list" if request.headers.get("HX-Target") == "config-list" else ""
     return render(request, part or "workspaces/cloud_configs.html", context)
 
@@ -84,7 +86,8 @@ def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "config": found,
         "form": form,
         "workspaces": found.workspaces.live().order_by("name"),
-        "strays": found.strays.there(),
+        "strays": found.strays.there()[: STRAYS + 1],
+        "most_strays": STRAYS,
     }
     part = "workspaces/cloud_config.html#live" if request.headers.get("HX-Target") == "config-live" else ""
     return render(request, part or "workspaces/cloud_config.html", context)

@@ -3,11 +3,11 @@
 It reads what strangers send and has no right but to ask the node's first process for sessions. What people run, SFTP
 included, runs in those.
 
-Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. COXSWAIN_SWEEP ends
-all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that last as long as their
-command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have called anything. The
-command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY, and
-answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
+Of the client's environment these words are the portal's: COXSWAIN_RUN marks the sessions of a run. Sent by the portal
+itself, COXSWAIN_SWEEP ends all other sessions of that run before the command starts, COXSWAIN_SWEEP_STAYING those that
+last as long as their command, COXSWAIN_SWEEP_OTHERS those of whoever signed in with another key, which a run may have
+called anything. The command finds their number in COXSWAIN_SWEPT. With COXSWAIN_DETACH the command finds COXSWAIN_STAY,
+and answers by closing its two outputs: the client is told 0 and let go, and the session stays until the command ends.
 With COXSWAIN_ASK_GUESTS the portal's own command finds in COXSWAIN_GUESTS how many sessions there are of whoever signed
 in with another key, and that are of no run; and with COXSWAIN_COUNT in COXSWAIN_COUNTS what the node has used.
 
@@ -291,7 +291,9 @@ class _Client:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sweep(self) -> int | None:
-        """End what the client wants ended before; their number, or None when nothing was asked for."""
+        """End what the portal wants ended before; their number, or None when it has asked for nothing."""
+        if self._key != _PORTAL:
+            return None
         run, staying, others = (
             self._process.env.get(f"COXSWAIN_SWEEP{end}", "") for end in ("", "_STAYING", "_OTHERS")
         )
