@@ -18,7 +18,7 @@ from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
-from clusters.models import Cluster, prefetch_lost_nodes
+from clusters.models import Cluster, Node, prefetch_lost_nodes
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Task
@@ -202,6 +202,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
+    place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
     waits_for = ""  # why it is NEW, where a list has asked `with_reasons`
 
@@ -267,8 +269,13 @@ class Run(Subject):
         return (self.ended or now()) - self.started if self.started else None
 
     def folder(self, shared: str) -> str:
-        """Its folder on the nodes."""
+        """Where it is to be started on the nodes."""
         return f"{shared}/.runs/{self.uuid}"
+
+    def kept_at(self) -> tuple[Node, str]:
+        """The node that keeps it, and its folder there."""
+        node = self.cluster.nodes.get(rank=self.head_rank)
+        return node, self.place or self.folder(node.shared)
 
     @property
     def quiet_since(self) -> datetime | None:

@@ -55,13 +55,14 @@ def launch(work: Work) -> None:
     if run.started is None:
         with transaction.atomic():
             work.prove()
-            if not run.move(Run.Status.INPROGRESS, started=now(), cores=cluster.cores, phase="clone", may_be_left=True):
+            begins = {"started": now(), "cores": cluster.cores, "phase": "clone", "may_be_left": True}
+            if not run.move(Run.Status.INPROGRESS, **begins, head_rank=head.rank, place=run.folder(head.shared)):
                 raise Refused(f"The run is {run.badge.word} already.")
             places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
             hosts = {"hosts": [node.hostname for node in nodes], "of": places}
             Output.objects.filter(pk=run.output_id).update(nodes=hosts)
             live.ring(live.WATCH_RUNS, *run.live_names())
-    folder = run.folder(head.shared)
+    folder = run.place or run.folder(head.shared)
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
@@ -144,8 +145,7 @@ def stop(work: Work) -> None:
     run.refresh_from_db()
     if run.started is None:
         return
-    head = run.cluster.nodes.get(rank=0)
-    folder = run.folder(head.shared)
+    head, folder = run.kept_at()
     began = work.memo.setdefault("stopping_since", now().timestamp())
     waited = now().timestamp() - began
     try:
@@ -267,9 +267,9 @@ def clean_up(work: Work) -> None:
 
 def remove_folder(run: Run) -> None:
     """From the nodes; where the stored output is not what the node says it was, it stays, to be compared."""
-    head = run.cluster.nodes.get(rank=0)
+    head, folder = run.kept_at()
     if Output.objects.get(pk=run.output_id).agrees is not False:
-        place = shlex.quote(run.folder(head.shared))
+        place = shlex.quote(folder)
         # programs of it may have closed folders to themselves
         ssh.run(head.host, f"rm -rf {place} 2> /dev/null || {{ chmod -R u+rwx {place}; rm -rf {place}; }}")
 

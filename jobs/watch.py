@@ -298,8 +298,8 @@ class Observer:
         self.ends_by = (
             run.started + timedelta(seconds=run.time_limit + LATE) if run.started and run.time_limit else None
         )
-        head = run.cluster.nodes.get(rank=0)
-        return head.host, run.folder(head.shared), self.stored
+        head, folder = run.kept_at()
+        return head.host, folder, self.stored
 
     async def _receive(self, out: Any, patience: asyncio.Timeout) -> bool:
         """Take in what the node tells. True when the run was seen to its end."""
@@ -473,7 +473,7 @@ class Observer:
         """The head node as the cloud sees it, and since when the run is on it."""
         run = await self._with_cloud()
         seen = await self.inventory.nodes(run.cluster)
-        return next((node for node in seen if node.rank == 0), None), run.started or now()
+        return next((node for node in seen if node.rank == run.head_rank), None), run.started or now()
 
     @DATABASE
     def _with_cloud(self) -> Run:

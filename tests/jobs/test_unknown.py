@@ -153,3 +153,12 @@ def test_a_node_whose_processes_cannot_be_counted_is_not_taken_for_a_clean_one(b
     assert plans.sweep(begun_run) == ("", {})
     begun_run.refresh_from_db()
     assert not begun_run.may_be_left
+
+
+def test_a_run_is_looked_for_where_it_was_started_and_not_where_runs_are_started_now(begun_run):
+    node, folder = begun_run.kept_at()
+    assert (node.rank, folder) == (0, f"/shared/.runs/{begun_run.uuid}"), "started by a portal that did not write it"
+    begun_run.cluster.nodes.create(rank=1, hostname="tide-2", address="127.0.0.2", state="answers")
+    Run.objects.filter(pk=begun_run.pk).update(head_rank=1, place="/scratch/a-run")
+    host, folder, _ = asyncio.run(Observer(begun_run.pk, ssh.Connections())._target())
+    assert (host.name, folder) == ("tide-2", "/scratch/a-run")
