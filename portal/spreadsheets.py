@@ -11,7 +11,8 @@ from channels.db import database_sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
-_FORMULA = re.compile("(^|[;\t\r\n])([\\s\"']*[=+\\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r])")
+# Takes each stretch of blanks at once, and no part of it twice: people may write thousands of them.
+_BEGINNING = re.compile("(^|[;\t\r\n])([\\s\"']*+)(?=([=+\\-@\uff1d\uff0b\uff0d\uff20])?)")
 
 
 def line(cells: Iterable[str]) -> str:
@@ -20,8 +21,14 @@ def line(cells: Iterable[str]) -> str:
     Where semicolons separate cells, as in German, a cell may begin in the middle of one of ours.
     """
     written = io.StringIO()
-    csv.writer(written).writerow(_FORMULA.sub(r"\1'\2", cell) for cell in cells)
+    csv.writer(written).writerow(_BEGINNING.sub(_as_text, cell) for cell in cells)
     return written.getvalue()
+
+
+def _as_text(found: re.Match[str]) -> str:
+    before, blanks, sign = found.groups()
+    is_one = sign or (not found.start() and found.string[:1] in ("\t", "\r"))
+    return f"{before}'{blanks}" if is_one else found[0]
 
 
 def download(request: HttpRequest, name: str, lines: Iterator[str]) -> StreamingHttpResponse:

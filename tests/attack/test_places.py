@@ -128,7 +128,7 @@ def test_a_name_adds_no_line_to_a_mail_and_turns_no_sentence_around(client, harb
     client.post("/workspaces/new/", {**name, "cloud_config": lab.cloud_config.uuid, "region": "this-computer"})
     for page in ("/cloud-configurations/new/", "/organizations/new/", "/organization/", "/organization/tokens/new/"):
         client.post(page, {**name, "role": "admin", "days": "30"})
-    client.post("/profile/", {**name, "time_zone": "UTC", "theme": "system"})
+    client.post("/profile/", {**name, "time_zone": "UTC", "theme": "auto"})
     cluster = make(lab, "ebb")
     client.post(reverse("edit-cluster", args=[cluster.uuid]), {"name": "ebb", "description": f"x{end}"})
     alice.refresh_from_db()
