@@ -345,10 +345,13 @@ class Unknown(Exception):
 
 
 def there(path):
-    """Whether it exists. Raises `Unknown`: a file system that is away is no empty folder."""
+    """Whether it exists. Raises `Unknown`: a file system that is away is no empty folder.
+
+    One that its programs have closed is as good as deleted: the keeper cannot write down how the command ends.
+    """
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     except OSError as error:
         raise Unknown(str(error)) from error
