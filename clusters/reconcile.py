@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
@@ -25,6 +26,8 @@ from portal.text import uuid_in
 from workspaces.models import CloudConfig, Stray, Workspace
 
 logger = logging.getLogger(__name__)
+
+_ADOPTION = timedelta(seconds=10)  # longer than one takes; none begins where the portal may end it meanwhile
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def why_not_adopted(stray: Stray) -> str:
         return f"Its workspace {row.workspace} is {row.workspace.badge.word}."
     if not row.key_private or row.nodes.filter(host_private="").exists():
         return "Its keys were thrown away when it was deleted: nobody could sign in to its nodes."
+    if is_to_end(stray, in_=_ADOPTION):
+        return "The portal is ending it by itself: its own row says that it is not to be there."
     return ""
 
 
@@ -134,9 +139,13 @@ def _mark_missing(place: Place, found: Collection[str]) -> None:
     missing.filter(missing_since=None).update(missing_since=Now())
 
 
-def is_to_end(stray: Stray) -> bool:
-    """It has been there for some minutes, is still without a row, and nothing that we know wants it to stay."""
-    there = Stray.objects.there().filter(pk=stray.pk, is_kept=False, first_seen__lte=Now() - Stray.PATIENCE)
+def is_to_end(stray: Stray, *, in_: timedelta = timedelta(0)) -> bool:
+    """It has been there for some minutes, is still without a row, and nothing that we know wants it to stay.
+
+    `in_`: whether that will be so by then, if nothing happens.
+    """
+    seen_by = Now() - Stray.PATIENCE + in_
+    there = Stray.objects.there().filter(pk=stray.pk, is_kept=False, first_seen__lte=seen_by)
     there = there.exclude(status=Stray.Status.ENDING)
     return there.exists() and not is_accounted_for(stray)
 

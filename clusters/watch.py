@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from functools import partial
 from itertools import groupby
 
@@ -34,6 +35,7 @@ SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up n
 GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
+MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
 # Whether it answers, and how many sessions by ssh people have there: a node of This computer says so.
 MOST_GUESTS = 9999
@@ -258,7 +260,9 @@ class CloudWatcher(SharingWatcher):
         """One look. The cloud is asked where no thread with a database waits. Raises `PortalError`."""
         ours = await DATABASE(installation)()
         found = await apart(lambda: place.cloud.owners(ours))
-        for stray in await DATABASE(reconcile.compare)(place, found):
+        strays = await DATABASE(reconcile.compare)(place, found)
+        # By chance, so that those which stay for long keep nobody from the others.
+        for stray in random.sample(strays, min(len(strays), MOST_STRAYS)):
             try:
                 await self._look_at(place, stray)
             except PortalError as error:  # the others are looked at all the same

@@ -57,6 +57,10 @@ NONSENSE = (
 MOST_FRUITLESS = 60  # observations in a row that do not say how the run goes: about ten minutes
 UNLISTED = 60.0  # seconds after which a node is gone that its cloud does not list; lists of clouds lag behind
 LATE = 60.0  # seconds after its time limit in which the node should have ended a run
+SWITCHING_OFF = timedelta(seconds=5)  # in which a node that was told to end does so
+SWITCHED_OFF = Cause(
+    "The portal was stopped while the run was on its nodes.", advice="Run it again.", code="switched_off"
+)
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
@@ -360,7 +364,8 @@ class Observer:
         elif "exit" in word:
             await self._store(everything=True)
             failpoint("jobs.watch.exit.before")
-            await self._ended(_End.of(word["exit"]))
+            end = _End.of(word["exit"])
+            await self._ended(end, await self._switched_off_under(end))
             failpoint("jobs.watch.exit.after")
         elif "sha256" in word:
             if not isinstance(word["sha256"], dict):
@@ -373,8 +378,7 @@ class Observer:
             await self._store(everything=True)
             seen, began = await self._head_seen()
             if seen and (at := seen.switched_off) and at > began:
-                message = "The portal was stopped while the run was on its nodes."
-                await self._lost(Cause(message, advice="Run it again.", code="switched_off"), at=at)
+                await self._lost(SWITCHED_OFF, at=at)
                 return True
             if seen and seen.refuses:
                 advice = "Remove what nobody needs from /shared and from the nodes' homes, and run it again."
@@ -480,14 +484,27 @@ class Observer:
         places = ("cluster__workspace__cloud_config", "cluster__workspace__organization")
         return Run.objects.select_related(*places).get(pk=self.pk)
 
+    async def _switched_off_under(self, end: _End) -> bool:
+        """Whether its node was told to end a moment before: then that is why, whatever its programs died of."""
+        if end.words["status"] == 0:
+            return False
+        try:
+            seen, _ = await self._head_seen()
+        except PortalError as error:
+            logger.info("run %s: the cloud does not say whether its node was switched off: %s", self.pk, error)
+            return False
+        return bool(seen and seen.switched_off and timedelta(0) <= end.at - seen.switched_off <= SWITCHING_OFF)
+
     @DATABASE
-    def _ended(self, end: _End) -> None:
+    def _ended(self, end: _End, was_switched_off: bool = False) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
             run = _held(self.pk)
             if run.ended is None:
                 failure = self.facts.get("failure")
                 cause = explain(run, end.words, failure if isinstance(failure, dict) else None)
+                if cause.message and was_switched_off:
+                    cause = of_deletion(run.cluster) or SWITCHED_OFF
                 verdict = end.words.get("verdict") or {}
                 Run.objects.filter(pk=run.pk).update(
                     ended=max(end.at, run.started or end.at),

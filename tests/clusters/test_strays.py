@@ -199,6 +199,16 @@ def test_what_is_being_destroyed_is_not_adopted_and_the_portal_does_not_end_it_t
     assert not reconcile.is_to_end(stray)
 
 
+def test_what_the_portal_is_about_to_end_by_itself_is_not_adopted(cloud, tide, this_computer, alice):
+    compare(this_computer)
+    stray = Stray.objects.get()
+    assert reconcile.why_not_adopted(stray) == ""
+    Stray.objects.update(first_seen=now() - Stray.PATIENCE + timedelta(seconds=5))
+    assert not reconcile.is_to_end(stray)
+    with pytest.raises(Conflict, match="The portal is ending it by itself"):
+        strays.adopt(stray, by=alice)
+
+
 # manage.py reconcile
 
 

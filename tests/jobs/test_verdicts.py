@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import DataError, OperationalError
@@ -221,3 +222,23 @@ def test_a_run_that_goes_on_after_its_time_limit_is_ended_by_the_portal(begun_ru
     assert observed(begun_run, {"beat": 1}).status == Run.Status.FAILED
     assert begun_run.observed
     assert begun_run.cause == "Ended by the portal, after its time limit of 1 min."
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("ago", "status", "cause"), [
+    (3, 1, "The portal was stopped while the run was on its nodes."),
+    (60, 1, "Rank 1 on tide-1 ended with exit status 1."),
+    (0, 1, "Rank 1 on tide-1 ended with exit status 1."),
+    (3, 0, ""),
+])  # fmt: skip
+def test_what_ends_with_its_node_ended_because_the_portal_was_stopped(begun_run, monkeypatch, ago, status, cause):
+    """Its programs get a signal then, and its keeper may still have written down what they died of."""
+
+    async def seen(self):
+        return SimpleNamespace(switched_off=now() - timedelta(seconds=ago)), now()
+
+    monkeypatch.setattr(Observer, "_head_seen", seen)
+    failures = [FAILED] if status else []
+    verdict = {"good": not status, "failures": failures, "failed": len(failures), "size": 2}
+    observed(begun_run, end(verdict, status=status))
+    assert begun_run.cause == cause
