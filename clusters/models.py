@@ -146,8 +146,10 @@ class Cluster(Subject):
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
-    # What a cluster that was RUNNING is while its usage goes on: its nodes run, or soon do again.
-    STILL_USED: ClassVar[set[str]] = {Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING}
+    # What a cluster that was RUNNING is while its usage goes on: its nodes run, or may until somebody removes them.
+    STILL_USED: ClassVar[set[str]] = {
+        *(Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING, Status.FAILED),
+    }
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
     TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 from channels.db import database_sync_to_async
@@ -19,7 +20,7 @@ from portal.tasks.permission import GONE, SIGNED_OUT
 from tests.conftest import person
 from tests.jobs.test_jobs import make_cluster  # noqa: F401
 from tests.tasks.test_consumers import page_of
-from workspaces.models import Workspace, WorkspaceMember
+from workspaces.models import Stray, Workspace, WorkspaceMember
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,6 +40,10 @@ def filled(lab, make_cluster, bob):  # noqa: F811
     _, run = create_job(
         lab, name="tides", cluster=make_cluster("tide"), git_url="https://git.example.org/x", reference="",
         command="ex.py", by=bob,
+    )  # fmt: skip
+    Stray.objects.create(
+        cloud_config=lab.cloud_config, region=lab.region, organization_tag=lab.organization.uuid,
+        workspace_tag=lab.uuid, subject=uuid4(), name="A cluster",
     )  # fmt: skip
     return run
 
