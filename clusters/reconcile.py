@@ -27,6 +27,7 @@ from workspaces.models import CloudConfig, Stray, Workspace
 
 logger = logging.getLogger(__name__)
 
+_TAG = 80  # characters, as a stray has them
 _ADOPTION = timedelta(seconds=10)  # longer than one takes; none begins where the portal may end it meanwhile
 
 
@@ -53,7 +54,11 @@ def places(config: int) -> list[Place]:
 
 @transaction.atomic
 def compare(place: Place, found: Collection[Tags]) -> list[Stray]:
-    """Write down what of the found has no row, and what is gone. Returns all that is there without one."""
+    """Write down what of the found has no row, and what is gone. Returns all that is there without one.
+
+    What is tagged with more than a uuid needs was made by somebody else, and is left out.
+    """
+    found = [tags for tags in found if max(map(len, (tags.organization, tags.workspace, tags.subject))) <= _TAG]
     _mark_missing(place, {tags.subject for tags in found})
     known = _accounted_for(found)
     without = {tags.subject: tags for tags in found if tags.subject not in known}

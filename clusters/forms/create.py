@@ -231,7 +231,8 @@ class ClusterForm(OnceForm):
         if answer.value is None:
             why = answer.trouble.message if answer.trouble else ""
             field.help_text = f"Which zones there are cannot be said now. {why}".strip()
-            choices += [(asked, asked)] if asked else []
+            fits = len(asked) <= cast("int", Cluster._meta.get_field("zone").max_length)
+            choices += [(asked, asked)] if asked and fits else []
         field.choices = [("", "Any: the cloud chooses"), *choices]  # type: ignore[attr-defined]
 
     def _first_choice(self) -> InstanceType:

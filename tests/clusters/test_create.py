@@ -333,6 +333,14 @@ def test_a_cloud_that_offers_nothing_is_said_to_and_why(ask, cloud):
     assert "Mostly its credentials are missing, or allow too little." in ask().words
 
 
+def test_a_zone_is_taken_unseen_while_the_cloud_does_not_say_which_there_are_but_none_of_any_length(
+    ask, typed, cloud, monkeypatch
+):
+    monkeypatch.setattr(type(cloud), "zones", _raise(Passing("The cloud does not answer.")))
+    assert "zone" in ask({**typed, "zone": "n" * 41}).context["form"].errors
+    assert ask(typed).status_code == 302
+
+
 def test_a_slow_cloud_breaks_no_page_and_its_answer_comes_later(ask, cloud, monkeypatch):
     monkeypatch.setattr(offers, "PATIENCE", 0.05)
     go, asked = threading.Event(), []

@@ -199,6 +199,13 @@ def test_what_is_being_destroyed_is_not_adopted_and_the_portal_does_not_end_it_t
     assert not reconcile.is_to_end(stray)
 
 
+def test_what_somebody_has_tagged_at_length_hides_nothing_else(lab, cloud, tide, this_computer):
+    tags = lab.tags(uuid.uuid4())
+    make_nodes(cloud, replace(tags, subject="x" * 200))
+    compare(this_computer)
+    assert [stray.subject for stray in Stray.objects.there()] == [str(tide.uuid)]
+
+
 def test_what_the_portal_is_about_to_end_by_itself_is_not_adopted(cloud, tide, this_computer, alice):
     compare(this_computer)
     stray = Stray.objects.get()
