@@ -117,8 +117,9 @@ def of_each_host() -> list[CheckMessage]:
     if place.is_absolute():
         found.append(
             Warning(
-                f"Kept output is written to {place}: a worker's files are not there for web on another host.",
-                hint=f"Mount one folder at that path on every host. {one}",
+                f"Kept output is written to {place} and {settings.VAR / 'stores'}: what a worker writes is not there"
+                " for web on another host.",
+                hint=f"Mount one folder at each of these paths on every host. {one}",
                 id="portal.W006",
             )
         )

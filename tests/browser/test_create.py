@@ -47,7 +47,7 @@ def test_a_cluster_is_made_by_keyboard_alone(open_desk, portal, lab):
     page = open_desk(f"/workspaces/{lab}/clusters/new/", reduced_motion="reduce")
     look(page)
     tab_to(page, "#id_name")
-    page.keyboard.type("kelp")
+    page.keyboard.type("laver")
     tab_to(page, "[name=instance_type]")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Home")
@@ -64,22 +64,22 @@ def test_a_cluster_is_made_by_keyboard_alone(open_desk, portal, lab):
         tab_to(page, "summary")
     page.keyboard.press("Enter")
     tab_to(page, "#id_extra_tags")
-    page.keyboard.type("project=kelp")
+    page.keyboard.type("project=laver")
     tab_to(page, "#id_description")
     page.keyboard.type("Under water")
     look(page)
     page.keyboard.press("Enter")
     page.wait_for_url("**/tasks/**")
     until(lambda: page.locator("#task-head .st:has-text('FINISHED')").count(), seconds=120, what="the cluster")
-    cluster = portal.call("choices", name="kelp")
+    cluster = portal.call("choices", name="laver")
     assert cluster == {
-        "nodes": 1, "description": "Under water", "auto_pause": 45, "auto_shutdown": 0, "tags": {"project": "kelp"},
+        "nodes": 1, "description": "Under water", "auto_pause": 45, "auto_shutdown": 0, "tags": {"project": "laver"},
     }  # fmt: skip
-    page.click("#task-head a:has-text('Open kelp')")
+    page.click("#task-head a:has-text('Open laver')")
     page.click("#menu > summary")
     page.click("#menu a:has-text('Create one like this')")
     page.wait_for_selector("h1:has-text('Create cluster')")
-    assert page.input_value("#id_name") == "kelp-2"
+    assert page.input_value("#id_name") == "laver-2"
     assert page.input_value("#id_auto_pause_0") == "45"
     expect(page.locator("#id_description")).to_be_visible()
     expect(page.locator("#estimate")).to_contain_text("1 × local.")
@@ -117,11 +117,11 @@ def test_of_1400_types_one_is_found_and_chosen_by_keyboard_and_nothing_is_made_b
 
 def test_it_all_works_without_javascript(market):
     page = market(java_script_enabled=False)
-    page.fill("#id_name", "kelp")
+    page.fill("#id_name", "laver")
     page.fill("#id_find", "r5n.24x")
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    assert page.input_value("#id_name") == "kelp"
+    assert page.input_value("#id_name") == "laver"
     page.check("[value='r5n.24xlarge']")
     page.fill("#id_node_count", "3")
     with page.expect_navigation():
@@ -132,4 +132,4 @@ def test_it_all_works_without_javascript(market):
         page.click("button[value=XS]")
     assert page.locator("[value='c5n.2xlarge']").is_checked()
     assert "This is a starting point only" in page.text_content("main")
-    assert page.input_value("#id_name") == "kelp"
+    assert page.input_value("#id_name") == "laver"

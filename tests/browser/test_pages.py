@@ -74,7 +74,7 @@ def test_axe_finds_nothing_on_doors(portal, browser, theme):
 def test_axe_finds_nothing_on_a_form_with_errors_and_the_focus_is_on_what_is_wrong(open_desk, lab, cluster):
     page = open_desk(f"/workspaces/{lab}/clusters/new/")
     page.fill("[name=name]", "Not A Name")
-    page.click("main button[type=submit]")
+    page.click("main button:text-is('Create cluster')")
     page.wait_for_selector(".error-summary")
     assert page.evaluate("document.activeElement.classList.contains('error-summary')")
     page.click(".error-summary a")

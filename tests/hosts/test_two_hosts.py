@@ -1,6 +1,6 @@
 """Two hosts with one PostgreSQL and one Redis: a web, a worker and a watch process each. Either half dies under load.
 
-Each host has a data folder of its own; shared are the keys, the folder of kept outputs, and that of the nodes of This
+Each host has a data folder of its own; shared are the keys, the folders of kept outputs, and that of the nodes of This
 computer, which is the machine that both "hosts" are on. A half dies by kill -9, and is started again.
 """
 
@@ -107,7 +107,7 @@ class Hosts:
     def __init__(self, folder, env):
         self.a, self.b = Host("a", folder, env), Host("b", folder, env)
         self.a.env["PORTAL_URL"] = self.b.env["PORTAL_URL"] = self.url = f"http://127.0.0.1:{self.a.port}"
-        for shared in ("outputs", "local"):
+        for shared in ("outputs", "stores", "local"):
             (self.a.var / shared).mkdir(mode=0o700)
             (self.b.var / shared).symlink_to(self.a.var / shared)
         self.var = self.a.var
