@@ -311,7 +311,7 @@ class World:
         counted = dict(Record.objects.open().values_list("cluster", "node_count"))
         assert counted.items() >= set(running), "it runs, and is not counted as it is"
         also = Cluster.objects.filter(uuid__in=counted.keys() - {uuid for uuid, _ in running})
-        assert set(also.values_list("status", flat=True)) <= {"inprogress", "restarting", "scaling"}
+        assert set(also.values_list("status", flat=True)) <= {"inprogress", "restarting", "scaling", "failed"}
 
     def heal(self):
         """Nothing dies any more, and all programs end."""
