@@ -210,6 +210,7 @@ class Observer:
         self.pk = pk
         self.connections = connections
         self.inventory = inventory or Inventory()
+        self.began = now()
         self.buffer = Buffer()
         self.facts: dict[str, Any] = {}
         self.news = False  # facts that are not written down
@@ -485,8 +486,12 @@ class Observer:
         return Run.objects.select_related(*places).get(pk=self.pk)
 
     async def _switched_off_under(self, end: _End) -> bool:
-        """Whether its node was told to end a moment before: then that is why, whatever its programs died of."""
-        if end.words["status"] == 0:
+        """Whether its node was told to end a moment before: then that is why, whatever its programs died of.
+
+        Nodes are switched off with the portal, so that nobody watches then; a run that fails before our eyes waits for
+        no cloud.
+        """
+        if end.words["status"] == 0 or end.at > self.began:
             return False
         try:
             seen, _ = await self._head_seen()

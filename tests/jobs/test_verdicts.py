@@ -242,3 +242,15 @@ def test_what_ends_with_its_node_ended_because_the_portal_was_stopped(begun_run,
     verdict = {"good": not status, "failures": failures, "failed": len(failures), "size": 2}
     observed(begun_run, end(verdict, status=status))
     assert begun_run.cause == cause
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_that_fails_before_our_eyes_waits_for_no_cloud(begun_run, monkeypatch):
+    async def seen(self):
+        raise AssertionError("the cloud was asked")
+
+    monkeypatch.setattr(Observer, "_head_seen", seen)
+    words = end({"failures": [FAILED], "failed": 1, "size": 2})
+    words["exit"] |= {"ended": 5.0, "now": 5.0}
+    observed(begun_run, words)
+    assert begun_run.cause == "Rank 1 on tide-1 ended with exit status 1."
