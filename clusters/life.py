@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -316,16 +315,13 @@ def verb(plan: Plan) -> str:
     return plan.kind.rpartition(".")[2]
 
 
-def possible(cluster: Cluster, can: Collection[Can]) -> set[str]:
-    """The verbs of what can be done to it now, on a cloud that can do this.
-
-    Somebody else may be faster: then it is refused in words.
-    """
+def possible(cluster: Cluster) -> set[str]:
+    """The verbs of what can be done to it now. Somebody else may be faster: then it is refused in words."""
+    can = cluster.can
     return {
         verb(plan)
         for plan in PLANS
         if cluster.status in plan.begins
         and not (plan.alone and cluster.occupied_by is not None)
         and (plan.needs is None or plan.needs in can)
-        and not (cluster.spot and plan.needs == Can.PAUSE)
     }

@@ -92,7 +92,7 @@ def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> l
         row.workspace = workspace
         alike = row.status, row.occupied_by is None, row.spot
         if alike not in possible:
-            possible[alike] = frozenset(life.possible(row, workspace.can))
+            possible[alike] = frozenset(life.possible(row))
         row.possible = possible[alike]
         others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
         if row not in open_:
@@ -152,7 +152,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {"cluster": found, "period": period, "nodes": rows, "has_network": has_network}
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
-    found.possible = life.possible(found, found.can)
+    found.possible = life.possible(found)
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED

@@ -187,7 +187,7 @@ def test_each_thing_is_done_or_refused_in_words_in_each_status(make, alice, verb
     for status in Cluster.Status:
         Cluster.objects.filter(pk=cluster.pk).update(status=status)
         cluster.refresh_from_db()
-        offered = verb in life.possible(cluster, cluster.can)
+        offered = verb in life.possible(cluster)
         assert offered is (status in MAY[verb]), f"{status}: no button leads to a refusal"
         if offered:
             task = ASK[verb](cluster, by=alice)
@@ -381,7 +381,7 @@ def test_a_pause_that_fails_can_be_tried_again(make, cloud, alice):
     task = pause_cluster(cluster, by=alice)
     go_on(cluster)
     assert cluster.status == "failed"
-    assert life.possible(cluster, cluster.can) == {"repair", "stop", "delete", "force-delete", "forget"}
+    assert life.possible(cluster) == {"repair", "stop", "delete", "force-delete", "forget"}
     cloud.inner = cloud.memory
     ledger.retry_task(Task.objects.get(pk=task.pk), by=alice)
     assert Cluster.objects.get().status == "pausing"
@@ -406,7 +406,7 @@ def test_whoever_is_on_a_cluster_keeps_its_nodes(make, alice, verb):
     run = wait_on(cluster)
     assert dispatch(cluster.pk) == run
     cluster.refresh_from_db()
-    assert verb not in life.possible(cluster, cluster.can)
+    assert verb not in life.possible(cluster)
     act = ASK.get(verb) or (lambda cluster, by: scale_cluster(cluster, 1, by=by))
     with pytest.raises(Conflict, match="run 1 is on it"):
         act(cluster, by=alice)
