@@ -17,7 +17,7 @@ from clusters.plans import (
     forget_keys,
     introduce_nodes,
     make_keys,
-    note_activity,
+    note_end,
     reach_nodes,
     try_mpi,
     write_document,
@@ -186,7 +186,7 @@ PAUSE = Plan(
     begins={Status.RUNNING},
     alone=True,
     then={FINISHED: Status.PAUSED, FAILED: Status.FAILED, CANCELLED: Status.RUNNING},
-    settle=note_activity,
+    settle=note_end,
 )
 
 RESUME = Plan(
@@ -205,7 +205,7 @@ RESUME = Plan(
     needs=Can.PAUSE,
     begins={Status.PAUSED},
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.PAUSED},
-    settle=note_activity,
+    settle=note_end,
 )
 
 STOP = Plan(
@@ -248,7 +248,7 @@ RESTART = Plan(
     begins={Status.RUNNING},
     alone=True,
     then={FINISHED: Status.RUNNING, FAILED: Status.FAILED, CANCELLED: Status.RUNNING},
-    settle=note_activity,
+    settle=note_end,
     destroys=(_LOST_PROGRAMS, "What is in the nodes' memory"),
     spares=("The nodes, their names and their own disks", *_KEPT),
 )

@@ -411,7 +411,7 @@ def check_nothing_is_left(work: Work) -> None:
     forget_keys(cluster)
 
 
-def note_activity(task: Task) -> None:
+def note_end(task: Task) -> None:
     """What people have asked for or cancelled is activity until its end. What nobody has asked for is none."""
     if task.asked_by_id is not None or task.status == TaskStatus.CANCELLED:
         Cluster.objects.filter(pk=task.subject_id).update(last_active=Now())
@@ -425,7 +425,7 @@ def forget_keys(cluster: Cluster) -> None:
 
 def note_creation(task: Task) -> None:
     """Nodes of one that has failed are of use to nobody but whoever looks at them, and may cost money."""
-    note_activity(task)
+    note_end(task)
     minutes = settings.FAILED_CLUSTER_MINUTES
     until = Now() + timedelta(minutes=minutes) if task.status == FAILED and minutes > 0 else None
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=until)
@@ -433,7 +433,7 @@ def note_creation(task: Task) -> None:
 
 def note_repair(task: Task) -> None:
     """Somebody mends it: the portal takes none of its nodes away by itself any more."""
-    note_activity(task)
+    note_end(task)
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
 
 

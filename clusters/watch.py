@@ -37,8 +37,7 @@ SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
-# Whether it answers, and how many sessions by ssh people have there: a node of This computer says so.
-MOST_GUESTS = 9999
+MOST_GUESTS = 9999  # sessions by ssh that a node is believed to have
 AT_A_TIME = 500  # rows in one statement
 
 
