@@ -124,6 +124,12 @@ class CloudConfig(models.Model):
     def cloud(self, region: str) -> clouds.Cloud:
         return self.account.cloud(region)
 
+    def ways_out(self, why: Explanation) -> list[Way]:
+        """Of a failure in it: its own page, where that would help."""
+        if "config" not in why.buttons:
+            return []
+        return [Way("Open the cloud configuration", self.get_absolute_url(), "cloud")]
+
     @property
     def output_store(self) -> str:
         """For `Output.store`: where what is printed in its workspaces is kept."""
@@ -239,9 +245,7 @@ class Workspace(Subject):
         )
 
     def ways_out(self, why: Explanation) -> list[Way]:
-        if "config" not in why.buttons:
-            return []
-        return [Way("Open the cloud configuration", self.cloud_config.get_absolute_url(), "cloud")]
+        return self.cloud_config.ways_out(why)
 
     @property
     def spec(self) -> clouds.WorkspaceSpec:
@@ -357,9 +361,7 @@ class Stray(Subject):
         return clouds.Tags(installation(), self.organization_tag, self.workspace_tag, self.subject)
 
     def ways_out(self, why: Explanation) -> list[Way]:
-        if "config" not in why.buttons:
-            return []
-        return [Way("Open the cloud configuration", self.cloud_config.get_absolute_url(), "cloud")]
+        return self.cloud_config.ways_out(why)
 
     @property
     def outlook(self) -> str:
