@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 OWN_REPAIRS = 3  # how often the portal repairs a cluster by itself, without success or within RECENT
 PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the second, twice that
 RECENT = timedelta(hours=1)
-KEEP = timedelta(minutes=30)  # for somebody who wants to look at what failed
 MOST_NODES = 64
 WAIT = "Wait for its end, or cancel it."
 SPOT_STAYS = "Spot nodes cannot be paused: the cloud does not keep their disks."
@@ -426,11 +425,11 @@ def _may_be_repaired_now(cluster: Cluster) -> bool:
 
 @audit.atomic()
 def keep_failed(cluster: Cluster, *, by: User) -> None:
-    """What there is of a cluster whose creation has failed stays for `KEEP` from now on. Raises `Conflict`."""
+    """What there is of a cluster whose creation has failed stays for `Cluster.KEEP` from now on. Raises `Conflict`."""
     kept = Cluster.objects.filter(pk=cluster.pk, status=Cluster.Status.FAILED).exclude(kept_until=None)
-    if not kept.update(kept_until=Now() + KEEP):
+    if not kept.update(kept_until=Now() + Cluster.KEEP):
         raise Conflict(f"Nothing of {cluster} waits to be taken away.")
-    _record("kept the nodes of", cluster, by=by, after={"minutes": KEEP.seconds // 60})
+    _record("kept the nodes of", cluster, by=by, after={"minutes": Cluster.KEEP.seconds // 60})
     live.ring(*cluster.live_names())
 
 

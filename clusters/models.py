@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -152,6 +153,7 @@ class Cluster(Subject):
     }
     DEGRADED: ClassVar[str] = "degraded"  # no status of its own: RUNNING, and a node is lost
     WITHOUT_CORES: ClassVar[set[str]] = {Status.PAUSED, Status.STOPPED, Status.TERMINATED}  # no node of it runs
+    KEEP: ClassVar = timedelta(minutes=30)  # for somebody who wants to look at what failed
     TIMED: ClassVar[set[str]] = {Status.RUNNING, Status.PAUSED}  # in which a timer may do something
     # Which task leads from where to where is said by the plans; docs/clusters.md is made of both. A status that a task
     # is done in follows FAILED, where a task of it that has failed can be tried again.
@@ -301,7 +303,9 @@ class Cluster(Subject):
             found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
-            found.append(Way("Keep the nodes for 30 minutes", keep, "hourglass-split", changes=True))
+            found.append(
+                Way(f"Keep the nodes for {self.KEEP.seconds // 60} minutes", keep, "hourglass-split", changes=True)
+            )
         return found
 
     @property

@@ -15,6 +15,7 @@ from accounts.place import person
 from clusters import actions, life, plans
 from clusters.actions import change_auto_repair, delete_cluster
 from clusters.forms.changes import DeleteForm, EditForm, ScaleForm
+from clusters.models import Cluster
 from clusters.views.clusters import cluster_for
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -49,7 +50,7 @@ def keep(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = cluster_for(request, uuid, Can.MANAGE_CLUSTERS)
     try:
         actions.keep_failed(found, by=person(request))
-        messages.success(request, f"What there is of {found} stays for {actions.KEEP.seconds // 60} minutes from now.")
+        messages.success(request, f"What there is of {found} stays for {Cluster.KEEP.seconds // 60} minutes from now.")
     except PortalError as error:
         messages.error(request, error.message)
     return redirect("cluster", uuid=uuid)
