@@ -137,7 +137,12 @@ def to_mend(form: BaseForm) -> str:
     return ": one field needs a change" if wrong == 1 else f": {wrong} fields need a change"
 
 
-_MARK = f"place-{token_hex(8)}-"  # nothing that people write looks like it
+_MARK = token_hex(8)  # nothing that people write looks like it
+
+
+def _mark(place: str) -> str:
+    """It has an end: the name of one place may be the beginning of another's."""
+    return f"place-{_MARK}-{place}-"
 
 
 @register.simple_tag(takes_context=True)
@@ -151,10 +156,10 @@ def stamp(context: template.RequestContext, name: str, *same: Any, **places: Any
     made = stamps.get((name, *same))
     if made is None:
         assert context.template is not None
-        with context.push(**{place: _MARK + place for place in places}):
+        with context.push(**{place: _mark(place) for place in places}):
             made = stamps[name, *same] = context.template.engine.get_template(name).render(context)
     for place, value in places.items():
-        made = made.replace(_MARK + place, conditional_escape(value))
+        made = made.replace(_mark(place), conditional_escape(value))
     return SafeString(made)
 
 

@@ -44,3 +44,9 @@ def test_parts_that_are_alike_are_rendered_once_and_have_their_own_places(monkey
     said = Template(row).render(RequestContext(request, {"rows": rows}))
     assert said == "".join(f"{'odd' if n % 2 else 'even'} /{n}/&lt;b&gt;;" for n in range(10))
     assert rendered.count("part") == 2
+
+
+def test_a_place_may_begin_as_another_is_called(monkeypatch):
+    row = Template('{% stamp "part" id="7" id_of="x" %}')
+    monkeypatch.setattr(row.engine, "get_template", lambda name: Template("{{ id_of }} {{ id }}"))
+    assert row.render(RequestContext(RequestFactory().get("/"), {})) == "x 7"
