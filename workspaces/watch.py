@@ -6,7 +6,7 @@ import asyncio
 import logging
 from functools import partial
 
-from portal.errors import Passing
+from portal.errors import Passing, PortalError
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
@@ -34,6 +34,8 @@ class CheckWatcher(SharingWatcher):
                 found = await apart(partial(checks.ask, account))
         except TimeoutError:
             found = {"trouble": checks.trouble(Passing(f"The cloud has not answered for {checks.PATIENCE:.0f} s."))}
+        except PortalError as error:
+            found = {"trouble": checks.trouble(error)}
         except CannotDecrypt as error:
             logger.error("cloud configuration %s: %s", config.uuid, error)
             words = Passing("Its credentials cannot be opened.", advice="Ask whoever runs this portal.")

@@ -255,6 +255,17 @@ def test_a_cloud_that_refuses_is_said_and_asked_again_when_somebody_wants_it(cli
 
 
 @pytest.mark.django_db(transaction=True)
+def test_an_account_that_cannot_be_made_is_said_and_asked_again_only_when_it_is_due(this_computer, monkeypatch):
+    def refused(self):
+        raise Refused("The options of this configuration are none.")
+
+    monkeypatch.setattr(CloudConfig, "account", property(refused))
+    check(this_computer)
+    assert this_computer.findings["trouble"]["message"] == "The options of this configuration are none."
+    assert checks.due() == set()
+
+
+@pytest.mark.django_db(transaction=True)
 def test_who_asks_while_a_check_goes_on_gets_one_of_their_own(this_computer, cloud):
     begun = CloudConfig.objects.select_related("organization").get(pk=this_computer.pk)
     checks.want(this_computer)
