@@ -45,6 +45,7 @@ if TRUSTED_PROXIES:
 INSTALLED_APPS = [
     "portal",
     "portal.tasks",
+    "portal.clouds.machines",
     "accounts",
     "workspaces",
     "usage",

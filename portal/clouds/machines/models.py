@@ -1,0 +1,125 @@
+"""Pools and their computers, and which cluster has which."""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Lower
+
+from portal import secrets
+from portal.states import Badge
+
+
+class Pool(models.Model):
+    """Computers on one network with one shared path, and one account on all of them. A region, to workspaces."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    account = models.UUIDField(db_index=True, editable=False)  # of the cloud configuration
+    name = models.CharField(max_length=40)  # a DNS label; workspaces have it as their region, so it stays
+    user = models.CharField(max_length=32)  # the account on the computers
+    base = models.CharField(max_length=300)  # the folder on the shared path in which everything of ours lies
+    # An SSH certificate authority: the computers' administrator trusts it by one line, and what signs in has a
+    # certificate of it that says who that is. Its private half is on no computer.
+    key_public = models.TextField()
+    key_private = secrets.EncryptedField(editable=False)
+    created = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("account", Lower("name"), name="pool_names_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def belongs_to(self, field: str) -> str:
+        return f"{self.account}/pool/{self.uuid}/{field}"
+
+
+class Computer(models.Model):
+    """One of a pool. Taken by at most one cluster at a time, and only when READY."""
+
+    class State(models.TextChoices):
+        NEW = "new"  # its host key is not confirmed yet: nothing signs in to it
+        READY = "ready"
+        REFUSED = "refused"  # a check failed, or it shows another host key; `failing` says which
+        AWAY = "away"  # it does not answer
+
+    PAGE: ClassVar[dict[str, Badge]] = {
+        State.NEW: Badge.waiting("UNCONFIRMED"),
+        State.READY: Badge.good("READY"),
+        State.REFUSED: Badge.bad("REFUSED"),
+        State.AWAY: Badge.warning("AWAY", "bi-question-circle-fill"),
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    pool = models.ForeignKey(Pool, models.CASCADE, related_name="computers")
+    address = models.CharField(max_length=253)
+    port = models.PositiveIntegerField(default=22)
+    hostname = models.CharField(max_length=64, blank=True)  # as it says itself; empty until it was checked
+    state = models.CharField(max_length=10, choices=State, default=State.NEW)
+    is_disabled = models.BooleanField(default=False)  # by an administrator: no cluster gets it any more
+    host_public = models.TextField(blank=True)  # its host key, as an administrator has confirmed it
+    host_shown = models.TextField(blank=True)  # the one that it showed last, if that is another one
+    cores = models.PositiveIntegerField(default=0)
+    vcpus = models.PositiveIntegerField(default=0)
+    memory_gib = models.FloatField(default=0)
+    architecture = models.CharField(max_length=20, blank=True)
+    facts = models.JSONField(default=dict, blank=True)  # of the last check: see `check`
+    failing = models.JSONField(default=list, blank=True)  # what it failed: each {"name", "message", "advice"}
+    boot_id = models.CharField(max_length=40, blank=True)  # of the kernel: another one after a reboot
+    checked = models.DateTimeField(null=True, editable=False)
+    seen = models.DateTimeField(null=True, editable=False)  # when it last answered
+    created = models.DateTimeField(auto_now_add=True)
+
+    # Who has it, as the tags of the cluster say. All of them empty: nobody.
+    portal = models.CharField(max_length=80, blank=True)
+    organization = models.CharField(max_length=80, blank=True)
+    workspace = models.CharField(max_length=80, blank=True)
+    subject = models.CharField(max_length=80, blank=True, db_index=True)
+    rank = models.PositiveIntegerField(null=True)
+    taken = models.DateTimeField(null=True, editable=False)
+    # It was given back while it did not answer: it stays taken until what is ours was ended and removed on it.
+    is_leaving = models.BooleanField(default=False)
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["hostname", "address", "pk"]
+        constraints = [
+            models.UniqueConstraint(fields=["pool", "address", "port"], name="one_computer_per_address"),
+            models.UniqueConstraint(
+                fields=["subject", "rank"],
+                condition=~Q(subject="") & Q(is_leaving=False),
+                name="one_computer_per_rank",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.hostname or self.address
+
+    @property
+    def is_taken(self) -> bool:
+        return bool(self.subject)
+
+    @property
+    def badge(self) -> Badge:
+        if self.is_disabled:
+            return Badge.gone("DISABLED")
+        if self.is_taken and self.state == self.State.READY:
+            return Badge.working("IN USE")
+        return self.PAGE[self.state]
+
+
+class Event(models.Model):
+    """What became of a computer: its history, for people."""
+
+    computer = models.ForeignKey(Computer, models.CASCADE, related_name="events")
+    at = models.DateTimeField(auto_now_add=True)
+    words = models.CharField(max_length=300)  # a sentence
+    subject = models.CharField(max_length=80, blank=True)  # the uuid of the cluster that it is about, if any
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-pk"]
+
+    def __str__(self) -> str:
+        return self.words
