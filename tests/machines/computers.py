@@ -375,7 +375,8 @@ class Computers:
         assert self.process.stdout.readline() == "ready\n"
         self.pid = _only_child(self.process.pid)
         self.net = self._plug_in()
-        self.proxy = Proxy(f"10.88.{self.net}.254")
+        self.here = f"10.88.{self.net}.254"  # where they find this computer
+        self.proxy = Proxy(self.here)
         self.folder = Path(f"/proc/{self.pid}/root{INSIDE}")  # as this computer sees it; so is `shared`
         self.shared = self.folder / "shared"
         os.chown(self.shared, UID, UID)
@@ -448,6 +449,12 @@ class Computers:
         for one in self:
             with one.path(f"{HOME}/.ssh/authorized_keys").open("a") as file:
                 file.write(line.rstrip("\n") + "\n")
+
+    def trust(self, authority: str) -> None:
+        """Another authority of TLS certificates that all of them trust, as a house with one of its own has it."""
+        for one in self:
+            with one.path("/etc/ssl/certs/ca-certificates.crt").open("a") as file:
+                file.write(authority)
 
     def fill_shared(self) -> None:
         """Not a byte more fits onto `/srv/team`."""
