@@ -11,6 +11,7 @@ import os
 import resource
 import shlex
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -26,6 +27,9 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 CONNECT_SECONDS = 10
 BEGIN_SECONDS = 30.0  # in which a node that is connected to is to begin a command
 KNOCK_SECONDS = 2
+CLOCKS_DIFFER = (
+    300  # seconds that a computer's clock may be behind ours before it takes a new certificate for a later one
+)
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
@@ -42,6 +46,7 @@ class Host:
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
     via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
+    certificate: str = ""  # of our key, where the account trusts an authority and not the key itself
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,56 @@ async def knock(host: Host) -> bool | None:
     return True
 
 
+async def host_key_of(address: str, port: int) -> str:
+    """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`.
+
+    It is Ed25519's where the server has one.
+    """
+    for algorithms in (["ssh-ed25519"], ()):
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                key = await asyncssh.get_server_host_key(address, port, server_host_key_algs=algorithms, config=None)
+        except asyncssh.KeyExchangeFailed:
+            continue
+        except (OSError, asyncssh.Error, TimeoutError) as error:
+            raise Passing(
+                f"No SSH server answers at {address}, port {port}.", evidence=str(error) or type(error).__name__
+            ) from error
+        if key is not None:
+            return key.export_public_key().decode().strip()
+    raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
+
+
 def new_key(comment: str) -> tuple[str, str]:
     """A new Ed25519 key pair: private and public, in OpenSSH's formats."""
     key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
+
+
+def sign(authority: str, public: str, *, name: str, principals: Sequence[str], seconds: float | None = None) -> str:
+    """A certificate of a public key by the private key of an authority, in OpenSSH's format.
+
+    `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
+    minutes ago, because clocks differ, for so many seconds; without, for ever.
+    """
+    lasts: dict[str, Any] = {}
+    if seconds is not None:
+        lasts = {"valid_after": int(time.time()) - CLOCKS_DIFFER, "valid_before": int(time.time() + seconds)}
+    certificate = asyncssh.import_private_key(authority).generate_user_certificate(
+        asyncssh.import_public_key(public),
+        name,
+        principals=list(principals),
+        permit_x11_forwarding=False,
+        permit_agent_forwarding=False,
+        permit_user_rc=False,
+        **lasts,
+    )
+    return certificate.export_certificate().decode().strip()
+
+
+def _identity(host: Host) -> Any:
+    key = asyncssh.import_private_key(host.key)
+    return (key, asyncssh.import_certificate(host.certificate)) if host.certificate else key
 
 
 Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"
@@ -225,7 +276,7 @@ class Connections:
             return await asyncssh.connect(
                 **where,
                 username=host.user,
-                client_keys=[asyncssh.import_private_key(host.key)],
+                client_keys=[_identity(host)],
                 known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
                 config=None,  # nothing of the machine's own ssh_config
                 agent_path=None,
@@ -239,9 +290,12 @@ class Connections:
                 f"{host.name} shows another host key than the one it was given. Not connecting.",
                 evidence=f"{host.address} port {host.port}",
                 advice="If you did not rebuild this node yourself, treat it as taken over, and delete the cluster.",
+                code="host_key",
             ) from error
         except asyncssh.PermissionDenied as error:
-            raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
+            raise Refused(
+                f"{host.name} does not accept the portal's key.", evidence=str(error), code="not_let_in"
+            ) from error
         except (OSError, asyncssh.Error) as error:
             way = f" through {host.via.name}" if host.via else ""
             raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
