@@ -49,7 +49,7 @@ def cores(cpus):
     """Physical ones among these."""
     ids = set()
     for cpu in cpus:
-        topology = "/sys/devices/system/cpu/cpu%d/topology/" % cpu
+        topology = f"/sys/devices/system/cpu/cpu{cpu}/topology/"
         ids.add((read(topology + "physical_package_id"), read(topology + "core_id") or str(cpu)))
     return len(ids)
 
@@ -182,7 +182,7 @@ class Folder:
     def write(self, token):
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.path, 0o700)
-        path = os.path.join(self.path, "%s.%d" % (self.me, len(self.tokens)))
+        path = os.path.join(self.path, f"{self.me}.{len(self.tokens)}")
         with open(path, "w", encoding="ascii") as file:
             self.tokens.append(path)
             file.write(token)
@@ -192,7 +192,7 @@ class Folder:
     def sees(self, tokens):
         """Those of them, by whose they are, that are here as they were written."""
         number = len(self.tokens) - 1
-        return [of for of, token in tokens.items() if read(os.path.join(self.path, "%s.%d" % (of, number))) == token]
+        return [of for of, token in tokens.items() if read(os.path.join(self.path, f"{of}.{number}")) == token]
 
     def close(self):
         for path in self.tokens:
@@ -255,7 +255,7 @@ class Way:
         }
         words = ["ssh", "-F", "none", "-i", self.at("key"), "-p", str(peer["ssh"]), "-l", self.user, "-n", "-T"]
         for name, value in options.items():
-            words += ["-o", "%s=%s" % (name, value)]
+            words += ["-o", f"{name}={value}"]
         return [*words, peer["name"], "exit 0"]
 
     def close(self):
@@ -272,14 +272,14 @@ def reach(peer, way):
         with socket.create_connection((peer["name"], peer["port"]), PATIENCE) as connection:
             said = connection.recv(200)
     except OSError as error:
-        return ["port", "%s, port %d: %s" % (found[0][4][0], peer["port"], error)]
+        return ["port", f"{found[0][4][0]}, port {peer['port']}: {error}"]
     if said.decode(errors="replace") != peer["token"]:
         return ["elsewhere", found[0][4][0]]
     try:
         with socket.create_connection((peer["name"], peer["ssh"]), PATIENCE) as connection:
             connection.recv(200)
     except OSError as error:
-        return ["ssh", "port %d: %s" % (peer["ssh"], error)]
+        return ["ssh", f"port {peer['ssh']}: {error}"]
     if not peer["signs_in"]:
         return None
     try:
@@ -287,7 +287,7 @@ def reach(peer, way):
     except (OSError, subprocess.TimeoutExpired) as error:
         return ["ssh", str(error)[:200]]
     if done.returncode:
-        return ["ssh", done.stderr.decode(errors="replace").strip()[-300:] or "exit status %d" % done.returncode]
+        return ["ssh", done.stderr.decode(errors="replace").strip()[-300:] or f"exit status {done.returncode}"]
     return None
 
 
@@ -306,7 +306,7 @@ def attempt(function, *args):
     try:
         return function(*args), ""
     except OSError as error:
-        return None, "%s: %s" % (error.strerror or error, error.filename or "")
+        return None, f"{error.strerror or error}: {error.filename or ''}"
 
 
 def main():
