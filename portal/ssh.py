@@ -13,6 +13,7 @@ import os
 import resource
 import shlex
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -28,6 +29,9 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 CONNECT_SECONDS = 10
 BEGIN_SECONDS = 30.0  # in which a node that is connected to is to begin a command
 KNOCK_SECONDS = 2
+CLOCKS_DIFFER = (
+    300  # seconds that a computer's clock may be behind ours before it takes a new certificate for a later one
+)
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
@@ -44,7 +48,9 @@ class Host:
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
     via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
-    certificate: str = ""  # of the key; then the server is not ours and takes no variables: they go with the command
+    # Of our key, where the account trusts an authority and not the key itself; then the server is not ours, and takes
+    # no variables: they go with the command.
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,37 +123,66 @@ async def knock(host: Host) -> bool | None:
     return True
 
 
+async def host_key_of(address: str, port: int) -> str:
+    """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`.
+
+    It is Ed25519's where the server has one.
+    """
+    for algorithms in (["ssh-ed25519"], ()):
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                key = await asyncssh.get_server_host_key(address, port, server_host_key_algs=algorithms, config=None)
+        except asyncssh.KeyExchangeFailed:
+            continue
+        except (OSError, asyncssh.Error, TimeoutError) as error:
+            raise Passing(
+                f"No SSH server answers at {address}, port {port}.", evidence=str(error) or type(error).__name__
+            ) from error
+        if key is not None:
+            return key.export_public_key().decode().strip()
+    raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
+
+
 def new_key(comment: str) -> tuple[str, str]:
     """A new Ed25519 key pair: private and public, in OpenSSH's formats."""
     key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
 
 
-def certify(
+def sign(
     authority: str,
     public: str,
     *,
-    names: str,
-    principal: str,
-    command: str,
-    until: float | None = None,
+    name: str,
+    principals: Sequence[str],
+    seconds: float | None = None,
+    command: str = "",
 ) -> str:
-    """A certificate for somebody's public key by this authority's private one, in OpenSSH's format.
+    """A certificate of a public key by the private key of an authority, in OpenSSH's format.
 
-    `names` is what the server's log calls whoever signs in, and `command` what is executed whatever they ask for; it
-    finds that in SSH_ORIGINAL_COMMAND. `until` is in seconds since 1970; None: for ever.
+    `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
+    minutes ago, because clocks differ, for so many seconds; without, for ever. A `command` is executed whatever they
+    ask for, and finds that in SSH_ORIGINAL_COMMAND.
     """
-    signed = asyncssh.import_private_key(authority).generate_user_certificate(
+    lasts: dict[str, Any] = {}
+    if seconds is not None:
+        lasts = {"valid_after": int(time.time()) - CLOCKS_DIFFER, "valid_before": int(time.time() + seconds)}
+    certificate = asyncssh.import_private_key(authority).generate_user_certificate(
         asyncssh.import_public_key(public),
-        names,
-        principals=[principal],
-        valid_before=0xFFFFFFFFFFFFFFFF if until is None else int(until),
-        force_command=command,
+        name,
+        principals=list(principals),
+        force_command=command or None,
         permit_x11_forwarding=False,
         permit_agent_forwarding=False,
         permit_user_rc=False,
+        **lasts,
     )
-    return signed.export_certificate().decode().strip()
+    return certificate.export_certificate().decode().strip()
+
+
+def _identity(host: Host) -> Any:
+    key = asyncssh.import_private_key(host.key)
+    return (key, asyncssh.import_certificate(host.certificate)) if host.certificate else key
 
 
 Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"
@@ -287,9 +322,12 @@ class Connections:
                 f"{host.name} shows another host key than the one it was given. Not connecting.",
                 evidence=f"{host.address} port {host.port}",
                 advice="If you did not rebuild this node yourself, treat it as taken over, and delete the cluster.",
+                code="host_key",
             ) from error
         except asyncssh.PermissionDenied as error:
-            raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
+            raise Refused(
+                f"{host.name} does not accept the portal's key.", evidence=str(error), code="not_let_in"
+            ) from error
         except (OSError, asyncssh.Error) as error:
             way = f" through {host.via.name}" if host.via else ""
             raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
@@ -481,11 +519,6 @@ class Terminal:
         """How the command ended, once it has; 128 for a signal. None when the node went away under it."""
         await self._process.wait_closed()
         return 128 if self._process.exit_signal else self._process.exit_status
-
-
-def _identity(host: Host) -> Any:
-    key = asyncssh.import_private_key(host.key)
-    return (key, asyncssh.import_certificate(host.certificate)) if host.certificate else key
 
 
 def _terminal(command: Command) -> dict[str, Any]:

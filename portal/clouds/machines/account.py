@@ -10,7 +10,6 @@ from portal.clouds.machines.cloud import OWN, MachinesCloud
 from portal.clouds.machines.models import Computer, Pool
 from portal.clouds.machines.rows import briefly
 from portal.clouds.machines.shapes import instance_types
-from portal.clouds.machines.signing import authorized_key
 from portal.clouds.stores import Store
 from portal.clouds.types import Can, CloudKind, Identity, InstanceType, Permission, Region, RoleSpec, Tags, not_here
 
@@ -50,7 +49,7 @@ class MachinesAccount:
             granted = bool(computers) and not out
             why = "" if granted else f"not ready: {', '.join(out)}" if out else "it has no computer yet"
             name = f"Sign in to the computers of {pool} as {pool.user}"
-            line = f"In ~{pool.user}/.ssh/authorized_keys on each:\n{authorized_key(pool)}"
+            line = f"In ~{pool.user}/.ssh/authorized_keys on each:\n{pool.authorized_key}"
             found.append(Permission(name, granted, why, "" if granted else line))
         return found
 

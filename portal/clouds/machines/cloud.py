@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from portal import ssh
-from portal.clouds.machines import folders, leaving, signing
+from portal.clouds.machines import certificates, folders, leaving
 from portal.clouds.machines.folders import Place
 from portal.clouds.machines.models import Computer, Event, Pool
 from portal.clouds.machines.rows import briefly
@@ -44,8 +44,8 @@ _SECONDS = 40.0  # for a script on a computer
 _ASKED = 3  # computers, one after another, for what each of a pool could say
 _AWAY_AFTER = 15.0  # seconds for which a computer that is given back is tried, before it is left to be swept later
 _NOTE = (
-    "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}, and can "
-    "read each other's files. Others may use the computers meanwhile."
+    "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}, and "
+    "can read each other's files. Others may use the computers meanwhile."
 )
 
 
@@ -130,7 +130,7 @@ class MachinesCloud:
         trouble: PortalError | None = None
         for computer in self._likely(pool)[:_ASKED]:
             try:
-                return ssh.run(signing.host(pool, computer), command, input=said.encode(), seconds=_SECONDS + 10)
+                return ssh.run(certificates.host(pool, computer), command, input=said.encode(), seconds=_SECONDS + 10)
             except PortalError as error:
                 trouble = error
         if trouble is None:
@@ -155,11 +155,11 @@ class MachinesCloud:
         _refuse_what_is_not_here(zone=spec.zone, spot=spec.spot, role=spec.role)
         pool = self._pool()
         place = Place.of(pool, spec.tags)
-        certificates = _sign(pool, place, spec)
+        signed = _sign(pool, place, spec)
         given_up = 0
         while True:
             computers = _take(pool, spec)
-            lost = _prepare(pool, place, spec.tags, computers, certificates)
+            lost = _prepare(pool, place, spec.tags, computers, signed)
             if not lost:
                 return
             given_up += len(lost)
@@ -287,16 +287,16 @@ def _sign(pool: Pool, place: Place, spec: NodesSpec) -> list[list[str]]:
     names = [f"workspace {spec.tags.workspace}", *[f"cluster {spec.tags.subject}"] * len(spec.authorized_keys)]
     enter = place.enter(spec.tags)
     return [
-        [public, signing.certify(pool, public, names=name, command=enter)]
+        [public, certificates.sign(pool, public, name, command=enter)]
         for public, name in zip(spec.authorized_keys, names, strict=False)
     ]
 
 
 def _prepare(
-    pool: Pool, place: Place, tags: Tags, computers: Sequence[Computer], certificates: list[list[str]]
+    pool: Pool, place: Place, tags: Tags, computers: Sequence[Computer], signed: list[list[str]]
 ) -> list[Computer]:
     """Make nodes of them, all at once. Those that were given up, because they do not answer, or show another key."""
-    calls = [(signing.host(pool, one), *folders.preparing(place, tags, one, one.rank or 0)) for one in computers]
+    calls = [(certificates.host(pool, one), *folders.preparing(place, tags, one, one.rank or 0)) for one in computers]
     answers = ssh.run_each(calls, seconds=_SECONDS)
     lost: list[Computer] = []
     for one, answer in zip(computers, answers, strict=True):
@@ -319,15 +319,15 @@ def _prepare(
         elif answer.status:
             raise Refused(f"The computer {one} could not be prepared.", evidence=answer.said)
         else:
-            _is_prepared(one, answer.text, certificates)
+            _is_prepared(one, answer.text, signed)
     return lost
 
 
 @briefly
-def _is_prepared(computer: Computer, boot_id: str, certificates: list[list[str]]) -> None:
+def _is_prepared(computer: Computer, boot_id: str, signed: list[list[str]]) -> None:
     """Certificates stay what they are as long as the keys do: who is connected by them stays so."""
-    same = [key for key, _ in computer.certificates] == [key for key, _ in certificates]
-    computer.certificates = computer.certificates if same else certificates
+    same = [key for key, _ in computer.certificates] == [key for key, _ in signed]
+    computer.certificates = computer.certificates if same else signed
     computer.boot_id, computer.seen = boot_id[:40], now()
     computer.save(update_fields=["certificates", "boot_id", "seen"])
 

@@ -148,7 +148,7 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
 
 
 def clearing(place: Place, tags: Tags, computer: Computer, *, home: bool) -> str:
-    """The command that removes what a node has on its computer, with its `home` or, where another one has that, without.
+    """The command that removes what a node has on its computer, with its `home` or, where another has that, without.
 
     The last one takes the cluster's folder with it.
     """

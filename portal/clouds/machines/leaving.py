@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from django.db import transaction
 
 from portal import detached, ssh
-from portal.clouds.machines import folders, signing
+from portal.clouds.machines import certificates, folders
 from portal.clouds.machines.folders import Place
 from portal.clouds.machines.models import Computer, Event
 from portal.clouds.machines.rows import briefly
@@ -23,7 +23,7 @@ _SECONDS = 40.0
 def sweep(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
     """All at once. Those that stay taken, and why. Each comes with its pool."""
     waiting = [one for one in computers if one.is_taken and one.is_leaving]
-    hosts = [signing.host(one.pool, one) for one in waiting]
+    hosts = [certificates.host(one.pool, one) for one in waiting]
     left: list[tuple[Computer, PortalError]] = []
     clear: list[tuple[Computer, ssh.Host]] = []
     marks = [(f"{folders.MARK}={one.subject}", Place.of(one.pool, one.tags).cluster(one.tags)) for one in waiting]

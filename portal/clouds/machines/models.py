@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import uuid
 from typing import Any, ClassVar
 
@@ -12,6 +14,16 @@ from django.db.models.functions import Lower
 from portal import secrets
 from portal.clouds.types import Tags
 from portal.states import Badge
+
+SSH = 22
+
+
+def fingerprint(public: str) -> str:
+    """Of a public key in OpenSSH's format: SHA256:…"""
+    if not public:
+        return ""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 class Pool(models.Model):
@@ -27,6 +39,9 @@ class Pool(models.Model):
     key_public = models.TextField()
     key_private = secrets.EncryptedField(editable=False)
     created = models.DateTimeField(auto_now_add=True)
+    check_due = models.DateTimeField(null=True, editable=False)  # when its computers are checked next; see `check`
+    check_asked = models.DateTimeField(null=True, editable=False)  # somebody waits for that since then
+    checked = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         constraints = [models.UniqueConstraint("account", Lower("name"), name="pool_names_unique")]
@@ -36,6 +51,17 @@ class Pool(models.Model):
 
     def belongs_to(self, field: str) -> str:
         return f"{self.account}/pool/{self.uuid}/{field}"
+
+    @property
+    def principal(self) -> str:
+        """Which certificates the computers let in as the account: those that were made for this pool."""
+        return f"coxswain-{self.uuid}"
+
+    @property
+    def authorized_key(self) -> str:
+        """The line of `authorized_keys` by which the account trusts the pool's authority (sshd(8))."""
+        allowed = f'cert-authority,restrict,pty,port-forwarding,principals="{self.principal}"'
+        return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
 
 
 class ComputerQuerySet(models.QuerySet["Computer"]):
@@ -71,7 +97,7 @@ class Computer(models.Model):
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     pool = models.ForeignKey(Pool, models.CASCADE, related_name="computers")
     address = models.CharField(max_length=253)
-    port = models.PositiveIntegerField(default=22)
+    port = models.PositiveIntegerField(default=SSH)
     hostname = models.CharField(max_length=64, blank=True)  # as it says itself; empty until it was checked
     state = models.CharField(max_length=10, choices=State, default=State.NEW)
     is_disabled = models.BooleanField(default=False)  # by an administrator: no cluster gets it any more
@@ -86,6 +112,8 @@ class Computer(models.Model):
     boot_id = models.CharField(max_length=40, blank=True)  # of the kernel: another one after a reboot
     checked = models.DateTimeField(null=True, editable=False)
     seen = models.DateTimeField(null=True, editable=False)  # when it last answered
+    silence = models.CharField(max_length=300, blank=True)  # what came instead of an answer the last time, if any did
+    load = models.FloatField(null=True)  # of the last minute, as it said when it last answered
     created = models.DateTimeField(auto_now_add=True)
 
     # Who has it, as the tags of the cluster say. All of them empty: nobody.
@@ -122,6 +150,22 @@ class Computer(models.Model):
 
     def __str__(self) -> str:
         return self.hostname or self.address
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its confirmed host key, as `ssh-keygen -l` shows it; empty where there is none."""
+        return fingerprint(self.host_public)
+
+    @property
+    def fingerprint_shown(self) -> str:
+        """Of the one that it shows, if that is another one."""
+        return fingerprint(self.host_shown)
+
+    @property
+    def where(self) -> str:
+        """Its address, with the port where that is not SSH's own."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return address if self.port == SSH else f"{address}:{self.port}"
 
     @property
     def is_taken(self) -> bool:

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('machines', '0001_initial'),
+        ('machines', '0002_computers'),
     ]
 
     operations = [
