@@ -42,7 +42,7 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
-from portal.clouds.machines import signing  # noqa: E402
+from portal.clouds.machines import certificates  # noqa: E402
 from portal.clouds.machines.models import Computer, Pool  # noqa: E402
 from portal.errors import PortalError  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
@@ -149,14 +149,14 @@ def make_pool(computers, base, user="team"):
     organization = Organization.objects.earliest("pk")
     config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
     pool = Pool(account=config.uuid, name="desks", user=user, base=base)
-    signing.make_authority(pool)
+    certificates.new_authority(pool)
     pool.save()
     for address, host_public, hostname in computers:
         Computer.objects.create(
             pool=pool, address=address, host_public=host_public, hostname=hostname, state=Computer.State.READY,
             cores=2, vcpus=2, memory_gib=4, architecture="x86_64",
         )  # fmt: skip
-    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": signing.authorized_key(pool)}
+    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": pool.authorized_key}
 
 
 def computers(pool):
