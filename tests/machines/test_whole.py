@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.running import until
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
