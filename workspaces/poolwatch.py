@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from django.db import DatabaseError
 
@@ -14,7 +14,6 @@ from portal.clouds.machines import standing
 from portal.clouds.machines.check import Finding, Key, check
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
-from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES
 from portal.tasks.watch import SharingWatcher
