@@ -1,6 +1,8 @@
 """Commands on nodes. Everything of ours that goes over SSH goes through here, over connections that are kept.
 
-Host keys are made by us before a node first boots, so even the first connection is pinned; a changed key is refused.
+Host keys are known before the first connection, because we made them or somebody confirmed them; a changed key is
+refused. Where the SSH server is somebody else's, we sign in with certificates: what they force is executed in the place
+of a command, which its login shell, whatever that is, never sees (ssh-keygen(1), CERTIFICATES).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import resource
 import shlex
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -46,7 +48,9 @@ class Host:
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
     via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
-    certificate: str = ""  # of our key, where the account trusts an authority and not the key itself
+    # Of our key, where the account trusts an authority and not the key itself; then the server is not ours, and takes
+    # no variables: they go with the command.
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Command:
     first: bytes = field(default=b"", repr=False)
     env: tuple[tuple[str, str], ...] = ()
     size: tuple[int, int] | None = None  # columns and rows: it runs on a terminal
+
+    def on(self, host: Host) -> tuple[str, dict[str, str]]:
+        """What is asked of the host: a line of shell, and variables of the session."""
+        if not host.certificate:
+            return self.line, dict(self.env)
+        return "".join(f"export {shlex.quote(f'{name}={value}')}; " for name, value in self.env) + self.line, {}
 
 
 @dataclass(frozen=True)
@@ -139,11 +149,20 @@ def new_key(comment: str) -> tuple[str, str]:
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
 
 
-def sign(authority: str, public: str, *, name: str, principals: Sequence[str], seconds: float | None = None) -> str:
+def sign(
+    authority: str,
+    public: str,
+    *,
+    name: str,
+    principals: Sequence[str],
+    seconds: float | None = None,
+    command: str = "",
+) -> str:
     """A certificate of a public key by the private key of an authority, in OpenSSH's format.
 
     `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
-    minutes ago, because clocks differ, for so many seconds; without, for ever.
+    minutes ago, because clocks differ, for so many seconds; without, for ever. A `command` is executed whatever they
+    ask for, and finds that in SSH_ORIGINAL_COMMAND.
     """
     lasts: dict[str, Any] = {}
     if seconds is not None:
@@ -152,6 +171,7 @@ def sign(authority: str, public: str, *, name: str, principals: Sequence[str], s
         asyncssh.import_public_key(public),
         name,
         principals=list(principals),
+        force_command=command or None,
         permit_x11_forwarding=False,
         permit_agent_forwarding=False,
         permit_user_rc=False,
@@ -193,7 +213,7 @@ class _Kept:
 
 
 class Connections:
-    """Kept connections of one event loop, one a host.
+    """Kept connections of one event loop, one a host; another one where the host's server allows no more sessions.
 
     A connection is in use while a command goes on over it, however long and whether anything is said or not; what was
     started ahead does not count. Those that nobody uses are closed after IDLE_SECONDS, and earlier, the longest unused
@@ -203,6 +223,7 @@ class Connections:
     def __init__(self, most: int | None = None) -> None:
         self._most = most or max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
         self._kept: dict[Host, _Kept] = {}  # the longest unused first
+        self._left: set[_Kept] = set()  # full ones, each until its last command has ended
         self._leading: set[asyncio.Task[None]] = set()  # each waits for the end of a connection through another host
         self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
 
@@ -234,9 +255,20 @@ class Connections:
 
     def _give_back(self, host: Host, kept: _Kept) -> None:
         kept.users -= 1
-        if not kept.users and self._kept.get(host) is kept:
+        if kept.users:
+            return
+        if self._kept.get(host) is kept:
             self._kept[host] = self._kept.pop(host)  # to the end
             kept.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, host, kept)
+        elif kept in self._left:
+            self._left.discard(kept)
+            kept.abort()
+
+    def _leave(self, host: Host, kept: _Kept) -> None:
+        """To those who use it: the next command has another one."""
+        if self._kept.get(host) is kept:
+            del self._kept[host]
+            self._left.add(kept)
 
     def _make_room(self) -> None:
         if len(self._kept) >= self._most:
@@ -320,9 +352,10 @@ class Connections:
                 await asyncio.wait([kept.opening])  # not awaited itself: its being dropped is not our own end
                 if kept.opening.cancelled():
                     raise Passing(f"The connection to {host.name} was cut.")
+                line, env = command.on(host)
                 async with asyncio.timeout(BEGIN_SECONDS):
                     process = await kept.opening.result().create_process(
-                        command.line, env=dict(command.env), encoding=None, **_terminal(command)
+                        line, env=env, encoding=None, **_terminal(command)
                     )
                 _write(process, command.first)
             except TimeoutError as error:  # not once more: who knows what it has begun
@@ -331,8 +364,12 @@ class Connections:
                 raise Passing(f"{host.name} has begun nothing within {BEGIN_SECONDS:.0f} seconds.") from error
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
+                is_full = isinstance(error, asyncssh.ChannelOpenError) and kept.users > 1 and not kept.is_dead
+                if is_full:  # it has as many sessions as the server allows
+                    self._leave(host, kept)
                 self._give_back(host, kept)
-                self._drop(host, kept)
+                if not is_full:
+                    self._drop(host, kept)
                 if last:
                     raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
             except BaseException:
@@ -448,6 +485,8 @@ class Connections:
     def close(self) -> None:
         for host in list(self._kept):
             self.drop(host)
+        for kept in self._left:
+            kept.abort()
 
 
 class Terminal:
@@ -565,6 +604,17 @@ def run_each(calls: Sequence[tuple[Host, str | Command, bytes]], *, seconds: flo
         except PortalError as error:
             answers.append(error)
     return answers
+
+
+def hang_up(hosts: Iterable[Host]) -> None:
+    """Close this process's connections to them, now that nothing is to be done there any more."""
+
+    async def go() -> None:
+        for host in hosts:
+            if _kept is not None:
+                _kept.drop(host)
+
+    background.wait_for(go())
 
 
 def check(host: Host, command: str, *, input: bytes = b"", seconds: float = 45, what: str = "") -> Answer:  # noqa: A002

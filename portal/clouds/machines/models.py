@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
 from portal import secrets
+from portal.clouds.types import Tags
 from portal.states import Badge
 
 SSH = 22
@@ -63,6 +64,20 @@ class Pool(models.Model):
         return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
 
 
+class ComputerQuerySet(models.QuerySet["Computer"]):
+    def offered(self) -> ComputerQuerySet:
+        """Those that clusters may have, now or once they are given back."""
+        return self.filter(is_disabled=False).exclude(state=Computer.State.NEW)
+
+    def free(self) -> ComputerQuerySet:
+        """As `Computer.is_free`."""
+        return self.filter(is_disabled=False, state=Computer.State.READY, subject="")
+
+    def of(self, tags: Tags) -> ComputerQuerySet:
+        """Those that the cluster has, and those that it has given back and that are not swept yet."""
+        return self.filter(**vars(tags)).order_by("rank", "pk")
+
+
 class Computer(models.Model):
     """One of a pool. Taken by at most one cluster at a time, and only when READY."""
 
@@ -108,8 +123,19 @@ class Computer(models.Model):
     subject = models.CharField(max_length=80, blank=True, db_index=True)
     rank = models.PositiveIntegerField(null=True)
     taken = models.DateTimeField(null=True, editable=False)
+    # By which the keys of the cluster sign in, in their order, with the keys; empty until the node is prepared.
+    certificates = models.JSONField(default=list, editable=False)
     # It was given back while it did not answer: it stays taken until what is ours was ended and removed on it.
     is_leaving = models.BooleanField(default=False)
+    FREE: ClassVar[dict[str, Any]] = {
+        **dict.fromkeys(("portal", "organization", "workspace", "subject"), ""),
+        "rank": None,
+        "taken": None,
+        "certificates": [],
+        "is_leaving": False,
+    }
+
+    objects = ComputerQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["hostname", "address", "pk"]
@@ -144,6 +170,21 @@ class Computer(models.Model):
     @property
     def is_taken(self) -> bool:
         return bool(self.subject)
+
+    @property
+    def is_free(self) -> bool:
+        """A cluster may take it now."""
+        return self.state == self.State.READY and not self.is_disabled and not self.is_taken
+
+    @property
+    def is_lost(self) -> bool:
+        """It does not answer, or is not who it was: a cluster that has it may have another one instead."""
+        return self.state == self.State.AWAY or bool(self.host_shown)
+
+    @property
+    def tags(self) -> Tags:
+        """Of the cluster that has it."""
+        return Tags(self.portal, self.organization, self.workspace, self.subject)
 
     @property
     def badge(self) -> Badge:
