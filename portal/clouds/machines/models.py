@@ -63,6 +63,14 @@ class Pool(models.Model):
         allowed = f'cert-authority,restrict,pty,port-forwarding,principals="{self.principal}"'
         return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
 
+    @property
+    def authorizing(self) -> str:
+        """The command by which the account appends that line."""
+        return (
+            "mkdir -p -m 700 ~/.ssh && "
+            f"echo '{self.authorized_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys"
+        )
+
 
 class ComputerQuerySet(models.QuerySet["Computer"]):
     def offered(self) -> ComputerQuerySet:
@@ -164,6 +172,12 @@ class Computer(models.Model):
         return fingerprint(self.host_shown)
 
     @property
+    def key_kind(self) -> str:
+        """Of the key that it shows, as `ssh-keygen -l` calls it."""
+        kind = self.host_shown.split()[0] if self.host_shown else ""
+        return {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}.get(kind, "ECDSA" if "ecdsa" in kind else kind)
+
+    @property
     def where(self) -> str:
         """Its address, with the port where that is not SSH's own."""
         address = f"[{self.address}]" if ":" in self.address else self.address
@@ -192,8 +206,12 @@ class Computer(models.Model):
     def badge(self) -> Badge:
         if self.is_disabled:
             return Badge.gone("DISABLED")
+        if self.is_leaving:
+            return Badge.warning("LEAVING", "bi-question-circle-fill")
         if self.is_taken and self.state == self.State.READY:
             return Badge.working("IN USE")
+        if self.state == self.State.NEW and self.host_public:
+            return Badge.working("CHECKING")
         return self.PAGE[self.state]
 
 
