@@ -190,8 +190,12 @@ class Computer(models.Model):
     def badge(self) -> Badge:
         if self.is_disabled:
             return Badge.gone("DISABLED")
+        if self.is_leaving:
+            return Badge.warning("LEAVING", "bi-question-circle-fill")
         if self.is_taken and self.state == self.State.READY:
             return Badge.working("IN USE")
+        if self.state == self.State.NEW and self.host_public:
+            return Badge.working("CHECKING")
         return self.PAGE[self.state]
 
 
