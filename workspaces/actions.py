@@ -23,6 +23,7 @@ from portal.errors import Conflict, PortalError
 from portal.once import uuid_for
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
+from portal.tasks.plans import Plan
 from workspaces import plans
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
@@ -139,13 +140,29 @@ def alive_in(workspace: Workspace) -> list[Holding]:
 @audit.atomic()
 def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
-    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
+    return _end_workspace(workspace, plans.DELETE, by=by)
+
+
+@audit.atomic()
+def forget_workspace(workspace: Workspace, *, by: User) -> Task:
+    """It is TERMINATED, and what there is of it stays where it is. Raises `PortalError`.
+
+    Only where its deletion has failed: that would take it away.
+    """
+    workspace.refresh_from_db(fields=["status"])
+    if not workspace.may_be_forgotten:
+        raise Conflict(f"{workspace} is forgotten only where its deletion has failed.", advice="Delete it first.")
+    return _end_workspace(workspace, plans.FORGET, by=by)
+
+
+def _end_workspace(workspace: Workspace, plan: Plan, *, by: User) -> Task:
+    task = start_task(workspace, plan.kind, by=by, cloud=workspace.cloud_config.kind)
     # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
     if alive := alive_in(workspace):
         raise PortalError(f"Something goes on in this workspace: {', '.join(one.name for one in alive[:3])}.")
-    audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
+    audit.record(plan.participle, workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from django.contrib import messages
@@ -23,8 +23,9 @@ from portal.forms import refusals_in
 from portal.tasks.causes import explain_task
 from portal.tasks.ledger import why_not_again
 from portal.tasks.models import Step, StepStatus, Task, TaskStatus
+from portal.tasks.plans import Plan
 from workspaces import plans
-from workspaces.actions import alive_in, create_workspace, delete_workspace, update_workspace
+from workspaces.actions import alive_in, create_workspace, delete_workspace, forget_workspace, update_workspace
 from workspaces.forms import RenameForm, WorkspaceFilterForm, WorkspaceForm
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
@@ -159,12 +160,29 @@ def update_infrastructure(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, "workspaces/workspace_update.html", context)
 
 
-@login_required
-def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _workspace_of_mine(request, uuid)
-    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
-    if request.method == "POST" and form.is_valid():
-        with refusals_in(form):
-            return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
-    context = {"form": form, "workspace": found, "alive": alive_in(found), "plan": plans.DELETE.on(found.can)}
-    return render(request, "workspaces/workspace_delete.html", context)
+def _asking_for_the_name(act: Callable[..., Task], plan: Plan) -> Callable[..., HttpResponse]:
+    """A view whose GET says what will be lost, and whose POST with the workspace's name does it."""
+
+    @require_http_methods(["GET", "HEAD", "POST"])
+    @login_required
+    def view(request: HttpRequest, uuid: UUID) -> HttpResponse:
+        found = _workspace_of_mine(request, uuid)
+        form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+        if request.method == "POST" and form.is_valid():
+            with refusals_in(form):
+                return redirect("task", uuid=act(found, by=person(request)).uuid)
+        context = {
+            "form": form,
+            "workspace": found,
+            "alive": alive_in(found),
+            "plan": plan.on(found.can),
+            "verb": plan.title.split()[0],
+            "is_forgotten": plan is plans.FORGET,
+        }
+        return render(request, "workspaces/workspace_delete.html", context)
+
+    return view
+
+
+remove_workspace = _asking_for_the_name(delete_workspace, plans.DELETE)
+forget = _asking_for_the_name(forget_workspace, plans.FORGET)
