@@ -25,11 +25,17 @@ from portal.tasks.ledger import why_not_again
 from portal.tasks.models import Step, StepStatus, Task, TaskStatus
 from portal.tasks.plans import Plan
 from workspaces import plans
-from workspaces.actions import alive_in, create_workspace, delete_workspace, forget_workspace, update_workspace
+from workspaces.actions import (
+    alive_in,
+    create_workspace,
+    delete_workspace,
+    forget_workspace,
+    rename,
+    update_workspace,
+)
 from workspaces.forms import RenameForm, WorkspaceFilterForm, WorkspaceForm
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
-from workspaces.views.configs import renamed
 
 PAGE = 25
 
@@ -118,8 +124,11 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST" and not allowed:
         raise PermissionDenied
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
-    if renamed(request, form, found):
-        return redirect("workspace-settings", uuid=uuid)
+    if request.method == "POST" and form.is_valid():
+        with refusals_in(form):
+            rename(found, form.cleaned_data["name"], by=person(request))
+            messages.success(request, f"It is called {found} now.")
+            return redirect("workspace-settings", uuid=uuid)
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     last = tasks[0] if tasks else None
     failed = last if last and last.status == TaskStatus.FAILED else None
