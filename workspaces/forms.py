@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -157,6 +157,8 @@ class WorkspaceForm(OnceForm):
 
 
 class WorkspaceFilterForm(forms.Form):
+    """What the list is narrowed to, in its address. `configs`: uuid and name of those that may be chosen."""
+
     q = forms.CharField(
         max_length=80,
         required=False,
@@ -176,14 +178,24 @@ class WorkspaceFilterForm(forms.Form):
         required=False,
         widget=forms.Select(attrs={"aria-label": "Status"}),
     )
+    cloud = forms.ChoiceField(required=False, widget=forms.Select(attrs={"aria-label": "Cloud configuration"}))
     sort = forms.ChoiceField(
         choices=[("", "Name"), ("new", "Newest first")],
         required=False,
         widget=forms.Select(attrs={"aria-label": "Order"}),
     )
 
+    def __init__(self, data: Any, *, configs: Sequence[tuple[UUID, str]]) -> None:
+        super().__init__(data)
+        field: Any = self.fields["cloud"]
+        field.choices = [("", "Any cloud configuration"), *((str(uuid), name) for uuid, name in configs)]
+        if len(configs) < 2 and not data.get("cloud"):
+            del self.fields["cloud"]
+
     def narrow(self, rows: WorkspaceQuerySet) -> WorkspaceQuerySet:
         asked = self.cleaned_data
+        if asked.get("cloud"):
+            rows = rows.filter(cloud_config__uuid=asked["cloud"])
         rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
         found = asked["q"]
         return rows.filter(Q(name__icontains=found) | Q(uuid__istartswith=found)) if found else rows

@@ -80,6 +80,21 @@ def test_what_is_looked_for_is_in_the_address(client, harbor, this_computer, ali
     assert "No workspace is like this." in words(client.get("/workspaces/?q=nothing"))
 
 
+def test_workspaces_are_found_by_their_cloud_configuration(client, harbor, lab, this_computer, alice, bob):
+    other = CloudConfig.objects.create(organization=harbor, name="The cellar", kind="local")
+    Workspace.objects.create(organization=harbor, cloud_config=other, name="risk", region="x", status="ready")
+    client.force_login(alice)
+    page = client.get(f"/workspaces/?cloud={other.uuid}")
+    assert [one.name for one in page.context["workspaces"]] == ["risk"]
+    assert "Show all" in words(page)
+    assert [one.name for one in client.get("/workspaces/?cloud=").context["workspaces"]] == ["lab", "risk"]
+    client.force_login(bob)
+    page = words(client.get("/workspaces/"))
+    assert "The cellar" not in page, "nobody hears of what they see no workspace of"
+    assert 'name="cloud"' not in page, "there is nothing to choose"
+    assert not client.get(f"/workspaces/?cloud={other.uuid}").context["workspaces"]
+
+
 def test_a_long_list_has_pages_and_costs_no_more(client, harbor, this_computer, alice):
     many = [
         Workspace(organization=harbor, cloud_config=this_computer, name=f"w{n:02}", region="x", status="failed")

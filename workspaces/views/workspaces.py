@@ -38,18 +38,20 @@ from workspaces.models import Workspace
 from workspaces.place import workspace_for
 
 PAGE = 25
+MOST_CONFIGS = 100  # that the list can be narrowed to
 
 
 @require_safe
 @login_required
 def workspaces(request: HttpRequest) -> HttpResponse:
-    """Those that are there; what is found by name, uuid and status is in the address."""
+    """Those that are there; what is found by name, uuid, status and cloud configuration is in the address."""
     organization = enter_organization(request)
-    form = WorkspaceFilterForm(request.GET)
+    seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
+    configs = seen.values_list("cloud_config__uuid", "cloud_config__name").order_by("cloud_config__name").distinct()
+    form = WorkspaceFilterForm(request.GET, configs=list(configs[:MOST_CONFIGS]))
     page: Page[Workspace] = Page([])
     if form.is_valid():
         inside = Workspace.objects.where(request.user, Can.VIEW).filter(pk=OuterRef("pk"))
-        seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
         rows = behind(form.narrow(seen), cursor_of(request.GET), *form.order, among=seen)
         rows = rows.select_related("cloud_config", "created_by").annotate(inside=Exists(inside))
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
@@ -59,7 +61,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
         "workspaces": page.rows,
         **page.context,
         "form": form,
-        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+        "filtered": any(request.GET.get(name) for name in ("q", "status", "cloud")),
     }
     part = "workspaces/workspaces.html#list" if request.headers.get("HX-Target") == "workspace-list" else ""
     return render(request, part or "workspaces/workspaces.html", context)
