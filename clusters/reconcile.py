@@ -122,12 +122,12 @@ def why_not_adopted(stray: Stray) -> str:
     uuid = uuid_in(stray.subject)
     # Whoever has the account writes what tags they like: the uuid of a cluster elsewhere makes it no cluster of theirs.
     here = Cluster.objects.filter(workspace__cloud_config=stray.cloud_config_id, workspace__region=stray.region)
-    row = here.filter(uuid=uuid).select_related("workspace").first() if uuid else None
+    row = here.filter(uuid=uuid).select_related("workspace__cloud_config").first() if uuid else None
     if row is None:
         return "The portal has no keys of its nodes: nobody could sign in to them."
     if row.workspace.status != Workspace.Status.READY:
         return f"Its workspace {row.workspace} is {row.workspace.badge.word}."
-    if not row.key_private or row.nodes.filter(host_private="").exists():
+    if not row.key_private or (Can.MAKE in row.can and row.nodes.filter(host_private="").exists()):
         return "Its keys were thrown away when it was deleted: nobody could sign in to its nodes."
     if is_to_end(stray, in_=_ADOPTION):
         return "The portal is ending it by itself: its own row says that it is not to be there."

@@ -21,6 +21,7 @@ from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
 from portal.clouds.local.options import LocalOptions
+from portal.clouds.machines.options import MachinesOptions
 from portal.errors import Refused
 from portal.models import installation
 from portal.states import Badge, State
@@ -46,6 +47,7 @@ class CloudConfig(models.Model):
 
     class Kind(models.TextChoices):
         LOCAL = "local", "This computer"
+        MACHINES = "machines", "Own machines"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
@@ -112,6 +114,8 @@ class CloudConfig(models.Model):
             case self.Kind.LOCAL:
                 places = {name: settings.VAR / folder / str(self.uuid) for name, folder in _FOLDERS.items()}
                 return LocalOptions.of({**self.options, **settings.LOCAL_NODES, **places})
+            case self.Kind.MACHINES:
+                return MachinesOptions(self.uuid)
 
     @property
     def can(self) -> frozenset[clouds.Can]:

@@ -1,0 +1,76 @@
+"""Computers that a cluster has given back: what is ours on them is ended and removed, and then they are free.
+
+Only what is of that cluster: what carries its mark in its environment or has something of its folder open, and what
+descends from that. Others of the same account, and other clusters of this portal or of another one, are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import transaction
+
+from portal import detached, ssh
+from portal.clouds.machines import certificates, folders
+from portal.clouds.machines.folders import Place
+from portal.clouds.machines.models import Computer, Event
+from portal.clouds.machines.rows import briefly
+from portal.errors import PortalError, Refused
+
+_SECONDS = 40.0
+
+
+def sweep(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
+    """All at once. Those that stay taken, and why. Each comes with its pool."""
+    waiting = [one for one in computers if one.is_taken and one.is_leaving]
+    hosts = [certificates.host(one.pool, one) for one in waiting]
+    left: list[tuple[Computer, PortalError]] = []
+    clear: list[tuple[Computer, ssh.Host]] = []
+    marks = [(f"{folders.MARK}={one.subject}", Place.of(one.pool, one.tags).cluster(one.tags)) for one in waiting]
+    for one, host, answer in zip(waiting, hosts, detached.end_all(hosts, marks), strict=True):
+        if trouble := _trouble(one, answer):
+            left.append((one, trouble))
+        else:
+            clear.append((one, host))
+    calls = [(host, _clearing(one), b"") for one, host in clear]
+    for (one, _), answer in zip(clear, ssh.run_each(calls, seconds=_SECONDS), strict=True):
+        if trouble := _trouble(one, answer):
+            left.append((one, trouble))
+        else:
+            _release(one)
+    ssh.hang_up(hosts)
+    return left
+
+
+def _trouble(computer: Computer, answer: ssh.Answer | PortalError) -> PortalError | None:
+    if isinstance(answer, PortalError):
+        return answer
+    if answer.status:
+        return Refused(f"What is on {computer} could not be taken away.", evidence=answer.said)
+    return None
+
+
+def _clearing(computer: Computer) -> str:
+    place = Place.of(computer.pool, computer.tags)
+    return folders.clearing(place, computer.tags, computer, home=not _has_successor(computer))
+
+
+@briefly
+def _has_successor(computer: Computer) -> bool:
+    """Whether another computer is the node of its rank by now, and has its home."""
+    return Computer.objects.of(computer.tags).filter(rank=computer.rank, is_leaving=False).exists()
+
+
+@briefly
+def _release(computer: Computer) -> None:
+    """Not where somebody else has done so: then it may be another cluster's already."""
+    with transaction.atomic():
+        still = Computer.objects.filter(pk=computer.pk, subject=computer.subject, is_leaving=True)
+        if still.update(**Computer.FREE):
+            Event.objects.create(computer=computer, words="Swept, and free again.", subject=computer.subject)
+
+
+@briefly
+def waiting() -> list[Computer]:
+    """Those that were given back and are not swept, and answer as far as is known."""
+    return list(Computer.objects.filter(is_leaving=True).select_related("pool"))
