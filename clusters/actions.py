@@ -156,9 +156,13 @@ def pause_cluster(cluster: Cluster, *, by: User | None, timer: Timer | None = No
 
 
 @audit.atomic()
-def resume_cluster(cluster: Cluster, *, by: User | None) -> Task:
-    """The nodes of a cluster that is PAUSED start again, under their names. Raises `PortalError`."""
-    return _start(cluster, life.RESUME, by=by)
+def resume_cluster(cluster: Cluster, *, by: User | None, why: str = "") -> Task:
+    """The nodes of a cluster that is PAUSED start again, under their names. Raises `PortalError`.
+
+    `why`: half a sentence, where the person has asked for something else that needs it.
+    """
+    title = f"{life.RESUME.title} {cluster} {why}" if why else ""
+    return _start(cluster, life.RESUME, by=by, title=title, after={"why": why} if why else None)
 
 
 @audit.atomic()

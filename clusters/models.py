@@ -112,7 +112,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kind = ContentType.objects.get_for_model(Cluster)
         last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
         pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
-        tasks = Task.objects.filter(pk__in=pks).only("uuid", "kind", "title", "status", "cancel_asked", "subject_id")
+        tasks = Task.objects.filter(pk__in=pks).only(
+            "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
+        )
         return {task.subject_id: task for task in tasks}
 
 
