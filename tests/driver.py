@@ -42,7 +42,7 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
-from portal.clouds.machines import signing  # noqa: E402
+from portal.clouds.machines import certificates  # noqa: E402
 from portal.clouds.machines.models import Computer, Pool  # noqa: E402
 from portal.errors import PortalError  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
@@ -66,6 +66,38 @@ def setup():
     if not organization.cloud_configs.exists():
         create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
     return {"email": EMAIL, "password": PASSWORD}
+
+
+def make_pool(computers, user, base, name="desks"):
+    """A cloud configuration of own machines with a pool of these, confirmed and checked. The line to be pasted."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = Pool(account=config.uuid, name=name, user=user, base=base)
+    certificates.new_authority(pool)
+    pool.save()
+    size = {"cores": 2, "vcpus": 2, "memory_gib": 3.8, "architecture": "x86_64"}
+    for one in computers:
+        Computer.objects.create(pool=pool, **one, **size, state=Computer.State.READY)
+    return pool.authorized_key
+
+
+def packages_of_plain_mpi():
+    return [str(package) for package in EngineVersion.objects.get(kind="mpi").packages]
+
+
+def stand():
+    """How the computers of all pools stand."""
+    return [
+        {
+            "name": str(one),
+            "state": one.state,
+            "subject": one.subject,
+            "leaving": one.is_leaving,
+            "failing": [line["name"] for line in one.failing],
+            "history": list(one.events.values_list("words", flat=True)),  # the newest first
+        }
+        for one in Computer.objects.order_by("pk")
+    ]
 
 
 def config():
@@ -135,43 +167,13 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab", config=None):
+def make_workspace(name="lab", kind=""):
     organization = Organization.objects.earliest("pk")
-    config = organization.cloud_configs.get(**({"uuid": config} if config else {}))
+    config = organization.cloud_configs.get(**({"kind": kind} if kind else {}))
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
     return str(workspace.uuid)
-
-
-def make_pool(computers, base, user="team"):
-    """alice's own machines, (address, host key, hostname) each: confirmed, and looked at by nobody yet."""
-    organization = Organization.objects.earliest("pk")
-    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
-    pool = Pool(account=config.uuid, name="desks", user=user, base=base)
-    signing.make_authority(pool)
-    pool.save()
-    for address, host_public, hostname in computers:
-        Computer.objects.create(
-            pool=pool, address=address, host_public=host_public, hostname=hostname, state=Computer.State.READY,
-            cores=2, vcpus=2, memory_gib=4, architecture="x86_64",
-        )  # fmt: skip
-    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": signing.authorized_key(pool)}
-
-
-def computers(pool):
-    return [
-        {
-            "name": str(one),
-            "state": one.state,
-            "word": one.badge.word,
-            "taken": one.is_taken,
-            "leaving": one.is_leaving,
-            "failing": one.failing,
-            "history": list(one.events.values_list("words", flat=True)),
-        }
-        for one in Computer.objects.filter(pool__uuid=pool)
-    ]
 
 
 def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):

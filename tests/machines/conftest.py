@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines.computers import HOME, SHARED, Computers, why_not
+from tests.machines.computers import HOME, SHARED, USER, Computers, why_not
 from tests.machines.house import make_repository, serving
 from tests.running import ROOT, RunningPortal, until
 
@@ -28,11 +28,10 @@ class Lab:
     def __init__(self, portal, computers):
         self.portal, self.computers, self.call = portal, computers, portal.call
         self.call("setup")
-        rows = [(one.address, one.host_public, one.name) for one in computers]
-        made = self.call("make_pool", computers=rows, base=BASE)
-        self.pool, self.line, self.config = made["pool"], made["line"], made["config"]
+        told = [{"address": one.address, "hostname": one.name, "host_public": one.host_public} for one in computers]
+        self.line = self.call("make_pool", computers=told, user=USER, base=BASE)
         computers.paste(self.line)
-        self.workspace = self.call("make_workspace", config=self.config)
+        self.workspace = self.call("make_workspace", kind="machines")
         self.becomes("workspace", self.workspace, "ready")
 
     def becomes(self, kind, uuid, *statuses, seconds=120):
@@ -58,9 +57,9 @@ class Lab:
             "make_job", workspace=self.workspace, cluster=cluster, git_url=url, command=command, name=name
         )["run"]
 
-    def rows(self):
-        """The computers' rows, by name."""
-        return {row["name"]: row for row in self.call("computers", pool=self.pool)}
+    def stand(self):
+        """How the computers stand, by name."""
+        return {row["name"]: row for row in self.call("stand")}
 
     def left(self):
         """What is on the computers besides what was there before, and what a workspace has by itself."""
@@ -94,7 +93,9 @@ def house(computers, tmp_path_factory):
     """Repositories on a Git server that the computers reach: `house + "/NAME/.git"`."""
     folder = tmp_path_factory.mktemp("house")
     for example in ("flights", "hostnames"):
-        files = {path.name: path.read_bytes() for path in (ROOT / "jobs/examples" / example).iterdir() if path.is_file()}
+        files = {
+            path.name: path.read_bytes() for path in (ROOT / "jobs/examples" / example).iterdir() if path.is_file()
+        }
         make_repository(folder / example, files)
     with serving(computers, folder) as address:
         yield address

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.running import until
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
@@ -19,4 +17,5 @@ def test_a_job_runs_on_own_machines_with_the_right_answer_and_leaves_nothing(lab
     lab.call("drop_cluster", cluster=cluster)
     lab.becomes("cluster", cluster, "terminated")
     assert lab.call("leftovers", cluster=cluster) == []
+    print("\n".join(lab.left()))
     assert lab.left() == []
