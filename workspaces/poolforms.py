@@ -16,7 +16,7 @@ from workspaces.pools import MOST_AT_ONCE
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # RFC 1123
 _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")  # as useradd(8) takes them, and names of directories
-_FOLDER = re.compile(r"(/[A-Za-z0-9._+@-]+)+")
+_FOLDER = re.compile(r"(/[A-Za-z0-9._+-]+)+")
 _SYSTEM = (
     *("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "lost+found", "proc", "root", "run", "sbin", "sys", "usr"),
     *("tmp", "var"),
@@ -31,7 +31,7 @@ def base_folder(text: str) -> str:
         raise forms.ValidationError("Write the whole path, beginning with /.")
     path = posixpath.normpath(path)
     if not _FOLDER.fullmatch(path) or ".." in text.split("/"):
-        raise forms.ValidationError("Use letters, digits and . _ + @ - in the names of folders, and no “..”.")
+        raise forms.ValidationError("Use letters, digits and . _ + - in the names of folders, and no “..”.")
     first = path.split("/")[1]
     if first in _SYSTEM and not path.startswith("/var/lib/"):
         raise forms.ValidationError(f"/{first} belongs to the system. Choose a folder on the shared filesystem.")
@@ -98,7 +98,7 @@ class PoolForm(OnceForm):
     )
     base = forms.CharField(
         label="Base folder",
-        max_length=300,
+        max_length=250,
         help_text="A folder on the filesystem that all of them share, such as /shared/coxswain. The account must be "
         "able to write in it, or in the one it lies in. What the portal makes lies below it, and nowhere else.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false", "autocomplete": "off"}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Count, Q, QuerySet
 
 from accounts import audit
 from accounts.models import User
@@ -22,8 +22,20 @@ MOST_AT_ONCE = 100  # computers that are added
 MOST = 500  # computers of a pool
 
 
-def pools_of(config: CloudConfig) -> list[Pool]:
-    return list(Pool.objects.filter(account=config.uuid).order_by("name"))
+def pools_of(config: CloudConfig) -> QuerySet[Pool]:
+    """With how many computers there are (`all`), are free, are to be confirmed, and are refused or away (`bad`)."""
+    bad = Q(computers__state__in=(Computer.State.REFUSED, Computer.State.AWAY))
+    free = Q(computers__state=Computer.State.READY, computers__is_disabled=False, computers__subject="")
+    return (
+        Pool.objects.filter(account=config.uuid)
+        .annotate(
+            all=Count("computers"),
+            free=Count("computers", free),
+            unconfirmed=Count("computers", Q(computers__host_public="")),
+            bad=Count("computers", bad),
+        )
+        .order_by("name")
+    )
 
 
 def _record(verb: str, row: Pool | Computer, config: CloudConfig, by: User, **words: Mapping[str, object]) -> None:

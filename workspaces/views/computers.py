@@ -40,7 +40,7 @@ def pool_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Pool]:
 
 def computer_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Computer]:
     computer = Computer.objects.select_related("pool").filter(uuid=uuid).first()
-    return _config_of(request, computer and computer.pool, uuid), _there(computer)
+    return _config_of(request, computer.pool if computer else None, uuid), _there(computer)
 
 
 def _config_of(request: HttpRequest, pool: Pool | None, uuid: UUID) -> CloudConfig:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from portal import ssh
 from portal.clouds.machines import certificates
@@ -34,11 +34,11 @@ LEAST_FREE_GIB = 1.0  # in the base folder
 LITTLE_FREE_GIB = 10.0  # of which people are told
 CONNECT_AT_ONCE = 12
 SIGN_IN_TO = 2  # others, the next ones in a ring: what is signed in to costs more than all else
-CERTIFICATE_SECONDS = 900.0
 FACTS_WITHIN = 20.0  # seconds
 WAYS_WITHIN = 60.0
 ROUNDS = 3  # of tokens: a network filesystem may remember for a while that there was nothing
 ROUND_SECONDS = 3.0
+_KEY_SECONDS = 900.0
 
 _PROGRAM = (Path(__file__).parent / "onnode" / "look.py").read_bytes()
 _MARK = b"@coxswain "
@@ -83,39 +83,18 @@ class Finding:
         self.lines.append(Line(name, ok, message, advice))
 
 
-@dataclass(frozen=True)
-class Key:
-    """By which the portal signs in for a while, and for its own purposes."""
-
-    private: str = field(repr=False)
-    certificate: str = field(repr=False)
-
-    @classmethod
-    def of(cls, pool: Pool, what_for: str, *, seconds: float) -> Self:
-        private, public = ssh.new_key("coxswain")
-        return cls(private, certificates.sign(pool, public, what_for, seconds=seconds))
-
-    def host(self, computer: Computer) -> ssh.Host:
-        """To sign in to a computer whose host key is confirmed."""
-        return ssh.Host(
-            str(computer),
-            computer.address,
-            computer.port,
-            computer.pool.user,
-            self.private,
-            host_key=computer.host_public,
-            certificate=self.certificate,
-        )
-
-
-async def check(pool: Pool, computers: Sequence[Computer], key: Key) -> list[Finding]:
-    """A finding for each, in their order. Their host keys are confirmed, and `key` is good for some minutes."""
+async def check(pool: Pool, computers: Sequence[Computer]) -> list[Finding]:
+    """A finding for each, in their order. Their host keys are confirmed. Raises `portal.secrets.CannotDecrypt`."""
     connections = ssh.Connections()
+    private, public = ssh.new_key("coxswain check")
+    # By which they sign in to each other, to do nothing.
+    certificate = certificates.sign(pool, public, f"check of pool {pool.uuid}", seconds=_KEY_SECONDS, command="true")
+    key = {"key": private, "certificate": certificate}
     look = secrets.token_hex(8)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(connections.close)
         turns = asyncio.Semaphore(CONNECT_AT_ONCE)
-        talks = [_Talk(pool, computer, key, look) for computer in computers]
+        talks = [_Talk(pool, computer, look) for computer in computers]
         await asyncio.gather(*(talk.begin(connections, stack, turns) for talk in talks))
         open_ = [talk for talk in talks if talk.is_open]
         await _share(open_)
@@ -127,9 +106,9 @@ async def check(pool: Pool, computers: Sequence[Computer], key: Key) -> list[Fin
 class _Talk:
     """With the program that looks at one computer."""
 
-    def __init__(self, pool: Pool, computer: Computer, key: Key, look: str) -> None:
+    def __init__(self, pool: Pool, computer: Computer, look: str) -> None:
         self.pool, self.computer = pool, computer
-        self.host = key.host(computer)
+        self.host = certificates.host(pool, computer)
         self.me = computer.uuid.hex
         self.look = look
         self.token = secrets.token_hex(16)
@@ -238,7 +217,7 @@ class _Talk:
             # It was looked at somewhere in between.
             self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
 
-    async def reach(self, all_: Sequence[_Talk], key: Key) -> None:
+    async def reach(self, all_: Sequence[_Talk], key: dict[str, str]) -> None:
         await self.compare_clocks()
         place = all_.index(self)
         others = [all_[(place + step) % len(all_)] for step in range(1, len(all_))]
@@ -254,8 +233,7 @@ class _Talk:
             for step, other in enumerate(others)
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
-        words = {"peers": peers, "key": key.private, "certificate": key.certificate, "known": known}
-        if answer := await self.ask(WAYS_WITHIN, **words):
+        if answer := await self.ask(WAYS_WITHIN, peers=peers, known=known, **key):
             self.ways = answer["ways"]
 
 

@@ -63,6 +63,14 @@ class Pool(models.Model):
         allowed = f'cert-authority,restrict,pty,port-forwarding,principals="{self.principal}"'
         return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
 
+    @property
+    def authorizing(self) -> str:
+        """The command by which the account appends that line."""
+        return (
+            "mkdir -p -m 700 ~/.ssh && "
+            f"echo '{self.authorized_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys"
+        )
+
 
 class ComputerQuerySet(models.QuerySet["Computer"]):
     def offered(self) -> ComputerQuerySet:
@@ -160,6 +168,12 @@ class Computer(models.Model):
     def fingerprint_shown(self) -> str:
         """Of the one that it shows, if that is another one."""
         return fingerprint(self.host_shown)
+
+    @property
+    def key_kind(self) -> str:
+        """Of the key that it shows, as `ssh-keygen -l` calls it."""
+        kind = self.host_shown.split()[0] if self.host_shown else ""
+        return {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}.get(kind, "ECDSA" if "ecdsa" in kind else kind)
 
     @property
     def where(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from portal.clouds.machines.check import Finding
@@ -16,14 +16,6 @@ from portal.clouds.machines.models import Computer, Event, Pool
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
 EVERY = timedelta(days=1)  # a pool is checked
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
-
-
-def unconfirmed(pool: Pool) -> QuerySet[Computer]:
-    return pool.computers.filter(host_public="").order_by("pk")
-
-
-def confirmed(pool: Pool) -> QuerySet[Computer]:
-    return pool.computers.exclude(host_public="").order_by("pk")
 
 
 def due() -> QuerySet[Pool]:
@@ -156,8 +148,3 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
         computer.save(update_fields=["state", "silence", "load", "seen"])
         changed |= before != (computer.state, computer.silence, computer.load)
     return changed
-
-
-def leaving(pool: Pool, among: Collection[int]) -> list[Computer]:
-    """Those of them that were given back while they did not answer, and are not swept yet."""
-    return list(pool.computers.filter(Q(pk__in=among), is_leaving=True))
