@@ -136,12 +136,14 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
     """The command that makes a node of a computer, and what it reads. It prints the kernel's boot id."""
     cluster, home = place.cluster(tags), place.home(tags, rank)
     name = shlex.quote(computer.hostname)
-    texts = {f"{cluster}/enter": _enter(place, tags).encode(), f"{home}/bin/ssh": _SSH.encode()}
+    # All computers write the same at once: each has a draft of its own.
+    texts = {f"{home}/.enter": _enter(place, tags).encode(), f"{home}/bin/ssh": _SSH.encode()}
     steps = [
         f'test "$(uname -n)" = {name} || {{ uname -n; exit {OTHER_NAME}; }}',
         f"test -f {place.shared}/{MARKER} || exit {NO_WORKSPACE}",
         f"umask 077 && mkdir -p {home}/bin {cluster}/names && echo {rank} > {cluster}/names/{name}",
         *(ssh.writing(path, "700", size=len(text)) for path, text in texts.items()),
+        f"mv -f {home}/.enter {cluster}/enter",
         "cat /proc/sys/kernel/random/boot_id",
     ]
     return " && ".join(steps), b"".join(texts.values())
