@@ -87,8 +87,17 @@ def packages_of_plain_mpi():
 
 def stand():
     """How the computers of all pools stand."""
-    rows = Computer.objects.order_by("pk")
-    return [{"name": str(one), "state": one.state, "subject": one.subject, "leaving": one.is_leaving} for one in rows]
+    return [
+        {
+            "name": str(one),
+            "state": one.state,
+            "subject": one.subject,
+            "leaving": one.is_leaving,
+            "failing": [line["name"] for line in one.failing],
+            "history": list(one.events.values_list("words", flat=True)),  # the newest first
+        }
+        for one in Computer.objects.order_by("pk")
+    ]
 
 
 def config():
