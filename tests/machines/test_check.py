@@ -61,7 +61,7 @@ def test_computers_that_are_alike_and_share_a_folder_pass_and_keep_nothing_of_it
 
 
 def test_each_failing_thing_is_a_sentence_with_what_to_do(pool, computers):
-    first, second, third = computers
+    _, second, third = computers
     second.run("mv /usr/bin/git /usr/bin/not-git", user="root")
     third.unshare_path()
     one, two, three = findings_of(pool)
@@ -75,7 +75,7 @@ def test_each_failing_thing_is_a_sentence_with_what_to_do(pool, computers):
 
 
 def test_in_doubt_the_pool_is_where_computers_were_ready_before(pool, computers):
-    first, second, third = computers
+    _, second, third = computers
     pool.computers.filter(address=third.address).update(state=Computer.State.READY)
     pool.computers.filter(address=second.address).delete()
     third.unshare_path()
@@ -85,20 +85,28 @@ def test_in_doubt_the_pool_is_where_computers_were_ready_before(pool, computers)
     assert wrong(three) == {}
 
 
-def test_a_name_that_leads_nowhere_or_elsewhere_and_a_closed_port_are_told(pool, computers):
-    first, second, third = computers
-    hosts = second.path("/etc/hosts").read_text()
-    second.path("/etc/hosts").write_text(hosts.replace(f"{third.address} desk3", f"{first.address} desk3"))
-    one, two, three = findings_of(pool)
-    assert wrong(one) == {}
-    said = wrong(two) | wrong(three)
-    assert "finds another computer by the name of" in said["Names"]
-    assert "desk3" in said["Names"] or "desk2" in said["Names"]
-    second.path("/etc/hosts").write_text("127.0.0.1 localhost\n")
+@pytest.fixture
+def hosts(computers):
+    """Writes /etc/hosts of the second computer, which is as it was afterwards."""
+    file = computers.computer[1].path("/etc/hosts")
+    before = file.read_text()
+    yield lambda change: file.write_text(change(before))
+    file.write_text(before)
+
+
+def test_a_name_that_is_not_known_is_told(pool, hosts):
+    hosts(lambda text: "127.0.0.1 localhost\n")
     one, two, three = findings_of(pool)
     assert (wrong(one), wrong(three)) == ({}, {})
     assert wrong(two)["Names"].startswith("It does not find desk3 and desk1 by name.")
-    second.path("/etc/hosts").write_text(hosts)
+
+
+def test_a_name_that_leads_elsewhere_is_told_with_where_to(pool, computers, hosts):
+    first, _, third = computers
+    hosts(lambda text: text.replace(f"{third.address} desk3", f"{first.address} desk3"))
+    one, two, three = findings_of(pool)
+    assert wrong(one) == {}
+    assert first.address in (wrong(two) | wrong(three))["Ports"]  # nobody can say which of the two is right
 
 
 def test_one_that_does_not_let_the_portal_in_or_shows_another_key_is_told_apart_from_one_that_is_away(pool, computers):
@@ -106,7 +114,6 @@ def test_one_that_does_not_let_the_portal_in_or_shows_another_key_is_told_apart_
     keys = first.path(f"{HOME}/.ssh/authorized_keys")
     pasted = keys.read_text()
     keys.write_text("")
-    was = second.host_public
     second.new_host_key()
     third.kill_sshd()
     one, two, three = findings_of(pool)
@@ -115,11 +122,8 @@ def test_one_that_does_not_let_the_portal_in_or_shows_another_key_is_told_apart_
     assert wrong(one) == {"Signing in": "It does not let the portal in as team."}
     assert two.another_key
     assert "Host key" in wrong(two)
-    assert (three.silence, wrong(three)) == (
-        "desk3 does not answer. Connection refused",
-        {},
-    ) or "refused" in three.silence
-    assert second.host_public != was
+    assert three.silence == f"{third.address} does not answer. Connection refused"
+    assert wrong(three) == {}
     pool.computers.filter(address=second.address).update(host_public=second.host_public)
     assert [wrong(finding) for finding in findings_of(pool)] == [{}, {}, {}]
 
@@ -138,7 +142,7 @@ def test_no_python_is_said_and_a_shell_that_talks_is_no_matter(pool, computers):
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler, which another clock needs")
 def test_a_clock_that_is_wrong_is_refused(pool, computers):
-    first, second, _ = computers
+    _, second, _ = computers
     second.shift_clock(-30)
     one, two, _ = findings_of(pool)
     second.shift_clock(0)
@@ -148,9 +152,11 @@ def test_a_clock_that_is_wrong_is_refused(pool, computers):
 
 
 def test_a_full_disk_and_a_folder_of_somebody_else_are_refused(pool, computers):
+    (computers.shared / "something").write_text("x" * 10000)
     computers.fill_shared()
     findings = findings_of(pool)
     computers.empty_shared()
+    (computers.shared / "something").unlink()
     assert all("Base folder" in wrong(finding) for finding in findings)
     first = computers.computer[0]
     first.run(f"mkdir -p {SHARED}/theirs && chown root {SHARED}/theirs && chmod 777 {SHARED}/theirs", user="root")
