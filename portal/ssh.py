@@ -337,6 +337,12 @@ class Connections:
         if host in self._kept:
             self._drop(host, self._kept[host])
 
+    def hang_up(self, host: Host) -> None:
+        """Close the connection, unless somebody uses it."""
+        kept = self._kept.get(host)
+        if kept and not kept.users:
+            self._drop(host, kept)
+
     def _drop(self, host: Host, kept: _Kept) -> None:
         kept.abort()
         if self._kept.get(host) is kept:
@@ -607,12 +613,12 @@ def run_each(calls: Sequence[tuple[Host, str | Command, bytes]], *, seconds: flo
 
 
 def hang_up(hosts: Iterable[Host]) -> None:
-    """Close this process's connections to them, now that nothing is to be done there any more."""
+    """Close what connections this process keeps to them for the next command, and nobody uses now."""
 
     async def go() -> None:
         for host in hosts:
             if _kept is not None:
-                _kept.drop(host)
+                _kept.hang_up(host)
 
     background.wait_for(go())
 

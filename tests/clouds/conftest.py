@@ -10,8 +10,7 @@ import pytest
 
 from portal.clouds import Refused
 from portal.clouds.local import LocalCloud, LocalOptions
-
-from tests.machines.computers import HOME, SHARED, USER, Computers
+from tests.machines.computers import HOME, SHARED, Computers
 from tests.machines.computers import why_not as no_computers
 
 from . import hands

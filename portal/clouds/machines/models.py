@@ -135,12 +135,14 @@ class Computer(models.Model):
     certificates = models.JSONField(default=list, editable=False)
     # It was given back while it did not answer: it stays taken until what is ours was ended and removed on it.
     is_leaving = models.BooleanField(default=False)
+    left = models.DateTimeField(null=True, editable=False)  # when it was given back
     FREE: ClassVar[dict[str, Any]] = {
         **dict.fromkeys(("portal", "organization", "workspace", "subject"), ""),
         "rank": None,
         "taken": None,
         "certificates": [],
         "is_leaving": False,
+        "left": None,
     }
 
     objects = ComputerQuerySet.as_manager()
