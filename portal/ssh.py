@@ -135,9 +135,7 @@ async def host_key_of(address: str, port: int) -> str:
         except asyncssh.KeyExchangeFailed:
             continue
         except (OSError, asyncssh.Error, TimeoutError) as error:
-            raise Passing(
-                f"No SSH server answers at {address}, port {port}.", evidence=str(error) or type(error).__name__
-            ) from error
+            raise Passing(f"No SSH server answers at {address}, port {port}.", evidence=_reason(error)) from error
         if key is not None:
             return key.export_public_key().decode().strip()
     raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
@@ -178,6 +176,16 @@ def sign(
         **lasts,
     )
     return certificate.export_certificate().decode().strip()
+
+
+def _reason(error: Exception) -> str:
+    """In the system's own words, where it has any."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _identity(host: Host) -> Any:
@@ -330,7 +338,7 @@ class Connections:
             ) from error
         except (OSError, asyncssh.Error) as error:
             way = f" through {host.via.name}" if host.via else ""
-            raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
+            raise Passing(f"{host.name} does not answer{way}.", evidence=_reason(error)) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""
