@@ -112,7 +112,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kind = ContentType.objects.get_for_model(Cluster)
         last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
         pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
-        tasks = Task.objects.filter(pk__in=pks).only("uuid", "kind", "title", "status", "cancel_asked", "subject_id")
+        tasks = Task.objects.filter(pk__in=pks).only(
+            "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
+        )
         return {task.subject_id: task for task in tasks}
 
 
@@ -212,6 +214,7 @@ class Cluster(Subject):
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
     last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
     warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
+    told_of = models.BigIntegerField(null=True, editable=False)  # the timer's task of whose failure people know
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it

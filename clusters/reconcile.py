@@ -24,6 +24,7 @@ from portal.errors import PortalError
 from portal.tasks.models import Task
 from portal.text import uuid_in
 from workspaces.models import CloudConfig, Stray, Workspace
+from workspaces.plans import FORGET
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ def _accounted_for(found: Collection[Tags]) -> set[str]:
 
 
 def _who(tags: Tags, config: CloudConfig) -> tuple[str, bool]:
-    """What the subject is called, and whether it is left alone: all of a workspace that the portal does not know.
+    """What the subject is called, and whether it is left alone: of a workspace that was forgotten or is not known, all.
 
     Its filesystem may hold people's data, and its clusters may run for another portal that has our tag: one that began
     under the same name, or with a copy of our database. What other organizations have is not known here.
@@ -226,6 +227,8 @@ def _who(tags: Tags, config: CloudConfig) -> tuple[str, bool]:
     if row is None:
         is_foreign = _row(workspaces, tags.workspace) is None
         return f"A {kind} that the portal does not know ({tags.subject[:8]})", is_foreign
+    if isinstance(row, Workspace) and (last := row.last_task) and last.kind == FORGET.kind:
+        return f"The workspace {row}, which was forgotten", True
     stopped = getattr(row, "status", "") == Cluster.Status.STOPPED
     return f"The {kind} {row}, which {'is STOPPED' if stopped else 'was deleted'}", False
 

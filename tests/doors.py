@@ -100,6 +100,7 @@ ROWS = {
     "workspace-settings": Row("workspace", SEE, MANAGERS),
     "update-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "forget-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
     "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "change-clusters": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),

@@ -30,6 +30,7 @@ from portal.tasks.causes import Explanation, Way
 from portal.tasks.subjects import Subject
 
 _REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
+_ENDS = ("workspaces.delete", "workspaces.forget")  # kinds of tasks that end a workspace
 _FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
 
 
@@ -266,6 +267,16 @@ class Workspace(Subject):
         secrets.seal(self, "login_private", private)
         self.login_public = public
         self.save(update_fields=["login_private", "login_public"])
+
+    def forget_login_key(self) -> None:
+        self.login_private = self.login_public = ""
+        self.save(update_fields=["login_private", "login_public"])
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Its deletion has failed: what it consists of may be out of reach for ever."""
+        last = self.last_task
+        return self.status == self.Status.FAILED and last is not None and last.kind in _ENDS
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]

@@ -16,6 +16,7 @@ from portal.clouds.machines import certificates, standing
 from portal.clouds.machines.models import Computer, Pool, fingerprint
 from portal.errors import Conflict, PortalError
 from portal.tasks import live
+from workspaces import checks
 from workspaces.models import CloudConfig
 
 MOST_AT_ONCE = 100  # computers that are added
@@ -45,6 +46,7 @@ def _record(verb: str, row: Pool | Computer, config: CloudConfig, by: User, **wo
 
 
 def _changed(config: CloudConfig) -> None:
+    checks.renew(config.uuid)
     live.ring(live.WATCH_CHECKS, *config.live_names())
 
 

@@ -17,6 +17,7 @@ from portal.errors import PortalError, Refused
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
+from workspaces import checks
 from workspaces.models import CloudConfig
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ def _ring(pool: Pool, *also: str) -> None:
 
 def _write_down(pool: Pool, findings: Sequence[Finding], keys: dict[int, str]) -> None:
     standing.write_down(pool, findings, keys)
-    _ring(pool)
+    checks.renew(pool.account)
+    _ring(pool, live.WATCH_CHECKS)
 
 
 def _write_keys(pool: Pool, shown: dict[int, str], silent: dict[int, str]) -> None:

@@ -32,4 +32,5 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/tokens/new/", people.new_workspace_token, name="new-workspace-token"),
     path("tokens/<uuid:uuid>/revoke/", people.revoke, name="revoke-token"),
     path("workspaces/<uuid:uuid>/delete/", workspaces.remove_workspace, name="delete-workspace"),
+    path("workspaces/<uuid:uuid>/forget/", workspaces.forget, name="forget-workspace"),
 ]

@@ -159,7 +159,6 @@ def introduce(nodes, cores):
             f'  IdentityFile "{folder}/cluster"\n  IdentitiesOnly yes\n'
             f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
             "  LogLevel ERROR\n  SendEnv COXSWAIN_RUN\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
-            f'Host *\n  Include "{node.home}/.ssh/config"\n'
         )
         async with connect(node) as connection:
             await connection.run(f'mkdir -p -m 700 "{folder}"', check=True)

@@ -496,6 +496,16 @@ def test_a_node_is_all_that_was_promised(signed_in):
         assert hands.said(node, "cd; pwd") == node.home
 
 
+def test_no_file_of_somebody_is_in_the_way_from_node_to_node(signed_in):
+    hands.introduce(signed_in, 1)
+    here, there = signed_in
+    wrong = r'Match exec "touch executed"\n  User nobody\nNonsense yes\n'
+    hands.said(here, f"cd && mkdir -p -m 700 .ssh && printf '{wrong}' > .ssh/config")
+    assert hands.said(here, f"ssh {there.hostname} hostname") == there.hostname
+    assert hands.said(here, "cd; ls").split() == ["hostfile"]
+    assert "Nonsense" in hands.run(here, "ssh elsewhere.test true").stderr.title(), "but it is for other hosts"
+
+
 def test_nodes_share_a_filesystem_and_reach_each_other(signed_in):
     for node in signed_in:
         hands.said(node, f"echo {node.rank} > '{node.shared}/token-{node.rank}'")

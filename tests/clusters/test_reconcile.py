@@ -16,7 +16,7 @@ from portal.clouds import HostKey, NodesSpec, Passing, Tags, WorkspaceSpec
 from portal.models import installation
 from portal.tasks.models import Output, Task
 from tests.clouds.bad import AccountOf, MemoryCloud
-from workspaces.models import CloudConfig, Stray
+from workspaces.models import CloudConfig, Stray, Workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
 
@@ -113,6 +113,20 @@ def test_a_cluster_that_nobody_knows_is_ended_and_one_of_another_portal_is_not_s
     assert {stray.subject for stray in Stray.objects.all()} == {unknown.subject, odd.subject}
     look(this_computer, Stray.PATIENCE)
     assert [bool(cloud.nodes(tags)) for tags in (unknown, theirs, odd)] == [False, True, False]
+
+
+def test_what_stays_of_a_workspace_that_was_forgotten_is_told_and_never_ended_by_itself(lab, this_computer, cloud):
+    Workspace.objects.update(status="terminated")
+    lab.tasks.create(
+        kind="workspaces.forget", title="x", queue="teardown", output=Output.objects.create(), status="finished"
+    )
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    look(this_computer, Stray.PATIENCE)
+    stray = Stray.objects.get()
+    assert (stray.name, stray.ended) == ("The workspace lab, which was forgotten", None)
+    assert "leaves it alone" in stray.outlook
+    assert cloud.filesystems
 
 
 def test_what_a_task_has_not_done_with_is_left_to_it(tide, alice, this_computer, cloud):

@@ -101,11 +101,13 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
         rows = behind(form.narrow(known), cursor_of(request.GET), *ORDER, among=known)
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
     clusters = holders(request, (one.subject for one in page.rows))
+    new = list(found.computers.filter(host_public="").order_by("address", "port", "pk")[:MOST_TO_CONFIRM])
     context = {
         "config": config,
         "pool": found,
         "counts": _counts(found),
-        "to_confirm": found.computers.filter(host_public="").order_by("address", "port", "pk")[:MOST_TO_CONFIRM],
+        "to_confirm": new,
+        "can_confirm": any(one.host_shown for one in new),
         "rows": [(one, clusters.get(one.subject)) for one in page.rows],
         "form": form,
         "filtered": any(request.GET.get(name) for name in ("q", "state")),

@@ -18,7 +18,7 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
 LITTLE_FREE_GIB = 10.0  # of which people are told
 CONNECT_AT_ONCE = 12
-SIGN_IN_TO = 2  # others, the next ones in a ring: what is signed in to costs more than all else
+FEW = 4  # computers
+WITNESSES = 3
+SIGN_IN_TO = 1  # the next one in a ring; all, where they are few. It costs more than all else together
 FACTS_WITHIN = 20.0  # seconds
 WAYS_WITHIN = 60.0
 ROUNDS = 3  # of tokens: a network filesystem may remember for a while that there was nothing
@@ -98,7 +100,8 @@ async def check(pool: Pool, computers: Sequence[Computer]) -> list[Finding]:
         await asyncio.gather(*(talk.begin(connections, stack, turns) for talk in talks))
         open_ = [talk for talk in talks if talk.is_open]
         await _share(open_)
-        await asyncio.gather(*(talk.reach(open_, key) for talk in open_))
+        await asyncio.gather(*(talk.compare_clocks() for talk in open_))
+        await _meet(open_, key)
     _judge(pool, talks)
     return [talk.finding for talk in talks]
 
@@ -217,10 +220,7 @@ class _Talk:
             # It was looked at somewhere in between.
             self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
 
-    async def reach(self, all_: Sequence[_Talk], key: dict[str, str]) -> None:
-        await self.compare_clocks()
-        place = all_.index(self)
-        others = [all_[(place + step) % len(all_)] for step in range(1, len(all_))]
+    async def reach(self, others: Sequence[_Talk], sign_in_to: Collection[_Talk], key: dict[str, str]) -> None:
         peers = [
             {
                 "of": other.me,
@@ -228,13 +228,13 @@ class _Talk:
                 "port": other.port,
                 "token": other.token,
                 "ssh": other.computer.port,
-                "signs_in": step < SIGN_IN_TO or len(all_) <= SIGN_IN_TO + 2,
+                "signs_in": other in sign_in_to,
             }
-            for step, other in enumerate(others)
+            for other in others
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
         if answer := await self.ask(WAYS_WITHIN, peers=peers, known=known, **key):
-            self.ways = answer["ways"]
+            self.ways.update(answer["ways"])
 
 
 def _line(words: dict[str, Any]) -> bytes:
@@ -259,6 +259,23 @@ async def _share(talks: Sequence[_Talk]) -> None:
 async def _write(talk: _Talk) -> None:
     if answer := await talk.ask(FACTS_WITHIN, write=talk.token):
         talk.trouble = answer["trouble"]
+
+
+async def _meet(talks: Sequence[_Talk], key: dict[str, str]) -> None:
+    """Have each reach all others; where they are many, and one cannot sign in to the next, it is asked whose fault."""
+    rings = {talk: [*talks[place + 1 :], *talks[:place]] for place, talk in enumerate(talks)}
+    are_few = len(talks) <= FEW
+    nexts = {talk: ring if are_few else ring[:SIGN_IN_TO] for talk, ring in rings.items()}
+    await asyncio.gather(*(talk.reach(ring, nexts[talk], key) for talk, ring in rings.items()))
+    by_uuid = {talk.me: talk for talk in talks}
+    pairs = [
+        (talk, by_uuid[of]) for talk in talks for of, (kind, _) in talk.ways.items() if kind == "ssh" and not are_few
+    ]
+    suspects = {talk for pair in pairs for talk in pair}
+    witnesses = [talk for talk in talks if talk not in suspects][:WITNESSES]
+    if suspects and witnesses:
+        asked = [*((one, list(suspects)) for one in witnesses), *((one, witnesses) for one in suspects)]
+        await asyncio.gather(*(one.reach(others, others, key) for one, others in asked))
 
 
 def _judge(pool: Pool, talks: Sequence[_Talk]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -68,8 +69,13 @@ def _another_key(computer: Computer, finding: Finding, shown: str) -> None:
     computer.host_shown = shown
     computer.silence = ""
     computer.failing = finding.failing
-    computer.facts = {**computer.facts, "lines": [asdict(line) for line in finding.lines]}
+    computer.facts = {**computer.facts, "lines": _lines(finding)}
     computer.checked = now()
+
+
+def _lines(finding: Finding) -> list[dict[str, Any]]:
+    """What failed first, and what is all right last."""
+    return [asdict(line) for line in sorted(finding.lines, key=lambda line: (False, None, True).index(line.ok))]
 
 
 def _found(computer: Computer, finding: Finding) -> None:
@@ -78,8 +84,7 @@ def _found(computer: Computer, finding: Finding) -> None:
     for name in _COLUMNS:
         if name in finding.facts:
             setattr(computer, name, finding.facts[name])
-    lines = [asdict(line) for line in finding.lines]
-    computer.facts = {**(finding.facts or computer.facts), "lines": lines}
+    computer.facts = {**(finding.facts or computer.facts), "lines": _lines(finding)}
     computer.failing = finding.failing
     computer.host_shown = computer.silence = ""
     computer.checked = computer.seen = now()
