@@ -350,6 +350,10 @@ def change(cluster, verb, **more):
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
 
 
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
+
+
 def set_timers(cluster, pause=0, shutdown=0):
     Cluster.objects.filter(uuid=cluster).update(auto_pause=pause, auto_shutdown=shutdown)
 
