@@ -83,6 +83,8 @@ class InstanceType:
     hourly_price: Decimal | None = None  # US dollars; None where nobody charges, or says how much
     architecture: str = "x86_64"
     spot: bool = False  # whether it can be had as a spot node
+    there: int | None = None  # how many nodes there are of it; None: as many as one pays for, or nobody knows
+    free: int | None = None  # and how many of them can be had now
 
 
 @dataclass(frozen=True)

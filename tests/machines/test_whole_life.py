@@ -76,9 +76,7 @@ def becomes(portal, cluster, word, seconds=120):
     until(there, seconds=seconds, what=word)
 
 
-def test_a_cluster_of_own_machines_runs_a_program_on_all_of_them_and_leaves_nothing(
-    portal, lab, computers, repository
-):
+def test_a_cluster_of_own_machines_runs_a_program_on_all_of_them_and_leaves_nothing(portal, lab, computers, repository):
     cluster = portal.call("make_cluster", workspace=lab, nodes=3, cores=2)
     becomes(portal, cluster, "RUNNING")
     run = portal.call("make_job", workspace=lab, cluster=cluster, git_url=repository, command="program.py")["run"]
