@@ -135,9 +135,7 @@ async def host_key_of(address: str, port: int) -> str:
         except asyncssh.KeyExchangeFailed:
             continue
         except (OSError, asyncssh.Error, TimeoutError) as error:
-            raise Passing(
-                f"No SSH server answers at {address}, port {port}.", evidence=str(error) or type(error).__name__
-            ) from error
+            raise Passing(f"No SSH server answers at {address}, port {port}.", evidence=_reason(error)) from error
         if key is not None:
             return key.export_public_key().decode().strip()
     raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
@@ -157,12 +155,14 @@ def sign(
     principals: Sequence[str],
     seconds: float | None = None,
     command: str = "",
+    forwards: bool = False,
 ) -> str:
     """A certificate of a public key by the private key of an authority, in OpenSSH's format.
 
     `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
     minutes ago, because clocks differ, for so many seconds; without, for ever. A `command` is executed whatever they
-    ask for, and finds that in SSH_ORIGINAL_COMMAND.
+    ask for, and finds that in SSH_ORIGINAL_COMMAND. Whoever `forwards` reaches what the server reaches, and for that no
+    command is executed.
     """
     lasts: dict[str, Any] = {}
     if seconds is not None:
@@ -174,10 +174,21 @@ def sign(
         force_command=command or None,
         permit_x11_forwarding=False,
         permit_agent_forwarding=False,
+        permit_port_forwarding=forwards,
         permit_user_rc=False,
         **lasts,
     )
     return certificate.export_certificate().decode().strip()
+
+
+def _reason(error: Exception) -> str:
+    """In the system's own words, where it has any."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _identity(host: Host) -> Any:
@@ -330,12 +341,18 @@ class Connections:
             ) from error
         except (OSError, asyncssh.Error) as error:
             way = f" through {host.via.name}" if host.via else ""
-            raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
+            raise Passing(f"{host.name} does not answer{way}.", evidence=_reason(error)) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""
         if host in self._kept:
             self._drop(host, self._kept[host])
+
+    def hang_up(self, host: Host) -> None:
+        """Close the connection, unless somebody uses it."""
+        kept = self._kept.get(host)
+        if kept and not kept.users:
+            self._drop(host, kept)
 
     def _drop(self, host: Host, kept: _Kept) -> None:
         kept.abort()
@@ -607,12 +624,12 @@ def run_each(calls: Sequence[tuple[Host, str | Command, bytes]], *, seconds: flo
 
 
 def hang_up(hosts: Iterable[Host]) -> None:
-    """Close this process's connections to them, now that nothing is to be done there any more."""
+    """Close what connections this process keeps to them for the next command, and nobody uses now."""
 
     async def go() -> None:
         for host in hosts:
             if _kept is not None:
-                _kept.drop(host)
+                _kept.hang_up(host)
 
     background.wait_for(go())
 

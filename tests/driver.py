@@ -87,8 +87,17 @@ def packages_of_plain_mpi():
 
 def stand():
     """How the computers of all pools stand."""
-    rows = Computer.objects.order_by("pk")
-    return [{"name": str(one), "state": one.state, "subject": one.subject, "leaving": one.is_leaving} for one in rows]
+    return [
+        {
+            "name": str(one),
+            "state": one.state,
+            "subject": one.subject,
+            "leaving": one.is_leaving,
+            "failing": [line["name"] for line in one.failing],
+            "history": list(one.events.values_list("words", flat=True)),  # the newest first
+        }
+        for one in Computer.objects.order_by("pk")
+    ]
 
 
 def config():
@@ -339,6 +348,10 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
 
 
 def set_timers(cluster, pause=0, shutdown=0):

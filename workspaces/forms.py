@@ -97,7 +97,21 @@ class LocalConfigForm(CloudConfigForm):
     )
 
 
-CONFIG_FORMS: list[type[CloudConfigForm]] = [LocalConfigForm]  # of each kind, the one to begin with first
+class MachinesConfigForm(CloudConfigForm):
+    """Nothing more to ask here: its pools are made on its page."""
+
+    kind = CloudConfig.Kind.MACHINES
+    about = "workspaces/_about_machines.html"
+
+    name = forms.CharField(
+        max_length=80, validators=[plain_line], initial="Own machines", help_text="As your team will see it."
+    )
+
+
+CONFIG_FORMS: list[type[CloudConfigForm]] = [
+    LocalConfigForm,
+    MachinesConfigForm,
+]  # of each kind, the one to begin with first
 
 
 def config_form(kind: str) -> type[CloudConfigForm]:

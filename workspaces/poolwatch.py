@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from django.db import DatabaseError
 
 from portal import ssh
-from portal.clouds.machines import standing
-from portal.clouds.machines.check import Finding, Key, check
+from portal.clouds.machines import certificates, leaving, standing
+from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
 from portal.tasks import live
-from portal.tasks.threads import DATABASE, LEASES
+from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
+from workspaces import checks
 from workspaces.models import CloudConfig
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
 AT_ONCE = 32  # computers of a pool that are asked at a time
-KEY_SECONDS = 12 * 3600.0  # for which the key that looks is good; another one is made in time
 
 
 class PoolCheckWatcher(SharingWatcher):
@@ -42,8 +42,7 @@ class PoolCheckWatcher(SharingWatcher):
         if pool is None:
             return
         await _look_for_keys(pool, new)
-        key = await DATABASE(Key.of)(pool, f"check of pool {pool.uuid}", seconds=900.0)
-        findings = await check(pool, computers, key)
+        findings = await check(pool, computers)
         keys, _ = await _keys_of([one.computer for one in findings if one.another_key])
         await DATABASE(_write_down)(pool, findings, keys)
 
@@ -62,26 +61,26 @@ class ComputerWatcher(SharingWatcher):
         return await LEASES(_watched)()
 
     async def look_after(self, pk: int) -> None:
-        key, good_until = None, 0.0
         while True:
             pool, new, computers = await DATABASE(_to_check)(pk)
             if pool is None:
                 return
-            if key is None or time.monotonic() > good_until:
-                key = await DATABASE(Key.of)(pool, f"watch of pool {pool.uuid}", seconds=KEY_SECONDS)
-                good_until = time.monotonic() + KEY_SECONDS / 2
             await _look_for_keys(pool, [one for one in new if not one.host_shown])
-            await self._look(pool, computers, key)
+            await self._look(pool, computers)
             await asyncio.sleep(LOOK_EVERY)
 
-    async def _look(self, pool: Pool, computers: Sequence[Computer], key: Key) -> None:
+    async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
-        await asyncio.gather(*(self._ask(one, key.host(one), answers, silent) for one in computers))
+        await asyncio.gather(*(self._ask(one, certificates.host(pool, one), answers, silent) for one in computers))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
             logger.warning("what was seen of pool %s could not be written down: %s", pool.uuid, error)
+        back = [one for one in computers if one.is_leaving and one.pk in answers]
+        if back:
+            await apart(partial(leaving.sweep, back))
+            await DATABASE(_ring)(pool)
 
     async def _ask(
         self, computer: Computer, host: ssh.Host, answers: dict[int, tuple[str, float]], silent: dict[int, str]
@@ -152,7 +151,8 @@ def _ring(pool: Pool, *also: str) -> None:
 
 def _write_down(pool: Pool, findings: Sequence[Finding], keys: dict[int, str]) -> None:
     standing.write_down(pool, findings, keys)
-    _ring(pool)
+    checks.renew(pool.account)
+    _ring(pool, live.WATCH_CHECKS)
 
 
 def _write_keys(pool: Pool, shown: dict[int, str], silent: dict[int, str]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.machines.proxy import Proxy
 from tests.running import ROOT, until
 
 HERE = Path(__file__).parent
@@ -136,6 +137,8 @@ class Computer:
             with (etc / name).open("a") as file:
                 file.write(line + "\n")
         (etc / "hostname").write_text(self.name + "\n")
+        assert self.among.proxy
+        (etc / "environment").write_text(f"https_proxy={self.among.proxy.url}\n")  # for each session
         (etc / "hosts").write_text(
             "127.0.0.1 localhost\n"
             + "".join(f"10.88.{self.among.net}.{n + 1} {self.among.stem}{n + 1}\n" for n in range(self.among.count))
@@ -354,6 +357,7 @@ class Computers:
         # What is this computer's alone: on another one, nobody would find it.
         self.hidden = (str(ROOT), sys.prefix, os.environ.get("PORTAL_VENV", sys.prefix))
         self.process: subprocess.Popen[str] | None = None
+        self.proxy: Proxy | None = None
         self.net = 0
         try:
             self._start(shell)
@@ -371,6 +375,8 @@ class Computers:
         assert self.process.stdout.readline() == "ready\n"
         self.pid = _only_child(self.process.pid)
         self.net = self._plug_in()
+        self.here = f"10.88.{self.net}.254"  # where they find this computer
+        self.proxy = Proxy(self.here)
         self.folder = Path(f"/proc/{self.pid}/root{INSIDE}")  # as this computer sees it; so is `shared`
         self.shared = self.folder / "shared"
         os.chown(self.shared, UID, UID)
@@ -424,6 +430,8 @@ class Computers:
         self.close()
 
     def close(self) -> None:
+        if self.proxy:
+            self.proxy.close()
         for one in getattr(self, "computer", ()):
             if one.process:
                 one.thaw()
@@ -441,6 +449,12 @@ class Computers:
         for one in self:
             with one.path(f"{HOME}/.ssh/authorized_keys").open("a") as file:
                 file.write(line.rstrip("\n") + "\n")
+
+    def trust(self, authority: str) -> None:
+        """Another authority of TLS certificates that all of them trust, as a house with one of its own has it."""
+        for one in self:
+            with one.path("/etc/ssl/certs/ca-certificates.crt").open("a") as file:
+                file.write(authority)
 
     def fill_shared(self) -> None:
         """Not a byte more fits onto `/srv/team`."""

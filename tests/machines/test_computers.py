@@ -152,6 +152,18 @@ def test_a_disk_that_is_full_takes_nothing_more(computers):
     second.run(f"head -c 1000000 /dev/zero > {SHARED}/more; rm {SHARED}/more")
 
 
+def test_a_package_index_is_found_by_the_way_that_sessions_are_told_of(computers, ssh):
+    (first, *_) = computers
+    sees = (
+        "import os, urllib.request; "
+        "print(urllib.request.getproxies()['https'], urllib.request.urlopen('https://pypi.org/simple/mpich/').status)"
+    )
+    done = ssh(first, f'python3 -c "{sees}"')
+    if "Bad Gateway" in done.stderr:
+        pytest.skip("there is no package index")
+    assert done.stdout == f"{computers.proxy.url} 200\n", done.stderr
+
+
 def networks():
     return {card.name for card in Path("/sys/class/net").iterdir() if card.name.startswith("cx")}
 

@@ -20,6 +20,7 @@ from workspaces.actions import change_cloud_config, create_cloud_config, delete_
 from workspaces.forms import config_form
 from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.place import enter_of
+from workspaces.pools import pools_of
 
 STRAYS = 20  # of a cloud configuration, that a page shows
 
@@ -61,6 +62,8 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
             )
             checks.want(config)
             messages.success(request, f"{config.name} is made. Its page says what the cloud says to it.")
+            if config.kind == CloudConfig.Kind.MACHINES:  # of which nothing can be made before it has a pool
+                return redirect(config)
             # without a workspace the dashboard has what comes next
             return redirect("cloud-configs" if organization.workspaces.exists() else "dashboard")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
@@ -99,6 +102,7 @@ def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "workspaces": found.workspaces.live().order_by("name"),
         "strays": found.strays.there()[: STRAYS + 1],
         "most_strays": STRAYS,
+        "pools": pools_of(found) if found.kind == CloudConfig.Kind.MACHINES else None,
     }
     part = "workspaces/cloud_config.html#live" if request.headers.get("HX-Target") == "config-live" else ""
     return render(request, part or "workspaces/cloud_config.html", context)

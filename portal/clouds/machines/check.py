@@ -18,10 +18,10 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from portal import ssh
 from portal.clouds.machines import certificates
@@ -33,12 +33,14 @@ CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
 LITTLE_FREE_GIB = 10.0  # of which people are told
 CONNECT_AT_ONCE = 12
-SIGN_IN_TO = 2  # others, the next ones in a ring: what is signed in to costs more than all else
-CERTIFICATE_SECONDS = 900.0
+FEW = 4  # computers
+WITNESSES = 3
+SIGN_IN_TO = 1  # the next one in a ring; all, where they are few. It costs more than all else together
 FACTS_WITHIN = 20.0  # seconds
 WAYS_WITHIN = 60.0
 ROUNDS = 3  # of tokens: a network filesystem may remember for a while that there was nothing
 ROUND_SECONDS = 3.0
+_KEY_SECONDS = 900.0
 
 _PROGRAM = (Path(__file__).parent / "onnode" / "look.py").read_bytes()
 _MARK = b"@coxswain "
@@ -83,43 +85,23 @@ class Finding:
         self.lines.append(Line(name, ok, message, advice))
 
 
-@dataclass(frozen=True)
-class Key:
-    """By which the portal signs in for a while, and for its own purposes."""
-
-    private: str = field(repr=False)
-    certificate: str = field(repr=False)
-
-    @classmethod
-    def of(cls, pool: Pool, what_for: str, *, seconds: float) -> Self:
-        private, public = ssh.new_key("coxswain")
-        return cls(private, certificates.sign(pool, public, what_for, seconds=seconds))
-
-    def host(self, computer: Computer) -> ssh.Host:
-        """To sign in to a computer whose host key is confirmed."""
-        return ssh.Host(
-            str(computer),
-            computer.address,
-            computer.port,
-            computer.pool.user,
-            self.private,
-            host_key=computer.host_public,
-            certificate=self.certificate,
-        )
-
-
-async def check(pool: Pool, computers: Sequence[Computer], key: Key) -> list[Finding]:
-    """A finding for each, in their order. Their host keys are confirmed, and `key` is good for some minutes."""
+async def check(pool: Pool, computers: Sequence[Computer]) -> list[Finding]:
+    """A finding for each, in their order. Their host keys are confirmed. Raises `portal.secrets.CannotDecrypt`."""
     connections = ssh.Connections()
+    private, public = ssh.new_key("coxswain check")
+    # By which they sign in to each other, to do nothing.
+    certificate = certificates.sign(pool, public, f"check of pool {pool.uuid}", seconds=_KEY_SECONDS, command="true")
+    key = {"key": private, "certificate": certificate}
     look = secrets.token_hex(8)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(connections.close)
         turns = asyncio.Semaphore(CONNECT_AT_ONCE)
-        talks = [_Talk(pool, computer, key, look) for computer in computers]
+        talks = [_Talk(pool, computer, look) for computer in computers]
         await asyncio.gather(*(talk.begin(connections, stack, turns) for talk in talks))
         open_ = [talk for talk in talks if talk.is_open]
         await _share(open_)
-        await asyncio.gather(*(talk.reach(open_, key) for talk in open_))
+        await asyncio.gather(*(talk.compare_clocks() for talk in open_))
+        await _meet(open_, key)
     _judge(pool, talks)
     return [talk.finding for talk in talks]
 
@@ -127,9 +109,9 @@ async def check(pool: Pool, computers: Sequence[Computer], key: Key) -> list[Fin
 class _Talk:
     """With the program that looks at one computer."""
 
-    def __init__(self, pool: Pool, computer: Computer, key: Key, look: str) -> None:
+    def __init__(self, pool: Pool, computer: Computer, look: str) -> None:
         self.pool, self.computer = pool, computer
-        self.host = key.host(computer)
+        self.host = certificates.host(pool, computer)
         self.me = computer.uuid.hex
         self.look = look
         self.token = secrets.token_hex(16)
@@ -238,10 +220,7 @@ class _Talk:
             # It was looked at somewhere in between.
             self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
 
-    async def reach(self, all_: Sequence[_Talk], key: Key) -> None:
-        await self.compare_clocks()
-        place = all_.index(self)
-        others = [all_[(place + step) % len(all_)] for step in range(1, len(all_))]
+    async def reach(self, others: Sequence[_Talk], sign_in_to: Collection[_Talk], key: dict[str, str]) -> None:
         peers = [
             {
                 "of": other.me,
@@ -249,14 +228,13 @@ class _Talk:
                 "port": other.port,
                 "token": other.token,
                 "ssh": other.computer.port,
-                "signs_in": step < SIGN_IN_TO or len(all_) <= SIGN_IN_TO + 2,
+                "signs_in": other in sign_in_to,
             }
-            for step, other in enumerate(others)
+            for other in others
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
-        words = {"peers": peers, "key": key.private, "certificate": key.certificate, "known": known}
-        if answer := await self.ask(WAYS_WITHIN, **words):
-            self.ways = answer["ways"]
+        if answer := await self.ask(WAYS_WITHIN, peers=peers, known=known, **key):
+            self.ways.update(answer["ways"])
 
 
 def _line(words: dict[str, Any]) -> bytes:
@@ -281,6 +259,23 @@ async def _share(talks: Sequence[_Talk]) -> None:
 async def _write(talk: _Talk) -> None:
     if answer := await talk.ask(FACTS_WITHIN, write=talk.token):
         talk.trouble = answer["trouble"]
+
+
+async def _meet(talks: Sequence[_Talk], key: dict[str, str]) -> None:
+    """Have each reach all others; where they are many, and one cannot sign in to the next, it is asked whose fault."""
+    rings = {talk: [*talks[place + 1 :], *talks[:place]] for place, talk in enumerate(talks)}
+    are_few = len(talks) <= FEW
+    nexts = {talk: ring if are_few else ring[:SIGN_IN_TO] for talk, ring in rings.items()}
+    await asyncio.gather(*(talk.reach(ring, nexts[talk], key) for talk, ring in rings.items()))
+    by_uuid = {talk.me: talk for talk in talks}
+    pairs = [
+        (talk, by_uuid[of]) for talk in talks for of, (kind, _) in talk.ways.items() if kind == "ssh" and not are_few
+    ]
+    suspects = {talk for pair in pairs for talk in pair}
+    witnesses = [talk for talk in talks if talk not in suspects][:WITNESSES]
+    if suspects and witnesses:
+        asked = [*((one, list(suspects)) for one in witnesses), *((one, witnesses) for one in suspects)]
+        await asyncio.gather(*(one.reach(others, others, key) for one, others in asked))
 
 
 def _judge(pool: Pool, talks: Sequence[_Talk]) -> None:

@@ -172,7 +172,7 @@ class MachinesCloud:
     def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
         """None: each is free again, or is away and left to be swept."""
         computers = _give_back(tags, None if ranks is None else set(ranks))
-        left = leaving.sweep(computers)
+        left = leaving.clear(computers)
         if not left:
             return None
         began = float(token) if token else time.time()
@@ -256,8 +256,8 @@ def _take(pool: Pool, spec: NodesSpec) -> list[Computer]:
         if len(free) < len(ranks):
             raise _no_room(pool, spec, alike, len(ranks))
         for one in lost:
-            one.is_leaving = True
-            one.save(update_fields=["is_leaving"])
+            one.is_leaving, one.left = True, now()
+            one.save(update_fields=["is_leaving", "left"])
             _tell(one, f"Given up as node {one.rank} of a cluster: it does not answer.")
         for rank, one in zip(ranks, free, strict=True):
             one.portal, one.organization, one.workspace, one.subject = vars(tags).values()
@@ -286,9 +286,9 @@ def _sign(pool: Pool, place: Place, spec: NodesSpec) -> list[list[str]]:
     """Each authorized key, and its certificate."""
     names = [f"workspace {spec.tags.workspace}", *[f"cluster {spec.tags.subject}"] * len(spec.authorized_keys)]
     enter = place.enter(spec.tags)
-    return [
-        [public, certificates.sign(pool, public, name, command=enter)]
-        for public, name in zip(spec.authorized_keys, names, strict=False)
+    return [  # the first is the portal's; what has another one is on the computers, for any program to copy
+        [public, certificates.sign(pool, public, name, command=enter, forwards=number == 0)]
+        for number, (public, name) in enumerate(zip(spec.authorized_keys, names, strict=False))
     ]
 
 
@@ -342,7 +342,7 @@ def _give_up(computer: Computer, why: PortalError) -> None:
             failing = [{"name": "sign in", "message": why.message, "advice": why.advice}]
             row.update(state=Computer.State.REFUSED, failing=failing, **Computer.FREE)
         else:
-            row.update(state=Computer.State.AWAY, is_leaving=True)
+            row.update(state=Computer.State.AWAY, is_leaving=True, left=now())
 
 
 @briefly
@@ -354,7 +354,9 @@ def _give_back(tags: Tags, ranks: Collection[int] | None) -> list[Computer]:
         for one in computers:
             if not one.is_leaving:
                 one.is_leaving = True
-                one.save(update_fields=["is_leaving"])
+                _tell(one, "Given back.")
+            one.left = now()
+            one.save(update_fields=["is_leaving", "left"])
     return computers
 
 

@@ -7,8 +7,10 @@ descends from that. Others of the same account, and other clusters of this porta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from django.db import transaction
+from django.utils.timezone import now
 
 from portal import detached, ssh
 from portal.clouds.machines import certificates, folders
@@ -18,22 +20,37 @@ from portal.clouds.machines.rows import briefly
 from portal.errors import PortalError, Refused
 
 _SECONDS = 40.0
+_OTHERS = timedelta(minutes=2)  # for which whoever has given a computer back is busy with it
 
 
 def sweep(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
+    """Those of them that wait for it, for whoever sees that they answer again: as `clear`.
+
+    Not those that somebody is clearing just now: the same cluster may have it again before a second one has done.
+    """
+    return clear(_waiting([one.pk for one in computers]))
+
+
+@briefly
+def _waiting(pks: Sequence[int]) -> list[Computer]:
+    found = Computer.objects.filter(pk__in=pks, is_leaving=True, left__lt=now() - _OTHERS)
+    return list(found.select_related("pool"))
+
+
+def clear(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
     """All at once. Those that stay taken, and why. Each comes with its pool."""
     waiting = [one for one in computers if one.is_taken and one.is_leaving]
     hosts = [certificates.host(one.pool, one) for one in waiting]
     left: list[tuple[Computer, PortalError]] = []
-    clear: list[tuple[Computer, ssh.Host]] = []
+    ended: list[tuple[Computer, ssh.Host]] = []
     marks = [(f"{folders.MARK}={one.subject}", Place.of(one.pool, one.tags).cluster(one.tags)) for one in waiting]
     for one, host, answer in zip(waiting, hosts, detached.end_all(hosts, marks), strict=True):
         if trouble := _trouble(one, answer):
             left.append((one, trouble))
         else:
-            clear.append((one, host))
-    calls = [(host, _clearing(one), b"") for one, host in clear]
-    for (one, _), answer in zip(clear, ssh.run_each(calls, seconds=_SECONDS), strict=True):
+            ended.append((one, host))
+    calls = [(host, _clearing(one), b"") for one, host in ended]
+    for (one, _), answer in zip(ended, ssh.run_each(calls, seconds=_SECONDS), strict=True):
         if trouble := _trouble(one, answer):
             left.append((one, trouble))
         else:
@@ -68,9 +85,3 @@ def _release(computer: Computer) -> None:
         still = Computer.objects.filter(pk=computer.pk, subject=computer.subject, is_leaving=True)
         if still.update(**Computer.FREE):
             Event.objects.create(computer=computer, words="Swept, and free again.", subject=computer.subject)
-
-
-@briefly
-def waiting() -> list[Computer]:
-    """Those that were given back and are not swept, and answer as far as is known."""
-    return list(Computer.objects.filter(is_leaving=True).select_related("pool"))

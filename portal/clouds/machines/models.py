@@ -63,6 +63,14 @@ class Pool(models.Model):
         allowed = f'cert-authority,restrict,pty,port-forwarding,principals="{self.principal}"'
         return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
 
+    @property
+    def authorizing(self) -> str:
+        """The command by which the account appends that line."""
+        return (
+            "mkdir -p -m 700 ~/.ssh && "
+            f"echo '{self.authorized_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys"
+        )
+
 
 class ComputerQuerySet(models.QuerySet["Computer"]):
     def offered(self) -> ComputerQuerySet:
@@ -127,12 +135,14 @@ class Computer(models.Model):
     certificates = models.JSONField(default=list, editable=False)
     # It was given back while it did not answer: it stays taken until what is ours was ended and removed on it.
     is_leaving = models.BooleanField(default=False)
+    left = models.DateTimeField(null=True, editable=False)  # when it was given back
     FREE: ClassVar[dict[str, Any]] = {
         **dict.fromkeys(("portal", "organization", "workspace", "subject"), ""),
         "rank": None,
         "taken": None,
         "certificates": [],
         "is_leaving": False,
+        "left": None,
     }
 
     objects = ComputerQuerySet.as_manager()
@@ -160,6 +170,12 @@ class Computer(models.Model):
     def fingerprint_shown(self) -> str:
         """Of the one that it shows, if that is another one."""
         return fingerprint(self.host_shown)
+
+    @property
+    def key_kind(self) -> str:
+        """Of the key that it shows, as `ssh-keygen -l` calls it."""
+        kind = self.host_shown.split()[0] if self.host_shown else ""
+        return {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}.get(kind, "ECDSA" if "ecdsa" in kind else kind)
 
     @property
     def where(self) -> str:
@@ -190,8 +206,12 @@ class Computer(models.Model):
     def badge(self) -> Badge:
         if self.is_disabled:
             return Badge.gone("DISABLED")
+        if self.is_leaving:
+            return Badge.warning("LEAVING", "bi-question-circle-fill")
         if self.is_taken and self.state == self.State.READY:
             return Badge.working("IN USE")
+        if self.state == self.State.NEW and self.host_public:
+            return Badge.working("CHECKING")
         return self.PAGE[self.state]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from portal.clouds.machines.check import Finding
@@ -16,14 +17,6 @@ from portal.clouds.machines.models import Computer, Event, Pool
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
 EVERY = timedelta(days=1)  # a pool is checked
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
-
-
-def unconfirmed(pool: Pool) -> QuerySet[Computer]:
-    return pool.computers.filter(host_public="").order_by("pk")
-
-
-def confirmed(pool: Pool) -> QuerySet[Computer]:
-    return pool.computers.exclude(host_public="").order_by("pk")
 
 
 def due() -> QuerySet[Pool]:
@@ -76,8 +69,13 @@ def _another_key(computer: Computer, finding: Finding, shown: str) -> None:
     computer.host_shown = shown
     computer.silence = ""
     computer.failing = finding.failing
-    computer.facts = {**computer.facts, "lines": [asdict(line) for line in finding.lines]}
+    computer.facts = {**computer.facts, "lines": _lines(finding)}
     computer.checked = now()
+
+
+def _lines(finding: Finding) -> list[dict[str, Any]]:
+    """What failed first, and what is all right last."""
+    return [asdict(line) for line in sorted(finding.lines, key=lambda line: (False, None, True).index(line.ok))]
 
 
 def _found(computer: Computer, finding: Finding) -> None:
@@ -86,8 +84,7 @@ def _found(computer: Computer, finding: Finding) -> None:
     for name in _COLUMNS:
         if name in finding.facts:
             setattr(computer, name, finding.facts[name])
-    lines = [asdict(line) for line in finding.lines]
-    computer.facts = {**(finding.facts or computer.facts), "lines": lines}
+    computer.facts = {**(finding.facts or computer.facts), "lines": _lines(finding)}
     computer.failing = finding.failing
     computer.host_shown = computer.silence = ""
     computer.checked = computer.seen = now()
@@ -156,8 +153,3 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
         computer.save(update_fields=["state", "silence", "load", "seen"])
         changed |= before != (computer.state, computer.silence, computer.load)
     return changed
-
-
-def leaving(pool: Pool, among: Collection[int]) -> list[Computer]:
-    """Those of them that were given back while they did not answer, and are not swept yet."""
-    return list(pool.computers.filter(Q(pk__in=among), is_leaving=True))

@@ -15,4 +15,9 @@ class Migration(migrations.Migration):
             name='certificates',
             field=models.JSONField(default=list, editable=False),
         ),
+        migrations.AddField(
+            model_name='computer',
+            name='left',
+            field=models.DateTimeField(editable=False, null=True),
+        ),
     ]

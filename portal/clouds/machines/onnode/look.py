@@ -22,7 +22,7 @@ import time
 
 MARK = "@coxswain "
 AT_ONCE = 8  # others that are reached at a time: each of them is reached by all the rest meanwhile
-PATIENCE = 4.0  # seconds for one connection
+PATIENCE = 5.0  # seconds for one connection
 SSH_PATIENCE = 20.0
 STALE = 3600.0  # seconds after which what an interrupted look has left behind is taken away
 
@@ -243,7 +243,7 @@ class Way:
         options = {
             "BatchMode": "yes",
             "CertificateFile": self.at("key-cert.pub"),
-            "ConnectTimeout": "5",
+            "ConnectTimeout": "8",
             "GlobalKnownHostsFile": "/dev/null",
             "HostKeyAlias": peer["of"],
             "IdentitiesOnly": "yes",
@@ -268,27 +268,38 @@ def reach(peer, way):
         found = socket.getaddrinfo(peer["name"], peer["port"], type=socket.SOCK_STREAM)
     except OSError as error:
         return ["name", str(error)]
-    try:
-        with socket.create_connection((peer["name"], peer["port"]), PATIENCE) as connection:
-            said = connection.recv(200)
-    except OSError as error:
-        return ["port", f"{found[0][4][0]}, port {peer['port']}: {error}"]
-    if said.decode(errors="replace") != peer["token"]:
+    said, trouble = twice(listen_to, peer)
+    if trouble:
+        return ["port", f"{found[0][4][0]}, port {peer['port']}: {trouble}"]
+    if said != peer["token"]:
         return ["elsewhere", found[0][4][0]]
-    try:
-        with socket.create_connection((peer["name"], peer["ssh"]), PATIENCE) as connection:
-            connection.recv(200)
-    except OSError as error:
-        return ["ssh", f"port {peer['ssh']}: {error}"]
-    if not peer["signs_in"]:
-        return None
-    try:
-        done = subprocess.run(way.command(peer), capture_output=True, timeout=SSH_PATIENCE, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return ["ssh", str(error)[:200]]
-    if done.returncode:
-        return ["ssh", done.stderr.decode(errors="replace").strip()[-300:] or f"exit status {done.returncode}"]
-    return None
+    # A server forks for whoever connects, and drops some where many come at once (MaxStartups): not all sign in to all.
+    _, trouble = twice(sign_in, way, peer) if peer["signs_in"] else (None, "")
+    return ["ssh", trouble] if trouble else None
+
+
+def twice(function, *args):
+    """What it returns, and what was in the way the second time: the first may be a computer's being busy."""
+    trouble = ""
+    for attempt in range(2):
+        time.sleep(attempt * (0.5 + os.urandom(1)[0] / 170))
+        try:
+            return function(*args), ""
+        except (OSError, subprocess.SubprocessError) as error:
+            trouble = getattr(error, "stderr", b"") or error
+    if isinstance(trouble, bytes):
+        trouble = trouble.decode(errors="replace").strip()
+    return None, str(trouble)[-300:]
+
+
+def listen_to(peer):
+    with socket.create_connection((peer["name"], peer["port"]), PATIENCE) as connection:
+        return connection.recv(200).decode(errors="replace")
+
+
+def sign_in(way, peer):
+    words = way.command(peer)
+    subprocess.run(words, check=True, capture_output=True, timeout=SSH_PATIENCE, stdin=subprocess.DEVNULL)
 
 
 def reach_all(ask):
