@@ -40,7 +40,10 @@ def not_here(can: Can, cloud: str) -> Refused:
 
 @dataclass(frozen=True)
 class Tags:
-    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
+    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory.
+
+    Each is a uuid. What a workspace itself consists of has the workspace as its `subject`.
+    """
 
     portal: str
     organization: str
