@@ -112,7 +112,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kind = ContentType.objects.get_for_model(Cluster)
         last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
         pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
-        tasks = Task.objects.filter(pk__in=pks).only("uuid", "kind", "title", "status", "cancel_asked", "subject_id")
+        tasks = Task.objects.filter(pk__in=pks).only(
+            "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
+        )
         return {task.subject_id: task for task in tasks}
 
 
@@ -212,6 +214,7 @@ class Cluster(Subject):
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
     last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
     warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
+    told_of = models.BigIntegerField(null=True, editable=False)  # the timer's task of whose failure people know
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
@@ -361,7 +364,12 @@ class Cluster(Subject):
 
     @property
     def stem(self) -> str:
-        """What its nodes are called, before the rank: what it was called when the first of them was made."""
+        """What its nodes are called, before the rank: what it was called when the first of them was made.
+
+        Of no meaning where they have names of their own.
+        """
+        if clouds.Can.MAKE not in self.can:
+            return self.name
         head = self.nodes.order_by("rank").first()
         return head.hostname.rpartition("-")[0] if head else self.name
 
@@ -462,13 +470,15 @@ class Node(models.Model):
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
     rank = models.PositiveSmallIntegerField()
     hostname = models.CharField(max_length=80)
-    host_public = models.TextField()
-    host_private = secrets.EncryptedField(editable=False)
+    host_public = models.TextField(blank=True)
+    host_private = secrets.EncryptedField(blank=True, editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
     address = models.CharField(max_length=64, blank=True)  # from the portal
     port = models.PositiveIntegerField(default=22)
     private_address = models.CharField(max_length=64, blank=True)  # from the other nodes
     door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
+    certificate = models.TextField(blank=True, editable=False)  # of the workspace's login key, where one is wanted
+    key_certificate = models.TextField(blank=True, editable=False)  # and of the cluster's key
     user = models.CharField(max_length=40, blank=True)
     home = models.CharField(max_length=300, blank=True)
     shared = models.CharField(max_length=300, default="/shared")
@@ -503,13 +513,23 @@ class Node(models.Model):
 
     @property
     def host_key(self) -> clouds.HostKey:
-        return clouds.HostKey(secrets.unseal(self, "host_private"), self.host_public)
+        """That it was made with; without a private one where it was not made for us."""
+        return clouds.HostKey(secrets.unseal(self, "host_private") if self.host_private else "", self.host_public)
 
     @property
     def host(self) -> ssh.Host:
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
-        return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public, self.door)
+        return ssh.Host(
+            self.hostname,
+            self.address,
+            self.port,
+            self.user,
+            key,
+            self.host_public,
+            self.door,
+            certificate=self.certificate,
+        )
 
 
 class Terminal(models.Model):

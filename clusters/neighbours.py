@@ -45,7 +45,10 @@ def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]
 Host * {" ".join(f"!{name}" for name in every)}
   Include "{node.home}/.ssh/config"
 """
-    return {f"{folder}/key": cluster.key, f"{folder}/known_hosts": known, SSH_CONFIG: hosts + rest}
+    texts = {f"{folder}/key": cluster.key, f"{folder}/known_hosts": known, SSH_CONFIG: hosts + rest}
+    if node.key_certificate:
+        texts[f"{folder}/key-cert.pub"] = f"{node.key_certificate}\n"  # ssh finds it by its name
+    return texts
 
 
 def making_room(node: Node) -> str:

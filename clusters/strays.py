@@ -46,7 +46,7 @@ def drop_network(work: Work) -> None:
 def check_nothing_is_left(work: Work) -> None:
     stray: Stray = work.subject
     cloud = stray.cloud
-    if left := cloud.leftovers(stray.tags):
+    if left := [one for one in cloud.leftovers(stray.tags) if not one.is_looked_after]:
         work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
     work.log("Confirmed gone: the cloud lists nothing of it any more.")
 

@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import logging
 import random
+from collections.abc import Sequence
 from functools import partial
 
+from django.core.mail import EmailMessage
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
@@ -39,6 +41,7 @@ SELDOM = 60  # every so many looks, also where nothing of ours should be: a work
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
 MOST_GUESTS = 9999  # sessions by ssh that a node is believed to have
+RESEND = (5.0, 30.0, 120.0)  # seconds after which mails that the server did not take are sent again
 AT_A_TIME = 500  # rows in one statement
 
 
@@ -190,9 +193,23 @@ class IdleWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
             if mails := await DATABASE(idle.look)():  # the mail server may take its time
-                self.sending.add(task := asyncio.create_task(apart(partial(idle.send, mails))))
+                self.sending.add(task := asyncio.create_task(_send(mails)))
                 task.add_done_callback(self.sending.discard)
             await bell.wait(EVERY)
+
+
+async def _send(mails: Sequence[EmailMessage]) -> None:
+    """Tried some times more, while the mail server is away, as long as what they say may still be of use."""
+    try:
+        for pause in (*RESEND, None):
+            mails = await apart(partial(idle.send, mails))
+            if not mails:
+                return
+            if pause is not None:
+                await asyncio.sleep(pause)
+        logger.error("%s mails of timers were not sent, and are given up", len(mails))
+    except Exception:
+        logger.exception("%s mails of timers were not sent", len(mails))
 
 
 class FailedWatcher:

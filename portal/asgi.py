@@ -4,11 +4,12 @@ import os
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.sessions import CookieMiddleware, SessionMiddleware
-from django.core.asgi import get_asgi_application
 from django.urls import path, re_path
 
+from portal.handler import PageHandler
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-http = get_asgi_application()
+http = PageHandler()
 
 from portal.door import SocketDoor, SocketLimit, nothing_here  # noqa: E402  (these need the app registry)
 from portal.sessions import SocketKeyMiddleware  # noqa: E402

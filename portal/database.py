@@ -1,9 +1,9 @@
 """From which threads the database is asked, and for how long each keeps its connection.
 
-A request has a thread and a connection of its own until it has been answered (Django's), a worker and the watch process
-have one for each piece of work, and what live sockets ask comes from a few threads that are kept for that: pages and
-sockets wait for each other at no time. A thread that is started anywhere else closes its connection before it ends;
-one that does not takes it away from the process's pool for ever.
+A request has a thread and a connection to itself until it has been answered (`portal/handler.py`), a worker and the
+watch process have one for each piece of work, and what live sockets ask comes from a few threads that are kept for
+that: pages and sockets wait for each other at no time. A thread that is started anywhere else closes its connection
+before it ends; one that does not takes it away from the process's pool for ever.
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ for_sockets = partial(database_sync_to_async, thread_sensitive=False, executor=_
 
 
 def keep_connection() -> None:
-    """For a process in which one thread asks all the time. PostgreSQL's pool does so without being told."""
+    """For a process whose threads ask again and again. PostgreSQL's pool does so without being told."""
     if not connections.settings["default"].get("OPTIONS", {}).get("pool"):
         connections.settings["default"]["CONN_MAX_AGE"] = None

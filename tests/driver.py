@@ -42,6 +42,8 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
+from portal.clouds.machines import certificates  # noqa: E402
+from portal.clouds.machines.models import Computer, Pool  # noqa: E402
 from portal.errors import PortalError  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import keeping, ledger, live, output  # noqa: E402
@@ -64,6 +66,38 @@ def setup():
     if not organization.cloud_configs.exists():
         create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
     return {"email": EMAIL, "password": PASSWORD}
+
+
+def make_pool(computers, user, base, name="desks"):
+    """A cloud configuration of own machines with a pool of these, confirmed and checked. The line to be pasted."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = Pool(account=config.uuid, name=name, user=user, base=base)
+    certificates.new_authority(pool)
+    pool.save()
+    size = {"cores": 2, "vcpus": 2, "memory_gib": 3.8, "architecture": "x86_64"}
+    for one in computers:
+        Computer.objects.create(pool=pool, **one, **size, state=Computer.State.READY)
+    return pool.authorized_key
+
+
+def packages_of_plain_mpi():
+    return [str(package) for package in EngineVersion.objects.get(kind="mpi").packages]
+
+
+def stand():
+    """How the computers of all pools stand."""
+    return [
+        {
+            "name": str(one),
+            "state": one.state,
+            "subject": one.subject,
+            "leaving": one.is_leaving,
+            "failing": [line["name"] for line in one.failing],
+            "history": list(one.events.values_list("words", flat=True)),  # the newest first
+        }
+        for one in Computer.objects.order_by("pk")
+    ]
 
 
 def config():
@@ -133,9 +167,9 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab"):
+def make_workspace(name="lab", kind=""):
     organization = Organization.objects.earliest("pk")
-    config = organization.cloud_configs.get()
+    config = organization.cloud_configs.get(**({"kind": kind} if kind else {}))
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
@@ -314,6 +348,10 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
 
 
 def set_timers(cluster, pause=0, shutdown=0):

@@ -20,6 +20,7 @@ from jobs.actions import cancel_run, dismiss_run
 from jobs.models import Run, reasons
 from jobs.plans import RUN
 from jobs.views.jobs import clusters_for, one_run
+from portal.tasks import permission
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.place import enter
@@ -122,6 +123,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     }
     if is_news:  # two parts of the page, with one answer
         return render(request, "jobs/_run_news.html", context)
+    permission.learn(request, found.live_names()[0], found.output.live_name)
     return render(request, "jobs/run.html", {**context, "viewer": viewer(found.output)})
 
 
@@ -140,7 +142,7 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def run_with_changes(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _run_for(request, uuid, Can.RUN_JOBS)
+    found = _run_for(request, uuid, Can.RUN_JOBS, "workspace__cloud_config")
     return one_run(request, found.job, found)
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Protocol, TypeAlias, assert_never
 
 from portal.clouds.local.options import LocalOptions
+from portal.clouds.machines.options import MachinesOptions
 from portal.clouds.stores import Lock, Store
 from portal.clouds.types import (
     Can,
@@ -66,7 +67,7 @@ __all__ = [
     "connect",
 ]
 
-Options: TypeAlias = LocalOptions  # of each kind of cloud: typed, frozen, and without a secret
+Options: TypeAlias = LocalOptions | MachinesOptions  # of each kind of cloud: typed, frozen, and without a secret
 
 
 class Account(Protocol):
@@ -222,5 +223,9 @@ def connect(options: Options, credentials: str = "") -> Account:
             from portal.clouds.local.account import LocalAccount
 
             return LocalAccount.of(options)
+        case MachinesOptions():
+            from portal.clouds.machines.account import MachinesAccount
+
+            return MachinesAccount(options.account)
         case _:
             assert_never(options)

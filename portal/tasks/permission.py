@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.contrib.auth import get_user, load_backend
+from django.contrib.auth.middleware import get_user as get_user_of
 from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest
 from django.utils.timezone import now
@@ -65,6 +66,22 @@ async def person_of(session_key: str | None) -> Any:
     if session_key is None:
         return None
     return _known(session_key) or (await _together().ask((session_key, ())))[1]
+
+
+def learn(request: HttpRequest, *names: str) -> None:
+    """What the person of a page may see, who was shown it just now: its socket asks for the same a moment later."""
+    person: Any = get_user_of(request)
+    if person.is_authenticated and person.may_stay(request.session):
+        _forget_many()
+        at = time.monotonic()
+        _whose[str(request.session.session_key)] = (at, person)
+        _believed.update({(person.pk, name): at for name in names})
+
+
+def _forget_many() -> None:
+    for known in (_whose, _believed):
+        if len(known) > MOST_KNOWN:
+            known.clear()
 
 
 def _known(session_key: str) -> Any:
@@ -122,9 +139,7 @@ def _together() -> _Together:
 
 @for_sockets
 def _refusals(asks: list[Ask]) -> list[Answer]:
-    for known in (_whose, _believed):
-        if len(known) > MOST_KNOWN:
-            known.clear()
+    _forget_many()
     at = time.monotonic()
     people = {key: _known(key) for key, _ in asks}
     if unknown := {key for key, person in people.items() if person is None}:

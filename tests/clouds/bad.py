@@ -126,7 +126,7 @@ class MemoryCloud:
     """A cloud without machines. Nodes run at once; nobody can sign in."""
 
     kind = CloudKind.LOCAL
-    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
+    can = frozenset({Can.MAKE, Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 5.0
     types = [InstanceType(f"local.{n}", "Memory", n, n, 2.0 * n) for n in (1, 2)]
 

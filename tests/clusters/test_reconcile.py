@@ -140,6 +140,20 @@ def test_a_cluster_that_nobody_knows_is_ended_and_one_of_another_portal_is_not_s
     assert [bool(cloud.nodes(tags)) for tags in (unknown, theirs, odd)] == [False, True, False]
 
 
+def test_what_stays_of_a_workspace_that_was_forgotten_is_told_and_never_ended_by_itself(lab, this_computer, cloud):
+    Workspace.objects.update(status="terminated")
+    lab.tasks.create(
+        kind="workspaces.forget", title="x", queue="teardown", output=Output.objects.create(), status="finished"
+    )
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    look(this_computer, Stray.PATIENCE)
+    stray = Stray.objects.get()
+    assert (stray.name, stray.ended) == ("The workspace lab, which was forgotten", None)
+    assert "leaves it alone" in stray.outlook
+    assert cloud.filesystems
+
+
 def test_what_a_task_has_not_done_with_is_left_to_it(tide, alice, this_computer, cloud):
     Cluster.objects.update(status="terminated")
     output = Output.objects.create()

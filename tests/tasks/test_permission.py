@@ -119,6 +119,23 @@ async def test_what_other_pages_have_forgotten_meanwhile_is_no_error(filled, bob
     assert await asyncio.gather(*asked) == [None, None]
 
 
+def test_what_a_page_has_shown_its_socket_need_not_ask_for_and_others_must(filled, bob, vera, client, monkeypatch):
+    monkeypatch.setattr(permission, "RELOAD", 60.0)
+    monkeypatch.setattr(permission, "RECHECK", 60.0)
+    permission._believed.clear()
+    asked, real = [], permission._refusals
+    monkeypatch.setattr(permission, "_refusals", lambda asks: asked.extend(asks) or real(asks))
+    client.force_login(bob)
+    assert client.get(f"/runs/{filled.uuid}/").status_code == 200
+    names = [f"run.{filled.uuid}", f"output.{filled.output.uuid}"]
+    assert asyncio.run(permission.refusal(client.session.session_key, names)) is None
+    assert asked == []
+    hers = page_of(vera).scope["session"].session_key
+    for session, name in ((hers, names[0]), (client.session.session_key, f"workspace.{filled.workspace.uuid}")):
+        assert asyncio.run(permission.refusal(session, [name])) is None
+        assert asked.pop() == (session, (name,))
+
+
 @pytest.mark.asyncio
 async def test_a_socket_has_its_person_though_all_is_forgotten_before_it_begins(bob, monkeypatch):
     real, found = permission._refusals, []

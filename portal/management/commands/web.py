@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management import BaseCommand, CommandParser
 
 from portal.asgi import application
+from portal.database import keep_connection
 from portal.loaded import keep_what_is_loaded, load_pages
 
 
@@ -20,6 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("--socket", type=int, help="an inherited socket that listens already")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        keep_connection()
         load_pages()
         keep_what_is_loaded()
         config = uvicorn.Config(
