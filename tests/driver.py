@@ -346,6 +346,10 @@ def run_state(run):
     }
 
 
+def job_of(run):
+    return str(Run.objects.get(uuid=run).job.uuid)
+
+
 def busy(job):
     return Run.objects.filter(job__uuid=job).unfinished().exists() or Task.objects.unfinished().exists()
 
@@ -529,7 +533,16 @@ def floor_life(workspace, nodes):
         while not all(node.address for node in workspace.cloud.nodes(tags)):
             time.sleep(0.01)
         hosts = [
-            ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
+            ssh.Host(
+                node.hostname,
+                node.address,
+                node.port,
+                node.user,
+                private,
+                node.host_key or key.public,
+                node.door,
+                certificate=next(iter(node.certificates), ""),
+            )
             for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
         ]
         for answer in ssh.run_on_all(hosts, "true"):
@@ -546,6 +559,8 @@ def floor_life(workspace, nodes):
         "resume": make,
         "delete": lambda: end(workspace.cloud.delete_nodes),
     }
+    if clouds.Can.PAUSE not in workspace.cloud.can:
+        del steps["pause"], steps["resume"]
     for name, do in steps.items():
         began = time.time()
         do()

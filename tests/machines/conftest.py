@@ -56,6 +56,10 @@ class Lab:
             self.becomes("cluster", cluster, "running")
         return cluster
 
+    def drop(self, cluster):
+        self.call("drop_cluster", cluster=cluster)
+        self.becomes("cluster", cluster, "terminated")
+
     def run(self, cluster, url, command, name="job"):
         return self.call(
             "make_job", workspace=self.workspace, cluster=cluster, git_url=url, command=command, name=name
