@@ -199,7 +199,7 @@ class Computer:
             self.process = None
             until(lambda: not Path(f"/proc/{self.pid}").exists(), what="the end of its processes")
             # Of the card's other half, whose end a kernel takes some time for.
-            self.among.in_network("ip", "link", "delete", f"card{self.number}", expect=(0, 1))
+            self.among.in_network("ip", "link", "delete", f"card{self.number}", expect=(0, 1, 2))
 
     def reboot(self) -> None:
         self.off()
