@@ -88,7 +88,9 @@ def add_computers(config: CloudConfig, pool: Pool, places: Sequence[tuple[str, i
 
     Raises `PortalError` where the pool would have too many.
     """
-    locked = Pool.objects.select_for_update().get(pk=pool.pk)
+    locked = Pool.objects.held().filter(pk=pool.pk).first()
+    if locked is None:
+        raise Conflict(f"The pool {pool} was deleted.")
     have = set(locked.computers.values_list("address", "port"))
     new = [place for place in dict.fromkeys(places) if place not in have]
     if len(have) + len(new) > MOST:
@@ -110,8 +112,9 @@ def confirm_keys(config: CloudConfig, pool: Pool, keys: Iterable[tuple[UUID, str
     Raises `Conflict` where one shows another key by now, and confirms none then. Those that are confirmed stay so.
     """
     seen = dict(keys)
-    rows = pool.computers.select_for_update().filter(uuid__in=seen, host_public="").order_by("pk")
-    confirmed = list(rows)
+    if not Pool.objects.held().filter(pk=pool.pk).exists():
+        raise Conflict(f"The pool {pool} was deleted.")
+    confirmed = list(pool.computers.held().filter(uuid__in=seen, host_public=""))
     for one in confirmed:
         if not one.host_shown or one.fingerprint_shown != seen[one.uuid]:
             raise Conflict(f"{one.where} shows another host key by now. Compare it again.")
@@ -131,7 +134,8 @@ def accept_new_key(config: CloudConfig, computer: Computer, seen: str, *, by: Us
 
     Raises `Conflict` where it shows another one by now, or the confirmed one again.
     """
-    locked = Computer.objects.select_for_update().filter(pk=computer.pk).first()
+    list(Pool.objects.held().filter(pk=computer.pool_id))
+    locked = Computer.objects.held().filter(pk=computer.pk).first()
     if locked is None or not locked.host_shown or locked.fingerprint_shown != seen:
         raise Conflict("It does not show this key any more. Nothing was changed.")
     before = locked.fingerprint
@@ -174,7 +178,10 @@ def check_now(config: CloudConfig, pool: Pool) -> None:
     _changed(config)
 
 
-def taken_of(config: CloudConfig) -> list[Computer]:
-    """Computers that a cluster has, or that were not cleaned after one."""
-    pools = Pool.objects.filter(account=config.uuid).values("pk")
-    return list(Computer.objects.filter(~Q(subject=""), pool__in=pools)[:20])
+def forget(config: CloudConfig) -> None:
+    """All pools, for the end of the configuration. Raises `Conflict` while one of their computers is taken."""
+    rows = Pool.objects.select_for_update().filter(account=config.uuid)
+    taken = Computer.objects.filter(pool__in=list(rows)).exclude(subject="")
+    if names := [str(one) for one in taken[:3]]:
+        raise Conflict(f"Computers of its pools are taken still: {', '.join(names)}.")
+    Pool.objects.filter(account=config.uuid).delete()

@@ -137,14 +137,16 @@ def _new_task(
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
     del task.wake_at  # an expression of the database's; who asks for it is given what came of it
-    applies = plan.on(subject.can).steps if any(step.needs for step in plan.steps) else plan.steps
+    applies = {step.name: step for step in plan.steps}
+    if any(step.needs or step.taken for step in plan.steps):
+        applies = {step.name: step for step in plan.on(subject.can).steps}
     Step.objects.bulk_create(
         Step(
             task=task,
             position=n,
             name=step.name,
-            title=step.title,
-            status=StepStatus.WAITING if step in applies else StepStatus.LEFT_OUT,
+            title=applies.get(step.name, step).title,
+            status=StepStatus.WAITING if step.name in applies else StepStatus.LEFT_OUT,
         )
         for n, step in enumerate(plan.steps)
     )

@@ -21,10 +21,12 @@ from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run
+from portal.clouds.machines.models import Pool
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from tests.web import words
 from usage.models import Record
+from workspaces.models import CloudConfig
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -87,6 +89,25 @@ def make_run(job, number, status, **fields):
     return run
 
 
+def make_pool(workspace, cluster):
+    """Three computers of own machines; the cluster has the first one, and the last one is to be confirmed."""
+    regions = {"regions": [{"name": "desks", "title": "desks"}]}
+    config = CloudConfig.objects.create(
+        organization=workspace.organization, name="Own machines", kind="machines", findings=regions
+    )
+    pool = Pool.objects.create(account=config.uuid, name="desks", user="team", base="/shared/coxswain")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGRlc2sxZGVzazFkZXNrMWRlc2sxZGVzazFkZXNrMWRl"
+    ready = {"host_public": key, "state": "ready", "cores": 4, "vcpus": 8, "memory_gib": 15.5, "load": 0.5}
+    lines = [{"name": "Python", "ok": True, "message": "Python 3.11.", "advice": ""}]
+    first = pool.computers.create(
+        address="10.0.0.1", hostname="desk1", rank=0, facts={"lines": lines}, **ready,
+        **vars(workspace.tags(cluster.uuid)),
+    )  # fmt: skip
+    first.events.create(words="Taken.", subject=first.subject)
+    pool.computers.create(address="10.0.0.2", hostname="desk2", **ready)
+    pool.computers.create(address="10.0.0.3", host_shown=key)
+
+
 @pytest.fixture
 def filled(lab, alice, rings):
     """A workspace with a bit of everything."""
@@ -105,6 +126,7 @@ def filled(lab, alice, rings):
         organization=lab.organization.uuid, workspace=lab.uuid, workspace_name=lab.name, cluster=clusters[0].uuid,
         cluster_name="tide", instance_type="local.2", cores_per_node=2, node_count=2,
     ).begin()  # fmt: skip
+    make_pool(lab, clusters[0])
     for rank, state in enumerate(("answers", "gone")):
         Node.objects.create(
             cluster=clusters[0], rank=rank, hostname=f"tide-{rank}", host_public="ssh-ed25519 AAAA", state=state
@@ -175,7 +197,11 @@ def test_every_page_is_well_made_and_offers_only_what_is_there_and_may_be_done(r
 def named_pages(filled):
     cluster = Cluster.objects.get(name="tide")
     run = Run.objects.filter(status="failed").first()
-    of = {"workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid}
+    pool = Pool.objects.get()
+    of = {
+        "workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid,
+        "pool": pool.uuid, "computer": pool.computers.get(hostname="desk1").uuid,
+    }  # fmt: skip
     names = {
         "dashboard": None, "all-runs": None, "cloud-configs": None, "workspaces": None, "new-workspace": None,
         "workspace-settings": "workspace", "clusters": "workspace", "new-cluster": "workspace", "jobs": "workspace",
@@ -184,7 +210,7 @@ def named_pages(filled):
         "tokens": None, "workspace-tokens": "workspace", "new-workspace-token": "workspace",
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
         "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
-        "workspace-usage": "workspace", "organization-usage": None,
+        "workspace-usage": "workspace", "organization-usage": None, "pool": "pool", "computer": "computer",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -227,14 +253,20 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
 
     lists = (
         *("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster"),
-        *("workspace-usage", "organization-usage"),
+        *("workspace-usage", "organization-usage", "pool", "computer"),
     )
     for name in lists:
         count(name)
     before = {name: count(name) for name in lists}
     cluster = Cluster.objects.get(name="tide")
     job = Run.objects.filter(status="failed").first().job
+    pool = Pool.objects.get()
+    desk = pool.computers.get(hostname="desk1")
     for n in range(5):
+        subject = str(uuid4())
+        pool.computers.create(address=f"10.0.1.{n}", host_public=desk.host_public, subject=subject, rank=0)
+        pool.computers.create(address=f"10.0.2.{n}", host_shown=desk.host_public)
+        desk.events.create(words="Given back.", subject=subject)
         other = Job.objects.create(
             workspace=filled, cluster=cluster, name=f"j{n}", git_url="https://e.org/a", command="a"
         )

@@ -17,17 +17,19 @@ import os
 import secrets
 import socket
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from portal import ssh
-from portal.clouds.machines import certificates
+from portal.clouds.machines import answers, certificates
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Passing, PortalError, Refused
 
+T = TypeVar("T")
 PYTHON = (3, 9)
 CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
@@ -40,6 +42,8 @@ FACTS_WITHIN = 20.0  # seconds
 WAYS_WITHIN = 60.0
 ROUNDS = 3  # of tokens: a network filesystem may remember for a while that there was nothing
 ROUND_SECONDS = 3.0
+MOST_HEARD = 1 << 20  # bytes that are listened to before an answer is over
+MOST_WORDS = 600  # characters of what somebody's system says of an error
 _KEY_SECONDS = 900.0
 
 _PROGRAM = (Path(__file__).parent / "onnode" / "look.py").read_bytes()
@@ -123,6 +127,7 @@ class _Talk:
         self.skew: float | None = None
         self.sees: set[str] = set()
         self.ways: dict[str, list[str]] = {}  # what is in the way to the others, by whose it is
+        self._lines: deque[bytes] = deque()  # that have come, and the beginning of one more
         self._rest = b""
         self._noise = b""
 
@@ -135,14 +140,16 @@ class _Talk:
             async with turns:
                 self._terminal = await stack.enter_async_context(connections.terminal(self.host, command))
             said = await self._hear(FACTS_WITHIN)
+            facts, base = answers.read(said.get("facts"), answers.FACTS), said.get("base")
+            self.port, self.trouble = answers.count(said.get("port")), answers.text(said.get("trouble"), MOST_WORDS)
+            self.base = None if base is None else answers.read(base, answers.FOLDER)
         except Refused as error:
             self._refused(error)
         except PortalError as error:
             self.finding.silence = " ".join(filter(None, [error.message, error.evidence]))
         else:
             self.is_open = True
-            self.finding.facts = said["facts"]
-            self.port, self.base, self.trouble = said["port"], said["base"], said["trouble"]
+            self.finding.facts = facts
 
     def _refused(self, error: Refused) -> None:
         """It answers, and that is all."""
@@ -171,28 +178,27 @@ class _Talk:
 
     async def _hear(self, seconds: float) -> dict[str, Any]:
         """The next answer. Raises `Passing`, and `Refused` where the program does not run."""
+        heard = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    line, found, rest = self._rest.partition(b"\n")
-                    if found:
-                        self._rest = rest
+                    while self._lines:
+                        line = self._lines.popleft()
                         if line.startswith(_MARK):
-                            answer: dict[str, Any] = json.loads(line[len(_MARK) :])
-                            return answer
-                        self._noise = (self._noise + line + b"\n")[-2000:]
-                    elif data := await self._terminal.read(65536):
-                        self._rest += data
-                        if len(self._rest) > ssh.MOST_ANSWER:
-                            raise Refused("It answers with more than it was asked for.")
-                    else:
+                            return answers.parsed(line[len(_MARK) :])
+                        self._noise = (self._noise[-2000:] + line[-2000:] + b"\n")[-2000:]
+                    data = await self._terminal.read(65536)
+                    if not data:
                         break
+                    heard += len(data)
+                    if heard > MOST_HEARD:
+                        raise Refused("It answers with more than it was asked for.")
+                    *lines, self._rest = (self._rest + data).split(b"\n")
+                    self._lines.extend(lines)
                 status = await self._terminal.status()
         except TimeoutError:
             raise Passing(f"It has not answered within {seconds:.0f} seconds.") from None
-        except ValueError as error:
-            raise Refused("It answers with something else than what it was asked for.", evidence=str(error)) from error
-        said = (self._noise + self._rest).decode(errors="replace").strip()[-300:]
+        said = answers.shown((self._noise + self._rest[-2000:]).decode(errors="replace").strip()[-300:])
         if status is None:
             raise Passing("The connection broke.", evidence=said)
         if status == 127:
@@ -206,19 +212,42 @@ class _Talk:
         if not self.is_open:
             return None
         try:
-            await self._terminal.write(_line(words))
+            async with asyncio.timeout(seconds):
+                await self._terminal.write(_line(words))
             answer = await self._hear(seconds)
+        except TimeoutError:
+            self.is_open = False
+            self.finding.silence = f"It has taken nothing more for {seconds:.0f} seconds."
+            return None
+        except Refused as error:
+            self._spoilt(error)
+            return None
         except PortalError as error:
             self.is_open = False
             self.finding.silence = " ".join(filter(None, [error.message, error.evidence]))
             return None
         return answer
 
+    def _spoilt(self, error: Refused) -> None:
+        """It answers, but not as the portal's program does: somebody else's stands in its place."""
+        self.is_open = False
+        self._refused(error)
+
+    async def ask_for(self, name: str, kind: Callable[[Any], T], seconds: float, **words: Any) -> T | None:
+        """As `ask`, and what the answer has by this name, if it is of that kind."""
+        if (answer := await self.ask(seconds, **words)) is None:
+            return None
+        try:
+            return kind(answer.get(name))
+        except Refused as error:
+            self._spoilt(error)
+            return None
+
     async def compare_clocks(self) -> None:
         began = time.time()
-        if answer := await self.ask(FACTS_WITHIN, clock=True):
-            # It was looked at somewhere in between.
-            self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
+        clock = await self.ask_for("clock", partial(answers.number, most=1e12), FACTS_WITHIN, clock=True)
+        if clock is not None:
+            self.skew = clock - min(max(clock, began), time.time())  # it was looked at somewhere in between
 
     async def reach(self, others: Sequence[_Talk], sign_in_to: Collection[_Talk], key: dict[str, str]) -> None:
         peers = [
@@ -233,8 +262,25 @@ class _Talk:
             for other in others
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
-        if answer := await self.ask(WAYS_WITHIN, peers=peers, known=known, **key):
-            self.ways.update(answer["ways"])
+        ways = await self.ask_for("ways", _ways, WAYS_WITHIN, peers=peers, known=known, **key) or {}
+        self.ways.update({other.me: ways[other.me] for other in others if other.me in ways})
+
+
+def _seen(said: object) -> set[str]:
+    """Whose tokens a computer has read, as it says. Raises `Refused`."""
+    if not isinstance(said, list):
+        raise answers.nonsense(said)
+    return {answers.text(one) for one in said}
+
+
+def _ways(said: object) -> dict[str, list[str]]:
+    """What is in the way to others, as it says. Raises `Refused`."""
+    if not isinstance(said, dict):
+        raise answers.nonsense(said)
+    for way in said.values():
+        if not isinstance(way, list) or len(way) != 2 or way[0] not in list(_WAYS):
+            raise answers.nonsense(way)
+    return {of: [kind, answers.text(words, MOST_WORDS)] for of, (kind, words) in said.items()}
 
 
 def _line(words: dict[str, Any]) -> bytes:
@@ -249,16 +295,16 @@ async def _share(talks: Sequence[_Talk]) -> None:
             await asyncio.sleep(ROUND_SECONDS)
             await asyncio.gather(*(_write(talk) for talk in writing))
         tokens = {talk.me: talk.token for talk in writing}
-        answers = await asyncio.gather(*(talk.ask(FACTS_WITHIN, tokens=tokens) for talk in writing))
-        for talk, answer in zip(writing, answers, strict=True):
-            talk.sees = set(answer["sees"]) if answer else set()
+        seen = await asyncio.gather(*(talk.ask_for("sees", _seen, FACTS_WITHIN, tokens=tokens) for talk in writing))
+        for talk, whose in zip(writing, seen, strict=True):
+            talk.sees = (whose or set()) & tokens.keys()
         if all(talk.sees == set(tokens) for talk in writing):
             return
 
 
 async def _write(talk: _Talk) -> None:
-    if answer := await talk.ask(FACTS_WITHIN, write=talk.token):
-        talk.trouble = answer["trouble"]
+    words = partial(answers.text, most=MOST_WORDS)
+    talk.trouble = await talk.ask_for("trouble", words, FACTS_WITHIN, write=talk.token) or ""
 
 
 async def _meet(talks: Sequence[_Talk], key: dict[str, str]) -> None:

@@ -32,7 +32,10 @@ def want_check(pool: Pool, *, somebody_waits: bool = False) -> None:
 @transaction.atomic
 def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str]) -> None:
     """What a check has found. `keys`: the host keys that those show which show another one, by primary key."""
-    for finding in findings:
+    rows = Pool.objects.filter(pk=pool.pk)
+    if not rows.held().exists():
+        return
+    for finding in sorted(findings, key=lambda one: one.computer.pk):
         computer = _held(finding.computer)
         if computer is None:
             continue
@@ -44,7 +47,6 @@ def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str])
             _found(computer, finding)
         computer.save()
     at = now()
-    rows = Pool.objects.filter(pk=pool.pk)
     rows.update(checked=at)
     # Not where somebody has asked since this check began: that one is to come.
     rows.filter(check_due=pool.check_due).update(check_due=at + EVERY, check_asked=None)
@@ -52,7 +54,7 @@ def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str])
 
 def _held(computer: Computer) -> Computer | None:
     """Its row, locked; None where it was removed meanwhile, or another key of it was accepted."""
-    return Computer.objects.select_for_update().filter(pk=computer.pk, host_public=computer.host_public).first()
+    return Computer.objects.held().filter(pk=computer.pk, host_public=computer.host_public).first()
 
 
 def _silent(computer: Computer, words: str) -> None:
@@ -121,8 +123,7 @@ def tell(computer: Computer, words: str, subject: str = "") -> None:
 def write_keys(shown: Mapping[int, str], silent: Mapping[int, str]) -> bool:
     """The keys that computers show which are to be confirmed, and why others show none. Whether anything is new."""
     changed = False
-    rows = Computer.objects.select_for_update().filter(pk__in=[*shown, *silent], host_public="")
-    for computer in rows.order_by("pk"):
+    for computer in Computer.objects.held().filter(pk__in=[*shown, *silent], host_public=""):
         before = computer.host_shown, computer.silence
         # One that does not answer just now keeps the key that it has shown: somebody may be comparing it.
         computer.host_shown = shown.get(computer.pk, computer.host_shown)
@@ -141,7 +142,9 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
     Whether anything has changed that people see.
     """
     changed = False
-    for computer in Computer.objects.select_for_update().filter(pk__in=[*answers, *silent]).order_by("pk"):
+    if not Pool.objects.held().filter(pk=pool.pk).exists():
+        return changed
+    for computer in Computer.objects.held().filter(pk__in=[*answers, *silent]):
         before = computer.state, computer.silence, computer.load
         if computer.pk in answers:
             boot_id, computer.load = answers[computer.pk]
