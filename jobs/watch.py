@@ -452,9 +452,10 @@ class Observer:
                     commit_subject=plain_text(str(self.facts.get("subject") or "").encode())[:200],
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
-                live.ring(*self.names)
             if size:
                 self.output.append_log(segments, offset=self.stored, size=size)
+            if self.news:  # last: who waits for output hears of that first
+                live.ring(*self.names)
         self.stored += size
         self.news = False
 

@@ -16,6 +16,7 @@ from portal.clouds.machines import certificates, leaving, standing
 from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
+from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
+NO_KEY = "The portal cannot open the pool's key. Ask whoever runs this portal."
 AT_ONCE = 32  # computers of a pool that are asked at a time
 
 
@@ -44,7 +46,10 @@ class PoolCheckWatcher(SharingWatcher):
         if pool is None:
             return
         await _look_for_keys(pool, new)
-        findings = await check(pool, computers)
+        try:
+            findings = await check(pool, computers)
+        except CannotDecrypt:
+            findings = [Finding(one, silence=NO_KEY) for one in computers]
         keys, _ = await _keys_of([one.computer for one in findings if one.another_key])
         await DATABASE(_write_down)(pool, findings, keys)
 
@@ -74,7 +79,13 @@ class ComputerWatcher(SharingWatcher):
     async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
-        await asyncio.gather(*(self._ask(one, certificates.host(pool, one), answers, silent) for one in computers))
+        try:
+            hosts = [certificates.host(pool, one) for one in computers]
+        except CannotDecrypt:
+            silent = {one.pk: NO_KEY for one in computers}
+        else:
+            asked = zip(computers, hosts, strict=True)
+            await asyncio.gather(*(self._ask(one, host, answers, silent) for one, host in asked))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
