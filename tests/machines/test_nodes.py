@@ -195,6 +195,20 @@ def test_ending_what_is_a_cluster_s_leaves_others_of_the_account_alone(here, com
     assert sleeping() == ["sleep 1004", "sleep 1005"]
 
 
+def test_what_killed_ranks_leave_in_memory_goes_with_their_cluster_and_what_others_use_stays(here, computers):
+    where, nodes = make(here, 1)
+    desk = of(computers, nodes[0])
+    left = ["/dev/shm/mpich_shm_1_0", "/dev/shm/ucx_shm_posix_1", "/tmp/hydra_hwloc_xmlfile_abc"]
+    stays = ["/dev/shm/mpich_shm_2_0", "/dev/shm/somebody_s"]
+    desk.run(f"touch {' '.join(left)} /dev/shm/somebody_s; head -c 4096 /dev/zero > {stays[0]}")
+    maps = f"import mmap, time; f = open('{stays[0]}', 'r+b'); m = mmap.mmap(f.fileno(), 0); time.sleep(1006)"
+    desk.run(f'setsid python3 -c "{maps}" </dev/null >/dev/null 2>&1 &')
+    until(lambda: desk.run(f"cat /proc/[0-9]*/maps 2>/dev/null | grep -c {stays[0]} || true").out != "0\n")
+    hands.ask(here.delete_nodes, where)
+    assert desk.run(f"ls {' '.join(left + stays)} 2>/dev/null || true").out.split() == sorted(stays)
+    desk.run(f"rm {' '.join(stays)}")
+
+
 def test_of_two_clusters_that_want_the_last_computers_at_once_one_has_them(transactional_db, pool, here):
     asked = [hands.deploy(here)[1] for _ in range(2)]
     begin, said = threading.Barrier(2), {}
