@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 
 from django.db import DatabaseError
+from django.utils.timezone import now
 
 from portal import ssh
+from portal.clouds.machines import answers as saying
 from portal.clouds.machines import certificates, leaving, standing
 from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
@@ -25,7 +28,10 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
-AT_ONCE = 32  # computers of a pool that are asked at a time
+AT_ONCE = 16  # computers of a pool that are asked at a time: those of another one do not wait for them
+ASKED_FOR_KEYS = timedelta(
+    hours=1
+)  # after it was added, a computer is asked all the time; then, as often as it is checked
 
 
 class PoolCheckWatcher(SharingWatcher):
@@ -55,7 +61,6 @@ class ComputerWatcher(SharingWatcher):
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
-        self.turns = asyncio.Semaphore(AT_ONCE)
 
     async def wanted(self) -> set[int]:
         return await LEASES(_watched)()
@@ -65,14 +70,17 @@ class ComputerWatcher(SharingWatcher):
             pool, new, computers = await DATABASE(_to_check)(pk)
             if pool is None:
                 return
-            await _look_for_keys(pool, [one for one in new if not one.host_shown])
+            since = now() - ASKED_FOR_KEYS
+            await _look_for_keys(pool, [one for one in new if not one.host_shown and one.created > since])
             await self._look(pool, computers)
             await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
-        await asyncio.gather(*(self._ask(one, certificates.host(pool, one), answers, silent) for one in computers))
+        turns = asyncio.Semaphore(AT_ONCE)
+        hosts = [(one, certificates.host(pool, one)) for one in computers]
+        await asyncio.gather(*(self._ask(turns, one, host, answers, silent) for one, host in hosts))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
@@ -83,14 +91,19 @@ class ComputerWatcher(SharingWatcher):
             await DATABASE(_ring)(pool)
 
     async def _ask(
-        self, computer: Computer, host: ssh.Host, answers: dict[int, tuple[str, float]], silent: dict[int, str]
+        self,
+        turns: asyncio.Semaphore,
+        computer: Computer,
+        host: ssh.Host,
+        answers: dict[int, tuple[str, float]],
+        silent: dict[int, str],
     ) -> None:
-        async with self.turns:
+        async with turns:
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
                 boot_id, load = answer.text.split()[:2]
-                answers[computer.pk] = boot_id, float(load)
+                answers[computer.pk] = saying.boot_id(boot_id), saying.number(float(load))
             except Refused as error:
                 if computer.state == Computer.State.READY:
                     logger.info("%s: %s", computer, error)
@@ -99,7 +112,7 @@ class ComputerWatcher(SharingWatcher):
                 self.connections.drop(host)
                 silent[computer.pk] = str(error) or f"no answer within {ANSWER_WITHIN:.0f} seconds"
             except ValueError as error:
-                silent[computer.pk] = f"an answer that is none: {error}"
+                silent[computer.pk] = f"an answer that is none: {saying.shown(str(error))}"
 
     def close(self) -> None:
         self.connections.close()
@@ -117,9 +130,12 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
     shown: dict[int, str] = {}
     silent: dict[int, str] = {}
 
+    turns = asyncio.Semaphore(AT_ONCE)
+
     async def ask(computer: Computer) -> None:
         try:
-            shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
+            async with turns:
+                shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
         except PortalError as error:
             silent[computer.pk] = " ".join(filter(None, [error.message, error.evidence]))
 
