@@ -14,11 +14,12 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,72 @@ _BEGIN = (
     f'import sys;v=sys.version_info;v<{PYTHON} and sys.exit("python %d.%d"%v[:2]);exec(sys.stdin.buffer.read({{}}))'
 )
 _LINE = f"exec /bin/sh -c 'exec python3 -IS -c \"$0\" 2>&1' '{_BEGIN.format(len(_PROGRAM))}'"
+
+
+Sense = Callable[[Any], bool]
+
+
+def _text(most: int, pattern: str = r"[^\x00-\x1f\x7f]*") -> Sense:
+    return lambda value: isinstance(value, str) and len(value) <= most and bool(re.fullmatch(pattern, value))
+
+
+def _number(least: float, most: float, *kinds: type) -> Sense:
+    return lambda value: type(value) in (kinds or (int, float)) and least <= value <= most
+
+
+def _list_of(sense: Sense, most: int) -> Sense:
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(sense, value))
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# A computer is not ours to trust. What it says is written into rows, shown on pages, and its name into files of shells
+# and of ssh: what is not of this kind is no answer.
+_FACTS: dict[str, Sense] = {
+    "hostname": _text(64, r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"),
+    **dict.fromkeys(("python", "system", "kernel", "libc", "temporary"), _text(200)),
+    "architecture": _text(20, r"\w+"),
+    "missing": _list_of(lambda value: value in ("git", "flock", "ssh"), 3),
+    "user": _text(64),
+    "uid": _number(0, 2**32, int),
+    **dict.fromkeys(("cores", "vcpus"), _number(1, 2**16, int)),
+    "memory_gib": _number(0, 2**20),
+    "boot_id": _text(40, r"[0-9a-f-]*"),
+    "load": _number(0, 2**20),
+    "others": _number(0, 2**32, int),
+    "people": _list_of(_text(64), 5),
+    "ended_at_logout": _is_bool,
+    "temporary_free_gib": _number(0, 2**40),
+}
+_BASE: dict[str, Sense] = {
+    "kind": _text(64),
+    "owner": _text(64),
+    **dict.fromkeys(("executes", "is_ours", "is_others"), _is_bool),
+    "free_gib": _number(0, 2**40),
+}
+_ANY = r"(?s:.*)"  # evidence, as programs have said it
+_TROUBLE = {"trouble": _text(2000, _ANY)}
+_FIRST: dict[str, Sense] = {
+    "facts": lambda value: _makes_sense(value, _FACTS),
+    "base": lambda value: value is None or _makes_sense(value, _BASE),
+    "port": _number(1, 65535, int),
+    **_TROUBLE,
+}
+_CLOCK = {"clock": _number(0, 2**40)}
+_SEES = {"sees": _list_of(_text(64), 1000)}
+_REACHES: dict[str, Sense] = {
+    "ways": lambda value: isinstance(value, dict) and all(_makes_way(way) for way in value.values()),
+}
+
+
+def _makes_way(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and value[0] in list(_WAYS) and _text(300, _ANY)(value[1])
+
+
+def _makes_sense(value: Any, wanted: Mapping[str, Sense]) -> bool:
+    return isinstance(value, dict) and all(name in value and is_right(value[name]) for name, is_right in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -123,6 +190,7 @@ class _Talk:
         self.skew: float | None = None
         self.sees: set[str] = set()
         self.ways: dict[str, list[str]] = {}  # what is in the way to the others, by whose it is
+        self._lines: deque[bytes] = deque()
         self._rest = b""
         self._noise = b""
 
@@ -134,14 +202,14 @@ class _Talk:
         try:
             async with turns:
                 self._terminal = await stack.enter_async_context(connections.terminal(self.host, command))
-            said = await self._hear(FACTS_WITHIN)
+            said = await self._hear(FACTS_WITHIN, _FIRST)
         except Refused as error:
             self._refused(error)
         except PortalError as error:
             self.finding.silence = " ".join(filter(None, [error.message, error.evidence]))
         else:
             self.is_open = True
-            self.finding.facts = said["facts"]
+            self.finding.facts = {name: said["facts"][name] for name in _FACTS}
             self.port, self.base, self.trouble = said["port"], said["base"], said["trouble"]
 
     def _refused(self, error: Refused) -> None:
@@ -169,29 +237,34 @@ class _Talk:
                     "Looking", False, " ".join(filter(None, [error.message, error.evidence])), error.advice
                 )
 
-    async def _hear(self, seconds: float) -> dict[str, Any]:
-        """The next answer. Raises `Passing`, and `Refused` where the program does not run."""
+    async def _hear(self, seconds: float, wanted: Mapping[str, Sense]) -> dict[str, Any]:
+        """The next answer. Raises `Passing`, and `Refused` where the program does not run, or makes no sense."""
+        heard = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    line, found, rest = self._rest.partition(b"\n")
-                    if found:
-                        self._rest = rest
+                    if self._lines:
+                        line = self._lines.popleft()
                         if line.startswith(_MARK):
                             answer: dict[str, Any] = json.loads(line[len(_MARK) :])
+                            if not _makes_sense(answer, wanted):
+                                raise ValueError(line[:200].decode(errors="replace"))
                             return answer
                         self._noise = (self._noise + line + b"\n")[-2000:]
                     elif data := await self._terminal.read(65536):
-                        self._rest += data
-                        if len(self._rest) > ssh.MOST_ANSWER:
+                        heard += len(data)
+                        if heard > ssh.MOST_ANSWER:
                             raise Refused("It answers with more than it was asked for.")
+                        *lines, self._rest = (self._rest + data).split(b"\n")
+                        self._lines.extend(lines)
                     else:
                         break
                 status = await self._terminal.status()
         except TimeoutError:
             raise Passing(f"It has not answered within {seconds:.0f} seconds.") from None
-        except ValueError as error:
-            raise Refused("It answers with something else than what it was asked for.", evidence=str(error)) from error
+        except (ValueError, RecursionError) as error:
+            evidence = str(error)[:200]
+            raise Refused("It answers with something else than what it was asked for.", evidence=evidence) from error
         said = (self._noise + self._rest).decode(errors="replace").strip()[-300:]
         if status is None:
             raise Passing("The connection broke.", evidence=said)
@@ -201,13 +274,17 @@ class _Talk:
             raise Refused(f"Its Python is too old: {said.removeprefix('python ')}.", code=_NO_PYTHON)
         raise Refused("The portal's program cannot run on it.", evidence=said or f"exit status {status}")
 
-    async def ask(self, seconds: float, **words: Any) -> dict[str, Any] | None:
+    async def ask(self, seconds: float, wanted: Mapping[str, Sense], **words: Any) -> dict[str, Any] | None:
         """None where it answers no more: then there is nothing further to ask."""
         if not self.is_open:
             return None
         try:
             await self._terminal.write(_line(words))
-            answer = await self._hear(seconds)
+            answer = await self._hear(seconds, wanted)
+        except Refused as error:
+            self.is_open = False
+            self._refused(error)
+            return None
         except PortalError as error:
             self.is_open = False
             self.finding.silence = " ".join(filter(None, [error.message, error.evidence]))
@@ -216,7 +293,7 @@ class _Talk:
 
     async def compare_clocks(self) -> None:
         began = time.time()
-        if answer := await self.ask(FACTS_WITHIN, clock=True):
+        if answer := await self.ask(FACTS_WITHIN, _CLOCK, clock=True):
             # It was looked at somewhere in between.
             self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
 
@@ -233,7 +310,7 @@ class _Talk:
             for other in others
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
-        if answer := await self.ask(WAYS_WITHIN, peers=peers, known=known, **key):
+        if answer := await self.ask(WAYS_WITHIN, _REACHES, peers=peers, known=known, **key):
             self.ways.update(answer["ways"])
 
 
@@ -249,7 +326,7 @@ async def _share(talks: Sequence[_Talk]) -> None:
             await asyncio.sleep(ROUND_SECONDS)
             await asyncio.gather(*(_write(talk) for talk in writing))
         tokens = {talk.me: talk.token for talk in writing}
-        answers = await asyncio.gather(*(talk.ask(FACTS_WITHIN, tokens=tokens) for talk in writing))
+        answers = await asyncio.gather(*(talk.ask(FACTS_WITHIN, _SEES, tokens=tokens) for talk in writing))
         for talk, answer in zip(writing, answers, strict=True):
             talk.sees = set(answer["sees"]) if answer else set()
         if all(talk.sees == set(tokens) for talk in writing):
@@ -257,7 +334,7 @@ async def _share(talks: Sequence[_Talk]) -> None:
 
 
 async def _write(talk: _Talk) -> None:
-    if answer := await talk.ask(FACTS_WITHIN, write=talk.token):
+    if answer := await talk.ask(FACTS_WITHIN, _TROUBLE, write=talk.token):
         talk.trouble = answer["trouble"]
 
 
@@ -313,7 +390,7 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     _judge_folder(pool, talk)
     if facts["ended_at_logout"]:
         words = "systemd ends the account's programs when the portal's connection ends."
-        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {facts['user']}")
+        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
     else:
         finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
     _judge_load(talk)
