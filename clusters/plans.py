@@ -491,6 +491,11 @@ def note_repair(task: Task) -> None:
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
 
 
+GIVEN_BACK = (
+    "What it runs on its computers: programs and terminals, which are ended",
+    "Its folder on each computer. The computers are free for others then",
+)
+
 CREATE = Plan(
     "clusters.create",
     "Create cluster",
@@ -503,6 +508,8 @@ CREATE = Plan(
             make_keys,
             why="so that even the first connection is to the right node",
             icon="bi-key",
+            taken="Make the cluster's key",
+            why_taken="by which its nodes sign in to each other",
         ),
         StepPlan(
             "document",
@@ -531,8 +538,18 @@ CREATE = Plan(
             drop_nodes,
             undo_title="Stop the nodes, and delete them",
             icon="bi-hdd-stack",
+            taken="Take the computers",
+            why_taken="all of them or none; each gets a folder of the cluster",
+            undo_taken="End what runs on the computers, and give them back",
         ),
-        StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15)),
+        StepPlan(
+            "reach",
+            "Nodes boot and answer",
+            reach_nodes,
+            icon="bi-broadcast",
+            limit=timedelta(minutes=15),
+            taken="Sign in to each",
+        ),
         StepPlan(
             "introduce",
             "Introduce the nodes to each other",
@@ -603,5 +620,6 @@ DELETE = Plan(
     undoes_on_cancel=False,
     undoes=CREATE,
     destroys=("The nodes, and what is on their own disks", "Its keys and its hostfile"),
+    gives_back=(*GIVEN_BACK, "Its keys and its hostfile"),
     spares=("What lies on the shared filesystem", "Jobs, runs and their output"),
 )

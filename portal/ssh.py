@@ -155,12 +155,14 @@ def sign(
     principals: Sequence[str],
     seconds: float | None = None,
     command: str = "",
+    forwards: bool = False,
 ) -> str:
     """A certificate of a public key by the private key of an authority, in OpenSSH's format.
 
     `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
     minutes ago, because clocks differ, for so many seconds; without, for ever. A `command` is executed whatever they
-    ask for, and finds that in SSH_ORIGINAL_COMMAND.
+    ask for, and finds that in SSH_ORIGINAL_COMMAND. Whoever `forwards` reaches what the server reaches, and for that no
+    command is executed.
     """
     lasts: dict[str, Any] = {}
     if seconds is not None:
@@ -172,6 +174,7 @@ def sign(
         force_command=command or None,
         permit_x11_forwarding=False,
         permit_agent_forwarding=False,
+        permit_port_forwarding=forwards,
         permit_user_rc=False,
         **lasts,
     )

@@ -50,6 +50,7 @@ from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
+from workspaces import pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -79,6 +80,39 @@ def make_pool(computers, user, base, name="desks"):
     for one in computers:
         Computer.objects.create(pool=pool, **one, **size, state=Computer.State.READY)
     return pool.authorized_key
+
+
+def open_pool(addresses, user, base, name="desks"):
+    """alice's own machines, as she types them: a pool with computers whose keys are to be confirmed."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = pools.create_pool(config, name=name, user=user, base=base, by=alice(), uuid=uuid4())
+    pools.add_computers(config, pool, [(address, 22) for address in addresses], by=alice())
+    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": pool.authorized_key}
+
+
+def keys_shown(pool):
+    """The fingerprints of those that are to be confirmed, by address."""
+    rows = Computer.objects.filter(pool__uuid=pool, host_public="")
+    return {one.address: one.fingerprint_shown for one in rows}
+
+
+def confirm_keys(pool, keys):
+    """`keys`: fingerprints by address."""
+    pool = Pool.objects.get(uuid=pool)
+    seen = [(one.uuid, keys[one.address]) for one in pool.computers.all()]
+    pools.confirm_keys(CloudConfig.objects.get(uuid=pool.account), pool, seen, by=alice())
+
+
+def check_pool(pool):
+    """The button of its page."""
+    pool = Pool.objects.get(uuid=pool)
+    pools.check_now(CloudConfig.objects.get(uuid=pool.account), pool)
+
+
+def is_checked(pool):
+    pool = Pool.objects.get(uuid=pool)
+    return pool.checked is not None and pool.check_asked is None
 
 
 def packages_of_plain_mpi():
@@ -348,6 +382,10 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
 
 
 def set_timers(cluster, pause=0, shutdown=0):

@@ -178,7 +178,10 @@ def check_now(config: CloudConfig, pool: Pool) -> None:
     _changed(config)
 
 
-def taken_of(config: CloudConfig) -> list[Computer]:
-    """Computers that a cluster has, or that were not cleaned after one."""
-    pools = Pool.objects.filter(account=config.uuid).values("pk")
-    return list(Computer.objects.filter(~Q(subject=""), pool__in=pools)[:20])
+def forget(config: CloudConfig) -> None:
+    """All pools, for the end of the configuration. Raises `Conflict` while one of their computers is taken."""
+    rows = Pool.objects.select_for_update().filter(account=config.uuid)
+    taken = Computer.objects.filter(pool__in=list(rows)).exclude(subject="")
+    if names := [str(one) for one in taken[:3]]:
+        raise Conflict(f"Computers of its pools are taken still: {', '.join(names)}.")
+    Pool.objects.filter(account=config.uuid).delete()

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from uuid import UUID
 
 from django.db import DatabaseError
+from django.db.models import Q, QuerySet
 
 from portal import ssh
 from portal.clouds.machines import certificates, leaving, standing
@@ -79,7 +81,8 @@ class ComputerWatcher(SharingWatcher):
             logger.warning("what was seen of pool %s could not be written down: %s", pool.uuid, error)
         back = [one for one in computers if one.is_leaving and one.pk in answers]
         if back:
-            await apart(partial(leaving.sweep, back))
+            for computer, why in await apart(partial(leaving.sweep, back)):
+                logger.warning("%s stays taken: %s (%s)", computer, why.message, why.evidence)
             await DATABASE(_ring)(pool)
 
     async def _ask(
@@ -128,11 +131,17 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
 
 
 def _due() -> set[int]:
-    return set(standing.due().values_list("pk", flat=True))
+    return set(standing.due().filter(account__in=_accounts()).values_list("pk", flat=True))
 
 
 def _watched() -> set[int]:
-    return set(Pool.objects.filter(computers__isnull=False).values_list("pk", flat=True))
+    """Of a configuration that was deleted, those that have still to be cleaned after a cluster."""
+    has_some = Q(computers__isnull=False, account__in=_accounts())
+    return set(Pool.objects.filter(has_some | Q(computers__is_leaving=True)).values_list("pk", flat=True))
+
+
+def _accounts() -> QuerySet[CloudConfig, UUID]:
+    return CloudConfig.objects.live().values_list("uuid", flat=True)
 
 
 def _to_check(pk: int) -> tuple[Pool | None, list[Computer], list[Computer]]:

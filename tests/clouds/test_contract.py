@@ -282,6 +282,18 @@ def test_whose_lock_ran_out_has_the_same_again_if_nobody_had_it_meanwhile(store)
     assert hands.until(lambda: store.lock("a", owner="one", seconds=60)).fence > mine.fence
 
 
+def test_the_lock_of_an_object_is_gone_with_it(here):
+    store = here.account.store
+    mine = store.lock("deployments/a", owner="one", seconds=60)
+    store.put("deployments/a", b"mine", lock=mine)
+    store.delete("deployments/a", lock=mine)
+    if isinstance(here, Local):
+        assert list((store.root / ".locks").glob("*.json")) == []
+    assert store.lock("deployments/a", owner="two", seconds=60), "it is anybody's at once"
+    with pytest.raises(Conflict):
+        store.put("deployments/a", b"late", lock=mine)
+
+
 @pytest.mark.parametrize("name", ["", "../up", "/root", "a//b", "a/../b", "a b", ".locks/turn", "x" * 501])
 def test_a_store_has_no_name_that_leads_elsewhere(store, name):
     for request in (store.get, lambda name: store.put(name, b"")):

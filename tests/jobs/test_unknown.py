@@ -110,7 +110,7 @@ def test_a_run_of_which_nothing_is_known_for_minutes_goes_on_and_its_end_is_seen
 
 
 def test_a_cut_connection_never_ends_a_run_while_its_cloud_says_that_the_node_runs(watched):
-    assert watched.go(*[CUT] * 1000, END).run.exit_status == 3
+    assert watched.go(*[CUT] * (4 * MOST_FRUITLESS), END).run.exit_status == 3
 
 
 def test_a_node_that_its_cloud_does_not_list_for_a_moment_is_not_gone(watched):

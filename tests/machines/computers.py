@@ -245,6 +245,10 @@ class Computer:
         self.start_sshd()
         return self.host_public
 
+    def fingerprint(self) -> str:
+        """Of its host key, as its administrator sees it: SHA256:…"""
+        return self.run("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").out.split()[1]
+
     @property
     def log(self) -> str:
         """What its SSH server wrote: who signed in, by which key."""

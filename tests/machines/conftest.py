@@ -28,9 +28,13 @@ class Lab:
     def __init__(self, portal, computers):
         self.portal, self.computers, self.call = portal, computers, portal.call
         self.call("setup")
-        told = [{"address": one.address, "hostname": one.name, "host_public": one.host_public} for one in computers]
-        self.line = self.call("make_pool", computers=told, user=USER, base=BASE)
+        made = self.call("open_pool", addresses=[one.address for one in computers], user=USER, base=BASE)
+        self.pool, self.line, self.config = made["pool"], made["line"], made["config"]
         computers.paste(self.line)
+        keys = {one.address: one.fingerprint() for one in computers}
+        until(lambda: self.call("keys_shown", pool=self.pool) == keys, what="the host keys that they have")
+        self.call("confirm_keys", pool=self.pool, keys=keys)
+        until(lambda: self.states() == {"ready"}, what="that all are ready")
         self.workspace = self.call("make_workspace", kind="machines")
         self.becomes("workspace", self.workspace, "ready")
 
@@ -60,6 +64,15 @@ class Lab:
     def stand(self):
         """How the computers stand, by name."""
         return {row["name"]: row for row in self.call("stand")}
+
+    def states(self):
+        return {row["state"] for row in self.call("stand")}
+
+    def check(self):
+        """By the button, to its end."""
+        self.call("check_pool", pool=self.pool)
+        until(lambda: self.call("is_checked", pool=self.pool), seconds=60, what="the check")
+        return self.stand()
 
     def left(self):
         """What is on the computers besides what was there before, and what a workspace has by itself."""

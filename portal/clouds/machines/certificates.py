@@ -1,7 +1,7 @@
 """Who may sign in to the computers of a pool: whoever has a certificate of its authority, which is here alone.
 
-No private key of ours is on a computer but a cluster's own, and that signs in with a certificate that is of use as long
-as the cluster has the computers.
+No private key of ours is on a computer but a cluster's own. Whatever runs there may copy it and its certificate, which
+does not end: it forces the cluster's `enter`, which goes when the cluster does, and opens no port.
 """
 
 from __future__ import annotations
@@ -23,14 +23,25 @@ def new_authority(pool: Pool) -> None:
     secrets.seal(pool, "key_private", private)
 
 
-def sign(pool: Pool, public_key: str, key_id: str, *, seconds: float | None = None, command: str = "") -> str:
+def sign(
+    pool: Pool,
+    public_key: str,
+    key_id: str,
+    *,
+    seconds: float | None = None,
+    command: str = "",
+    forwards: bool = False,
+) -> str:
     """A certificate by which this key signs in to the computers of the pool as its account, in OpenSSH's format.
 
     Their logs name it by `key_id`, such as "cluster UUID". It ends after so many seconds; without, never. With a
-    `command`, that is all it is for, see `ssh.sign`. Raises `portal.secrets.CannotDecrypt`.
+    `command`, that is all it is for, and only whoever `forwards` is led to ports, see `ssh.sign`. Raises
+    `portal.secrets.CannotDecrypt`.
     """
-    authority = secrets.unseal(pool, "key_private")
-    return ssh.sign(authority, public_key, name=key_id, principals=[pool.principal], seconds=seconds, command=command)
+    authority, principals = secrets.unseal(pool, "key_private"), [pool.principal]
+    return ssh.sign(
+        authority, public_key, name=key_id, principals=principals, seconds=seconds, command=command, forwards=forwards
+    )
 
 
 def host(pool: Pool, computer: Computer) -> ssh.Host:

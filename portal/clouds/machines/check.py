@@ -14,21 +14,22 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from portal import ssh
-from portal.clouds.machines import certificates
+from portal.clouds.machines import answers, certificates
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Passing, PortalError, Refused
 
+T = TypeVar("T")
 PYTHON = (3, 9)
 CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
@@ -41,6 +42,8 @@ FACTS_WITHIN = 20.0  # seconds
 WAYS_WITHIN = 60.0
 ROUNDS = 3  # of tokens: a network filesystem may remember for a while that there was nothing
 ROUND_SECONDS = 3.0
+MOST_HEARD = 1 << 20  # bytes that are listened to before an answer is over
+MOST_WORDS = 600  # characters of what somebody's system says of an error
 _KEY_SECONDS = 900.0
 
 _PROGRAM = (Path(__file__).parent / "onnode" / "look.py").read_bytes()
@@ -51,72 +54,6 @@ _BEGIN = (
     f'import sys;v=sys.version_info;v<{PYTHON} and sys.exit("python %d.%d"%v[:2]);exec(sys.stdin.buffer.read({{}}))'
 )
 _LINE = f"exec /bin/sh -c 'exec python3 -IS -c \"$0\" 2>&1' '{_BEGIN.format(len(_PROGRAM))}'"
-
-
-Sense = Callable[[Any], bool]
-
-
-def _text(most: int, pattern: str = r"[^\x00-\x1f\x7f]*") -> Sense:
-    return lambda value: isinstance(value, str) and len(value) <= most and bool(re.fullmatch(pattern, value))
-
-
-def _number(least: float, most: float, *kinds: type) -> Sense:
-    return lambda value: type(value) in (kinds or (int, float)) and least <= value <= most
-
-
-def _list_of(sense: Sense, most: int) -> Sense:
-    return lambda value: isinstance(value, list) and len(value) <= most and all(map(sense, value))
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-# A computer is not ours to trust. What it says is written into rows, shown on pages, and its name into files of shells
-# and of ssh: what is not of this kind is no answer.
-_FACTS: dict[str, Sense] = {
-    "hostname": _text(64, r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"),
-    **dict.fromkeys(("python", "system", "kernel", "libc", "temporary"), _text(200)),
-    "architecture": _text(20, r"\w+"),
-    "missing": _list_of(lambda value: value in ("git", "flock", "ssh"), 3),
-    "user": _text(64),
-    "uid": _number(0, 2**32, int),
-    **dict.fromkeys(("cores", "vcpus"), _number(1, 2**16, int)),
-    "memory_gib": _number(0, 2**20),
-    "boot_id": _text(40, r"[0-9a-f-]*"),
-    "load": _number(0, 2**20),
-    "others": _number(0, 2**32, int),
-    "people": _list_of(_text(64), 5),
-    "ended_at_logout": _is_bool,
-    "temporary_free_gib": _number(0, 2**40),
-}
-_BASE: dict[str, Sense] = {
-    "kind": _text(64),
-    "owner": _text(64),
-    **dict.fromkeys(("executes", "is_ours", "is_others"), _is_bool),
-    "free_gib": _number(0, 2**40),
-}
-_ANY = r"(?s:.*)"  # evidence, as programs have said it
-_TROUBLE = {"trouble": _text(2000, _ANY)}
-_FIRST: dict[str, Sense] = {
-    "facts": lambda value: _makes_sense(value, _FACTS),
-    "base": lambda value: value is None or _makes_sense(value, _BASE),
-    "port": _number(1, 65535, int),
-    **_TROUBLE,
-}
-_CLOCK = {"clock": _number(0, 2**40)}
-_SEES = {"sees": _list_of(_text(64), 1000)}
-_REACHES: dict[str, Sense] = {
-    "ways": lambda value: isinstance(value, dict) and all(_makes_way(way) for way in value.values()),
-}
-
-
-def _makes_way(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and value[0] in list(_WAYS) and _text(300, _ANY)(value[1])
-
-
-def _makes_sense(value: Any, wanted: Mapping[str, Sense]) -> bool:
-    return isinstance(value, dict) and all(name in value and is_right(value[name]) for name, is_right in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -190,7 +127,7 @@ class _Talk:
         self.skew: float | None = None
         self.sees: set[str] = set()
         self.ways: dict[str, list[str]] = {}  # what is in the way to the others, by whose it is
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[bytes] = deque()  # that have come, and the beginning of one more
         self._rest = b""
         self._noise = b""
 
@@ -202,15 +139,17 @@ class _Talk:
         try:
             async with turns:
                 self._terminal = await stack.enter_async_context(connections.terminal(self.host, command))
-            said = await self._hear(FACTS_WITHIN, _FIRST)
+            said = await self._hear(FACTS_WITHIN)
+            facts, base = answers.read(said.get("facts"), answers.FACTS), said.get("base")
+            self.port, self.trouble = answers.count(said.get("port")), answers.text(said.get("trouble"), MOST_WORDS)
+            self.base = None if base is None else answers.read(base, answers.FOLDER)
         except Refused as error:
             self._refused(error)
         except PortalError as error:
             self.finding.silence = " ".join(filter(None, [error.message, error.evidence]))
         else:
             self.is_open = True
-            self.finding.facts = {name: said["facts"][name] for name in _FACTS}
-            self.port, self.base, self.trouble = said["port"], said["base"], said["trouble"]
+            self.finding.facts = facts
 
     def _refused(self, error: Refused) -> None:
         """It answers, and that is all."""
@@ -237,35 +176,29 @@ class _Talk:
                     "Looking", False, " ".join(filter(None, [error.message, error.evidence])), error.advice
                 )
 
-    async def _hear(self, seconds: float, wanted: Mapping[str, Sense]) -> dict[str, Any]:
-        """The next answer. Raises `Passing`, and `Refused` where the program does not run, or makes no sense."""
+    async def _hear(self, seconds: float) -> dict[str, Any]:
+        """The next answer. Raises `Passing`, and `Refused` where the program does not run."""
         heard = 0
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    if self._lines:
+                    while self._lines:
                         line = self._lines.popleft()
                         if line.startswith(_MARK):
-                            answer: dict[str, Any] = json.loads(line[len(_MARK) :])
-                            if not _makes_sense(answer, wanted):
-                                raise ValueError(line[:200].decode(errors="replace"))
-                            return answer
-                        self._noise = (self._noise + line + b"\n")[-2000:]
-                    elif data := await self._terminal.read(65536):
-                        heard += len(data)
-                        if heard > ssh.MOST_ANSWER:
-                            raise Refused("It answers with more than it was asked for.")
-                        *lines, self._rest = (self._rest + data).split(b"\n")
-                        self._lines.extend(lines)
-                    else:
+                            return answers.parsed(line[len(_MARK) :])
+                        self._noise = (self._noise[-2000:] + line[-2000:] + b"\n")[-2000:]
+                    data = await self._terminal.read(65536)
+                    if not data:
                         break
+                    heard += len(data)
+                    if heard > MOST_HEARD:
+                        raise Refused("It answers with more than it was asked for.")
+                    *lines, self._rest = (self._rest + data).split(b"\n")
+                    self._lines.extend(lines)
                 status = await self._terminal.status()
         except TimeoutError:
             raise Passing(f"It has not answered within {seconds:.0f} seconds.") from None
-        except (ValueError, RecursionError) as error:
-            evidence = str(error)[:200]
-            raise Refused("It answers with something else than what it was asked for.", evidence=evidence) from error
-        said = (self._noise + self._rest).decode(errors="replace").strip()[-300:]
+        said = answers.shown((self._noise + self._rest[-2000:]).decode(errors="replace").strip()[-300:])
         if status is None:
             raise Passing("The connection broke.", evidence=said)
         if status == 127:
@@ -274,16 +207,20 @@ class _Talk:
             raise Refused(f"Its Python is too old: {said.removeprefix('python ')}.", code=_NO_PYTHON)
         raise Refused("The portal's program cannot run on it.", evidence=said or f"exit status {status}")
 
-    async def ask(self, seconds: float, wanted: Mapping[str, Sense], **words: Any) -> dict[str, Any] | None:
+    async def ask(self, seconds: float, **words: Any) -> dict[str, Any] | None:
         """None where it answers no more: then there is nothing further to ask."""
         if not self.is_open:
             return None
         try:
-            await self._terminal.write(_line(words))
-            answer = await self._hear(seconds, wanted)
-        except Refused as error:
+            async with asyncio.timeout(seconds):
+                await self._terminal.write(_line(words))
+            answer = await self._hear(seconds)
+        except TimeoutError:
             self.is_open = False
-            self._refused(error)
+            self.finding.silence = f"It has taken nothing more for {seconds:.0f} seconds."
+            return None
+        except Refused as error:
+            self._spoilt(error)
             return None
         except PortalError as error:
             self.is_open = False
@@ -291,11 +228,26 @@ class _Talk:
             return None
         return answer
 
+    def _spoilt(self, error: Refused) -> None:
+        """It answers, but not as the portal's program does: somebody else's stands in its place."""
+        self.is_open = False
+        self._refused(error)
+
+    async def ask_for(self, name: str, kind: Callable[[Any], T], seconds: float, **words: Any) -> T | None:
+        """As `ask`, and what the answer has by this name, if it is of that kind."""
+        if (answer := await self.ask(seconds, **words)) is None:
+            return None
+        try:
+            return kind(answer.get(name))
+        except Refused as error:
+            self._spoilt(error)
+            return None
+
     async def compare_clocks(self) -> None:
         began = time.time()
-        if answer := await self.ask(FACTS_WITHIN, _CLOCK, clock=True):
-            # It was looked at somewhere in between.
-            self.skew = answer["clock"] - min(max(answer["clock"], began), time.time())
+        clock = await self.ask_for("clock", partial(answers.number, most=1e12), FACTS_WITHIN, clock=True)
+        if clock is not None:
+            self.skew = clock - min(max(clock, began), time.time())  # it was looked at somewhere in between
 
     async def reach(self, others: Sequence[_Talk], sign_in_to: Collection[_Talk], key: dict[str, str]) -> None:
         peers = [
@@ -310,8 +262,25 @@ class _Talk:
             for other in others
         ]
         known = "".join(f"{other.me} {other.computer.host_public}\n" for other in others)
-        if answer := await self.ask(WAYS_WITHIN, _REACHES, peers=peers, known=known, **key):
-            self.ways.update(answer["ways"])
+        ways = await self.ask_for("ways", _ways, WAYS_WITHIN, peers=peers, known=known, **key) or {}
+        self.ways.update({other.me: ways[other.me] for other in others if other.me in ways})
+
+
+def _seen(said: object) -> set[str]:
+    """Whose tokens a computer has read, as it says. Raises `Refused`."""
+    if not isinstance(said, list):
+        raise answers.nonsense(said)
+    return {answers.text(one) for one in said}
+
+
+def _ways(said: object) -> dict[str, list[str]]:
+    """What is in the way to others, as it says. Raises `Refused`."""
+    if not isinstance(said, dict):
+        raise answers.nonsense(said)
+    for way in said.values():
+        if not isinstance(way, list) or len(way) != 2 or way[0] not in list(_WAYS):
+            raise answers.nonsense(way)
+    return {of: [kind, answers.text(words, MOST_WORDS)] for of, (kind, words) in said.items()}
 
 
 def _line(words: dict[str, Any]) -> bytes:
@@ -326,16 +295,16 @@ async def _share(talks: Sequence[_Talk]) -> None:
             await asyncio.sleep(ROUND_SECONDS)
             await asyncio.gather(*(_write(talk) for talk in writing))
         tokens = {talk.me: talk.token for talk in writing}
-        answers = await asyncio.gather(*(talk.ask(FACTS_WITHIN, _SEES, tokens=tokens) for talk in writing))
-        for talk, answer in zip(writing, answers, strict=True):
-            talk.sees = set(answer["sees"]) if answer else set()
+        seen = await asyncio.gather(*(talk.ask_for("sees", _seen, FACTS_WITHIN, tokens=tokens) for talk in writing))
+        for talk, whose in zip(writing, seen, strict=True):
+            talk.sees = (whose or set()) & tokens.keys()
         if all(talk.sees == set(tokens) for talk in writing):
             return
 
 
 async def _write(talk: _Talk) -> None:
-    if answer := await talk.ask(FACTS_WITHIN, _TROUBLE, write=talk.token):
-        talk.trouble = answer["trouble"]
+    words = partial(answers.text, most=MOST_WORDS)
+    talk.trouble = await talk.ask_for("trouble", words, FACTS_WITHIN, write=talk.token) or ""
 
 
 async def _meet(talks: Sequence[_Talk], key: dict[str, str]) -> None:

@@ -291,9 +291,9 @@ def _sign(pool: Pool, place: Place, spec: NodesSpec) -> list[list[str]]:
     """Each authorized key, and its certificate."""
     names = [f"workspace {spec.tags.workspace}", *[f"cluster {spec.tags.subject}"] * len(spec.authorized_keys)]
     enter = place.enter(spec.tags)
-    return [
-        [public, certificates.sign(pool, public, name, command=enter)]
-        for public, name in zip(spec.authorized_keys, names, strict=False)
+    return [  # the first is the portal's; what has another one is on the computers, for any program to copy
+        [public, certificates.sign(pool, public, name, command=enter, forwards=number == 0)]
+        for number, (public, name) in enumerate(zip(spec.authorized_keys, names, strict=False))
     ]
 
 

@@ -174,7 +174,11 @@ if ! read -r rank 2>/dev/null <"$here/names/$name"; then
 fi
 HOME=$here/$rank
 TMPDIR={temporary(tags)}
-test -O "$TMPDIR" && test ! -L "$TMPDIR" || mkdir -m 700 "$TMPDIR" 2>/dev/null || TMPDIR=$HOME/.tmp
+test -d "$TMPDIR" || mkdir -m 700 "$TMPDIR" 2>/dev/null
+if test ! -O "$TMPDIR" || test -L "$TMPDIR"; then  # somebody else was there before us
+  TMPDIR=$HOME/.tmp
+  test -d "$TMPDIR" || mkdir -m 700 "$TMPDIR"
+fi
 PATH=$HOME/bin:${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin
 {MARK}={tags.subject}
 HYDRA_LAUNCHER=ssh
@@ -210,7 +214,7 @@ for word do
   case $expect in
     value) expect=option ;;
     *) case $word in
-      --) test -z "$host" || break ;;
+      --) test -z "$host" || { before=$((before + 1)); break; } ;;
       -*)
         letters=${word#-}
         while test -n "$letters"; do
