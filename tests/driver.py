@@ -104,6 +104,19 @@ def confirm_keys(pool, keys):
     pools.confirm_keys(CloudConfig.objects.get(uuid=pool.account), pool, seen, by=alice())
 
 
+def accept_key(pool, name, fingerprint):
+    """The new key of one that shows another one."""
+    (computer,) = [one for one in Computer.objects.filter(pool__uuid=pool) if str(one) == name]
+    config = CloudConfig.objects.get(uuid=computer.pool.account)
+    pools.accept_new_key(config, computer, fingerprint, by=alice())
+
+
+def task_said(cluster):
+    """What its last task has printed."""
+    task = Cluster.objects.get(uuid=cluster).last_task
+    return b"".join(output.stream_bytes(task.output, output.Filter.parse(task.output, stream=""))).decode()
+
+
 def check_pool(pool):
     """The button of its page."""
     pool = Pool.objects.get(uuid=pool)

@@ -74,17 +74,23 @@ class Lab:
         until(lambda: self.call("is_checked", pool=self.pool), seconds=60, what="the check")
         return self.stand()
 
-    def left(self):
-        """What is on the computers besides what was there before, and what a workspace has by itself."""
+    def left(self, computers=None, *, nodes=True):
+        """What is on the computers besides what was there before, and what a workspace has by itself.
+
+        But for connections: the portal keeps those that it has used for some minutes, and looks at its computers.
+        """
         found = []
-        for one in self.computers:
-            found += [f"{one.name}: {process}" for process in one.processes("team")]
+        for one in computers or self.computers:
+            processes = [process for process in one.processes("team") if not process.words.startswith("sshd: team")]
+            found += [f"{one.name}: {process}" for process in processes]
             files = one.run(f"find ~ /tmp /var/tmp /dev/shm -user team -not -path '{HOME}'").out.split()
             found += [f"{one.name}: {path}" for path in files if path not in _BEFORE]
             keys = one.path(f"{HOME}/.ssh/authorized_keys").read_text()
             found += [f"{one.name}: {keys}"] if keys != f"{self.line}\n" else []
-        nodes = self.computers.shared / f"coxswain/{self.workspace}/.nodes"
-        return found + [str(path) for path in nodes.glob("*")]
+        if nodes:
+            folder = self.computers.shared / f"coxswain/{self.workspace}/.nodes"
+            found += [str(path) for path in folder.glob("*")]
+        return found
 
 
 _BEFORE = (f"{HOME}/.ssh", f"{HOME}/.ssh/authorized_keys")

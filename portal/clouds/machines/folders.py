@@ -234,7 +234,11 @@ is_node=
 while read -r first name address; do
   test "$first" != Host || test "$host" != "$name" -a "$host" != "$address" || is_node=1
 done <"$config"
-test -n "$is_node" && test -n "$COXSWAIN_RUN" && test "$before" -lt "$all" || exec "$real" -F "$config" "$@"
+if test -z "$is_node"; then
+  test ! -f "$HOME/.ssh/config" || exec "$real" -F "$HOME/.ssh/config" "$@"
+  exec "$real" "$@"
+fi
+test -n "$COXSWAIN_RUN" && test "$before" -lt "$all" || exec "$real" -F "$config" "$@"
 
 at=0 command=''
 for word do
