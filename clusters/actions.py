@@ -156,9 +156,13 @@ def pause_cluster(cluster: Cluster, *, by: User | None, timer: Timer | None = No
 
 
 @audit.atomic()
-def resume_cluster(cluster: Cluster, *, by: User | None) -> Task:
-    """The nodes of a cluster that is PAUSED start again, under their names. Raises `PortalError`."""
-    return _start(cluster, life.RESUME, by=by)
+def resume_cluster(cluster: Cluster, *, by: User | None, why: str = "") -> Task:
+    """The nodes of a cluster that is PAUSED start again, under their names. Raises `PortalError`.
+
+    `why`: half a sentence, where the person has asked for something else that needs it.
+    """
+    title = f"{life.RESUME.title} {cluster} {why}" if why else ""
+    return _start(cluster, life.RESUME, by=by, title=title, after={"why": why} if why else None)
 
 
 @audit.atomic()
@@ -224,17 +228,15 @@ def _start(
 
     In this order, because the end of a task is written before what it means for the cluster.
     """
-    if cluster.spot and plan.needs == clouds.Can.PAUSE:
-        raise Conflict(SPOT_STAYS)
-    if plan.needs is not None and plan.needs not in cluster.can:
-        raise not_here(plan.needs, cluster.workspace.cloud_config.name)
+    if why := _makes_no_sense(cluster, plan):
+        raise why
     if timer:
         title, after = f"{plan.title} {cluster}: {timer.why}", {"why": timer.why}
     task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
     if alone or plan.alone:
         cluster.refresh_from_db(fields=["occupied_by"])
-        if cluster.occupied_by is not None:
-            raise Conflict(f"{cluster} cannot be {plan.participle} now: {who_is_on(cluster)}.", advice=WAIT)
+        if why := _somebody_is_on(cluster, plan):
+            raise why
     if timer:
         _look_again(cluster, timer)
     own = Cluster.objects.filter(pk=cluster.pk)
@@ -266,15 +268,26 @@ def snooze_cluster(cluster: Cluster, *, by: User) -> None:
 
 def why_not(cluster: Cluster, plan: Plan) -> str:
     """Why this would be refused now, as a sentence; empty where it would not be, unless somebody else is faster."""
-    if cluster.spot and plan.needs == clouds.Can.PAUSE:
-        return f"{cluster}: {SPOT_STAYS}"
-    if plan.needs is not None and plan.needs not in cluster.can:
-        return str(not_here(plan.needs, cluster.workspace.cloud_config.name))
+    if why := _makes_no_sense(cluster, plan):
+        return str(why)
     if cluster.status not in plan.begins:
         return f"{cluster} cannot be {plan.participle} while it is {cluster.badge.word}."
-    if plan.alone and (on_it := who_is_on(cluster)):
-        return f"{cluster} cannot be {plan.participle} now: {on_it}."
-    return ""
+    why = _somebody_is_on(cluster, plan) if plan.alone else None
+    return str(why) if why else ""
+
+
+def _makes_no_sense(cluster: Cluster, plan: Plan) -> PortalError | None:
+    """Whatever it is doing: its cloud cannot do this."""
+    if cluster.spot and plan.needs == clouds.Can.PAUSE:
+        return Conflict(f"{cluster}: {SPOT_STAYS}")
+    if plan.needs is not None and plan.needs not in cluster.can:
+        return not_here(plan.needs, cluster.workspace.cloud_config.name)
+    return None
+
+
+def _somebody_is_on(cluster: Cluster, plan: Plan) -> PortalError | None:
+    on_it = who_is_on(cluster)
+    return Conflict(f"{cluster} cannot be {plan.participle} now: {on_it}.", advice=WAIT) if on_it else None
 
 
 def who_is_on(cluster: Cluster) -> str:

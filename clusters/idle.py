@@ -4,6 +4,7 @@
 a terminal ends, a person changes something) writes it down in its own transaction, and `look` does so again and again
 for what goes on. A timer acts once people have been warned and as much time as that warning has said has passed, also
 where no watch process was there meanwhile; and only where in the transaction that does it nothing uses the cluster.
+What a timer began and what then failed is told to the same people, once.
 
 What uses a cluster is said in `ClusterQuerySet.in_use`. What nobody has asked for, such as a repair, is no activity, so
 that the auto shutdown of a cluster goes on while it is PAUSED.
@@ -12,16 +13,18 @@ that the auto shutdown of a cluster goes on while it is PAUSED.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from smtplib import SMTPException
+from smtplib import SMTPDataError, SMTPException, SMTPRecipientsRefused
 from typing import Any
 
 from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
 from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db.models import F, Q
+from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
 from django.utils.timezone import localtime, override
@@ -29,24 +32,29 @@ from django.utils.timezone import localtime, override
 from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
-from clusters.durations import Timer, in_words
+from clusters.durations import Timer, in_words, shutdown
 from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
+from clusters.plans import DELETE
 from clusters.samples import Sample
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.tasks import live
-from portal.tasks.models import Task
+from portal.tasks.models import Task, TaskStatus
 
 logger = logging.getLogger(__name__)
 
 OFTEN = timedelta(seconds=20)  # how exact `last_active` is while something goes on
+BY_TIMERS = (PAUSE.kind, DELETE.kind)  # kinds of tasks that only a timer begins, where nobody has asked for them
 NAMED = 3  # runs that a page names
 
 
 def look() -> list[EmailMessage]:
-    """Do what is due on all clusters. Returns the mails that are to be sent."""
+    """Do what is due on all clusters. Returns the mails that are to be sent.
+
+    What goes wrong with one of them is logged, and keeps nobody from the others.
+    """
     _note_use()
     fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
     timed = Cluster.objects.filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
@@ -55,23 +63,36 @@ def look() -> list[EmailMessage]:
     mails: list[EmailMessage] = []
     full: Any = Cluster.objects.filter(pk__in=due).annotate(at=Now())
     for cluster in full.select_related("workspace__organization", "workspace__cloud_config"):
-        timer = cluster.timer
-        if timer is None or cluster.at < timer.is_due_at:
-            continue
-        if timer.warned:
-            _act(cluster, timer)
-        elif warned := _warn(cluster, timer):
-            mails += _mails(cluster, warned)
+        with _alone(cluster):
+            timer = cluster.timer
+            if timer is None or cluster.at < timer.is_due_at:
+                continue
+            if timer.warned:
+                _act(cluster, timer)
+            elif warned := _warn(cluster, timer):
+                mails += _mails(cluster, warned)
+    for cluster in _with_failures():
+        with _alone(cluster):
+            mails += _tell(cluster)
     return mails
+
+
+@contextmanager
+def _alone(cluster: Cluster) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logger.exception("the timers of cluster %s cannot be looked after", cluster.uuid)
 
 
 def _note_use() -> None:
     """One by one: whoever holds a cluster's row waits for no other."""
     stale = Cluster.objects.filter(status__in=Cluster.TIMED, last_active__lt=Now() - OFTEN).in_use()
     for cluster in stale.select_related("workspace__organization"):
-        cluster.note_activity()
-        if cluster.warning:
-            live.ring(*cluster.live_names())
+        with _alone(cluster):
+            cluster.note_activity()
+            if cluster.warning:
+                live.ring(*cluster.live_names())
 
 
 def _warn(cluster: Cluster, timer: Timer) -> Timer | None:
@@ -97,23 +118,53 @@ def _act(cluster: Cluster, timer: Timer) -> None:
     failpoint("clusters.idle.acted")
 
 
-def _mails(cluster: Cluster, timer: Timer) -> Iterator[EmailMessage]:
-    """To who made it and who may change it, each in their own time zone."""
-    if not mail.goes_out():
-        return
-    for person in _responsible(cluster):
+def _with_failures() -> list[Cluster]:
+    """Those that a timer has begun to pause or delete, which failed, and of which nobody has been told."""
+    kind = ContentType.objects.get_for_model(Cluster)
+    last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
+    failed = Task.objects.filter(kind__in=BY_TIMERS, asked_by=None, status=TaskStatus.FAILED)
+    rows = Cluster.objects.filter(status=Cluster.Status.FAILED).annotate(last=Subquery(last))
+    untold = rows.filter(last__in=failed.values("pk")).filter(Q(told_of=None) | ~Q(told_of=F("last")))
+    return list(untold.select_related("workspace__organization", "workspace__cloud_config", "created_by"))
+
+
+def _tell(cluster: Cluster) -> list[EmailMessage]:
+    """Where several do so at once, one does."""
+    task = cluster.last_task
+    untold = Cluster.objects.filter(Q(told_of=None) | Q(told_of__lt=task.pk), pk=cluster.pk) if task else None
+    if not task or not untold or not untold.update(told_of=task.pk):
+        return []
+    logger.warning("cluster %s: %s failed: %s", cluster.uuid, task.title, task.cause)
+    name = "auto pause" if task.kind == PAUSE.kind else shutdown(cluster.takes)
+    subject = f"{name.capitalize()} of {cluster} failed"
+    return _to_responsible(cluster, "clusters/mail/timer_failed.txt", lambda: (subject, {"task": task}))
+
+
+def _mails(cluster: Cluster, timer: Timer) -> list[EmailMessage]:
+    def words() -> tuple[str, dict[str, Any]]:
+        at, since = localtime(timer.acts_at), localtime(timer.since)
+        about = {"timer": timer, "since": f"{since:%-d %B, %H:%M %Z}", "at": f"{at:%-d %B, %H:%M %Z}"}
+        return f"{cluster} {timer.does} at {at:%H:%M %Z}", about
+
+    return _to_responsible(cluster, "clusters/mail/idle.txt", words)
+
+
+def _to_responsible(
+    cluster: Cluster, template: str, words: Callable[[], tuple[str, dict[str, Any]]]
+) -> list[EmailMessage]:
+    """To who made it and who may change it. `words`, asked for each in their own time zone: the subject, and more."""
+    mails = []
+    for person in _responsible(cluster) if mail.goes_out() else ():
         with override(person.zone):
-            at = localtime(timer.acts_at)
-            words = {
-                "cluster": cluster,
-                "timer": timer,
-                "since": f"{localtime(timer.since):%-d %B, %H:%M %Z}",
-                "at": f"{at:%-d %B, %H:%M %Z}",
-                "link": f"{settings.PORTAL_URL}{cluster.get_absolute_url()}",
-                "portal_name": settings.PORTAL_NAME,
-            }
-        subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}{cluster} {timer.does} at {at:%H:%M %Z}"
-        yield EmailMessage(subject, render_to_string("clusters/mail/idle.txt", words), None, [person.email])
+            subject, about = words()
+        about |= {
+            "cluster": cluster,
+            "link": f"{settings.PORTAL_URL}{cluster.get_absolute_url()}",
+            "portal_name": settings.PORTAL_NAME,
+        }
+        subject = f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}{subject}"
+        mails.append(EmailMessage(subject, render_to_string(template, about), None, [person.email]))
+    return mails
 
 
 def _responsible(cluster: Cluster) -> list[User]:
@@ -125,22 +176,26 @@ def _responsible(cluster: Cluster) -> list[User]:
     return [person for person in people if person.may_enter and person.notify_idleness]
 
 
-def send(mails: Sequence[EmailMessage]) -> None:
-    """Never raises: the warning is on the cluster's page as well."""
+def send(mails: Sequence[EmailMessage]) -> list[EmailMessage]:
+    """Never raises: what they say is on the cluster's page as well. Returns those that may be sent later."""
+    left = list(mails)
     try:
         with get_connection() as connection:
-            for message in mails:
-                _send(connection, message)
+            while left:
+                _send(connection, left[0])
+                left.pop(0)
     except (SMTPException, OSError) as error:
-        logger.warning("%s warnings of timers could not be mailed: %s", len(mails), error)
+        logger.warning("%s mails of timers could not be sent now: %s", len(left), error)
+        left = left[1:] + left[:1]  # next time, it is the others' turn first
+    return left
 
 
 def _send(connection: BaseEmailBackend, message: EmailMessage) -> None:
-    """An address that the server refuses, or that cannot be written, keeps no warning from others."""
+    """An address that the server refuses, or that cannot be written, keeps no mail from others."""
     try:
         connection.send_messages([message])
-    except (SMTPException, OSError, ValueError) as error:
-        logger.warning("a warning of a timer could not be mailed: %s", error)
+    except (SMTPRecipientsRefused, SMTPDataError, ValueError) as error:
+        logger.warning("a mail of a timer could not be sent: %s", error)
 
 
 @dataclass(frozen=True)
@@ -154,6 +209,7 @@ class Clock:
     since: datetime
     changed: Task | None  # what people asked for last
     paused: Task | None  # the auto pause because of which it is PAUSED
+    failed: Task | None  # what a timer has begun, and because of which it is FAILED
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
@@ -185,7 +241,7 @@ def clock(
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
     last = tasks[0] if tasks else None
-    is_auto = last and last.kind == PAUSE.kind and last.asked_by_id is None
+    is_auto = last and last.kind in BY_TIMERS and last.asked_by_id is None
     told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
     guests = [f"{node.guests} on {node}" for node in told if node.guests]
     if guests and settings.SSH_IS_ACTIVITY:
@@ -198,6 +254,7 @@ def clock(
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
         last if is_auto and cluster.status == Cluster.Status.PAUSED else None,
+        last if is_auto and cluster.status == Cluster.Status.FAILED else None,
         guests,
         bool(told),
         settings.SSH_IS_ACTIVITY,

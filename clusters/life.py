@@ -11,6 +11,7 @@ from clusters.models import Cluster, Node
 from clusters.plans import (
     CREATE,
     DELETE,
+    GIVEN_BACK,
     REPAIR,
     ask_for_nodes,
     drop_surplus,
@@ -19,7 +20,9 @@ from clusters.plans import (
     make_keys,
     note_end,
     reach_nodes,
+    say_what_is_gone,
     try_mpi,
+    wait_until_gone,
     write_document,
 )
 from portal.clouds import Can, NodeState
@@ -100,13 +103,10 @@ def _write_size(work: Work, nodes: int) -> None:
 def part_with_nodes(work: Work) -> None:
     """Nothing of them is left; a start makes them anew, under the same names."""
     cluster: Cluster = work.subject
-    cloud = cluster.workspace.cloud
-    if left := cloud.leftovers(cluster.tags):
-        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
+    wait_until_gone(work, cluster)
     with transaction.atomic():
         work.prove()
-        for node in cluster.nodes.all():
-            work.log(f"{node.hostname}: confirmed gone.")
+        say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
         cluster.nodes.update(
             state=Node.State.GONE, cloud_id="", address="", private_address="", door="", seen=None
         )  # fmt: skip
@@ -116,7 +116,7 @@ def look_what_is_there(work: Work) -> None:
     """Nothing is forgotten that the cloud still lists. One that does not answer cannot say so."""
     cluster: Cluster = work.subject
     try:
-        left = cluster.workspace.cloud.leftovers(cluster.tags)
+        left = [one for one in cluster.workspace.cloud.leftovers(cluster.tags) if not one.is_looked_after]
     except PortalError as error:
         work.log(f"The cloud does not say what is left: {error.message}")
         return
@@ -155,7 +155,7 @@ _HALT = StepPlan(
     icon="bi-pause-circle",
 )
 _START = StepPlan("nodes", "Start the nodes", ask_for_nodes, why="those that are missing are made", icon="bi-hdd-stack")
-_REACH = StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15))
+_REACH = next(step for step in CREATE.steps if step.name == "reach")
 _INTRODUCE = StepPlan(
     "introduce",
     "Introduce the nodes to each other",
@@ -224,6 +224,7 @@ STOP = Plan(
     then={FINISHED: Status.STOPPED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
     destroys=("The nodes, and what is on their own disks", _LOST_PROGRAMS),
+    gives_back=GIVEN_BACK,
     spares=("The cluster, with its name and settings: it can be started again", *_KEPT),
 )
 

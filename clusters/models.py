@@ -112,7 +112,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kind = ContentType.objects.get_for_model(Cluster)
         last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
         pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
-        tasks = Task.objects.filter(pk__in=pks).only("uuid", "kind", "title", "status", "cancel_asked", "subject_id")
+        tasks = Task.objects.filter(pk__in=pks).only(
+            "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
+        )
         return {task.subject_id: task for task in tasks}
 
 
@@ -212,6 +214,7 @@ class Cluster(Subject):
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
     last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
     warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
+    told_of = models.BigIntegerField(null=True, editable=False)  # the timer's task of whose failure people know
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
@@ -330,24 +333,24 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can, gives_back=self.takes)
 
     @property
     def warning(self) -> Timer | None:
         """The timer that people were warned of. Nobody is asked."""
         if self.warned is None or self.warned <= self.last_active:
             return None
-        return self.next_timer(pauses=True)
+        return self.next_timer(pauses=True, gives_back=self.takes)
 
-    def next_timer(self, *, pauses: bool) -> Timer | None:
-        """As `timer`, where whoever asks says whether its cloud can pause it."""
+    def next_timer(self, *, pauses: bool, gives_back: bool = False) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it, and what it is to delete it."""
         pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
             return None
         verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
         warned = self.warned if self.warned and self.warned > self.last_active else None
-        return Timer(verb, minutes, self.last_active, warned)
+        return Timer(verb, minutes, self.last_active, warned, gives_back)
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -361,7 +364,12 @@ class Cluster(Subject):
 
     @property
     def stem(self) -> str:
-        """What its nodes are called, before the rank: what it was called when the first of them was made."""
+        """What its nodes are called, before the rank: what it was called when the first of them was made.
+
+        Of no meaning where they have names of their own.
+        """
+        if self.takes:
+            return self.name
         head = self.nodes.order_by("rank").first()
         return head.hostname.rpartition("-")[0] if head else self.name
 
@@ -400,6 +408,11 @@ class Cluster(Subject):
     def can(self) -> frozenset[clouds.Can]:
         """Of a cloud: it keeps no disks of spot nodes, so that those cannot be paused."""
         return self.workspace.can - {clouds.Can.PAUSE} if self.spot else self.workspace.can
+
+    @property
+    def takes(self) -> bool:
+        """Whether its nodes are computers that are there, and not made for it."""
+        return clouds.Can.MAKE not in self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:
@@ -462,13 +475,15 @@ class Node(models.Model):
     cluster = models.ForeignKey(Cluster, models.CASCADE, related_name="nodes")
     rank = models.PositiveSmallIntegerField()
     hostname = models.CharField(max_length=80)
-    host_public = models.TextField()
-    host_private = secrets.EncryptedField(editable=False)
+    host_public = models.TextField(blank=True)
+    host_private = secrets.EncryptedField(blank=True, editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
     address = models.CharField(max_length=64, blank=True)  # from the portal
     port = models.PositiveIntegerField(default=22)
     private_address = models.CharField(max_length=64, blank=True)  # from the other nodes
     door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
+    certificate = models.TextField(blank=True, editable=False)  # of the workspace's login key, where one is wanted
+    key_certificate = models.TextField(blank=True, editable=False)  # and of the cluster's key
     user = models.CharField(max_length=40, blank=True)
     home = models.CharField(max_length=300, blank=True)
     shared = models.CharField(max_length=300, default="/shared")
@@ -503,13 +518,23 @@ class Node(models.Model):
 
     @property
     def host_key(self) -> clouds.HostKey:
-        return clouds.HostKey(secrets.unseal(self, "host_private"), self.host_public)
+        """That it was made with; without a private one where it was not made for us."""
+        return clouds.HostKey(secrets.unseal(self, "host_private") if self.host_private else "", self.host_public)
 
     @property
     def host(self) -> ssh.Host:
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
-        return ssh.Host(self.hostname, self.address, self.port, self.user, key, self.host_public, self.door)
+        return ssh.Host(
+            self.hostname,
+            self.address,
+            self.port,
+            self.user,
+            key,
+            self.host_public,
+            self.door,
+            certificate=self.certificate,
+        )
 
 
 class Terminal(models.Model):

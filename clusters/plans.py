@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -18,11 +20,13 @@ from clusters import hostfile, neighbours
 from clusters.models import Cluster, Node
 from portal import detached, secrets, ssh
 from portal.clouds import Can, CloudNode, NodesSpec, NodeState, RoleSpec
-from portal.errors import Passing, PortalError, Refused
+from portal.errors import NoRoom, Passing, PortalError, Refused
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task, TaskStatus
 from portal.tasks.plans import Plan, StepPlan
+from portal.text import uuid_in
 from workspaces import documents
+from workspaces.models import Workspace
 
 Status = Cluster.Status
 MOST_TRIALS = 3  # of an installation, which asks a package index
@@ -60,13 +64,14 @@ def make_keys(work: Work) -> None:
         have = set(cluster.nodes.values_list("rank", flat=True))
         missing = set(range(cluster.node_count)) - have
         stem = cluster.stem
+        makes = Can.MAKE in cluster.can
         for rank in sorted(missing):
-            hostname = f"{stem}-{rank}"
-            private, public = ssh.new_key(hostname)
-            node = Node(cluster=cluster, rank=rank, hostname=hostname, host_public=public)
-            secrets.seal(node, "host_private", private)
+            node = Node(cluster=cluster, rank=rank, hostname=f"{stem}-{rank}")
+            if makes:
+                private, node.host_public = ssh.new_key(node.hostname)
+                secrets.seal(node, "host_private", private)
             node.save()
-        if missing:
+        if missing and makes:
             workspace = cluster.workspace
             audit.record(
                 "kept keys of",
@@ -76,7 +81,10 @@ def make_keys(work: Work) -> None:
                 by=None,
                 after={"host keys": len(missing)},
             )
-    work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
+    if makes:
+        work.log(f"{cluster.node_count} host keys are pinned before the first boot.")
+    else:
+        work.log("The cluster's key is made. The computers have host keys of their own, which are pinned already.")
 
 
 def write_document(work: Work) -> None:
@@ -124,8 +132,30 @@ def drop_role(work: Work) -> None:
 def ask_for_nodes(work: Work) -> None:
     cluster: Cluster = work.subject
     spec = _spec(cluster)
-    work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
+    try:
+        work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
+    except NoRoom as error:
+        raise _with_holders(cluster, error) from error
     work.log(f"Asked for {cluster.node_count} nodes.")
+
+
+def _with_holders(cluster: Cluster, error: NoRoom) -> NoRoom:
+    """And who has what is missing, as far as people of the workspace may know it."""
+    who = holders(cluster.workspace, error.held_by)
+    evidence = error.evidence or (f"In use: {who}." if who else "")
+    return NoRoom(error.message, error.alternatives, evidence=evidence, held_by=error.held_by)
+
+
+def holders(workspace: Workspace, subjects: Sequence[str]) -> str:
+    """Who has nodes, given by their clusters, one a node: in words, those with most first. Of others, how many."""
+    counts = Counter(subjects)
+    uuids = [uuid for subject in counts if (uuid := uuid_in(subject))]
+    names = {str(one.uuid): one.name for one in Cluster.objects.filter(workspace=workspace, uuid__in=uuids)}
+    here = Counter({name: counts[subject] for subject, name in names.items()})
+    words = [f"{count} by {name}" for name, count in here.most_common()]
+    if others := sum(counts.values()) - sum(here.values()):
+        words.append(f"{others} by clusters of other workspaces")
+    return ", ".join(words)
 
 
 def drop_nodes(work: Work) -> None:
@@ -149,11 +179,27 @@ def drop_surplus(work: Work) -> None:
     there = [node for node in cloud.nodes(cluster.tags) if node.rank in surplus and node.state != NodeState.GONE]
     if there:
         work.wait(max(1, cloud.look_in), f"{len(there)} of {len(surplus)} nodes still stop")
-    stem = cluster.stem
+    names = dict(cluster.nodes.filter(rank__in=surplus).values_list("rank", "hostname"))
     with transaction.atomic():
         work.prove()
         cluster.nodes.filter(rank__in=surplus).delete()
-    work.log(f"Confirmed gone: {', '.join(f'{stem}-{rank}' for rank in surplus)}.")
+    say_what_is_gone(work, cluster, [names.get(rank, f"{cluster.stem}-{rank}") for rank in surplus])
+
+
+def say_what_is_gone(work: Work, cluster: Cluster, names: Sequence[str]) -> None:
+    """Of these nodes: each is gone, or there and looked after by its cloud."""
+    cloud = cluster.workspace.cloud
+    found = cloud.leftovers(cluster.tags)
+    later = [one.id for one in found if one.is_looked_after]
+    confirmed = [name for name in names if name not in later]
+    for name in confirmed:
+        work.log(f"{name}: {'given back' if cluster.takes else 'confirmed gone'}.")
+    if later:
+        are = "are away and stay" if len(later) > 1 else "is away and stays"
+        work.log(
+            f"{len(confirmed)} of {len(confirmed) + len(later)} confirmed. {', '.join(later)} {are} taken until what "
+            "runs there is ended, which happens by itself once it answers."
+        )
 
 
 def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
@@ -166,6 +212,9 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
         row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
         row.shared, row.door = node.shared, node.door
+        if node.host_key:  # a computer that was there before us: it is called what it is called
+            row.hostname, row.host_public = node.hostname, node.host_key
+        row.certificate, row.key_certificate = (*node.certificates, "", "")[:2]
         row.save()
     if seen and seen[0].note != cluster.note:
         cluster.note = seen[0].note
@@ -258,7 +307,8 @@ def introduce_nodes(work: Work) -> None:
         # Each head takes what is its own of the input, and leaves the rest.
         steps = [neighbours.making_room(node)]
         steps += [ssh.writing(path, size=len(data)) for path, data in files.items()]
-        steps.append(hostfile.forwarding())
+        if Can.MAKE in cluster.can:  # elsewhere /tmp is other people's
+            steps.append(hostfile.forwarding())
         calls.append((node.host, " && ".join(steps), b"".join(files.values())))
     for node, answer in zip(nodes, ssh.run_each(calls), strict=True):
         if isinstance(answer, PortalError):
@@ -403,12 +453,16 @@ def try_mpi(work: Work) -> None:
 
 def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
-    cloud = cluster.workspace.cloud
-    if left := cloud.leftovers(cluster.tags):
-        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
-    for node in cluster.nodes.all():
-        work.log(f"{node.hostname}: confirmed gone.")
+    wait_until_gone(work, cluster)
+    say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
     forget_keys(cluster)
+
+
+def wait_until_gone(work: Work, cluster: Cluster) -> None:
+    """But not for what its cloud takes away by itself."""
+    cloud = cluster.workspace.cloud
+    if left := [one for one in cloud.leftovers(cluster.tags) if not one.is_looked_after]:
+        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
 
 
 def note_end(task: Task) -> None:
@@ -437,6 +491,11 @@ def note_repair(task: Task) -> None:
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
 
 
+GIVEN_BACK = (
+    "What it runs on its computers: programs and terminals, which are ended",
+    "Its folder on each computer. The computers are free for others then",
+)
+
 CREATE = Plan(
     "clusters.create",
     "Create cluster",
@@ -449,6 +508,8 @@ CREATE = Plan(
             make_keys,
             why="so that even the first connection is to the right node",
             icon="bi-key",
+            taken="Make the cluster's key",
+            why_taken="by which its nodes sign in to each other",
         ),
         StepPlan(
             "document",
@@ -477,8 +538,18 @@ CREATE = Plan(
             drop_nodes,
             undo_title="Stop the nodes, and delete them",
             icon="bi-hdd-stack",
+            taken="Take the computers",
+            why_taken="all of them or none; each gets a folder of the cluster",
+            undo_taken="End what runs on the computers, and give them back",
         ),
-        StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15)),
+        StepPlan(
+            "reach",
+            "Nodes boot and answer",
+            reach_nodes,
+            icon="bi-broadcast",
+            limit=timedelta(minutes=15),
+            taken="Sign in to each",
+        ),
         StepPlan(
             "introduce",
             "Introduce the nodes to each other",
@@ -518,6 +589,8 @@ _SURPLUS = StepPlan(
     "Take away nodes that it does not need any more",
     drop_surplus,
     why="those of the highest ranks",
+    taken="Give computers back that it does not need any more",
+    why_taken="those of the highest ranks",
     icon="bi-dash-circle",
 )
 
@@ -549,5 +622,6 @@ DELETE = Plan(
     undoes_on_cancel=False,
     undoes=CREATE,
     destroys=("The nodes, and what is on their own disks", "Its keys and its hostfile"),
+    gives_back=(*GIVEN_BACK, "Its keys and its hostfile"),
     spares=("What lies on the shared filesystem", "Jobs, runs and their output"),
 )

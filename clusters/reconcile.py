@@ -24,6 +24,7 @@ from portal.errors import PortalError
 from portal.tasks.models import Task
 from portal.text import uuid_in
 from workspaces.models import CloudConfig, Stray, Workspace
+from workspaces.plans import FORGET
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Place:
 
     config: CloudConfig
     region: str
+    is_used: bool  # something of ours is there, as far as we know
     ready: frozenset[int]  # workspaces that were so before the cloud was asked
 
     @property
@@ -46,10 +48,13 @@ class Place:
 
 def places(config: int) -> list[Place]:
     ready: dict[str, set[int]] = {}
+    used = set(Stray.objects.there().filter(cloud_config=config).values_list("region", flat=True))
     for pk, region, status in Workspace.objects.filter(cloud_config=config).values_list("pk", "region", "status"):
         ready.setdefault(region, set()).update({pk} if status == Workspace.Status.READY else ())
+        if status != Workspace.Status.TERMINATED:
+            used.add(region)
     row = CloudConfig.objects.select_related("organization").get(pk=config)
-    return [Place(row, region, frozenset(pks)) for region, pks in ready.items()]
+    return [Place(row, region, region in used, frozenset(pks)) for region, pks in ready.items()]
 
 
 @transaction.atomic
@@ -121,12 +126,12 @@ def why_not_adopted(stray: Stray) -> str:
     uuid = uuid_in(stray.subject)
     # Whoever has the account writes what tags they like: the uuid of a cluster elsewhere makes it no cluster of theirs.
     here = Cluster.objects.filter(workspace__cloud_config=stray.cloud_config_id, workspace__region=stray.region)
-    row = here.filter(uuid=uuid).select_related("workspace").first() if uuid else None
+    row = here.filter(uuid=uuid).select_related("workspace__cloud_config").first() if uuid else None
     if row is None:
         return "The portal has no keys of its nodes: nobody could sign in to them."
     if row.workspace.status != Workspace.Status.READY:
         return f"Its workspace {row.workspace} is {row.workspace.badge.word}."
-    if not row.key_private or row.nodes.filter(host_private="").exists():
+    if not row.key_private or (Can.MAKE in row.can and row.nodes.filter(host_private="").exists()):
         return "Its keys were thrown away when it was deleted: nobody could sign in to its nodes."
     if is_to_end(stray, in_=_ADOPTION):
         return "The portal is ending it by itself: its own row says that it is not to be there."
@@ -213,7 +218,7 @@ def _accounted_for(found: Collection[Tags]) -> set[str]:
 
 
 def _who(tags: Tags, config: CloudConfig) -> tuple[str, bool]:
-    """What the subject is called, and whether it is left alone: all of a workspace that the portal does not know.
+    """What the subject is called, and whether it is left alone: of a workspace that was forgotten or is not known, all.
 
     Its filesystem may hold people's data, and its clusters may run for another portal that has our tag: one that began
     under the same name, or with a copy of our database. What other organizations have is not known here.
@@ -226,6 +231,8 @@ def _who(tags: Tags, config: CloudConfig) -> tuple[str, bool]:
     if row is None:
         is_foreign = _row(workspaces, tags.workspace) is None
         return f"A {kind} that the portal does not know ({tags.subject[:8]})", is_foreign
+    if isinstance(row, Workspace) and (last := row.last_task) and last.kind == FORGET.kind:
+        return f"The workspace {row}, which was forgotten", True
     stopped = getattr(row, "status", "") == Cluster.Status.STOPPED
     return f"The {kind} {row}, which {'is STOPPED' if stopped else 'was deleted'}", False
 

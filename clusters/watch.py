@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
+from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 
+from django.core.mail import EmailMessage
 from django.db import DatabaseError
 from django.db.models.functions import Now
 
@@ -35,9 +37,11 @@ SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up n
 GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
+SELDOM = 60  # every so many looks, also where nothing of ours should be: a worker may have been too slow there
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
 MOST_GUESTS = 9999  # sessions by ssh that a node is believed to have
+RESEND = (5.0, 30.0, 120.0)  # seconds after which mails that the server did not take are sent again
 AT_A_TIME = 500  # rows in one statement
 
 
@@ -189,9 +193,23 @@ class IdleWatcher:
     async def run(self, bell: Bell) -> None:
         while True:
             if mails := await DATABASE(idle.look)():  # the mail server may take its time
-                self.sending.add(task := asyncio.create_task(apart(partial(idle.send, mails))))
+                self.sending.add(task := asyncio.create_task(_send(mails)))
                 task.add_done_callback(self.sending.discard)
             await bell.wait(EVERY)
+
+
+async def _send(mails: Sequence[EmailMessage]) -> None:
+    """Tried some times more, while the mail server is away, as long as what they say may still be of use."""
+    try:
+        for pause in (*RESEND, None):
+            mails = await apart(partial(idle.send, mails))
+            if not mails:
+                return
+            if pause is not None:
+                await asyncio.sleep(pause)
+        logger.error("%s mails of timers were not sent, and are given up", len(mails))
+    except Exception:
+        logger.exception("%s mails of timers were not sent", len(mails))
 
 
 class FailedWatcher:
@@ -247,8 +265,10 @@ class CloudWatcher(SharingWatcher):
         return await LEASES(_clouds)()
 
     async def look_after(self, pk: int) -> None:
-        while True:
+        for look in itertools.count():
             for place in await DATABASE(reconcile.places)(pk):
+                if not place.is_used and look % SELDOM:
+                    continue
                 try:
                     await self.compare(place)
                 except PortalError as error:
@@ -307,7 +327,7 @@ def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
         .order_by("cluster", "rank")
     )
     found = []
-    for cluster, theirs in groupby(nodes, key=lambda node: node.cluster_id):
+    for cluster, theirs in itertools.groupby(nodes, key=lambda node: node.cluster_id):
         try:
             found.append((cluster, [(node, node.host) for node in theirs]))
         except CannotDecrypt as error:  # of one workspace; the others are looked at all the same

@@ -21,7 +21,7 @@ from clusters.life import give_way
 from clusters.models import Cluster
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, dispatch
+from jobs.dispatch import GONE, dispatch, resume_for
 from jobs.models import Job, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
@@ -48,10 +48,11 @@ class Program:
     reference: str
     command: str
     time_limit: int | None
+    resumes: bool = False  # whether its cluster is resumed for it, if that is PAUSED
 
     @classmethod
     def of(cls, row: Job | Run) -> Self:
-        return cls(row.cluster, row.git_url, row.reference, row.command, row.time_limit)
+        return cls(row.cluster, row.git_url, row.reference, row.command, row.time_limit, row.resumes)
 
 
 MOST_WAITING = 100  # runs that may wait for one cluster
@@ -69,6 +70,7 @@ def create_job(
     command: str,
     by: User,
     time_limit: int | None = None,
+    resumes: bool = False,
     credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
@@ -88,6 +90,7 @@ def create_job(
             "reference": reference,
             "command": command,
             "time_limit": time_limit,
+            "resumes": resumes,
             "created_by": by,
         },
     )
@@ -96,6 +99,8 @@ def create_job(
     if credential:
         _keep_credential(job, credential)
     after = {"cluster": cluster.name, "source": redact(git_url), "reference": reference, "command": redact(command)}
+    if resumes:
+        after[_WORDS["resumes"]] = "yes"
     if credential:
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
@@ -123,7 +128,7 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
 
 @audit.atomic()
 def change_job(job: Job, *, by: User, **changes: Any) -> bool:
-    """Its name, cluster, git_url, reference, command or time_limit: those that are given, for runs from now on.
+    """Its name, cluster, git_url, reference, command, time_limit or resumes: what is given, for runs from now on.
 
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
@@ -158,6 +163,7 @@ _WORDS = {
     "reference": "reference",
     "command": "command",
     "time_limit": "time limit",
+    "resumes": "resumes a paused cluster",
 }
 
 
@@ -167,6 +173,8 @@ def _in_words(field: str, value: Any) -> str:
             return str(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
+        case "resumes":
+            return "yes" if value else "no"
     return redact(value)
 
 
@@ -233,6 +241,7 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         reference=program.reference,
         command=program.command,
         time_limit=program.time_limit or settings.RUN_SECONDS,
+        resumes=program.resumes,
         output=Output.objects.create(
             store=cluster.workspace.cloud_config.output_store,
             folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
@@ -250,12 +259,13 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
 
 
 def _look_at_cluster(run: Run) -> None:
-    """It has to wait, perhaps because a timer was a moment earlier: a pause gives way, a deletion is said.
+    """It has to wait, perhaps because a timer was a moment earlier: a pause gives way, a deletion is said. A cluster
+    that is PAUSED is resumed, where that is wanted.
 
     One that comes later finds that somebody was active: others do not see yet that the run waits.
     """
     cluster = run.cluster
-    if cluster.note_activity():
+    if resume_for(run) or cluster.note_activity():
         return
     cluster.refresh_from_db(fields=["status"])
     if cluster.status in GONE:

@@ -6,15 +6,22 @@ else that matters (a cluster is RUNNING, a node answers again) and looks every f
 
 from __future__ import annotations
 
+import logging
+
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
+from clusters.actions import resume_cluster
 from clusters.models import Cluster
 from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
 from jobs.models import Run
-from portal.tasks import ledger, live
+from portal.errors import PortalError
+from portal.tasks import ledger, live, registry
+from portal.tasks.models import TaskStatus
+
+logger = logging.getLogger(__name__)
 
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
 
@@ -75,10 +82,14 @@ def dispatch_all() -> int:
     """On every cluster that something waits for; for the watch process. Returns how many runs have begun.
 
     Runs whose cluster will never be free end here, in words. A cluster that an ended run has kept, because something
-    died in between, is let go of.
+    died in between, is let go of. One that is PAUSED is resumed for a run that wants that.
     """
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
+    of = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
+    asleep = Run.objects.waiting().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
+    for run in asleep.select_related(*of)[:500]:
+        resume_for(run)
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
     kept = Cluster.objects.filter(Exists(on_it), ~Exists(on_it.unfinished())).filter(
         ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
@@ -89,6 +100,23 @@ def dispatch_all() -> int:
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
 
 
+def resume_for(run: Run) -> bool:
+    """Have its cluster resumed, where that is PAUSED and whoever asked for the run wants it. False: nothing was begun.
+
+    Once, by the rule of the ledger: a subject has one unfinished task. And not against a person who has said otherwise
+    since the run was asked for.
+    """
+    cluster = run.cluster
+    if not run.resumes or cluster.status != Cluster.Status.PAUSED or run.stays_asleep(cluster.last_task):
+        return False
+    try:
+        resume_cluster(cluster, by=run.started_by, why=f"for {run}")
+    except PortalError as error:
+        logger.info("cluster %s is not resumed for run %s now: %s", cluster.uuid, run.uuid, error)
+        return False
+    return True
+
+
 @transaction.atomic
 def _give_up(run: Run) -> None:
     """Its cluster was deleted, or has failed, while it waited. Not where it was repaired since we looked."""
@@ -96,14 +124,21 @@ def _give_up(run: Run) -> None:
     if rows.filter(pk=run.pk, cluster__status__in=GONE).first() is None:
         return
     cluster = run.cluster
-    has_failed = cluster.status == Cluster.Status.FAILED
-    repair = "Repair the cluster or choose another one, and run the job again."
-    message = f"{cluster.name} is {cluster.badge.word}."
-    if has_failed:
-        cause = Cause(message, advice=repair, code="cluster_failed")
-    else:
-        cause = of_deletion(cluster) or Cause(message, advice=ANOTHER_CLUSTER, code="cluster_gone")
+    cause = _of_failure(cluster) if cluster.status == Cluster.Status.FAILED else of_deletion(cluster)
+    if cause is None:
+        cause = Cause(f"{cluster.name} is {cluster.badge.word}.", advice=ANOTHER_CLUSTER, code="cluster_gone")
     at = now()
     if run.move(Run.Status.FAILED, turn=at, ended=at, **cause.fields):
         run.output.end()
         live.ring(*run.live_names())
+
+
+def _of_failure(cluster: Cluster) -> Cause:
+    """In the words of the task that failed, if there is one."""
+    advice = "Repair the cluster or choose another one, and run the job again."
+    task = cluster.last_task
+    plan = registry.plans.get(task.kind) if task and task.status == TaskStatus.FAILED else None
+    if not task or not plan:
+        return Cause(f"{cluster.name} is {cluster.badge.word}.", advice=advice, code="cluster_failed")
+    message = f"{cluster.name} could not be {plan.participle}: {task.cause}"
+    return Cause(message, task.evidence, f"{task.advice} {advice}".strip(), "cluster_failed")

@@ -19,6 +19,7 @@ from jobs.actions import Credential, Program
 from jobs.causes import span
 from jobs.dispatch import GONE
 from jobs.models import Job, JobQuerySet, Run, RunQuerySet
+from portal import clouds
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -97,7 +98,15 @@ class ProgramForm(OnceForm):
     time_limit = forms.IntegerField(
         label="Time limit in minutes", required=False, widget=forms.NumberInput(attrs={"inputmode": "numeric"})
     )
-    field_order: tuple[str, ...] = ("key", "name", "cluster", "command", "git_url", "reference", "time_limit")
+    resumes = forms.BooleanField(
+        required=False,
+        label="Resume the cluster if it is paused",
+        help_text="Without this, a run waits until somebody resumes it.",
+    )
+    field_order: tuple[str, ...] = (
+        *("key", "name", "cluster", "resumes"),
+        *("command", "git_url", "reference", "time_limit"),
+    )
 
     def __init__(self, *args: Any, workspace: Workspace, of: Job | Run | None = None, **kwargs: Any) -> None:
         """`of`: what the form is filled in with, unless `initial` says otherwise."""
@@ -108,6 +117,7 @@ class ProgramForm(OnceForm):
                 "git_url": of.git_url,
                 "reference": of.reference,
                 "time_limit": of.time_limit // 60 if of.time_limit else None,
+                "resumes": of.resumes,
             }
             kwargs["initial"] = filled | kwargs.get("initial", {})
         super().__init__(*args, **kwargs)
@@ -116,6 +126,8 @@ class ProgramForm(OnceForm):
         limit.help_text = f"The head node ends a run that takes longer. Empty: {span(settings.RUN_SECONDS)}."
         field: Any = self.fields["cluster"]
         field.offer(workspace, of.cluster if of else None)
+        if clouds.Can.PAUSE not in workspace.can:
+            del self.fields["resumes"]
 
     def clean_command(self) -> str:
         return rules.command(self.cleaned_data["command"])
@@ -129,7 +141,8 @@ class ProgramForm(OnceForm):
 
     def program(self, git_url: str) -> Program:
         data = self.cleaned_data
-        return Program(data["cluster"], git_url, data["reference"], data["command"], data["time_limit"])
+        resumes = data.get("resumes", False)
+        return Program(data["cluster"], git_url, data["reference"], data["command"], data["time_limit"], resumes)
 
 
 class EditJobForm(ProgramForm):

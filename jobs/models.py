@@ -18,10 +18,11 @@ from django.utils.timezone import now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
+from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from portal import secrets
 from portal.states import Badge, State
-from portal.tasks.models import Chunk, Output, Task
+from portal.tasks.models import Chunk, Output, Task, TaskStatus
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
@@ -75,6 +76,7 @@ class Job(models.Model):
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
+    resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -198,6 +200,7 @@ class Run(Subject):
     reference = models.CharField(max_length=200, blank=True)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
+    resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -341,6 +344,15 @@ class Run(Subject):
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
 
+    def stays_asleep(self, last: Task | None) -> bool:
+        """Whether a person has paused its cluster since it was asked for, or taken back that it resumes.
+
+        `last`: the last task of its cluster, which is PAUSED.
+        """
+        if last is None or last.created < self.created:
+            return False
+        return last.status == TaskStatus.CANCELLED if last.kind == RESUME.kind else last.asked_by_id is not None
+
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]
 
@@ -355,19 +367,22 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     """Why each of those that wait does so, as half a sentence, by the run's number in the database.
 
     One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
-    `with_lost_nodes`.
+    `with_lost_nodes`; one more where some of them have a cluster resumed that is PAUSED.
     """
     waiting = [run for run in runs if run.is_waiting]
     if not waiting:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
+    paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
+    last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
     queue = Run.objects.waiting().filter(cluster__in=clusters).order_by()
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
+    resuming = {run.pk for run in waiting if run.cluster in paused and not run.stays_asleep(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     fields = ("pk", "cluster", "uuid", "job__name", "number")
@@ -385,7 +400,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
             waits.append((pk, cluster_pk))
     for pk, cluster_pk in sorted(waits):
         if pk in wanted:
-            found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk))
+            found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk), pk in resuming)
         before[cluster_pk] += 1
     return found
 
@@ -393,8 +408,10 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
 _ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
 
 
-def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str | None) -> str:
+def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str | None, resumes: bool) -> str:
     others = f", and {before} more wait before it" if before else ""
+    if resumes or cluster.status == Cluster.Status.RESUMING:
+        return f"{cluster.name} resumes{others}"
     if does := _ASLEEP.get(cluster.status):
         return f"{cluster.name} is {cluster.badge.word}, and the run begins once somebody {does} it{others}"
     if cluster.status != Cluster.Status.RUNNING:

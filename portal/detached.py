@@ -132,6 +132,16 @@ def sweep(
     return ssh.run_on_all(hosts, OWN.command(**env), input=_line("sweep", f"COXSWAIN_RUN={run}", alone))
 
 
+def end_all(
+    hosts: Sequence[ssh.Host], marks: Sequence[tuple[str, str]], *, seconds: float = 40
+) -> list[ssh.Answer | PortalError]:
+    """On each, end whatever has its mark, NAME=VALUE, in its environment or anything open below the folder that comes
+    with it, and what descends from that. How many, or why not, a host."""
+    command = OWN.command()
+    calls = [(host, command, _line("sweep", *mark)) for host, mark in zip(hosts, marks, strict=True)]
+    return ssh.run_each(calls, seconds=seconds)
+
+
 class Spoilt(Refused):
     """What a command has in its folder makes no sense: its own programs can write there, and will not do better."""
 

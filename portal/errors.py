@@ -49,8 +49,17 @@ class NoRoom(Refused):
 
     code = "no_room"
 
-    def __init__(self, message: str, alternatives: Sequence[Alternative] = (), *, evidence: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        alternatives: Sequence[Alternative] = (),
+        *,
+        evidence: str = "",
+        held_by: Sequence[str] = (),
+    ) -> None:
+        """`held_by`: the subjects of those that have what is missing, one a node, where the cloud knows."""
         self.alternatives = tuple(alternatives)
+        self.held_by = tuple(held_by)
         others = f"Try {' or '.join(map(str, self.alternatives))}." if self.alternatives else "Try again later."
         super().__init__(message, evidence=evidence, advice=others)
 

@@ -1,6 +1,8 @@
 """Commands on nodes. Everything of ours that goes over SSH goes through here, over connections that are kept.
 
-Host keys are made by us before a node first boots, so even the first connection is pinned; a changed key is refused.
+Host keys are known before the first connection, because we made them or somebody confirmed them; a changed key is
+refused. Where the SSH server is somebody else's, we sign in with certificates: what they force is executed in the place
+of a command, which its login shell, whatever that is, never sees (ssh-keygen(1), CERTIFICATES).
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import os
 import resource
 import shlex
 import socket
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import asyncssh
 
-from portal import background
+from portal import background, reach
 from portal.errors import Passing, PortalError, Refused
 
 Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
@@ -26,6 +29,9 @@ Reader: TypeAlias = "asyncssh.SSHReader[bytes]"
 CONNECT_SECONDS = 10
 BEGIN_SECONDS = 30.0  # in which a node that is connected to is to begin a command
 KNOCK_SECONDS = 2
+CLOCKS_DIFFER = (
+    300  # seconds that a computer's clock may be behind ours before it takes a new certificate for a later one
+)
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
 AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
@@ -42,6 +48,9 @@ class Host:
     host_key: str = ""  # the node's public key
     door: str = ""  # path of a unix socket that leads to the node's SSH server; then the address is for messages
     via: Host | None = None  # through which it is reached, where the portal has no way to it; its key is pinned too
+    # Of our key, where the account trusts an authority and not the key itself; then the server is not ours, and takes
+    # no variables: they go with the command.
+    certificate: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,12 @@ class Command:
     first: bytes = field(default=b"", repr=False)
     env: tuple[tuple[str, str], ...] = ()
     size: tuple[int, int] | None = None  # columns and rows: it runs on a terminal
+
+    def on(self, host: Host) -> tuple[str, dict[str, str]]:
+        """What is asked of the host: a line of shell, and variables of the session."""
+        if not host.certificate:
+            return self.line, dict(self.env)
+        return "".join(f"export {shlex.quote(f'{name}={value}')}; " for name, value in self.env) + self.line, {}
 
 
 @dataclass(frozen=True)
@@ -97,21 +112,93 @@ async def knock(host: Host) -> bool | None:
     try:
         if host.door:
             through(host.door).close()
+        elif host.certificate:
+            async with asyncio.timeout(KNOCK_SECONDS):
+                (await reach.connect(host.address, host.port)).close()
         else:
             async with asyncio.timeout(KNOCK_SECONDS):
                 _, writer = await asyncio.open_connection(host.address, host.port)
             writer.close()
-    except (TimeoutError, BlockingIOError):
+    except (TimeoutError, BlockingIOError, Refused):
         return None
     except OSError:
         return False
     return True
 
 
+async def host_key_of(address: str, port: int) -> str:
+    """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`, and `Refused`
+    for an address to which the portal does not connect.
+
+    It is Ed25519's where the server has one.
+    """
+    for algorithms in (["ssh-ed25519"], ()):
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                way = await reach.connect(address, port)
+                key = await asyncssh.get_server_host_key(sock=way, server_host_key_algs=algorithms, config=None)
+        except asyncssh.KeyExchangeFailed:
+            continue
+        except (OSError, asyncssh.Error, TimeoutError) as error:
+            raise Passing(f"No SSH server answers at {address}, port {port}.", evidence=_reason(error)) from error
+        if key is not None:
+            return key.export_public_key().decode().strip()
+    raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
+
+
 def new_key(comment: str) -> tuple[str, str]:
     """A new Ed25519 key pair: private and public, in OpenSSH's formats."""
     key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
+
+
+def sign(
+    authority: str,
+    public: str,
+    *,
+    name: str,
+    principals: Sequence[str],
+    seconds: float | None = None,
+    command: str = "",
+    forwards: bool = False,
+) -> str:
+    """A certificate of a public key by the private key of an authority, in OpenSSH's format.
+
+    `name` is what a server writes down of whoever signs in by it, `principals` what it may let in by it. From a few
+    minutes ago, because clocks differ, for so many seconds; without, for ever. A `command` is executed whatever they
+    ask for, and finds that in SSH_ORIGINAL_COMMAND. Whoever `forwards` reaches what the server reaches, and for that no
+    command is executed.
+    """
+    lasts: dict[str, Any] = {}
+    if seconds is not None:
+        lasts = {"valid_after": int(time.time()) - CLOCKS_DIFFER, "valid_before": int(time.time() + seconds)}
+    certificate = asyncssh.import_private_key(authority).generate_user_certificate(
+        asyncssh.import_public_key(public),
+        name,
+        principals=list(principals),
+        force_command=command or None,
+        permit_x11_forwarding=False,
+        permit_agent_forwarding=False,
+        permit_port_forwarding=forwards,
+        permit_user_rc=False,
+        **lasts,
+    )
+    return certificate.export_certificate().decode().strip()
+
+
+def _reason(error: Exception) -> str:
+    """In the system's own words, where it has any."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _identity(host: Host) -> Any:
+    key = asyncssh.import_private_key(host.key)
+    return (key, asyncssh.import_certificate(host.certificate)) if host.certificate else key
 
 
 Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"
@@ -142,7 +229,7 @@ class _Kept:
 
 
 class Connections:
-    """Kept connections of one event loop, one a host.
+    """Kept connections of one event loop, one a host; another one where the host's server allows no more sessions.
 
     A connection is in use while a command goes on over it, however long and whether anything is said or not; what was
     started ahead does not count. Those that nobody uses are closed after IDLE_SECONDS, and earlier, the longest unused
@@ -152,6 +239,7 @@ class Connections:
     def __init__(self, most: int | None = None) -> None:
         self._most = most or max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3)
         self._kept: dict[Host, _Kept] = {}  # the longest unused first
+        self._left: set[_Kept] = set()  # full ones, each until its last command has ended
         self._leading: set[asyncio.Task[None]] = set()  # each waits for the end of a connection through another host
         self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
 
@@ -183,9 +271,20 @@ class Connections:
 
     def _give_back(self, host: Host, kept: _Kept) -> None:
         kept.users -= 1
-        if not kept.users and self._kept.get(host) is kept:
+        if kept.users:
+            return
+        if self._kept.get(host) is kept:
             self._kept[host] = self._kept.pop(host)  # to the end
             kept.idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, host, kept)
+        elif kept in self._left:
+            self._left.discard(kept)
+            kept.abort()
+
+    def _leave(self, host: Host, kept: _Kept) -> None:
+        """To those who use it: the next command has another one."""
+        if self._kept.get(host) is kept:
+            del self._kept[host]
+            self._left.add(kept)
 
     def _make_room(self) -> None:
         if len(self._kept) >= self._most:
@@ -222,10 +321,13 @@ class Connections:
             where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
             if host.door:
                 where = {"sock": through(host.door)}
+            elif host.certificate and tunnel is None:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    where = {"sock": await reach.connect(host.address, host.port)}
             return await asyncssh.connect(
                 **where,
                 username=host.user,
-                client_keys=[asyncssh.import_private_key(host.key)],
+                client_keys=[_identity(host)],
                 known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
                 config=None,  # nothing of the machine's own ssh_config
                 agent_path=None,
@@ -239,17 +341,26 @@ class Connections:
                 f"{host.name} shows another host key than the one it was given. Not connecting.",
                 evidence=f"{host.address} port {host.port}",
                 advice="If you did not rebuild this node yourself, treat it as taken over, and delete the cluster.",
+                code="host_key",
             ) from error
         except asyncssh.PermissionDenied as error:
-            raise Refused(f"{host.name} does not accept the portal's key.", evidence=str(error)) from error
-        except (OSError, asyncssh.Error) as error:
+            raise Refused(
+                f"{host.name} does not accept the portal's key.", evidence=str(error), code="not_let_in"
+            ) from error
+        except (OSError, asyncssh.Error) as error:  # a time that is over is an OSError
             way = f" through {host.via.name}" if host.via else ""
-            raise Passing(f"{host.name} does not answer{way}.", evidence=str(error) or type(error).__name__) from error
+            raise Passing(f"{host.name} does not answer{way}.", evidence=_reason(error)) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""
         if host in self._kept:
             self._drop(host, self._kept[host])
+
+    def hang_up(self, host: Host) -> None:
+        """Close the connection, unless somebody uses it."""
+        kept = self._kept.get(host)
+        if kept and not kept.users:
+            self._drop(host, kept)
 
     def _drop(self, host: Host, kept: _Kept) -> None:
         kept.abort()
@@ -266,9 +377,10 @@ class Connections:
                 await asyncio.wait([kept.opening])  # not awaited itself: its being dropped is not our own end
                 if kept.opening.cancelled():
                     raise Passing(f"The connection to {host.name} was cut.")
+                line, env = command.on(host)
                 async with asyncio.timeout(BEGIN_SECONDS):
                     process = await kept.opening.result().create_process(
-                        command.line, env=dict(command.env), encoding=None, **_terminal(command)
+                        line, env=env, encoding=None, **_terminal(command)
                     )
                 _write(process, command.first)
             except TimeoutError as error:  # not once more: who knows what it has begun
@@ -277,8 +389,12 @@ class Connections:
                 raise Passing(f"{host.name} has begun nothing within {BEGIN_SECONDS:.0f} seconds.") from error
             except (OSError, asyncssh.Error) as error:
                 # A kept connection may have died unnoticed. Nothing was started on it, so once more is safe.
+                is_full = isinstance(error, asyncssh.ChannelOpenError) and kept.users > 1 and not kept.is_dead
+                if is_full:  # it has as many sessions as the server allows
+                    self._leave(host, kept)
                 self._give_back(host, kept)
-                self._drop(host, kept)
+                if not is_full:
+                    self._drop(host, kept)
                 if last:
                     raise Passing(f"{host.name} does not answer.", evidence=str(error)) from error
             except BaseException:
@@ -394,6 +510,8 @@ class Connections:
     def close(self) -> None:
         for host in list(self._kept):
             self.drop(host)
+        for kept in self._left:
+            kept.abort()
 
 
 class Terminal:
@@ -511,6 +629,17 @@ def run_each(calls: Sequence[tuple[Host, str | Command, bytes]], *, seconds: flo
         except PortalError as error:
             answers.append(error)
     return answers
+
+
+def hang_up(hosts: Iterable[Host]) -> None:
+    """Close what connections this process keeps to them for the next command, and nobody uses now."""
+
+    async def go() -> None:
+        for host in hosts:
+            if _kept is not None:
+                _kept.hang_up(host)
+
+    background.wait_for(go())
 
 
 def check(host: Host, command: str, *, input: bytes = b"", seconds: float = 45, what: str = "") -> Answer:  # noqa: A002

@@ -55,6 +55,18 @@ ROWS = {
     "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "check-cloud-config": Row("cloud config", NONE, ORGANIZATION_ADMINS),
     "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "new-pool": Row("own machines", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "pool": Row("pool", ORGANIZATION_ADMINS),
+    "add-computers": Row("pool", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "confirm-keys": Row("pool", NONE, ORGANIZATION_ADMINS),
+    "check-pool": Row("pool", NONE, ORGANIZATION_ADMINS),
+    "delete-pool": Row("pool", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "computer": Row("computer", ORGANIZATION_ADMINS),
+    "check-computer": Row("computer", NONE, ORGANIZATION_ADMINS),
+    "accept-key": Row("computer", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "disable-computer": Row("computer", NONE, ORGANIZATION_ADMINS),
+    "enable-computer": Row("computer", NONE, ORGANIZATION_ADMINS),
+    "remove-computer": Row("computer", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "stray": Row("stray", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "adopt-stray": Row("stray", NONE, ORGANIZATION_ADMINS),
     "new-workspace": Row(None, ADMINS, ADMINS),
@@ -88,6 +100,7 @@ ROWS = {
     "workspace-settings": Row("workspace", SEE, MANAGERS),
     "update-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "delete-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "forget-workspace": Row("workspace", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "clusters": Row("workspace", INSIDE),
     "new-cluster": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
     "change-clusters": Row("workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
@@ -180,7 +193,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
-        case "cloud config" | "stray":
+        case "cloud config" | "stray" | "own machines" | "pool" | "computer":
             return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE

@@ -42,12 +42,15 @@ from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
+from portal.clouds.machines import certificates  # noqa: E402
+from portal.clouds.machines.models import Computer, Pool  # noqa: E402
 from portal.errors import PortalError  # noqa: E402
 from portal.sessions import SessionKey  # noqa: E402
 from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
+from workspaces import pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -64,6 +67,84 @@ def setup():
     if not organization.cloud_configs.exists():
         create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
     return {"email": EMAIL, "password": PASSWORD}
+
+
+def make_pool(computers, user, base, name="desks"):
+    """A cloud configuration of own machines with a pool of these, confirmed and checked. The line to be pasted."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = Pool(account=config.uuid, name=name, user=user, base=base)
+    certificates.new_authority(pool)
+    pool.save()
+    size = {"cores": 2, "vcpus": 2, "memory_gib": 3.8, "architecture": "x86_64"}
+    for one in computers:
+        Computer.objects.create(pool=pool, **one, **size, state=Computer.State.READY)
+    return pool.authorized_key
+
+
+def open_pool(addresses, user, base, name="desks"):
+    """alice's own machines, as she types them: a pool with computers whose keys are to be confirmed."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = pools.create_pool(config, name=name, user=user, base=base, by=alice(), uuid=uuid4())
+    pools.add_computers(config, pool, [(address, 22) for address in addresses], by=alice())
+    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": pool.authorized_key}
+
+
+def keys_shown(pool):
+    """The fingerprints of those that are to be confirmed, by address."""
+    rows = Computer.objects.filter(pool__uuid=pool, host_public="")
+    return {one.address: one.fingerprint_shown for one in rows}
+
+
+def confirm_keys(pool, keys):
+    """`keys`: fingerprints by address."""
+    pool = Pool.objects.get(uuid=pool)
+    seen = [(one.uuid, keys[one.address]) for one in pool.computers.all()]
+    pools.confirm_keys(CloudConfig.objects.get(uuid=pool.account), pool, seen, by=alice())
+
+
+def accept_key(pool, name, fingerprint):
+    """The new key of one that shows another one."""
+    (computer,) = [one for one in Computer.objects.filter(pool__uuid=pool) if str(one) == name]
+    config = CloudConfig.objects.get(uuid=computer.pool.account)
+    pools.accept_new_key(config, computer, fingerprint, by=alice())
+
+
+def task_said(cluster):
+    """What its last task has printed."""
+    task = Cluster.objects.get(uuid=cluster).last_task
+    return b"".join(output.stream_bytes(task.output, output.Filter.parse(task.output, stream=""))).decode()
+
+
+def check_pool(pool):
+    """The button of its page."""
+    pool = Pool.objects.get(uuid=pool)
+    pools.check_now(CloudConfig.objects.get(uuid=pool.account), pool)
+
+
+def is_checked(pool):
+    pool = Pool.objects.get(uuid=pool)
+    return pool.checked is not None and pool.check_asked is None
+
+
+def packages_of_plain_mpi():
+    return [str(package) for package in EngineVersion.objects.get(kind="mpi").packages]
+
+
+def stand():
+    """How the computers of all pools stand."""
+    return [
+        {
+            "name": str(one),
+            "state": one.state,
+            "subject": one.subject,
+            "leaving": one.is_leaving,
+            "failing": [line["name"] for line in one.failing],
+            "history": list(one.events.values_list("words", flat=True)),  # the newest first
+        }
+        for one in Computer.objects.order_by("pk")
+    ]
 
 
 def config():
@@ -133,9 +214,9 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab"):
+def make_workspace(name="lab", kind=""):
     organization = Organization.objects.earliest("pk")
-    config = organization.cloud_configs.get()
+    config = organization.cloud_configs.get(**({"kind": kind} if kind else {}))
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
@@ -314,6 +395,10 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
 
 
 def set_timers(cluster, pause=0, shutdown=0):

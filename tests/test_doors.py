@@ -21,6 +21,7 @@ from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
 from portal.asgi import application
+from portal.clouds.machines.models import Pool
 from portal.tasks import registry
 from portal.tasks.ledger import start_task
 from tests.conftest import person
@@ -43,10 +44,13 @@ from tests.doors import (
 )
 from tests.running import ROOT
 from tests.sockets import Page
-from workspaces.models import Stray, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
 BOB = UUID("b0b00000-0000-4000-8000-000000000000")
+OF_THE_ORGANIZATION = {
+    *("person", "invitation", "token", "cloud config", "stray", "own machines", "pool", "computer"),
+}
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
@@ -79,11 +83,16 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     task = start_task(cluster, "clusters.repair", title="Create cluster tide", by=alice)
     url = "https://git.example.org/x"
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
+    own_machines = CloudConfig.objects.create(organization=harbor, name="Own machines", kind="machines")
+    pool = Pool.objects.create(account=own_machines.uuid, name="desks", user="team", base="/shared/coxswain")
+    keys = {"host_public": "ssh-ed25519 AAAA", "host_shown": "ssh-ed25519 BBBB"}
+    pool.computers.create(address="n1.example.org", state="refused", **keys)
     return {
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid,
         "cloud config": this_computer.uuid,
+        "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,
         "stray": Stray.objects.create(
             cloud_config=this_computer, region="x", organization_tag="o", workspace_tag="w", subject="w", name="Some"
         ).uuid,
@@ -164,9 +173,7 @@ def test_what_belongs_to_others_is_as_if_it_were_not(things, who_is, name):
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.about])
 def test_what_was_deleted_is_not_there(client, who_is, lab, name):
-    client.force_login(
-        who_is("olga" if ROWS[name].about in ("person", "invitation", "token", "cloud config", "stray") else "wanda")
-    )
+    client.force_login(who_is("olga" if ROWS[name].about in OF_THE_ORGANIZATION else "wanda"))
     method = "get" if ROWS[name].get else "post"
     assert getattr(client, method)(address(name, NOWHERE)).status_code == 404
 
@@ -186,7 +193,18 @@ def test_looking_changes_nothing(things, who_is, who):
 
 def everything():
     """Every row of ours. Sessions note that they were used."""
-    apps_of_ours = ("accounts", "workspaces", "usage", "clusters", "jobs", "tasks", "mfa", "account", "socialaccount")
+    apps_of_ours = (
+        "accounts",
+        "workspaces",
+        "usage",
+        "clusters",
+        "jobs",
+        "tasks",
+        "machines",
+        "mfa",
+        "account",
+        "socialaccount",
+    )
     return {
         model._meta.label: list(model._base_manager.order_by("pk").values())
         for label in apps_of_ours

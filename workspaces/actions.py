@@ -23,7 +23,8 @@ from portal.errors import Conflict, PortalError
 from portal.once import uuid_for
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
-from workspaces import plans
+from portal.tasks.plans import Plan
+from workspaces import plans, pools
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -56,18 +57,63 @@ def create_cloud_config(
 
 
 @audit.atomic()
-def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
+def change_cloud_config(
+    config: CloudConfig,
+    *,
+    name: str,
+    by: User,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    credentials: str = "",
+) -> list[str]:
+    """What differs from what it has, by value, is changed; options that are not given, and credentials that are empty,
+    stay. Returns what changed, in words. Raises `Taken`, or `Conflict` where it was deleted meanwhile.
+
+    Workspaces that use it are asked for under what is so now from their next step on.
+    """
+    row = CloudConfig.objects.select_for_update(of=("self",), no_key=True).live().filter(pk=config.pk).first()
+    if row is None:
+        raise Conflict(f"The cloud configuration {config} was deleted.")
+    row.organization = config.organization
+    others = {key: value for key, value in options.items() if row.options.get(key) != value}
+    before = {_words(key): row.options.get(key, "") for key in others}
+    after = {_words(key): value for key, value in others.items()}
+    if name != row.name:
+        before, after = {"name": row.name} | before, {"name": name} | after
+    if credentials and not _are(row, credentials):
+        secrets.seal(row, "credentials", credentials)
+        after["credentials"] = "others"
+    if after:
+        row.name, row.options = name, row.options | others
+        row.save(update_fields=["name", "options", "credentials"])
+        config.name, config.options, config.credentials = row.name, row.options, row.credentials
+        audit.record("changed", row, organization=row.organization, by=by, before=before, after=after)
+    return list(after)
+
+
+def _words(option: str) -> str:
+    return option.replace("_", " ")
+
+
+def _are(config: CloudConfig, credentials: str) -> bool:
+    """Whether its credentials are these. Those that cannot be opened any more are others."""
+    try:
+        return bool(config.credentials) and secrets.unseal(config, "credentials") == credentials
+    except secrets.CannotDecrypt:
+        return False
+
+
+@audit.atomic()
+def rename(workspace: Workspace, name: str, *, by: User) -> None:
     """Raises `Taken` where another one has taken the name meanwhile. What is in the cloud is known by its id."""
-    before = row.name
+    before = workspace.name
     if before == name:
         return
-    type(row)._default_manager.filter(pk=row.pk).update(name=name)
-    row.name = name
-    workspace = row if isinstance(row, Workspace) else None
+    Workspace.objects.filter(pk=workspace.pk).update(name=name)
+    workspace.name = name
     audit.record(
         "renamed",
-        row,
-        organization=row.organization,
+        workspace,
+        organization=workspace.organization,
         workspace=workspace,
         by=by,
         before={"name": before},
@@ -77,12 +123,16 @@ def rename(row: CloudConfig | Workspace, name: str, *, by: User) -> None:
 
 @audit.atomic()
 def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
-    """Raises `PortalError` while a workspace uses it. Its name is free then; its row stays for what was made by it."""
+    """Its name is free then, and its pools are gone; its row stays for what was made by it.
+
+    Raises `PortalError` while a workspace uses it, or a cluster has a computer of it.
+    """
     locked = CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).first()
     if locked is None:
         return
     if locked.workspaces.live().exists():
         raise PortalError("Delete the workspaces that use this cloud configuration first.")
+    pools.forget(locked)
     locked.deleted = now()
     locked.save(update_fields=["deleted"])
     audit.record("deleted", locked, organization=locked.organization, by=by)
@@ -139,13 +189,29 @@ def alive_in(workspace: Workspace) -> list[Holding]:
 @audit.atomic()
 def delete_workspace(workspace: Workspace, *, by: User) -> Task:
     """Raises `PortalError` where something still lives in it, or it is not in a state to be deleted."""
-    task = start_task(workspace, "workspaces.delete", by=by, cloud=workspace.cloud_config.kind)
+    return _end_workspace(workspace, plans.DELETE, by=by)
+
+
+@audit.atomic()
+def forget_workspace(workspace: Workspace, *, by: User) -> Task:
+    """It is TERMINATED, and what there is of it stays where it is. Raises `PortalError`.
+
+    Only where its deletion has failed: that would take it away.
+    """
+    workspace.refresh_from_db(fields=["status"])
+    if not workspace.may_be_forgotten:
+        raise Conflict(f"{workspace} is forgotten only where its deletion has failed.", advice="Delete it first.")
+    return _end_workspace(workspace, plans.FORGET, by=by)
+
+
+def _end_workspace(workspace: Workspace, plan: Plan, *, by: User) -> Task:
+    task = start_task(workspace, plan.kind, by=by, cloud=workspace.cloud_config.kind)
     # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():
         raise PortalError("Delete the clusters of this workspace first.")
     if alive := alive_in(workspace):
         raise PortalError(f"Something goes on in this workspace: {', '.join(one.name for one in alive[:3])}.")
-    audit.record("deleted", workspace, organization=workspace.organization, by=by, workspace=workspace)
+    audit.record(plan.participle, workspace, organization=workspace.organization, by=by, workspace=workspace)
     return task
 
 

@@ -7,10 +7,10 @@ class WorkspacesConfig(AppConfig):
     def ready(self) -> None:
         from accounts import holdings
         from portal.tasks import registry
-        from workspaces import actions, place, plans, watch
+        from workspaces import actions, place, plans, poolwatch, watch
         from workspaces.models import Workspace, store_of
 
-        registry.add_subject(Workspace, plans.CREATE, plans.UPDATE, plans.DELETE)
-        registry.add_watchers(watch.CheckWatcher)
+        registry.add_subject(Workspace, plans.CREATE, plans.UPDATE, plans.DELETE, plans.FORGET)
+        registry.add_watchers(watch.CheckWatcher, poolwatch.PoolCheckWatcher, poolwatch.ComputerWatcher)
         registry.tell(enter=place.enter_subject, record=actions.record_task, store=store_of)
         holdings.tellers.append(actions.holdings)

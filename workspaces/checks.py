@@ -10,6 +10,7 @@ import logging
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models.functions import Now
@@ -50,6 +51,11 @@ def want(config: CloudConfig) -> None:
     """Have it checked soon. Asked for twice, it is checked once."""
     if CloudConfig.objects.live().filter(pk=config.pk).update(check_due=Now(), check_asked=Now()):
         live.ring(live.WATCH_CHECKS, *config.live_names())
+
+
+def renew(uuid: UUID) -> None:
+    """Have it checked soon, though nobody waits for that: something in its account has changed."""
+    CloudConfig.objects.live().filter(uuid=uuid).update(check_due=Now())
 
 
 def due() -> set[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
@@ -31,21 +32,45 @@ class OnceForm(forms.Form):
 
 
 class CloudConfigForm(OnceForm):
-    """What every kind of cloud asks for. A kind adds the fields of its own options and credentials, and gives them."""
+    """What every kind of cloud asks for, of a new configuration, or to change one. A kind adds fields, and gives them.
+
+    A field that is called like one of the kind's options is filled in with that. Those of the credentials are named in
+    `sealed`: they are never filled in, and while a configuration has credentials, nothing in them changes nothing.
+    """
 
     kind: ClassVar[CloudConfig.Kind]
     about: ClassVar[str]  # the template of what people should know of this kind
+    sealed: ClassVar[Collection[str]] = ()
+    fixed: ClassVar[str] = ""  # why its name is all that can be changed of one, as a sentence
 
     name = forms.CharField(max_length=80, validators=[plain_line], help_text="As your team will see it.")
 
-    def __init__(self, *args: Any, organization: Organization, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.organization = organization
+    def __init__(
+        self, data: Any = None, *, organization: Organization, config: CloudConfig | None = None, **kwargs: Any
+    ) -> None:
+        if config:
+            kwargs["initial"] = self.filled_in(config) | kwargs.get("initial", {})
+        super().__init__(data, **kwargs)
+        self.organization, self.config = organization, config
         self.others = [form.kind for form in CONFIG_FORMS if form is not type(self)]
+        if config:
+            del self.fields["key"]
+        for name in self.sealed:
+            field = self.fields[name]
+            field.widget = forms.PasswordInput(attrs={"autocomplete": "new-password"})  # never shown, not even again
+            if config and config.credentials:
+                field.required = False
+                field.help_text = f"{field.help_text} Empty: it stays what it is.".strip()
+
+    def filled_in(self, config: CloudConfig) -> dict[str, Any]:
+        """What the fields say of a configuration that is there."""
+        known = {name: value for name, value in config.options.items() if name in self.base_fields}
+        return {name: value for name, value in known.items() if name not in self.sealed} | {"name": config.name}
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
-        if self.is_taken(self.organization.cloud_configs.live(), name):
+        others = self.organization.cloud_configs.live()
+        if self.is_taken(others.exclude(pk=self.config.pk) if self.config else others, name):
             raise forms.ValidationError("There is a cloud configuration of this name.")
         return name
 
@@ -56,7 +81,7 @@ class CloudConfigForm(OnceForm):
 
     @property
     def credentials(self) -> str:
-        """What is sealed, once the form is valid."""
+        """What is sealed, once the form is valid. Empty where none were given: those that are there stay."""
         return ""
 
 
@@ -65,13 +90,28 @@ class LocalConfigForm(CloudConfigForm):
 
     kind = CloudConfig.Kind.LOCAL
     about = "workspaces/_about_local.html"
+    fixed = "What nodes of this computer may do is decided by whoever runs the portal, in its settings."
 
     name = forms.CharField(
         max_length=80, validators=[plain_line], initial="This computer", help_text="As your team will see it."
     )
 
 
-CONFIG_FORMS: list[type[CloudConfigForm]] = [LocalConfigForm]  # of each kind, the one to begin with first
+class MachinesConfigForm(CloudConfigForm):
+    """Nothing more to ask here: its pools are made on its page."""
+
+    kind = CloudConfig.Kind.MACHINES
+    about = "workspaces/_about_machines.html"
+
+    name = forms.CharField(
+        max_length=80, validators=[plain_line], initial="Own machines", help_text="As your team will see it."
+    )
+
+
+CONFIG_FORMS: list[type[CloudConfigForm]] = [
+    LocalConfigForm,
+    MachinesConfigForm,
+]  # of each kind, the one to begin with first
 
 
 def config_form(kind: str) -> type[CloudConfigForm]:
@@ -99,6 +139,7 @@ class WorkspaceForm(OnceForm):
         super().__init__(*args, **kwargs)
         self.organization = organization
         configs = organization.cloud_configs.live().order_by("name")
+        self.configs = configs
         self.fields["cloud_config"].queryset = configs  # type: ignore[attr-defined]
         groups: list[tuple[str, list[tuple[str, str]]]] = []
         for config in configs:
@@ -106,9 +147,15 @@ class WorkspaceForm(OnceForm):
                 groups.append((str(config), [(region.name, region.title) for region in config.regions]))
             except PortalError:
                 continue  # the form says at its field that this configuration has no regions
+        field = self.fields["region"]
+        words = sorted({config.region_word for config in configs})
+        if words == ["Pool"]:
+            field.label, field.help_text = "Pool", "On whose computers its files and clusters will be."
+        elif "Pool" in words:
+            field.label = "Pool or region"
         # Each configuration has regions of its own: of several, they stand under its name.
         choices = groups[0][1] if len(groups) == 1 else groups
-        self.fields["region"].choices = choices  # type: ignore[attr-defined]
+        field.choices = choices  # type: ignore[attr-defined]
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
@@ -131,6 +178,8 @@ class WorkspaceForm(OnceForm):
 
 
 class WorkspaceFilterForm(forms.Form):
+    """What the list is narrowed to, in its address. `configs`: uuid and name of those that may be chosen."""
+
     q = forms.CharField(
         max_length=80,
         required=False,
@@ -150,14 +199,24 @@ class WorkspaceFilterForm(forms.Form):
         required=False,
         widget=forms.Select(attrs={"aria-label": "Status"}),
     )
+    cloud = forms.ChoiceField(required=False, widget=forms.Select(attrs={"aria-label": "Cloud configuration"}))
     sort = forms.ChoiceField(
         choices=[("", "Name"), ("new", "Newest first")],
         required=False,
         widget=forms.Select(attrs={"aria-label": "Order"}),
     )
 
+    def __init__(self, data: Any, *, configs: Sequence[tuple[UUID, str]]) -> None:
+        super().__init__(data)
+        field: Any = self.fields["cloud"]
+        field.choices = [("", "Any cloud configuration"), *((str(uuid), name) for uuid, name in configs)]
+        if len(configs) < 2 and not data.get("cloud"):
+            del self.fields["cloud"]
+
     def narrow(self, rows: WorkspaceQuerySet) -> WorkspaceQuerySet:
         asked = self.cleaned_data
+        if asked.get("cloud"):
+            rows = rows.filter(cloud_config__uuid=asked["cloud"])
         rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
         found = asked["q"]
         return rows.filter(Q(name__icontains=found) | Q(uuid__istartswith=found)) if found else rows
@@ -168,11 +227,11 @@ class WorkspaceFilterForm(forms.Form):
 
 
 class RenameForm(forms.Form):
-    """For a row that has a name of its own among `others`, however it is written."""
+    """For a workspace, which has a name of its own among `others`, however it is written."""
 
     name = forms.CharField(max_length=80, validators=[plain_line])
 
-    def __init__(self, data: Any = None, *, row: CloudConfig | Workspace, others: QuerySet[Any]) -> None:
+    def __init__(self, data: Any = None, *, row: Workspace, others: QuerySet[Any]) -> None:
         super().__init__(data, initial={"name": row.name})
         self.others = others.exclude(pk=row.pk)
 

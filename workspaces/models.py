@@ -21,6 +21,7 @@ from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
 from portal.clouds.local.options import LocalOptions
+from portal.clouds.machines.options import MachinesOptions
 from portal.errors import Refused
 from portal.models import installation
 from portal.states import Badge, State
@@ -29,6 +30,7 @@ from portal.tasks.causes import Explanation, Way
 from portal.tasks.subjects import Subject
 
 _REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
+_ENDS = ("workspaces.delete", "workspaces.forget")  # kinds of tasks that end a workspace
 _FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
 
 
@@ -45,6 +47,7 @@ class CloudConfig(models.Model):
 
     class Kind(models.TextChoices):
         LOCAL = "local", "This computer"
+        MACHINES = "machines", "Own machines"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
@@ -111,6 +114,13 @@ class CloudConfig(models.Model):
             case self.Kind.LOCAL:
                 places = {name: settings.VAR / folder / str(self.uuid) for name, folder in _FOLDERS.items()}
                 return LocalOptions.of({**self.options, **settings.LOCAL_NODES, **places})
+            case self.Kind.MACHINES:
+                return MachinesOptions(self.uuid)
+
+    @property
+    def region_word(self) -> str:
+        """What a region is called there."""
+        return "Pool" if self.kind == self.Kind.MACHINES else "Region"
 
     @property
     def can(self) -> frozenset[clouds.Can]:
@@ -232,6 +242,10 @@ class Workspace(Subject):
         return self.cloud_config.can
 
     @property
+    def region_word(self) -> str:
+        return self.cloud_config.region_word
+
+    @property
     def lock(self) -> tuple[clouds.Store, str] | None:
         return (self.cloud_config.account.store, f"workspaces/{self.uuid}") if clouds.Can.STORE in self.can else None
 
@@ -262,6 +276,16 @@ class Workspace(Subject):
         secrets.seal(self, "login_private", private)
         self.login_public = public
         self.save(update_fields=["login_private", "login_public"])
+
+    def forget_login_key(self) -> None:
+        self.login_private = self.login_public = ""
+        self.save(update_fields=["login_private", "login_public"])
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Its deletion has failed: what it consists of may be out of reach for ever."""
+        last = self.last_task
+        return self.status == self.Status.FAILED and last is not None and last.kind in _ENDS
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]

@@ -8,7 +8,8 @@ from datetime import timedelta
 from accounts import audit
 from portal import ssh
 from portal.clouds import Can
-from portal.errors import Refused
+from portal.errors import PortalError, Refused
+from portal.secrets import CannotDecrypt
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task
 from portal.tasks.plans import Plan, StepPlan
@@ -69,6 +70,24 @@ def check_empty(work: Work) -> None:
         raise Refused("There are clusters in this workspace.", advice="Delete them first.")
 
 
+def look_what_stays(work: Work) -> None:
+    """For whoever has to take it away by hand. A cloud that cannot be asked keeps no workspace."""
+    try:
+        left = work.subject.cloud.leftovers(work.subject.tags())
+    except PortalError as error:
+        work.log(f"The cloud does not say what is left: {error.message}")
+    except CannotDecrypt:
+        work.log("The cloud cannot be asked what is left: the credentials of its configuration cannot be opened.")
+    else:
+        work.log(f"Left where it is: {', '.join(map(str, left))}." if left else "The cloud lists nothing of it.")
+
+
+def forget(work: Work) -> None:
+    with audit.atomic():
+        work.prove()
+        work.subject.forget_login_key()
+
+
 CREATE = Plan(
     "workspaces.create",
     "Create workspace",
@@ -110,6 +129,9 @@ CREATE = Plan(
             needs=Can.FILESYSTEM,
             why="every node of every cluster in here sees it as /shared",
             icon="bi-folder2",
+            taken="Make its folder on the shared path",
+            why_taken="for the workspace's files; only what has its mark is ever deleted",
+            undo_taken="Delete its folder on the shared path",
         ),
     ],
     queue="provision",
@@ -159,5 +181,29 @@ DELETE = Plan(
     undoes_on_cancel=False,
     undoes=CREATE,
     destroys=("The shared filesystem and everything in it", "The network and the portal's key"),
+    gives_back=("Its folder on the shared path, with everything in it", "The portal's key"),
     spares=("Jobs, runs and their output", "The audit"),
+)
+
+# Of one whose deletion has failed: see `actions.forget_workspace`. What stays is a stray that the portal leaves alone.
+FORGET = Plan(
+    "workspaces.forget",
+    "Forget workspace",
+    "forgotten",
+    [
+        StepPlan("look", "Ask the cloud what is there", look_what_stays, icon="bi-search"),
+        StepPlan("forget", "Forget the portal's key", forget, icon="bi-eraser"),
+    ],
+    queue="teardown",
+    during=Status.TERMINATING,
+    begins={Status.FAILED},
+    then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
+    undoes_on_cancel=False,
+    undoes=CREATE,
+    destroys=("The workspace in the portal: nobody can enter it any more, or bring it back", "The portal's key"),
+    spares=(
+        "Whatever of it is in the cloud: nobody takes it away, and the account goes on paying for it",
+        "Jobs, runs and their output",
+        "The audit",
+    ),
 )

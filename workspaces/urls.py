@@ -1,6 +1,6 @@
 from django.urls import path
 
-from workspaces.views import configs, people, workspaces
+from workspaces.views import computers, configs, people, workspaces
 
 urlpatterns = [
     path("cloud-configurations/", configs.cloud_configs, name="cloud-configs"),
@@ -8,6 +8,18 @@ urlpatterns = [
     path("cloud-configurations/<uuid:uuid>/", configs.cloud_config, name="cloud-config"),
     path("cloud-configurations/<uuid:uuid>/check/", configs.check_cloud_config, name="check-cloud-config"),
     path("cloud-configurations/<uuid:uuid>/delete/", configs.remove_cloud_config, name="delete-cloud-config"),
+    path("cloud-configurations/<uuid:uuid>/pools/new/", computers.new_pool, name="new-pool"),
+    path("pools/<uuid:uuid>/", computers.pool, name="pool"),
+    path("pools/<uuid:uuid>/add/", computers.add_computers, name="add-computers"),
+    path("pools/<uuid:uuid>/confirm/", computers.confirm_keys, name="confirm-keys"),
+    path("pools/<uuid:uuid>/check/", computers.check_pool, name="check-pool"),
+    path("pools/<uuid:uuid>/delete/", computers.remove_pool, name="delete-pool"),
+    path("computers/<uuid:uuid>/", computers.computer, name="computer"),
+    path("computers/<uuid:uuid>/check/", computers.check_computer, name="check-computer"),
+    path("computers/<uuid:uuid>/key/", computers.accept_key, name="accept-key"),
+    path("computers/<uuid:uuid>/disable/", computers.disable_computer, name="disable-computer"),
+    path("computers/<uuid:uuid>/enable/", computers.enable_computer, name="enable-computer"),
+    path("computers/<uuid:uuid>/remove/", computers.remove_computer, name="remove-computer"),
     path("workspaces/", workspaces.workspaces, name="workspaces"),
     path("workspaces/new/", workspaces.new_workspace, name="new-workspace"),
     path("workspaces/<uuid:uuid>/", workspaces.workspace, name="workspace"),
@@ -20,4 +32,5 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/tokens/new/", people.new_workspace_token, name="new-workspace-token"),
     path("tokens/<uuid:uuid>/revoke/", people.revoke, name="revoke-token"),
     path("workspaces/<uuid:uuid>/delete/", workspaces.remove_workspace, name="delete-workspace"),
+    path("workspaces/<uuid:uuid>/forget/", workspaces.forget, name="forget-workspace"),
 ]

@@ -54,6 +54,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 reference=data["reference"],
                 command=data["command"],
                 time_limit=data["time_limit"],
+                resumes=data.get("resumes", False),
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -124,10 +125,11 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         return redirect("job", uuid=uuid)
     form = EditJobForm(request.POST or None, workspace=found.workspace, of=found)
     if form.is_valid():
-        names = ("name", "cluster", "git_url", "reference", "command", "time_limit")
+        names = ("name", "cluster", "git_url", "reference", "command", "time_limit", "resumes")
         had_password = bool(found.git_password)
         with refusals_in(form):
-            changed = change_job(found, by=person(request), **{name: form.cleaned_data[name] for name in names})
+            wanted = {name: form.cleaned_data[name] for name in names if name in form.fields}
+            changed = change_job(found, by=person(request), **wanted)
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."

@@ -142,7 +142,7 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def run_with_changes(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _run_for(request, uuid, Can.RUN_JOBS)
+    found = _run_for(request, uuid, Can.RUN_JOBS, "workspace__cloud_config")
     return one_run(request, found.job, found)
 
 

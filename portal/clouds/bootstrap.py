@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from portal.clouds.promises import SSH_CONFIG
+from portal.clouds import promises
 from portal.clouds.types import HostKey
 
 USER = "coxswain"
@@ -56,6 +56,9 @@ AuthorizedKeysFile {keys} .ssh/authorized_keys
 
 _KEYS = "/etc/ssh/coxswain_keys"  # root's: what runs on the node lets nobody else in by it, and nobody out
 
+# Not an `Include` in the system's ssh_config: a file of one user's there ends the `ssh` of all others, root's too.
+_SSH = "#!/bin/sh\n" + promises.ssh("/usr/bin/ssh", 'exec /usr/bin/ssh "$@"') + "\n"
+
 _EACH_BOOT = "/var/lib/cloud/scripts/per-boot/50-coxswain"
 
 # cloud-init mounts before it installs what mounting needs, so the first try of its own may have failed.
@@ -75,7 +78,7 @@ def user_data(boot: Boot) -> str:
     """For cloud-init 22 and newer. Raises `ValueError` where it is longer than clouds take."""
     files = [
         {"path": "/etc/ssh/sshd_config.d/50-coxswain.conf", "content": _SSHD.format(keys=_KEYS)},
-        {"path": "/etc/ssh/ssh_config.d/50-coxswain.conf", "content": f"Include /home/{USER}/{SSH_CONFIG}\n"},
+        {"path": "/usr/local/bin/ssh", "permissions": "0755", "content": _SSH},
         {"path": _KEYS, "content": "".join(f"{key}\n" for key in boot.authorized_keys)},
     ]
     config: dict[str, Any] = {

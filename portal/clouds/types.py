@@ -12,6 +12,7 @@ from portal.errors import Refused
 
 class CloudKind(StrEnum):
     LOCAL = "local"
+    MACHINES = "machines"
 
 
 class Can(StrEnum):
@@ -20,6 +21,7 @@ class Can(StrEnum):
     Asked for all the same, it is `not_here`.
     """
 
+    MAKE = "make"  # make nodes: with the names and host keys that the portal gives them, and disks of their own
     NETWORK = "network"  # make a workspace's network
     FILESYSTEM = "filesystem"  # make a workspace's shared filesystem
     STORE = "store"  # keep objects for the portal
@@ -38,7 +40,10 @@ def not_here(can: Can, cloud: str) -> Refused:
 
 @dataclass(frozen=True)
 class Tags:
-    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
+    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory.
+
+    Each is a uuid. What a workspace itself consists of has the workspace as its `subject`.
+    """
 
     portal: str
     organization: str
@@ -81,6 +86,8 @@ class InstanceType:
     hourly_price: Decimal | None = None  # US dollars; None where nobody charges, or says how much
     architecture: str = "x86_64"
     spot: bool = False  # whether it can be had as a spot node
+    there: int | None = None  # how many nodes there are of it; None: as many as one pays for, or nobody knows
+    free: int | None = None  # and how many of them can be had now
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Quota:
     name: str
     asked: int
     left: int | None  # None: the cloud does not say
+    held_by: tuple[str, ...] = ()  # the subjects of those that have what is missing, one a node, where that is known
 
     @property
     def is_enough(self) -> bool:
@@ -144,9 +152,9 @@ class NodesSpec:
     """What a person asked for: the nodes of ranks 0 … n-1 of a cluster."""
 
     tags: Tags
-    name: str  # a DNS label; nodes are called NAME-0, NAME-1 …
+    name: str  # a DNS label; nodes that are made are called NAME-0, NAME-1 …
     instance_type: str
-    host_keys: tuple[HostKey, ...]  # one a node, by rank
+    host_keys: tuple[HostKey, ...]  # one a node, by rank; of no meaning to a cloud that does not make nodes
     authorized_keys: tuple[str, ...]  # OpenSSH public keys that may sign in; the first is the portal's
     zone: str = ""  # empty: the cloud chooses
     spot: bool = False
@@ -192,6 +200,8 @@ class CloudNode:
     note: str = ""  # what a person should know, e.g. that hostnames are simulated
     door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
     switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
+    host_key: str = ""  # its public one, OpenSSH format, where it has its own and not the one that it was given
+    certificates: tuple[str, ...] = ()  # by which its authorized keys sign in, one each, where its server wants that
     refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
 
     @property
@@ -212,6 +222,7 @@ class Resource:
     id: str
     detail: str = ""
     is_going: bool = False  # it was told to go, and only needs time
+    is_looked_after: bool = False  # the cloud takes it away by itself once that can be done, which may be in days
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}{' (going)' if self.is_going else ''}"

@@ -7,8 +7,8 @@
     signal FOLDER TERM
     look FOLDER      prints how it ended, if it has, whether it was ever started, and the end of what it printed
     sweep NAME=VALUE PATH
-                     ends all that carry this in their environment, whoever has the file PATH open, and what descends
-                     from them; prints how many
+                     ends all that carry this in their environment, whoever has the file PATH open or anything below
+                     it, and what descends from them; prints how many
     wait [MODULE]    < ["start", FOLDER] and so on: waits for its words, as a line of JSON
 
 `boot.py` brings it there. A command is an argv, or `main(argv)` of a module that was brought too; with a secret it is
@@ -376,6 +376,12 @@ def is_alive(folder):
     return lock is None
 
 
+def is_of_an_earlier_boot(folder):
+    """Whether the computer was started again since the command was."""
+    began = json.loads(said(folder / "begun") or "null")
+    return isinstance(began, dict) and began.get("boot") != this_node()["boot"]
+
+
 def observe(folder, at):
     """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
 
@@ -425,7 +431,7 @@ def observe(folder, at):
         if begun and not alive:
             with contextlib.suppress(Unknown):  # it is told in the next round
                 if not there(folder / "exit"):
-                    tell({"gone": True})
+                    tell({"gone": True, "rebooted": is_of_an_earlier_boot(folder)})
                     to.flush()
                     return
             continue
@@ -538,10 +544,14 @@ def carries(pid, mark):
 
 
 def has_open(pid, path):
-    try:
-        return any(os.readlink(entry.path) == path for entry in os.scandir(f"/proc/{pid}/fd"))
-    except OSError:
-        return False
+    places = [f"/proc/{pid}/cwd"]
+    with contextlib.suppress(OSError):
+        places += [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
+    for place in places:
+        with contextlib.suppress(OSError):
+            if f"{os.readlink(place)}/".startswith(f"{path}/"):
+                return True
+    return False
 
 
 def main(words, stream):

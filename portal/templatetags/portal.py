@@ -269,7 +269,7 @@ _SECTIONS = {
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "settings": ("/settings/", "/delete/"),
-    "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/"),
+    "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
     "workspaces": ("/workspaces/",),
 }
 

@@ -10,6 +10,8 @@ import pytest
 
 from portal.clouds import Refused
 from portal.clouds.local import LocalCloud, LocalOptions
+from tests.machines.computers import HOME, SHARED, Computers
+from tests.machines.computers import why_not as no_computers
 
 from . import hands
 
@@ -55,3 +57,21 @@ def local():
                 cloud.delete_nodes(hands.tags(workspace.path.name, cluster.path.name))
         cloud.power_off()
     shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def five_desks():
+    if why := no_computers():
+        pytest.skip(why)
+    with Computers(5) as five:
+        yield five
+
+
+@pytest.fixture
+def desks(five_desks):
+    """Computers of a team, without anything of ours."""
+    yield five_desks
+    for desk in five_desks:
+        desk.path(f"{HOME}/.ssh/authorized_keys").write_text("")
+        desk.run("pkill -9 -u team . || true; rm -rf /tmp/*", user="root")
+    five_desks.computer[0].run(f"rm -rf {SHARED}/*", user="root")

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncssh
 
 from portal import ssh
-from portal.clouds import HostKey, NodesSpec, Tags, WorkspaceSpec
+from portal.clouds import Can, HostKey, NodesSpec, Tags, WorkspaceSpec
 from portal.clouds.local import identity
 from portal.clouds.promises import SSH_CONFIG
 
@@ -45,7 +45,11 @@ def tags(workspace=None, subject=None, portal="portal-1"):
     return Tags(portal, "organization-1", workspace, subject or workspace)
 
 
-def spec(where, nodes=3, *, name="demo", kind="local.1", **more):
+KIND = "local.1"  # of which everything is made, where a test does not say otherwise
+
+
+def spec(where, nodes=3, *, name="demo", kind="", **more):
+    kind = kind or KIND
     keys = tuple(HostKey(private(f"host {rank}"), public(f"host {rank}")) for rank in range(nodes))
     return NodesSpec(where, name, kind, keys, (public("portal"), public("cluster")), **more)
 
@@ -69,9 +73,21 @@ def ask(request, *arguments, seconds=10):
 def deploy(cloud):
     """A workspace with what clusters need. Returns its tags and those of a cluster in it."""
     workspace = tags()
-    ask(cloud.ensure_network, site(workspace))
-    ask(cloud.ensure_filesystem, site(workspace))
+    furnish(cloud, workspace)
     return workspace, tags(workspace.workspace, str(uuid.uuid4()))
+
+
+def furnish(cloud, workspace, **more):
+    """What of a workspace this kind of cloud has."""
+    for can, request in ((Can.NETWORK, cloud.ensure_network), (Can.FILESYSTEM, cloud.ensure_filesystem)):
+        if can in cloud.can:
+            ask(request, site(workspace, **more))
+
+
+def clear(cloud, workspace):
+    for can, request in ((Can.FILESYSTEM, cloud.delete_filesystem), (Can.NETWORK, cloud.delete_network)):
+        if can in cloud.can:
+            ask(request, workspace)
 
 
 def up(cloud, where, nodes):
@@ -86,18 +102,28 @@ def up(cloud, where, nodes):
 
 def connect(node, *, who="portal", host_key=None, user=None):
     where = {"sock": ssh.through(node.door)} if node.door else {"host": node.address, "port": node.port}
+    mine = key(who)
+    if node.certificates:
+        mine = (mine, asyncssh.import_certificate(node.certificates[("portal", "cluster").index(who)]))
+    shown = key(host_key or f"host {node.rank}").convert_to_public()
+    if node.host_key and not host_key:
+        shown = asyncssh.import_public_key(node.host_key)
     return asyncssh.connect(
         **where,
         username=user or node.user,
-        client_keys=[key(who)],
-        known_hosts=([key(host_key or f"host {node.rank}").convert_to_public()], [], []),
+        client_keys=[mine],
+        known_hosts=([shown], [], []),
         config=None,
         agent_path=None,
     )
 
 
-def run(node, command, **options):
+def run(node, command, env=None, **options):
     """Run a command on a node; returns asyncssh's completed process."""
+    if node.certificates:  # as `ssh.Command.on` has it
+        command = "".join(f"export {name}={value}; " for name, value in (env or {}).items()) + command
+    else:
+        options["env"] = env or {}
 
     async def go():
         async with connect(node) as connection:
@@ -123,7 +149,9 @@ def introduce(nodes, cores):
     """What the portal's plans write over SSH before the first run."""
     host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in nodes)
     names = " ".join(node.hostname for node in nodes)
-    known = "".join(f"[{n.private_address}]:{n.port} {public(f'host {n.rank}')}\n" for n in nodes)
+    known = "".join(
+        f"{n.private_address},[{n.private_address}]:{n.port} {n.host_key or public(f'host {n.rank}')}\n" for n in nodes
+    )
     hosts = "".join(f"{node.hostname}:{cores}\n" for node in nodes)
 
     async def write(node):
@@ -133,7 +161,6 @@ def introduce(nodes, cores):
             f'  IdentityFile "{folder}/cluster"\n  IdentitiesOnly yes\n'
             f'  UserKnownHostsFile "{folder}/known_hosts"\n  StrictHostKeyChecking yes\n  BatchMode yes\n'
             "  LogLevel ERROR\n  SendEnv COXSWAIN_RUN\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n"
-            f'Host *\n  Include "{node.home}/.ssh/config"\n'
         )
         async with connect(node) as connection:
             await connection.run(f'mkdir -p -m 700 "{folder}"', check=True)
@@ -141,6 +168,7 @@ def introduce(nodes, cores):
                 (SSH_CONFIG, host_lines + common),
                 (".coxswain/known_hosts", known),
                 (".coxswain/cluster", private("cluster")),
+                (".coxswain/cluster-cert.pub", "\n".join(node.certificates[1:])),
                 ("hostfile", hosts),
             ):
                 await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)

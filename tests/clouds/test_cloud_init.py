@@ -14,7 +14,7 @@ import pytest
 
 from portal.clouds import HostKey
 from portal.clouds.bootstrap import UID, Boot, Mount, user_data
-from portal.clouds.promises import PROMISES
+from portal.clouds.promises import PROMISES, SSH_CONFIG
 
 from . import hands
 
@@ -45,6 +45,10 @@ def test_a_bare_image_becomes_a_node_and_stays_one_when_it_boots_again(tmp_path)
         "test ! -s ~/.ssh/authorized_keys",
         "! sudo -n true 2>/dev/null",
         *(promise.test for promise in PROMISES),
+        # What stands there for others does not matter on the way to a host that is named, and does to any other.
+        f"cd && mkdir -p -m 700 .ssh .coxswain && printf 'Host a-name\\n  User ours\\n' > {SSH_CONFIG} && "
+        "echo Nonsense > .ssh/config && ssh -G a-name | grep -x 'user ours' && ! ssh -G other && "
+        "printf 'User theirs\\n' > .ssh/config && ssh -G other | grep -x 'user theirs'",
     ]
     (tmp_path / "user-data").write_text(user_data(boot))
     (tmp_path / "key").write_text(hands.private("portal"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import timedelta
 from smtplib import SMTPRecipientsRefused
@@ -14,7 +15,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from accounts.models import AuditEvent
-from clusters import idle
+from clusters import idle, watch
 from clusters.actions import (
     edit_cluster,
     pause_cluster,
@@ -32,6 +33,7 @@ from portal.clouds import Can
 from portal.errors import Conflict, PortalError
 from portal.tasks import ledger
 from portal.tasks.models import Task
+from tests.clouds.bad import Refusing
 from tests.clusters.test_bad_clouds import go_on
 from tests.clusters.test_life import cloud, make, nodes  # noqa: F401
 from tests.running import until
@@ -159,17 +161,16 @@ def test_who_was_away_warns_first_and_waits_as_long_as_the_warning_says(tide):
     assert is_now(tide) == "pausing"
 
 
-def test_a_cloud_that_cannot_pause_is_not_asked_to_and_pages_say_so(tide, client, alice, cloud, monkeypatch):  # noqa: F811
+def test_a_cloud_that_cannot_pause_is_not_asked_to_and_no_page_speaks_of_it(tide, client, alice, cloud, monkeypatch):  # noqa: F811
     monkeypatch.setattr("workspaces.models.CloudConfig.can", property(lambda self: frozenset(Can) - {Can.PAUSE}))
     warned_and_due(tide)
     idle.look()
     assert is_now(tide) == "running"
     assert tide.warned is None
     client.force_login(alice)
-    assert "Not here: This computer cannot pause clusters" in page(client, tide)
+    assert "Auto pause" not in page(client, tide)
     form = client.get(reverse("edit-cluster", args=[tide.uuid])).content.decode()
     assert "auto_pause" not in form
-    assert "It has no auto pause" in form
     with pytest.raises(PortalError, match="cannot do this: pause"):
         edit_cluster(tide, {"auto_pause": 30}, by=alice)
 
@@ -388,6 +389,97 @@ def test_an_address_that_a_mail_server_refuses_keeps_no_warning_from_others(
     back(tide, 51)
     idle.send(idle.look())
     assert [message.to[0] for message in mail.outbox] == ["bob@example.org"]
+
+
+def fail_to_pause(tide, cloud):  # noqa: F811
+    warned_and_due(tide)
+    idle.look()
+    cloud.inner = Refusing(cloud.memory)
+    cloud.inner.stop_nodes = cloud.inner._refuse
+    assert go_on(tide).status == "failed"
+
+
+def test_an_auto_pause_that_fails_is_mailed_once_and_on_the_page(client, tide, alice, bob, cloud, mail_goes_out):  # noqa: F811
+    Cluster.objects.filter(pk=tide.pk).update(created_by=bob)
+    fail_to_pause(tide, cloud)
+    mail.outbox.clear()
+    for _ in range(3):
+        idle.send(idle.look())
+    assert sorted(message.to[0] for message in mail.outbox) == ["alice@example.org", "bob@example.org"]
+    assert {message.subject for message in mail.outbox} == {"[Coxswain] Auto pause of tide failed"}
+    assert "The cloud does not accept these credentials." in mail.outbox[0].body
+    assert "its nodes may run still" in mail.outbox[0].body
+    client.force_login(bob)
+    assert "Nobody has asked for it: Pause cluster tide: auto pause after 1 hour" in page(client, tide)
+
+
+def test_a_pause_that_somebody_asked_for_and_that_fails_is_mailed_to_nobody(tide, alice, cloud, mail_goes_out):  # noqa: F811
+    pause_cluster(tide, by=alice)
+    cloud.inner = Refusing(cloud.memory)
+    cloud.inner.stop_nodes = cloud.inner._refuse
+    assert go_on(tide).status == "failed"
+    assert idle.look() == []
+
+
+def test_another_failure_of_the_same_cluster_is_another_mail(tide, alice, cloud, mail_goes_out):  # noqa: F811
+    fail_to_pause(tide, cloud)
+    assert len(idle.look()) == 1
+    cloud.inner = cloud.memory
+    repair_cluster(tide, by=alice)
+    assert go_on(tide).status == "finished"
+    assert idle.look() == []
+    fail_to_pause(tide, cloud)
+    assert len(idle.look()) == 1
+
+
+def test_what_is_wrong_with_one_cluster_keeps_no_timer_of_others(tide, make, monkeypatch, caplog):  # noqa: F811
+    other = timed(make(name="ebb"))
+    back(tide, 51)
+    back(other, 51)
+    idle.look()
+    act = idle._act
+
+    def breaks(cluster, timer):
+        if cluster == tide:
+            raise ZeroDivisionError
+        act(cluster, timer)
+
+    monkeypatch.setattr(idle, "_act", breaks)
+    back(tide, 10)
+    back(other, 10)
+    idle.look()
+    assert (is_now(tide), is_now(other)) == ("running", "pausing")
+    assert f"the timers of cluster {tide.uuid}" in caplog.text
+
+
+def test_mails_that_the_server_does_not_take_are_sent_again_and_given_up_in_the_end(
+    tide, mail_goes_out, monkeypatch, caplog
+):
+    tries = []
+
+    deliver = EmailBackend.send_messages
+
+    def away(self, messages):
+        tries.append(messages)
+        if len(tries) != 3:
+            raise ConnectionRefusedError
+        return deliver(self, messages)
+
+    monkeypatch.setattr(EmailBackend, "send_messages", away)
+    monkeypatch.setattr(watch, "RESEND", (0.0, 0.0, 0.0))
+    back(tide, 51)
+    mails = idle.look()
+    asyncio.run(watch._send(mails))
+    assert (len(tries), len(mail.outbox)) == (3, 1)
+    asyncio.run(watch._send(mails))
+    assert "1 mails of timers were not sent, and are given up" in caplog.text
+    assert len(mail.outbox) == 1
+
+
+def test_what_nobody_has_thought_of_while_mails_are_sent_is_in_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(idle, "send", lambda mails: 1 / 0)
+    asyncio.run(watch._send([mail.EmailMessage()]))
+    assert "ZeroDivisionError" in caplog.text
 
 
 # Pages

@@ -16,7 +16,7 @@ from portal.clouds import HostKey, NodesSpec, Passing, Tags, WorkspaceSpec
 from portal.models import installation
 from portal.tasks.models import Output, Task
 from tests.clouds.bad import AccountOf, MemoryCloud
-from workspaces.models import CloudConfig, Stray
+from workspaces.models import CloudConfig, Stray, Workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
 
@@ -63,6 +63,31 @@ def test_what_has_a_row_is_no_stray(tide, this_computer, cloud):
     look(this_computer, Stray.PATIENCE)
     assert not Stray.objects.exists()
     assert len(cloud.nodes(tide.tags)) == 2
+
+
+def test_a_cloud_in_which_nothing_of_ours_should_be_is_asked_seldom(lab, this_computer, cloud, monkeypatch):
+    asked, looks, stop = [], iter(range(2 * watch.SELDOM)), Exception("enough")
+    owners = cloud.owners
+
+    async def next_look(seconds):
+        if next(looks, None) is None:
+            raise stop
+
+    def look_at_all():
+        with pytest.raises(Exception, match="enough"):
+            asyncio.run(watch.CloudWatcher().look_after(this_computer.pk))
+
+    monkeypatch.setattr(cloud, "owners", lambda portal: asked.append(1) or owners(portal))
+    monkeypatch.setattr(watch.asyncio, "sleep", next_look)
+    Workspace.objects.update(status="terminated")
+    cloud.delete_filesystem(lab.tags())
+    cloud.delete_network(lab.tags())
+    look_at_all()
+    assert len(asked) == 3
+    make_nodes(cloud, lab.tags(uuid.uuid4()))
+    looks = iter(range(3))
+    look_at_all()
+    assert len(asked) == 3 + 4, "something is there after all: it is looked at until it is gone"
 
 
 def test_nodes_of_a_cluster_that_is_gone_are_told_and_then_ended(client, alice, tide, this_computer, cloud, harbor):
@@ -113,6 +138,20 @@ def test_a_cluster_that_nobody_knows_is_ended_and_one_of_another_portal_is_not_s
     assert {stray.subject for stray in Stray.objects.all()} == {unknown.subject, odd.subject}
     look(this_computer, Stray.PATIENCE)
     assert [bool(cloud.nodes(tags)) for tags in (unknown, theirs, odd)] == [False, True, False]
+
+
+def test_what_stays_of_a_workspace_that_was_forgotten_is_told_and_never_ended_by_itself(lab, this_computer, cloud):
+    Workspace.objects.update(status="terminated")
+    lab.tasks.create(
+        kind="workspaces.forget", title="x", queue="teardown", output=Output.objects.create(), status="finished"
+    )
+    look(this_computer)
+    look(this_computer, Stray.PATIENCE)
+    look(this_computer, Stray.PATIENCE)
+    stray = Stray.objects.get()
+    assert (stray.name, stray.ended) == ("The workspace lab, which was forgotten", None)
+    assert "leaves it alone" in stray.outlook
+    assert cloud.filesystems
 
 
 def test_what_a_task_has_not_done_with_is_left_to_it(tide, alice, this_computer, cloud):

@@ -5,15 +5,24 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.forms import CharField
 from django.urls import reverse
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import AuditEvent, Membership
 from portal.errors import Conflict, Passing, PortalError, Taken
+from portal.secrets import unseal
 from tests.clouds.bad import AccountOf, MemoryCloud
 from tests.conftest import person
 from tests.web import words
-from workspaces.actions import create_cloud_config, create_workspace, delete_cloud_config, rename
+from workspaces import forms
+from workspaces.actions import (
+    change_cloud_config,
+    create_cloud_config,
+    create_workspace,
+    delete_cloud_config,
+    rename,
+)
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 
@@ -56,11 +65,10 @@ def test_a_name_that_differs_only_in_how_it_is_written_is_taken(client, harbor, 
     client.force_login(alice)
     create_cloud_config(harbor, name="Other", kind="local", by=alice)
     Workspace.objects.create(organization=harbor, cloud_config=this_computer, name="Other", region="x", status="ready")
-    for address in (
-        reverse("workspace-settings", args=[lab.uuid]),
-        reverse("cloud-config", args=[this_computer.uuid]),
-    ):
-        assert "Another one has this name." in words(client.post(address, {"name": name}))
+    address = reverse("workspace-settings", args=[lab.uuid])
+    assert "Another one has this name." in words(client.post(address, {"name": name}))
+    page = words(client.post(reverse("cloud-config", args=[this_computer.uuid]), {"name": name}))
+    assert "There is a cloud configuration of this name." in page
     page = words(client.post(reverse("new-cloud-config"), {"name": name, "kind": "local"}))
     assert "There is a cloud configuration of this name." in page
 
@@ -79,6 +87,87 @@ def test_a_row_may_change_how_its_own_name_is_written(client, lab, alice):
     client.post(reverse("workspace-settings", args=[lab.uuid]), {"name": "LAB"})
     lab.refresh_from_db()
     assert lab.name == "LAB"
+
+
+def test_of_this_computer_the_name_is_all_that_can_be_changed(client, this_computer, alice):
+    client.force_login(alice)
+    address = reverse("cloud-config", args=[this_computer.uuid])
+    page = words(client.get(address))
+    assert "is decided by whoever runs the portal" in page
+    assert "is changed: name." in words(client.post(address, {"name": "Here", "root": "/etc"}, follow=True))
+    this_computer.refresh_from_db()
+    assert (this_computer.name, this_computer.options, this_computer.check_asked) == ("Here", {}, None)
+    entry = AuditEvent.objects.get(verb="changed")
+    assert (entry.before, entry.after) == ({"name": "This computer"}, {"name": "Here"})
+    client.post(address, {"name": "Here"})
+    assert AuditEvent.objects.filter(verb="changed").count() == 1, "nothing was different"
+
+
+class OtherForm(forms.CloudConfigForm):
+    kind = CloudConfig.Kind.LOCAL
+    about = "workspaces/_about_local.html"
+    sealed = ("secret",)
+    tenant_id = CharField()
+    secret = CharField()
+
+    @property
+    def options(self):
+        return {"tenant_id": self.cleaned_data["tenant_id"]}
+
+    @property
+    def credentials(self):
+        return self.cleaned_data["secret"]
+
+
+@pytest.fixture
+def theirs(harbor, alice, monkeypatch):
+    monkeypatch.setattr(forms, "CONFIG_FORMS", [OtherForm])
+    options = {"tenant_id": "t-1", "kept": True}
+    return create_cloud_config(harbor, name="Ours", kind="local", by=alice, options=options, credentials="s3cret")
+
+
+def test_options_of_a_kind_are_changed_on_its_page_and_compared_by_value(client, theirs, alice):
+    client.force_login(alice)
+    address = reverse("cloud-config", args=[theirs.uuid])
+    page = words(client.get(address))
+    assert 'value="t-1"' in page
+    assert "s3cret" not in page
+    client.post(address, {"name": "Ours", "tenant_id": "t-2", "secret": ""})
+    theirs.refresh_from_db()
+    assert theirs.options == {"tenant_id": "t-2", "kept": True}
+    assert unseal(theirs, "credentials") == "s3cret", "an empty field leaves them"
+    assert theirs.check_asked, "its account is asked anew"
+    entry = AuditEvent.objects.get(verb="changed")
+    assert (entry.before, entry.after) == ({"tenant id": "t-1"}, {"tenant id": "t-2"})
+    client.post(address, {"name": "Ours", "tenant_id": "t-2", "secret": "s3cret"})
+    assert AuditEvent.objects.filter(verb="changed").count() == 1, "nothing was different"
+
+
+def test_credentials_are_replaced_and_shown_nowhere(client, theirs, alice):
+    client.force_login(alice)
+    address = reverse("cloud-config", args=[theirs.uuid])
+    said = words(client.post(address, {"name": "Ours", "tenant_id": "t-1", "secret": "n3w"}, follow=True))
+    assert "Ours is changed: credentials." in said
+    assert "n3w" not in said
+    theirs.refresh_from_db()
+    assert unseal(theirs, "credentials") == "n3w"
+    entry = AuditEvent.objects.get(verb="changed")
+    assert (entry.before, entry.after) == ({}, {"credentials": "others"})
+    assert "n3w" not in words(client.post(address, {"name": "", "tenant_id": "t-1", "secret": "n3w"}))
+
+
+def test_credentials_that_no_key_opens_any_more_can_be_given_again(client, theirs, alice):
+    CloudConfig.objects.filter(pk=theirs.pk).update(credentials="v1:of another key:AAAA")
+    client.force_login(alice)
+    client.post(reverse("cloud-config", args=[theirs.uuid]), {"name": "Ours", "tenant_id": "t-1", "secret": "s3cret"})
+    theirs.refresh_from_db()
+    assert unseal(theirs, "credentials") == "s3cret"
+
+
+def test_a_configuration_that_was_deleted_meanwhile_is_not_changed(theirs, alice):
+    delete_cloud_config(theirs, by=alice)
+    with pytest.raises(Conflict, match="was deleted"):
+        change_cloud_config(theirs, name="Ours", credentials="n3w", by=alice)
 
 
 def test_a_cloud_configuration_is_deleted_when_no_workspace_uses_it(client, harbor, lab, this_computer, alice):

@@ -11,16 +11,18 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.actions import delete_organization
+from accounts.models import AuditEvent
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import create_job
 from portal.clouds import Identity, Permission, Refused
 from portal.errors import Conflict, PortalError
-from portal.tasks import ledger
+from portal.secrets import CannotDecrypt
+from portal.tasks import ledger, output
 from portal.tasks.models import Task
-from tests.clouds.bad import AccountOf, MemoryCloud
+from tests.clouds.bad import AccountOf, MemoryCloud, Refusing
 from tests.web import words
 from workspaces import checks, forms
-from workspaces.actions import delete_workspace, update_workspace
+from workspaces.actions import delete_workspace, forget_workspace, update_workspace
 from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.watch import CheckWatcher
 
@@ -76,6 +78,21 @@ def test_what_is_looked_for_is_in_the_address(client, harbor, this_computer, ali
     assert found(f"q={str(risk.uuid)[:8]}") == found(f"q={risk.uuid}") == ["risk"]
     assert found("sort=new") == ["risk", "oceanic", "ocean"]
     assert "No workspace is like this." in words(client.get("/workspaces/?q=nothing"))
+
+
+def test_workspaces_are_found_by_their_cloud_configuration(client, harbor, lab, this_computer, alice, bob):
+    other = CloudConfig.objects.create(organization=harbor, name="The cellar", kind="local")
+    Workspace.objects.create(organization=harbor, cloud_config=other, name="risk", region="x", status="ready")
+    client.force_login(alice)
+    page = client.get(f"/workspaces/?cloud={other.uuid}")
+    assert [one.name for one in page.context["workspaces"]] == ["risk"]
+    assert "Show all" in words(page)
+    assert [one.name for one in client.get("/workspaces/?cloud=").context["workspaces"]] == ["lab", "risk"]
+    client.force_login(bob)
+    page = words(client.get("/workspaces/"))
+    assert "The cellar" not in page, "nobody hears of what they see no workspace of"
+    assert 'name="cloud"' not in page, "there is nothing to choose"
+    assert not client.get(f"/workspaces/?cloud={other.uuid}").context["workspaces"]
 
 
 def test_a_long_list_has_pages_and_costs_no_more(client, harbor, this_computer, alice):
@@ -192,6 +209,67 @@ def test_a_workspace_with_something_alive_in_it_names_and_links_it(client, lab, 
     assert lab.status == "ready"
 
 
+# One that cannot be deleted
+
+
+def delete_in_vain(lab, alice, cloud, monkeypatch):
+    """Its things are there, and the cloud lets nobody take them away."""
+    cloud.ensure_network(lab.spec)
+    cloud.ensure_filesystem(lab.spec)
+    lab.keep_login_key("a key", "its public half")
+    monkeypatch.setattr(cloud, "delete_filesystem", Refusing(cloud)._refuse)
+    assert do(delete_workspace(lab, by=alice)).status == "failed"
+
+
+def test_one_that_cannot_be_deleted_is_forgotten_by_its_name_and_what_stays_is_told(
+    client, lab, alice, bob, cloud, monkeypatch
+):
+    delete_in_vain(lab, alice, cloud, monkeypatch)
+    address = reverse("forget-workspace", args=[lab.uuid])
+    client.force_login(bob)
+    assert client.post(address, {"name": "lab"}).status_code == 403
+    client.force_login(alice)
+    assert address in words(client.get(reverse("workspace-settings", args=[lab.uuid])))
+    page = words(client.get(address))
+    assert "Whatever of it is in the cloud: nobody takes it away" in page
+    assert "was not forgotten" in words(client.post(address, {"name": "lap"}))
+    client.post(address, {"name": "lab"})
+    task = do(Task.objects.get(kind="workspaces.forget"))
+    assert task.status == "finished"
+    lab.refresh_from_db()
+    assert (lab.status, lab.login_private, lab.login_public) == ("terminated", "", "")
+    assert "Left where it is: " in "".join(piece.data.decode() for piece in output.read(task.output, 0))
+    assert AuditEvent.objects.latest("pk").verb == "forgotten"
+    assert cloud.filesystems, "nobody has taken it away"
+    assert Workspace.objects.create(organization=lab.organization, cloud_config=lab.cloud_config, name="lab").pk
+
+
+def test_only_what_could_not_be_deleted_is_forgotten(client, lab, alice, cloud):
+    with pytest.raises(Conflict, match="only where its deletion has failed"):
+        forget_workspace(lab, by=alice)
+    client.force_login(alice)
+    Workspace.objects.update(status="failed")
+    assert reverse("forget-workspace", args=[lab.uuid]) not in words(
+        client.get(reverse("workspace-settings", args=[lab.uuid]))
+    )
+    with pytest.raises(Conflict, match="only where its deletion has failed"):
+        forget_workspace(lab, by=alice)
+    assert not Task.objects.exists()
+
+
+@pytest.mark.parametrize("trouble", [Refused("This account is closed."), CannotDecrypt()])
+def test_a_cloud_that_cannot_be_asked_keeps_no_workspace(lab, alice, cloud, monkeypatch, trouble):
+    delete_in_vain(lab, alice, cloud, monkeypatch)
+
+    def account(self):
+        raise trouble
+
+    monkeypatch.setattr(CloudConfig, "account", property(account))
+    assert do(forget_workspace(lab, by=alice)).status == "finished"
+    lab.refresh_from_db()
+    assert lab.status == "terminated"
+
+
 # Cloud configurations
 
 
@@ -293,6 +371,7 @@ def test_a_kind_of_cloud_brings_a_form_of_its_own_with_options_and_sealed_creden
     client, harbor, alice, monkeypatch
 ):
     client.force_login(alice)
+    monkeypatch.setattr(forms, "CONFIG_FORMS", [forms.LocalConfigForm])
     assert "tabs" not in words(client.get("/cloud-configurations/new/")).split("<main")[1], "there is only one kind"
 
     class OtherForm(forms.CloudConfigForm):

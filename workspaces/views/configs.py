@@ -16,10 +16,11 @@ from accounts.forms import ConfirmDeleteForm
 from accounts.place import enter_organization, person
 from portal.forms import refusals_in
 from workspaces import checks
-from workspaces.actions import create_cloud_config, delete_cloud_config, rename
-from workspaces.forms import RenameForm, config_form
+from workspaces.actions import change_cloud_config, create_cloud_config, delete_cloud_config
+from workspaces.forms import config_form
 from workspaces.models import CloudConfig, Stray, Workspace
 from workspaces.place import enter_of
+from workspaces.pools import pools_of
 
 STRAYS = 20  # of a cloud configuration, that a page shows
 
@@ -61,6 +62,8 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
             )
             checks.want(config)
             messages.success(request, f"{config.name} is made. Its page says what the cloud says to it.")
+            if config.kind == CloudConfig.Kind.MACHINES:  # of which nothing can be made before it has a pool
+                return redirect(config)
             # without a workspace the dashboard has what comes next
             return redirect("cloud-configs" if organization.workspaces.exists() else "dashboard")
     return render(request, "workspaces/cloud_config_new.html", {"form": form})
@@ -77,30 +80,32 @@ def cloud_config_for(request: HttpRequest, uuid: UUID) -> CloudConfig:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """What it is, what its account says and who uses it; its name can be changed."""
+    """What it is, what its account says and who uses it; by the form of its kind it is changed."""
     found = cloud_config_for(request, uuid)
-    form = RenameForm(request.POST or None, row=found, others=found.organization.cloud_configs.live())
-    if renamed(request, form, found):
-        return redirect("cloud-config", uuid=uuid)
+    form = config_form(found.kind)(request.POST or None, organization=found.organization, config=found)
+    if request.method == "POST" and form.is_valid():
+        with refusals_in(form):
+            if changed := change_cloud_config(
+                found,
+                name=form.cleaned_data["name"],
+                options=form.options,
+                credentials=form.credentials,
+                by=person(request),
+            ):
+                messages.success(request, f"{found} is changed: {', '.join(changed)}.")
+            if changed not in ([], ["name"]):
+                checks.want(found)
+            return redirect("cloud-config", uuid=uuid)
     context = {
         "config": found,
         "form": form,
         "workspaces": found.workspaces.live().order_by("name"),
         "strays": found.strays.there()[: STRAYS + 1],
         "most_strays": STRAYS,
+        "pools": pools_of(found) if found.kind == CloudConfig.Kind.MACHINES else None,
     }
     part = "workspaces/cloud_config.html#live" if request.headers.get("HX-Target") == "config-live" else ""
     return render(request, part or "workspaces/cloud_config.html", context)
-
-
-def renamed(request: HttpRequest, form: RenameForm, row: CloudConfig | Workspace) -> bool:
-    """Whether the form was sent and did it; otherwise it says why not."""
-    if request.method != "POST" or not form.is_valid():
-        return False
-    with refusals_in(form):
-        rename(row, form.cleaned_data["name"], by=person(request))
-        messages.success(request, f"It is called {row.name} now.")
-    return form.is_valid()
 
 
 @require_POST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from django.contrib import messages
@@ -17,32 +17,42 @@ from accounts.access import Can, get_for, may
 from accounts.forms import ConfirmDeleteForm
 from accounts.models import Organization
 from accounts.place import enter_organization, person
+from portal import clouds
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.tasks.causes import explain_task
 from portal.tasks.ledger import why_not_again
 from portal.tasks.models import Step, StepStatus, Task, TaskStatus
+from portal.tasks.plans import Plan
 from workspaces import plans
-from workspaces.actions import alive_in, create_workspace, delete_workspace, update_workspace
+from workspaces.actions import (
+    alive_in,
+    create_workspace,
+    delete_workspace,
+    forget_workspace,
+    rename,
+    update_workspace,
+)
 from workspaces.forms import RenameForm, WorkspaceFilterForm, WorkspaceForm
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
-from workspaces.views.configs import renamed
 
 PAGE = 25
+MOST_CONFIGS = 100  # that the list can be narrowed to
 
 
 @require_safe
 @login_required
 def workspaces(request: HttpRequest) -> HttpResponse:
-    """Those that are there; what is found by name, uuid and status is in the address."""
+    """Those that are there; what is found by name, uuid, status and cloud configuration is in the address."""
     organization = enter_organization(request)
-    form = WorkspaceFilterForm(request.GET)
+    seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
+    configs = seen.values_list("cloud_config__uuid", "cloud_config__name").order_by("cloud_config__name").distinct()
+    form = WorkspaceFilterForm(request.GET, configs=list(configs[:MOST_CONFIGS]))
     page: Page[Workspace] = Page([])
     if form.is_valid():
         inside = Workspace.objects.where(request.user, Can.VIEW).filter(pk=OuterRef("pk"))
-        seen = Workspace.objects.where(request.user, Can.SEE_WORKSPACE).filter(organization=organization)
         rows = behind(form.narrow(seen), cursor_of(request.GET), *form.order, among=seen)
         rows = rows.select_related("cloud_config", "created_by").annotate(inside=Exists(inside))
         page = page_of(rows[: PAGE + 1], PAGE, request.GET)
@@ -52,7 +62,7 @@ def workspaces(request: HttpRequest) -> HttpResponse:
         "workspaces": page.rows,
         **page.context,
         "form": form,
-        "filtered": any(request.GET.get(name) for name in ("q", "status")),
+        "filtered": any(request.GET.get(name) for name in ("q", "status", "cloud")),
     }
     part = "workspaces/workspaces.html#list" if request.headers.get("HX-Target") == "workspace-list" else ""
     return render(request, part or "workspaces/workspaces.html", context)
@@ -92,7 +102,8 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
             )
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
-    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})
+    can = frozenset[clouds.Can]().union(*(config.can for config in form.configs))
+    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE.on(can)})
 
 
 @require_safe
@@ -117,8 +128,11 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST" and not allowed:
         raise PermissionDenied
     form = RenameForm(request.POST or None, row=found, others=found.organization.workspaces.live())
-    if renamed(request, form, found):
-        return redirect("workspace-settings", uuid=uuid)
+    if request.method == "POST" and form.is_valid():
+        with refusals_in(form):
+            rename(found, form.cleaned_data["name"], by=person(request))
+            messages.success(request, f"It is called {found} now.")
+            return redirect("workspace-settings", uuid=uuid)
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     last = tasks[0] if tasks else None
     failed = last if last and last.status == TaskStatus.FAILED else None
@@ -159,12 +173,29 @@ def update_infrastructure(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, "workspaces/workspace_update.html", context)
 
 
-@login_required
-def remove_workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    found = _workspace_of_mine(request, uuid)
-    form = ConfirmDeleteForm(request.POST or None, expected=found.name)
-    if request.method == "POST" and form.is_valid():
-        with refusals_in(form):
-            return redirect("task", uuid=delete_workspace(found, by=person(request)).uuid)
-    context = {"form": form, "workspace": found, "alive": alive_in(found), "plan": plans.DELETE.on(found.can)}
-    return render(request, "workspaces/workspace_delete.html", context)
+def _asking_for_the_name(act: Callable[..., Task], plan: Plan) -> Callable[..., HttpResponse]:
+    """A view whose GET says what will be lost, and whose POST with the workspace's name does it."""
+
+    @require_http_methods(["GET", "HEAD", "POST"])
+    @login_required
+    def view(request: HttpRequest, uuid: UUID) -> HttpResponse:
+        found = _workspace_of_mine(request, uuid)
+        form = ConfirmDeleteForm(request.POST or None, expected=found.name)
+        if request.method == "POST" and form.is_valid():
+            with refusals_in(form):
+                return redirect("task", uuid=act(found, by=person(request)).uuid)
+        context = {
+            "form": form,
+            "workspace": found,
+            "alive": alive_in(found),
+            "plan": plan.on(found.can),
+            "verb": plan.title.split()[0],
+            "is_forgotten": plan is plans.FORGET,
+        }
+        return render(request, "workspaces/workspace_delete.html", context)
+
+    return view
+
+
+remove_workspace = _asking_for_the_name(delete_workspace, plans.DELETE)
+forget = _asking_for_the_name(forget_workspace, plans.FORGET)

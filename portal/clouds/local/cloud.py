@@ -89,7 +89,7 @@ _NETWORK_OF_HOST = f"Runs reach this computer's services. {_PERSONS}"
 
 class LocalCloud:
     kind = CloudKind.LOCAL
-    can = frozenset({Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
+    can = frozenset({Can.MAKE, Can.NETWORK, Can.FILESYSTEM, Can.STORE, Can.PAUSE, Can.SCALE})
     look_in = 0.3
 
     def __init__(

@@ -623,7 +623,9 @@ class _Node:
             return Manner(False, home, options.processes, memory, lambda: None)
         of_user = sum(1 for pid in processes.all_processes() if _is_ours(pid))
         writable = [self.folder.home, self.folder.tmp, self.plan.cluster.shared, *map(Path, _WRITABLE)]
-        shown = (*shims.needed_places(), self.folder.bin, *map(Path, (*self.plan.order.places, *options.shown)))
+        # Hydra gives every rank the PATH of node 0: with its programs out of reach, `hostname` would be the computer's.
+        programs = (self.plan.cluster.node(rank).bin for rank in range(MOST_NODES))
+        shown = (*shims.needed_places(), *programs, *map(Path, (*self.plan.order.places, *options.shown)))
         uv = shims.uv_program()
         client = shims.client_packages() if (self.folder.bin / shims.CLIENT).exists() else []
         readable = [*map(Path, _READABLE), *shown, *client, *([uv] if uv else [])]

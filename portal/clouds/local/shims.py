@@ -10,9 +10,9 @@ from pathlib import Path
 
 import asyncssh
 
+from portal.clouds import promises
 from portal.clouds.local.identity import INSIDE
 from portal.clouds.local.processes import MARK
-from portal.clouds.promises import SSH_CONFIG
 
 USER = "node"  # on nodes with namespaces
 CLIENT = "ssh_client.py"
@@ -131,10 +131,8 @@ def write_programs(folder: Path) -> None:
         )
         client = '"$(dirname "$0")/ssh_client"'
     # ssh takes ~ from the account, which without namespaces is the portal's own
-    looks = "".join(
-        f'[ -f "$HOME/{file}" ] && exec {client} -F "$HOME/{file}" "$@"\n' for file in (SSH_CONFIG, ".ssh/config")
-    )
-    _script(folder / "ssh", f'{looks}exec {client} "$@"')
+    others = f'[ -f "$HOME/.ssh/config" ] && exec {client} -F "$HOME/.ssh/config" "$@"\nexec {client} "$@"'
+    _script(folder / "ssh", promises.ssh(client, others))
     (folder / _SIMULATED / "python").mkdir(parents=True, exist_ok=True)
     _script(folder / _SIMULATED / "hostname", _HOSTNAME)
     (folder / _SIMULATED / "python" / "sitecustomize.py").write_text(_SITECUSTOMIZE)

@@ -1,16 +1,39 @@
-"""Pools and their computers, and which cluster has which."""
+"""Pools and their computers, and which cluster has which.
+
+Whoever locks several of these rows in one transaction has the pool's first and then the computers', by their primary
+keys: `held`. What else is locked comes after them.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
 from portal import secrets
+from portal.clouds.types import Tags
 from portal.states import Badge
+
+SSH = 22
+
+
+def fingerprint(public: str) -> str:
+    """Of a public key in OpenSSH's format: SHA256:…"""
+    if not public:
+        return ""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
+
+class PoolQuerySet(models.QuerySet["Pool"]):
+    def held(self) -> PoolQuerySet:
+        """Locked until the transaction ends."""
+        return self.select_for_update(no_key=True).order_by("pk")
 
 
 class Pool(models.Model):
@@ -26,6 +49,11 @@ class Pool(models.Model):
     key_public = models.TextField()
     key_private = secrets.EncryptedField(editable=False)
     created = models.DateTimeField(auto_now_add=True)
+    check_due = models.DateTimeField(null=True, editable=False)  # when its computers are checked next; see `check`
+    check_asked = models.DateTimeField(null=True, editable=False)  # somebody waits for that since then
+    checked = models.DateTimeField(null=True, editable=False)
+
+    objects = PoolQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint("account", Lower("name"), name="pool_names_unique")]
@@ -35,6 +63,47 @@ class Pool(models.Model):
 
     def belongs_to(self, field: str) -> str:
         return f"{self.account}/pool/{self.uuid}/{field}"
+
+    @property
+    def principal(self) -> str:
+        """Which certificates the computers let in as the account: those that were made for this pool."""
+        return f"coxswain-{self.uuid}"
+
+    @property
+    def authorized_key(self) -> str:
+        """The line of `authorized_keys` by which the account trusts the pool's authority (sshd(8))."""
+        allowed = f'cert-authority,restrict,pty,port-forwarding,principals="{self.principal}"'
+        return f"{allowed} {' '.join(self.key_public.split()[:2])} coxswain {self.name}"
+
+    @property
+    def authorizing(self) -> str:
+        """The command by which the account appends that line."""
+        return (
+            "mkdir -p -m 700 ~/.ssh && "
+            f"echo '{self.authorized_key}' >> ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys"
+        )
+
+
+class ComputerQuerySet(models.QuerySet["Computer"]):
+    def offered(self) -> ComputerQuerySet:
+        """Those that clusters may have, now or once they are given back."""
+        return self.filter(is_disabled=False).exclude(state=Computer.State.NEW)
+
+    def free(self) -> ComputerQuerySet:
+        """As `Computer.is_free`."""
+        return self.filter(is_disabled=False, state=Computer.State.READY, subject="")
+
+    def of(self, tags: Tags) -> ComputerQuerySet:
+        """Those that the cluster has, and those that it has given back and that are not swept yet."""
+        return self.filter(**vars(tags)).order_by("rank", "pk")
+
+    def as_taken(self, computer: Computer) -> ComputerQuerySet:
+        """This one, if nobody has given it back since it was read: its cluster may have had it twice."""
+        return self.filter(pk=computer.pk, subject=computer.subject, taken=computer.taken)
+
+    def held(self) -> ComputerQuerySet:
+        """Locked until the transaction ends."""
+        return self.select_for_update(of=("self",), no_key=True).order_by("pk")
 
 
 class Computer(models.Model):
@@ -56,7 +125,7 @@ class Computer(models.Model):
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     pool = models.ForeignKey(Pool, models.CASCADE, related_name="computers")
     address = models.CharField(max_length=253)
-    port = models.PositiveIntegerField(default=22)
+    port = models.PositiveIntegerField(default=SSH)
     hostname = models.CharField(max_length=64, blank=True)  # as it says itself; empty until it was checked
     state = models.CharField(max_length=10, choices=State, default=State.NEW)
     is_disabled = models.BooleanField(default=False)  # by an administrator: no cluster gets it any more
@@ -71,6 +140,8 @@ class Computer(models.Model):
     boot_id = models.CharField(max_length=40, blank=True)  # of the kernel: another one after a reboot
     checked = models.DateTimeField(null=True, editable=False)
     seen = models.DateTimeField(null=True, editable=False)  # when it last answered
+    silence = models.CharField(max_length=300, blank=True)  # what came instead of an answer the last time, if any did
+    load = models.FloatField(null=True)  # of the last minute, as it said when it last answered
     created = models.DateTimeField(auto_now_add=True)
 
     # Who has it, as the tags of the cluster say. All of them empty: nobody.
@@ -80,8 +151,21 @@ class Computer(models.Model):
     subject = models.CharField(max_length=80, blank=True, db_index=True)
     rank = models.PositiveIntegerField(null=True)
     taken = models.DateTimeField(null=True, editable=False)
+    # By which the keys of the cluster sign in, in their order, with the keys; empty until the node is prepared.
+    certificates = models.JSONField(default=list, editable=False)
     # It was given back while it did not answer: it stays taken until what is ours was ended and removed on it.
     is_leaving = models.BooleanField(default=False)
+    left = models.DateTimeField(null=True, editable=False)  # when it was given back
+    FREE: ClassVar[dict[str, Any]] = {
+        **dict.fromkeys(("portal", "organization", "workspace", "subject"), ""),
+        "rank": None,
+        "taken": None,
+        "certificates": [],
+        "is_leaving": False,
+        "left": None,
+    }
+
+    objects = ComputerQuerySet.as_manager()
 
     class Meta:
         ordering: ClassVar[list[str]] = ["hostname", "address", "pk"]
@@ -98,15 +182,56 @@ class Computer(models.Model):
         return self.hostname or self.address
 
     @property
+    def fingerprint(self) -> str:
+        """Of its confirmed host key, as `ssh-keygen -l` shows it; empty where there is none."""
+        return fingerprint(self.host_public)
+
+    @property
+    def fingerprint_shown(self) -> str:
+        """Of the one that it shows, if that is another one."""
+        return fingerprint(self.host_shown)
+
+    @property
+    def key_kind(self) -> str:
+        """Of the key that it shows, as `ssh-keygen -l` calls it."""
+        kind = self.host_shown.split()[0] if self.host_shown else ""
+        return {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA"}.get(kind, "ECDSA" if "ecdsa" in kind else kind)
+
+    @property
+    def where(self) -> str:
+        """Its address, with the port where that is not SSH's own."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return address if self.port == SSH else f"{address}:{self.port}"
+
+    @property
     def is_taken(self) -> bool:
         return bool(self.subject)
+
+    @property
+    def is_free(self) -> bool:
+        """A cluster may take it now."""
+        return self.state == self.State.READY and not self.is_disabled and not self.is_taken
+
+    @property
+    def is_lost(self) -> bool:
+        """It does not answer, or is not who it was: a cluster that has it may have another one instead."""
+        return self.state == self.State.AWAY or bool(self.host_shown)
+
+    @property
+    def tags(self) -> Tags:
+        """Of the cluster that has it."""
+        return Tags(self.portal, self.organization, self.workspace, self.subject)
 
     @property
     def badge(self) -> Badge:
         if self.is_disabled:
             return Badge.gone("DISABLED")
+        if self.is_leaving:
+            return Badge.warning("LEAVING", "bi-question-circle-fill")
         if self.is_taken and self.state == self.State.READY:
             return Badge.working("IN USE")
+        if self.state == self.State.NEW and self.host_public:
+            return Badge.working("CHECKING")
         return self.PAGE[self.state]
 
 

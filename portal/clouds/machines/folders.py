@@ -1,0 +1,242 @@
+"""What is ours on a computer: folders below a pool's base, on the shared path, and what is in them.
+
+    BASE/WORKSPACE/                          what nodes have as `shared`
+    BASE/WORKSPACE/.coxswain-workspace       the marker: whose it is, in JSON
+    BASE/WORKSPACE/.nodes/CLUSTER/enter      through which everything goes that is begun on a node
+    BASE/WORKSPACE/.nodes/CLUSTER/names/     the rank of each computer, by its hostname
+    BASE/WORKSPACE/.nodes/CLUSTER/RANK/      the home of a node, with our `ssh` in its `.bin`
+    /tmp/coxswain-CLUSTER/                   what is temporary, on each computer's own disk
+
+The certificates of the portal and of a cluster's own key force `enter`: whoever signs in with one gets no further once
+it is gone, and no login shell ever reads what they want to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+
+from portal import ssh
+from portal.clouds.machines.models import Computer, Pool
+from portal.clouds.promises import OPTIONS, SSH_CONFIG
+from portal.clouds.types import Tags
+from portal.errors import Refused
+
+MARKER = ".coxswain-workspace"
+MARK = "COXSWAIN_LENT_TO"  # in the environment of all that runs for a cluster: its uuid
+_PLAIN = re.compile(r"/[A-Za-z0-9._/+-]{1,250}")  # means the same to every login shell
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+
+# Exit statuses of our scripts that are not those of what they call.
+NO_WORKSPACE, NOT_OURS, OTHER_NAME = 81, 82, 83
+
+
+@dataclass(frozen=True)
+class Place:
+    """A pool's folder of a workspace. Raises `Refused` for what would be read as something else than a path."""
+
+    base: str
+    workspace: str
+
+    @classmethod
+    def of(cls, pool: Pool, tags: Tags) -> Place:
+        if not _PLAIN.fullmatch(pool.base) or ".." in pool.base.split("/"):
+            raise Refused(
+                f"The base folder of the pool {pool} cannot be used.",
+                evidence=pool.base,
+                advice="Give the pool one of letters, digits and - _ . + alone.",
+            )
+        return cls(pool.base.rstrip("/"), _name(tags.workspace))
+
+    @property
+    def shared(self) -> str:
+        return f"{self.base}/{self.workspace}"
+
+    def cluster(self, tags: Tags) -> str:
+        return f"{self.shared}/.nodes/{_name(tags.subject)}"
+
+    def home(self, tags: Tags, rank: int) -> str:
+        return f"{self.cluster(tags)}/{rank}"
+
+    def enter(self, tags: Tags) -> str:
+        """The command that certificates of the cluster force."""
+        return f"/bin/sh {self.cluster(tags)}/enter"
+
+
+def temporary(tags: Tags) -> str:
+    return f"/tmp/coxswain-{_name(tags.subject)}"  # noqa: S108 (it is made for us alone, or not used)
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise Refused("This is no name of a folder.", evidence=text[:80])
+    return text
+
+
+def marker(tags: Tags) -> str:
+    return json.dumps({"portal": tags.portal, "organization": tags.organization, "workspace": tags.workspace})
+
+
+def owner(text: str) -> Tags | None:
+    """Whose a folder with this marker is; None where the text is none."""
+    try:
+        found = json.loads(text)
+        tags = Tags(found["portal"], found["organization"], found["workspace"], found["workspace"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return tags if all(isinstance(value, str) for value in vars(tags).values()) else None
+
+
+def making(place: Place) -> str:
+    """The command that makes the workspace's folder of a marker that comes in; if it is there, it must have the same.
+
+    The folder is there with its marker or not at all.
+    """
+    shared, draft = shlex.quote(place.shared), shlex.quote(f"{place.base}/.new-{place.workspace}")
+    return f"""umask 077; set -e
+mkdir -p {shlex.quote(place.base)}
+rm -rf {draft}; mkdir {draft}; cat > {draft}/{MARKER}
+if test ! -e {shared}; then mv {draft} {shared}; exit 0; fi
+cmp -s {draft}/{MARKER} {shared}/{MARKER} && same=0 || same={NOT_OURS}
+rm -rf {draft}; exit $same"""
+
+
+def removing(place: Place) -> str:
+    """The command that removes the folder if its marker is the one that comes in. It prints what is left after a while.
+
+    It is moved aside first: nothing begins on half of it, and what could not be removed now is found again.
+    """
+    shared, aside = shlex.quote(place.shared), shlex.quote(f"{place.base}/.removed-{place.workspace}")
+    return f"""wanted=$(cat)
+if test -d {shared} && test ! -e {aside}; then
+  test "$(cat {shared}/{MARKER} 2>/dev/null)" = "$wanted" || exit {NOT_OURS}
+  mv {shared} {aside} || exit 1
+fi
+timeout 30 rm -rf {aside} 2>/dev/null || {{ chmod -R u+rwx {aside}; timeout 15 rm -rf {aside}; }}
+test ! -e {aside} || echo left"""
+
+
+def looking(place: Place) -> str:
+    """The command that prints the marker of the workspace's folder, if it is there."""
+    aside = f"{place.base}/.removed-{place.workspace}"
+    return (
+        f"cat {shlex.quote(place.shared)}/{MARKER} 2>/dev/null || cat {shlex.quote(aside)}/{MARKER} 2>/dev/null; true"
+    )
+
+
+def listing(base: str) -> str:
+    """The command that prints all markers below a base, a line each."""
+    return (
+        f"for found in {shlex.quote(base.rstrip('/'))}/*/{MARKER}; do test ! -f $found || {{ cat $found; echo; }}; done"
+    )
+
+
+def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[str, bytes]:
+    """The command that makes a node of a computer, and what it reads. It prints the kernel's boot id."""
+    cluster, home = place.cluster(tags), place.home(tags, rank)
+    name = shlex.quote(computer.hostname)
+    # All computers write the same at once: each has a draft of its own.
+    texts = {f"{home}/.enter": _enter(place, tags).encode(), f"{home}/.bin/ssh": _SSH.encode()}
+    steps = [
+        f'test "$(uname -n)" = {name} || {{ uname -n; exit {OTHER_NAME}; }}',
+        f"test -f {place.shared}/{MARKER} || exit {NO_WORKSPACE}",
+        f"umask 077 && mkdir -p {home}/.bin {cluster}/names && echo {rank} > {cluster}/names/{name}",
+        *(ssh.writing(path, "700", size=len(text)) for path, text in texts.items()),
+        f"mv -f {home}/.enter {cluster}/enter",
+        "cat /proc/sys/kernel/random/boot_id",
+    ]
+    return " && ".join(steps), b"".join(texts.values())
+
+
+def clearing(place: Place, tags: Tags, computer: Computer, *, home: bool) -> str:
+    """The command that removes what a node has on its computer, with its `home` or, where another has that, without.
+
+    The last one takes the cluster's folder with it.
+    """
+    cluster = place.cluster(tags)
+    gone = [f"{cluster}/names/{shlex.quote(computer.hostname)}", temporary(tags)]
+    gone += [place.home(tags, computer.rank or 0)] if home else []
+    return f"""for found in {" ".join(gone)}; do
+  rm -rf $found 2>/dev/null || {{ chmod -R u+rwx $found; rm -rf $found; }} || exit 1
+done
+test ! -d {cluster} || ls -d {cluster}/[0-9]* >/dev/null 2>&1 || rm -rf {cluster}"""
+
+
+def _enter(place: Place, tags: Tags) -> str:
+    return f"""#!/bin/sh
+# Written by the portal. All that it and the other nodes of a cluster begin on this computer goes through here.
+here={place.cluster(tags)}
+read -r name </proc/sys/kernel/hostname
+if ! read -r rank 2>/dev/null <"$here/names/$name"; then
+  echo "The computer $name is no node of this cluster." >&2
+  exit 254
+fi
+HOME=$here/$rank
+TMPDIR={temporary(tags)}
+test -d "$TMPDIR" || mkdir -m 700 "$TMPDIR" 2>/dev/null
+if test ! -O "$TMPDIR" || test -L "$TMPDIR"; then  # somebody else was there before us
+  TMPDIR=$HOME/.tmp
+  test -d "$TMPDIR" || mkdir -m 700 "$TMPDIR"
+fi
+PATH=$HOME/.bin:${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin
+{MARK}={tags.subject}
+HYDRA_LAUNCHER=ssh
+export HOME TMPDIR PATH {MARK} HYDRA_LAUNCHER
+unset XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_RUNTIME_DIR ENV BASH_ENV
+cd "$HOME" || exit 254
+if test -n "$SSH_ORIGINAL_COMMAND"; then
+  command=$SSH_ORIGINAL_COMMAND
+  unset SSH_ORIGINAL_COMMAND
+  exec /bin/sh -c "$command"
+fi
+if command -v bash >/dev/null; then exec bash -i; fi
+exec /bin/sh -i
+"""
+
+
+# What has a run's mark in its environment takes it along to the other nodes, whose servers take no variables.
+_SSH = f"""#!/bin/sh
+# Written by the portal: ssh to the other nodes of the cluster, by its key; to other hosts, as ever.
+own=${{0%/*}}
+home=${{own%/.bin}}
+config=$home/{SSH_CONFIG}
+real=/usr/bin/ssh
+IFS=:
+for place in $PATH; do
+  if test "$place" != "$own" && test -x "$place/ssh"; then real=$place/ssh; break; fi
+done
+unset IFS
+skip_options() {{
+  shift "$1"
+  OPTIND=1
+  while getopts {OPTIONS} option; do :; done 2>/dev/null
+}}
+skip_options 1 "$@"
+at=$OPTIND
+eval "host=\\${{$at-}}"
+host=${{host##*@}}
+is_node=
+if test -O "$config"; then
+  while read -r word names; do
+    test "$word" = Host && case " $names " in *" $host "*) is_node=1; break ;; esac
+  done <"$config"
+fi
+if test -z "$is_node"; then
+  if test -f "$home/.ssh/config"; then exec "$real" -F "$home/.ssh/config" "$@"; fi
+  exec "$real" "$@"
+fi
+
+# OpenSSH takes options behind the host, too; the command is what follows.
+skip_options $((at + 1)) "$@"
+before=$((at + OPTIND - 1)) all=$#
+if test -z "$COXSWAIN_RUN" || test "$before" -ge "$all"; then exec "$real" -F "$config" "$@"; fi
+n=0 command=''
+for word do
+  n=$((n + 1))
+  if test "$n" -le "$before"; then set -- "$@" "$word"; else command="$command $word"; fi
+done
+shift "$all"
+exec "$real" -F "$config" "$@" "export COXSWAIN_RUN=$COXSWAIN_RUN;$command"
+"""
