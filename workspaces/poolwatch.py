@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 from django.db import DatabaseError
 from django.db.models import Q, QuerySet
+from django.utils.timezone import now
 
 from portal import ssh
+from portal.clouds.machines import answers as saying
 from portal.clouds.machines import certificates, leaving, standing
 from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
@@ -29,7 +32,9 @@ LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
 NO_KEY = "The portal cannot open the pool's key. Ask whoever runs this portal."
-AT_ONCE = 32  # computers of a pool that are asked at a time
+AT_ONCE = 16  # computers of a pool that are asked at a time: those of another one do not wait for them
+# After it was added, a computer is asked for its key all the time; later, as often as it is checked.
+ASKED_FOR_KEYS = timedelta(hours=1)
 
 
 class PoolCheckWatcher(SharingWatcher):
@@ -62,7 +67,6 @@ class ComputerWatcher(SharingWatcher):
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
-        self.turns = asyncio.Semaphore(AT_ONCE)
 
     async def wanted(self) -> set[int]:
         return await LEASES(_watched)()
@@ -72,20 +76,22 @@ class ComputerWatcher(SharingWatcher):
             pool, new, computers = await DATABASE(_to_check)(pk)
             if pool is None:
                 return
-            await _look_for_keys(pool, [one for one in new if not one.host_shown])
+            since = now() - ASKED_FOR_KEYS
+            await _look_for_keys(pool, [one for one in new if not one.host_shown and one.created > since])
             await self._look(pool, computers)
             await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
+        turns = asyncio.Semaphore(AT_ONCE)
         try:
             hosts = [certificates.host(pool, one) for one in computers]
         except CannotDecrypt:
             silent = {one.pk: NO_KEY for one in computers}
         else:
             asked = zip(computers, hosts, strict=True)
-            await asyncio.gather(*(self._ask(one, host, answers, silent) for one, host in asked))
+            await asyncio.gather(*(self._ask(turns, one, host, answers, silent) for one, host in asked))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
@@ -97,14 +103,19 @@ class ComputerWatcher(SharingWatcher):
             await DATABASE(_ring)(pool)
 
     async def _ask(
-        self, computer: Computer, host: ssh.Host, answers: dict[int, tuple[str, float]], silent: dict[int, str]
+        self,
+        turns: asyncio.Semaphore,
+        computer: Computer,
+        host: ssh.Host,
+        answers: dict[int, tuple[str, float]],
+        silent: dict[int, str],
     ) -> None:
-        async with self.turns:
+        async with turns:
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
                 boot_id, load = answer.text.split()[:2]
-                answers[computer.pk] = boot_id, float(load)
+                answers[computer.pk] = saying.boot_id(boot_id), saying.number(float(load))
             except Refused as error:
                 if computer.state == Computer.State.READY:
                     logger.info("%s: %s", computer, error)
@@ -113,7 +124,7 @@ class ComputerWatcher(SharingWatcher):
                 self.connections.drop(host)
                 silent[computer.pk] = str(error) or f"no answer within {ANSWER_WITHIN:.0f} seconds"
             except ValueError as error:
-                silent[computer.pk] = f"an answer that is none: {error}"
+                silent[computer.pk] = f"an answer that is none: {saying.shown(str(error))}"
 
     def close(self) -> None:
         self.connections.close()
@@ -131,9 +142,12 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
     shown: dict[int, str] = {}
     silent: dict[int, str] = {}
 
+    turns = asyncio.Semaphore(AT_ONCE)
+
     async def ask(computer: Computer) -> None:
         try:
-            shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
+            async with turns:
+                shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
         except PortalError as error:
             silent[computer.pk] = " ".join(filter(None, [error.message, error.evidence]))
 

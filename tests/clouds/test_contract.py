@@ -282,8 +282,7 @@ def test_whose_lock_ran_out_has_the_same_again_if_nobody_had_it_meanwhile(store)
     assert hands.until(lambda: store.lock("a", owner="one", seconds=60)).fence > mine.fence
 
 
-def test_the_lock_of_an_object_is_gone_with_it(here):
-    store = here.account.store
+def test_the_lock_of_an_object_is_gone_with_it(here, store):
     mine = store.lock("deployments/a", owner="one", seconds=60)
     store.put("deployments/a", b"mine", lock=mine)
     store.delete("deployments/a", lock=mine)

@@ -20,6 +20,7 @@ Host *
   LocalCommand touch taken
   ForwardAgent yes
   Ciphers aes128-ctr
+Nonsense yes
 """
 
 

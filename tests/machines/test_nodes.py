@@ -91,7 +91,7 @@ def test_what_is_begun_on_a_node_has_a_home_and_marks_of_its_own_and_the_account
     answer = ssh.run(host(node), ssh.Command(words, env=(("COXSWAIN_RUN", 'it\'s "mine" !'),)))
     home, place, mark, run, temporary, *rest = answer.text.replace("\n", "|").split("|")
     assert (home, place, mark, run) == (node.home, node.home, where.subject, 'it\'s "mine" !')
-    assert rest == ["700", "700", f"{node.home}/bin/ssh"]
+    assert rest == ["700", "700", f"{node.home}/.bin/ssh"]
     assert temporary == f"/tmp/coxswain-{where.subject}"
     hands.ask(here.delete_nodes, where)
     for one in computers:
@@ -147,7 +147,7 @@ def test_no_login_shell_reads_what_the_portal_and_the_nodes_do():
         "ssh -xoConnectTimeout=5 -p 22 {} -- {}",
         "ssh {} -x {}",
         "env -u HOME ssh -- {} {}",
-        "cd / && PATH=/usr/bin:$PATH $HOME/bin/ssh {} {}",
+        "cd / && PATH=/usr/bin:$PATH $HOME/.bin/ssh {} {}",
     ],
 )
 def test_a_run_s_mark_goes_along_to_other_nodes_however_ssh_is_called(pool, here, words):

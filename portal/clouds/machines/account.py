@@ -40,8 +40,7 @@ class MachinesAccount:
         """To sign in to all computers of each pool, as far as its last check says."""
         pools = list(self._pools().prefetch_related("computers"))
         if not pools:
-            why = "clusters are made of its computers"
-            return [Permission("Have a pool of computers", False, why, "Add one on the page of this configuration.")]
+            return [Permission("Have a pool of computers", False, "clusters are made of them: create one on this page")]
         found = []
         for pool in pools:
             computers = [one for one in pool.computers.all() if not one.is_disabled]

@@ -345,9 +345,8 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     finding.add("Signing in", True, f"The portal signs in as {facts['user']}; the host key is the confirmed one.")
     finding.add("Python", True, f"Python {facts['python']}.")
     if missing := facts["missing"]:
-        packages = {"git": "git", "flock": "util-linux", "ssh": "openssh-client"}
         words = f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        advice = f"Install the packages {_list([packages[name] for name in missing])}."
+        advice = f"Install the packages {_list([answers.PACKAGES[name] for name in missing])}."
         finding.add("Programs", False, words, advice)
     else:
         finding.add("Programs", True, "git, flock and ssh are there.")
@@ -359,7 +358,7 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     _judge_folder(pool, talk)
     if facts["ended_at_logout"]:
         words = "systemd ends the account's programs when the portal's connection ends."
-        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {facts['user']}")
+        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
     else:
         finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
     _judge_load(talk)

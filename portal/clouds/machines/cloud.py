@@ -318,7 +318,7 @@ def _prepare(
             )
         elif answer.status == folders.OTHER_NAME:
             raise Refused(
-                f"The computer {one} calls itself {answer.text} now.",
+                f"The computer {one} calls itself {answer.text[:64]} now.",
                 advice="Have it checked again on its page; then its new name is known.",
             )
         elif answer.status:
