@@ -20,6 +20,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 from uuid import UUID
 
 from django.db import models, transaction
@@ -96,7 +97,7 @@ class Lease(models.Model):
         """Those of the things that the holder has now. It gets none that another one holds who lives."""
         alive = Exists(WatchProcess.objects.living().filter(pk=holder))
         held = cls.objects.filter(alive, thing__in=things, holder=holder).values_list("thing", flat=True)
-        new = [Lease(thing=thing, holder=holder) for thing in sorted(things)]  # type: ignore[misc]
+        new: list[Any] = [cls(thing=thing, holder=holder) for thing in sorted(things)]
         cls.objects.bulk_create(new, ignore_conflicts=True)
         if len(got := set(held)) == len(new):  # as most are, which nobody has held before
             return got

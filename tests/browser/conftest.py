@@ -13,6 +13,8 @@ from tests.running import RunningPortal, until
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 OF_COLOURS = ["color-contrast", "link-in-text-block"]
+WIDEST = """[...document.body.querySelectorAll("*")].reduce((widest, one) =>
+    one.getBoundingClientRect().right > widest.getBoundingClientRect().right ? one : widest).outerHTML.slice(0, 200)"""
 # Colours do not change at once; what turns for ever is not waited for.
 SETTLED = """Promise.all(document.getAnimations().filter(one => isFinite(one.effect.getComputedTiming().endTime))
     .map(one => one.finished.catch(() => 0)))"""
@@ -121,7 +123,7 @@ def faults(page, widths=(1280, 320), *, preload=True):
             page.evaluate(SETTLED)
             found += [f"{width}, {theme}: {one}" for one in violations(page, rules, preload=preload)]
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
-            found.append(f"{width}: it is {wide} pixels wide")
+            found.append(f"{width}: it is {wide} pixels wide, by {page.evaluate(WIDEST)}")
     return found
 
 

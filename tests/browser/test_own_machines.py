@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from playwright.sync_api import expect
 
@@ -41,17 +39,19 @@ def finished(page, seconds=60):
 
 def confirmed_by_name(page, name):
     """A page that destroys asks for the name of what it destroys."""
-    page.fill("main form input[type=text]", name)
-    page.click("main form button[type=submit]")
+    page.fill("main [name=name]", name)
+    page.click("main form.field button[type=submit]")
 
 
 def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as_before(
     open_desk, portal, computers, flights
 ):
     page = open_desk("/cloud-configurations/new/?kind=machines", reduced_motion="reduce")
+    page.set_default_timeout(60_000)
     page.fill("[name=name]", "The desks")
-    page.click("text=Create cloud configuration")
-    page.click("text=Create pool")
+    page.click("button:has-text('Create cloud configuration')")
+    page.click("a:has-text('Create pool')")
+    config = page.url.split("/")[4]
     page.fill("[name=name]", "desks")
     page.fill("[name=user]", "team")
     page.fill("[name=base]", BASE)
@@ -61,7 +61,7 @@ def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as
     line = page.text_content("#pool-line").strip()
     for one in computers:
         one.run(page.text_content("#pool-command").strip())
-    page.click("text=Add computers >> nth=0")
+    page.click("a:has-text('Add computers')")
     page.fill("textarea", "\n".join(one.address for one in computers))
     page.click("button:has-text('Add computers')")
     for one in computers:
@@ -71,7 +71,7 @@ def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as
     assert violations(page, preload=False) == []
     for box in page.locator("#confirm tbody input[type=checkbox]").all():
         box.check()
-    page.click("text=Confirm the chosen ones")
+    page.click("button:has-text('Confirm the chosen ones')")
     for one in computers:
         row = page.locator(f"section:has(#computers) tr:has-text('{one.name}')")
         expect(row.locator(".st")).to_have_text("READY", timeout=60_000)
@@ -79,21 +79,24 @@ def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as
 
     page.goto(f"{portal.url}/workspaces/new/")
     page.fill("[name=name]", "on desks")
-    page.select_option("[name=cloud_config]", label=re.compile("The desks"))
+    page.select_option("[name=cloud_config]", config)
     page.select_option("[name=region]", "desks")
     page.click("button:has-text('Create workspace')")
     finished(page)
-    page.click("text=Open on desks")
+    page.click("a:has-text('Open on desks')")
+    page.wait_for_url("**/dashboard/")
     workspace = page.url.split("/")[4]
 
     page.goto(f"{portal.url}/workspaces/{workspace}/clusters/new/")
     page.fill("[name=name]", "trio")
+    page.locator("[name=instance_type]").first.check()
     page.fill("[name=node_count]", "3")
     assert "Auto pause" not in page.text_content("main")
     expect(page.locator("main")).to_contain_text("Give back after")
     page.click("button:has-text('Create cluster')")
     finished(page, 240)
-    page.click("text=Open trio")
+    page.click("a:has-text('Open trio')")
+    page.wait_for_selector("h1:has-text('trio')")
     cluster = page.url.split("/")[4]
     for one in computers:
         expect(page.locator("main")).to_contain_text(one.name)

@@ -161,7 +161,18 @@ def clearing(place: Place, tags: Tags, computer: Computer, *, home: bool) -> str
     return f"""for found in {" ".join(gone)}; do
   rm -rf $found 2>/dev/null || {{ chmod -R u+rwx $found; rm -rf $found; }} || exit 1
 done
-test ! -d {cluster} || ls -d {cluster}/[0-9]* >/dev/null 2>&1 || rm -rf {cluster}"""
+test ! -d {cluster} || ls -d {cluster}/[0-9]* >/dev/null 2>&1 || rm -rf {cluster}
+{_MPI_LEFT}"""
+
+
+# What MPICH and UCX leave behind outside of TMPDIR when their programs are killed: memory that ranks shared, and what a
+# launcher writes for its ranks. Only what is the account's, and not in use by anything of it.
+_MPI_LEFT = """for found in /dev/shm/mpich_shm_* /dev/shm/ucx_shm_posix_*; do
+  test ! -O "$found" || cat /proc/[0-9]*/maps 2>/dev/null | grep -qF "$found" || rm -f "$found"
+done
+for found in /tmp/hydra_hwloc_xmlfile_*; do
+  test ! -O "$found" || cat /proc/[0-9]*/cmdline 2>/dev/null | grep -q 'hydra_pmi_prox[y]' || rm -f "$found"
+done"""
 
 
 def _enter(place: Place, tags: Tags) -> str:
