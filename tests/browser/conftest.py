@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(600))  # the first one waits for a portal, a cluster and its packages
 
 
 @pytest.fixture(scope="session")
