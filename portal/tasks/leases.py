@@ -96,8 +96,8 @@ class Lease(models.Model):
         """Those of the things that the holder has now. It gets none that another one holds who lives."""
         alive = Exists(WatchProcess.objects.living().filter(pk=holder))
         held = cls.objects.filter(alive, thing__in=things, holder=holder).values_list("thing", flat=True)
-        new = [Lease(thing=thing, holder=holder) for thing in sorted(things)]  # type: ignore[misc]
-        cls.objects.bulk_create(new, ignore_conflicts=True)
+        new = [Lease(thing=thing, holder=holder) for thing in sorted(things)]
+        cls.objects.bulk_create(new, ignore_conflicts=True)  # type: ignore[arg-type]
         if len(got := set(held)) == len(new):  # as most are, which nobody has held before
             return got
         with transaction.atomic():
