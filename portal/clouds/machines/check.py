@@ -137,6 +137,7 @@ class _Talk:
         self, connections: ssh.Connections, stack: contextlib.AsyncExitStack, turns: asyncio.Semaphore
     ) -> None:
         first = {"base": self.pool.base, "look": self.look, "me": self.me, "token": self.token}
+        first["known"] = self.pool.key_public.split()[1]
         command = ssh.Command(_LINE, first=_PROGRAM + _line(first))
         try:
             async with turns:
@@ -333,6 +334,7 @@ def _judge(pool: Pool, talks: Sequence[_Talk]) -> None:
         _judge_alone(pool, talk)
     _judge_alike(known)
     _judge_names(known)
+    _judge_host_keys(known)
     _judge_sharing(pool, known)
     _judge_ways(known)
 
@@ -363,7 +365,11 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
         finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
     else:
         finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
+    if facts["uid"] == 0:
+        words = f"{facts['user']} is root by another name: its uid is 0."
+        finding.add("Account", False, words, "What runs there could do anything. Make an account for the portal.")
     _judge_load(talk)
+    _judge_traces(talk)
     if facts["boot_id"] == _own_boot_id() and facts["hostname"] == socket.gethostname():
         is_us = facts["uid"] == os.getuid()
         words = "It is the computer that the portal itself runs on"
@@ -382,6 +388,9 @@ def _judge_folder(pool: Pool, talk: _Talk) -> None:
     if base is None or talk.trouble:
         advice = f"The folder {pool.base}, or the one it lies in, must be one in which {pool.user} can write."
         finding.add("Base folder", False, f"{pool.base} cannot be used: {talk.trouble}.", advice)
+    elif base["within"]:
+        words = f"{pool.base} lies in the folder of a workspace, {base['within']}, and would be removed with it."
+        finding.add("Base folder", False, words, "Make a pool with a folder that lies elsewhere.")
     elif not base["is_ours"]:
         words = f"{pool.base} belongs to {base['owner']}."
         finding.add("Base folder", False, words, f"As root: chown {pool.user}: {pool.base}")
@@ -408,6 +417,20 @@ def _judge_load(talk: _Talk) -> None:
     is_busy = not talk.computer.is_taken and facts["load"] > facts["vcpus"] / 2
     advice = "A cluster may get it all the same. Disable it while somebody else needs it." if is_busy else ""
     talk.finding.add("Load", None if is_busy else True, f"{words}.", advice)
+
+
+def _judge_traces(talk: _Talk) -> None:
+    """What a program may have left behind to come back by: the account's own may do anything that the account may."""
+    facts = talk.finding.facts
+    user, count = facts["user"], facts["other_keys"]
+    if count:
+        words = f"~{user}/.ssh/authorized_keys lets in {count} more {'keys' if count > 1 else 'key'} than the portal's."
+        advice = "Any program of the account can add one. Remove what you do not know, or give the file to root."
+        talk.finding.add("Other keys", None, words, advice)
+    if facts["programs"] and not talk.computer.is_taken:
+        words = f"Programs of {user} go on, and no cluster has the computer: {_list(facts['program_names'])}."
+        advice = f"A run may have left them behind. Look at them by ps -u {user}, and end what you do not know."
+        talk.finding.add("Left behind", None, words, advice)
 
 
 _ALIKE = (
@@ -449,6 +472,16 @@ def _judge_names(known: Sequence[_Talk]) -> None:
         else:
             words = f"The computer at {first.computer.where} calls itself {hostname}, too."
             talk.finding.add("Hostname", False, words, "Give each computer a hostname of its own.")
+
+
+def _judge_host_keys(known: Sequence[_Talk]) -> None:
+    seen: dict[str, _Talk] = {}
+    for talk in known:
+        first = seen.setdefault(talk.computer.host_public, talk)
+        if first.finding.facts["boot_id"] != talk.finding.facts["boot_id"]:
+            words = f"It has the same host key as the computer at {first.computer.where}: each can pass for the other."
+            advice = "Make another one: as root, rm /etc/ssh/ssh_host_*, ssh-keygen -A, and start sshd anew."
+            talk.finding.add("Host key", None, words, advice)
 
 
 def _judge_sharing(pool: Pool, known: Sequence[_Talk]) -> None:
