@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from uuid import UUID
@@ -19,6 +20,7 @@ from portal.errors import PortalError, Refused
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
+from portal.text import uuid_in
 from workspaces import checks
 from workspaces.models import CloudConfig
 
@@ -92,8 +94,7 @@ class ComputerWatcher(SharingWatcher):
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
-                boot_id, load = answer.text.split()[:2]
-                answers[computer.pk] = boot_id, float(load)
+                answers[computer.pk] = _seen(answer.text)
             except Refused as error:
                 if computer.state == Computer.State.READY:
                     logger.info("%s: %s", computer, error)
@@ -106,6 +107,15 @@ class ComputerWatcher(SharingWatcher):
 
     def close(self) -> None:
         self.connections.close()
+
+
+def _seen(said: str) -> tuple[str, float]:
+    """Boot id and load, which come after what the account's shell may say. Raises `ValueError`."""
+    boot_id, loads = said.splitlines()[-2:]
+    load = float(loads.partition(" ")[0])
+    if uuid_in(boot_id) is None or not math.isfinite(load):
+        raise ValueError(said[-100:])
+    return boot_id, load
 
 
 async def _look_for_keys(pool: Pool, computers: Sequence[Computer]) -> None:
@@ -175,5 +185,5 @@ def _write_looks(pool: Pool, answers: dict[int, tuple[str, float]], silent: dict
 
 
 def _want_check(pool: Pool) -> None:
-    standing.want_check(pool)
+    standing.want_check_again(pool)
     live.ring(live.WATCH_CHECKS)
