@@ -168,13 +168,15 @@ def set_disabled(config: CloudConfig, computer: Computer, is_disabled: bool, *, 
 
 @audit.atomic()
 def remove_computer(config: CloudConfig, computer: Computer, *, by: User) -> None:
-    """Its row and its history. Raises `Conflict` while a cluster has it, or it was not cleaned after one."""
+    """Its row and its history. Raises `Conflict` while a cluster has it, or it is about to be cleaned after one."""
     locked = Computer.objects.select_for_update().filter(pk=computer.pk).first()
     if locked is None:
         return
-    if locked.is_taken:
+    if not locked.may_be_removed:
         raise Conflict(f"{locked} is taken. Delete its cluster first.")
     before = {"pool": computer.pool.name, "address": locked.where, "host key": fingerprint(locked.host_public)}
+    if locked.is_taken:
+        before["not cleaned after the cluster"] = locked.subject
     _record("removed", locked, config, by, before=before)
     locked.delete()
     _changed(config)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
+from django.urls import reverse
 from django.utils.timezone import now
 
 from portal import ssh
@@ -17,10 +18,11 @@ from portal.clouds.machines.check import Finding
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Conflict, Passing, Refused
 from tests.running import until
+from tests.web import words
 from workspaces import actions, pools, poolwatch
 from workspaces.models import CloudConfig
 
-TIDE = Tags("portal", "harbor", "lab", "tide")
+TIDE = Tags("portal", "harbor", "lab", str(uuid4()))
 
 
 def fill(pool, *names, **more):
@@ -299,5 +301,25 @@ def test_a_look_passes_over_what_the_accounts_shell_says():
 
 @pytest.mark.parametrize("said", ["", "x", f"{BOOT}", f"{BOOT}\nnan 0 0", f"{BOOT}\n\n", "x\n0.1 0 0", f"{BOOT}\ninf"])
 def test_a_look_believes_nothing_else(said):
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="."):
         poolwatch._seen(said)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("rings")
+def test_a_computer_that_is_gone_for_good_can_be_removed_though_it_was_never_swept(client, pool, config, alice):
+    (one,) = fill(pool, "a")
+    cloud._take(pool, spec(1))
+    with pytest.raises(Conflict):
+        pools.remove_computer(config, one, by=alice)
+    cloud._give_back(TIDE, None)
+    with pytest.raises(Conflict):  # it answers, and is swept in a moment
+        pools.remove_computer(config, one, by=alice)
+    Computer.objects.update(state=Computer.State.AWAY)
+    client.force_login(alice)
+    address = reverse("remove-computer", args=[one.uuid])
+    assert "It was not cleaned after its last cluster" in words(client.get(address))
+    client.post(address, {"name": str(one)})
+    assert not Computer.objects.exists()
+    pools.delete_pool(config, pool, by=alice)
+    assert not Pool.objects.exists()
