@@ -21,7 +21,12 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     shared = nodes[0].shared if nodes else "/shared"
     path = f"{shared}/.hostfile-{cluster.uuid}"
     # A node with a door has a network of its own, unless all of them have this computer's.
-    reached = [node for node in nodes if node.address and (not node.door or settings.LOCAL_NODES["network"] == "host")]
+    # And where certificates are asked for, the key alone leads nowhere.
+    reached = [
+        node
+        for node in nodes
+        if node.address and not node.certificate and (not node.door or settings.LOCAL_NODES["network"] == "host")
+    ]
     return {
         "shared": shared,
         "hostfile": path,

@@ -53,6 +53,9 @@ class Host:
     certificate: str = ""
 
 
+_BEGINS = b"@coxswain:"  # comes before what a command says, and after what files of the account's shell do
+
+
 @dataclass(frozen=True)
 class Command:
     """What is executed on a node, and what it reads before anything else."""
@@ -66,7 +69,8 @@ class Command:
         """What is asked of the host: a line of shell, and variables of the session."""
         if not host.certificate:
             return self.line, dict(self.env)
-        return "".join(f"export {shlex.quote(f'{name}={value}')}; " for name, value in self.env) + self.line, {}
+        exports = "".join(f"export {shlex.quote(f'{name}={value}')}; " for name, value in self.env)
+        return f"printf {_BEGINS.decode()}; {exports}{self.line}", {}
 
 
 @dataclass(frozen=True)
@@ -382,7 +386,10 @@ class Connections:
                     process = await kept.opening.result().create_process(
                         line, env=env, encoding=None, **_terminal(command)
                     )
-                _write(process, command.first)
+                    _write(process, command.first)
+                    if host.certificate:
+                        with contextlib.suppress(asyncio.IncompleteReadError):  # it has ended before it began
+                            await process.stdout.readuntil(_BEGINS)
             except TimeoutError as error:  # not once more: who knows what it has begun
                 self._give_back(host, kept)
                 self._drop(host, kept)

@@ -20,7 +20,6 @@ Host *
   LocalCommand touch taken
   ForwardAgent yes
   Ciphers aes128-ctr
-Nonsense yes
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import threading
 import uuid
@@ -170,6 +171,21 @@ def test_what_is_no_node_is_reached_as_ever_and_is_told_of_no_run(here):
     assert str(first.home) not in asked.text
 
 
+def test_what_the_files_of_the_account_s_shell_print_is_no_answer(here, computers):
+    for one in computers:
+        one.run("printf 'echo Welcome!\necho Take care. >&2\n' > ~/.bashrc")
+    try:
+        where, nodes = make(here)
+        introduce(where, nodes)
+        assert ssh.run(host(nodes[0]), "hostname").out == f"{nodes[0].hostname}\n".encode()
+        assert detached.look(host(nodes[0]), nodes[0].home) == (None, False, "")
+        hands.ask(here.delete_nodes, where)
+        assert here.leftovers(where) == []
+    finally:
+        for one in computers:
+            one.run("rm ~/.bashrc")
+
+
 def test_more_commands_at_once_than_a_connection_has_sessions_all_go_on(here):
     _, (node, _) = make(here)
     wait = (
@@ -179,6 +195,28 @@ def test_more_commands_at_once_than_a_connection_has_sessions_all_go_on(here):
     calls = [(there, f"sh -c {shlex.quote(wait)} {n}; ls $TMPDIR | wc -l", b"") for n in range(14)]
     answers = ssh.run_each(calls)
     assert [getattr(answer, "text", answer) for answer in answers] == ["14"] * 14
+
+
+def test_a_terminal_on_a_computer_is_one_of_its_node(here):
+    _, (node, _) = make(here)
+
+    async def talk():
+        opened = ssh.Connections()
+        command = ssh.Command("exec /bin/sh -i", env=(("LANG", "C.UTF-8"),), size=(100, 30))
+        try:
+            async with opened.terminal(host(node), command) as terminal:
+                await terminal.write(b"stty size; echo $LANG $HOME; exit 3\n")
+                said = b""
+                while block := await terminal.read(4096):
+                    said += block
+                return said.decode(), await terminal.status()
+        finally:
+            opened.close()
+
+    said, status = asyncio.run(talk())
+    assert "30 100" in said
+    assert f"C.UTF-8 {node.home}" in said
+    assert status == 3
 
 
 def test_ending_what_is_a_cluster_s_leaves_others_of_the_account_alone(here, computers):
@@ -278,7 +316,7 @@ def test_one_that_is_away_at_the_end_stays_taken_until_it_was_swept(here, comput
     assert [process for process in away.processes(USER) if process.words == "sleep 1006"]
     leaving.sweep([row(second)])
     assert not row(second).is_taken
-    assert not away.processes(USER)
+    assert not [process for process in away.processes(USER) if "sshd" not in process.words]
     assert away.run(f"ls -A {SHARED}/coxswain/*/.nodes").out == ""
     words = list(Event.objects.filter(computer=row(second)).values_list("words", flat=True))
     assert words == ["Swept, and free again.", "Given back.", "Taken as node 1 of a cluster."]

@@ -12,7 +12,8 @@ def test_a_cluster_of_own_machines_grows_shrinks_is_given_back_and_taken_again(l
 
     def change(verb, *statuses, **more):
         lab.call("change", cluster=cluster, verb=verb, **more)
-        lab.becomes("cluster", cluster, *statuses)
+        state = lab.becomes("cluster", cluster, *statuses)
+        assert state["task_status"] == "finished", state
 
     def on(rank, command):
         return lab.call("on_node", cluster=cluster, command=command, rank=rank)["out"]
