@@ -127,6 +127,7 @@ def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
 
     Raises `PortalError` while a workspace uses it, or a cluster has a computer of it.
     """
+    pools.hold(config)
     locked = CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).first()
     if locked is None:
         return

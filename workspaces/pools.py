@@ -52,7 +52,12 @@ def _changed(config: CloudConfig) -> None:
 
 @audit.atomic()
 def create_pool(config: CloudConfig, *, name: str, user: str, base: str, by: User, uuid: UUID) -> Pool:
-    """With an authority of its own. Asked twice with one `uuid`, the second call returns what the first made."""
+    """With an authority of its own. Asked twice with one `uuid`, the second call returns what the first made.
+
+    Raises `Conflict` where the configuration was deleted meanwhile.
+    """
+    if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).exists():
+        raise Conflict(f"The cloud configuration {config} was deleted.")
     pool = Pool(uuid=uuid, account=config.uuid, name=name, user=user, base=base)
     certificates.new_authority(pool)
     made = {field: getattr(pool, field) for field in ("name", "user", "base", "key_public", "key_private")}
@@ -72,6 +77,9 @@ def delete_pool(config: CloudConfig, pool: Pool, *, by: User) -> None:
     locked = Pool.objects.select_for_update().filter(pk=pool.pk).first()
     if locked is None:
         return
+    list(locked.computers.held())
+    # Whoever makes a workspace has this row: they have made it, or find no pool.
+    list(CloudConfig.objects.select_for_update(no_key=True).filter(pk=config.pk))
     if config.workspaces.live().filter(region__iexact=pool.name).exists():
         raise Conflict("Delete the workspaces in this pool first.")
     if taken := list(locked.computers.exclude(subject="")[:3]):
@@ -160,13 +168,15 @@ def set_disabled(config: CloudConfig, computer: Computer, is_disabled: bool, *, 
 
 @audit.atomic()
 def remove_computer(config: CloudConfig, computer: Computer, *, by: User) -> None:
-    """Its row and its history. Raises `Conflict` while a cluster has it, or it was not cleaned after one."""
+    """Its row and its history. Raises `Conflict` while a cluster has it, or it is about to be cleaned after one."""
     locked = Computer.objects.select_for_update().filter(pk=computer.pk).first()
     if locked is None:
         return
-    if locked.is_taken:
+    if not locked.may_be_removed:
         raise Conflict(f"{locked} is taken. Delete its cluster first.")
     before = {"pool": computer.pool.name, "address": locked.where, "host key": fingerprint(locked.host_public)}
+    if locked.is_taken:
+        before["not cleaned after the cluster"] = locked.subject
     _record("removed", locked, config, by, before=before)
     locked.delete()
     _changed(config)
@@ -176,6 +186,12 @@ def check_now(config: CloudConfig, pool: Pool) -> None:
     """Asked for twice, it is done once. The answer comes to the pages."""
     standing.want_check(pool, somebody_waits=True)
     _changed(config)
+
+
+def hold(config: CloudConfig) -> None:
+    """Lock its pools and their computers: before its own row, by whoever writes to both."""
+    locked = list(Pool.objects.select_for_update().filter(account=config.uuid).order_by("pk"))
+    list(Computer.objects.held().filter(pool__in=locked))
 
 
 def forget(config: CloudConfig) -> None:

@@ -114,8 +114,7 @@ class ComputerWatcher(SharingWatcher):
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
-                boot_id, load = answer.text.split()[:2]
-                answers[computer.pk] = saying.boot_id(boot_id), saying.number(float(load))
+                answers[computer.pk] = _seen(answer.text)
             except Refused as error:
                 if computer.state == Computer.State.READY:
                     logger.info("%s: %s", computer, error)
@@ -128,6 +127,12 @@ class ComputerWatcher(SharingWatcher):
 
     def close(self) -> None:
         self.connections.close()
+
+
+def _seen(said: str) -> tuple[str, float]:
+    """Boot id and load, which come after what the account's shell may say. Raises `ValueError`."""
+    boot_id, loads = said.splitlines()[-2:]
+    return saying.boot_id(boot_id), saying.number(float(loads.partition(" ")[0]))
 
 
 async def _look_for_keys(pool: Pool, computers: Sequence[Computer]) -> None:
@@ -200,5 +205,5 @@ def _write_looks(pool: Pool, answers: dict[int, tuple[str, float]], silent: dict
 
 
 def _want_check(pool: Pool) -> None:
-    standing.want_check(pool)
+    standing.want_check_again(pool)
     live.ring(live.WATCH_CHECKS)

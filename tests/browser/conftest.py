@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(600))  # the first one waits for a portal, a cluster and its packages
 
 
 @pytest.fixture(scope="session")
@@ -118,10 +119,10 @@ def faults(page, widths=(1280, 320), *, preload=True):
     found = []
     for width in widths:
         page.set_viewport_size({"width": width, "height": 800})
-        for theme, rules in (("light", RULES), ("dark", OF_COLOURS)):
+        for theme, rules, loads in (("light", RULES, preload), ("dark", OF_COLOURS, False)):
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             page.evaluate(SETTLED)
-            found += [f"{width}, {theme}: {one}" for one in violations(page, rules, preload=preload)]
+            found += [f"{width}, {theme}: {one}" for one in violations(page, rules, preload=loads)]
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
             found.append(f"{width}: it is {wide} pixels wide, by {page.evaluate(WIDEST)}")
     return found

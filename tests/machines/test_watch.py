@@ -43,6 +43,7 @@ def looks(monkeypatch):
     monkeypatch.setattr(poolwatch, "LOOK_EVERY", 0.2)
     monkeypatch.setattr(poolwatch, "ANSWER_WITHIN", 1.0)
     monkeypatch.setattr(standing, "AWAY_AFTER", timedelta(seconds=2))
+    monkeypatch.setattr(standing, "BETWEEN", timedelta(seconds=1))
 
 
 async def check(pool):

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
+from django.urls import reverse
+from django.utils.timezone import now
 
 from portal import ssh
 from portal.clouds import HostKey, NodesSpec, Tags
 from portal.clouds.machines import certificates, cloud, leaving, standing
 from portal.clouds.machines.check import Finding
 from portal.clouds.machines.models import Computer, Pool
-from portal.errors import Passing, Refused
+from portal.errors import Conflict, Passing, Refused
 from tests.running import until
-from workspaces import pools
+from tests.web import words
+from workspaces import actions, pools, poolwatch
+from workspaces.models import CloudConfig
 
-TIDE = Tags("portal", "harbor", "lab", "tide")
+TIDE = Tags("portal", "harbor", "lab", str(uuid4()))
 
 
 def fill(pool, *names, **more):
@@ -33,8 +38,13 @@ def key():
 
 
 @pytest.fixture
-def pool():
-    made = Pool(account=uuid4(), name="desks", user="team", base="/shared/coxswain")
+def config(harbor):
+    return CloudConfig.objects.create(organization=harbor, kind="machines", name="Own machines")
+
+
+@pytest.fixture
+def pool(config):
+    made = Pool(account=config.uuid, name="desks", user="team", base="/shared/coxswain")
     certificates.new_authority(made)
     made.save()
     return made
@@ -73,12 +83,16 @@ def accept_new_key(pool, rows, config, by):
     pools.accept_new_key(config, rows[0], rows[0].fingerprint_shown, by=by)
 
 
+def delete_config(pool, rows, config, by):
+    actions.delete_cloud_config(config, by=by)
+
+
 def delete_pool(pool, rows, config, by):
     pools.delete_pool(config, pool, by=by)
 
 
 ORDERS = {
-    "pool": [write_looks, write_down, confirm_keys, accept_new_key, delete_pool],
+    "pool": [write_looks, write_down, confirm_keys, accept_new_key, delete_pool, delete_config],
     "first": [write_looks, write_down, write_keys, take, give_back],
 }
 
@@ -119,9 +133,8 @@ def waits_for_a_lock():
     ("held", "write"),
     [pytest.param(held, write, id=f"{held}-{write.__name__}") for held, those in ORDERS.items() for write in those],
 )
-def test_whoever_waits_for_a_pool_or_a_computer_has_none_that_come_after_it(pool, alice, lab, write, held):
+def test_whoever_waits_for_a_pool_or_a_computer_has_none_that_come_after_it(pool, config, alice, write, held):
     rows = fill(pool, "c", "b", "a")
-    config = lab.cloud_config
     match write.__name__:
         case "give_back":
             Computer.objects.filter(pool=pool).update(**vars(TIDE))
@@ -142,6 +155,7 @@ def test_whoever_waits_for_a_pool_or_a_computer_has_none_that_come_after_it(pool
             Computer.objects.select_for_update(no_key=True).get(pk=rows[0].pk)
         writing = Apart(write, pool, rows, config, alice)
         until(lambda: waits_for_a_lock() or not writing.is_alive(), seconds=10, what="a lock that is waited for")
+        CloudConfig.objects.select_for_update(no_key=True, nowait=True).get(pk=config.pk)
         later = rows if held == "pool" else rows[1:]
         list(Computer.objects.select_for_update(no_key=True, nowait=True).filter(pk__in=[one.pk for one in later]))
     writing.end()
@@ -230,3 +244,82 @@ def test_a_computer_that_is_given_up_since_it_lets_nobody_in_is_checked_soon(poo
     known.refresh_from_db()
     assert not known.is_taken
     assert known.state == Computer.State.REFUSED
+
+
+@pytest.mark.django_db
+def test_a_configuration_that_was_deleted_meanwhile_gets_no_pool(config, alice, rings):
+    """It would be looked after for ever, and be on no page."""
+    actions.delete_cloud_config(config, by=alice)
+    with pytest.raises(Conflict):
+        pools.create_pool(config, name="desks", user="team", base="/shared/coxswain", by=alice, uuid=uuid4())
+    assert not Pool.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_computer_that_was_started_anew_is_checked_once_for_that(pool):
+    """Also where the check does not get as far as asking it."""
+    (one,) = fill(pool, "a", boot_id="before")
+    standing.write_looks(pool, {one.pk: ("after", 0.1)}, {})
+    (due,) = standing.due()
+    standing.write_down(due, [Finding(one)], {})
+    standing.write_looks(pool, {one.pk: ("after", 0.1)}, {})
+    pool.refresh_from_db()
+    assert pool.check_due - now() > timedelta(hours=1)
+    assert [event.words for event in one.events.all()] == ["It was rebooted."]
+
+
+@pytest.mark.django_db
+def test_a_computer_that_answers_but_is_not_checked_in_time_does_not_have_its_pool_checked_all_the_time(pool):
+    (one,) = fill(pool, "a", state=Computer.State.AWAY)
+    standing.write_looks(pool, {one.pk: ("boot", 0.1)}, {})
+    (due,) = standing.due()
+    standing.write_down(due, [Finding(one, silence="It has not answered within 20 seconds.")], {})
+    standing.write_looks(pool, {one.pk: ("boot", 0.1)}, {})
+    assert not standing.due()
+    pool.refresh_from_db()
+    assert pool.check_due - now() < timedelta(minutes=2)
+
+
+@pytest.mark.django_db
+def test_one_look_without_an_answer_after_a_long_time_without_looks_is_not_away(pool):
+    """Whoever looks may have been busy, with sweeping or with hundreds that are away, or not there at all."""
+    (one,) = fill(pool, "a", seen=now() - timedelta(hours=1))
+    standing.write_looks(pool, {}, {one.pk: "no answer"})
+    one.refresh_from_db()
+    assert one.state == Computer.State.READY
+    standing.write_looks(pool, {}, {one.pk: "no answer"})
+    one.refresh_from_db()
+    assert one.state == Computer.State.AWAY
+
+
+BOOT = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def test_a_look_passes_over_what_the_accounts_shell_says():
+    assert poolwatch._seen(f"Welcome to n1!\n{BOOT}\n0.42 0.30 0.25 1/300 4242\n") == (BOOT, 0.42)
+
+
+@pytest.mark.parametrize("said", ["", "x", f"{BOOT}", f"{BOOT}\nnan 0 0", f"{BOOT}\n\n", "x\n0.1 0 0", f"{BOOT}\ninf"])
+def test_a_look_believes_nothing_else(said):
+    with pytest.raises(ValueError, match="."):
+        poolwatch._seen(said)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("rings")
+def test_a_computer_that_is_gone_for_good_can_be_removed_though_it_was_never_swept(client, pool, config, alice):
+    (one,) = fill(pool, "a")
+    cloud._take(pool, spec(1))
+    with pytest.raises(Conflict):
+        pools.remove_computer(config, one, by=alice)
+    cloud._give_back(TIDE, None)
+    with pytest.raises(Conflict):  # it answers, and is swept in a moment
+        pools.remove_computer(config, one, by=alice)
+    Computer.objects.update(state=Computer.State.AWAY)
+    client.force_login(alice)
+    address = reverse("remove-computer", args=[one.uuid])
+    assert "It was not cleaned after its last cluster" in words(client.get(address))
+    client.post(address, {"name": str(one)})
+    assert not Computer.objects.exists()
+    pools.delete_pool(config, pool, by=alice)
+    assert not Pool.objects.exists()

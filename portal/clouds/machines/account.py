@@ -29,10 +29,9 @@ class MachinesAccount:
             return Identity(OWN, "There is no pool of computers yet.")
         computers = list(Computer.objects.filter(pool__in=pools))
         ready = sum(one.state == Computer.State.READY and not one.is_disabled for one in computers)
-        free = sum(one.is_free for one in computers)
         return Identity(
             ", ".join(f"{pool.user}@{pool.name}" for pool in pools),
-            f"{len(computers)} computers, {ready} of them ready, {free} free",
+            f"{len(computers)} computers, {ready} of them ready",
         )
 
     @briefly

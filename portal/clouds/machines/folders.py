@@ -84,9 +84,14 @@ def owner(text: str) -> Tags | None:
     try:
         found = json.loads(text)
         tags = Tags(found["portal"], found["organization"], found["workspace"], found["workspace"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return tags if all(isinstance(value, str) for value in vars(tags).values()) else None
+
+
+# Programs of the workspace can put anything in the place of a marker: a pipe, which nobody writes to; a link.
+_READ = f"""has_marker() {{ test ! -L "$1" && test -f "$1/{MARKER}" && test ! -L "$1/{MARKER}"; }}
+marker() {{ has_marker "$1" && head -c 1000 "$1/{MARKER}"; }}"""
 
 
 def making(place: Place) -> str:
@@ -99,19 +104,23 @@ def making(place: Place) -> str:
 mkdir -p {shlex.quote(place.base)}
 rm -rf {draft}; mkdir {draft}; cat > {draft}/{MARKER}
 if test ! -e {shared}; then mv {draft} {shared}; exit 0; fi
-cmp -s {draft}/{MARKER} {shared}/{MARKER} && same=0 || same={NOT_OURS}
+{_READ}
+has_marker {shared} && cmp -s {draft}/{MARKER} {shared}/{MARKER} && same=0 || same={NOT_OURS}
 rm -rf {draft}; exit $same"""
 
 
 def removing(place: Place) -> str:
     """The command that removes the folder if its marker is the one that comes in. It prints what is left after a while.
+    Its status is NOT_OURS where the folder is there and has another marker, or none.
 
     It is moved aside first: nothing begins on half of it, and what could not be removed now is found again.
     """
     shared, aside = shlex.quote(place.shared), shlex.quote(f"{place.base}/.removed-{place.workspace}")
-    return f"""wanted=$(cat)
-if test -d {shared} && test ! -e {aside}; then
-  test "$(cat {shared}/{MARKER} 2>/dev/null)" = "$wanted" || exit {NOT_OURS}
+    return f"""{_READ}
+wanted=$(cat)
+if test ! -e {aside}; then
+  test -e {shared} || test -L {shared} || exit 0
+  test "$(marker {shared})" = "$wanted" || exit {NOT_OURS}
   mv {shared} {aside} || exit 1
 fi
 timeout 30 rm -rf {aside} 2>/dev/null || {{ chmod -R u+rwx {aside}; timeout 15 rm -rf {aside}; }}
@@ -119,18 +128,16 @@ test ! -e {aside} || echo left"""
 
 
 def looking(place: Place) -> str:
-    """The command that prints the marker of the workspace's folder, if it is there."""
+    """The command that prints which folders of the workspace are there, a line each."""
     aside = f"{place.base}/.removed-{place.workspace}"
-    return (
-        f"cat {shlex.quote(place.shared)}/{MARKER} 2>/dev/null || cat {shlex.quote(aside)}/{MARKER} 2>/dev/null; true"
-    )
+    places = f"{shlex.quote(place.shared)} {shlex.quote(aside)}"
+    return f'for found in {places}; do test ! -e "$found" && test ! -L "$found" || echo "$found"; done'
 
 
 def listing(base: str) -> str:
     """The command that prints all markers below a base, a line each."""
-    return (
-        f"for found in {shlex.quote(base.rstrip('/'))}/*/{MARKER}; do test ! -f $found || {{ cat $found; echo; }}; done"
-    )
+    each = 'marker "$found" | tr "\\n" " " && echo'
+    return f"{_READ}\nfor found in {shlex.quote(base.rstrip('/'))}/*; do {each}; done"
 
 
 def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[str, bytes]:
@@ -142,7 +149,8 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
     steps = [
         f'test "$(uname -n)" = {name} || {{ uname -n; exit {OTHER_NAME}; }}',
         f"test -f {place.shared}/{MARKER} || exit {NO_WORKSPACE}",
-        f"umask 077 && mkdir -p {home}/.bin {cluster}/names && echo {rank} > {cluster}/names/{name}",
+        f"umask 077 && mkdir -p {home}/.bin {cluster}/names && cd {cluster}/names",
+        f"rm -rf ./{name} && echo {rank} > ./{name} && cd /",
         *(ssh.writing(path, "700", size=len(text)) for path, text in texts.items()),
         f"mv -f {home}/.enter {cluster}/enter",
         "cat /proc/sys/kernel/random/boot_id",

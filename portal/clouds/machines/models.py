@@ -208,6 +208,11 @@ class Computer(models.Model):
         return bool(self.subject)
 
     @property
+    def may_be_removed(self) -> bool:
+        """Nobody has it; or it was given back, and cannot be swept: it may never be here again."""
+        return not self.is_taken or (self.is_leaving and self.state != self.State.READY)
+
+    @property
     def is_free(self) -> bool:
         """A cluster may take it now."""
         return self.state == self.State.READY and not self.is_disabled and not self.is_taken

@@ -17,6 +17,7 @@ from portal.clouds.machines.models import Computer, Event, Pool
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
 EVERY = timedelta(days=1)  # a pool is checked
 SEEN_LOAD = 0.5  # by which a load must differ, so that open pages hear of it
+BETWEEN = timedelta(minutes=1)  # after a check, until computers that are back or were started anew lead to another one
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
 
 
@@ -28,6 +29,12 @@ def want_check(pool: Pool, *, somebody_waits: bool = False) -> None:
     """Have its computers checked soon. Asked for twice, they are checked once."""
     asked = {"check_asked": now()} if somebody_waits else {}
     Pool.objects.filter(pk=pool.pk).update(check_due=now(), **asked)
+
+
+def want_check_again(pool: Pool) -> None:
+    """Soon, and not one after the other where what leads to it is not changed by a check. Nobody waits for it."""
+    due = max(now(), pool.checked + BETWEEN) if pool.checked else now()
+    Pool.objects.filter(pk=pool.pk).exclude(check_due__lte=due).update(check_due=due)
 
 
 @transaction.atomic
@@ -59,8 +66,10 @@ def _held(computer: Computer) -> Computer | None:
 
 
 def _silent(computer: Computer, words: str) -> None:
+    # Twice, because nobody may have looked for as long: one answer that is late is no absence.
+    is_long = bool(computer.silence) and computer.seen is not None and now() - computer.seen > AWAY_AFTER
     computer.silence = words[:300]
-    if computer.state != Computer.State.AWAY and (computer.seen is None or now() - computer.seen > AWAY_AFTER):
+    if computer.state != Computer.State.AWAY and (computer.seen is None or is_long):
         computer.state = Computer.State.AWAY
         tell(computer, f"It does not answer: {words}")
 
@@ -143,7 +152,8 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
     Whether anything has changed that people see.
     """
     changed = False
-    if not Pool.objects.held().filter(pk=pool.pk).exists():
+    held = Pool.objects.held().filter(pk=pool.pk).first()
+    if held is None:
         return changed
     computers = list(Computer.objects.held().filter(pk__in=[*answers, *silent]))
     for computer in computers:
@@ -152,10 +162,14 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
             boot_id, load = answers[computer.pk]
             changed |= computer.load is None or abs(computer.load - load) >= SEEN_LOAD
             computer.silence, computer.seen, computer.load = "", now(), load
-            if computer.state == Computer.State.AWAY or computer.boot_id not in ("", boot_id):
-                want_check(pool)
+            is_anew = computer.boot_id not in ("", boot_id)
+            if is_anew:
+                computer.boot_id = boot_id
+                tell(computer, "It was rebooted.")
+            if is_anew or computer.state == Computer.State.AWAY:
+                want_check_again(held)
         else:
             _silent(computer, silent[computer.pk])
         changed |= before != (computer.state, computer.silence)
-    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen"])
+    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen", "boot_id"])
     return changed
