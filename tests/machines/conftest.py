@@ -96,6 +96,13 @@ class Lab:
             found += [str(path) for path in folder.glob("*")]
         return found
 
+    def comes_clean(self, computers=None, **more):
+        """Wait until nothing is left."""
+        try:
+            until(lambda: not self.left(computers, **more))
+        except AssertionError:
+            raise AssertionError("\n".join(["Left:", *self.left(computers, **more)])) from None
+
 
 _BEFORE = (f"{HOME}/.ssh", f"{HOME}/.ssh/authorized_keys")
 

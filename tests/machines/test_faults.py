@@ -134,7 +134,7 @@ def test_what_is_away_when_its_cluster_is_deleted_stays_taken_until_it_was_swept
     assert "2 of 3 confirmed. desk3 is away and stays taken" in lab.call("task_said", cluster=cluster)
     stand = lab.stand()
     assert [bool(stand[one.name]["subject"]) for one in computers] == [False, False, True]
-    until(lambda: not lab.left([first, second], nodes=False), what="nothing left on those that answer")
+    lab.comes_clean([first, second], nodes=False)
 
     two = lab.cluster(2, name="two")  # of those that are free
     assert [node["name"] for node in lab.call("nodes", cluster=two)] == ["desk1", "desk2"]
@@ -142,7 +142,7 @@ def test_what_is_away_when_its_cluster_is_deleted_stays_taken_until_it_was_swept
     lab.becomes("cluster", two, "terminated")
     heal(third)
     until(lambda: not lab.stand()["desk3"]["subject"], seconds=240, what="that it is swept")
-    until(lambda: not lab.left(computers), what="nothing left")
+    lab.comes_clean()
 
 
 def test_of_two_clusters_that_want_the_last_computers_one_has_them_and_the_other_hears_who(lab):

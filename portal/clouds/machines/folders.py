@@ -158,6 +158,11 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
     return " && ".join(steps), b"".join(texts.values())
 
 
+def shutting(place: Place, tags: Tags, computer: Computer) -> str:
+    """The command after which nothing more of the cluster begins on the computer."""
+    return f"rm -f {place.cluster(tags)}/names/{shlex.quote(computer.hostname)}"
+
+
 def clearing(place: Place, tags: Tags, computer: Computer, *, home: bool) -> str:
     """The command that removes what a node has on its computer, with its `home` or, where another has that, without.
 

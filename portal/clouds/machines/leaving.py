@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeAlias
 
 from django.db import transaction
 from django.utils.timezone import now
@@ -20,6 +21,7 @@ from portal.clouds.machines.rows import briefly
 from portal.errors import PortalError, Refused
 
 _SECONDS = 40.0
+_Asked: TypeAlias = list[tuple[Computer, ssh.Host]]
 _OTHERS = timedelta(minutes=2)  # for which whoever has given a computer back is busy with it
 
 
@@ -38,25 +40,32 @@ def _waiting(pks: Sequence[int]) -> list[Computer]:
 
 
 def clear(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
-    """All at once. Those that stay taken, and why. Each comes with its pool."""
-    waiting = [one for one in computers if one.is_taken and one.is_leaving]
-    hosts = [certificates.host(one.pool, one) for one in waiting]
+    """All at once. Those that stay taken, and why. Each comes with its pool.
+
+    1. Nothing more begins on them: another process of the portal may be about to, and one that is away is waited for.
+    2. What runs is ended. 3. What is left of it is removed.
+    """
+    waiting = [(one, certificates.host(one.pool, one)) for one in computers if one.is_taken and one.is_leaving]
     left: list[tuple[Computer, PortalError]] = []
-    ended: list[tuple[Computer, ssh.Host]] = []
-    marks = [(f"{folders.MARK}={one.subject}", Place.of(one.pool, one.tags).cluster(one.tags)) for one in waiting]
-    for one, host, answer in zip(waiting, hosts, detached.end_all(hosts, marks), strict=True):
-        if trouble := _trouble(one, answer):
-            left.append((one, trouble))
-        else:
-            ended.append((one, host))
+
+    def good(asked: _Asked, answers: Sequence[ssh.Answer | PortalError]) -> _Asked:
+        found = []
+        for (one, host), answer in zip(asked, answers, strict=True):
+            if trouble := _trouble(one, answer):
+                left.append((one, trouble))
+            else:
+                found.append((one, host))
+        return found
+
+    calls = [(host, folders.shutting(_place(one), one.tags, one), b"") for one, host in waiting]
+    shut = good(waiting, ssh.run_each(calls, seconds=_SECONDS))
+    marks = [(f"{folders.MARK}={one.subject}", _place(one).cluster(one.tags)) for one, _ in shut]
+    ended = good(shut, detached.end_all([host for _, host in shut], marks))
     ended = [(one, host) for one, host in ended if _is_ours(one)]
     calls = [(host, _clearing(one), b"") for one, host in ended]
-    for (one, _), answer in zip(ended, ssh.run_each(calls, seconds=_SECONDS), strict=True):
-        if trouble := _trouble(one, answer):
-            left.append((one, trouble))
-        else:
-            _release(one)
-    ssh.hang_up(hosts)
+    for one, _ in good(ended, ssh.run_each(calls, seconds=_SECONDS)):
+        _release(one)
+    ssh.hang_up([host for _, host in waiting])
     return left
 
 
@@ -68,9 +77,12 @@ def _trouble(computer: Computer, answer: ssh.Answer | PortalError) -> PortalErro
     return None
 
 
+def _place(computer: Computer) -> Place:
+    return Place.of(computer.pool, computer.tags)
+
+
 def _clearing(computer: Computer) -> str:
-    place = Place.of(computer.pool, computer.tags)
-    return folders.clearing(place, computer.tags, computer, home=not _has_successor(computer))
+    return folders.clearing(_place(computer), computer.tags, computer, home=not _has_successor(computer))
 
 
 @briefly
