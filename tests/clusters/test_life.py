@@ -479,7 +479,7 @@ def test_a_run_that_comes_while_a_cluster_is_paused_waits(make, alice):
 
 def test_what_a_cloud_cannot_do_is_on_no_page_and_refused(client, make, cloud, alice, monkeypatch):
     cluster = make()
-    monkeypatch.setattr(CloudConfig, "can", property(lambda self: frozenset({Can.STORE})))
+    monkeypatch.setattr(CloudConfig, "can", property(lambda self: frozenset({Can.STORE, Can.MAKE})))
     client.force_login(alice)
     body = client.get(cluster.get_absolute_url()).content.decode()
     assert {verb for verb in MAY if f'"{cluster.get_absolute_url()}{verb}/"' in body} == {"stop", "delete"}
