@@ -28,6 +28,11 @@ def in_words(minutes: int) -> str:
     return f"{number:,} {unit.removesuffix('s') if number == 1 else unit}"
 
 
+def shutdown(gives_back: bool) -> str:
+    """What auto shutdown is called."""
+    return "give back" if gives_back else "auto shutdown"
+
+
 @dataclass(frozen=True)
 class Timer:
     """What will be done to a cluster on which nothing goes on, and when: paused, or deleted."""
@@ -36,6 +41,7 @@ class Timer:
     minutes: int
     since: datetime  # when it was last active
     warned: datetime | None  # when people were told of this, if they were
+    gives_back: bool = False  # its nodes are computers that others wait for: to delete it is to give them back
 
     @property
     def lead(self) -> timedelta:
@@ -60,9 +66,12 @@ class Timer:
     @property
     def does(self) -> str:
         """The end of “it …”."""
-        return "pauses" if self.verb == "pause" else "is deleted"
+        return "pauses" if self.verb == "pause" else "is given back" if self.gives_back else "is deleted"
 
     @property
     def why(self) -> str:
-        name = "auto pause" if self.verb == "pause" else "auto shutdown"
-        return f"{name} after {in_words(self.minutes)} without activity"
+        return f"{self.name} after {in_words(self.minutes)} without activity"
+
+    @property
+    def name(self) -> str:
+        return "auto pause" if self.verb == "pause" else shutdown(self.gives_back)

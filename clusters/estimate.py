@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from accounts.models import User
 from clusters import offers, plans
 from clusters.durations import in_words
-from clusters.room import Room, Sums
+from clusters.room import Holder, Room, Sums, holders
 from portal.clouds import Can, InstanceType, Offer
 from portal.tasks.history import Usual, usual_whole
 from workspaces.models import Workspace
@@ -43,6 +44,7 @@ class Estimate:
     sums: Sums | None
     ready: Usual | None
     samples: int
+    holders: list[Holder]  # who has what is missing
 
     @property
     def hourly_price(self) -> Decimal | None:
@@ -73,12 +75,16 @@ class Estimate:
         price = f", ${self.hourly_price:,.2f} an hour" if self.hourly_price is not None else ""
         offer = self.answer.value
         trouble = f". {offer.impossible}" if offer and offer.impossible else ""
+        if offer and not trouble and not all(quota.is_enough for quota in offer.quotas):
+            trouble = ". There are not enough now"
         return f"{self.wanted}: {self.wanted.cores} cores{price}{trouble}"
 
 
-def estimate(workspace: Workspace, wanted: Wanted, room: Room | None) -> Estimate:
+def estimate(workspace: Workspace, wanted: Wanted, room: Room | None, *, seen_by: User) -> Estimate:
     kind = wanted.instance_type
     answer = offers.offer(workspace, kind.name, wanted.nodes, zone=wanted.zone, spot=wanted.spot)
     samples, ready = usual_whole(plans.CREATE.kind, workspace.cloud_config.kind)
     sums = room.sum_of(kind, wanted.nodes) if room else None
-    return Estimate(wanted, answer, Can.PRICES in workspace.can, sums, ready, samples)
+    held = [subject for quota in (answer.value.quotas if answer.value else ()) for subject in quota.held_by]
+    who = holders(seen_by, held)
+    return Estimate(wanted, answer, Can.PRICES in workspace.can, sums, ready, samples, who)

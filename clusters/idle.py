@@ -32,7 +32,7 @@ from django.utils.timezone import localtime, override
 from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
-from clusters.durations import Timer, in_words
+from clusters.durations import Timer, in_words, shutdown
 from clusters.life import PAUSE
 from clusters.models import Cluster, Node, Terminal
 from clusters.plans import DELETE
@@ -125,7 +125,7 @@ def _with_failures() -> list[Cluster]:
     failed = Task.objects.filter(kind__in=BY_TIMERS, asked_by=None, status=TaskStatus.FAILED)
     rows = Cluster.objects.filter(status=Cluster.Status.FAILED).annotate(last=Subquery(last))
     untold = rows.filter(last__in=failed.values("pk")).filter(Q(told_of=None) | ~Q(told_of=F("last")))
-    return list(untold.select_related("workspace__organization", "created_by"))
+    return list(untold.select_related("workspace__organization", "workspace__cloud_config", "created_by"))
 
 
 def _tell(cluster: Cluster) -> list[EmailMessage]:
@@ -135,7 +135,8 @@ def _tell(cluster: Cluster) -> list[EmailMessage]:
     if not task or not untold or not untold.update(told_of=task.pk):
         return []
     logger.warning("cluster %s: %s failed: %s", cluster.uuid, task.title, task.cause)
-    subject = f"{'Auto pause' if task.kind == PAUSE.kind else 'Auto shutdown'} of {cluster} failed"
+    name = "auto pause" if task.kind == PAUSE.kind else shutdown(cluster.takes)
+    subject = f"{name.capitalize()} of {cluster} failed"
     return _to_responsible(cluster, "clusters/mail/timer_failed.txt", lambda: (subject, {"task": task}))
 
 

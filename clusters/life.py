@@ -11,6 +11,7 @@ from clusters.models import Cluster, Node
 from clusters.plans import (
     CREATE,
     DELETE,
+    GIVEN_BACK,
     REPAIR,
     ask_for_nodes,
     drop_surplus,
@@ -154,7 +155,7 @@ _HALT = StepPlan(
     icon="bi-pause-circle",
 )
 _START = StepPlan("nodes", "Start the nodes", ask_for_nodes, why="those that are missing are made", icon="bi-hdd-stack")
-_REACH = StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15))
+_REACH = next(step for step in CREATE.steps if step.name == "reach")
 _INTRODUCE = StepPlan(
     "introduce",
     "Introduce the nodes to each other",
@@ -223,6 +224,7 @@ STOP = Plan(
     then={FINISHED: Status.STOPPED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
     destroys=("The nodes, and what is on their own disks", _LOST_PROGRAMS),
+    gives_back=GIVEN_BACK,
     spares=("The cluster, with its name and settings: it can be started again", *_KEPT),
 )
 

@@ -333,24 +333,24 @@ class Cluster(Subject):
     @property
     def timer(self) -> Timer | None:
         """The one of its timers that acts next, where nothing happens until then."""
-        return self.next_timer(pauses=clouds.Can.PAUSE in self.can)
+        return self.next_timer(pauses=clouds.Can.PAUSE in self.can, gives_back=self.takes)
 
     @property
     def warning(self) -> Timer | None:
         """The timer that people were warned of. Nobody is asked."""
         if self.warned is None or self.warned <= self.last_active:
             return None
-        return self.next_timer(pauses=True)
+        return self.next_timer(pauses=True, gives_back=self.takes)
 
-    def next_timer(self, *, pauses: bool) -> Timer | None:
-        """As `timer`, where whoever asks says whether its cloud can pause it."""
+    def next_timer(self, *, pauses: bool, gives_back: bool = False) -> Timer | None:
+        """As `timer`, where whoever asks says whether its cloud can pause it, and what it is to delete it."""
         pause = self.auto_pause if pauses and self.status == self.Status.RUNNING else 0
         delete = self.auto_shutdown if self.status in self.TIMED else 0
         if not pause and not delete:
             return None
         verb, minutes = ("pause", pause) if pause and (not delete or pause < delete) else ("delete", delete)
         warned = self.warned if self.warned and self.warned > self.last_active else None
-        return Timer(verb, minutes, self.last_active, warned)
+        return Timer(verb, minutes, self.last_active, warned, gives_back)
 
     def hostfile_is_written(self) -> None:
         """The hostfile on /shared lists its nodes. Not where it is scaled since this row was read."""
@@ -368,7 +368,7 @@ class Cluster(Subject):
 
         Of no meaning where they have names of their own.
         """
-        if clouds.Can.MAKE not in self.can:
+        if self.takes:
             return self.name
         head = self.nodes.order_by("rank").first()
         return head.hostname.rpartition("-")[0] if head else self.name
@@ -408,6 +408,11 @@ class Cluster(Subject):
     def can(self) -> frozenset[clouds.Can]:
         """Of a cloud: it keeps no disks of spot nodes, so that those cannot be paused."""
         return self.workspace.can - {clouds.Can.PAUSE} if self.spot else self.workspace.can
+
+    @property
+    def takes(self) -> bool:
+        """Whether its nodes are computers that are there, and not made for it."""
+        return clouds.Can.MAKE not in self.workspace.can
 
     @property
     def tags(self) -> clouds.Tags:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from portal.clouds import Account, Identity, InstanceType, Offer, Zone
+from portal.clouds import Account, Can, Identity, InstanceType, Offer, Zone
 from portal.errors import Passing, PortalError, Refused
 from workspaces.models import Workspace
 
@@ -26,6 +26,7 @@ PATIENCE = 2.0  # seconds that a page waits for a cloud
 LISTS = 300.0  # seconds after which a list is asked for anew
 OLDEST = 86_400.0  # seconds for which an old list is shown meanwhile
 OFFERS = 15.0  # seconds for which a price and a quota are taken for true
+CHANGING = 1.0  # seconds for which anything is taken for true where nodes are taken, and others take them too
 ERRORS = 5.0  # seconds after which a cloud that could not answer is asked again
 MOST_KEPT = 300  # answers of an account, of those that are not of use any more
 MOST_AT_ONCE = 16  # questions of this process; each may take a minute
@@ -99,6 +100,8 @@ def _ask(
     oldest: float,
 ) -> Answer[T]:
     """Raises what is no `PortalError`."""
+    if Can.MAKE not in workspace.can:
+        fresh = oldest = CHANGING
     try:
         account = workspace.cloud_config.account
     except PortalError as error:

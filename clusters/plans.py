@@ -193,7 +193,7 @@ def say_what_is_gone(work: Work, cluster: Cluster, names: Sequence[str]) -> None
     later = [one.id for one in found if one.is_looked_after]
     confirmed = [name for name in names if name not in later]
     for name in confirmed:
-        work.log(f"{name}: confirmed gone.")
+        work.log(f"{name}: {'given back' if cluster.takes else 'confirmed gone'}.")
     if later:
         are = "are away and stay" if len(later) > 1 else "is away and stays"
         work.log(
@@ -491,6 +491,11 @@ def note_repair(task: Task) -> None:
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=None)
 
 
+GIVEN_BACK = (
+    "What it runs on its computers: programs and terminals, which are ended",
+    "Its folder on each computer. The computers are free for others then",
+)
+
 CREATE = Plan(
     "clusters.create",
     "Create cluster",
@@ -503,6 +508,8 @@ CREATE = Plan(
             make_keys,
             why="so that even the first connection is to the right node",
             icon="bi-key",
+            taken="Make the cluster's key",
+            why_taken="by which its nodes sign in to each other",
         ),
         StepPlan(
             "document",
@@ -531,8 +538,18 @@ CREATE = Plan(
             drop_nodes,
             undo_title="Stop the nodes, and delete them",
             icon="bi-hdd-stack",
+            taken="Take the computers",
+            why_taken="all of them or none; each gets a folder of the cluster",
+            undo_taken="End what runs on the computers, and give them back",
         ),
-        StepPlan("reach", "Nodes boot and answer", reach_nodes, icon="bi-broadcast", limit=timedelta(minutes=15)),
+        StepPlan(
+            "reach",
+            "Nodes boot and answer",
+            reach_nodes,
+            icon="bi-broadcast",
+            limit=timedelta(minutes=15),
+            taken="Sign in to each",
+        ),
         StepPlan(
             "introduce",
             "Introduce the nodes to each other",
@@ -572,6 +589,8 @@ _SURPLUS = StepPlan(
     "Take away nodes that it does not need any more",
     drop_surplus,
     why="those of the highest ranks",
+    taken="Give computers back that it does not need any more",
+    why_taken="those of the highest ranks",
     icon="bi-dash-circle",
 )
 
@@ -603,5 +622,6 @@ DELETE = Plan(
     undoes_on_cancel=False,
     undoes=CREATE,
     destroys=("The nodes, and what is on their own disks", "Its keys and its hostfile"),
+    gives_back=(*GIVEN_BACK, "Its keys and its hostfile"),
     spares=("What lies on the shared filesystem", "Jobs, runs and their output"),
 )

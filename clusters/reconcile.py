@@ -38,6 +38,7 @@ class Place:
 
     config: CloudConfig
     region: str
+    is_used: bool  # something of ours is there, as far as we know
     ready: frozenset[int]  # workspaces that were so before the cloud was asked
 
     @property
@@ -47,10 +48,13 @@ class Place:
 
 def places(config: int) -> list[Place]:
     ready: dict[str, set[int]] = {}
+    used = set(Stray.objects.there().filter(cloud_config=config).values_list("region", flat=True))
     for pk, region, status in Workspace.objects.filter(cloud_config=config).values_list("pk", "region", "status"):
         ready.setdefault(region, set()).update({pk} if status == Workspace.Status.READY else ())
+        if status != Workspace.Status.TERMINATED:
+            used.add(region)
     row = CloudConfig.objects.select_related("organization").get(pk=config)
-    return [Place(row, region, frozenset(pks)) for region, pks in ready.items()]
+    return [Place(row, region, region in used, frozenset(pks)) for region, pks in ready.items()]
 
 
 @transaction.atomic

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db.models.functions import Now
 
 from accounts import audit
 from accounts.models import User
-from clusters import life, reconcile
+from clusters import life, plans, reconcile
 from clusters.models import Cluster
 from portal.clouds import Can
 from portal.errors import Conflict, Refused, Taken
@@ -56,7 +57,7 @@ def write_end(task: Task) -> None:
         Stray.objects.filter(pk=task.subject_id).update(ended=Now(), trouble="")
 
 
-def _plan(kind: str, steps: list[StepPlan], destroys: str) -> Plan:
+def _plan(kind: str, steps: list[StepPlan], destroys: Sequence[str], gives_back: Sequence[str]) -> Plan:
     return Plan(
         f"strays.destroy-{kind}",
         "Destroy",
@@ -78,15 +79,25 @@ def _plan(kind: str, steps: list[StepPlan], destroys: str) -> Plan:
         then={FINISHED: Status.GONE, FAILED: Status.FAILED, CANCELLED: Status.THERE},
         settle=write_end,
         undoes_on_cancel=False,
-        destroys=(destroys,),
+        destroys=destroys,
+        gives_back=gives_back,
         spares=("Whatever does not carry its tags",),
     )
 
 
 DESTROY_CLUSTER = _plan(
     "cluster",
-    [StepPlan("nodes", "Stop the nodes, and delete them", drop_nodes, icon="bi-hdd-stack")],
-    "Its nodes, and what is on their own disks",
+    [
+        StepPlan(
+            "nodes",
+            "Stop the nodes, and delete them",
+            drop_nodes,
+            icon="bi-hdd-stack",
+            taken="End what runs on the computers, and give them back",
+        )
+    ],
+    ("Its nodes, and what is on their own disks",),
+    plans.GIVEN_BACK,
 )
 DESTROY_WORKSPACE = _plan(
     "workspace",
@@ -96,7 +107,8 @@ DESTROY_WORKSPACE = _plan(
         ),
         StepPlan("network", "Take the network away", drop_network, needs=Can.NETWORK, icon="bi-diagram-3"),
     ],
-    "Its shared filesystem with everything in it, and its network",
+    ("Its shared filesystem with everything in it, and its network",),
+    ("Its folder on the shared path, with everything in it",),
 )
 PLANS = (DESTROY_CLUSTER, DESTROY_WORKSPACE)
 

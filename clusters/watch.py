@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 
 from django.core.mail import EmailMessage
 from django.db import DatabaseError
@@ -37,6 +37,7 @@ SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up n
 GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
+SELDOM = 60  # every so many looks, also where nothing of ours should be: a worker may have been too slow there
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
 MOST_GUESTS = 9999  # sessions by ssh that a node is believed to have
@@ -264,8 +265,10 @@ class CloudWatcher(SharingWatcher):
         return await LEASES(_clouds)()
 
     async def look_after(self, pk: int) -> None:
-        while True:
+        for look in itertools.count():
             for place in await DATABASE(reconcile.places)(pk):
+                if not place.is_used and look % SELDOM:
+                    continue
                 try:
                     await self.compare(place)
                 except PortalError as error:
@@ -324,7 +327,7 @@ def _nodes(clusters: set[int]) -> list[tuple[int, list[tuple[Node, ssh.Host]]]]:
         .order_by("cluster", "rank")
     )
     found = []
-    for cluster, theirs in groupby(nodes, key=lambda node: node.cluster_id):
+    for cluster, theirs in itertools.groupby(nodes, key=lambda node: node.cluster_id):
         try:
             found.append((cluster, [(node, node.host) for node in theirs]))
         except CannotDecrypt as error:  # of one workspace; the others are looked at all the same

@@ -18,10 +18,12 @@ def key_file(cluster: Cluster) -> str:
 def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     """What the cluster's page shows of them."""
     file = f"~/Downloads/{key_file(cluster)}"
-    path = f"{nodes[0].shared if nodes else '/shared'}/.hostfile-{cluster.uuid}"
+    shared = nodes[0].shared if nodes else "/shared"
+    path = f"{shared}/.hostfile-{cluster.uuid}"
     # A node with a door has a network of its own, unless all of them have this computer's.
     reached = [node for node in nodes if node.address and (not node.door or settings.LOCAL_NODES["network"] == "host")]
     return {
+        "shared": shared,
         "hostfile": path,
         "key_file": key_file(cluster),
         "chmod": f"chmod 600 {file}",

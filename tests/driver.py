@@ -50,6 +50,7 @@ from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
+from workspaces import pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -81,12 +82,59 @@ def make_pool(computers, user, base, name="desks"):
     return pool.authorized_key
 
 
+def open_pool(addresses, user, base, name="desks"):
+    """alice's own machines, as she types them: a pool with computers whose keys are to be confirmed."""
+    organization = Organization.objects.earliest("pk")
+    config = create_cloud_config(organization, name=f"The {name}", kind=CloudConfig.Kind.MACHINES, by=alice())
+    pool = pools.create_pool(config, name=name, user=user, base=base, by=alice(), uuid=uuid4())
+    pools.add_computers(config, pool, [(address, 22) for address in addresses], by=alice())
+    return {"config": str(config.uuid), "pool": str(pool.uuid), "line": pool.authorized_key}
+
+
+def keys_shown(pool):
+    """The fingerprints of those that are to be confirmed, by address."""
+    rows = Computer.objects.filter(pool__uuid=pool, host_public="")
+    return {one.address: one.fingerprint_shown for one in rows}
+
+
+def confirm_keys(pool, keys):
+    """`keys`: fingerprints by address."""
+    pool = Pool.objects.get(uuid=pool)
+    seen = [(one.uuid, keys[one.address]) for one in pool.computers.all()]
+    pools.confirm_keys(CloudConfig.objects.get(uuid=pool.account), pool, seen, by=alice())
+
+
+def accept_key(pool, name, fingerprint):
+    """The new key of one that shows another one."""
+    (computer,) = [one for one in Computer.objects.filter(pool__uuid=pool) if str(one) == name]
+    config = CloudConfig.objects.get(uuid=computer.pool.account)
+    pools.accept_new_key(config, computer, fingerprint, by=alice())
+
+
+def task_said(cluster):
+    """What its last task has printed."""
+    task = Cluster.objects.get(uuid=cluster).last_task
+    return b"".join(output.stream_bytes(task.output, output.Filter.parse(task.output, stream=""))).decode()
+
+
+def check_pool(pool):
+    """The button of its page."""
+    pool = Pool.objects.get(uuid=pool)
+    pools.check_now(CloudConfig.objects.get(uuid=pool.account), pool)
+
+
+def is_checked(pool):
+    pool = Pool.objects.get(uuid=pool)
+    return pool.checked is not None and pool.check_asked is None
+
+
 def packages_of_plain_mpi():
     return [str(package) for package in EngineVersion.objects.get(kind="mpi").packages]
 
 
-def stand():
-    """How the computers of all pools stand."""
+def stand(pool=""):
+    """How the computers of a pool stand, or all."""
+    rows = Computer.objects.filter(pool__uuid=pool) if pool else Computer.objects.all()
     return [
         {
             "name": str(one),
@@ -96,7 +144,7 @@ def stand():
             "failing": [line["name"] for line in one.failing],
             "history": list(one.events.values_list("words", flat=True)),  # the newest first
         }
-        for one in Computer.objects.order_by("pk")
+        for one in rows.order_by("pk")
     ]
 
 
@@ -167,9 +215,10 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab", kind=""):
+def make_workspace(name="lab", **of):
+    """In a cloud configuration that is so; the first one."""
     organization = Organization.objects.earliest("pk")
-    config = organization.cloud_configs.get(**({"kind": kind} if kind else {}))
+    config = organization.cloud_configs.filter(**of).earliest("pk")
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
@@ -299,6 +348,10 @@ def run_state(run):
     }
 
 
+def job_of(run):
+    return str(Run.objects.get(uuid=run).job.uuid)
+
+
 def busy(job):
     return Run.objects.filter(job__uuid=job).unfinished().exists() or Task.objects.unfinished().exists()
 
@@ -348,6 +401,10 @@ def change(cluster, verb, **more):
     """What the pages do: `verb` is the beginning of an action's name. The task."""
     act = getattr(actions, f"{verb}_cluster")
     return str(act(Cluster.objects.get(uuid=cluster), **more, by=alice()).uuid)
+
+
+def live_clusters():
+    return [str(uuid) for uuid in Cluster.objects.live().values_list("uuid", flat=True)]
 
 
 def set_timers(cluster, pause=0, shutdown=0):
@@ -478,7 +535,16 @@ def floor_life(workspace, nodes):
         while not all(node.address for node in workspace.cloud.nodes(tags)):
             time.sleep(0.01)
         hosts = [
-            ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
+            ssh.Host(
+                node.hostname,
+                node.address,
+                node.port,
+                node.user,
+                private,
+                node.host_key or key.public,
+                node.door,
+                certificate=next(iter(node.certificates), ""),
+            )
             for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
         ]
         for answer in ssh.run_on_all(hosts, "true"):
@@ -495,6 +561,8 @@ def floor_life(workspace, nodes):
         "resume": make,
         "delete": lambda: end(workspace.cloud.delete_nodes),
     }
+    if clouds.Can.PAUSE not in workspace.cloud.can:
+        del steps["pause"], steps["resume"]
     for name, do in steps.items():
         began = time.time()
         do()

@@ -24,7 +24,7 @@ from portal.once import uuid_for
 from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from portal.tasks.plans import Plan
-from workspaces import plans
+from workspaces import plans, pools
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -123,12 +123,17 @@ def rename(workspace: Workspace, name: str, *, by: User) -> None:
 
 @audit.atomic()
 def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
-    """Raises `PortalError` while a workspace uses it. Its name is free then; its row stays for what was made by it."""
+    """Its name is free then, and its pools are gone; its row stays for what was made by it.
+
+    Raises `PortalError` while a workspace uses it, or a cluster has a computer of it.
+    """
+    pools.hold(config)
     locked = CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).first()
     if locked is None:
         return
     if locked.workspaces.live().exists():
         raise PortalError("Delete the workspaces that use this cloud configuration first.")
+    pools.forget(locked)
     locked.deleted = now()
     locked.save(update_fields=["deleted"])
     audit.record("deleted", locked, organization=locked.organization, by=by)

@@ -11,22 +11,12 @@ from typing import Any
 
 from django.utils.timezone import now
 
-from portal.clouds import Store
+from portal.clouds import Lock, Store
 from portal.errors import Passing
 from portal.models import installation
 from portal.tasks.ledger import Work
-from portal.tasks.subjects import Subject
 
 _SECONDS = 60.0  # that a portal may take to write one
-
-
-def _name(subject: Subject) -> str:
-    return f"deployments/{subject.workspace.uuid}/{subject.uuid}.json"
-
-
-def _store(subject: Subject) -> Store:
-    store: Store = subject.workspace.cloud_config.account.store
-    return store
 
 
 def write(work: Work, **about: Any) -> None:
@@ -45,14 +35,23 @@ def write(work: Work, **about: Any) -> None:
         "task": str(work.task.uuid),
         "written": now().isoformat(timespec="seconds"),
     }
-    store, name = _store(subject), _name(subject)
-    lock = store.lock(name, owner=f"{installation()}/{work.task.uuid}", seconds=_SECONDS)
-    if lock is None:
-        raise Passing("Another portal works on this just now.", evidence=name)
-    store.put(name, json.dumps(document, indent=1).encode(), lock=lock)
+    store, lock = _locked(work)
+    store.put(lock.name, json.dumps(document, indent=1).encode(), lock=lock)
     store.release(lock)
-    work.log(f"{name} in the cloud configuration's store says what is made.")
+    work.log(f"{lock.name} in the cloud configuration's store says what is made.")
 
 
 def remove(work: Work) -> None:
-    _store(work.subject).delete(_name(work.subject))
+    """Raises `Passing` while another portal writes it."""
+    store, lock = _locked(work)
+    store.delete(lock.name, lock=lock)
+
+
+def _locked(work: Work) -> tuple[Store, Lock]:
+    subject = work.subject
+    store: Store = subject.workspace.cloud_config.account.store
+    name = f"deployments/{subject.workspace.uuid}/{subject.uuid}.json"
+    lock = store.lock(name, owner=f"{installation()}/{work.task.uuid}", seconds=_SECONDS)
+    if lock is None:
+        raise Passing("Another portal works on this just now.", evidence=name)
+    return store, lock

@@ -139,6 +139,7 @@ class WorkspaceForm(OnceForm):
         super().__init__(*args, **kwargs)
         self.organization = organization
         configs = organization.cloud_configs.live().order_by("name")
+        self.configs = configs
         self.fields["cloud_config"].queryset = configs  # type: ignore[attr-defined]
         groups: list[tuple[str, list[tuple[str, str]]]] = []
         for config in configs:
@@ -146,9 +147,15 @@ class WorkspaceForm(OnceForm):
                 groups.append((str(config), [(region.name, region.title) for region in config.regions]))
             except PortalError:
                 continue  # the form says at its field that this configuration has no regions
+        field = self.fields["region"]
+        words = sorted({config.region_word for config in configs})
+        if words == ["Pool"]:
+            field.label, field.help_text = "Pool", "On whose computers its files and clusters will be."
+        elif "Pool" in words:
+            field.label = "Pool or region"
         # Each configuration has regions of its own: of several, they stand under its name.
         choices = groups[0][1] if len(groups) == 1 else groups
-        self.fields["region"].choices = choices  # type: ignore[attr-defined]
+        field.choices = choices  # type: ignore[attr-defined]
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]

@@ -118,6 +118,11 @@ class CloudConfig(models.Model):
                 return MachinesOptions(self.uuid)
 
     @property
+    def region_word(self) -> str:
+        """What a region is called there."""
+        return "Pool" if self.kind == self.Kind.MACHINES else "Region"
+
+    @property
     def can(self) -> frozenset[clouds.Can]:
         """What its kind of cloud can do. Nobody is asked, and nothing sealed is opened."""
         return clouds.connect(self.connection).can
@@ -235,6 +240,10 @@ class Workspace(Subject):
     @property
     def can(self) -> frozenset[clouds.Can]:
         return self.cloud_config.can
+
+    @property
+    def region_word(self) -> str:
+        return self.cloud_config.region_word
 
     @property
     def lock(self) -> tuple[clouds.Store, str] | None:

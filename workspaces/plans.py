@@ -129,6 +129,9 @@ CREATE = Plan(
             needs=Can.FILESYSTEM,
             why="every node of every cluster in here sees it as /shared",
             icon="bi-folder2",
+            taken="Make its folder on the shared path",
+            why_taken="for the workspace's files; only what has its mark is ever deleted",
+            undo_taken="Delete its folder on the shared path",
         ),
     ],
     queue="provision",
@@ -178,6 +181,7 @@ DELETE = Plan(
     undoes_on_cancel=False,
     undoes=CREATE,
     destroys=("The shared filesystem and everything in it", "The network and the portal's key"),
+    gives_back=("Its folder on the shared path, with everything in it", "The portal's key"),
     spares=("Jobs, runs and their output", "The audit"),
 )
 

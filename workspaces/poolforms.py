@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
-from django.db.models import Q, QuerySet
 
 from portal import reach
 from portal.clouds.machines.models import SSH, Computer, Pool
@@ -191,25 +190,25 @@ class ComputerFilterForm(forms.Form):
             ("taken", "In use"),
             ("refused", "Refused"),
             ("away", "Away"),
-            ("new", "To be confirmed"),
             ("disabled", "Disabled"),
         ],
         required=False,
         widget=forms.Select(attrs={"aria-label": "Status"}),
     )
 
-    def narrow(self, rows: QuerySet[Computer]) -> QuerySet[Computer]:
+    def finds(self, computer: Computer) -> bool:
         asked = self.cleaned_data
-        if found := asked["q"]:
-            rows = rows.filter(Q(hostname__icontains=found) | Q(address__icontains=found))
+        found = asked["q"].lower()
+        if found not in computer.hostname.lower() and found not in computer.where.lower():
+            return False
         match asked["state"]:
-            case "free":
-                return rows.filter(subject="", state=Computer.State.READY, is_disabled=False)
-            case "taken":
-                return rows.exclude(subject="")
-            case "disabled":
-                return rows.filter(is_disabled=True)
             case "":
-                return rows
+                return True
+            case "free":
+                return computer.is_free
+            case "taken":
+                return computer.is_taken
+            case "disabled":
+                return computer.is_disabled
             case state:
-                return rows.filter(state=state)
+                return bool(computer.state == state)

@@ -52,7 +52,12 @@ def _changed(config: CloudConfig) -> None:
 
 @audit.atomic()
 def create_pool(config: CloudConfig, *, name: str, user: str, base: str, by: User, uuid: UUID) -> Pool:
-    """With an authority of its own. Asked twice with one `uuid`, the second call returns what the first made."""
+    """With an authority of its own. Asked twice with one `uuid`, the second call returns what the first made.
+
+    Raises `Conflict` where the configuration was deleted meanwhile.
+    """
+    if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).exists():
+        raise Conflict(f"The cloud configuration {config} was deleted.")
     pool = Pool(uuid=uuid, account=config.uuid, name=name, user=user, base=base)
     certificates.new_authority(pool)
     made = {field: getattr(pool, field) for field in ("name", "user", "base", "key_public", "key_private")}
@@ -72,6 +77,9 @@ def delete_pool(config: CloudConfig, pool: Pool, *, by: User) -> None:
     locked = Pool.objects.select_for_update().filter(pk=pool.pk).first()
     if locked is None:
         return
+    list(locked.computers.held())
+    # Whoever makes a workspace has this row: they have made it, or find no pool.
+    list(CloudConfig.objects.select_for_update(no_key=True).filter(pk=config.pk))
     if config.workspaces.live().filter(region__iexact=pool.name).exists():
         raise Conflict("Delete the workspaces in this pool first.")
     if taken := list(locked.computers.exclude(subject="")[:3]):
@@ -88,7 +96,9 @@ def add_computers(config: CloudConfig, pool: Pool, places: Sequence[tuple[str, i
 
     Raises `PortalError` where the pool would have too many.
     """
-    locked = Pool.objects.select_for_update().get(pk=pool.pk)
+    locked = Pool.objects.held().filter(pk=pool.pk).first()
+    if locked is None:
+        raise Conflict(f"The pool {pool} was deleted.")
     have = set(locked.computers.values_list("address", "port"))
     new = [place for place in dict.fromkeys(places) if place not in have]
     if len(have) + len(new) > MOST:
@@ -110,8 +120,9 @@ def confirm_keys(config: CloudConfig, pool: Pool, keys: Iterable[tuple[UUID, str
     Raises `Conflict` where one shows another key by now, and confirms none then. Those that are confirmed stay so.
     """
     seen = dict(keys)
-    rows = pool.computers.select_for_update().filter(uuid__in=seen, host_public="").order_by("pk")
-    confirmed = list(rows)
+    if not Pool.objects.held().filter(pk=pool.pk).exists():
+        raise Conflict(f"The pool {pool} was deleted.")
+    confirmed = list(pool.computers.held().filter(uuid__in=seen, host_public=""))
     for one in confirmed:
         if not one.host_shown or one.fingerprint_shown != seen[one.uuid]:
             raise Conflict(f"{one.where} shows another host key by now. Compare it again.")
@@ -131,7 +142,8 @@ def accept_new_key(config: CloudConfig, computer: Computer, seen: str, *, by: Us
 
     Raises `Conflict` where it shows another one by now, or the confirmed one again.
     """
-    locked = Computer.objects.select_for_update().filter(pk=computer.pk).first()
+    list(Pool.objects.held().filter(pk=computer.pool_id))
+    locked = Computer.objects.held().filter(pk=computer.pk).first()
     if locked is None or not locked.host_shown or locked.fingerprint_shown != seen:
         raise Conflict("It does not show this key any more. Nothing was changed.")
     before = locked.fingerprint
@@ -156,13 +168,15 @@ def set_disabled(config: CloudConfig, computer: Computer, is_disabled: bool, *, 
 
 @audit.atomic()
 def remove_computer(config: CloudConfig, computer: Computer, *, by: User) -> None:
-    """Its row and its history. Raises `Conflict` while a cluster has it, or it was not cleaned after one."""
+    """Its row and its history. Raises `Conflict` while a cluster has it, or it is about to be cleaned after one."""
     locked = Computer.objects.select_for_update().filter(pk=computer.pk).first()
     if locked is None:
         return
-    if locked.is_taken:
+    if not locked.may_be_removed:
         raise Conflict(f"{locked} is taken. Delete its cluster first.")
     before = {"pool": computer.pool.name, "address": locked.where, "host key": fingerprint(locked.host_public)}
+    if locked.is_taken:
+        before["not cleaned after the cluster"] = locked.subject
     _record("removed", locked, config, by, before=before)
     locked.delete()
     _changed(config)
@@ -174,7 +188,16 @@ def check_now(config: CloudConfig, pool: Pool) -> None:
     _changed(config)
 
 
-def taken_of(config: CloudConfig) -> list[Computer]:
-    """Computers that a cluster has, or that were not cleaned after one."""
-    pools = Pool.objects.filter(account=config.uuid).values("pk")
-    return list(Computer.objects.filter(~Q(subject=""), pool__in=pools)[:20])
+def hold(config: CloudConfig) -> None:
+    """Lock its pools and their computers: before its own row, by whoever writes to both."""
+    locked = list(Pool.objects.select_for_update().filter(account=config.uuid).order_by("pk"))
+    list(Computer.objects.held().filter(pool__in=locked))
+
+
+def forget(config: CloudConfig) -> None:
+    """All pools, for the end of the configuration. Raises `Conflict` while one of their computers is taken."""
+    rows = Pool.objects.select_for_update().filter(account=config.uuid)
+    taken = Computer.objects.filter(pool__in=list(rows)).exclude(subject="")
+    if names := [str(one) for one in taken[:3]]:
+        raise Conflict(f"Computers of its pools are taken still: {', '.join(names)}.")
+    Pool.objects.filter(account=config.uuid).delete()

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 from django.db import DatabaseError
+from django.db.models import Q, QuerySet
 from django.utils.timezone import now
 
 from portal import ssh
@@ -17,6 +19,7 @@ from portal.clouds.machines import certificates, leaving, standing
 from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
+from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
@@ -28,10 +31,10 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
+NO_KEY = "The portal cannot open the pool's key. Ask whoever runs this portal."
 AT_ONCE = 16  # computers of a pool that are asked at a time: those of another one do not wait for them
-ASKED_FOR_KEYS = timedelta(
-    hours=1
-)  # after it was added, a computer is asked all the time; then, as often as it is checked
+# After it was added, a computer is asked for its key all the time; later, as often as it is checked.
+ASKED_FOR_KEYS = timedelta(hours=1)
 
 
 class PoolCheckWatcher(SharingWatcher):
@@ -48,7 +51,10 @@ class PoolCheckWatcher(SharingWatcher):
         if pool is None:
             return
         await _look_for_keys(pool, new)
-        findings = await check(pool, computers)
+        try:
+            findings = await check(pool, computers)
+        except CannotDecrypt:
+            findings = [Finding(one, silence=NO_KEY) for one in computers]
         keys, _ = await _keys_of([one.computer for one in findings if one.another_key])
         await DATABASE(_write_down)(pool, findings, keys)
 
@@ -79,15 +85,21 @@ class ComputerWatcher(SharingWatcher):
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
         turns = asyncio.Semaphore(AT_ONCE)
-        hosts = [(one, certificates.host(pool, one)) for one in computers]
-        await asyncio.gather(*(self._ask(turns, one, host, answers, silent) for one, host in hosts))
+        try:
+            hosts = [certificates.host(pool, one) for one in computers]
+        except CannotDecrypt:
+            silent = {one.pk: NO_KEY for one in computers}
+        else:
+            asked = zip(computers, hosts, strict=True)
+            await asyncio.gather(*(self._ask(turns, one, host, answers, silent) for one, host in asked))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
             logger.warning("what was seen of pool %s could not be written down: %s", pool.uuid, error)
         back = [one for one in computers if one.is_leaving and one.pk in answers]
         if back:
-            await apart(partial(leaving.sweep, back))
+            for computer, why in await apart(partial(leaving.sweep, back)):
+                logger.warning("%s stays taken: %s (%s)", computer, why.message, why.evidence)
             await DATABASE(_ring)(pool)
 
     async def _ask(
@@ -102,8 +114,7 @@ class ComputerWatcher(SharingWatcher):
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
-                boot_id, load = answer.text.split()[:2]
-                answers[computer.pk] = saying.boot_id(boot_id), saying.number(float(load))
+                answers[computer.pk] = _seen(answer.text)
             except Refused as error:
                 if computer.state == Computer.State.READY:
                     logger.info("%s: %s", computer, error)
@@ -116,6 +127,12 @@ class ComputerWatcher(SharingWatcher):
 
     def close(self) -> None:
         self.connections.close()
+
+
+def _seen(said: str) -> tuple[str, float]:
+    """Boot id and load, which come after what the account's shell may say. Raises `ValueError`."""
+    boot_id, loads = said.splitlines()[-2:]
+    return saying.boot_id(boot_id), saying.number(float(loads.partition(" ")[0]))
 
 
 async def _look_for_keys(pool: Pool, computers: Sequence[Computer]) -> None:
@@ -144,11 +161,17 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
 
 
 def _due() -> set[int]:
-    return set(standing.due().values_list("pk", flat=True))
+    return set(standing.due().filter(account__in=_accounts()).values_list("pk", flat=True))
 
 
 def _watched() -> set[int]:
-    return set(Pool.objects.filter(computers__isnull=False).values_list("pk", flat=True))
+    """Of a configuration that was deleted, those that have still to be cleaned after a cluster."""
+    has_some = Q(computers__isnull=False, account__in=_accounts())
+    return set(Pool.objects.filter(has_some | Q(computers__is_leaving=True)).values_list("pk", flat=True))
+
+
+def _accounts() -> QuerySet[CloudConfig, UUID]:
+    return CloudConfig.objects.live().values_list("uuid", flat=True)
 
 
 def _to_check(pk: int) -> tuple[Pool | None, list[Computer], list[Computer]]:
@@ -182,5 +205,5 @@ def _write_looks(pool: Pool, answers: dict[int, tuple[str, float]], silent: dict
 
 
 def _want_check(pool: Pool) -> None:
-    standing.want_check(pool)
+    standing.want_check_again(pool)
     live.ring(live.WATCH_CHECKS)

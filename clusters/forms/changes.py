@@ -6,11 +6,13 @@ from django import forms
 from django.db.models import Q
 
 from accounts.forms import ConfirmDeleteForm
+from clusters import offers
 from clusters.actions import CHANGEABLE, MOST_NODES
-from clusters.forms.create import NAME
+from clusters.forms.create import NAME, give_back
 from clusters.forms.durations import DELETES, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
 from clusters.plans import DELETE
+from clusters.room import why_not_enough
 from portal.clouds import Can
 from portal.forms import plain_line
 
@@ -48,7 +50,11 @@ class EditForm(forms.Form):
                 del self.fields[name]
         if Can.PAUSE not in cluster.can:
             self.fields.pop("auto_pause", None)
-        if "name" in self.fields and cluster.status != Cluster.Status.STOPPED:
+        if cluster.takes and "auto_shutdown" in self.fields:
+            give_back(self.fields["auto_shutdown"])
+        if "name" in self.fields and cluster.takes:
+            self.fields["name"].help_text = "Its nodes keep their computers' names."
+        elif "name" in self.fields and cluster.status != Cluster.Status.STOPPED:
             self.fields["name"].help_text = f"Its nodes keep their names, {cluster.stem}-0 and so on."
         if field := cast("Any", self.fields.get("engine_version")):
             field.queryset = EngineVersion.objects.filter(Q(offered=True) | Q(pk=cluster.engine_version_id))
@@ -70,14 +76,30 @@ class ScaleForm(forms.Form):
     def __init__(self, data: Any = None, *, cluster: Cluster) -> None:
         super().__init__(data, initial={"node_count": cluster.node_count})
         self.cluster = cluster
-        self.fields["node_count"].help_text = f"1 to {MOST_NODES}. It has {cluster.node_count} now."
+        words = [f"1 to {MOST_NODES}. It has {cluster.node_count} now."]
+        if cluster.takes and (answer := offers.catalogue(cluster.workspace).value):
+            kind = answer.named.get(cluster.instance_type)
+            free = (kind.free if kind else 0) or "No"
+            words.append(f"{free} more {'is' if free == 1 else 'are'} free.")
+        self.fields["node_count"].help_text = " ".join(words)
+
+    def clean_node_count(self) -> int:
+        nodes: int = self.cleaned_data["node_count"]
+        more = nodes - self.cluster.node_count
+        why = ""
+        if more > 0 and self.cluster.takes:
+            why = why_not_enough(self.cluster.workspace, self.cluster.instance_type, more)
+        if why:
+            raise forms.ValidationError(why)
+        return nodes
 
     @property
     def going(self) -> list[str]:
         """The names of the nodes that would go."""
         wanted = self.cleaned_data.get("node_count") if self.is_bound and self.is_valid() else None
         ranks = range(wanted or self.cluster.node_count, self.cluster.node_count)
-        return [f"{self.cluster.stem}-{rank}" for rank in ranks]
+        names = dict(self.cluster.nodes.filter(rank__in=ranks).values_list("rank", "hostname"))
+        return [names.get(rank, f"{self.cluster.stem}-{rank}") for rank in ranks]
 
     @property
     def is_sure(self) -> bool:

@@ -11,9 +11,9 @@ from django.http import QueryDict
 from clusters import offers, sizing
 from clusters.actions import MOST_NODES, SPOT_STAYS
 from clusters.estimate import Wanted
-from clusters.forms.durations import DELETES, PAUSES, DurationField
+from clusters.forms.durations import DELETES, GIVES_BACK, PAUSES, DurationField
 from clusters.models import Cluster, EngineVersion
-from clusters.room import room_for
+from clusters.room import room_for, why_not_enough
 from portal.clouds import Can, InstanceType
 from portal.errors import Refused
 from portal.forms import plain_line
@@ -29,6 +29,7 @@ MOST_TAGS = 20
 # What every cloud takes: some allow more.
 _TAG = re.compile(r"[A-Za-z0-9_.:+@-][A-Za-z0-9_.:+@ -]{0,99}")
 _TAKEN = ("aws:", "azure", "microsoft", "windows", "coxswain")
+GIVE_BACK_AFTER = 60  # minutes, where nothing else was said
 _ENOUGH_CORES = 4  # of a node, to try something, where nothing else says what to begin with
 
 
@@ -109,7 +110,9 @@ class TypesForm(forms.Form):
             )
         self.more = max(0, len(self.found) - MOST_ROWS)
         self.has_prices = any(one.hourly_price is not None for one in types)
-        self.columns = 5 + self.has_prices + (of.room is not None)
+        self.has_numbers = any(one.there is not None for one in types)
+        self.has_networks = any(one.accelerated_network for one in types) or not self.has_numbers
+        self.columns = 4 + self.has_networks + self.has_prices + (of.room is not None) + self.has_numbers
 
     @property
     def wide(self) -> list[forms.BoundField]:
@@ -185,7 +188,13 @@ class ClusterForm(OnceForm):
     )
 
     ADVANCED: ClassVar = ("auto_shutdown", "role", "zone", "spot", "extra_tags", "description", "auto_repair")
-    NEEDS: ClassVar[Mapping[str, Can]] = {"auto_pause": Can.PAUSE, "role": Can.ROLE, "zone": Can.ZONE, "spot": Can.SPOT}
+    NEEDS: ClassVar[Mapping[str, Can]] = {
+        "auto_pause": Can.PAUSE,
+        "role": Can.ROLE,
+        "zone": Can.ZONE,
+        "spot": Can.SPOT,
+        "extra_tags": Can.MAKE,
+    }
 
     def __init__(
         self,
@@ -202,10 +211,16 @@ class ClusterForm(OnceForm):
         for name, can in self.NEEDS.items():
             if can not in workspace.can:
                 del self.fields[name]
+        self.takes = Can.MAKE not in workspace.can  # computers that are there, and makes none
+        if self.takes:
+            self.fields["name"].help_text = "Small letters, digits and hyphens. Nodes keep their computers' names."
+            self.fields["auto_repair"].help_text = "Another computer is taken instead. It can be changed later."
+            give_back(self.fields["auto_shutdown"])
+            self.initial.setdefault("auto_shutdown", GIVE_BACK_AFTER)
         self.answer = offers.catalogue(workspace)
         self.catalogue = self.answer.value
         self.room = room_for(workspace, self.catalogue.types if self.catalogue else ())
-        self.starts = sizing.starts(self.catalogue)
+        self.starts = [] if self.takes else sizing.starts(self.catalogue)
         self.start = next((start for start in self.starts if start.size == size), None)
         if self.start:
             self.initial.update(instance_type=self.start.instance_type.name, node_count=self.start.nodes)
@@ -277,7 +292,16 @@ class ClusterForm(OnceForm):
 
     @property
     def advanced(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.ADVANCED if name in self.fields]
+        return [self[name] for name in self.ADVANCED if name in self.fields and name != self._timer]
+
+    @property
+    def timer(self) -> forms.BoundField | None:
+        """What is done first to a cluster that nobody uses."""
+        return self[self._timer] if self._timer in self.fields else None
+
+    @property
+    def _timer(self) -> str:
+        return "auto_shutdown" if self.takes else "auto_pause"
 
     @property
     def boxes(self) -> list[str]:
@@ -317,7 +341,17 @@ class ClusterForm(OnceForm):
             self.add_error("auto_pause", f"{SPOT_STAYS} Choose Never.")
         if data.get("spot") and kind and not kind.spot:
             self.add_error("spot", f"{kind.name} cannot be had as spot nodes.")
+        if (nodes := data.get("node_count")) and kind and self.takes:
+            # Sent twice, it has them by now.
+            is_made = "key" in data and self.workspace.clusters.filter(uuid=data["key"]).exists()
+            if not is_made and (why := why_not_enough(self.workspace, kind.name, nodes)):
+                self.add_error("node_count", why)
         return data
+
+
+def give_back(field: forms.Field) -> None:
+    """What auto shutdown is where the nodes are computers that others wait for."""
+    field.label, field.help_text = "Give back after", GIVES_BACK
 
 
 def _values_of(like: Cluster, workspace: Workspace) -> dict[str, Any]:

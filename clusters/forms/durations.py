@@ -12,6 +12,10 @@ from django.utils.safestring import SafeString
 from clusters.durations import MOST, MOST_DAYS, NEVER, UNITS, split
 
 PAUSES = "After so long without runs and terminals its nodes stop. They keep their disks, and can be resumed."
+GIVES_BACK = (
+    "After so long without runs and terminals it is deleted, and its computers are free for others. What lies on the"
+    " shared filesystem stays."
+)
 DELETES = "After so long without runs and terminals it is deleted. The time goes on while it is PAUSED."
 
 

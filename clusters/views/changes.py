@@ -67,7 +67,7 @@ def _after_a_look(act: Callable[..., Task], plan: Plan) -> Callable[..., HttpRes
         if request.method == "POST":
             with refusals_in(form):
                 return redirect("task", uuid=act(found, by=person(request)).uuid)
-        context = {"cluster": found, "form": form, "plan": plan, "verb": plan.title.split()[0]}
+        context = {"cluster": found, "form": form, "plan": plan.on(found.can), "verb": plan.title.split()[0]}
         return render(request, "clusters/cluster_change.html", context)
 
     return view
@@ -92,7 +92,7 @@ def scale(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             task = actions.scale_cluster(found, form.cleaned_data["node_count"], by=person(request))
             return redirect("task", uuid=task.uuid)
-    context = {"cluster": found, "form": form, "plan": life.SCALE, "on_it": actions.who_is_on(found)}
+    context = {"cluster": found, "form": form, "plan": life.SCALE.on(found.can), "on_it": actions.who_is_on(found)}
     return render(request, "clusters/cluster_scale.html", context)
 
 

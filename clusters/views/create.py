@@ -9,6 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from accounts.access import Can, get_for
+from accounts.models import User
 from accounts.place import person
 from clusters import plans
 from clusters.actions import create_cluster
@@ -55,7 +56,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             cluster = create_cluster(
                 workspace,
                 **{name: data[name] for name in form.fields if name != "key"},
-                hourly_price=_node_price(form),
+                hourly_price=_node_price(form, person(request)),
                 by=person(request),
                 uuid=data["key"],
             )
@@ -67,12 +68,14 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "like": like,
         "types": TypesForm(asked, of=form),
-        "estimate": estimate(workspace, form.wanted, form.room) if form.wanted and part != "types" else None,
+        "estimate": estimate(workspace, form.wanted, form.room, seen_by=person(request))
+        if form.wanted and part != "types"
+        else None,
         "plan": plans.CREATE.on(workspace.can),
     }
     return render(request, f"clusters/cluster_new.html{f'#{part}' if part in PARTS else ''}", context)
 
 
-def _node_price(form: ClusterForm) -> Decimal | None:
+def _node_price(form: ClusterForm, by: User) -> Decimal | None:
     """What the plan beside the form has said a node costs an hour."""
-    return estimate(form.workspace, form.wanted, None).node_price if form.wanted else None
+    return estimate(form.workspace, form.wanted, None, seen_by=by).node_price if form.wanted else None

@@ -9,6 +9,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch, prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
@@ -64,13 +65,15 @@ def change_clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         _act(request, change, clusters, by=person(request))
         return redirect("clusters", uuid=uuid)
+    runs = clusters[0].runs.model.objects.unfinished().select_related("job")
+    prefetch_related_objects(clusters, Prefetch("runs", runs[:10], to_attr="unfinished_runs"))
     context = {
         "workspace": workspace,
         "change": change,
         "what": sent["what"],
         "plan": change.plan.on(workspace.can),
         "form": form,
-        "clusters": [(cluster, cluster.runs.unfinished().select_related("job")[:10]) for cluster in clusters],
+        "clusters": clusters,
         "left_out": left_out,
     }
     return render(request, "clusters/change_several.html", context)

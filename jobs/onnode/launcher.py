@@ -61,8 +61,9 @@ FOLLOWS = re.compile(
 # What Hydra says in the place of a spawned program that is not there; who spawned it waits for ever.
 NOT_STARTED = re.compile(rb"\[proxy:[^\n]*HYDU_create_process[^\n]*execvp error on file ([^\n]+) \(([^\n]+)\)\n")
 
-# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are. One in Python puts itself under
-# it. Then the sitecustomize that would have been found without this one has its turn.
+# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are, in the environment of mpiexec,
+# which unlike that of ranks leads to this. One in Python puts itself under it. Then the sitecustomize that would have
+# been found without this one has its turn.
 HOOK = """\
 import os, sys
 fresh = "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ
@@ -86,6 +87,16 @@ def coded(module):
     source = boot.source(module)
     code = compile(source, "<portal>", "exec", dont_inherit=True)
     return base64.b64encode(marshal.dumps(code)).decode()
+
+
+def place_of_our_own():
+    """A folder of this node. Those of launchers that were killed go: one at a time is on a node."""
+    for parent in filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")):  # noqa: S108
+        with contextlib.suppress(OSError):
+            for left in pathlib.Path(parent).glob("ranks-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            return pathlib.Path(tempfile.mkdtemp(prefix="ranks-", dir=parent))
+    raise FileNotFoundError(errno.ENOENT, "no folder for what is temporary")
 
 
 # Once, when this is loaded, which is before anybody waits for it.
@@ -143,9 +154,7 @@ class Launcher:
         self.facts = {}
         self.mpiexec = None
         self.hosts = Hosts(pathlib.Path(order["hostfile"]).read_text())
-        for left in pathlib.Path(tempfile.gettempdir()).glob("ranks-*"):
-            shutil.rmtree(left, ignore_errors=True)  # of a launcher that was killed: one at a time is on a node
-        self.place = pathlib.Path(tempfile.mkdtemp(prefix="ranks-"))  # of this node: FIFOs, and what is spawned prints
+        self.place = place_of_our_own()  # of this node: FIFOs, and what is spawned prints
         self.log = telling.Log(folder)
         self.poll = select.epoll()
         self.channels = {}  # by descriptor

@@ -53,6 +53,7 @@ def fetch(setup, source):
     wanted = Requirements(source)
     if not wanted.words:
         return None
+    setup.know()  # where it is: what follows may take long
     engine = pathlib.Path(setup.order["engine"])
     seconds = setup.order.get("packages_seconds", 1800)
     installer = Installer(setup, source, wanted, seconds)

@@ -129,8 +129,11 @@ def become(command, folder, out, err, told, pmi):
         os.environ["PMI_FD"] = str(pmi)
     os.environ["COXSWAIN_TELL"] = str(told)
     os.environ["COXSWAIN_RANK"] = os.environ.get("PMI_RANK", "0")
-    os.environ.pop("COXSWAIN_WRAPPER", None)  # programs that it spawns get it from Hydra
-    os.environ.pop("COXSWAIN_WRAP", None)
+    for name in ("COXSWAIN_WRAPPER", "COXSWAIN_WRAP"):  # programs that it spawns get them from Hydra, as the hook
+        os.environ.pop(name, None)
+    _, *places = os.environ.pop("PYTHONPATH").split(":")
+    if places:
+        os.environ["PYTHONPATH"] = ":".join(places)
     command = with_runner(command)
     try:
         if folder:

@@ -69,7 +69,7 @@ def fetch(setup):
             shutil.copytree(place / "src", source, symlinks=True)
         else:
             commit, subject = fetcher.bring(url, reference, source)
-    setup.know(commit=commit, subject=subject)
+    setup.facts.update(commit=commit, subject=subject)  # told with what comes next
     setup.say(f"At {commit[:12]}, {subject}")
     return source
 
@@ -148,6 +148,8 @@ class Git:
         "http.cookieFile=",
         "fetch.recurseSubmodules=false",
         "submodule.recurse=false",
+        "fetch.unpackLimit=1",
+        "core.logAllRefUpdates=false",
         "gc.auto=0",
         "maintenance.auto=false",
         "advice.detachedHead=false",
@@ -228,8 +230,7 @@ class Fetcher:
         self.place = place
         self.say = setup.say
         self.here = order["allow_this_machine"]
-        (place / "home").mkdir()
-        self.git = Git(order, place / "home", self.say)
+        self.git = Git(order, place, self.say)
         self.store = kept.Store(pathlib.Path(order["shared"], ".sources"), order, self.git.until, self.say)
         self.advice = "Check that the Git URL is right and may be read without a password; or give the job one."
         self.submodules = 0

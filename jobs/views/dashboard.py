@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import EmptyResultSet
-from django.db.models import QuerySet, Value
+from django.db.models import QuerySet, Value, prefetch_related_objects
 from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -105,6 +105,7 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
         run.cluster = known.get(run.cluster_id, run.cluster)
     for cluster in some:
         cluster.workspace = by_pk[cluster.workspace_id]
+    prefetch_related_objects([cluster.workspace for cluster in some if cluster.warned], "cloud_config")
     why = reasons(runs)
     for run in runs:
         run.waits_for = why.get(run.pk, "")

@@ -2,7 +2,19 @@
 
 A new cloud: a folder beside `local/` with its options, one value of `CloudKind`, one case in `connect`, one line in
 `tests/clouds/test_contract.py`. What is given and answered is in `types.py`, what a store is in `stores.py`, and what a
-node offers to whoever signs in is in `promises.py`; `bootstrap.py` makes that of a bare image.
+node offers to whoever signs in is in `promises.py`; `bootstrap.py` makes that of a bare image. Above the folder: its
+kind and the options of a row in `workspaces/models.py`, and its form in `workspaces/forms.py`.
+
+What is asked in which order:
+
+- A configuration: `check`, `permissions` and `regions`, once an hour and when somebody wants it.
+- A workspace: `ensure_network`, then `ensure_filesystem`; they go in reverse, each once the one before answers None,
+  and then `leftovers` until it is empty.
+- A cluster: `ensure_role` where no role was chosen, `ensure_nodes`, `nodes` until each has an address; from then on the
+  portal speaks SSH. Its end is `delete_nodes`, `delete_role`, `leftovers`. A repair, a start and a resume are
+  `ensure_nodes` again, and so is a scale; what is too much then goes by `delete_nodes` with its ranks.
+- Beside all that, in the watch process: `inventory` where nodes do not answer, at most every few seconds, and `owners`
+  once a minute; and for pages, `instance_types`, `zones` and `offer` in threads, of which answers are kept for a while.
 """
 
 from __future__ import annotations
@@ -67,14 +79,19 @@ __all__ = [
     "connect",
 ]
 
-Options: TypeAlias = LocalOptions | MachinesOptions  # of each kind of cloud: typed, frozen, and without a secret
+# Of each kind of cloud: a frozen dataclass without a secret, that can be hashed. Its `in_words` are pairs (what it is,
+# how it is) that people of the organization may read.
+Options: TypeAlias = LocalOptions | MachinesOptions
 
 
 class Account(Protocol):
     """A cloud configuration: who we are in a cloud, what we may do, and what may be had.
 
     It is made without a word to the cloud, and kept: threads share it, and what it is told (a session, a token that
-    ends) it keeps itself.
+    ends) it keeps itself. Each process has one of its own. Another content of the configuration is another account.
+
+    Its methods raise `Passing` or `Refused`, and end within a minute, as those of `Cloud`. The code of a refusal says
+    what to tell people and what to offer them: see the table in `portal/tasks/causes.py`.
     """
 
     kind: CloudKind
@@ -85,13 +102,21 @@ class Account(Protocol):
         ...
 
     def permissions(self) -> list[Permission]:
-        """Each thing that the portal needs to be allowed; granted or not, with what to paste."""
+        """Each thing that the portal needs to be allowed; granted or not, with what to paste.
+
+        Of everything that the folder ever asks the cloud for, and of nothing more: what is missing makes the
+        configuration INCOMPLETE. Nothing is made in order to find out.
+        """
         ...
 
-    def regions(self) -> list[Region]: ...
+    def regions(self) -> list[Region]:
+        """Where a workspace can be: the names are kept with workspaces, and so stay what they are."""
+        ...
 
     def instance_types(self, region: str) -> list[InstanceType]:
-        """What can be had there, smallest first. Empty when the credentials allow nothing."""
+        """What can be had there, smallest first, with prices where they are known. Empty when the credentials allow
+        nothing. However many there are, and however long that takes: no page waits for it.
+        """
         ...
 
     def check_role(self, name: str) -> Identity:
@@ -128,14 +153,18 @@ class Account(Protocol):
         """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""
         ...
 
-    def cloud(self, region: str) -> Cloud: ...
+    def cloud(self, region: str) -> Cloud:
+        """The same one each time. Nobody is asked: a region that there is not is refused by what is then called."""
+        ...
 
 
 class Cloud(Protocol):
     """One region of an account.
 
     - Every method may be called again after a crash: `ensure_*` finds by tag before it makes, `delete_*` is content
-      with nothing.
+      with nothing. What was chosen the first time (an image, a range of addresses) is read from what is there.
+    - Tags are written in the call that makes a thing, with `extra_tags`, by which nothing is ever found. A thing
+      without our tags is never changed or deleted, also where it is in the way: then `Refused` names it.
     - No method waits for a machine. `ensure_*`, `stop_nodes` and `delete_*` answer None when it is done, or `Pending`:
       then the ledger waits, and asks again with the same words and with the answer's `token`.
     - They raise `Passing` or `Refused` and nothing else; nothing of an SDK gets out, and no secret is in a message.
@@ -156,33 +185,40 @@ class Cloud(Protocol):
         ...
 
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
-        """The workspace's private network."""
+        """The workspace's private network: all of its nodes reach each other in it at any port, the portal reaches them
+        by SSH, nobody else does, and they reach package indexes and Git servers. Needs `Can.NETWORK`.
+        """
         ...
 
-    def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None: ...
+    def delete_network(self, tags: Tags, *, token: str = "") -> Pending | None:
+        """After the filesystem, and all nodes. Needs `Can.NETWORK`."""
+        ...
 
     def ensure_filesystem(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:
-        """The workspace's shared filesystem, mounted on each of its nodes."""
+        """The workspace's shared filesystem, mounted on each of its nodes. Needs `Can.FILESYSTEM`."""
         ...
 
     def delete_filesystem(self, tags: Tags, *, token: str = "") -> Pending | None:
-        """Delete it with everything in it."""
+        """Delete it with everything in it. Needs `Can.FILESYSTEM`. Raises `Passing` while nodes have it mounted."""
         ...
 
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
         """Ask for those of the nodes that are missing, start those that have stopped, and leave the others alone.
 
         None: all are asked for, and `nodes` says how they come. Nodes of higher ranks stay. Raises `NoRoom` where the
-        cloud has no more of them.
+        cloud has no more of them. Where `Can.MAKE`, node R is called NAME-R and has the host key of its rank; so that
+        the first connection is pinned, it shows that one from its first moment on.
         """
         ...
 
     def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:
-        """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped."""
+        """Stop all nodes of the cluster, and keep their disks and names. None: all have stopped. Needs `Can.PAUSE`."""
         ...
 
     def delete_nodes(self, tags: Tags, ranks: Collection[int] | None = None, *, token: str = "") -> Pending | None:
-        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has. None: gone."""
+        """Take away the nodes of these ranks, with their disks; of all, with what else the cluster has (a template, a
+        placement group, addresses). None: gone. Some of them without the others: needs `Can.SCALE`.
+        """
         ...
 
     def nodes(self, tags: Tags) -> list[CloudNode]:
@@ -208,7 +244,10 @@ class Cloud(Protocol):
         ...
 
     def leftovers(self, tags: Tags) -> list[Resource]:
-        """Everything of this subject that still exists, and what of it is going. Asks the cloud, not our memory."""
+        """Everything of this subject that still exists, and what of it is going. Asks the cloud, not our memory.
+
+        Of a workspace: its network and filesystem with all their parts, and not the nodes of its clusters.
+        """
         ...
 
 

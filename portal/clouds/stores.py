@@ -54,7 +54,7 @@ class Store(Protocol):
         ...
 
     def delete(self, name: str, *, lock: Lock | None = None) -> None:
-        """Quiet where there is none. Raises `Conflict` as `put` does."""
+        """Quiet where there is none. Raises `Conflict` as `put` does. A lock of the same name is gone with it."""
         ...
 
     def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:

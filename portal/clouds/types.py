@@ -40,7 +40,10 @@ def not_here(can: Can, cloud: str) -> Refused:
 
 @dataclass(frozen=True)
 class Tags:
-    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory."""
+    """Written on everything that is made, in the call that makes it. Things are found by these, never by memory.
+
+    Each is a uuid. What a workspace itself consists of has the workspace as its `subject`.
+    """
 
     portal: str
     organization: str
@@ -83,6 +86,8 @@ class InstanceType:
     hourly_price: Decimal | None = None  # US dollars; None where nobody charges, or says how much
     architecture: str = "x86_64"
     spot: bool = False  # whether it can be had as a spot node
+    there: int | None = None  # how many nodes there are of it; None: as many as one pays for, or nobody knows
+    free: int | None = None  # and how many of them can be had now
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Usual:
 
 @dataclass(frozen=True)
 class Progress:
-    """Of a task: which step it is at, and, once enough tasks like it have finished, how far in time."""
+    """Of a task: which step it is at, 0 of 0 where it has none; once enough like it have finished, how far in time."""
 
     step: int
     steps: int
@@ -66,6 +66,8 @@ def usual_steps(task: Task) -> tuple[int, dict[str, Usual]]:
 def progress(task: Task) -> Progress:
     steps = list(task.steps.exclude(status=StepStatus.LEFT_OUT))
     samples, usual = usual_steps(task)
+    if not steps:
+        return Progress(0, 0, "", samples, usual, [])
     now_at = next((n for n, step in enumerate(steps) if step.status != StepStatus.DONE), len(steps) - 1)
     done = task.status == TaskStatus.FINISHED
     percent = total = remaining = None

@@ -46,6 +46,7 @@ from portal.secrets import redact
 from portal.tasks import causes, keeping, live, queue, registry
 from portal.tasks.locks import Alone, lost
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
+from portal.tasks.output import plain_text
 from portal.tasks.plans import LEFT, Plan, StepPlan
 from portal.tasks.subjects import Subject
 from portal.text import storable
@@ -136,14 +137,16 @@ def _new_task(
     except IntegrityError as error:  # one unfinished task per subject
         raise Conflict(f"{subject} is being worked on already. Wait for that to end, or cancel it.") from error
     del task.wake_at  # an expression of the database's; who asks for it is given what came of it
-    applies = plan.on(subject.can).steps if any(step.needs for step in plan.steps) else plan.steps
+    applies = {step.name: step for step in plan.steps}
+    if any(step.needs or step.taken for step in plan.steps):
+        applies = {step.name: step for step in plan.on(subject.can).steps}
     Step.objects.bulk_create(
         Step(
             task=task,
             position=n,
             name=step.name,
-            title=step.title,
-            status=StepStatus.WAITING if step in applies else StepStatus.LEFT_OUT,
+            title=applies.get(step.name, step).title,
+            status=StepStatus.WAITING if step.name in applies else StepStatus.LEFT_OUT,
         )
         for n, step in enumerate(plan.steps)
     )
@@ -342,6 +345,13 @@ def _storable(text: str) -> str:
     return str(storable(redact(text)))
 
 
+def _to_be_read(error: PortalError) -> tuple[str, str, str]:
+    """What it says, evidence and advice: lines of others may stand in each, and show nothing that is not there."""
+    said = (_storable(text).encode().splitlines() for text in (error.message, error.evidence, error.advice))
+    cause, evidence, advice = ("\n".join(map(plain_text, lines)) for lines in said)
+    return cause, evidence, advice
+
+
 def _in_words(task: Task, error: Exception) -> PortalError:
     if isinstance(error, PortalError):
         return error
@@ -442,6 +452,11 @@ class Work:
             return
         over = (StepStatus.DONE, StepStatus.LEFT_OUT, StepStatus.UNDONE)
         self.record, self._step = next((pair for pair in steps if pair[0].status not in over), steps[-1])
+        if self.task.cancel_asked and self.task.fence is None:  # it never was alone, so there is nothing to take back
+            self.record.status, self.record.started, self.record.detail = StepStatus.WAITING, None, ""
+            self._done.append(self.record)
+            self.record = None
+            return
         if self.record.status == StepStatus.WAITING:
             self.record.status, self.record.started = StepStatus.RUNNING, now()
         self._call(lambda work: work._take_lock(*place), self._step)
@@ -644,7 +659,7 @@ class Work:
         """Write down why it failed before what was begun is taken back, so that whoever goes on knows."""
         task, record = self.task, self.record
         self.log(error.message)
-        task.cause, task.evidence, task.advice = map(_storable, (error.message, error.evidence, error.advice))
+        task.cause, task.evidence, task.advice = _to_be_read(error)
         if record is not None:
             record.status, record.finished = StepStatus.FAILED, now()
             record.memo["error"] = causes.remembered(error)
@@ -657,7 +672,7 @@ class Work:
         assert self.record is not None
         self.log(f"{error.message} {error.advice}".strip())
         self.record.status, self.record.finished = StepStatus.FAILED, now()
-        self.record.detail = _storable(error.message)[:300]
+        self.record.detail = _to_be_read(error)[0][:300]
         self._done.append(self.record)
         self.record = None
 
@@ -667,7 +682,7 @@ class Work:
         self.is_left = self.is_ending
         if self.record is not None:
             self.record.memo["error"] = causes.remembered(error)
-        cause, evidence, advice = map(_storable, (error.message, error.evidence, error.advice))
+        cause, evidence, advice = _to_be_read(error)
         first = self.task.cause  # what was taken back for
         if first and first != cause:
             cause, evidence = first, f"{self.task.evidence}\n{cause}\n{evidence}".strip()

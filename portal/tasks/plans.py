@@ -21,7 +21,7 @@ class StepPlan:
     """One step. `do` and `undo` must be safe to call again: they find before they make."""
 
     name: str  # kept in the database; renaming one needs a migration
-    title: str
+    title: str  # see also `taken`
     do: Callable[[Work], None]
     undo: Callable[[Work], None] | None = None
     undo_title: str = ""  # of the step that takes it apart, where another plan does so
@@ -32,6 +32,16 @@ class StepPlan:
     looks: bool = False  # it only looks and changes nothing: its start need not be stored before it is called
     needs: Can | None = None  # what a kind of cloud may not be able to do: then the step does not apply
     always: bool = False  # also after the others were taken back, by a cancel or a failure
+    # Where nodes are not made, but computers that are there are taken: its title, and why, in these words.
+    taken: str = ""
+    why_taken: str = ""
+    undo_taken: str = ""
+
+    def on(self, can: Collection[Can]) -> StepPlan:
+        """In the words of a cloud that can do this."""
+        if Can.MAKE in can or not self.taken:
+            return self
+        return replace(self, title=self.taken, why=self.why_taken, taken="")
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class Plan:
     undoes: Plan | None = None  # the plan that this one takes apart
     destroys: Sequence[str] = ()  # what is gone for ever afterwards, for the page that asks
     spares: Sequence[str] = ()  # and what stays
+    gives_back: Sequence[str] = ()  # in place of `destroys` where nodes are computers that are there afterwards
 
     @property
     def promise(self) -> dict[str, Any]:
@@ -77,8 +88,10 @@ class Plan:
         }
 
     def on(self, can: Collection[Can]) -> Plan:
-        """With the steps that apply where a cloud can do this."""
-        return replace(self, steps=[step for step in self.steps if step.needs is None or step.needs in can])
+        """With the steps that apply where a cloud can do this, and in its words."""
+        steps = [step.on(can) for step in self.steps if step.needs is None or step.needs in can]
+        takes = Can.MAKE not in can and self.gives_back
+        return replace(self, steps=steps, destroys=self.gives_back if takes else self.destroys)
 
     def teardown(self) -> list[StepPlan]:
         """The steps that take apart whatever this plan built, in reverse."""
@@ -91,6 +104,7 @@ class Plan:
                 patience=step.patience,
                 limit=step.limit,
                 needs=step.needs,
+                taken=step.undo_taken,
             )
             for step in reversed(self.steps)
             if step.undo

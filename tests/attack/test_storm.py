@@ -17,6 +17,8 @@ import pytest
 from tests.running import RunningPortal
 from tests.web import Client
 
+pytestmark = pytest.mark.slow
+
 MANY = 300
 
 

@@ -99,6 +99,8 @@ class MemoryStore:
     def delete(self, name, *, lock=None):
         self._prove(lock)
         self.objects.pop(checked(name), None)
+        if lock and lock.name == name:
+            del self.locks[name]
 
     def lock(self, name, *, owner, seconds):
         held, now = self.locks.get(name), self.now()
@@ -116,7 +118,7 @@ class MemoryStore:
 
     def _prove(self, lock):
         held = lock and self.locks.get(lock.name)
-        if lock and (held.owner, held.fence) != (lock.owner, lock.fence):
+        if lock and (held is None or (held.owner, held.fence) != (lock.owner, lock.fence)):
             raise Conflict("Somebody else works on this now.")
 
 

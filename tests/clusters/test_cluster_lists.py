@@ -198,6 +198,23 @@ def test_several_are_paused_each_by_itself_and_who_refuses_is_left_out_in_words(
     assert sorted(AuditEvent.objects.filter(verb="paused").values_list("subject_name", flat=True)) == ["reef", "tide"]
 
 
+@pytest.mark.parametrize("what", ["pause", "delete"])
+def test_more_that_are_chosen_need_no_more_queries(client, lab, alice, make, django_assert_max_num_queries, what):
+    client.force_login(alice)
+    path, counted = f"/workspaces/{lab.uuid}/clusters/change/?what={what}", []
+    for n in range(5):
+        cluster = make(f"tide{n}")
+        job = lab.jobs.create(name=f"j{n}", cluster=cluster, git_url="https://example.org/a", command="a.py")
+        run = make_run(job, 1, "inprogress")
+        path += f"&cluster={cluster.uuid}"
+        client.get(path)
+        with django_assert_max_num_queries(50) as context:
+            page = words(client.get(path))
+        assert str(run) in page
+        counted.append(len(context))
+    assert len(set(counted)) == 1, counted
+
+
 def test_who_was_faster_is_said_for_that_cluster_and_the_others_go_on(client, lab, alice, make, monkeypatch):
     client.force_login(alice)
     tide, reef = make("tide"), make("reef")

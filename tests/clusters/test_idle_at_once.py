@@ -33,7 +33,7 @@ from tests.clusters.test_life import cloud, make, nodes  # noqa: F401
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_heartbeat", "rings")]
 
-ROUNDS = int(os.environ.get("ROUNDS", "100"))
+ROUNDS = int(os.environ.get("ROUNDS", "40"))
 SEED = int(os.environ.get("ROUND_SEED", "1"))
 MOST = 100_000  # turns of an empty loop: some milliseconds, longer than a transaction takes
 

@@ -65,6 +65,31 @@ def test_what_has_a_row_is_no_stray(tide, this_computer, cloud):
     assert len(cloud.nodes(tide.tags)) == 2
 
 
+def test_a_cloud_in_which_nothing_of_ours_should_be_is_asked_seldom(lab, this_computer, cloud, monkeypatch):
+    asked, looks, stop = [], iter(range(2 * watch.SELDOM)), Exception("enough")
+    owners = cloud.owners
+
+    async def next_look(seconds):
+        if next(looks, None) is None:
+            raise stop
+
+    def look_at_all():
+        with pytest.raises(Exception, match="enough"):
+            asyncio.run(watch.CloudWatcher().look_after(this_computer.pk))
+
+    monkeypatch.setattr(cloud, "owners", lambda portal: asked.append(1) or owners(portal))
+    monkeypatch.setattr(watch.asyncio, "sleep", next_look)
+    Workspace.objects.update(status="terminated")
+    cloud.delete_filesystem(lab.tags())
+    cloud.delete_network(lab.tags())
+    look_at_all()
+    assert len(asked) == 3
+    make_nodes(cloud, lab.tags(uuid.uuid4()))
+    looks = iter(range(3))
+    look_at_all()
+    assert len(asked) == 3 + 4, "something is there after all: it is looked at until it is gone"
+
+
 def test_nodes_of_a_cluster_that_is_gone_are_told_and_then_ended(client, alice, tide, this_computer, cloud, harbor):
     """As when an old task made them again."""
     Cluster.objects.update(status="terminated")

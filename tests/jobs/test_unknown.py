@@ -110,7 +110,7 @@ def test_a_run_of_which_nothing_is_known_for_minutes_goes_on_and_its_end_is_seen
 
 
 def test_a_cut_connection_never_ends_a_run_while_its_cloud_says_that_the_node_runs(watched):
-    assert watched.go(*[CUT] * 1000, END).run.exit_status == 3
+    assert watched.go(*[CUT] * (4 * MOST_FRUITLESS), END).run.exit_status == 3
 
 
 def test_a_node_that_its_cloud_does_not_list_for_a_moment_is_not_gone(watched):
@@ -130,6 +130,22 @@ def test_a_node_that_is_gone_ends_its_run(watched, begun_run, how):
     seen = watched.go(CUT)
     assert (seen.run.status, seen.run.observed) == ("failed", True)
     assert (sum(seen.pauses) > UNLISTED) == (how == "not listed")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"no node of this cluster\n", OTHER_KEY], ids=["nothing", "words", "another key"]
+)
+def test_a_computer_that_outlives_its_cluster_ends_its_run(watched, begun_run, answer):
+    """It answers as ever, and has nothing to say of a run any more."""
+    type(begun_run.cluster).objects.filter(pk=begun_run.cluster_id).update(status="terminated")
+    seen = watched.go(answer)
+    assert (seen.run.status, seen.run.observed, seen.asked) == ("failed", True, 1)
+
+
+def test_a_run_whose_computer_was_started_again_says_so(watched):
+    run = watched.go(line({"gone": True, "rebooted": True})).run
+    assert (run.status, run.cause) == ("failed", "tide-1 was started again while the run was on it.")
+    assert run.evidence == "Its kernel is another one than when the run began."
 
 
 def test_what_a_run_has_spoilt_itself_is_not_looked_at_for_minutes(watched):

@@ -42,7 +42,7 @@ ends = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(verdict=verdicts, end=ends, failure=st.none() | st.dictionaries(st.text(max_size=8), anything))
 def test_every_verdict_can_be_explained(verdict, end, failure):
     words = sound(verdict)

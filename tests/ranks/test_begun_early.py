@@ -127,6 +127,7 @@ def test_ranks_that_waited_find_what_others_find(three, server):
     folder = started(three, server, "look.py", "spawns")
     server.gate.set()
     early, early_spawned = look(good(folder))
+    assert early["values"]["PYTHONPATH"] is None  # what puts spawned programs under a wrapper is for those alone
     assert early["cwd"] == early_spawned["cwd"] == f"/shared/.runs/{folder.name}/src"
     assert facts_of(folder)["phase"] == "run"
     # One whose source needs a password has nothing of it start before the source is there.
@@ -220,7 +221,7 @@ def test_ranks_wait_for_packages_too_and_find_them(three):
         kept, kept_spawned = look(good(again))
     for run, of_rank, of_spawned in ((folder, found, spawned), (again, kept, kept_spawned)):
         place = f"/shared/.runs/{run.name}"
-        assert of_rank["values"]["PYTHONPATH"] == f"{place}/hook:{place}/packages"
+        assert of_rank["values"]["PYTHONPATH"] == f"{place}/packages"
         assert of_spawned["thing"] == f"{place}/packages/thing.py"
 
 

@@ -189,7 +189,7 @@ def test_nothing_is_written_into_a_file_that_has_the_number_of_our_pipe(three):
 
 @pytest.mark.parametrize("name", ["fault", "exit.new", "facts.json"])
 def test_a_run_ends_though_its_program_put_a_pipe_where_our_files_are(three, name):
-    code = f"import os; os.mkfifo(os.path.dirname(os.environ['PYTHONPATH'].split(':')[0]) + '/{name}')"
+    code = f"import os; os.mkfifo('/shared/.runs/' + os.environ['COXSWAIN_RUN'] + '/{name}')"
     folder = three.start(["python", "-c", code], size=1)
     until((folder / "exit").exists, what="the end")
     answer = detached.OWN.call(three.host(), "observe", f"{three.nodes[0].shared}/.runs/{folder.name}", "0")

@@ -117,6 +117,25 @@ def test_steps_are_done_in_order_and_the_outcome_is_settled(task, world):
     assert task.output.ended
 
 
+DISGUISED = "na\u202egpj.\u2066exe\x1b[31m\x07\u200f"
+
+
+@pytest.mark.parametrize("undoes", [True, False])
+def test_what_others_have_written_is_read_on_a_page_as_it_is(task, world, undoes):
+    """No character in it turns the order of others round, or is a command of a terminal."""
+
+    def refuse(work):
+        raise Refused(f"No {DISGUISED}.", evidence=f"first\n{DISGUISED}\rlast", advice=f"Ask {DISGUISED}.")
+
+    plan_is(replace(world.plan, undoes_on_failure=undoes))
+    world.do["two"] = refuse
+    run_task(task.pk)
+    task.refresh_from_db()
+    assert (task.cause, task.evidence, task.advice) == (
+        "No nagpj.exe.", "first\nnagpj.exe\nlast", "Ask nagpj.exe.",
+    )  # fmt: skip
+
+
 def test_a_task_has_ended_whether_its_output_can_be_kept_or_not(task, world, monkeypatch, caplog):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -785,6 +804,15 @@ def test_two_portals_do_not_work_on_one_subject_at_once(task, world, account):
     is_due(task)
     run_task(task.pk)
     assert (world.calls, world.settled) == (list(NAMES), ["finished"])
+    assert of_another(account)
+
+
+def test_a_task_that_waits_for_another_portal_is_cancelled_at_once(task, world, account):
+    of_another(account)
+    run_task(task.pk)
+    cancel_task(Task.objects.get(pk=task.pk))
+    run_task(task.pk)
+    assert (world.calls, world.settled, statuses(task)) == ([], ["cancelled"], ["waiting"] * 3)
     assert of_another(account)
 
 

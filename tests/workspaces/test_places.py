@@ -371,6 +371,7 @@ def test_a_kind_of_cloud_brings_a_form_of_its_own_with_options_and_sealed_creden
     client, harbor, alice, monkeypatch
 ):
     client.force_login(alice)
+    monkeypatch.setattr(forms, "CONFIG_FORMS", [forms.LocalConfigForm])
     assert "tabs" not in words(client.get("/cloud-configurations/new/")).split("<main")[1], "there is only one kind"
 
     class OtherForm(forms.CloudConfigForm):

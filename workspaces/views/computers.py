@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Q, Sum
-from django.http import Http404, HttpRequest, HttpResponse
+from django.db.models import BooleanField, ExpressionWrapper
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import person
 from portal.clouds.machines.models import Computer, Pool
-from portal.cursors import Page, behind, cursor_of, page_of
+from portal.cursors import Page, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.tasks import registry
@@ -29,7 +29,6 @@ from workspaces.views.configs import cloud_config_for
 PAGE = 50
 MOST_TO_CONFIRM = 100
 EVENTS = 50
-ORDER = ("hostname", "address", "pk")
 
 
 def pool_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Pool]:
@@ -67,9 +66,10 @@ def holders(request: HttpRequest, subjects: Iterable[str]) -> dict[str, Holder]:
     model: Any = registry.subjects.get("cluster")
     if not asked or model is None:
         return {}
-    rows = list(model.objects.filter(uuid__in=asked).only("uuid", "name"))
-    seen = set(model.objects.where(request.user, model.objects.all().sees).filter(uuid__in=asked).values_list("pk"))
-    return {str(row.uuid): Holder(str(row), row.get_absolute_url() if (row.pk,) in seen else "") for row in rows}
+    rows = model.objects.filter(uuid__in=asked)
+    seen = rows.granted(request.user, rows.sees)
+    rows = rows.annotate(is_seen=ExpressionWrapper(seen, BooleanField())).only("uuid", "name")
+    return {str(row.uuid): Holder(str(row), row.get_absolute_url() if row.is_seen else "") for row in rows}
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -95,18 +95,16 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What has to be confirmed, and each computer with who has it; what is found of them is in the address."""
     config, found = pool_for(request, uuid)
     form = ComputerFilterForm(request.GET)
-    known = found.computers.exclude(host_public="")
-    page: Page[Computer] = Page([])
-    if form.is_valid():
-        rows = behind(form.narrow(known), cursor_of(request.GET), *ORDER, among=known)
-        page = page_of(rows[: PAGE + 1], PAGE, request.GET)
+    computers = list(found.computers.defer("facts", "certificates").order_by("hostname", "address", "port", "pk"))
+    new = [one for one in computers if not one.host_public]
+    known = [one for one in computers if one.host_public]
+    page = _page(filter(form.finds, known) if form.is_valid() else (), request.GET)
     clusters = holders(request, (one.subject for one in page.rows))
-    new = list(found.computers.filter(host_public="").order_by("address", "port", "pk")[:MOST_TO_CONFIRM])
     context = {
         "config": config,
         "pool": found,
-        "counts": _counts(found),
-        "to_confirm": new,
+        "counts": _counts(computers),
+        "to_confirm": new[:MOST_TO_CONFIRM],
         "can_confirm": any(one.host_shown for one in new),
         "rows": [(one, clusters.get(one.subject)) for one in page.rows],
         "form": form,
@@ -117,19 +115,24 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "workspaces/pool.html", context)
 
 
-def _counts(found: Pool) -> dict[str, int]:
-    """Of its computers; `cores` of those that are free."""
-    usable = Q(state=Computer.State.READY, is_disabled=False, subject="")
-    counted: dict[str, int | None] = found.computers.aggregate(
-        all=Count("pk"),
-        confirmed=Count("pk", ~Q(host_public="")),
-        free=Count("pk", usable),
-        cores=Sum("cores", filter=usable),
-        taken=Count("pk", ~Q(subject="")),
-        refused=Count("pk", Q(state=Computer.State.REFUSED)),
-        away=Count("pk", Q(state=Computer.State.AWAY)),
-    )
-    return {name: value or 0 for name, value in counted.items()}
+def _page(computers: Iterable[Computer], query: QueryDict) -> Page[Computer]:
+    """What comes behind the computer that the address names. A pool has few enough to have all at hand."""
+    rows, cursor = list(computers), cursor_of(query)
+    place = next((place for place, one in enumerate(rows, 1) if one.uuid == cursor), 0)
+    return page_of(rows[place : place + PAGE + 1], PAGE, query)
+
+
+def _counts(computers: Sequence[Computer]) -> dict[str, int]:
+    """`cores` are those of computers that are free."""
+    return {
+        "all": len(computers),
+        "confirmed": sum(bool(one.host_public) for one in computers),
+        "free": sum(one.is_free for one in computers),
+        "cores": sum(one.cores for one in computers if one.is_free),
+        "taken": sum(one.is_taken for one in computers),
+        "refused": sum(one.state == Computer.State.REFUSED for one in computers),
+        "away": sum(one.state == Computer.State.AWAY for one in computers),
+    }
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

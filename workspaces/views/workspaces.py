@@ -17,6 +17,7 @@ from accounts.access import Can, get_for, may
 from accounts.forms import ConfirmDeleteForm
 from accounts.models import Organization
 from accounts.place import enter_organization, person
+from portal import clouds
 from portal.cursors import Page, behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -101,7 +102,8 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
             )
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
-    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE})
+    can = frozenset[clouds.Can]().union(*(config.can for config in form.configs))
+    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE.on(can)})
 
 
 @require_safe
@@ -121,7 +123,7 @@ def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What it is, how it is and what was done to it; admins, its own and the organization's, can change its name."""
-    found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
+    found = workspace_for(request, uuid, Can.SEE_WORKSPACE, "created_by")
     allowed = may(request, Can.MANAGE_WORKSPACE) or may(request, Can.MANAGE_ORGANIZATION)
     if request.method == "POST" and not allowed:
         raise PermissionDenied

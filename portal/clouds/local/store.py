@@ -30,7 +30,7 @@ class FolderStore:
         path = self.root / checked(name)
         draft = self._draft([data] if isinstance(data, bytes) else data, path.name)
         try:
-            with told(), self._turn() if lock else contextlib.nullcontext():
+            with told(), self._turn():  # lest somebody takes its folder away just now
                 self._prove(lock)
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.replace(draft, path)
@@ -82,10 +82,12 @@ class FolderStore:
             return sorted(name for name in names if name.startswith(prefix))
 
     def delete(self, name: str, *, lock: Lock | None = None) -> None:
-        with told(), self._turn() if lock else contextlib.nullcontext():
+        with told(), self._turn():
             self._prove(lock)
             path = self.root / checked(name)
             path.unlink(missing_ok=True)
+            if lock and lock.name == name:
+                self._place(name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # others are in there, or it is gone
                 path.parent.rmdir()
 

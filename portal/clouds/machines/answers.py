@@ -18,6 +18,8 @@ from typing import Any
 from portal.errors import Refused
 
 MOST_NUMBER = 1_000_000.0
+MOST_UID = 2.0**32  # directories give people large ones
+PACKAGES = {"git": "git", "flock": "util-linux", "ssh": "openssh-client"}  # of Debian, by what may be missing
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*")
 _BOOT_ID = re.compile(r"[0-9a-f-]{36}")
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # unicodedata's categories
@@ -59,8 +61,8 @@ def number(value: object, most: float = MOST_NUMBER) -> float:
     return value
 
 
-def count(value: object) -> int:
-    return int(number(value))
+def count(value: object, most: float = MOST_NUMBER) -> int:
+    return int(number(value, most))
 
 
 def flag(value: object) -> bool:
@@ -73,6 +75,13 @@ def names(value: object) -> list[str]:
     if not isinstance(value, list) or len(value) > 10:
         raise nonsense(value)
     return [text(one) for one in value]
+
+
+def programs(value: object) -> list[str]:
+    found = names(value)
+    if not set(found) <= PACKAGES.keys():
+        raise nonsense(value)
+    return found
 
 
 def hostname(value: object) -> str:
@@ -97,8 +106,9 @@ FACTS: dict[str, Callable[[Any], Any]] = {
     "hostname": hostname,
     **dict.fromkeys(("python", "system", "kernel", "libc", "user"), text),
     "architecture": partial(text, most=20),
-    "missing": names,
-    **dict.fromkeys(("uid", "cores", "vcpus", "others"), count),
+    "missing": programs,
+    "uid": partial(count, most=MOST_UID),
+    **dict.fromkeys(("cores", "vcpus", "others"), count),
     **dict.fromkeys(("memory_gib", "load", "temporary_free_gib"), number),
     "boot_id": boot_id,
     "people": names,

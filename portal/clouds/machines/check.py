@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -31,6 +32,7 @@ from portal.errors import Passing, PortalError, Refused
 
 T = TypeVar("T")
 PYTHON = (3, 9)
+GLIBC = (2, 28)
 CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
 LITTLE_FREE_GIB = 10.0  # of which people are told
@@ -347,12 +349,11 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     finding.add("Signing in", True, f"The portal signs in as {facts['user']}; the host key is the confirmed one.")
     finding.add("Python", True, f"Python {facts['python']}.")
     if missing := facts["missing"]:
-        packages = {"git": "git", "flock": "util-linux", "ssh": "openssh-client"}
         words = f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        advice = f"Install the packages {_list([packages[name] for name in missing])}."
+        advice = f"Install the packages {_list([answers.PACKAGES[name] for name in missing])}."
         finding.add("Programs", False, words, advice)
     else:
-        finding.add("Programs", True, "git, flock and ssh are there.")
+        finding.add("Programs", True, "git, flock, ssh and venv are there.")
     if talk.skew is not None and abs(talk.skew) >= CLOCK:
         words = f"Its clock is {abs(talk.skew):.1f} s {'fast' if talk.skew > 0 else 'slow'}."
         finding.add("Clock", False, words, "Have it set by NTP, for example by chrony or systemd-timesyncd.")
@@ -361,7 +362,7 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     _judge_folder(pool, talk)
     if facts["ended_at_logout"]:
         words = "systemd ends the account's programs when the portal's connection ends."
-        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {facts['user']}")
+        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
     else:
         finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
     if facts["uid"] == 0:
@@ -439,14 +440,19 @@ _ALIKE = (
 )
 
 
+def _has_glibc(words: str) -> bool:
+    found = re.fullmatch(r"glibc (\d+)\.(\d+).*", words)
+    return found is not None and (int(found[1]), int(found[2])) >= GLIBC
+
+
 def _judge_alike(known: Sequence[_Talk]) -> None:
     for name, fact, words, advice in _ALIKE:
         counts = Counter(talk.finding.facts[fact] for talk in known)  # of equal ones the first comes first
         for talk in known:
             mine, usual = talk.finding.facts[fact], counts.most_common(1)[0][0]
             said = words.format(mine or "unknown")
-            if fact == "libc" and not mine.startswith("glibc"):
-                talk.finding.add(name, False, "Its C library is not glibc.", "MPI engines need glibc 2.28 or newer.")
+            if fact == "libc" and not _has_glibc(mine):
+                talk.finding.add(name, False, f"{said}.", f"Engines need glibc {GLIBC[0]}.{GLIBC[1]} or newer.")
             elif mine == usual:
                 talk.finding.add(name, True, f"{said}{', as in the whole pool' if len(known) > 1 else ''}.")
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 from django.db import transaction
@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from django.utils.timezone import now
 
 from portal import ssh
-from portal.clouds.machines import certificates, folders, leaving
+from portal.clouds.machines import certificates, folders, leaving, standing
 from portal.clouds.machines.folders import Place
 from portal.clouds.machines.models import Computer, Event, Pool
 from portal.clouds.machines.rows import briefly
@@ -82,7 +82,7 @@ class MachinesCloud:
     def _pool(self) -> Pool:
         pool = Pool.objects.filter(account=self._account, name=self._region).first()
         if pool is None:
-            raise Refused(f"There is no pool {self._region} any more.", code="not_found")
+            raise _no_pool(self._region)
         return pool
 
     # -- filesystem
@@ -232,6 +232,10 @@ class MachinesCloud:
         ]
 
 
+def _no_pool(name: str) -> Refused:
+    return Refused(f"There is no pool {name} any more.", code="not_found")
+
+
 def _refuse_what_is_not_here(*, zone: str = "", spot: bool = False, role: str = "") -> None:
     for can, asked in ((Can.ZONE, zone), (Can.SPOT, spot), (Can.ROLE, role)):
         if asked:
@@ -249,8 +253,9 @@ def _take(pool: Pool, spec: NodesSpec) -> list[Computer]:
     """The cluster's computers by rank, with those that were missing: all of them or none. Raises `NoRoom`."""
     tags = spec.tags
     with transaction.atomic():
-        Pool.objects.select_for_update().get(pk=pool.pk)  # one at a time takes: two would each have half
-        computers = list(pool.computers.select_for_update().order_by("hostname", "pk"))
+        if not Pool.objects.held().filter(pk=pool.pk).exists():  # one at a time takes: two would each have half
+            raise _no_pool(pool.name)
+        computers = sorted(pool.computers.held(), key=lambda one: (one.hostname, one.pk))
         alike = [one for one in computers if one.state != Computer.State.NEW and shape(one) == spec.instance_type]
         if not alike:
             raise Refused(f"The pool {pool} has no computers of the type {spec.instance_type!r}.", code="unknown_type")
@@ -318,7 +323,7 @@ def _prepare(
             )
         elif answer.status == folders.OTHER_NAME:
             raise Refused(
-                f"The computer {one} calls itself {answer.text} now.",
+                f"The computer {one} calls itself {answer.text[:64]} now.",
                 advice="Have it checked again on its page; then its new name is known.",
             )
         elif answer.status:
@@ -333,28 +338,37 @@ def _is_prepared(computer: Computer, boot_id: str, signed: list[list[str]]) -> N
     """Certificates stay what they are as long as the keys do: who is connected by them stays so."""
     same = [key for key, _ in computer.certificates] == [key for key, _ in signed]
     computer.certificates = computer.certificates if same else signed
-    computer.boot_id, computer.seen = boot_id[:40], now()
-    computer.save(update_fields=["certificates", "boot_id", "seen"])
+    still = Computer.objects.as_taken(computer).filter(is_leaving=False)
+    if not still.update(certificates=computer.certificates, boot_id=boot_id[:40], seen=now()):
+        raise _given_back(computer)
 
 
 @briefly
 def _give_up(computer: Computer, why: PortalError) -> None:
-    """It was not let in, so nothing is on it; or it does not answer, and the beginning of a preparation may be."""
-    row = Computer.objects.filter(pk=computer.pk)
+    """Nobody was let in, so nothing is on it; or the beginning of a preparation may be, and it is to be swept."""
+    changes: dict[str, Any] = {"state": Computer.State.AWAY}
+    if isinstance(why, Refused):
+        failing = [{"name": "sign in", "message": why.message, "advice": why.advice}]
+        changes = {"state": Computer.State.REFUSED, "failing": failing}
+    is_outside = why.code in ("host_key", "not_let_in")
+    changes |= Computer.FREE if is_outside else {"is_leaving": True, "left": now()}
     with transaction.atomic():
+        if not Computer.objects.as_taken(computer).filter(is_leaving=False).update(**changes):
+            raise _given_back(computer)
         _tell(computer, f"Given up as node {computer.rank} of a cluster. {why.message}"[:300])
-        if isinstance(why, Refused):
-            failing = [{"name": "sign in", "message": why.message, "advice": why.advice}]
-            row.update(state=Computer.State.REFUSED, failing=failing, **Computer.FREE)
-        else:
-            row.update(state=Computer.State.AWAY, is_leaving=True, left=now())
+    standing.want_check(computer.pool)
+
+
+def _given_back(computer: Computer) -> Passing:
+    """Somebody else has done so meanwhile, and it may be another cluster's: not ours to say anything of."""
+    return Passing(f"The computer {computer} was given back meanwhile.")
 
 
 @briefly
 def _give_back(tags: Tags, ranks: Collection[int] | None) -> list[Computer]:
     """No node of the cluster any more, from now on; whatever is still on them. Those that were so before, too."""
     with transaction.atomic():
-        found = Computer.objects.of(tags).select_for_update(of=("self",)).select_related("pool")
+        found = Computer.objects.of(tags).held().select_related("pool")
         computers = [one for one in found if ranks is None or one.rank in ranks]
         for one in computers:
             if not one.is_leaving:

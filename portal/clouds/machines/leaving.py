@@ -49,6 +49,7 @@ def clear(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
             left.append((one, trouble))
         else:
             ended.append((one, host))
+    ended = [(one, host) for one, host in ended if _is_ours(one)]
     calls = [(host, _clearing(one), b"") for one, host in ended]
     for (one, _), answer in zip(ended, ssh.run_each(calls, seconds=_SECONDS), strict=True):
         if trouble := _trouble(one, answer):
@@ -73,6 +74,12 @@ def _clearing(computer: Computer) -> str:
 
 
 @briefly
+def _is_ours(computer: Computer) -> bool:
+    """Nobody was faster: then its own cluster may have it again, and what is on it stays."""
+    return Computer.objects.as_taken(computer).filter(is_leaving=True).exists()
+
+
+@briefly
 def _has_successor(computer: Computer) -> bool:
     """Whether another computer is the node of its rank by now, and has its home."""
     return Computer.objects.of(computer.tags).filter(rank=computer.rank, is_leaving=False).exists()
@@ -82,6 +89,5 @@ def _has_successor(computer: Computer) -> bool:
 def _release(computer: Computer) -> None:
     """Not where somebody else has done so: then it may be another cluster's already."""
     with transaction.atomic():
-        still = Computer.objects.filter(pk=computer.pk, subject=computer.subject, is_leaving=True)
-        if still.update(**Computer.FREE):
+        if Computer.objects.as_taken(computer).filter(is_leaving=True).update(**Computer.FREE):
             Event.objects.create(computer=computer, words="Swept, and free again.", subject=computer.subject)

@@ -1,4 +1,8 @@
-"""Pools and their computers, and which cluster has which."""
+"""Pools and their computers, and which cluster has which.
+
+Whoever locks several of these rows in one transaction has the pool's first and then the computers', by their primary
+keys: `held`. What else is locked comes after them.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,12 @@ def fingerprint(public: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
+class PoolQuerySet(models.QuerySet["Pool"]):
+    def held(self) -> PoolQuerySet:
+        """Locked until the transaction ends."""
+        return self.select_for_update(no_key=True).order_by("pk")
+
+
 class Pool(models.Model):
     """Computers on one network with one shared path, and one account on all of them. A region, to workspaces."""
 
@@ -42,6 +52,8 @@ class Pool(models.Model):
     check_due = models.DateTimeField(null=True, editable=False)  # when its computers are checked next; see `check`
     check_asked = models.DateTimeField(null=True, editable=False)  # somebody waits for that since then
     checked = models.DateTimeField(null=True, editable=False)
+
+    objects = PoolQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint("account", Lower("name"), name="pool_names_unique")]
@@ -84,6 +96,14 @@ class ComputerQuerySet(models.QuerySet["Computer"]):
     def of(self, tags: Tags) -> ComputerQuerySet:
         """Those that the cluster has, and those that it has given back and that are not swept yet."""
         return self.filter(**vars(tags)).order_by("rank", "pk")
+
+    def as_taken(self, computer: Computer) -> ComputerQuerySet:
+        """This one, if nobody has given it back since it was read: its cluster may have had it twice."""
+        return self.filter(pk=computer.pk, subject=computer.subject, taken=computer.taken)
+
+    def held(self) -> ComputerQuerySet:
+        """Locked until the transaction ends."""
+        return self.select_for_update(of=("self",), no_key=True).order_by("pk")
 
 
 class Computer(models.Model):
@@ -186,6 +206,11 @@ class Computer(models.Model):
     @property
     def is_taken(self) -> bool:
         return bool(self.subject)
+
+    @property
+    def may_be_removed(self) -> bool:
+        """Nobody has it; or it was given back, and cannot be swept: it may never be here again."""
+        return not self.is_taken or (self.is_leaving and self.state != self.State.READY)
 
     @property
     def is_free(self) -> bool:

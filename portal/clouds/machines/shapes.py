@@ -39,6 +39,8 @@ def instance_types(computers: Iterable[Computer]) -> list[InstanceType]:
             vcpus=min(one.vcpus for one in alike),
             memory_gib=round(min(one.memory_gib for one in alike), 1),
             architecture=alike[0].architecture,
+            there=len(alike),
+            free=sum(one.is_free for one in alike),
         )
         for name, alike in found.items()
     ]

@@ -17,6 +17,8 @@ from portal.clouds.machines.models import Computer, Event, Pool
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
 MOST_EVENTS = 500  # of a computer
 EVERY = timedelta(days=1)  # a pool is checked
+SEEN_LOAD = 0.5  # by which a load must differ, so that open pages hear of it
+BETWEEN = timedelta(minutes=1)  # after a check, until computers that are back or were started anew lead to another one
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
 
 
@@ -30,10 +32,19 @@ def want_check(pool: Pool, *, somebody_waits: bool = False) -> None:
     Pool.objects.filter(pk=pool.pk).update(check_due=now(), **asked)
 
 
+def want_check_again(pool: Pool) -> None:
+    """Soon, and not one after the other where what leads to it is not changed by a check. Nobody waits for it."""
+    due = max(now(), pool.checked + BETWEEN) if pool.checked else now()
+    Pool.objects.filter(pk=pool.pk).exclude(check_due__lte=due).update(check_due=due)
+
+
 @transaction.atomic
 def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str]) -> None:
     """What a check has found. `keys`: the host keys that those show which show another one, by primary key."""
-    for finding in findings:
+    rows = Pool.objects.filter(pk=pool.pk)
+    if not rows.held().exists():
+        return
+    for finding in sorted(findings, key=lambda one: one.computer.pk):
         computer = _held(finding.computer)
         if computer is None:
             continue
@@ -45,7 +56,6 @@ def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str])
             _found(computer, finding)
         computer.save()
     at = now()
-    rows = Pool.objects.filter(pk=pool.pk)
     rows.update(checked=at)
     # Not where somebody has asked since this check began: that one is to come.
     rows.filter(check_due=pool.check_due).update(check_due=at + EVERY, check_asked=None)
@@ -53,12 +63,14 @@ def write_down(pool: Pool, findings: Sequence[Finding], keys: Mapping[int, str])
 
 def _held(computer: Computer) -> Computer | None:
     """Its row, locked; None where it was removed meanwhile, or another key of it was accepted."""
-    return Computer.objects.select_for_update().filter(pk=computer.pk, host_public=computer.host_public).first()
+    return Computer.objects.held().filter(pk=computer.pk, host_public=computer.host_public).first()
 
 
 def _silent(computer: Computer, words: str) -> None:
+    # Twice, because nobody may have looked for as long: one answer that is late is no absence.
+    is_long = bool(computer.silence) and computer.seen is not None and now() - computer.seen > AWAY_AFTER
     computer.silence = words[:300]
-    if computer.state != Computer.State.AWAY and (computer.seen is None or now() - computer.seen > AWAY_AFTER):
+    if computer.state != Computer.State.AWAY and (computer.seen is None or is_long):
         computer.state = Computer.State.AWAY
         tell(computer, f"It does not answer: {words}")
 
@@ -124,8 +136,7 @@ def tell(computer: Computer, words: str, subject: str = "") -> None:
 def write_keys(shown: Mapping[int, str], silent: Mapping[int, str]) -> bool:
     """The keys that computers show which are to be confirmed, and why others show none. Whether anything is new."""
     changed = False
-    rows = Computer.objects.select_for_update().filter(pk__in=[*shown, *silent], host_public="")
-    for computer in rows.order_by("pk"):
+    for computer in Computer.objects.held().filter(pk__in=[*shown, *silent], host_public=""):
         before = computer.host_shown, computer.silence
         # One that does not answer just now keeps the key that it has shown: somebody may be comparing it.
         computer.host_shown = shown.get(computer.pk, computer.host_shown)
@@ -144,15 +155,24 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
     Whether anything has changed that people see.
     """
     changed = False
-    for computer in Computer.objects.select_for_update().filter(pk__in=[*answers, *silent]).order_by("pk"):
-        before = computer.state, computer.silence, computer.load
+    held = Pool.objects.held().filter(pk=pool.pk).first()
+    if held is None:
+        return changed
+    computers = list(Computer.objects.held().filter(pk__in=[*answers, *silent]))
+    for computer in computers:
+        before = computer.state, computer.silence
         if computer.pk in answers:
-            boot_id, computer.load = answers[computer.pk]
-            computer.silence, computer.seen = "", now()
-            if computer.state == Computer.State.AWAY or computer.boot_id not in ("", boot_id):
-                want_check(pool)
+            boot_id, load = answers[computer.pk]
+            changed |= computer.load is None or abs(computer.load - load) >= SEEN_LOAD
+            computer.silence, computer.seen, computer.load = "", now(), load
+            is_anew = computer.boot_id not in ("", boot_id)
+            if is_anew:
+                computer.boot_id = boot_id
+                tell(computer, "It was rebooted.")
+            if is_anew or computer.state == Computer.State.AWAY:
+                want_check_again(held)
         else:
             _silent(computer, silent[computer.pk])
-        computer.save(update_fields=["state", "silence", "load", "seen"])
-        changed |= before != (computer.state, computer.silence, computer.load)
+        changed |= before != (computer.state, computer.silence)
+    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen", "boot_id"])
     return changed

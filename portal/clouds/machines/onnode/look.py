@@ -7,6 +7,7 @@ ends when nobody asks any more, and takes away what it has made.
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -54,6 +55,13 @@ def cores(cpus):
         topology = f"/sys/devices/system/cpu/cpu{cpu}/topology/"
         ids.add((read(topology + "physical_package_id"), read(topology + "core_id") or str(cpu)))
     return len(ids)
+
+
+def missing():
+    """Of the programs that are needed; `venv` is what makes environments, which Debian has in a package of its own."""
+    found = [name for name in ("git", "flock", "ssh") if not shutil.which(name)]
+    makes = shutil.which("uv") or all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
+    return found if makes else [*found, "venv"]
 
 
 def libc():
@@ -166,7 +174,7 @@ def facts(known):
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "libc": libc(),
-        "missing": [name for name in ("git", "flock", "ssh") if not shutil.which(name)],
+        "missing": missing(),
         "user": user,
         "uid": os.getuid(),
         "cores": cores(cpus),
