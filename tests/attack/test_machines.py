@@ -10,10 +10,11 @@ from uuid import uuid4
 
 import pytest
 from django import forms
+from django.urls import reverse
 
 from portal import ssh
-from portal.clouds.machines import certificates
-from portal.clouds.machines.models import Computer, Pool
+from portal.clouds.machines import certificates, standing
+from portal.clouds.machines.models import Computer, Pool, fingerprint
 from portal.errors import Passing, Refused
 from workspaces import poolwatch
 from workspaces.models import CloudConfig
@@ -182,3 +183,46 @@ def test_a_load_that_is_no_number_is_no_answer(own, monkeypatch, load):
     monkeypatch.setattr(watcher.connections, "run", run)
     asyncio.run(watcher._look(pool, list(pool.computers.select_related("pool"))))
     assert pool.computers.get().load is None
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("rings")
+def test_exactly_the_key_that_somebody_saw_is_accepted_and_only_by_who_administers(client, own, alice, bob, charlie):
+    pinned, seen, other = (ssh.new_key("computer")[1] for _ in range(3))
+    computer = _pool(own, 1, host_public=pinned, host_shown=seen, state="refused").computers.get()
+    address = reverse("accept-key", args=[computer.uuid])
+    words = {"seen": fingerprint(seen), "name": str(computer)}
+    for stranger in (bob, charlie):
+        client.force_login(stranger)
+        assert client.post(address, words).status_code in (403, 404)
+    client.force_login(alice)
+    assert seen.split()[1][:20] not in client.get(address).content.decode()
+    assert fingerprint(seen) in client.get(address).content.decode()
+    Computer.objects.update(host_shown=other)
+    for late in (words, {**words, "seen": ""}, {**words, "seen": fingerprint(pinned)}, {"seen": fingerprint(other)}):
+        client.post(address, late)
+        assert Computer.objects.get().host_public == pinned
+    client.post(address, {**words, "seen": fingerprint(other)})
+    assert (Computer.objects.get().host_public, Computer.objects.get().host_shown) == (other, "")
+    client.post(address, {**words, "seen": fingerprint(other)})
+    assert Computer.objects.get().host_public == other
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("rings")
+def test_what_a_computer_says_is_text_on_each_page_and_its_history_has_an_end(client, own, alice, monkeypatch):
+    hurt = "<script>alert(1)</script>"
+    line = {"name": hurt, "ok": False, "message": hurt, "advice": hurt}
+    pool = _pool(own, 1, host_public=ssh.new_key("a")[1], state="refused", silence=hurt, hostname="<b>n1</b>")
+    pool.computers.update(failing=[line], facts={"lines": [line], "system": hurt, "kernel": hurt, "user": hurt})
+    computer = pool.computers.get()
+    monkeypatch.setattr(standing, "MOST_EVENTS", 10)
+    for number in range(30):
+        standing.tell(computer, f"{hurt} {number}")
+    assert [event.words.split()[-1] for event in computer.events.all()] == [str(n) for n in range(29, 19, -1)]
+    client.force_login(alice)
+    for name, uuid in (("pool", pool.uuid), ("computer", computer.uuid), ("remove-computer", computer.uuid)):
+        page = client.get(reverse(name, args=[uuid])).content.decode()
+        assert "<script>alert" not in page
+        assert "<b>n1" not in page
+        assert "&lt;" in page

@@ -118,7 +118,7 @@ def connect(node, *, who="portal", host_key=None, user=None):
     )
 
 
-def run(node, command, env=None, **options):
+def run(node, command, env=None, *, who="portal", **options):
     """Run a command on a node; returns asyncssh's completed process."""
     if node.certificates:  # as `ssh.Command.on` has it
         command = "".join(f"export {name}={value}; " for name, value in (env or {}).items()) + command
@@ -126,7 +126,7 @@ def run(node, command, env=None, **options):
         options["env"] = env or {}
 
     async def go():
-        async with connect(node) as connection:
+        async with connect(node, who=who) as connection:
             return await connection.run(command, **options)
 
     return asyncio.run(asyncio.wait_for(go(), 60))

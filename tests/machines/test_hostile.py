@@ -65,6 +65,8 @@ def test_the_key_that_a_cluster_has_leads_to_no_port_of_any_computer(cloud, comp
     assert not any(forwards(one, hands.key("cluster"), copied) for one in computers)
     hands.ask(cloud.delete_nodes, cluster)
     assert not any(forwards(one, hands.key("cluster"), copied) for one in computers)
+    for who in ("portal", "cluster"):
+        assert hands.run(node, "echo here", who=who).exit_status != 0
 
 
 def test_the_key_by_which_computers_try_each_other_does_nothing_but_that(pool, computers):

@@ -44,8 +44,9 @@ _SECONDS = 40.0  # for a script on a computer
 _ASKED = 3  # computers, one after another, for what each of a pool could say
 _AWAY_AFTER = 15.0  # seconds for which a computer that is given back is tried, before it is left to be swept later
 _NOTE = (
-    "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}, and "
-    "can read each other's files. Others may use the computers meanwhile."
+    "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}. "
+    "Whoever runs jobs in one can read and change what the others have, passwords of their jobs' repositories too. "
+    "Others may use the computers meanwhile."
 )
 
 

@@ -15,6 +15,7 @@ from portal.clouds.machines.check import Finding
 from portal.clouds.machines.models import Computer, Event, Pool
 
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
+MOST_EVENTS = 500  # of a computer
 EVERY = timedelta(days=1)  # a pool is checked
 SEEN_LOAD = 0.5  # by which a load must differ, so that open pages hear of it
 BETWEEN = timedelta(minutes=1)  # after a check, until computers that are back or were started anew lead to another one
@@ -123,10 +124,12 @@ def _tell_state(before: Computer, computer: Computer) -> None:
 
 
 def tell(computer: Computer, words: str, subject: str = "") -> None:
-    """One more line of its history."""
+    """One more line of its history, of which the last ones are kept: a computer may change its mind all the time."""
     Event.objects.create(
         computer=computer, words=words if len(words) <= 300 else f"{words[:299]}…", subject=subject or computer.subject
     )
+    if oldest := computer.events.values_list("pk", flat=True)[MOST_EVENTS : MOST_EVENTS + 1]:
+        computer.events.filter(pk__lte=oldest[0]).delete()
 
 
 @transaction.atomic
