@@ -1,7 +1,7 @@
 """How the nodes of a cluster reach each other by SSH: files in a folder of their own, in the home of each.
 
-Nothing of ours is in `~/.ssh`, which is people's. What a node promises (`portal/clouds/promises.py`) is that its `ssh`
-finds the configuration in here: the system's configuration includes it, or the `ssh` that is first on the PATH does.
+Nothing of ours is in `~/.ssh`, which is people's. What a node promises (`portal/clouds/promises.py`) is that the `ssh`
+which is first on its PATH does as the configuration in here says, for the hosts that it names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]
         f"Host {o.hostname} {o.private_address}\n  HostName {o.private_address}\n  Port {o.port}\n" for o in nodes
     )
     every = [name for other in nodes for name in (other.hostname, other.private_address)]
-    # A program may leave commands in ~/.ssh/config: on the way to the cluster's own nodes, MPI's too, none is executed.
+    # Nothing of ~/.ssh/config, in which a program may leave commands: `ssh` reads it on the way to other hosts alone.
     rest = f"""Host {" ".join(every)}
   User {node.user}
   IdentityFile "{place}/key"
@@ -42,8 +42,6 @@ def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]
   ServerAliveInterval 5
   ServerAliveCountMax 3
   SendEnv COXSWAIN_RUN
-Host * {" ".join(f"!{name}" for name in every)}
-  Include "{node.home}/.ssh/config"
 """
     texts = {f"{folder}/key": cluster.key, f"{folder}/known_hosts": known, SSH_CONFIG: hosts + rest}
     if node.key_certificate:

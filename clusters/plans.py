@@ -193,7 +193,7 @@ def say_what_is_gone(work: Work, cluster: Cluster, names: Sequence[str]) -> None
     later = [one.id for one in found if one.is_looked_after]
     confirmed = [name for name in names if name not in later]
     for name in confirmed:
-        work.log(f"{name}: confirmed gone.")
+        work.log(f"{name}: {'given back' if cluster.takes else 'confirmed gone'}.")
     if later:
         are = "are away and stay" if len(later) > 1 else "is away and stays"
         work.log(
@@ -589,6 +589,8 @@ _SURPLUS = StepPlan(
     "Take away nodes that it does not need any more",
     drop_surplus,
     why="those of the highest ranks",
+    taken="Give computers back that it does not need any more",
+    why_taken="those of the highest ranks",
     icon="bi-dash-circle",
 )
 

@@ -90,5 +90,6 @@ def why_not_enough(workspace: Workspace, instance_type: str, nodes: int) -> str:
     for quota in offer.quotas:
         if not quota.is_enough:
             who = plans.holders(workspace, quota.held_by)
-            return f"{quota.left} of the type {instance_type} are free now.{f' In use: {who}.' if who else ''}"
+            are = "is" if quota.left == 1 else "are"
+            return f"{quota.left} of the type {instance_type} {are} free now.{f' In use: {who}.' if who else ''}"
     return ""

@@ -51,7 +51,7 @@ class Start:
 
 
 def starts(catalogue: Catalogue | None) -> list[Start]:
-    """Smallest first; nothing where nothing is offered, or there are not so many nodes at all."""
+    """Smallest first; nothing where nothing is offered."""
     if catalogue is None or not catalogue.types:
         return []
     found = []
@@ -59,6 +59,5 @@ def starts(catalogue: Catalogue | None) -> list[Start]:
         exact = catalogue.named.get(kind.name)
         near = exact or catalogue.nearest(kind.cores, kind.memory_gib)
         assert near is not None
-        if near.there is None or nodes <= near.there:
-            found.append(Start(size, nodes, near, "" if exact else kind.name))
+        found.append(Start(size, nodes, near, "" if exact else kind.name))
     return found

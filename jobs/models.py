@@ -30,12 +30,36 @@ _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
 
 
+# What no row of a list says. Reading it takes as long as all that a row does say.
+_IN_NO_ROW_OF_JOBS = (
+    *("cluster__description", "cluster__instance_type", "cluster__scale_to", "cluster__engine_version"),
+    *("cluster__auto_pause", "cluster__auto_shutdown", "cluster__last_active", "cluster__warned", "cluster__zone"),
+    *("cluster__role", "cluster__extra_tags", "cluster__hourly_price", "cluster__key_public", "cluster__key_private"),
+    *("cluster__note", "cluster__auto_repair", "cluster__hostfile_is_old", "cluster__kept_until"),
+    *("cluster__created_by", "cluster__created"),
+)
+_IN_NO_ROW_OF_RUNS = (
+    *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
+    *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
+    *("head_rank", "place", "cancelled_by"),
+    *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
+    *("job__created", "job__created_by", "job__ran", "job__deleted_by"),
+    *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
+    *_IN_NO_ROW_OF_JOBS,
+)
+
+
 class JobQuerySet(AccessQuerySet["Job"]):
     workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
     def live(self) -> JobQuerySet:
         return self.filter(deleted=None)
+
+    def for_lists(self) -> JobQuerySet:
+        """With their clusters, and without what is in no row of a list."""
+        mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
+        return self.select_related("cluster").defer(*mine, *_IN_NO_ROW_OF_JOBS)
 
 
 class Job(models.Model):
@@ -109,9 +133,8 @@ class RunQuerySet(AccessQuerySet["Run"]):
         cancelling = Task.objects.unfinished().filter(
             subject_type=of_runs, subject_id=OuterRef("pk"), cancel_asked=True
         )
-        long = ("evidence", "advice", "failures", "ended_ranks", "digests", "job__git_password", "cluster__key_private")
         rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
-        return rows.defer(*long, "cluster__key_public", "started_by__password")
+        return rows.defer(*_IN_NO_ROW_OF_RUNS)
 
     def with_reasons(self) -> list[Run]:
         """Those that wait say why, in `waits_for`."""

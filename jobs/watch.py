@@ -275,6 +275,10 @@ class Observer:
                     return
             except PortalError as error:
                 trouble = error
+            if trouble and await self._is_deleted():
+                # A computer that was there before the cluster is there after it, and lets its keys do nothing more.
+                await self._lost(_of_head("The head node went away while the run was on it.", trouble.evidence))
+                return
             if trouble:
                 # The run may be well: that its node shows another key, or answers with nonsense, is no word of its end.
                 await self._mark_silent(trouble.message)
@@ -385,6 +389,17 @@ class Observer:
                 advice = "Remove what nobody needs from /shared and from the nodes' homes, and run it again."
                 await self._lost(Cause("Its head node ended it: the disk is full.", seen.refuses, advice, "disk_full"))
                 return True
+            if word.get("rebooted"):
+                name = seen.hostname if seen else "Its head node"
+                await self._lost(
+                    Cause(
+                        f"{name} was started again while the run was on it.",
+                        "Its kernel is another one than when the run began.",
+                        "What the run has printed is kept. Run it again.",
+                        "head_lost",
+                    )
+                )
+                return True
             await self._lost(
                 Cause(
                     "The run disappeared without an exit status.",
@@ -437,9 +452,10 @@ class Observer:
                     commit_subject=plain_text(str(self.facts.get("subject") or "").encode())[:200],
                     ended_ranks=_ended_ranks(ended) if isinstance(ended, dict) else {},
                 )
-                live.ring(*self.names)
             if size:
                 self.output.append_log(segments, offset=self.stored, size=size)
+            if self.news:  # last: who waits for output hears of that first
+                live.ring(*self.names)
         self.stored += size
         self.news = False
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -27,6 +28,11 @@ def number(name: str, default: int) -> int:
 
 def words(name: str) -> list[str]:
     return [word for word in text(name).replace(",", " ").split() if word]
+
+
+def networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Such as 10.20.0.0/16."""
+    return [ip_network(word) for word in words(name)]
 
 
 def paths(name: str) -> list[str]:

@@ -7,6 +7,7 @@ request. Of a person's page, or of the first line of a run, that is a good part.
 from __future__ import annotations
 
 import gc
+import sys
 
 from django.conf import settings
 from django.template.loader import get_template
@@ -25,3 +26,12 @@ def keep_what_is_loaded() -> None:
     """The collector leaves alone what is there now."""
     gc.collect()
     gc.freeze()
+
+
+def give_way_often() -> None:
+    """For a process with an event loop beside threads that compute: a page that is rendered does not hold up output.
+
+    Python lets a thread go on for 5 ms before another that waits has its turn, and what is new of an output needs
+    several turns on its way from the doorbell to the page.
+    """
+    sys.setswitchinterval(0.001)

@@ -19,6 +19,7 @@ WARN_AFTER_DAYS = (60, 75, 85)
 INVITATION_DAYS = env.number("PORTAL_INVITATION_DAYS", 7)
 OPEN_SIGNUP = env.flag("PORTAL_OPEN_SIGNUP", default=False)  # without an invitation
 OPEN_ORGANIZATIONS = env.flag("PORTAL_OPEN_ORGANIZATIONS", default=True)  # whether everybody may make one
+MACHINES_NETWORKS = env.networks("PORTAL_MACHINES_NETWORKS")  # in which own machines may be; none: anywhere
 SSH_IS_ACTIVITY = env.flag("PORTAL_SSH_IS_ACTIVITY", default=False)  # a session by ssh keeps a cluster from pausing
 DEBUG = env.flag("PORTAL_DEBUG", default=False)
 HOST_COUNT = env.number("PORTAL_HOSTS", 0)  # that web, worker and watch run on; 0: not said

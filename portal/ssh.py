@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import asyncssh
 
-from portal import background
+from portal import background, reach
 from portal.errors import Passing, PortalError, Refused
 
 Broken = asyncssh.Error  # what reading from a stream raises when the connection breaks
@@ -112,11 +112,14 @@ async def knock(host: Host) -> bool | None:
     try:
         if host.door:
             through(host.door).close()
+        elif host.certificate:
+            async with asyncio.timeout(KNOCK_SECONDS):
+                (await reach.connect(host.address, host.port)).close()
         else:
             async with asyncio.timeout(KNOCK_SECONDS):
                 _, writer = await asyncio.open_connection(host.address, host.port)
             writer.close()
-    except (TimeoutError, BlockingIOError):
+    except (TimeoutError, BlockingIOError, Refused):
         return None
     except OSError:
         return False
@@ -124,14 +127,16 @@ async def knock(host: Host) -> bool | None:
 
 
 async def host_key_of(address: str, port: int) -> str:
-    """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`.
+    """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`, and `Refused`
+    for an address to which the portal does not connect.
 
     It is Ed25519's where the server has one.
     """
     for algorithms in (["ssh-ed25519"], ()):
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                key = await asyncssh.get_server_host_key(address, port, server_host_key_algs=algorithms, config=None)
+                way = await reach.connect(address, port)
+                key = await asyncssh.get_server_host_key(sock=way, server_host_key_algs=algorithms, config=None)
         except asyncssh.KeyExchangeFailed:
             continue
         except (OSError, asyncssh.Error, TimeoutError) as error:
@@ -316,6 +321,9 @@ class Connections:
             where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
             if host.door:
                 where = {"sock": through(host.door)}
+            elif host.certificate and tunnel is None:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    where = {"sock": await reach.connect(host.address, host.port)}
             return await asyncssh.connect(
                 **where,
                 username=host.user,
@@ -339,7 +347,7 @@ class Connections:
             raise Refused(
                 f"{host.name} does not accept the portal's key.", evidence=str(error), code="not_let_in"
             ) from error
-        except (OSError, asyncssh.Error) as error:
+        except (OSError, asyncssh.Error) as error:  # a time that is over is an OSError
             way = f" through {host.via.name}" if host.via else ""
             raise Passing(f"{host.name} does not answer{way}.", evidence=_reason(error)) from error
 

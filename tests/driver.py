@@ -85,7 +85,7 @@ def make_pool(computers, user, base, name="desks"):
 def open_pool(addresses, user, base, name="desks"):
     """alice's own machines, as she types them: a pool with computers whose keys are to be confirmed."""
     organization = Organization.objects.earliest("pk")
-    config = create_cloud_config(organization, name="Own machines", kind=CloudConfig.Kind.MACHINES, by=alice())
+    config = create_cloud_config(organization, name=f"The {name}", kind=CloudConfig.Kind.MACHINES, by=alice())
     pool = pools.create_pool(config, name=name, user=user, base=base, by=alice(), uuid=uuid4())
     pools.add_computers(config, pool, [(address, 22) for address in addresses], by=alice())
     return {"config": str(config.uuid), "pool": str(pool.uuid), "line": pool.authorized_key}
@@ -104,6 +104,19 @@ def confirm_keys(pool, keys):
     pools.confirm_keys(CloudConfig.objects.get(uuid=pool.account), pool, seen, by=alice())
 
 
+def accept_key(pool, name, fingerprint):
+    """The new key of one that shows another one."""
+    (computer,) = [one for one in Computer.objects.filter(pool__uuid=pool) if str(one) == name]
+    config = CloudConfig.objects.get(uuid=computer.pool.account)
+    pools.accept_new_key(config, computer, fingerprint, by=alice())
+
+
+def task_said(cluster):
+    """What its last task has printed."""
+    task = Cluster.objects.get(uuid=cluster).last_task
+    return b"".join(output.stream_bytes(task.output, output.Filter.parse(task.output, stream=""))).decode()
+
+
 def check_pool(pool):
     """The button of its page."""
     pool = Pool.objects.get(uuid=pool)
@@ -119,8 +132,9 @@ def packages_of_plain_mpi():
     return [str(package) for package in EngineVersion.objects.get(kind="mpi").packages]
 
 
-def stand():
-    """How the computers of all pools stand."""
+def stand(pool=""):
+    """How the computers of a pool stand, or all."""
+    rows = Computer.objects.filter(pool__uuid=pool) if pool else Computer.objects.all()
     return [
         {
             "name": str(one),
@@ -130,7 +144,7 @@ def stand():
             "failing": [line["name"] for line in one.failing],
             "history": list(one.events.values_list("words", flat=True)),  # the newest first
         }
-        for one in Computer.objects.order_by("pk")
+        for one in rows.order_by("pk")
     ]
 
 
@@ -201,9 +215,10 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab", kind=""):
+def make_workspace(name="lab", **of):
+    """In a cloud configuration that is so; the first one."""
     organization = Organization.objects.earliest("pk")
-    config = organization.cloud_configs.get(**({"kind": kind} if kind else {}))
+    config = organization.cloud_configs.filter(**of).earliest("pk")
     workspace = create_workspace(
         organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
     )
@@ -331,6 +346,10 @@ def run_state(run):
         "agrees": stored.agrees,
         "digests": row.digests,
     }
+
+
+def job_of(run):
+    return str(Run.objects.get(uuid=run).job.uuid)
 
 
 def busy(job):
@@ -516,7 +535,16 @@ def floor_life(workspace, nodes):
         while not all(node.address for node in workspace.cloud.nodes(tags)):
             time.sleep(0.01)
         hosts = [
-            ssh.Host(node.hostname, node.address, node.port, node.user, private, key.public, node.door)
+            ssh.Host(
+                node.hostname,
+                node.address,
+                node.port,
+                node.user,
+                private,
+                node.host_key or key.public,
+                node.door,
+                certificate=next(iter(node.certificates), ""),
+            )
             for node, key in zip(workspace.cloud.nodes(tags), keys, strict=True)
         ]
         for answer in ssh.run_on_all(hosts, "true"):
@@ -533,6 +561,8 @@ def floor_life(workspace, nodes):
         "resume": make,
         "delete": lambda: end(workspace.cloud.delete_nodes),
     }
+    if clouds.Can.PAUSE not in workspace.cloud.can:
+        del steps["pause"], steps["resume"]
     for name, do in steps.items():
         began = time.time()
         do()

@@ -36,10 +36,10 @@ def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, s
     return mine.values_list("role", Subquery(inside)).first() or (None, None)
 
 
-def workspace_for(request: HttpRequest, uuid: Any, can: Can) -> Workspace:
-    """The workspace of the address, entered. Raises Http404 or PermissionDenied."""
+def workspace_for(request: HttpRequest, uuid: Any, can: Can, *more: str) -> Workspace:
+    """The workspace of the address, entered; read with what else is named. Raises Http404 or PermissionDenied."""
     mine = {"user": person(request)}
-    queryset = Workspace.objects.select_related("organization", "cloud_config", "created_by").annotate(
+    queryset = Workspace.objects.select_related("organization", "cloud_config", *more).annotate(
         _organization_role=Subquery(
             Membership.objects.filter(organization=OuterRef("organization"), **mine).values("role")
         ),

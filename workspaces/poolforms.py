@@ -8,12 +8,14 @@ from uuid import UUID
 
 from django import forms
 
+from portal import reach
 from portal.clouds.machines.models import SSH, Computer, Pool
 from workspaces.forms import OnceForm
 from workspaces.models import CloudConfig
 from workspaces.pools import MOST_AT_ONCE
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # RFC 1123
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")  # as useradd(8) takes them, and names of directories
 _FOLDER = re.compile(r"(/[A-Za-z0-9._+-]+)+")
 _SYSTEM = (
@@ -63,17 +65,17 @@ def place_of(line: str) -> tuple[str, int]:
 
 def _address(text: str, line: str) -> str:
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])
+        found = str(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         pass
     else:
-        if found.is_loopback or found.is_unspecified or found.is_multicast:
-            raise forms.ValidationError(f"{line}: that is no address by which other computers are reached.")
-        return str(found)
+        if why := reach.why_not(found):
+            raise forms.ValidationError(f"{line}: {why}.")
+        return found
     labels = text.rstrip(".").split(".")
     if len(text) > 253 or not all(len(label) < 64 and _LABEL.fullmatch(label) for label in labels):
         raise forms.ValidationError(f"{line}: that is neither a host name nor an address.")
-    if labels[-1].isdecimal():
+    if _NUMBER.fullmatch(labels[-1]):  # resolvers take the likes of 0x7f000001 for one
         raise forms.ValidationError(f"{line}: that is no IPv4 address.")
     if labels[-1] == "localhost":
         raise forms.ValidationError(f"{line}: that is no name by which other computers are reached.")

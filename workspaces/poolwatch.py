@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 from django.db import DatabaseError
 from django.db.models import Q, QuerySet
+from django.utils.timezone import now
 
 from portal import ssh
+from portal.clouds.machines import answers as saying
 from portal.clouds.machines import certificates, leaving, standing
 from portal.clouds.machines.check import Finding, check
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
+from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
-from portal.text import uuid_in
 from workspaces import checks
 from workspaces.models import CloudConfig
 
@@ -29,7 +31,10 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
 LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
-AT_ONCE = 32  # computers of a pool that are asked at a time
+NO_KEY = "The portal cannot open the pool's key. Ask whoever runs this portal."
+AT_ONCE = 16  # computers of a pool that are asked at a time: those of another one do not wait for them
+# After it was added, a computer is asked for its key all the time; later, as often as it is checked.
+ASKED_FOR_KEYS = timedelta(hours=1)
 
 
 class PoolCheckWatcher(SharingWatcher):
@@ -46,7 +51,10 @@ class PoolCheckWatcher(SharingWatcher):
         if pool is None:
             return
         await _look_for_keys(pool, new)
-        findings = await check(pool, computers)
+        try:
+            findings = await check(pool, computers)
+        except CannotDecrypt:
+            findings = [Finding(one, silence=NO_KEY) for one in computers]
         keys, _ = await _keys_of([one.computer for one in findings if one.another_key])
         await DATABASE(_write_down)(pool, findings, keys)
 
@@ -59,7 +67,6 @@ class ComputerWatcher(SharingWatcher):
 
     def __init__(self) -> None:
         self.connections = ssh.Connections()
-        self.turns = asyncio.Semaphore(AT_ONCE)
 
     async def wanted(self) -> set[int]:
         return await LEASES(_watched)()
@@ -69,14 +76,22 @@ class ComputerWatcher(SharingWatcher):
             pool, new, computers = await DATABASE(_to_check)(pk)
             if pool is None:
                 return
-            await _look_for_keys(pool, [one for one in new if not one.host_shown])
+            since = now() - ASKED_FOR_KEYS
+            await _look_for_keys(pool, [one for one in new if not one.host_shown and one.created > since])
             await self._look(pool, computers)
             await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
         answers: dict[int, tuple[str, float]] = {}
         silent: dict[int, str] = {}
-        await asyncio.gather(*(self._ask(one, certificates.host(pool, one), answers, silent) for one in computers))
+        turns = asyncio.Semaphore(AT_ONCE)
+        try:
+            hosts = [certificates.host(pool, one) for one in computers]
+        except CannotDecrypt:
+            silent = {one.pk: NO_KEY for one in computers}
+        else:
+            asked = zip(computers, hosts, strict=True)
+            await asyncio.gather(*(self._ask(turns, one, host, answers, silent) for one, host in asked))
         try:
             await DATABASE(_write_looks)(pool, answers, silent)
         except DatabaseError as error:
@@ -88,9 +103,14 @@ class ComputerWatcher(SharingWatcher):
             await DATABASE(_ring)(pool)
 
     async def _ask(
-        self, computer: Computer, host: ssh.Host, answers: dict[int, tuple[str, float]], silent: dict[int, str]
+        self,
+        turns: asyncio.Semaphore,
+        computer: Computer,
+        host: ssh.Host,
+        answers: dict[int, tuple[str, float]],
+        silent: dict[int, str],
     ) -> None:
-        async with self.turns:
+        async with turns:
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
                     answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
@@ -103,7 +123,7 @@ class ComputerWatcher(SharingWatcher):
                 self.connections.drop(host)
                 silent[computer.pk] = str(error) or f"no answer within {ANSWER_WITHIN:.0f} seconds"
             except ValueError as error:
-                silent[computer.pk] = f"an answer that is none: {error}"
+                silent[computer.pk] = f"an answer that is none: {saying.shown(str(error))}"
 
     def close(self) -> None:
         self.connections.close()
@@ -112,10 +132,7 @@ class ComputerWatcher(SharingWatcher):
 def _seen(said: str) -> tuple[str, float]:
     """Boot id and load, which come after what the account's shell may say. Raises `ValueError`."""
     boot_id, loads = said.splitlines()[-2:]
-    load = float(loads.partition(" ")[0])
-    if uuid_in(boot_id) is None or not math.isfinite(load):
-        raise ValueError(said[-100:])
-    return boot_id, load
+    return saying.boot_id(boot_id), saying.number(float(loads.partition(" ")[0]))
 
 
 async def _look_for_keys(pool: Pool, computers: Sequence[Computer]) -> None:
@@ -130,9 +147,12 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
     shown: dict[int, str] = {}
     silent: dict[int, str] = {}
 
+    turns = asyncio.Semaphore(AT_ONCE)
+
     async def ask(computer: Computer) -> None:
         try:
-            shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
+            async with turns:
+                shown[computer.pk] = await ssh.host_key_of(computer.address, computer.port)
         except PortalError as error:
             silent[computer.pk] = " ".join(filter(None, [error.message, error.evidence]))
 

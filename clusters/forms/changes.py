@@ -79,7 +79,8 @@ class ScaleForm(forms.Form):
         words = [f"1 to {MOST_NODES}. It has {cluster.node_count} now."]
         if cluster.takes and (answer := offers.catalogue(cluster.workspace).value):
             kind = answer.named.get(cluster.instance_type)
-            words.append(f"Free of the type {cluster.instance_type}: {kind.free if kind else 0}.")
+            free = (kind.free if kind else 0) or "No"
+            words.append(f"{free} more {'is' if free == 1 else 'are'} free.")
         self.fields["node_count"].help_text = " ".join(words)
 
     def clean_node_count(self) -> int:

@@ -220,7 +220,7 @@ class ClusterForm(OnceForm):
         self.answer = offers.catalogue(workspace)
         self.catalogue = self.answer.value
         self.room = room_for(workspace, self.catalogue.types if self.catalogue else ())
-        self.starts = sizing.starts(self.catalogue)
+        self.starts = [] if self.takes else sizing.starts(self.catalogue)
         self.start = next((start for start in self.starts if start.size == size), None)
         if self.start:
             self.initial.update(instance_type=self.start.instance_type.name, node_count=self.start.nodes)

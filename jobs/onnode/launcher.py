@@ -61,8 +61,9 @@ FOLLOWS = re.compile(
 # What Hydra says in the place of a spawned program that is not there; who spawned it waits for ever.
 NOT_STARTED = re.compile(rb"\[proxy:[^\n]*HYDU_create_process[^\n]*execvp error on file ([^\n]+) \(([^\n]+)\)\n")
 
-# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are, in the environment of mpiexec, which
-# unlike that of ranks leads to this. One in Python puts itself under it. Then the sitecustomize that would have been found without this one has its turn.
+# Programs that MPI_Comm_spawn starts have no wrapper: Hydra starts them as they are, in the environment of mpiexec,
+# which unlike that of ranks leads to this. One in Python puts itself under it. Then the sitecustomize that would have
+# been found without this one has its turn.
 HOOK = """\
 import os, sys
 fresh = "PMI_FD" in os.environ and "COXSWAIN_RANK" not in os.environ and "COXSWAIN_WRAPPER" in os.environ

@@ -133,7 +133,11 @@ def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
     except ValueError:
         asked = Q(pk__in=[])
     there = ~Q(status=Cluster.Status.TERMINATED)
-    return list(workspace.clusters.filter(there | asked).order_by("name", "-pk")[:200])
+    return list(
+        workspace.clusters.filter(there | asked)
+        .only("uuid", "name", "status", "workspace")
+        .order_by("name", "-pk")[:200]
+    )
 
 
 @require_safe
@@ -150,7 +154,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         rows = form.narrow(all_jobs.live())
         order = ("name", "pk") if form.cleaned_data["sort"] == "name" else ("-ran", "-pk")
         page = page_of(
-            behind(rows, cursor_of(request.GET), *order, among=all_jobs).select_related("cluster")[: PAGE + 1],
+            behind(rows, cursor_of(request.GET), *order, among=all_jobs).for_lists()[: PAGE + 1],
             PAGE,
             request.GET,
         )

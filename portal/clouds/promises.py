@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 SSH_CONFIG = ".coxswain/ssh_config"  # below a user's home; see below
 
-_OPTIONS = "1246ab:c:e:fgi:kl:m:no:p:qstvxAB:CD:E:F:GI:J:KL:MNO:P:Q:R:S:TVw:W:XYy"  # of OpenSSH's client
+OPTIONS = "1246ab:c:e:fgi:kl:m:no:p:qstvxAB:CD:E:F:GI:J:KL:MNO:P:Q:R:S:TVw:W:XYy"  # of OpenSSH's client
 
 
 def ssh(client: str, otherwise: str) -> str:
@@ -17,7 +17,7 @@ def ssh(client: str, otherwise: str) -> str:
     applies. To any other host it does what `otherwise` says. The file has to belong to whom runs it.
     """
     return f"""\
-while getopts {_OPTIONS} option; do :; done 2>/dev/null
+while getopts {OPTIONS} option; do :; done 2>/dev/null
 eval "host=\\${{$OPTIND-}}"
 host=${{host##*@}}
 file=$HOME/{SSH_CONFIG}

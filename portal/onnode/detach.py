@@ -376,6 +376,12 @@ def is_alive(folder):
     return lock is None
 
 
+def is_of_an_earlier_boot(folder):
+    """Whether the computer was started again since the command was."""
+    began = json.loads(said(folder / "begun") or "null")
+    return isinstance(began, dict) and began.get("boot") != this_node()["boot"]
+
+
 def observe(folder, at):
     """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
 
@@ -425,7 +431,7 @@ def observe(folder, at):
         if begun and not alive:
             with contextlib.suppress(Unknown):  # it is told in the next round
                 if not there(folder / "exit"):
-                    tell({"gone": True})
+                    tell({"gone": True, "rebooted": is_of_an_earlier_boot(folder)})
                     to.flush()
                     return
             continue

@@ -20,6 +20,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 from uuid import UUID
 
 from django.db import models, transaction
@@ -94,13 +95,17 @@ class Lease(models.Model):
     @classmethod
     def take(cls, things: Collection[str], holder: UUID) -> set[str]:
         """Those of the things that the holder has now. It gets none that another one holds who lives."""
-        cls.objects.bulk_create([Lease(thing=thing) for thing in sorted(things)], ignore_conflicts=True)  # type: ignore[misc]
         alive = Exists(WatchProcess.objects.living().filter(pk=holder))
+        held = cls.objects.filter(alive, thing__in=things, holder=holder).values_list("thing", flat=True)
+        new: list[Any] = [cls(thing=thing, holder=holder) for thing in sorted(things)]
+        cls.objects.bulk_create(new, ignore_conflicts=True)
+        if len(got := set(held)) == len(new):  # as most are, which nobody has held before
+            return got
         with transaction.atomic():
             # What another one is just taking is passed over, so that two who want many never wait for each other.
             free = cls.objects.free().filter(thing__in=things).select_for_update(of=("self",), skip_locked=True)
             cls.objects.free().filter(alive, thing__in=list(free.values_list("thing", flat=True))).update(holder=holder)
-        return set(cls.objects.filter(thing__in=things, holder=holder).values_list("thing", flat=True))
+        return set(held.all())
 
     @classmethod
     def release(cls, things: Collection[str], holder: UUID) -> None:

@@ -268,8 +268,8 @@ _SECTIONS = {
     "sessions": ("/accounts/sessions/",),
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
-    "settings": ("/settings/", "/delete/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
+    "settings": ("/settings/", "/delete/"),
     "workspaces": ("/workspaces/",),
 }
 

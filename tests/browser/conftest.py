@@ -12,12 +12,19 @@ from tests.running import RunningPortal, until
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
+WIDEST = """[...document.body.querySelectorAll("*")].reduce((widest, one) =>
+    one.getBoundingClientRect().right > widest.getBoundingClientRect().right ? one : widest).outerHTML.slice(0, 200)"""
+# Colours do not change at once; what turns for ever is not waited for.
+SETTLED = """Promise.all(document.getAnimations().filter(one => isFinite(one.effect.getComputedTiming().endTime))
+    .map(one => one.finished.catch(() => 0)))"""
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(600))  # the first one waits for a portal, a cluster and its packages
 
 
 @pytest.fixture(scope="session")
@@ -103,10 +110,29 @@ def open_desk(portal, browser, session_cookies):
     assert complaints == []
 
 
-def violations(page, *, preload=True):
+def faults(page, widths=(1280, 320), *, preload=True):
+    """What axe and a ruler have to say about a page: wide and narrow, and in both themes.
+
+    The page is changed from one to the other, as people do, and is left as the last. In the dark axe looks only at
+    what depends on colours.
+    """
+    found = []
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 800})
+        for theme, rules, loads in (("light", RULES, preload), ("dark", OF_COLOURS, False)):
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            page.evaluate(SETTLED)
+            found += [f"{width}, {theme}: {one}" for one in violations(page, rules, preload=loads)]
+        if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+            found.append(f"{width}: it is {wide} pixels wide, by {page.evaluate(WIDEST)}")
+    return found
+
+
+def violations(page, rules=RULES, *, preload=True):
     """What axe has to say about a page. Without `preload` it makes no style elements, which the policy would forbid."""
-    page.evaluate(f"{AXE.read_text()};0")  # not as a script element: the page's policy would forbid it
-    found = page.evaluate("options => axe.run(options)", {"runOnly": RULES, "preload": preload})["violations"]
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(f"{AXE.read_text()};0")  # not as a script element: the page's policy would forbid it
+    found = page.evaluate("options => axe.run(options)", {"runOnly": rules, "preload": preload})["violations"]
     return [f"{one['id']}: {one['nodes'][0]['target']} {one['nodes'][0]['failureSummary']}" for one in found]
 
 

@@ -48,7 +48,7 @@ def test_a_task_drops_down_by_keyboard_and_stays_open_through_what_happens(open_
     details.focus()
     portal.call("change", cluster=two["kelp"], verb="pause")  # somebody else does something
     status = page.locator(f"#cluster-status-{two['kelp']}")
-    expect(status).to_have_text("PAUSED", timeout=30_000)
+    expect(status).to_have_text("PAUSED", timeout=120_000)
     expect(dropped).to_contain_text("Stop the nodes")
     expect(tick).to_be_checked()
     assert focused(page) == f"drop-{two['kelp']}"

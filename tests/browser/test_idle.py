@@ -36,7 +36,7 @@ def test_a_warning_comes_by_itself_and_one_click_takes_it_back(portal, lab, clus
     portal.call("leave_alone", cluster=cluster, minutes=51)
     expect(warning).to_be_visible(timeout=20_000)
     portal.call("leave_alone", cluster=cluster, minutes=10)
-    expect(page.locator("#cluster-live .st").first).to_have_text("PAUSED", timeout=30_000)
+    expect(page.locator("#cluster-live .st").first).to_have_text("PAUSED", timeout=120_000)
     expect(page.locator("#activity")).to_contain_text("is deleted at")
     look(page)
     page.click("button:has-text('Resume')")

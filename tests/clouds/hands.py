@@ -149,7 +149,9 @@ def introduce(nodes, cores):
     """What the portal's plans write over SSH before the first run."""
     host_lines = "".join(f"Host {n.hostname}\n  HostName {n.private_address}\n" for n in nodes)
     names = " ".join(node.hostname for node in nodes)
-    known = "".join(f"[{n.private_address}]:{n.port} {public(f'host {n.rank}')}\n" for n in nodes)
+    known = "".join(
+        f"{n.private_address},[{n.private_address}]:{n.port} {n.host_key or public(f'host {n.rank}')}\n" for n in nodes
+    )
     hosts = "".join(f"{node.hostname}:{cores}\n" for node in nodes)
 
     async def write(node):
@@ -166,6 +168,7 @@ def introduce(nodes, cores):
                 (SSH_CONFIG, host_lines + common),
                 (".coxswain/known_hosts", known),
                 (".coxswain/cluster", private("cluster")),
+                (".coxswain/cluster-cert.pub", "\n".join(node.certificates[1:])),
                 ("hostfile", hosts),
             ):
                 await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)

@@ -12,12 +12,15 @@ import pytest
 from clusters import neighbours
 from portal.clouds.promises import SSH_CONFIG
 
-LEFT = """Host *
+LEFT = """Nonsense yes
+Match exec "touch taken"
+Host *
   ProxyCommand touch taken
   PermitLocalCommand yes
   LocalCommand touch taken
   ForwardAgent yes
   Ciphers aes128-ctr
+Nonsense yes
 """
 
 
@@ -43,7 +46,9 @@ def home(tmp_path):
 
 def asked(home, host):
     """What OpenSSH would do."""
-    said = subprocess.run(["ssh", "-F", home / SSH_CONFIG, "-G", host], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["ssh", "-F", home / SSH_CONFIG, "-G", host], cwd=home, capture_output=True, text=True, check=True
+    )
     return dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
 
 
@@ -55,10 +60,10 @@ def test_nothing_that_a_program_has_left_is_executed_on_the_way_to_a_node_of_the
     assert "proxycommand" not in found
     assert (found["permitlocalcommand"], found["forwardagent"]) == ("no", "no")
     assert found["ciphers"] != "aes128-ctr"
-    assert asked(home, "elsewhere")["proxycommand"] == "touch taken", "to other places their own words count"
+    assert not (home / "taken").exists()
 
 
 def test_nor_by_our_own_client(home):
-    for host, command in (("tide-1", None), ("elsewhere", "touch taken")):
-        options = asyncssh.SSHClientConnectionOptions(config=[str(home / SSH_CONFIG)], host=host)
-        assert (options.proxy_command and " ".join(options.proxy_command)) == command
+    options = asyncssh.SSHClientConnectionOptions(config=[str(home / SSH_CONFIG)], host="tide-1")
+    assert not options.proxy_command
+    assert not (home / "taken").exists()

@@ -125,7 +125,7 @@ def test_not_enough_free_says_who_has_them_with_links_for_those_who_may_see_them
     mine = has(shed, engine, pool, nodes=1)
     client.force_login(alice)
     page = words(client.post(new(shed), sent(engine)))
-    assert "1 of the type 4x16 are free now. In use: 1 by tide, 1 by clusters of other workspaces." in page
+    assert "1 of the type 4x16 is free now. In use: 1 by tide, 1 by clusters of other workspaces." in page
     assert "Not enough are free: 1, and 2 asked for." in page
     assert f'1 is in use by <a href="{mine.get_absolute_url()}" >tide</a>' in page
     assert "1 is in use by another workspace." in page
@@ -173,7 +173,7 @@ def test_the_pages_of_a_cluster_speak_of_computers_and_of_nothing_that_makes_no_
             assert word not in page, f"{word} on {path}"
 
 
-def test_the_page_of_a_cluster_says_what_is_kept_apart_and_what_is_not(client, shed, pool, engine, bob):
+def test_the_page_of_a_cluster_says_what_is_kept_apart_and_what_is_not(client, shed, pool, engine, alice, bob):
     tide = has(shed, engine, pool, note="Workspaces of one pool are not kept apart.")
     client.force_login(bob)
     page = words(client.get(tide.get_absolute_url()))
@@ -182,6 +182,11 @@ def test_the_page_of_a_cluster_says_what_is_kept_apart_and_what_is_not(client, s
     assert "what other people do there is in it" in page
     assert "Workspaces of one pool are not kept apart." in page
     assert "Download the key" not in page
+    there = [reverse("computer", args=[computer.uuid]) for computer in pool.computers.filter(subject=tide.uuid)]
+    assert not any(address in page for address in there), "that is the organization's"
+    client.force_login(alice)
+    page = words(client.get(tide.get_absolute_url()))
+    assert len(there) == sum(f'href="{address}"' in page for address in there) == 2
 
 
 def test_before_it_is_deleted_or_stopped_it_is_said_what_ends_on_the_computers(client, shed, pool, engine, alice):
@@ -210,8 +215,8 @@ def test_scaling_says_how_many_are_free_which_computers_go_and_refuses_what_cann
     tide = has(shed, engine, pool)
     client.force_login(alice)
     address = reverse("scale-cluster", args=[tide.uuid])
-    assert "Free of the type 4x16: 1." in words(client.get(address))
-    assert "1 of the type 4x16 are free now. In use: 2 by tide." in words(client.post(address, {"node_count": 4}))
+    assert "1 more is free." in words(client.get(address))
+    assert "1 of the type 4x16 is free now. In use: 2 by tide." in words(client.post(address, {"node_count": 4}))
     page = words(client.post(address, {"node_count": 1}))
     assert "1 node will be given back, and what runs there is ended:" in page
     assert "n1. What lies" in page

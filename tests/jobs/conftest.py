@@ -6,10 +6,12 @@ import functools
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from django.utils.timezone import now
@@ -45,10 +47,10 @@ def said_in(folder):
     return b"".join(frame.data for frame, _ in found if frame.kind == "s").decode()
 
 
-@pytest.fixture
-def repository(tmp_path):
-    """Two commits on main, a branch and a tag."""
-    source = tmp_path / "source"
+@pytest.fixture(scope="session")
+def first_repository(tmp_path_factory):
+    """Made once: each test has a copy."""
+    source = tmp_path_factory.mktemp("repository") / "source"
     source.mkdir()
     git(source, "init", "--quiet", "--initial-branch=main")
     (source / "ex.py").write_text("print('first')\n")
@@ -60,6 +62,12 @@ def repository(tmp_path):
     git(source, "commit", "--quiet", "-am", "Second, <b>bold</b>")
     git(source, "update-server-info")
     return source
+
+
+@pytest.fixture
+def repository(tmp_path, first_repository):
+    """Two commits on main, a branch and a tag."""
+    return Path(shutil.copytree(first_repository, tmp_path / "source"))
 
 
 @pytest.fixture

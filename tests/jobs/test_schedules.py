@@ -182,7 +182,8 @@ class World:
             self.asked.append(start_run(job, by=self.bob))
             return
         words = {"git_url": "https://git.test/a", "reference": "", "command": "a.py"}
-        _, run = create_job(self.lab, name=f"on {cluster.name}", cluster=cluster, by=self.bob, **words)
+        resumes = self.dice.random() < 0.5
+        _, run = create_job(self.lab, name=f"on {cluster.name}", cluster=cluster, resumes=resumes, by=self.bob, **words)
         self.asked.append(run)
 
     def cancel_run(self):

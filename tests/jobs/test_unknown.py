@@ -132,6 +132,22 @@ def test_a_node_that_is_gone_ends_its_run(watched, begun_run, how):
     assert (sum(seen.pauses) > UNLISTED) == (how == "not listed")
 
 
+@pytest.mark.parametrize(
+    "answer", [b"", b"no node of this cluster\n", OTHER_KEY], ids=["nothing", "words", "another key"]
+)
+def test_a_computer_that_outlives_its_cluster_ends_its_run(watched, begun_run, answer):
+    """It answers as ever, and has nothing to say of a run any more."""
+    type(begun_run.cluster).objects.filter(pk=begun_run.cluster_id).update(status="terminated")
+    seen = watched.go(answer)
+    assert (seen.run.status, seen.run.observed, seen.asked) == ("failed", True, 1)
+
+
+def test_a_run_whose_computer_was_started_again_says_so(watched):
+    run = watched.go(line({"gone": True, "rebooted": True})).run
+    assert (run.status, run.cause) == ("failed", "tide-1 was started again while the run was on it.")
+    assert run.evidence == "Its kernel is another one than when the run began."
+
+
 def test_what_a_run_has_spoilt_itself_is_not_looked_at_for_minutes(watched):
     log = frame(b"x", 0, b"spoilt")
     seen = watched.go(line({"log": 0, "size": len(log)}) + log)

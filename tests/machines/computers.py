@@ -199,7 +199,7 @@ class Computer:
             self.process = None
             until(lambda: not Path(f"/proc/{self.pid}").exists(), what="the end of its processes")
             # Of the card's other half, whose end a kernel takes some time for.
-            self.among.in_network("ip", "link", "delete", f"card{self.number}", expect=(0, 1))
+            self.among.in_network("ip", "link", "delete", f"card{self.number}", expect=(0, 1, 2))
 
     def reboot(self) -> None:
         self.off()
@@ -360,6 +360,7 @@ class Computers:
         self.count, self.stem, self.disk_mib, self.shared_mib = count, stem, disk_mib, shared_mib
         # What is this computer's alone: on another one, nobody would find it.
         self.hidden = (str(ROOT), sys.prefix, os.environ.get("PORTAL_VENV", sys.prefix))
+        self.pasted = ""  # all of what `paste` was given
         self.process: subprocess.Popen[str] | None = None
         self.proxy: Proxy | None = None
         self.net = 0
@@ -450,6 +451,7 @@ class Computers:
 
     def paste(self, line: str) -> None:
         """What an administrator does on each of them: one more line in the account's `authorized_keys`."""
+        self.pasted += line.rstrip("\n") + "\n"
         for one in self:
             with one.path(f"{HOME}/.ssh/authorized_keys").open("a") as file:
                 file.write(line.rstrip("\n") + "\n")

@@ -12,6 +12,7 @@ import pytest
 from portal.clouds.machines import certificates, check, standing
 from portal.clouds.machines.account import MachinesAccount
 from portal.clouds.machines.models import Pool
+from portal.errors import Refused
 from tests.clouds import hands, pools
 from tests.machines.computers import SHARED, USER
 
@@ -166,3 +167,95 @@ def test_a_computer_that_answers_with_noise_is_refused_and_holds_nobody_up(pool,
     assert [finding.failing for finding in (one, three)] == [[], []]
     assert [line["name"] for line in two.failing] == ["Looking"]
     assert max(late) < 2
+
+
+SPOILT = {
+    "a pipe": "rm -f M; mkfifo M",
+    "a link to what never ends": "rm -f M; ln -s /dev/zero M",
+    "a link to another's": "rm -f M; ln -s /srv/team/coxswain/other/.coxswain-workspace M",
+    "a folder": "rm -f M; mkdir M",
+    "nested too deep": "printf '%100000s' | tr ' ' '[' > M",
+    "endless": "rm -f M; yes | head -c 50000000 > M",
+    "gone": "rm -f M",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_marker_hinders_nobody_and_what_stays_for_it_is_told(cloud, computers, how):
+    spoilt, other = hands.tags(), hands.tags()
+    for one in (spoilt, other):
+        hands.furnish(cloud, one)
+    folder = f"{BASE}/{spoilt.workspace}"
+    line = SPOILT[how].replace("M", f"{folder}/.coxswain-workspace").replace("other", other.workspace)
+    computers.computer[0].run(line)
+    began = time.monotonic()
+    assert other in cloud.owners(other.portal)
+    with pytest.raises(Refused) as refused:
+        cloud.delete_filesystem(spoilt)
+    assert folder in refused.value.message
+    assert [one.id for one in cloud.leftovers(spoilt)] == [folder]
+    hands.ask(cloud.delete_filesystem, other)
+    assert cloud.leftovers(other) == []
+    assert time.monotonic() - began < 30
+    computers.computer[0].run(f"rm -rf {folder}")
+    hands.ask(cloud.delete_filesystem, spoilt)
+    assert cloud.leftovers(spoilt) == []
+
+
+def test_a_workspace_folder_that_is_a_link_takes_away_nothing_that_it_leads_to(cloud, computers):
+    workspace, other = hands.tags(), hands.tags()
+    for one in (workspace, other):
+        hands.furnish(cloud, one)
+    first = computers.computer[0]
+    folder = f"{BASE}/{workspace.workspace}"
+    first.run(f"mkdir ~/precious; touch ~/precious/file {BASE}/{other.workspace}/file; cp {folder}/.c* ~/precious")
+    first.run(f"rm -rf {folder}; ln -s ~/precious {folder}")
+    with contextlib.suppress(Refused):
+        hands.ask(cloud.delete_filesystem, workspace)
+    assert first.run("ls ~/precious").out == "file\n"
+    first.run(f"rm -f {folder}")
+    hands.furnish(cloud, workspace)
+    first.run(f"mkdir {folder}/deep; ln -s ~/precious {folder}/deep/link; ln -s {BASE}/{other.workspace} {folder}/link")
+    hands.ask(cloud.delete_filesystem, workspace)
+    assert first.run("ls ~/precious").out == "file\n"
+    assert first.run(f"ls {BASE}/{other.workspace}").out == "file\n"
+    first.run("rm -rf ~/precious")
+
+
+def told(finding):
+    return {line.name: line.message for line in finding.lines if line.ok is not True}
+
+
+def test_what_a_run_has_left_behind_to_come_back_by_is_told(pool, computers, monkeypatch):
+    monkeypatch.setattr(check, "_PROGRAM", check._PROGRAM.replace(b"GRACE = 60.0", b"GRACE = 00.0"))
+    first, second, _ = computers
+    first.run("setsid env -i sh -c 'cd /; exec sleep 1000' >/dev/null 2>&1 </dev/null &")
+    with second.path("/home/team/.ssh/authorized_keys").open("a") as keys:
+        keys.write("# mine\nssh-ed25519 AAAAC3 somebody\n")
+    one, two, three = asyncio.run(check.check(pool, list(pool.computers.order_by("pk"))))
+    assert told(one)["Left behind"] == "Programs of team go on, and no cluster has the computer: sleep."
+    assert told(two)["Other keys"] == "~team/.ssh/authorized_keys lets in 1 more key than the portal's."
+    assert not {"Left behind", "Other keys"} & told(three).keys()
+    assert [finding.failing for finding in (one, two, three)] == [[], [], []]
+
+
+def test_a_base_folder_within_a_workspace_is_refused(cloud, pool):
+    workspace = hands.tags()
+    hands.furnish(cloud, workspace)
+    pool.base = f"{BASE}/{workspace.workspace}/deep"
+    rows = list(pool.computers.order_by("pk"))
+    for row in rows:
+        row.pool = pool
+    (finding, *_) = asyncio.run(check.check(pool, rows))
+    assert told(finding)["Base folder"].startswith(f"{pool.base} lies in the folder of a workspace,")
+
+
+def test_an_account_that_is_root_by_another_name_is_refused(pool, computers):
+    second = computers.computer[1]
+    before = second.path("/etc/passwd").read_text()
+    second.path("/etc/passwd").write_text(before.replace("team:x:6001:6001", "team:x:0:0"))
+    second.run("chown -R 0:0 ~team", user="root")
+    findings = asyncio.run(check.check(pool, list(pool.computers.order_by("pk"))))
+    second.run("chown -R 6001:6001 ~team", user="root")
+    second.path("/etc/passwd").write_text(before)
+    assert any("its uid is 0" in line["message"] for line in findings[1].failing)

@@ -91,7 +91,7 @@ def test_what_is_begun_on_a_node_has_a_home_and_marks_of_its_own_and_the_account
     answer = ssh.run(host(node), ssh.Command(words, env=(("COXSWAIN_RUN", 'it\'s "mine" !'),)))
     home, place, mark, run, temporary, *rest = answer.text.replace("\n", "|").split("|")
     assert (home, place, mark, run) == (node.home, node.home, where.subject, 'it\'s "mine" !')
-    assert rest == ["700", "700", f"{node.home}/bin/ssh"]
+    assert rest == ["700", "700", f"{node.home}/.bin/ssh"]
     assert temporary == f"/tmp/coxswain-{where.subject}"
     hands.ask(here.delete_nodes, where)
     for one in computers:
@@ -147,7 +147,7 @@ def test_no_login_shell_reads_what_the_portal_and_the_nodes_do():
         "ssh -xoConnectTimeout=5 -p 22 {} -- {}",
         "ssh {} -x {}",
         "env -u HOME ssh -- {} {}",
-        "cd / && PATH=/usr/bin:$PATH $HOME/bin/ssh {} {}",
+        "cd / && PATH=/usr/bin:$PATH $HOME/.bin/ssh {} {}",
     ],
 )
 def test_a_run_s_mark_goes_along_to_other_nodes_however_ssh_is_called(pool, here, words):
@@ -193,6 +193,20 @@ def test_ending_what_is_a_cluster_s_leaves_others_of_the_account_alone(here, com
     until(lambda: len(sleeping()) == 5, what="five that sleep")
     hands.ask(here.delete_nodes, where)
     assert sleeping() == ["sleep 1004", "sleep 1005"]
+
+
+def test_what_killed_ranks_leave_in_memory_goes_with_their_cluster_and_what_others_use_stays(here, computers):
+    where, nodes = make(here, 1)
+    desk = of(computers, nodes[0])
+    left = ["/dev/shm/mpich_shm_1_0", "/dev/shm/ucx_shm_posix_1", "/tmp/hydra_hwloc_xmlfile_abc"]
+    stays = ["/dev/shm/mpich_shm_2_0", "/dev/shm/somebody_s"]
+    desk.run(f"touch {' '.join(left)} /dev/shm/somebody_s; head -c 4096 /dev/zero > {stays[0]}")
+    maps = f"import mmap, time; f = open('{stays[0]}', 'r+b'); m = mmap.mmap(f.fileno(), 0); time.sleep(1006)"
+    desk.run(f'setsid python3 -c "{maps}" </dev/null >/dev/null 2>&1 &')
+    until(lambda: desk.run(f"cat /proc/[0-9]*/maps 2>/dev/null | grep -c {stays[0]} || true").out != "0\n")
+    hands.ask(here.delete_nodes, where)
+    assert desk.run(f"ls {' '.join(left + stays)} 2>/dev/null || true").out.split() == sorted(stays)
+    desk.run(f"rm {' '.join(stays)}")
 
 
 def test_of_two_clusters_that_want_the_last_computers_at_once_one_has_them(transactional_db, pool, here):

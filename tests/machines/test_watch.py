@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.utils.timezone import now
 
 from portal.clouds.machines import standing
 from portal.clouds.machines.models import Computer
@@ -150,7 +151,9 @@ def test_what_was_given_back_while_it_was_away_is_swept_when_it_is_back(config, 
     tags = vars(Tags("portal", str(config.organization.uuid), str(uuid4()), str(cluster)))
     first.run(f"COXSWAIN_LENT_TO={cluster} setsid sleep 987 >/dev/null 2>&1 </dev/null &")
     row = pool.computers.get(hostname=first.name)
-    Computer.objects.filter(pk=row.pk).update(**tags, rank=0, is_leaving=True, state="away")
+    Computer.objects.filter(pk=row.pk).update(
+        **tags, rank=0, is_leaving=True, state="away", left=now() - timedelta(minutes=3)
+    )
     asyncio.run(looked_after(pool, lambda: not Computer.objects.get(pk=row.pk).is_taken, "the sweep"))
     assert "sleep 987" not in [process.words for process in first.processes("team")]
     assert "Swept, and free again." in told(first)

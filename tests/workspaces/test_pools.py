@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from portal.clouds.machines.check import Finding
 from portal.clouds.machines.models import Computer, Pool, fingerprint
 from portal.errors import Conflict, PortalError
 from tests.web import words
-from workspaces import pools
+from workspaces import pools, poolwatch
 from workspaces.actions import delete_cloud_config
 from workspaces.models import CloudConfig, Workspace
 from workspaces.poolforms import AddComputersForm, base_folder, place_of
@@ -280,6 +281,23 @@ def test_who_asks_while_a_check_goes_on_gets_another_one(pool):
     standing.want_check(pool, somebody_waits=True)
     standing.write_down(began, [], {})
     assert standing.due().get().check_asked
+
+
+def test_pages_hear_of_a_look_where_people_would_see_a_difference(pool):
+    desk = make(pool, "desk1")
+    assert standing.write_looks(pool, {desk.pk: ("one", 0.3)}, {}) is False
+    assert standing.write_looks(pool, {desk.pk: ("one", 2.0)}, {}) is True
+    assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is True
+    assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is False
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pool_whose_key_cannot_be_opened_is_said_to_be_so(pool, settings):
+    desk = make(pool, "desk1")
+    settings.ENCRYPTION_KEYS = ["another one"]
+    asyncio.run(poolwatch.PoolCheckWatcher().look_after(pool.pk))
+    desk.refresh_from_db()
+    assert (desk.state, desk.silence) == ("away", poolwatch.NO_KEY)
 
 
 # Pages

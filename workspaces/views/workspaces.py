@@ -123,7 +123,7 @@ def workspace(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What it is, how it is and what was done to it; admins, its own and the organization's, can change its name."""
-    found = workspace_for(request, uuid, Can.SEE_WORKSPACE)
+    found = workspace_for(request, uuid, Can.SEE_WORKSPACE, "created_by")
     allowed = may(request, Can.MANAGE_WORKSPACE) or may(request, Can.MANAGE_ORGANIZATION)
     if request.method == "POST" and not allowed:
         raise PermissionDenied

@@ -29,10 +29,9 @@ class MachinesAccount:
             return Identity(OWN, "There is no pool of computers yet.")
         computers = list(Computer.objects.filter(pool__in=pools))
         ready = sum(one.state == Computer.State.READY and not one.is_disabled for one in computers)
-        free = sum(one.is_free for one in computers)
         return Identity(
             ", ".join(f"{pool.user}@{pool.name}" for pool in pools),
-            f"{len(computers)} computers, {ready} of them ready, {free} free",
+            f"{len(computers)} computers, {ready} of them ready",
         )
 
     @briefly
@@ -40,8 +39,7 @@ class MachinesAccount:
         """To sign in to all computers of each pool, as far as its last check says."""
         pools = list(self._pools().prefetch_related("computers"))
         if not pools:
-            why = "clusters are made of its computers"
-            return [Permission("Have a pool of computers", False, why, "Add one on the page of this configuration.")]
+            return [Permission("Have a pool of computers", False, "clusters are made of them: create one on this page")]
         found = []
         for pool in pools:
             computers = [one for one in pool.computers.all() if not one.is_disabled]

@@ -112,11 +112,14 @@ FACTS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("memory_gib", "load", "temporary_free_gib"), number),
     "boot_id": boot_id,
     "people": names,
+    **dict.fromkeys(("programs", "other_keys"), count),
+    "program_names": names,
     "ended_at_logout": flag,
     "temporary": partial(text, most=250),
 }
 FOLDER: dict[str, Callable[[Any], Any]] = {
     "kind": text,
+    "within": partial(text, most=400),
     "executes": flag,
     "owner": text,
     "is_ours": flag,

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -31,6 +32,7 @@ from portal.errors import Passing, PortalError, Refused
 
 T = TypeVar("T")
 PYTHON = (3, 9)
+GLIBC = (2, 28)
 CLOCK = 2.0  # seconds that clocks may differ
 LEAST_FREE_GIB = 1.0  # in the base folder
 LITTLE_FREE_GIB = 10.0  # of which people are told
@@ -135,6 +137,7 @@ class _Talk:
         self, connections: ssh.Connections, stack: contextlib.AsyncExitStack, turns: asyncio.Semaphore
     ) -> None:
         first = {"base": self.pool.base, "look": self.look, "me": self.me, "token": self.token}
+        first["known"] = self.pool.key_public.split()[1]
         command = ssh.Command(_LINE, first=_PROGRAM + _line(first))
         try:
             async with turns:
@@ -331,6 +334,7 @@ def _judge(pool: Pool, talks: Sequence[_Talk]) -> None:
         _judge_alone(pool, talk)
     _judge_alike(known)
     _judge_names(known)
+    _judge_host_keys(known)
     _judge_sharing(pool, known)
     _judge_ways(known)
 
@@ -349,7 +353,7 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
         advice = f"Install the packages {_list([answers.PACKAGES[name] for name in missing])}."
         finding.add("Programs", False, words, advice)
     else:
-        finding.add("Programs", True, "git, flock and ssh are there.")
+        finding.add("Programs", True, "git, flock, ssh and venv are there.")
     if talk.skew is not None and abs(talk.skew) >= CLOCK:
         words = f"Its clock is {abs(talk.skew):.1f} s {'fast' if talk.skew > 0 else 'slow'}."
         finding.add("Clock", False, words, "Have it set by NTP, for example by chrony or systemd-timesyncd.")
@@ -361,7 +365,11 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
         finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
     else:
         finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
+    if facts["uid"] == 0:
+        words = f"{facts['user']} is root by another name: its uid is 0."
+        finding.add("Account", False, words, "What runs there could do anything. Make an account for the portal.")
     _judge_load(talk)
+    _judge_traces(talk)
     if facts["boot_id"] == _own_boot_id() and facts["hostname"] == socket.gethostname():
         is_us = facts["uid"] == os.getuid()
         words = "It is the computer that the portal itself runs on"
@@ -380,6 +388,9 @@ def _judge_folder(pool: Pool, talk: _Talk) -> None:
     if base is None or talk.trouble:
         advice = f"The folder {pool.base}, or the one it lies in, must be one in which {pool.user} can write."
         finding.add("Base folder", False, f"{pool.base} cannot be used: {talk.trouble}.", advice)
+    elif base["within"]:
+        words = f"{pool.base} lies in the folder of a workspace, {base['within']}, and would be removed with it."
+        finding.add("Base folder", False, words, "Make a pool with a folder that lies elsewhere.")
     elif not base["is_ours"]:
         words = f"{pool.base} belongs to {base['owner']}."
         finding.add("Base folder", False, words, f"As root: chown {pool.user}: {pool.base}")
@@ -408,11 +419,30 @@ def _judge_load(talk: _Talk) -> None:
     talk.finding.add("Load", None if is_busy else True, f"{words}.", advice)
 
 
+def _judge_traces(talk: _Talk) -> None:
+    """What a program may have left behind to come back by: the account's own may do anything that the account may."""
+    facts = talk.finding.facts
+    user, count = facts["user"], facts["other_keys"]
+    if count:
+        words = f"~{user}/.ssh/authorized_keys lets in {count} more {'keys' if count > 1 else 'key'} than the portal's."
+        advice = "Any program of the account can add one. Remove what you do not know, or give the file to root."
+        talk.finding.add("Other keys", None, words, advice)
+    if facts["programs"] and not talk.computer.is_taken:
+        words = f"Programs of {user} go on, and no cluster has the computer: {_list(facts['program_names'])}."
+        advice = f"A run may have left them behind. Look at them by ps -u {user}, and end what you do not know."
+        talk.finding.add("Left behind", None, words, advice)
+
+
 _ALIKE = (
     ("Account", "uid", "The account's uid is {}", "Give the account the same uid on all computers of the pool."),
     ("Architecture", "architecture", "Its architecture is {}", "Make a pool of its own for computers of another kind."),
     ("C library", "libc", "Its C library is {}", "Make a pool of its own for computers with another system."),
 )
+
+
+def _has_glibc(words: str) -> bool:
+    found = re.fullmatch(r"glibc (\d+)\.(\d+).*", words)
+    return found is not None and (int(found[1]), int(found[2])) >= GLIBC
 
 
 def _judge_alike(known: Sequence[_Talk]) -> None:
@@ -421,8 +451,8 @@ def _judge_alike(known: Sequence[_Talk]) -> None:
         for talk in known:
             mine, usual = talk.finding.facts[fact], counts.most_common(1)[0][0]
             said = words.format(mine or "unknown")
-            if fact == "libc" and not mine.startswith("glibc"):
-                talk.finding.add(name, False, "Its C library is not glibc.", "MPI engines need glibc 2.28 or newer.")
+            if fact == "libc" and not _has_glibc(mine):
+                talk.finding.add(name, False, f"{said}.", f"Engines need glibc {GLIBC[0]}.{GLIBC[1]} or newer.")
             elif mine == usual:
                 talk.finding.add(name, True, f"{said}{', as in the whole pool' if len(known) > 1 else ''}.")
             else:
@@ -442,6 +472,16 @@ def _judge_names(known: Sequence[_Talk]) -> None:
         else:
             words = f"The computer at {first.computer.where} calls itself {hostname}, too."
             talk.finding.add("Hostname", False, words, "Give each computer a hostname of its own.")
+
+
+def _judge_host_keys(known: Sequence[_Talk]) -> None:
+    seen: dict[str, _Talk] = {}
+    for talk in known:
+        first = seen.setdefault(talk.computer.host_public, talk)
+        if first.finding.facts["boot_id"] != talk.finding.facts["boot_id"]:
+            words = f"It has the same host key as the computer at {first.computer.where}: each can pass for the other."
+            advice = "Make another one: as root, rm /etc/ssh/ssh_host_*, ssh-keygen -A, and start sshd anew."
+            talk.finding.add("Host key", None, words, advice)
 
 
 def _judge_sharing(pool: Pool, known: Sequence[_Talk]) -> None:

@@ -115,7 +115,12 @@ class MachinesCloud:
         place = Place.of(pool, tags)
         answer = self._ask_any(pool, folders.removing(place), folders.marker(tags))
         if answer.status == folders.NOT_OURS:
-            return None  # somebody else's, or without a marker: nothing of ours is there
+            raise Refused(
+                f"{place.shared} is not removed: its marker is not this workspace's, or is gone.",
+                advice=f"Look whose it is. Remove it by hand, or write its {folders.MARKER} anew: "
+                f"{folders.marker(tags)}. Or forget the workspace: then it stays.",
+                code="not_ours",
+            )
         if answer.status:
             raise Refused(f"{place.shared} could not be removed.", evidence=answer.said)
         return Pending("The folder of the workspace is being removed", 2.0) if answer.text else None
@@ -212,9 +217,8 @@ class MachinesCloud:
             if not self._likely(pool):
                 return []
             place = Place.of(pool, tags)
-            text = self._ask_any(pool, folders.looking(place)).text
-            owner = folders.owner(text)
-            return [Resource("filesystem", place.shared)] if owner == tags else []
+            there = self._ask_any(pool, folders.looking(place)).text.splitlines()
+            return [Resource("filesystem", place.shared)] if there else []
         return self._left(tags)
 
     @briefly

@@ -4,7 +4,7 @@
     BASE/WORKSPACE/.coxswain-workspace       the marker: whose it is, in JSON
     BASE/WORKSPACE/.nodes/CLUSTER/enter      through which everything goes that is begun on a node
     BASE/WORKSPACE/.nodes/CLUSTER/names/     the rank of each computer, by its hostname
-    BASE/WORKSPACE/.nodes/CLUSTER/RANK/      the home of a node, with our `ssh` in its `bin`
+    BASE/WORKSPACE/.nodes/CLUSTER/RANK/      the home of a node, with our `ssh` in its `.bin`
     /tmp/coxswain-CLUSTER/                   what is temporary, on each computer's own disk
 
 The certificates of the portal and of a cluster's own key force `enter`: whoever signs in with one gets no further once
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from portal import ssh
 from portal.clouds.machines.models import Computer, Pool
+from portal.clouds.promises import OPTIONS, SSH_CONFIG
 from portal.clouds.types import Tags
 from portal.errors import Refused
 
@@ -83,9 +84,14 @@ def owner(text: str) -> Tags | None:
     try:
         found = json.loads(text)
         tags = Tags(found["portal"], found["organization"], found["workspace"], found["workspace"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return tags if all(isinstance(value, str) for value in vars(tags).values()) else None
+
+
+# Programs of the workspace can put anything in the place of a marker: a pipe, which nobody writes to; a link.
+_READ = f"""has_marker() {{ test ! -L "$1" && test -f "$1/{MARKER}" && test ! -L "$1/{MARKER}"; }}
+marker() {{ has_marker "$1" && head -c 1000 "$1/{MARKER}"; }}"""
 
 
 def making(place: Place) -> str:
@@ -98,19 +104,23 @@ def making(place: Place) -> str:
 mkdir -p {shlex.quote(place.base)}
 rm -rf {draft}; mkdir {draft}; cat > {draft}/{MARKER}
 if test ! -e {shared}; then mv {draft} {shared}; exit 0; fi
-cmp -s {draft}/{MARKER} {shared}/{MARKER} && same=0 || same={NOT_OURS}
+{_READ}
+has_marker {shared} && cmp -s {draft}/{MARKER} {shared}/{MARKER} && same=0 || same={NOT_OURS}
 rm -rf {draft}; exit $same"""
 
 
 def removing(place: Place) -> str:
     """The command that removes the folder if its marker is the one that comes in. It prints what is left after a while.
+    Its status is NOT_OURS where the folder is there and has another marker, or none.
 
     It is moved aside first: nothing begins on half of it, and what could not be removed now is found again.
     """
     shared, aside = shlex.quote(place.shared), shlex.quote(f"{place.base}/.removed-{place.workspace}")
-    return f"""wanted=$(cat)
-if test -d {shared} && test ! -e {aside}; then
-  test "$(cat {shared}/{MARKER} 2>/dev/null)" = "$wanted" || exit {NOT_OURS}
+    return f"""{_READ}
+wanted=$(cat)
+if test ! -e {aside}; then
+  test -e {shared} || test -L {shared} || exit 0
+  test "$(marker {shared})" = "$wanted" || exit {NOT_OURS}
   mv {shared} {aside} || exit 1
 fi
 timeout 30 rm -rf {aside} 2>/dev/null || {{ chmod -R u+rwx {aside}; timeout 15 rm -rf {aside}; }}
@@ -118,18 +128,16 @@ test ! -e {aside} || echo left"""
 
 
 def looking(place: Place) -> str:
-    """The command that prints the marker of the workspace's folder, if it is there."""
+    """The command that prints which folders of the workspace are there, a line each."""
     aside = f"{place.base}/.removed-{place.workspace}"
-    return (
-        f"cat {shlex.quote(place.shared)}/{MARKER} 2>/dev/null || cat {shlex.quote(aside)}/{MARKER} 2>/dev/null; true"
-    )
+    places = f"{shlex.quote(place.shared)} {shlex.quote(aside)}"
+    return f'for found in {places}; do test ! -e "$found" && test ! -L "$found" || echo "$found"; done'
 
 
 def listing(base: str) -> str:
     """The command that prints all markers below a base, a line each."""
-    return (
-        f"for found in {shlex.quote(base.rstrip('/'))}/*/{MARKER}; do test ! -f $found || {{ cat $found; echo; }}; done"
-    )
+    each = 'marker "$found" | tr "\\n" " " && echo'
+    return f"{_READ}\nfor found in {shlex.quote(base.rstrip('/'))}/*; do {each}; done"
 
 
 def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[str, bytes]:
@@ -137,11 +145,12 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
     cluster, home = place.cluster(tags), place.home(tags, rank)
     name = shlex.quote(computer.hostname)
     # All computers write the same at once: each has a draft of its own.
-    texts = {f"{home}/.enter": _enter(place, tags).encode(), f"{home}/bin/ssh": _SSH.encode()}
+    texts = {f"{home}/.enter": _enter(place, tags).encode(), f"{home}/.bin/ssh": _SSH.encode()}
     steps = [
         f'test "$(uname -n)" = {name} || {{ uname -n; exit {OTHER_NAME}; }}',
         f"test -f {place.shared}/{MARKER} || exit {NO_WORKSPACE}",
-        f"umask 077 && mkdir -p {home}/bin {cluster}/names && echo {rank} > {cluster}/names/{name}",
+        f"umask 077 && mkdir -p {home}/.bin {cluster}/names && cd {cluster}/names",
+        f"rm -rf ./{name} && echo {rank} > ./{name} && cd /",
         *(ssh.writing(path, "700", size=len(text)) for path, text in texts.items()),
         f"mv -f {home}/.enter {cluster}/enter",
         "cat /proc/sys/kernel/random/boot_id",
@@ -160,7 +169,18 @@ def clearing(place: Place, tags: Tags, computer: Computer, *, home: bool) -> str
     return f"""for found in {" ".join(gone)}; do
   rm -rf $found 2>/dev/null || {{ chmod -R u+rwx $found; rm -rf $found; }} || exit 1
 done
-test ! -d {cluster} || ls -d {cluster}/[0-9]* >/dev/null 2>&1 || rm -rf {cluster}"""
+test ! -d {cluster} || ls -d {cluster}/[0-9]* >/dev/null 2>&1 || rm -rf {cluster}
+{_MPI_LEFT}"""
+
+
+# What MPICH and UCX leave behind outside of TMPDIR when their programs are killed: memory that ranks shared, and what a
+# launcher writes for its ranks. Only what is the account's, and not in use by anything of it.
+_MPI_LEFT = """for found in /dev/shm/mpich_shm_* /dev/shm/ucx_shm_posix_*; do
+  test ! -O "$found" || cat /proc/[0-9]*/maps 2>/dev/null | grep -qF "$found" || rm -f "$found"
+done
+for found in /tmp/hydra_hwloc_xmlfile_*; do
+  test ! -O "$found" || cat /proc/[0-9]*/cmdline 2>/dev/null | grep -q 'hydra_pmi_prox[y]' || rm -f "$found"
+done"""
 
 
 def _enter(place: Place, tags: Tags) -> str:
@@ -179,7 +199,7 @@ if test ! -O "$TMPDIR" || test -L "$TMPDIR"; then  # somebody else was there bef
   TMPDIR=$HOME/.tmp
   test -d "$TMPDIR" || mkdir -m 700 "$TMPDIR"
 fi
-PATH=$HOME/bin:${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin
+PATH=$HOME/.bin:${{PATH:-/usr/bin}}:/usr/local/bin:/usr/bin:/bin
 {MARK}={tags.subject}
 HYDRA_LAUNCHER=ssh
 export HOME TMPDIR PATH {MARK} HYDRA_LAUNCHER
@@ -196,50 +216,45 @@ exec /bin/sh -i
 
 
 # What has a run's mark in its environment takes it along to the other nodes, whose servers take no variables.
-_SSH = """#!/bin/sh
-# Written by the portal: ssh to the other nodes of the cluster.
-own=${0%/*}
-config=${own%/bin}/.coxswain/ssh_config
+_SSH = f"""#!/bin/sh
+# Written by the portal: ssh to the other nodes of the cluster, by its key; to other hosts, as ever.
+own=${{0%/*}}
+home=${{own%/.bin}}
+config=$home/{SSH_CONFIG}
 real=/usr/bin/ssh
 IFS=:
 for place in $PATH; do
   if test "$place" != "$own" && test -x "$place/ssh"; then real=$place/ssh; break; fi
 done
 unset IFS
-test -f "$config" || exec "$real" "$@"
-
-# The host is the first word that is neither an option nor the value of one; the command is what follows it.
-expect=option host='' before=0 all=$#
-for word do
-  case $expect in
-    value) expect=option ;;
-    *) case $word in
-      --) test -z "$host" || { before=$((before + 1)); break; } ;;
-      -*)
-        letters=${word#-}
-        while test -n "$letters"; do
-          rest=${letters#?}
-          case ${letters%"$rest"} in
-            [BbcDEeFIiJLlmOoPpQRSWw]) test -n "$rest" || expect=value; rest= ;;
-          esac
-          letters=$rest
-        done ;;
-      *) test -z "$host" || break; host=$word ;;
-    esac ;;
-  esac
-  before=$((before + 1))
-done
-
+skip_options() {{
+  shift "$1"
+  OPTIND=1
+  while getopts {OPTIONS} option; do :; done 2>/dev/null
+}}
+skip_options 1 "$@"
+at=$OPTIND
+eval "host=\\${{$at-}}"
+host=${{host##*@}}
 is_node=
-while read -r first name address; do
-  test "$first" != Host || test "$host" != "$name" -a "$host" != "$address" || is_node=1
-done <"$config"
-test -n "$is_node" && test -n "$COXSWAIN_RUN" && test "$before" -lt "$all" || exec "$real" -F "$config" "$@"
+if test -O "$config"; then
+  while read -r word names; do
+    test "$word" = Host && case " $names " in *" $host "*) is_node=1; break ;; esac
+  done <"$config"
+fi
+if test -z "$is_node"; then
+  if test -f "$home/.ssh/config"; then exec "$real" -F "$home/.ssh/config" "$@"; fi
+  exec "$real" "$@"
+fi
 
-at=0 command=''
+# OpenSSH takes options behind the host, too; the command is what follows.
+skip_options $((at + 1)) "$@"
+before=$((at + OPTIND - 1)) all=$#
+if test -z "$COXSWAIN_RUN" || test "$before" -ge "$all"; then exec "$real" -F "$config" "$@"; fi
+n=0 command=''
 for word do
-  at=$((at + 1))
-  if test "$at" -le "$before"; then set -- "$@" "$word"; else command="$command $word"; fi
+  n=$((n + 1))
+  if test "$n" -le "$before"; then set -- "$@" "$word"; else command="$command $word"; fi
 done
 shift "$all"
 exec "$real" -F "$config" "$@" "export COXSWAIN_RUN=$COXSWAIN_RUN;$command"

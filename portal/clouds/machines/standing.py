@@ -16,6 +16,7 @@ from portal.clouds.machines.models import Computer, Event, Pool
 
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
 EVERY = timedelta(days=1)  # a pool is checked
+SEEN_LOAD = 0.5  # by which a load must differ, so that open pages hear of it
 BETWEEN = timedelta(minutes=1)  # after a check, until computers that are back or were started anew lead to another one
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
 
@@ -154,11 +155,13 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
     held = Pool.objects.held().filter(pk=pool.pk).first()
     if held is None:
         return changed
-    for computer in Computer.objects.held().filter(pk__in=[*answers, *silent]):
-        before = computer.state, computer.silence, computer.load
+    computers = list(Computer.objects.held().filter(pk__in=[*answers, *silent]))
+    for computer in computers:
+        before = computer.state, computer.silence
         if computer.pk in answers:
-            boot_id, computer.load = answers[computer.pk]
-            computer.silence, computer.seen = "", now()
+            boot_id, load = answers[computer.pk]
+            changed |= computer.load is None or abs(computer.load - load) >= SEEN_LOAD
+            computer.silence, computer.seen, computer.load = "", now(), load
             is_anew = computer.boot_id not in ("", boot_id)
             if is_anew:
                 computer.boot_id = boot_id
@@ -167,6 +170,6 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
                 want_check_again(held)
         else:
             _silent(computer, silent[computer.pk])
-        computer.save(update_fields=["state", "silence", "load", "seen", "boot_id"])
-        changed |= before != (computer.state, computer.silence, computer.load)
+        changed |= before != (computer.state, computer.silence)
+    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen", "boot_id"])
     return changed

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management import BaseCommand
 
 from portal.database import keep_connection
-from portal.loaded import keep_what_is_loaded
+from portal.loaded import give_way_often, keep_what_is_loaded
 from portal.tasks import watch
 
 
@@ -16,4 +16,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         keep_connection()
         keep_what_is_loaded()
+        give_way_often()
         asyncio.run(watch.main())

@@ -9,7 +9,7 @@ from django.core.management import BaseCommand, CommandParser
 
 from portal.asgi import application
 from portal.database import keep_connection
-from portal.loaded import keep_what_is_loaded, load_pages
+from portal.loaded import give_way_often, keep_what_is_loaded, load_pages
 
 
 class Command(BaseCommand):
@@ -24,6 +24,7 @@ class Command(BaseCommand):
         keep_connection()
         load_pages()
         keep_what_is_loaded()
+        give_way_often()
         config = uvicorn.Config(
             application,
             host=options["host"],

@@ -7,6 +7,7 @@ ends when nobody asks any more, and takes away what it has made.
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -24,6 +25,8 @@ MARK = "@coxswain "
 AT_ONCE = 8  # others that are reached at a time: each of them is reached by all the rest meanwhile
 PATIENCE = 5.0  # seconds for one connection
 SSH_PATIENCE = 20.0
+MARKER = ".coxswain-workspace"
+GRACE = 60.0  # seconds that a program of the account may go on before it is wondered at
 STALE = 3600.0  # seconds after which what an interrupted look has left behind is taken away
 
 
@@ -54,6 +57,13 @@ def cores(cpus):
     return len(ids)
 
 
+def missing():
+    """Of the programs that are needed; `venv` is what makes environments, which Debian has in a package of its own."""
+    found = [name for name in ("git", "flock", "ssh") if not shutil.which(name)]
+    makes = shutil.which("uv") or all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
+    return found if makes else [*found, "venv"]
+
+
 def libc():
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
@@ -82,6 +92,35 @@ def others():
                 count += 1
                 uids.add(uid)
     return count, sorted(person(uid) for uid in uids)[:5]
+
+
+def unknown():
+    """Programs of the account that have gone on for a while, are of no session of SSH, and carry no cluster's mark."""
+    found, mine = [], os.getuid()
+    uptime, ticks = float(read("/proc/uptime").split()[0]), os.sysconf("SC_CLK_TCK")
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        try:
+            if os.stat("/proc/" + pid).st_uid != mine:
+                continue
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                is_marked = b"COXSWAIN_" in file.read()
+        except OSError:
+            continue  # it has ended, or is one of those that change their user
+        name, _, rest = read(f"/proc/{pid}/stat").partition("(")[2].rpartition(")")
+        is_old = rest and uptime - int(rest.split()[19]) / ticks > GRACE
+        if is_old and not is_marked and not name.startswith(("sshd", "systemd", "(sd-pam")):
+            found.append(name)
+    return found
+
+
+def keys_of_others(known):
+    """How many keys the account lets in besides this one."""
+    folder = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh")
+    text = "\n".join(read(os.path.join(folder, name)) for name in ("authorized_keys", "authorized_keys2"))
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return sum(known not in line for line in lines)
 
 
 def person(uid):
@@ -123,10 +162,11 @@ def mount_of(path):
     return best[2], "noexec" not in best[1].split(",")
 
 
-def facts():
+def facts(known):
     cpus = os.sched_getaffinity(0)
     user = person(os.getuid())
     count, people = others()
+    programs = unknown()
     return {
         "hostname": socket.gethostname(),
         "python": platform.python_version(),
@@ -134,7 +174,7 @@ def facts():
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "libc": libc(),
-        "missing": [name for name in ("git", "flock", "ssh") if not shutil.which(name)],
+        "missing": missing(),
         "user": user,
         "uid": os.getuid(),
         "cores": cores(cpus),
@@ -144,6 +184,9 @@ def facts():
         "load": os.getloadavg()[0],
         "others": count,
         "people": people,
+        "programs": len(programs),
+        "program_names": sorted(set(programs))[:5],
+        "other_keys": keys_of_others(known),
         "ended_at_logout": ended_at_logout(user),
         "temporary": tempfile.gettempdir(),
         "temporary_free_gib": round(shutil.disk_usage(tempfile.gettempdir()).free / 2**30, 1),
@@ -167,12 +210,22 @@ class Folder:
         kind, executes = mount_of(self.base)
         return {
             "kind": kind,
+            "within": self.within(),
             "executes": executes,
             "owner": person(about.st_uid),
             "is_ours": about.st_uid == os.getuid(),
             "is_others": bool(about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not about.st_mode & stat.S_ISVTX,
             "free_gib": round(shutil.disk_usage(self.base).free / 2**30, 1),
         }
+
+    def within(self):
+        """The folder of a workspace that it lies in; with that one it would be removed."""
+        above = os.path.realpath(self.base)
+        while above != "/":
+            if os.path.lexists(os.path.join(above, MARKER)):
+                return above
+            above = os.path.dirname(above)
+        return ""
 
     def _sweep(self):
         for entry in os.scandir(self.base):
@@ -328,7 +381,7 @@ def main():
         about, trouble = attempt(folder.open)
         if not trouble:
             _, trouble = attempt(folder.write, first["token"])
-        say(facts=facts(), port=listener.port, base=about, trouble=trouble)
+        say(facts=facts(first["known"]), port=listener.port, base=about, trouble=trouble)
         while True:
             ask = hear()
             if not ask:
