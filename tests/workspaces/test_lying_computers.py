@@ -20,8 +20,17 @@ FACTS = {
     "libc": "glibc 2.36", "missing": [], "user": "team", "uid": 1000, "cores": 2, "vcpus": 4, "memory_gib": 7.7,
     "boot_id": "01234567-89ab-cdef-0123-456789abcdef", "load": 0.5, "others": 0, "people": [],
     "ended_at_logout": False, "temporary": "/tmp", "temporary_free_gib": 10.0,
+    "programs": 0, "other_keys": 0, "program_names": [],
 }  # fmt: skip
-BASE = {"kind": "nfs4", "executes": True, "owner": "team", "is_ours": True, "is_others": False, "free_gib": 99.0}
+BASE = {
+    "kind": "nfs4",
+    "within": "/shared",
+    "executes": True,
+    "owner": "team",
+    "is_ours": True,
+    "is_others": False,
+    "free_gib": 99.0,
+}
 
 
 class Program:

@@ -302,7 +302,7 @@ def test_a_look_passes_over_what_the_accounts_shell_says():
 
 @pytest.mark.parametrize("said", ["", "x", f"{BOOT}", f"{BOOT}\nnan 0 0", f"{BOOT}\n\n", "x\n0.1 0 0", f"{BOOT}\ninf"])
 def test_a_look_believes_nothing_else(said):
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises((ValueError, Refused)):
         poolwatch._seen(said)
 
 
