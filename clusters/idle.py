@@ -131,6 +131,8 @@ def _with_failures() -> list[Cluster]:
 def _tell(cluster: Cluster) -> list[EmailMessage]:
     """Where several do so at once, one does."""
     task = cluster.last_task
+    if task and (task.kind not in BY_TIMERS or task.asked_by_id is not None or task.status != TaskStatus.FAILED):
+        return []  # somebody has begun to mend it since we looked
     untold = Cluster.objects.filter(Q(told_of=None) | Q(told_of__lt=task.pk), pk=cluster.pk) if task else None
     if not task or not untold or not untold.update(told_of=task.pk):
         return []

@@ -478,15 +478,15 @@ class Node(models.Model):
     host_public = models.TextField(blank=True)
     host_private = secrets.EncryptedField(blank=True, editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
-    address = models.CharField(max_length=64, blank=True)  # from the portal
+    address = models.CharField(max_length=253, blank=True)  # from the portal; a name, where a cloud goes by names
     port = models.PositiveIntegerField(default=22)
-    private_address = models.CharField(max_length=64, blank=True)  # from the other nodes
+    private_address = models.CharField(max_length=253, blank=True)  # from the other nodes
     door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
     certificate = models.TextField(blank=True, editable=False)  # of the workspace's login key, where one is wanted
     key_certificate = models.TextField(blank=True, editable=False)  # and of the cluster's key
     user = models.CharField(max_length=40, blank=True)
-    home = models.CharField(max_length=300, blank=True)
-    shared = models.CharField(max_length=300, default="/shared")
+    home = models.CharField(max_length=400, blank=True)
+    shared = models.CharField(max_length=400, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
     guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told

@@ -432,6 +432,13 @@ def test_another_failure_of_the_same_cluster_is_another_mail(tide, alice, cloud,
     assert len(idle.look()) == 1
 
 
+def test_who_mends_it_at_the_same_moment_is_not_told_that_this_has_failed(tide, alice, cloud, mail_goes_out):  # noqa: F811
+    fail_to_pause(tide, cloud)
+    (seen,) = idle._with_failures()
+    repair_cluster(tide, by=alice)
+    assert idle._tell(seen) == []
+
+
 def test_what_is_wrong_with_one_cluster_keeps_no_timer_of_others(tide, make, monkeypatch, caplog):  # noqa: F811
     other = timed(make(name="ebb"))
     back(tide, 51)

@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from django.urls import reverse
 from django.utils.timezone import now
 
+from clusters.models import Node
 from portal import ssh
 from portal.clouds import HostKey, NodesSpec, Tags
 from portal.clouds.machines import certificates, cloud, leaving, standing
@@ -323,3 +324,20 @@ def test_a_computer_that_is_gone_for_good_can_be_removed_though_it_was_never_swe
     assert not Computer.objects.exists()
     pools.delete_pool(config, pool, by=alice)
     assert not Pool.objects.exists()
+
+
+@pytest.mark.django_db
+def test_nodes_have_room_for_the_longest_names_and_folders_that_computers_may_have(pool):
+    """PostgreSQL refuses what is longer than its column, in the middle of a plan."""
+    pool.base = f"/{'b' * 249}"  # as long as the form lets it be
+    pool.save()
+    tags = Tags(*(str(uuid4()) for _ in range(4)))
+    fill(pool, "a")
+    (taken,) = cloud._take(pool, spec(1, tags))
+    taken.address, taken.certificates = ".".join(["n" * 63] * 4)[:253], [["key", "certificate"]]
+    node = cloud._node(taken)
+    row = Node(
+        rank=0, hostname=node.hostname, host_public=node.host_key, cloud_id=node.id, address=node.address, port=22,
+        private_address=node.private_address, user=node.user, home=f"{node.home}99", shared=node.shared,
+    )  # fmt: skip
+    row.clean_fields(exclude=["cluster", "guests", "seen"])

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils.timezone import now
 
 from portal import detached, ssh
@@ -35,7 +36,8 @@ def sweep(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
 
 @briefly
 def _waiting(pks: Sequence[int]) -> list[Computer]:
-    found = Computer.objects.filter(pk__in=pks, is_leaving=True, left__lt=now() - _OTHERS)
+    alone = Q(left=None) | Q(left__lt=now() - _OTHERS)
+    found = Computer.objects.filter(alone, pk__in=pks, is_leaving=True)
     return list(found.select_related("pool"))
 
 
