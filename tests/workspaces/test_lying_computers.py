@@ -24,7 +24,7 @@ FACTS = {
 }  # fmt: skip
 BASE = {
     "kind": "nfs4",
-    "within": "/shared",
+    "within": "",
     "executes": True,
     "owner": "team",
     "is_ours": True,
