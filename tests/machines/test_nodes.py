@@ -374,13 +374,14 @@ def test_a_folder_without_our_marker_is_neither_used_nor_removed(pool, here, com
     with pytest.raises(Refused) as caught:
         here.ensure_filesystem(hands.site(workspace))
     assert caught.value.code == "not_ours"
-    hands.ask(here.delete_filesystem, workspace)
     other = replace(workspace, portal="portal-2")
-    desk.run(f"echo {shlex.quote(folders.marker(other))} > {place}/{folders.MARKER}")
-    for request in (lambda: hands.ask(here.delete_filesystem, workspace), lambda: here.leftovers(workspace)):
-        request()
+    for marker in ("", folders.marker(other)):
+        desk.run(f"echo {shlex.quote(marker)} > {place}/{folders.MARKER}")
+        with pytest.raises(Refused, match="its marker is not this workspace's, or is gone"):
+            here.delete_filesystem(workspace)
+        assert [found.kind for found in here.leftovers(workspace)] == ["filesystem"], "it is said to be there"
     assert desk.run(f"cat {place}/file").out == "theirs\n"
-    assert (here.leftovers(workspace), here.owners("portal-1")) == ([], set())
+    assert here.owners("portal-1") == set()
 
 
 def test_a_certificate_lets_nobody_in_but_whom_it_names_and_nowhere_but_into_its_cluster(pool, here, computers):

@@ -51,11 +51,12 @@ def clear(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
     left: list[tuple[Computer, PortalError]] = []
 
     def good(asked: _Asked, answers: Sequence[ssh.Answer | PortalError]) -> _Asked:
+        """Those with which to go on: it was done, and nobody was faster."""
         found = []
         for (one, host), answer in zip(asked, answers, strict=True):
             if trouble := _trouble(one, answer):
                 left.append((one, trouble))
-            else:
+            elif _is_ours(one):
                 found.append((one, host))
         return found
 
@@ -63,7 +64,6 @@ def clear(computers: Sequence[Computer]) -> list[tuple[Computer, PortalError]]:
     shut = good(waiting, ssh.run_each(calls, seconds=_SECONDS))
     marks = [(f"{folders.MARK}={one.subject}", _place(one).cluster(one.tags)) for one, _ in shut]
     ended = good(shut, detached.end_all([host for _, host in shut], marks))
-    ended = [(one, host) for one, host in ended if _is_ours(one)]
     calls = [(host, _clearing(one), b"") for one, host in ended]
     for one, _ in good(ended, ssh.run_each(calls, seconds=_SECONDS)):
         _release(one)
