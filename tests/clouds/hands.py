@@ -171,7 +171,8 @@ def introduce(nodes, cores):
                 (".coxswain/cluster-cert.pub", "\n".join(node.certificates[1:])),
                 ("hostfile", hosts),
             ):
-                await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)
+                if text:  # else its end would never be sent
+                    await connection.run(f'umask 077; cat > "{node.home}/{name}"', input=text, check=True)
 
     for node in nodes:
         asyncio.run(write(node))
