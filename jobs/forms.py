@@ -14,7 +14,7 @@ from django.utils.timezone import now
 
 from accounts.models import User
 from clusters.models import Cluster
-from jobs import rules
+from jobs import repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
 from jobs.dispatch import GONE
@@ -167,7 +167,10 @@ class EditJobForm(ProgramForm):
         return name
 
     def clean_git_url(self) -> str:
-        return rules.git_url(self.cleaned_data["git_url"])
+        git_url = rules.git_url(self.cleaned_data["git_url"])
+        if repositories.is_example(git_url) and (why := repositories.out_of_reach(self.workspace.cloud_config)):
+            raise forms.ValidationError(why, code="out_of_reach")
+        return git_url
 
 
 class JobForm(EditJobForm, CredentialForm):

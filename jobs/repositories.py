@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from portal.environment import is_loopback
+from workspaces.models import CloudConfig
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -47,6 +48,22 @@ def _example(name: str) -> Example:
     command = f"{name.replace('-', '_')}.py"
     docstring = ast.get_docstring(ast.parse((EXAMPLES / name / command).read_text())) or ""
     return Example(name, command, docstring.partition("\n")[0])
+
+
+def out_of_reach(config: CloudConfig) -> str:
+    """Why nodes of this cloud configuration cannot clone the examples: a sentence. Empty where they can."""
+    parts = urlsplit(settings.PORTAL_URL)
+    if config.kind == CloudConfig.Kind.LOCAL or (parts.scheme == "https" and not is_loopback(parts.hostname)):
+        return ""
+    return (
+        f"The examples are served by this portal at {settings.PORTAL_URL}, which nodes of {config} do not reach. Have "
+        "the portal served at an https address that they reach, or put an example onto a Git server of yours."
+    )
+
+
+def is_example(git_url: str) -> bool:
+    """Whether it is the address of an example of this portal, under which it answers now or did before."""
+    return any(where_it_is_now(git_url) == one.fields["git_url"] for one in offered())
 
 
 def where_it_is_now(git_url: str) -> str:

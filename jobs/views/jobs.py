@@ -60,7 +60,13 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 uuid=data["key"],
             )
             return redirect("run", uuid=run.uuid)
-    context = {"workspace": workspace, "form": form, "examples": examples, "plan": RUN}
+    context = {
+        "workspace": workspace,
+        "form": form,
+        "examples": examples,
+        "out_of_reach": repositories.out_of_reach(workspace.cloud_config),
+        "plan": RUN,
+    }
     return render(request, "jobs/job_new.html", context)
 
 
