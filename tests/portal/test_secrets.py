@@ -11,6 +11,7 @@ from django.core.management import call_command
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job
 from portal import secrets
+from portal.clouds.machines.models import Pool
 from portal.secrets import CannotDecrypt, EncryptedField, decrypt, encrypt, redact, rotated, seal, unseal
 from workspaces.models import CloudConfig, Workspace
 
@@ -73,10 +74,13 @@ NEW = "n" * 43
 
 @pytest.fixture
 def sealed(lab, alice):
-    """A cloud configuration, a workspace, two clusters of two nodes, a job and a second factor, with their secrets."""
+    """A cloud configuration, a pool, a workspace, two clusters of two nodes, a job, a second factor; with secrets."""
     lab.keep_login_key("login secret", "public")
     seal(lab.cloud_config, "credentials", "cloud secret")
     lab.cloud_config.save()
+    pool = Pool(account=lab.cloud_config.uuid, name="desks", user="team", base="/srv/team", key_public="public")
+    seal(pool, "key_private", "authority secret")
+    pool.save()
     engine = EngineVersion.objects.get(kind="mpi")
     for name in ("tide", "ebb"):
         cluster = Cluster(
@@ -101,6 +105,7 @@ def opened():
     data = Authenticator.objects.get().data
     return [
         *(unseal(config, "credentials") for config in CloudConfig.objects.all()),
+        *(unseal(pool, "key_private") for pool in Pool.objects.all()),
         *(workspace.login_key for workspace in Workspace.objects.all()),
         *(cluster.key for cluster in Cluster.objects.order_by("pk")),
         *(node.host_key.private for node in Node.objects.order_by("pk")),
@@ -127,6 +132,7 @@ def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everythin
         "clusters.Cluster.key_private: 2 encrypted anew, 0 were already",
         "clusters.Node.host_private: 4 encrypted anew, 0 were already",
         "jobs.Job.git_password: 1 encrypted anew, 0 were already",
+        "machines.Pool.key_private: 1 encrypted anew, 0 were already",
         "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
         "workspaces.CloudConfig.credentials: 1 encrypted anew, 0 were already",
         "workspaces.Workspace.login_private: 1 encrypted anew, 0 were already",
@@ -157,13 +163,13 @@ def unsealed(kept):
 
 def test_whatever_looks_like_a_ciphertext_is_known_to_the_rotation(sealed, settings):
     found = {f"{row._meta.label}.{column.name}": column for row, column in ciphertexts()}
-    assert len(found) == 6
+    assert len(found) == 7
     for name, column in found.items():
         assert isinstance(column, EncryptedField) or name in settings.ENCRYPTED_IN_JSON
 
 
 def test_whatever_is_called_a_secret_is_encrypted_or_a_hash():
-    ours = {"portal", "tasks", "accounts", "workspaces", "usage", "clusters", "jobs"}
+    ours = {"portal", "tasks", "machines", "accounts", "workspaces", "usage", "clusters", "jobs"}
     known = {"accounts.User.password", "clusters.Node.private_address", "tasks.Task.key"}
     for model in apps.get_models():
         for column in model._meta.local_concrete_fields if model._meta.app_label in ours else ():
@@ -188,7 +194,7 @@ def test_a_rotation_that_was_stopped_goes_on(sealed, settings, monkeypatch):
     monkeypatch.setattr(secrets, "rotated", rotated)
     assert opened() == before
     rotations = list(secrets.rotate(batch=1))
-    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 10
+    assert sum(one.renewed for one in rotations) + sum(one.already for one in rotations) == 11
     assert sum(one.already for one in rotations) >= 2
     settings.ENCRYPTION_KEYS = [NEW]
     assert opened() == before
