@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from clusters.models import Cluster
@@ -119,10 +120,10 @@ def _explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None
     return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end), code="launcher")
 
 
-def of_deletion(cluster: Cluster) -> Cause | None:
-    """Where it was people who took the cluster away: who, and what to do now."""
+def of_deletion(cluster: Cluster, *, before: datetime | None = None) -> Cause | None:
+    """Where it was people who took the cluster away, and had asked for that by then: who, and what to do now."""
     task = cluster.last_task
-    if task is None or task.kind != "clusters.delete":
+    if task is None or task.kind != "clusters.delete" or (before and task.created > before):
         return None
     who = f" by {task.asked_by}" if task.asked_by else ""
     return Cause(f"The cluster {cluster.name} was deleted{who}.", advice=ANOTHER_CLUSTER, code="cluster_gone")

@@ -524,9 +524,11 @@ class Observer:
             if run.ended is None:
                 failure = self.facts.get("failure")
                 cause = explain(run, end.words, failure if isinstance(failure, dict) else None)
+                verdict = end.words.get("verdict") or {}
                 if cause.message and was_switched_off:
                     cause = of_deletion(run.cluster) or SWITCHED_OFF
-                verdict = end.words.get("verdict") or {}
+                elif verdict.get("lost"):  # nodes that a deletion has shut do not answer the launcher either
+                    cause = of_deletion(run.cluster, before=end.at) or cause
                 Run.objects.filter(pk=run.pk).update(
                     ended=max(end.at, run.started or end.at),
                     exit_status=end.words["status"],

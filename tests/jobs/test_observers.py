@@ -11,9 +11,10 @@ from datetime import timedelta
 import pytest
 from django.utils.timezone import now
 
+from clusters.actions import delete_cluster
 from clusters.inventory import Inventory
 from jobs import watch
-from jobs.watch import Observer
+from jobs.watch import Observer, _End
 from portal import ssh
 from portal.detached import Alive
 from portal.errors import Passing
@@ -310,3 +311,18 @@ def test_what_a_cloud_refuses_is_not_taken_for_a_node_that_is_gone(runs, monkeyp
 
     monkeypatch.setattr(CloudConfig, "account", AccountOf(Away()))
     assert asyncio.run(Observer(run.pk, ssh.Connections())._head_lives()) == Alive.UNKNOWN
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_nodes_that_a_deletion_has_shut_are_not_said_to_have_gone_away(begun_run, alice, asked_first):
+    """The launcher loses a node and asks the others, who let it in no more: it would blame all of them."""
+    before = now()
+    delete_cluster(begun_run.cluster, by=alice)
+    verdict = {"good": False, "lost": ["tide-1"], "started": 2, "mpiexec": 255}
+    end = _End({"status": 1, "signal": None, "verdict": verdict}, now() if asked_first else before)
+    observer = Observer(begun_run.pk, ssh.Connections())
+    observer.names = []
+    asyncio.run(observer._ended(end))
+    begun_run.refresh_from_db()
+    why = "The cluster tide was deleted by Alice." if asked_first else "tide-1 went away while the run was on it."
+    assert (begun_run.status, begun_run.cause) == ("failed", why)
