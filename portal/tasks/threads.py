@@ -51,7 +51,10 @@ SWEEP = Threads("sweep", 1)  # of due tasks
 
 
 async def apart(function: Callable[[], T]) -> T:
-    """What may take a minute, in a thread that nobody waits for when the process ends. It must not use the database.
+    """What may take a minute, in a thread that nobody waits for when the process ends.
+
+    It must keep no connection to the database: whoever reads or writes rows there gives the connection back each time
+    (`portal/clouds/machines/rows.py`).
 
     Raises `Passing` after `MOST_APART`: the thread may be stuck for ever, but not whoever waits for it.
     """

@@ -7,12 +7,12 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.utils.timezone import now
 
 from portal.clouds.machines import standing
 from portal.clouds.machines.models import Computer
 from portal.clouds.types import Tags
+from portal.tasks.threads import DATABASE
 from tests.machines.computers import SHARED, USER
 from workspaces import pools, poolwatch
 from workspaces.models import CloudConfig
@@ -102,9 +102,9 @@ async def looked_after(pool, condition, what):
     looking = asyncio.create_task(watcher.look_after(pool.pk))
     try:
         async with asyncio.timeout(60):
-            while not await sync_to_async(condition)():
+            while not await DATABASE(condition)():
                 assert not looking.done(), looking.exception()
-                if await sync_to_async(poolwatch._due)():
+                if await DATABASE(poolwatch._due)():
                     await check(pool)
                 await asyncio.sleep(0.1)
     except TimeoutError:
