@@ -314,6 +314,7 @@ def state(kind, uuid):
     model = {"workspace": Workspace, "cluster": Cluster, "run": Run}[kind]
     row = model.objects.get(uuid=UUID(uuid))
     task = row.last_task  # None: a run that waits for its cluster
+    row.refresh_from_db()  # after its task: what has ended with that has its status by then
     return {
         "status": row.status,
         "cause": getattr(row, "cause", "") or (task.cause if task else ""),
