@@ -254,8 +254,15 @@ class World:
             self.trouble.task = task.pk
             take_up(task.pk)
 
+    def see_nodes(self):
+        """Of clusters that run, those that the cloud says do not: a call of a worker that lost its task may be late."""
+        for cluster in Cluster.objects.filter(status="running"):
+            runs = [node.rank for node in self.cloud.memory.nodes(cluster.tags) if node.running]
+            cluster.nodes.exclude(rank__in=runs).update(state="gone")
+
     def watch(self):
         """What the watch process sees and does, as far as it is not a connection."""
+        self.see_nodes()
         for run in Run.objects.filter(started__isnull=False, observed=False).select_related("cluster", "output"):
             self.observe(run)
         for pk in sorted(_with_leftovers()):
@@ -320,6 +327,7 @@ class World:
         for _ in range(400):
             for _, folder in sorted(self.nodes.running):
                 self.nodes.end(folder, status=0)
+            self.see_nodes()
             for cluster in Cluster.objects.filter(nodes__state="gone", status="running").distinct():
                 repair_cluster(cluster, by=self.alice)
             for status, wake in (("paused", actions.resume_cluster), ("stopped", actions.start_cluster)):
