@@ -62,14 +62,16 @@ def test_computers_that_are_alike_and_share_a_folder_pass_and_keep_nothing_of_it
 
 def test_each_failing_thing_is_a_sentence_with_what_to_do(pool, computers):
     _, second, third = computers
-    second.run("mv /usr/bin/git /usr/bin/not-git", user="root")
+    environments = second.run("python3 -ISc 'import ensurepip; print(*ensurepip.__path__)'").out.strip()
+    second.run(f"mv /usr/bin/git /usr/bin/not-git; mv {environments} {environments}-not", user="root")
     third.unshare_path()
     one, two, three = findings_of(pool)
     assert wrong(one) == {}
-    assert wrong(two) == {"Programs": "git is missing."}
-    assert next(line.advice for line in two.lines if line.name == "Programs") == "Install the packages git."
+    assert wrong(two) == {"Programs": "git and venv are missing."}
+    advice = "Install these packages: git and python3-venv."
+    assert next(line.advice for line in two.lines if line.name == "Programs") == advice
     assert wrong(three) == {"Shared folder": f"{SHARED}/coxswain is not the same folder as on desk1."}
-    second.run("mv /usr/bin/not-git /usr/bin/git", user="root")
+    second.run(f"mv /usr/bin/not-git /usr/bin/git; mv {environments}-not {environments}", user="root")
     third.share_path()
     assert [wrong(finding) for finding in findings_of(pool)] == [{}, {}, {}]
 

@@ -177,3 +177,10 @@ def test_an_account_of_a_directory_has_a_large_uid(checked):
     *_, three = checked(facts(uid=1_968_400_513))
     assert [failing["name"] for failing in three.failing] == ["Account"]
     assert three.facts["uid"] == 1_968_400_513
+
+
+def test_whatever_may_be_missing_is_told_with_its_package(checked):
+    *_, three = checked(facts(missing=["git", "flock", "ssh", "venv"]))
+    (failing,) = three.failing
+    assert (failing["name"], failing["message"]) == ("Programs", "git, flock, ssh and venv are missing.")
+    assert failing["advice"] == "Install these packages: git, util-linux, openssh-client and python3-venv."

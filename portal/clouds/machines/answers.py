@@ -19,7 +19,8 @@ from portal.errors import Refused
 
 MOST_NUMBER = 1_000_000.0
 MOST_UID = 2.0**32  # directories give people large ones
-PACKAGES = {"git": "git", "flock": "util-linux", "ssh": "openssh-client"}  # of Debian, by what may be missing
+# Of Debian, by what may be missing: see `missing` of `onnode/look.py`.
+PACKAGES = {"git": "git", "flock": "util-linux", "ssh": "openssh-client", "venv": "python3-venv"}
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*")
 _BOOT_ID = re.compile(r"[0-9a-f-]{36}")
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # unicodedata's categories

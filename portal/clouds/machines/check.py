@@ -350,7 +350,7 @@ def _judge_alone(pool: Pool, talk: _Talk) -> None:
     finding.add("Python", True, f"Python {facts['python']}.")
     if missing := facts["missing"]:
         words = f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        advice = f"Install the packages {_list([answers.PACKAGES[name] for name in missing])}."
+        advice = f"Install these packages: {_list([answers.PACKAGES[name] for name in missing])}."
         finding.add("Programs", False, words, advice)
     else:
         finding.add("Programs", True, "git, flock, ssh and venv are there.")
