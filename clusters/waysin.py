@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
 
 from clusters.models import Cluster, Node
+from portal import ssh
 
 
 def key_file(cluster: Cluster) -> str:
@@ -37,14 +36,9 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
             (
                 node,
                 f"ssh -i {file}{f' -p {node.port}' if node.port != 22 else ''} {node.user}@{node.address}",
-                fingerprint(node),
+                ssh.fingerprint(node.host_public),
             )
             for node in reached
         ],
         "mpiexec": [f"mpiexec -n {cluster.cores} -f {path} {program}" for program in ("hostname", "python --version")],
     }
-
-
-def fingerprint(node: Node) -> str:
-    """Of the host key, as `ssh` shows it at the first connection."""
-    return "SHA256:" + b64encode(sha256(b64decode(node.host_public.split()[1])).digest()).decode().rstrip("=")

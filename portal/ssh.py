@@ -8,7 +8,9 @@ of a command, which its login shell, whatever that is, never sees (ssh-keygen(1)
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import resource
 import shlex
@@ -203,6 +205,14 @@ def _reason(error: Exception) -> str:
 def _identity(host: Host) -> Any:
     key = asyncssh.import_private_key(host.key)
     return (key, asyncssh.import_certificate(host.certificate)) if host.certificate else key
+
+
+def fingerprint(public: str) -> str:
+    """Of a public key in OpenSSH's format, as `ssh` and `ssh-keygen -l` show it; empty where there is no key."""
+    if not public:
+        return ""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"

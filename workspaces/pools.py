@@ -13,7 +13,7 @@ from django.db.models import Count, Q, QuerySet
 from accounts import audit
 from accounts.models import User
 from portal.clouds.machines import certificates, standing
-from portal.clouds.machines.models import Computer, Pool, fingerprint
+from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Conflict, PortalError
 from portal.tasks import live
 from workspaces import checks
@@ -174,7 +174,7 @@ def remove_computer(config: CloudConfig, computer: Computer, *, by: User) -> Non
         return
     if not locked.may_be_removed:
         raise Conflict(f"{locked} is taken. Delete its cluster first.")
-    before = {"pool": computer.pool.name, "address": locked.where, "host key": fingerprint(locked.host_public)}
+    before = {"pool": computer.pool.name, "address": locked.where, "host key": locked.fingerprint}
     if locked.is_taken:
         before["not cleaned after the cluster"] = locked.subject
     _record("removed", locked, config, by, before=before)

@@ -14,8 +14,9 @@ from django.urls import reverse
 
 from portal import ssh
 from portal.clouds.machines import certificates, standing
-from portal.clouds.machines.models import Computer, Pool, fingerprint
+from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Passing, Refused
+from portal.ssh import fingerprint
 from workspaces import poolwatch
 from workspaces.models import CloudConfig
 from workspaces.poolforms import base_folder, place_of

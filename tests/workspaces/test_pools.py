@@ -16,8 +16,9 @@ from clusters.models import Cluster, EngineVersion
 from portal import ssh
 from portal.clouds.machines import standing
 from portal.clouds.machines.check import Finding
-from portal.clouds.machines.models import Computer, Pool, fingerprint
+from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Conflict, PortalError
+from portal.ssh import fingerprint
 from tests.web import words
 from workspaces import pools, poolwatch
 from workspaces.actions import delete_cloud_config

@@ -6,8 +6,6 @@ keys: `held`. What else is locked comes after them.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import uuid
 from typing import Any, ClassVar
 
@@ -15,19 +13,11 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
 
-from portal import secrets
+from portal import secrets, ssh
 from portal.clouds.types import Tags
 from portal.states import Badge
 
 SSH = 22
-
-
-def fingerprint(public: str) -> str:
-    """Of a public key in OpenSSH's format: SHA256:…"""
-    if not public:
-        return ""
-    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 class PoolQuerySet(models.QuerySet["Pool"]):
@@ -184,12 +174,12 @@ class Computer(models.Model):
     @property
     def fingerprint(self) -> str:
         """Of its confirmed host key, as `ssh-keygen -l` shows it; empty where there is none."""
-        return fingerprint(self.host_public)
+        return ssh.fingerprint(self.host_public)
 
     @property
     def fingerprint_shown(self) -> str:
         """Of the one that it shows, if that is another one."""
-        return fingerprint(self.host_shown)
+        return ssh.fingerprint(self.host_shown)
 
     @property
     def key_kind(self) -> str:
