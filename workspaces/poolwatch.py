@@ -16,7 +16,8 @@ from django.utils.timezone import now
 from portal import ssh
 from portal.clouds.machines import answers as saying
 from portal.clouds.machines import certificates, leaving, standing
-from portal.clouds.machines.check import Finding, check
+from portal.clouds.machines.check import check
+from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
 from portal.secrets import CannotDecrypt

@@ -15,7 +15,7 @@ from clusters.models import Node
 from portal import ssh
 from portal.clouds import HostKey, NodesSpec, Tags
 from portal.clouds.machines import certificates, cloud, leaving, standing
-from portal.clouds.machines.check import Finding
+from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Conflict, Passing, Refused
 from tests.running import until

@@ -15,7 +15,7 @@ from accounts.models import AuditEvent
 from clusters.models import Cluster, EngineVersion
 from portal import ssh
 from portal.clouds.machines import standing
-from portal.clouds.machines.check import Finding
+from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Conflict, PortalError
 from portal.ssh import fingerprint

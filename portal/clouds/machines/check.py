@@ -1,11 +1,11 @@
-"""What a pool's computers must be, and whether they are: all of them at once, because most of it lies between them.
+"""Looking at a pool's computers: at all of them at once, because most of what they must be lies between them.
 
-`check` asks and judges; it reads and writes no row. What is asked on the computers themselves is `onnode/look.py`.
+`check` asks; what is made of the answers is `judging.py`, and neither reads or writes a row. What is asked on the
+computers themselves is `onnode/look.py`.
 
 1. Each computer says what it has, writes a token of its own into the base folder, and another one to whoever connects
    to a port of it.
 2. Each reads the tokens of all others, connects to their ports by their names, and signs in to some of them.
-3. What most of the pool is, the others have to be too; in doubt, what those are that were READY before.
 """
 
 from __future__ import annotations
@@ -13,29 +13,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import re
 import secrets
-import socket
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from portal import ssh
 from portal.clouds.machines import answers, certificates
+from portal.clouds.machines.findings import Finding, Told
+from portal.clouds.machines.judging import WAYS, judge
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import Passing, PortalError, Refused
 
 T = TypeVar("T")
 PYTHON = (3, 9)
-GLIBC = (2, 28)
-CLOCK = 2.0  # seconds that clocks may differ
-LEAST_FREE_GIB = 1.0  # in the base folder
-LITTLE_FREE_GIB = 10.0  # of which people are told
 CONNECT_AT_ONCE = 12
 FEW = 4  # computers
 WITNESSES = 3
@@ -58,39 +52,6 @@ _BEGIN = (
 _LINE = f"exec /bin/sh -c 'exec python3 -IS -c \"$0\" 2>&1' '{_BEGIN.format(len(_PROGRAM))}'"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One thing that was looked at. `ok` is None where it is no reason to refuse the computer, but people should know.
-
-    `message` is a sentence, `advice` what to do.
-    """
-
-    name: str
-    ok: bool | None
-    message: str
-    advice: str = ""
-
-
-@dataclass
-class Finding:
-    """What was found of one computer."""
-
-    computer: Computer
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # as it says them, see `onnode/look.py`; empty without an answer
-    lines: list[Line] = field(default_factory=list)
-    silence: str = ""  # why it gave no answer at all: it may be away, and nothing is known of it
-    another_key: bool = False  # it shows another host key than the one that was confirmed
-
-    @property
-    def failing(self) -> list[dict[str, Any]]:
-        return [asdict(line) for line in self.lines if line.ok is False]
-
-    def add(self, name: str, ok: bool | None, message: str, advice: str = "") -> None:
-        self.lines.append(Line(name, ok, message, advice))
-
-
 async def check(pool: Pool, computers: Sequence[Computer]) -> list[Finding]:
     """A finding for each, in their order. Their host keys are confirmed. Raises `portal.secrets.CannotDecrypt`."""
     connections = ssh.Connections()
@@ -108,27 +69,20 @@ async def check(pool: Pool, computers: Sequence[Computer]) -> list[Finding]:
         await _share(open_)
         await asyncio.gather(*(talk.compare_clocks() for talk in open_))
         await _meet(open_, key)
-    _judge(pool, talks)
+    judge(pool, talks)
     return [talk.finding for talk in talks]
 
 
-class _Talk:
+class _Talk(Told):
     """With the program that looks at one computer."""
 
     def __init__(self, pool: Pool, computer: Computer, look: str) -> None:
-        self.pool, self.computer = pool, computer
+        super().__init__(computer, Finding(computer))
+        self.pool = pool
         self.host = certificates.host(pool, computer)
-        self.me = computer.uuid.hex
         self.look = look
         self.token = secrets.token_hex(16)
-        self.finding = Finding(computer)
-        self.is_open = False
         self.port = 0
-        self.base: dict[str, Any] | None = None
-        self.trouble = ""  # with the base folder
-        self.skew: float | None = None
-        self.sees: set[str] = set()
-        self.ways: dict[str, list[str]] = {}  # what is in the way to the others, by whose it is
         self._lines: deque[bytes] = deque()  # that have come, and the beginning of one more
         self._rest = b""
         self._noise = b""
@@ -281,7 +235,7 @@ def _ways(said: object) -> dict[str, list[str]]:
     if not isinstance(said, dict):
         raise answers.nonsense(said)
     for way in said.values():
-        if not isinstance(way, list) or len(way) != 2 or way[0] not in list(_WAYS):
+        if not isinstance(way, list) or len(way) != 2 or way[0] not in list(WAYS):
             raise answers.nonsense(way)
     return {of: [kind, answers.text(words, MOST_WORDS)] for of, (kind, words) in said.items()}
 
@@ -325,260 +279,3 @@ async def _meet(talks: Sequence[_Talk], key: dict[str, str]) -> None:
     if suspects and witnesses:
         asked = [*((one, list(suspects)) for one in witnesses), *((one, witnesses) for one in suspects)]
         await asyncio.gather(*(one.reach(others, others, key) for one, others in asked))
-
-
-def _judge(pool: Pool, talks: Sequence[_Talk]) -> None:
-    """Write down of each whether it is what it must be, by itself and together with the others."""
-    known = sorted((talk for talk in talks if talk.finding.facts), key=_first)
-    for talk in known:
-        _judge_alone(pool, talk)
-    _judge_alike(known)
-    _judge_names(known)
-    _judge_host_keys(known)
-    _judge_sharing(pool, known)
-    _judge_ways(known)
-
-
-def _first(talk: _Talk) -> tuple[bool, int]:
-    """In doubt, the pool is what those are that were READY before, and then the oldest ones."""
-    return talk.computer.state != Computer.State.READY, talk.computer.pk
-
-
-def _judge_alone(pool: Pool, talk: _Talk) -> None:
-    finding, facts = talk.finding, talk.finding.facts
-    finding.add("Signing in", True, f"The portal signs in as {facts['user']}; the host key is the confirmed one.")
-    finding.add("Python", True, f"Python {facts['python']}.")
-    if missing := facts["missing"]:
-        words = f"{_list(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-        advice = f"Install these packages: {_list([answers.PACKAGES[name] for name in missing])}."
-        finding.add("Programs", False, words, advice)
-    else:
-        finding.add("Programs", True, "git, flock, ssh and venv are there.")
-    if talk.skew is not None and abs(talk.skew) >= CLOCK:
-        words = f"Its clock is {abs(talk.skew):.1f} s {'fast' if talk.skew > 0 else 'slow'}."
-        finding.add("Clock", False, words, "Have it set by NTP, for example by chrony or systemd-timesyncd.")
-    elif talk.skew is not None:
-        finding.add("Clock", True, f"Its clock is right to {CLOCK:.0f} s.")
-    _judge_folder(pool, talk)
-    if facts["ended_at_logout"]:
-        words = "systemd ends the account's programs when the portal's connection ends."
-        finding.add("Sessions", False, words, f"As root: loginctl enable-linger {pool.user}")
-    else:
-        finding.add("Sessions", True, "What the portal starts goes on when its connection ends.")
-    if facts["uid"] == 0:
-        words = f"{facts['user']} is root by another name: its uid is 0."
-        finding.add("Account", False, words, "What runs there could do anything. Make an account for the portal.")
-    _judge_load(talk)
-    _judge_traces(talk)
-    if facts["boot_id"] == _own_boot_id() and facts["hostname"] == socket.gethostname():
-        is_us = facts["uid"] == os.getuid()
-        words = "It is the computer that the portal itself runs on"
-        words += ", and the account is the portal's own: a run could read the portal's secrets." if is_us else "."
-        finding.add(
-            "The portal", False if is_us else None, words, "Use an account that can read nothing of the portal."
-        )
-
-
-def _own_boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _judge_folder(pool: Pool, talk: _Talk) -> None:
-    finding, base = talk.finding, talk.base
-    if base is None or talk.trouble:
-        advice = f"The folder {pool.base}, or the one it lies in, must be one in which {pool.user} can write."
-        finding.add("Base folder", False, f"{pool.base} cannot be used: {talk.trouble}.", advice)
-    elif base["within"]:
-        words = f"{pool.base} lies in the folder of a workspace, {base['within']}, and would be removed with it."
-        finding.add("Base folder", False, words, "Make a pool with a folder that lies elsewhere.")
-    elif not base["is_ours"]:
-        words = f"{pool.base} belongs to {base['owner']}."
-        finding.add("Base folder", False, words, f"As root: chown {pool.user}: {pool.base}")
-    elif base["is_others"]:
-        words = f"Others than {pool.user} may write in {pool.base}."
-        finding.add("Base folder", False, words, f"chmod go-w {pool.base}")
-    elif not base["executes"]:
-        words = f"{pool.base} lies on a filesystem that is mounted noexec: engines cannot be started from it."
-        finding.add("Base folder", False, words, "Mount it without noexec, or choose another folder.")
-    elif base["free_gib"] < LEAST_FREE_GIB:
-        words = f"Only {base['free_gib']} GiB are free in {pool.base}."
-        finding.add("Base folder", False, words, "Make room there.")
-    else:
-        is_little = base["free_gib"] < LITTLE_FREE_GIB
-        words = f"{pool.base} can be written to: {base['kind']}, {base['free_gib']:,.0f} GiB free."
-        finding.add("Base folder", None if is_little else True, words, "An engine needs some GiB." if is_little else "")
-
-
-def _judge_load(talk: _Talk) -> None:
-    facts = talk.finding.facts
-    words = f"Load {facts['load']:.1f} on {facts['vcpus']} CPUs"
-    if facts["others"]:
-        words += f"; processes of other people: {facts['others']} ({', '.join(facts['people'])})"
-    is_busy = not talk.computer.is_taken and facts["load"] > facts["vcpus"] / 2
-    advice = "A cluster may get it all the same. Disable it while somebody else needs it." if is_busy else ""
-    talk.finding.add("Load", None if is_busy else True, f"{words}.", advice)
-
-
-def _judge_traces(talk: _Talk) -> None:
-    """What a program may have left behind to come back by: the account's own may do anything that the account may."""
-    facts = talk.finding.facts
-    user, count = facts["user"], facts["other_keys"]
-    if count:
-        words = f"~{user}/.ssh/authorized_keys lets in {count} more {'keys' if count > 1 else 'key'} than the portal's."
-        advice = "Any program of the account can add one. Remove what you do not know, or give the file to root."
-        talk.finding.add("Other keys", None, words, advice)
-    if facts["programs"] and not talk.computer.is_taken:
-        words = f"Programs of {user} go on, and no cluster has the computer: {_list(facts['program_names'])}."
-        advice = f"A run may have left them behind. Look at them by ps -u {user}, and end what you do not know."
-        talk.finding.add("Left behind", None, words, advice)
-
-
-_ALIKE = (
-    ("Account", "uid", "The account's uid is {}", "Give the account the same uid on all computers of the pool."),
-    ("Architecture", "architecture", "Its architecture is {}", "Make a pool of its own for computers of another kind."),
-    ("C library", "libc", "Its C library is {}", "Make a pool of its own for computers with another system."),
-)
-
-
-def _has_glibc(words: str) -> bool:
-    found = re.fullmatch(r"glibc (\d+)\.(\d+).*", words)
-    return found is not None and (int(found[1]), int(found[2])) >= GLIBC
-
-
-def _judge_alike(known: Sequence[_Talk]) -> None:
-    for name, fact, words, advice in _ALIKE:
-        counts = Counter(talk.finding.facts[fact] for talk in known)  # of equal ones the first comes first
-        for talk in known:
-            mine, usual = talk.finding.facts[fact], counts.most_common(1)[0][0]
-            said = words.format(mine or "unknown")
-            if fact == "libc" and not _has_glibc(mine):
-                talk.finding.add(name, False, f"{said}.", f"Engines need glibc {GLIBC[0]}.{GLIBC[1]} or newer.")
-            elif mine == usual:
-                talk.finding.add(name, True, f"{said}{', as in the whole pool' if len(known) > 1 else ''}.")
-            else:
-                talk.finding.add(name, False, f"{said}, and {usual} on others of the pool.", advice)
-
-
-def _judge_names(known: Sequence[_Talk]) -> None:
-    seen: dict[str, _Talk] = {}
-    for talk in known:
-        hostname = talk.finding.facts["hostname"]
-        first = seen.setdefault(hostname, talk)
-        if first is talk:
-            continue
-        if first.finding.facts["boot_id"] == talk.finding.facts["boot_id"]:
-            words = f"It is the same computer as the one at {first.computer.where}."
-            talk.finding.add("Hostname", False, words, "Remove one of the two.")
-        else:
-            words = f"The computer at {first.computer.where} calls itself {hostname}, too."
-            talk.finding.add("Hostname", False, words, "Give each computer a hostname of its own.")
-
-
-def _judge_host_keys(known: Sequence[_Talk]) -> None:
-    seen: dict[str, _Talk] = {}
-    for talk in known:
-        first = seen.setdefault(talk.computer.host_public, talk)
-        if first.finding.facts["boot_id"] != talk.finding.facts["boot_id"]:
-            words = f"It has the same host key as the computer at {first.computer.where}: each can pass for the other."
-            advice = "Make another one: as root, rm /etc/ssh/ssh_host_*, ssh-keygen -A, and start sshd anew."
-            talk.finding.add("Host key", None, words, advice)
-
-
-def _judge_sharing(pool: Pool, known: Sequence[_Talk]) -> None:
-    writing = [talk for talk in known if talk.sees]
-    if not writing:
-        return
-
-    def together(one: _Talk) -> list[_Talk]:
-        return [other for other in writing if one.me in other.sees and other.me in one.sees]
-
-    first = max(writing, key=lambda one: len(together(one)))  # of equal ones the first
-    shared = together(first)
-    for talk in writing:
-        if talk in shared:
-            others = [other.finding.facts["hostname"] for other in shared if other is not talk]
-            words = f"{pool.base} is the same folder as on {_list(others, most=3)}." if others else ""
-            talk.finding.add("Shared folder", True, words or "There is no other computer to share the folder with.")
-        else:
-            one_way = " It sees what is written there, but not the other way round." if first.me in talk.sees else ""
-            words = f"{pool.base} is not the same folder as on {first.finding.facts['hostname']}.{one_way}"
-            advice = f"Mount the shared filesystem on it, so that {pool.base} is the same folder on all computers."
-            talk.finding.add("Shared folder", False, words, advice)
-
-
-@dataclass(frozen=True)
-class _Blocked:
-    """A way from one computer to another that is none."""
-
-    source: _Talk
-    target: _Talk
-    kind: str
-    evidence: str
-
-
-_WAYS = {
-    "name": (
-        "Names",
-        "does not find {} by name",
-        "Put all computers of the pool into DNS, or into /etc/hosts of each.",
-    ),
-    "elsewhere": (
-        "Names",
-        "finds another computer by the name of {}",
-        "Correct DNS or /etc/hosts: on each computer, a hostname must lead to the computer that calls itself so.",
-    ),
-    "port": (
-        "Ports",
-        "cannot connect to a port of {}",
-        "MPI chooses its ports: let the computers of the pool reach each other on all TCP ports from 1024 on.",
-    ),
-    "ssh": (
-        "SSH among them",
-        "cannot sign in to {}",
-        "The pool's line must be in authorized_keys on all of them, and sshd must let computers of the pool in.",
-    ),
-}
-
-
-def _judge_ways(known: Sequence[_Talk]) -> None:
-    """Those that have the most ways blocked are refused, one after the other, until none is blocked among the rest."""
-    talks = {talk.me: talk for talk in known}
-    blocked = [
-        _Blocked(talk, talks[of], kind, evidence)
-        for talk in known
-        for of, (kind, evidence) in talk.ways.items()
-        if of in talks
-    ]
-    refused: set[str] = set()
-    while blocked:
-        counts: Counter[str] = Counter()
-        for way in blocked:
-            counts.update((way.source.me, way.target.me))
-        worst = max(reversed(known), key=lambda talk: counts[talk.me])  # of equal ones the last
-        refused.add(worst.me)
-        _tell(worst, [way for way in blocked if worst in (way.source, way.target)])
-        blocked = [way for way in blocked if worst not in (way.source, way.target)]
-    for talk in known:
-        if talk.me not in refused and talk.is_open:
-            words = "It reaches the others by name, on any port and by SSH, and they reach it."
-            talk.finding.add("Network", True, words if len(known) > 1 else "There is no other computer to reach.")
-
-
-def _tell(talk: _Talk, blocked: Sequence[_Blocked]) -> None:
-    for kind, (name, words, advice) in _WAYS.items():
-        its = [way for way in blocked if way.kind == kind]
-        out = [way.target.finding.facts["hostname"] for way in its if way.source is talk]
-        into = [way.source.finding.facts["hostname"] for way in its if way.target is talk]
-        said = [f"It {words.format(_list(out, most=3))}."] if out else []
-        if into:
-            said.append(f"It is not reached: {_list(into, most=3)} {words.format('it')}.")
-        if said:
-            said.append(f"({its[0].evidence})")
-            talk.finding.add(name, False, " ".join(said), advice)
-
-
-def _list(names: Iterable[str], *, most: int = 10) -> str:
-    found = list(names)
-    if len(found) > most:
-        return f"{', '.join(found[:most])} and {len(found) - most} more"
-    return " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))

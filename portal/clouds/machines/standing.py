@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils.timezone import now
 
-from portal.clouds.machines.check import Finding
+from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Event, Pool
 
 AWAY_AFTER = timedelta(seconds=75)  # without an answer: what is slow for a minute is not away
