@@ -22,7 +22,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.access import Can, OrganizationRole, WorkspaceRole
-from accounts.holdings import Holding, holdings
+from accounts.holdings import Holding, closers, holdings
 from accounts.models import ApiToken, Invitation, Membership, Organization, SetupLink, User, database_now, digest
 from portal import mail
 from portal.errors import Conflict, PortalError
@@ -76,6 +76,8 @@ def delete_organization(organization: Organization, *, by: User) -> None:
     organization = _locked(organization)
     if reasons := why_not_deletable(organization):
         raise PortalError(" ".join(reasons))
+    for close in closers:
+        close(organization)
     organization.cloud_configs.filter(workspaces=None).delete()
     organization.cloud_configs.filter(deleted=None).update(deleted=now())  # nobody signs in to its accounts any more
     organization.invitations.pending().update(withdrawn=now())

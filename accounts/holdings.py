@@ -22,6 +22,8 @@ class Holding:
 
 
 tellers: list[Callable[..., list[Holding]]] = []  # told by the apps, in `ready` of their `apps.py`
+# Called when an organization is deleted, in that transaction: what of the app's is of no use after it goes. May refuse.
+closers: list[Callable[[Organization], None]] = []
 
 
 def holdings(

@@ -139,6 +139,13 @@ def delete_cloud_config(config: CloudConfig, *, by: User) -> None:
     audit.record("deleted", locked, organization=locked.organization, by=by)
 
 
+def close(organization: Organization) -> None:
+    """At the end of an organization: its pools go with their keys. Raises `Conflict` while a computer is taken."""
+    for config in organization.cloud_configs.live().order_by("pk"):
+        pools.hold(config)
+        pools.forget(config)
+
+
 @audit.atomic()
 def create_workspace(
     organization: Organization,

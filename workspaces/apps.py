@@ -14,3 +14,4 @@ class WorkspacesConfig(AppConfig):
         registry.add_watchers(watch.CheckWatcher, poolwatch.PoolCheckWatcher, poolwatch.ComputerWatcher)
         registry.tell(enter=place.enter_subject, record=actions.record_task, store=store_of)
         holdings.tellers.append(actions.holdings)
+        holdings.closers.append(actions.close)

@@ -11,7 +11,7 @@ import time_machine
 from django.core.exceptions import ValidationError
 from django.urls import reverse
 
-from accounts.models import AuditEvent
+from accounts.models import AuditEvent, Membership
 from clusters.models import Cluster, EngineVersion
 from portal import ssh
 from portal.clouds.machines import standing
@@ -208,6 +208,19 @@ def test_what_is_taken_is_not_removed_nor_is_its_pool_nor_its_configuration(conf
     workspace.delete()
     delete_cloud_config(config, by=alice)
     assert not Pool.objects.exists()
+
+
+def test_pools_go_with_their_organization_and_keep_it_while_a_computer_is_to_be_swept(client, config, pool, alice):
+    Membership.objects.filter(organization=config.organization).exclude(user=alice).delete()
+    desk = make(pool, "desk1", subject=str(uuid4()), rank=0, is_leaving=True)
+    client.force_login(alice)
+    page = words(client.post("/organization/delete/", {"name": config.organization.name}))
+    assert "taken still: desk1" in page
+    Computer.objects.filter(pk=desk.pk).update(**Computer.FREE)
+    client.post("/organization/delete/", {"name": config.organization.name})
+    config.organization.refresh_from_db()
+    assert config.organization.deleted
+    assert not Pool.objects.exists(), "its authority is of no use to anybody"
 
 
 # What becomes of a computer
