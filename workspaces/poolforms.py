@@ -85,7 +85,7 @@ def _address(text: str, line: str) -> str:
 class PoolForm(OnceForm):
     name = forms.CharField(
         max_length=40,
-        help_text="Small letters, digits and -. Workspaces choose it as their region, so it cannot be changed later.",
+        help_text="Small letters, digits and -. Workspaces choose it, so it cannot be changed later.",
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false", "class": "w-m"}),
     )
     user = forms.CharField(
