@@ -302,6 +302,13 @@ LOCAL_NODES = {
     "free_mib": env.number("PORTAL_LOCAL_FREE_MIB", 2048),
     "free_percent": env.number("PORTAL_LOCAL_FREE_PERCENT", 5),
 }
+# AWS: see docs/aws.md. The portal's own credentials come from where boto3 looks for them, and never from here.
+AWS = {
+    "principal": env.text("PORTAL_AWS_PRINCIPAL"),  # the ARN that roles trust; empty: what the credentials are
+    "reach": env.text("PORTAL_AWS_REACH", "public"),  # how nodes are reached: at addresses that are public, or private
+    "addresses": [str(network) for network in env.networks("PORTAL_AWS_ADDRESSES")],  # that nodes admit SSH from
+    "endpoint": env.text("PORTAL_AWS_ENDPOINT"),  # of an emulator, for tests and the demo
+}
 CAUSES = env.text("PORTAL_CAUSES")  # a file with causes of failures that the site knows; see portal/tasks/causes.py
 FAILED_CLUSTER_MINUTES = env.number("PORTAL_FAILED_CLUSTER_MINUTES", 15)  # nodes of a failed creation stay so long
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py

@@ -20,6 +20,7 @@ from django.urls import reverse
 from accounts.access import AccessQuerySet, Can, WorkspaceRole
 from accounts.models import Organization, User
 from portal import clouds, secrets
+from portal.clouds.aws.options import AwsOptions
 from portal.clouds.local.options import LocalOptions
 from portal.clouds.machines.options import MachinesOptions
 from portal.errors import Refused
@@ -48,6 +49,7 @@ class CloudConfig(models.Model):
     class Kind(models.TextChoices):
         LOCAL = "local", "This computer"
         MACHINES = "machines", "Own machines"
+        AWS = "aws", "AWS"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
@@ -116,6 +118,8 @@ class CloudConfig(models.Model):
                 return LocalOptions.of({**self.options, **settings.LOCAL_NODES, **places})
             case self.Kind.MACHINES:
                 return MachinesOptions(self.uuid)
+            case self.Kind.AWS:
+                return AwsOptions.of(self.options, settings.AWS)
 
     @property
     def region_word(self) -> str:
@@ -204,6 +208,8 @@ class Workspace(Subject):
     status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
     login_public = models.TextField(blank=True)  # the portal's key for every node in here
     login_private = secrets.EncryptedField(blank=True, editable=False)
+    choices = models.JSONField(default=dict, blank=True)  # of its kind of cloud, see `clouds.WorkspaceSpec`
+    extra_tags = models.JSONField(default=dict, blank=True)  # on everything in the cloud, beside ours: words and words
     missing_since = models.DateTimeField(null=True, editable=False)  # when its cloud first listed nothing of it
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
@@ -263,7 +269,8 @@ class Workspace(Subject):
 
     @property
     def spec(self) -> clouds.WorkspaceSpec:
-        return clouds.WorkspaceSpec(self.tags())
+        chosen = tuple(sorted((name, str(value)) for name, value in self.choices.items()))
+        return clouds.WorkspaceSpec(self.tags(), tuple(sorted(self.extra_tags.items())), chosen)
 
     def belongs_to(self, field: str) -> str:
         return f"{self.organization.uuid}/workspace/{self.uuid}/{field}"

@@ -23,6 +23,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Protocol, TypeAlias, assert_never
 
+from portal.clouds.aws.options import AwsOptions
 from portal.clouds.local.options import LocalOptions
 from portal.clouds.machines.options import MachinesOptions
 from portal.clouds.stores import Lock, Store
@@ -81,7 +82,7 @@ __all__ = [
 
 # Of each kind of cloud: a frozen dataclass without a secret, that can be hashed. Its `in_words` are pairs (what it is,
 # how it is) that people of the organization may read.
-Options: TypeAlias = LocalOptions | MachinesOptions
+Options: TypeAlias = LocalOptions | MachinesOptions | AwsOptions
 
 
 class Account(Protocol):
@@ -266,5 +267,9 @@ def connect(options: Options, credentials: str = "") -> Account:
             from portal.clouds.machines.account import MachinesAccount
 
             return MachinesAccount(options.account)
+        case AwsOptions():
+            from portal.clouds.aws.account import AwsAccount
+
+            return AwsAccount(options, credentials)
         case _:
             assert_never(options)

@@ -13,6 +13,7 @@ from portal.errors import Refused
 class CloudKind(StrEnum):
     LOCAL = "local"
     MACHINES = "machines"
+    AWS = "aws"
 
 
 class Can(StrEnum):

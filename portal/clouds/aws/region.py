@@ -1,0 +1,31 @@
+"""What the modules of a region work with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from portal.clouds.aws.options import AwsOptions
+from portal.clouds.aws.session import Session
+
+
+class Region:
+    """One region of an account. Its clients are made when they are first used."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session, self.name = session, name
+
+    @property
+    def options(self) -> AwsOptions:
+        return self.session.options
+
+    @property
+    def ec2(self) -> Any:
+        return self.session.client("ec2", self.name)
+
+    @property
+    def efs(self) -> Any:
+        return self.session.client("efs", self.name)
+
+    @property
+    def ssm(self) -> Any:
+        return self.session.client("ssm", self.name)
