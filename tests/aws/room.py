@@ -63,9 +63,10 @@ class Order:
 
     @classmethod
     def of(cls, text: str) -> Order:
-        told = json.loads(text)
-        lists = {name: tuple(told.pop(name)) for name in ("accounts", "regions", "hidden")}
-        return cls(folder=Path(told.pop("folder")), **lists, **told)
+        told: dict[str, Any] = json.loads(text)
+        for name in ("accounts", "regions", "hidden"):
+            told[name] = tuple(told[name])
+        return cls(**{**told, "folder": Path(told["folder"])})
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from functools import cache
 from pathlib import Path
 
 import asyncssh
@@ -18,6 +19,12 @@ from tests.running import until
 
 pytestmark = pytest.mark.timeout(120)
 PORTAL = "127.0.0.1/32"
+
+
+@cache
+def image(box):
+    """Of thousands, which take a second to read."""
+    return box.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
 
 
 class Site:
@@ -38,7 +45,7 @@ class Site:
         ec2.authorize_security_group_ingress(GroupId=self.group, IpPermissions=self.ssh + self.own)
         self.filesystem = self.efs.create_file_system(CreationToken=self.name, Encrypted=True)["FileSystemId"]
         self.efs.create_mount_target(FileSystemId=self.filesystem, SubnetId=self.subnet, SecurityGroups=[self.group])
-        self.image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        self.image = image(box)
 
     def run(self, rank, *, data=None, **more):
         """Its instance id."""
