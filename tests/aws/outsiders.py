@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,28 @@ class Faults:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
+
+    def will(self, **rule: Any) -> None:
+        """One more rule, in microburst's words: `operation`, `times`, and `error`, `response` or `reset`."""
+        self._ask("PATCH", "rules", [rule])
+
+    def refuse(self, operation: str, code: str, *, status: int = 400, **more: Any) -> None:
+        """Answer so, in AWS's words; the emulator is not asked."""
+        self.will(
+            operation=operation, error={"code": code, "status": status, "message": f"{code}, as was told."}, **more
+        )
+
+    def lose_reply(self, operation: str, **more: Any) -> None:
+        """Done by the emulator, and nobody hears of it."""
+        self.will(operation=operation, response={"abort_frac": 0.3}, **more)
+
+    def fired(self) -> list[str]:
+        """The operations that something happened to, the first first."""
+        return [event["operation"] for event in self._ask("GET", "fired?limit=1000")]
+
+    def clear(self) -> None:
+        self._ask("POST", "rules", [])
+        self._ask("DELETE", "fired")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
