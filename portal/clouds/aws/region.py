@@ -29,3 +29,8 @@ class Region:
     @property
     def ssm(self) -> Any:
         return self.session.client("ssm", self.name)
+
+    def every(self, operation: str, under: str, *, service: str = "ec2", **asked: Any) -> list[dict[str, Any]]:
+        """All that a Describe call lists, on however many pages; `under` is what its answer calls them."""
+        client = self.session.client(service, self.name)
+        return [one for page in client.get_paginator(operation).paginate(**asked) for one in page[under]]
