@@ -1,8 +1,8 @@
-"""`python -m tests.aws.emulator PORT CONSOLES`: moto's server on 127.0.0.1, and what it lacks of what the portal asks.
+"""`python -m tests.aws.emulator PORT CONSOLES`: moto's server on 127.0.0.1, and what it lacks that the portal asks for.
 
-What is added here is ours, so it shows nothing about AWS but that the portal asks and reads as AWS's service model says:
-placement groups; what a node said while it booted, of the machine room's file in CONSOLES; the simulation of policies,
-where a condition is `StringEquals` or its like; and one quota. Everything else is moto's.
+What is added here is ours, so it shows nothing about AWS but that the portal asks and reads as AWS's service model
+says: placement groups; what a node said while it booted, of the machine room's file in CONSOLES; the simulation of
+policies, where a condition is `StringEquals` or its like; and one quota. Everything else is moto's.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def get_console_output(self: Any) -> ActionResult:
     instance = self.ec2_backend.get_instance(self._get_param("InstanceId"))
     console = Path(sys.argv[2]) / instance.id
     said = console.read_bytes()[-65536:] if console.exists() else b""
-    return ActionResult(
-        {"InstanceId": instance.id, "Timestamp": utcnow(), "Output": base64.b64encode(said).decode()}
-    )
+    return ActionResult({"InstanceId": instance.id, "Timestamp": utcnow(), "Output": base64.b64encode(said).decode()})
 
 
 def _groups(backend: EC2Backend) -> dict[str, dict[str, Any]]:
@@ -71,7 +69,9 @@ def describe_placement_groups(self: Any) -> ActionResult:
 def _fits(group: Mapping[str, Any], filters: Mapping[str, list[str]]) -> bool:
     known = {"group-name": group["GroupName"], "group-id": group["GroupId"], "state": group["State"]}
     known |= {f"tag:{tag['Key']}": tag["Value"] for tag in group["Tags"]}
-    return all(any(fnmatch.fnmatchcase(known.get(name, ""), value) for value in values) for name, values in filters.items())
+    return all(
+        any(fnmatch.fnmatchcase(known.get(name, ""), value) for value in values) for name, values in filters.items()
+    )
 
 
 def delete_placement_group(self: Any) -> ActionResult:
@@ -157,13 +157,8 @@ def get_service_quota(self: ServiceQuotasBackend, service_code: str, quota_code:
 
 
 if __name__ == "__main__":
-    for added in (
-        get_console_output,
-        create_placement_group,
-        describe_placement_groups,
-        delete_placement_group,
-    ):
+    for added in (get_console_output, create_placement_group, describe_placement_groups, delete_placement_group):
         setattr(EC2Response, added.__name__, added)
-    IamResponse.simulate_principal_policy = simulate_principal_policy  # type: ignore[method-assign]
+    setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)
     ServiceQuotasBackend.get_service_quota = get_service_quota  # type: ignore[method-assign]
     serve(["-H", "127.0.0.1", "-p", sys.argv[1]])

@@ -1,8 +1,8 @@
 """The machine room: a real node behind each instance of an emulated EC2. `python -m tests.aws.room ORDER`, as root.
 
-The emulator has the truth: the room asks it, and makes what there is agree. What can only be seen in requests (a reboot,
-a stop and start between two looks) it reads in the emulator's recording. It has a mount and a pid namespace of its own,
-so that nothing is left when it ends, however it ends.
+The emulator has the truth: the room asks it, and makes what there is agree. What can only be seen in requests (a
+reboot, a stop and start between two looks) it reads in the emulator's recording. It has a mount and a pid namespace of
+its own, so that nothing is left when it ends, however it ends.
 
 Lines of JSON on standard input say what is to go wrong; each is answered by one on standard output.
 """
@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from base64 import b64decode
 from collections import Counter
 from dataclasses import dataclass, field
@@ -64,9 +63,10 @@ class Order:
 
     @classmethod
     def of(cls, text: str) -> Order:
-        told = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-                   | {"folder": Path(told["folder"])})  # fmt: skip
+        told: dict[str, Any] = json.loads(text)
+        for name in ("accounts", "regions", "hidden"):
+            told[name] = tuple(told[name])
+        return cls(**{**told, "folder": Path(told["folder"])})
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Node:
     ends: float = float("inf")  # when it dies, by monotonic time
     notice: str = ""  # of the end of a spot instance
     server: int = 0  # the SSH server that listens
+    is_frozen: bool = False
 
     @property
     def is_on(self) -> bool:
@@ -98,7 +99,7 @@ class Node:
         if self.process:
             self.process.kill()
             self.process.wait()
-        self.server = 0
+        self.server, self.is_frozen = 0, False
 
 
 class Place:
@@ -137,7 +138,9 @@ class Groups:
     """What security groups let in."""
 
     def __init__(self, place: Place) -> None:
-        self.rules = {one["GroupId"]: one["IpPermissions"] for one in place.ec2.describe_security_groups()["SecurityGroups"]}
+        self.rules = {
+            one["GroupId"]: one["IpPermissions"] for one in place.ec2.describe_security_groups()["SecurityGroups"]
+        }
 
     def admits(self, groups: list[str], port: int, *, address: str, members: list[str] = []) -> bool:  # noqa: B006
         """Whether one of these groups takes connections at the port, from an address whose own groups are `members`."""
@@ -168,7 +171,6 @@ class Room:
         self.nodes: dict[str, Node] = {}
         self.faults: list[Fault] = []
         self.starts: Counter[str] = Counter()  # of each instance: what was asked for after it had been made
-        self.busy = {place: 0.0 for place in self.places}
         self.changed = time.monotonic()
 
     # The emulator.
@@ -223,9 +225,7 @@ class Room:
         filesystems = []
         for target in targets:
             if target.get("VpcId", one["VpcId"]) == one["VpcId"]:
-                admitted = groups.admits(
-                    target["SecurityGroups"], NFS, address=one["PrivateIpAddress"], members=mine
-                )
+                admitted = groups.admits(target["SecurityGroups"], NFS, address=one["PrivateIpAddress"], members=mine)
                 host = f"{target['FileSystemId']}.efs.{place.region}.amazonaws.com"
                 filesystems.append((target["FileSystemId"], host, target["IpAddress"], "yes" if admitted else "no"))
         _replace(node.folder / "given/efs", "".join(" ".join(line) + "\n" for line in filesystems))
@@ -251,9 +251,8 @@ class Room:
         }
         for name, text in given.items():
             (node.folder / "given" / name).write_text(text)
-        for path in (HERE / "inside").iterdir():
-            if path.is_file():
-                shutil.copy(path, node.folder / "given")
+        for program in (HERE / "inside").glob("*.*"):
+            shutil.copy(program, node.folder / "given")
         tags = {tag["Key"]: tag["Value"] for tag in one.get("Tags", [])}
         for fault in self.faults:
             if tags.get(fault.tag[0]) == fault.tag[1]:
@@ -306,7 +305,11 @@ class Room:
             one["PrivateIpAddress"], "" if what == "die" else node.fault, *self.order.hidden,
         ]  # fmt: skip
         own = ("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child")
-        env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+        env = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": "/root",
+        }
         with (self.consoles / node.id).open("ab") as console:
             node.process = subprocess.Popen(
                 [*own, "sh", str(HERE / "node.sh"), *map(str, words)],
@@ -318,10 +321,12 @@ class Room:
         node.fault = ""
 
     def guard(self, node: Node, *, is_open: bool) -> None:
-        """Where the security group says no, the SSH server stands still: its kernel takes connections, and nobody answers.
+        """Where the security group says no, the SSH server stands still: connections are taken, and nobody answers.
 
         What is connected already stays so, as on AWS.
         """
+        if node.is_frozen:
+            return
         if not node.server or not _is_process(node.server):
             node.server = next((pid for pid in self.kin(node) if _words(pid).startswith("sshd: /usr/sbin/sshd")), 0)
         if node.server:
@@ -353,6 +358,7 @@ class Room:
             case {"do": "die", "id": name}:  # and stays dead until it is started again or rebooted
                 self.nodes[name].halt()
             case {"do": "freeze" | "thaw" as what, "id": name}:
+                self.nodes[name].is_frozen = what == "freeze"
                 for pid in self.kin(self.nodes[name]):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGSTOP if what == "freeze" else signal.SIGCONT)
@@ -386,8 +392,6 @@ class Room:
                     self.look()
                 except (ClientError, BotoCoreError) as error:  # something went away between two questions
                     print("looking again:", error, file=sys.stderr, flush=True)
-                except Exception:
-                    traceback.print_exc()
                 looked = time.monotonic()
 
 

@@ -35,7 +35,8 @@ def main(stage: str) -> None:
         if is_first:
             run_all(config.get("bootcmd", []))
             for file in config.get("write_files", []):
-                file.get("defer") or write(file)
+                if not file.get("defer"):
+                    write(file)
             add_mounts(config.get("mounts", []))
         subprocess.run(["mount", "-a"], check=False)  # one that fails does not end a boot
         name = config.get("hostname", "")
