@@ -15,9 +15,9 @@ from portal.clouds.aws.tags import PORTAL
 
 LIMIT = 6144  # characters of a managed policy, in which white space does not count (IAM, "IAM and AWS STS quotas")
 VERSION = "2012-10-17"
+NODE_PATH, NODE_POLICY = "/coxswain/", "coxswain-node"  # of the policy that roles of nodes have, one an account
 EXTERNAL_ID = "THE-EXTERNAL-ID-OF-THIS-CONFIGURATION"  # stands for it wherever it is not to be seen
 MYSELF = "SeeMyself"  # the statement by which the rest can be asked for
-MEANT_FOR = "coxswain:use"  # the tag of what is its owner's, and the portal may put nodes into
 
 # What an action is about. `{…}` are the fields of `Place`.
 RESOURCES = {
@@ -35,7 +35,8 @@ RESOURCES = {
     "role of nodes": "arn:{partition}:iam::{account}:role/coxswain/*",
     "instance profile": "arn:{partition}:iam::{account}:instance-profile/coxswain/*",
     "the portal's role": "arn:{partition}:iam::{account}:role/{role}",
-    "any role": "arn:{partition}:iam::{account}:role/*",
+    "registered role": "arn:{partition}:iam::{account}:role/coxswain-*",
+    "roles": "arn:{partition}:iam::{account}:role/coxswain/",
     "role of EFS": "arn:{partition}:iam::{account}:role/aws-service-role/elasticfilesystem.amazonaws.com/*",
     "role of spot": "arn:{partition}:iam::{account}:role/aws-service-role/spot.amazonaws.com/*",
     "key": "arn:{partition}:kms:*:{account}:key/*",
@@ -106,7 +107,6 @@ def _actions(on: str, **named: str) -> Iterator[Action]:
 
 _MADE = {"StringEquals": {f"aws:RequestTag/{PORTAL}": "{portal}"}}
 _OURS = {"StringEquals": {f"aws:ResourceTag/{PORTAL}": "{portal}"}}
-_THEIRS = {"StringEquals": {f"aws:ResourceTag/{MEANT_FOR}": "{portal}"}}
 
 STATEMENTS: tuple[Statement, ...] = (
     Statement(
@@ -247,7 +247,12 @@ STATEMENTS: tuple[Statement, ...] = (
                 ec2_RevokeSecurityGroupEgress="the same",
                 ec2_DeleteSecurityGroup="clean-up",
             ),
-            *_actions("vpc-endpoint", ec2_DeleteVpcEndpoints="clean-up"),
+            *_actions(
+                "vpc-endpoint",
+                ec2_ModifyVpcEndpoint="which of a network's routes know the way to S3",
+                ec2_DeleteVpcEndpoints="clean-up",
+            ),
+            *_actions("vpc, route-table", ec2_ModifyVpcEndpoint="the same"),
             *_actions("launch-template", ec2_DeleteLaunchTemplate="clean-up"),
             *_actions("placement-group", ec2_DeletePlacementGroup="clean-up"),
             *_actions(
@@ -279,6 +284,7 @@ STATEMENTS: tuple[Statement, ...] = (
             *_actions(
                 "file-system",
                 elasticfilesystem_CreateMountTarget="how nodes of a zone reach it",
+                elasticfilesystem_ModifyMountTargetSecurityGroups="that nodes alone can mount it",
                 elasticfilesystem_DeleteMountTarget="clean-up",
                 elasticfilesystem_DeleteFileSystem="clean-up",
             ),
@@ -295,6 +301,73 @@ STATEMENTS: tuple[Statement, ...] = (
             ),
             *_actions("network-interface", ec2_DeleteNetworkInterface="clean-up"),
         ),
+    ),
+    Statement(
+        "WayOut",
+        "To give a private network a way out: a NAT gateway with an address.",
+        (
+            *_actions("elastic-ip", ec2_AllocateAddress="the address of a way out"),
+            *_actions("natgateway", ec2_CreateNatGateway="the way out itself"),
+        ),
+        _MADE,
+        only_for="workspaces whose nodes have private addresses alone",
+    ),
+    Statement(
+        "WayOutOurs",
+        "To make it in a network of the portal, and to remove it.",
+        (
+            *_actions("subnet, elastic-ip", ec2_CreateNatGateway="in which subnet, with which address"),
+            *_actions("natgateway", ec2_DeleteNatGateway="clean-up"),
+            *_actions("elastic-ip", ec2_ReleaseAddress="clean-up"),
+        ),
+        _OURS,
+        only_for="workspaces whose nodes have private addresses alone",
+    ),
+    Statement(
+        "RolesOfNodes",
+        "To make a role for the nodes of a cluster, and remove it. It can get no policy but the one below.",
+        (
+            *_actions(
+                "role of nodes",
+                iam_CreateRole="what a cluster's nodes are in the account",
+                iam_TagRole="its tags",
+                iam_DeleteRole="clean-up",
+            ),
+            *_actions(
+                "instance profile",
+                iam_CreateInstanceProfile="by which nodes get the role",
+                iam_TagInstanceProfile="its tags",
+                iam_GetInstanceProfile="to find it again",
+                iam_AddRoleToInstanceProfile="what it gives",
+                iam_RemoveRoleFromInstanceProfile="clean-up",
+                iam_DeleteInstanceProfile="clean-up",
+            ),
+            *_actions(
+                "role of nodes, registered role",
+                iam_GetRole="whether it is there, and whom it trusts",
+                iam_ListAttachedRolePolicies="what it has",
+                iam_ListInstanceProfilesForRole="by which profile nodes get it",
+            ),
+            *_actions("roles", iam_ListRoles="what carries this portal's tag"),
+        ),
+    ),
+    Statement(
+        "OnePolicyForNodes",
+        "To give roles of nodes this one policy, or to take it away. Another one would be a way to every right.",
+        (
+            *_actions(
+                "role of nodes, registered role",
+                iam_AttachRolePolicy="what every node needs",
+                iam_DetachRolePolicy="clean-up",
+            ),
+        ),
+        {"ArnEquals": {"iam:PolicyARN": f"arn:{{partition}}:iam::{{account}}:policy{NODE_PATH}{NODE_POLICY}"}},
+    ),
+    Statement(
+        "HandRolesToNodes",
+        "To start nodes with a role, of the cluster's own or one that you have registered.",
+        (*_actions("role of nodes, registered role", iam_PassRole="to nodes, and to nothing else"),),
+        {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
     ),
     Statement(
         "FirstUse",
@@ -340,6 +413,11 @@ STATEMENTS: tuple[Statement, ...] = (
         ),
     ),
 )
+# What every node needs in the account. The portal's role may attach it and cannot write it.
+NODES: dict[str, Any] = {
+    "Version": VERSION,
+    "Statement": [{"Sid": "WhoAmI", "Effect": "Allow", "Action": "sts:GetCallerIdentity", "Resource": "*"}],
+}
 ACTIONS = {action.name for statement in STATEMENTS for action in statement.actions}
 
 

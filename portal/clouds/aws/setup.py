@@ -82,7 +82,13 @@ class Setup:
             table_command(self.table, self.region),
             f"aws iam create-role --role-name {self.role} --assume-role-policy-document {trusted}",
             *(line for name, document in self.policies.items() for line in self._policy_commands(name, document)),
+            self.node_policy_command,
         ]
+
+    @property
+    def node_policy_command(self) -> str:
+        text = shlex.quote(json.dumps(policy.NODES, separators=(",", ":")))
+        return f"aws iam create-policy --path {policy.NODE_PATH} --policy-name {policy.NODE_POLICY} --policy-document {text}"
 
     def _policy_commands(self, name: str, document: dict[str, Any]) -> tuple[str, str]:
         text = shlex.quote(json.dumps(document, separators=(",", ":")))
@@ -157,11 +163,31 @@ class Setup:
                 },
             }
             resources["Role"]["Properties"]["ManagedPolicyArns"].append({"Ref": f"Policy{number}"})
+        # One an account: the second stack in an account leaves it out.
+        resources["NodePolicy"] = {
+            "Type": "AWS::IAM::ManagedPolicy",
+            "Condition": "MakesNodePolicy",
+            "DeletionPolicy": "Retain",
+            "Properties": {
+                "ManagedPolicyName": policy.NODE_POLICY,
+                "Path": policy.NODE_PATH,
+                "PolicyDocument": policy.NODES,
+            },
+        }
         outputs = {"Role": {"Fn::GetAtt": ["Role", "Arn"]}, "Bucket": {"Ref": "Bucket"}, "Table": {"Ref": "Locks"}}
         document = {
             "AWSTemplateFormatVersion": "2010-09-09",
             "Description": "What a Coxswain portal needs of this account: a role that it may take on, and where it keeps "
             "what it makes.",
+            "Parameters": {
+                "NodePolicy": {
+                    "Type": "String",
+                    "Default": "make",
+                    "AllowedValues": ["make", "is there"],
+                    "Description": f"Whether the account has the policy {policy.NODE_POLICY} already, of another stack.",
+                }
+            },
+            "Conditions": {"MakesNodePolicy": {"Fn::Equals": [{"Ref": "NodePolicy"}, "make"]}},
             "Resources": resources,
             "Outputs": {name: {"Value": value} for name, value in outputs.items()},
         }
