@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 from django.conf import settings
 from django.utils.timezone import now
@@ -30,10 +29,6 @@ from workspaces.models import CloudConfig
 OPTIONS = ("role", "bucket", "table", "region")
 SOON, LATER = timedelta(seconds=10), timedelta(minutes=5)  # between two tries of an awaited role …
 PATIENCE = timedelta(minutes=30)  # … before and after so long
-
-
-def new_external_id() -> str:
-    return str(uuid4())
 
 
 def external_id(config: CloudConfig) -> str:
