@@ -33,6 +33,7 @@ class AwsOptions:
     addresses: tuple[str, ...] = ()  # networks from which the portal reaches nodes
     image: str = ""  # of nodes: its id, or a public parameter's name; empty: Ubuntu 24.04
     endpoint: str = ""  # the address of an emulator, which is asked instead of AWS
+    portal: str = ""  # the tag of this portal, which policies name
 
     @classmethod
     def of(cls, config: Mapping[str, str], portal: Mapping[str, Any]) -> AwsOptions:
@@ -40,6 +41,7 @@ class AwsOptions:
         return cls(
             **{name: config.get(name, "") for name in ("role", "bucket", "table", "region")},
             **{name: portal[name] for name in ("principal", "image", "endpoint")},
+            portal=portal.get("portal", ""),
             reach=Reach(portal["reach"]),
             addresses=tuple(portal["addresses"]),
         )
