@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from portal.clouds.aws.states import Instance
 from portal.clouds.aws.templates import Template
 from portal.clouds.aws.trouble import NO_CAPACITY, THROTTLED, code_of, passed_over, told
 from portal.clouds.bootstrap import Boot, Mount, user_data
-from portal.clouds.types import CloudNode, NodesSpec, Resource, Tags
+from portal.clouds.types import CloudNode, NodesSpec, Tags
 from portal.errors import Alternative, NoRoom, Passing, Pending, Refused
 
 # What EC2 takes of RunInstances: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
@@ -82,7 +82,7 @@ def delete(at: Region, of: Tags, ranks: Collection[int] | None) -> Pending | Non
 
 
 def of(at: Region, whose: Tags) -> list[CloudNode]:
-    return _nodes(at, _listed(at, tags.filters(whose)), tags.filters(whose))
+    return _nodes(at, _listed(at, tags.filters(whose)))
 
 
 def inventory(at: Region, portal: str) -> dict[Tags, list[CloudNode]]:
@@ -92,7 +92,7 @@ def inventory(at: Region, portal: str) -> dict[Tags, list[CloudNode]]:
     for one in listed:
         if owner := tags.owner(tags.read(one.get("Tags"))):
             by_owner[owner].append(one)
-    notices = _notices(at, listed, ours[:1])
+    notices = _notices(at, listed)
     found = {
         owner: [states.node(one, at.options, notices) for one in states.chosen(theirs).values()]
         for owner, theirs in by_owner.items()
@@ -113,16 +113,6 @@ def console(at: Region, whose: Tags, rank: int) -> str:
     return str(said)[-CONSOLE:]
 
 
-def leftovers(at: Region, whose: Tags) -> list[Resource]:
-    """Of a cluster: its nodes that are not gone, its template and its placement group."""
-    found = [
-        Resource("node", one["InstanceId"], tags.read(one.get("Tags")).get("Name", ""), states.word(one) == "shutting-down")
-        for one in _listed(at, tags.filters(whose))
-        if states.word(one) != "terminated"
-    ]
-    return [*found, *templates.leftovers(at, whose)]
-
-
 def _listed(at: Region, filters: list[dict[str, Any]]) -> list[Instance]:
     found = at.every("describe_instances", "Reservations", Filters=filters, PaginationConfig={"PageSize": 1000})
     return [one for reservation in found for one in reservation["Instances"]]
@@ -135,22 +125,20 @@ def _by_rank(listed: Iterable[Instance]) -> tuple[dict[int, Instance], list[Inst
     return there, [one for one in listed if states.lives(one) and one["InstanceId"] not in kept]
 
 
-def _nodes(at: Region, listed: Sequence[Instance], filters: list[dict[str, Any]]) -> list[CloudNode]:
-    notices = _notices(at, listed, filters)
+def _nodes(at: Region, listed: Sequence[Instance]) -> list[CloudNode]:
+    notices = _notices(at, listed)
     return [states.node(one, at.options, notices) for one in states.chosen(listed).values()]
 
 
-def _notices(
-    at: Region, listed: Iterable[Instance], filters: list[dict[str, Any]]
-) -> dict[str, tuple[str, datetime | None]]:
-    """What AWS has announced of spot nodes, which it says of their requests. Asked only where some run."""
+def _notices(at: Region, listed: Iterable[Instance]) -> Mapping[str, str]:
+    """What AWS has announced of spot nodes, by their ids; it says so of their requests. Asked only where some run."""
     if not any(one.get("InstanceLifecycle") == "spot" and states.word(one) == "running" for one in listed):
         return {}
-    found = at.every(
-        "describe_spot_instance_requests", "SpotInstanceRequests", Filters=filters, PaginationConfig={"PageSize": 1000}
-    )
+    # Of whomever in the region: there are few at a time, and the requests have none of our tags.
+    announced = [{"Name": "status-code", "Values": list(states.NOTICES)}]
+    found = at.every("describe_spot_instance_requests", "SpotInstanceRequests", Filters=announced)
     return {
-        one["InstanceId"]: (states.NOTICES[code], None)
+        one["InstanceId"]: states.NOTICES[code]
         for one in found
         if (code := one.get("Status", {}).get("Code", "")) in states.NOTICES and "InstanceId" in one
     }
@@ -276,10 +264,8 @@ def _run(
     subnet, hostname = of_workspace.place(zone, number), f"{spec.name}-{number}"
     words = {"rank": str(number), states.HOSTNAME: hostname}
     written = tags.written(spec.tags, spec.extra_tags, name=hostname, **words)
-    kinds = ["instance", "volume", "network-interface"]
     spot: dict[str, Any] = {}
     if spec.spot:
-        kinds.append("spot-instances-request")
         spot = {"InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time"}}}
     at.ec2.run_instances(
         LaunchTemplate={"LaunchTemplateId": template.id, "Version": "1"},
@@ -297,7 +283,7 @@ def _run(
         **({"IamInstanceProfile": dict(template.profile)} if template.profile else {}),
         **spot,
         ClientToken=_token(spec, number, zone, listed),
-        TagSpecifications=tags.specified(kinds, written),
+        TagSpecifications=tags.specified(["instance", "volume", "network-interface"], written),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 from portal.clouds.aws import network, tags
@@ -76,7 +75,7 @@ def chosen(instances: Iterable[Instance]) -> dict[int, Instance]:
     return dict(sorted(found.items()))
 
 
-def node(instance: Instance, options: AwsOptions, notices: Mapping[str, tuple[str, datetime | None]]) -> CloudNode:
+def node(instance: Instance, options: AwsOptions, notices: Mapping[str, str]) -> CloudNode:
     """`notices` are by the ids of instances. Raises `Refused` for a state that is none of the known ones."""
     name = word(instance)
     if name not in STATES:
@@ -92,7 +91,6 @@ def node(instance: Instance, options: AwsOptions, notices: Mapping[str, tuple[st
     if state in (NodeState.BOOTING, NodeState.RUNNING):
         public = instance.get("PublicIpAddress") or None
         address, via = network.reach(options, number, public=public, private=private)
-    notice, ends = notices.get(instance["InstanceId"], ("", None))
     return CloudNode(
         id=instance["InstanceId"],
         rank=number,
@@ -107,8 +105,7 @@ def node(instance: Instance, options: AwsOptions, notices: Mapping[str, tuple[st
         reason=_reason(instance, state),
         zone=instance.get("Placement", {}).get("AvailabilityZone", ""),
         spot=instance.get("InstanceLifecycle") == "spot",
-        notice=notice if state == NodeState.RUNNING else "",
-        ends=ends if state == NodeState.RUNNING else None,
+        notice=notices.get(instance["InstanceId"], ""),
         via=via,
         own_key=OWN_KEY,
         ready=READY,

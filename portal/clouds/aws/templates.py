@@ -16,7 +16,7 @@ from portal.clouds.aws import images, tags
 from portal.clouds.aws.network import Network
 from portal.clouds.aws.region import Region
 from portal.clouds.aws.trouble import code_of, passed_over
-from portal.clouds.types import NodesSpec, Resource, Tags
+from portal.clouds.types import NodesSpec, Tags
 from portal.errors import Passing, Refused
 
 DISK = 40  # GiB of a node's own disk; what is to stay lies on the shared filesystem
@@ -93,12 +93,6 @@ def delete(at: Region, of: Tags) -> None:
     for group in _groups(at, of):
         with passed_over(missing=True):
             at.ec2.delete_placement_group(GroupName=group)
-
-
-def leftovers(at: Region, of: Tags) -> list[Resource]:
-    one = _listed(at, of)
-    template = [Resource("launch template", one["LaunchTemplateId"])] if one else []
-    return [*template, *(Resource("placement group", group) for group in _groups(at, of))]
 
 
 def _listed(at: Region, of: Tags) -> dict[str, Any] | None:
