@@ -68,8 +68,7 @@ def make_keys(work: Work) -> None:
         for rank in sorted(missing):
             node = Node(cluster=cluster, rank=rank, hostname=f"{stem}-{rank}")
             if makes:
-                private, node.host_public = ssh.new_key(node.hostname)
-                secrets.seal(node, "host_private", private)
+                node.make_host_key()
             node.save()
         if missing and makes:
             workspace = cluster.workspace
@@ -209,7 +208,9 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
         row = rows.get(node.rank)
         if row is None:
             continue
-        row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
+        if row.cloud_id != node.id:
+            row.host_own = ""  # of another computer, which is gone: this one shows the key that it was given
+        row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
         row.shared, row.door = node.shared, node.door
         if node.host_key:  # a computer that was there before us: it is called what it is called
@@ -245,7 +246,8 @@ def reach_nodes(work: Work) -> None:
         words = partial(_last_words, cluster, late)
         work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.members)
-    answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
+    there = {one.rank: one for one in seen}
+    answers = ssh.run_each([(node.host, _greeting(node, there[node.rank]), b"") for node in nodes], seconds=15)
     silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
@@ -256,6 +258,8 @@ def reach_nodes(work: Work) -> None:
             if not silent:
                 silent, rank = f"{node.hostname}{why}", node.rank
             waiting += 1
+        elif there[node.rank].own_key and not node.host_own:
+            _pin_own_key(work, node, answer.text)
         elif node.state != Node.State.ANSWERS:
             Node.objects.filter(pk=node.pk).update(state=Node.State.ANSWERS, seen=now())
             work.log(f"{node.hostname} answers at {node.address}, host key as pinned.")
@@ -263,6 +267,25 @@ def reach_nodes(work: Work) -> None:
         count = cluster.node_count - waiting
         detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
         work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+
+
+def _greeting(node: Node, seen: CloudNode) -> str:
+    """The command that a node answers once it is all that it is to be: by its own host key, where one is wanted."""
+    says = "cat " + shlex.quote(seen.own_key) if seen.own_key and not node.host_own else "hostname"
+    return f"test -e {shlex.quote(seen.ready)} && {says}" if seen.ready else says
+
+
+def _pin_own_key(work: Work, node: Node, said: str) -> None:
+    """The first connection was by a key that others can read from now on. The node shows both, so that whether this is
+    written down or not, it can be signed in to; and no other computer gets the key that it was given.
+    """
+    node.host_own = ssh.public_key(said)
+    node.make_host_key()
+    node.state, node.seen = Node.State.ANSWERS, now()
+    with transaction.atomic():
+        work.prove()
+        node.save(update_fields=["host_own", "host_public", "host_private", "state", "seen"])
+    work.log(f"{node.hostname} answers at {node.address}. From now on it is known by the host key that it made itself.")
 
 
 def _last_words(cluster: Cluster, rank: int) -> str:
