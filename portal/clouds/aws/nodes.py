@@ -119,7 +119,8 @@ def _listed(at: Region, filters: list[dict[str, Any]]) -> list[Instance]:
 
 
 def _by_rank(listed: Iterable[Instance]) -> tuple[dict[int, Instance], list[Instance]]:
-    """The one of each rank that lives, and what lives besides: after two calls, one of which knew nothing of the other."""
+    """The one of each rank that lives, and what lives besides: after two calls, one of which knew nothing of the other.
+    """
     there = {number: one for number, one in states.chosen(listed).items() if states.lives(one)}
     kept = {one["InstanceId"] for one in there.values()}
     return there, [one for one in listed if states.lives(one) and one["InstanceId"] not in kept]
