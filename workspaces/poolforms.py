@@ -207,7 +207,7 @@ class ComputerFilterForm(forms.Form):
             case "free":
                 return computer.is_free
             case "taken":
-                return computer.is_taken
+                return computer.is_busy
             case "disabled":
                 return computer.is_disabled
             case state:

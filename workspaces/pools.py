@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, Q, QuerySet
 
 from accounts import audit
 from accounts.models import User
 from portal.clouds.machines import certificates, standing
-from portal.clouds.machines.models import Computer, Pool
+from portal.clouds.machines.models import Computer, Pool, elsewhere
 from portal.errors import Conflict, PortalError
 from portal.tasks import live
 from workspaces import checks
@@ -26,7 +26,13 @@ MOST = 500  # computers of a pool
 def pools_of(config: CloudConfig) -> QuerySet[Pool]:
     """With how many computers there are (`all`), are free, are to be confirmed, and are refused or away (`bad`)."""
     bad = Q(computers__state__in=(Computer.State.REFUSED, Computer.State.AWAY))
-    free = Q(computers__state=Computer.State.READY, computers__is_disabled=False, computers__subject="")
+    free = Q(
+        ~Exists(elsewhere("computers__")),
+        computers__state=Computer.State.READY,
+        computers__is_disabled=False,
+        computers__subject="",
+        computers__marked="",
+    )
     return (
         Pool.objects.filter(account=config.uuid)
         .annotate(

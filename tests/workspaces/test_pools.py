@@ -242,7 +242,7 @@ def test_a_computer_is_away_when_it_was_silent_for_more_than_a_minute(pool):
             standing.write_looks(pool, {}, {desk.pk: "No route to host"})
             desk.refresh_from_db()
             assert (desk.state, desk.silence) == ("ready", "No route to host")
-        standing.write_looks(pool, {desk.pk: ("one", 1.5)}, {})
+        standing.write_looks(pool, {desk.pk: standing.Look("one", 1.5)}, {})
         desk.refresh_from_db()
         assert (desk.state, desk.silence, desk.load, desk.seen) == ("ready", "", 1.5, NOW + timedelta(seconds=60))
         clock.shift(timedelta(seconds=76))
@@ -257,7 +257,7 @@ def test_one_that_is_back_is_checked_before_a_cluster_gets_it(pool, monkeypatch)
     monkeypatch.setattr(standing, "BETWEEN", timedelta(0))
     desk = make(pool, "desk1", state="away", seen=NOW)
     standing.write_down(pool, [], {})
-    standing.write_looks(pool, {desk.pk: ("two", 0.1)}, {})
+    standing.write_looks(pool, {desk.pk: standing.Look("two", 0.1)}, {})
     desk.refresh_from_db()
     pool.refresh_from_db()
     assert desk.state == "away"
@@ -299,8 +299,8 @@ def test_who_asks_while_a_check_goes_on_gets_another_one(pool):
 
 def test_pages_hear_of_a_look_where_people_would_see_a_difference(pool):
     desk = make(pool, "desk1")
-    assert standing.write_looks(pool, {desk.pk: ("one", 0.3)}, {}) is False
-    assert standing.write_looks(pool, {desk.pk: ("one", 2.0)}, {}) is True
+    assert standing.write_looks(pool, {desk.pk: standing.Look("one", 0.3)}, {}) is False
+    assert standing.write_looks(pool, {desk.pk: standing.Look("one", 2.0)}, {}) is True
     assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is True
     assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,7 @@ def pool_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Pool]:
 
 
 def computer_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Computer]:
-    computer = Computer.objects.select_related("pool").filter(uuid=uuid).first()
+    computer = Computer.objects.with_others().select_related("pool").filter(uuid=uuid).first()
     return _config_of(request, computer.pool if computer else None, uuid), _there(computer)
 
 
@@ -72,6 +72,14 @@ def holders(request: HttpRequest, subjects: Iterable[str]) -> dict[str, Holder]:
     return {str(row.uuid): Holder(str(row), row.get_absolute_url() if row.is_seen else "") for row in rows}
 
 
+def _holder(computer: Computer, clusters: Mapping[str, Holder]) -> Holder | None:
+    """Of those that have it by another pool, nothing is told to whoever may not see into their workspace."""
+    found = clusters.get(computer.subject or computer.held_elsewhere)
+    if not computer.is_taken and computer.is_busy and not (found and found.url):
+        return Holder("another portal" if computer.marked and not computer.held_elsewhere else "another pool")
+    return found
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
@@ -95,18 +103,19 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What has to be confirmed, and each computer with who has it; what is found of them is in the address."""
     config, found = pool_for(request, uuid)
     form = ComputerFilterForm(request.GET)
-    computers = list(found.computers.defer("facts", "certificates").order_by("hostname", "address", "port", "pk"))
+    rows = found.computers.with_others().defer("facts", "certificates")
+    computers = list(rows.order_by("hostname", "address", "port", "pk"))
     new = [one for one in computers if not one.host_public]
     known = [one for one in computers if one.host_public]
     page = _page(filter(form.finds, known) if form.is_valid() else (), request.GET)
-    clusters = holders(request, (one.subject for one in page.rows))
+    clusters = holders(request, (one.subject or one.held_elsewhere for one in page.rows))
     context = {
         "config": config,
         "pool": found,
         "counts": _counts(computers),
         "to_confirm": new[:MOST_TO_CONFIRM],
         "can_confirm": any(one.host_shown for one in new),
-        "rows": [(one, clusters.get(one.subject)) for one in page.rows],
+        "rows": [(one, _holder(one, clusters)) for one in page.rows],
         "form": form,
         "filtered": any(request.GET.get(name) for name in ("q", "state")),
         **page.context,
@@ -129,7 +138,7 @@ def _counts(computers: Sequence[Computer]) -> dict[str, int]:
         "confirmed": sum(bool(one.host_public) for one in computers),
         "free": sum(one.is_free for one in computers),
         "cores": sum(one.cores for one in computers if one.is_free),
-        "taken": sum(one.is_taken for one in computers),
+        "taken": sum(one.is_busy for one in computers),
         "refused": sum(one.state == Computer.State.REFUSED for one in computers),
         "away": sum(one.state == Computer.State.AWAY for one in computers),
     }
@@ -206,12 +215,12 @@ def computer(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What it is, what the last check has found, who has it, and what became of it so far."""
     config, found = computer_for(request, uuid)
     events = list(found.events.all()[:EVENTS])
-    clusters = holders(request, (found.subject, *(event.subject for event in events)))
+    clusters = holders(request, (found.subject or found.held_elsewhere, *(event.subject for event in events)))
     context = {
         "config": config,
         "pool": found.pool,
         "computer": found,
-        "holder": clusters.get(found.subject),
+        "holder": _holder(found, clusters),
         "events": [(event, clusters.get(event.subject)) for event in events],
         "most_events": EVENTS,
     }
