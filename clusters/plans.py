@@ -485,7 +485,10 @@ def try_mpi(work: Work) -> None:
 def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
     wait_until_gone(work, cluster)
-    say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
+    nodes = list(cluster.nodes.all())
+    say_what_is_gone(work, cluster, [node.hostname for node in nodes])
+    if cluster.takes:  # computers that are there afterwards: no connection of ours stays on them until it is idle
+        ssh.hang_up([node.host for node in nodes if node.address])
     forget_keys(cluster)
 
 

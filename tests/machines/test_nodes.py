@@ -377,6 +377,38 @@ def test_what_another_portal_has_taken_is_left_to_it(here, computers):
     hands.ask(other.delete_nodes, wanted)
 
 
+def test_workspaces_with_accounts_of_their_own_cannot_read_each_other(pool, here, computers):
+    base = f"{SHARED}/guests"
+    guests = Pool(account=pool.account, name="guests", user="guest", base=base, alone=True)
+    certificates.new_authority(guests)
+    guests.save()
+    line = shlex.quote(guests.authorized_key)
+    for one in computers:
+        one.run(
+            "useradd --uid 6002 --home-dir /home/guest --create-home --shell /bin/bash guest; "
+            f"install -d -o guest -m 700 /home/guest/.ssh {base}; echo {line} > /home/guest/.ssh/authorized_keys; "
+            "chown guest /home/guest/.ssh/authorized_keys", user="root",
+        )  # fmt: skip
+        pools.add(guests, one)
+    there = MachinesAccount(pool.account).cloud("guests")
+    _, theirs = hands.deploy(there)
+    hands.ask(there.ensure_nodes, hands.spec(theirs, 1))
+    (guest,) = hands.up(there, theirs, 1)
+    where, (node, _) = make(here)
+    assert (guest.hostname, node.hostname) == ("desk1", "desk2"), "each has its own"
+    assert "to itself" in guest.note
+    assert "not kept apart" in node.note
+    ssh.run(host(guest), f"echo secret > {guest.shared}/file && chmod 644 {guest.shared}/file")
+    ssh.run(host(node), f"echo secret > {node.shared}/file && chmod 644 {node.shared}/file")
+    for reader, path in ((node, guest.shared), (guest, node.shared)):
+        answer = ssh.run(host(reader), f"cat {path}/file; ls {path}")
+        assert (answer.text, answer.said.count("Permission denied")) == ("", 2)
+    hands.ask(there.delete_nodes, theirs)
+    hands.ask(here.delete_nodes, where)
+    for one in computers:
+        one.run(f"userdel --remove guest; rm -rf {base}", user="root", expect=None)
+
+
 def test_a_folder_that_was_not_used_for_a_day_keeps_no_portal_off(here, computers):
     for one in computers:
         one.run("mkdir -m 700 /tmp/coxswain-01234567-89ab-cdef-0123-456789abcdef")

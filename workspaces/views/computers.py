@@ -21,6 +21,7 @@ from portal.cursors import Page, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.tasks import registry
+from portal.text import uuid_in
 from workspaces import pools
 from workspaces.models import CloudConfig
 from workspaces.poolforms import AddComputersForm, ComputerFilterForm, PoolForm, chosen_keys
@@ -86,15 +87,21 @@ def new_pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     config = cloud_config_for(request, uuid)
     if config.kind != CloudConfig.Kind.MACHINES:
         raise Http404
-    form = PoolForm(request.POST or None, config=config)
+    like = _like(config, request.GET.get("like", ""))
+    form = PoolForm(request.POST or None, config=config, like=like, initial={"alone": like is not None})
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
-            pool = pools.create_pool(
-                config, name=data["name"], user=data["user"], base=data["base"], by=person(request), uuid=data["key"]
-            )
+            words = {name: data[name] for name in ("name", "user", "base", "alone")}
+            pool = pools.create_pool(config, **words, like=like, by=person(request), uuid=data["key"])
             return redirect("pool", uuid=pool.uuid)
-    return render(request, "workspaces/pool_new.html", {"config": config, "form": form})
+    return render(request, "workspaces/pool_new.html", {"config": config, "form": form, "like": like})
+
+
+def _like(config: CloudConfig, uuid: str) -> Pool | None:
+    """The pool of this configuration to whose computers another account is added, if the address names one."""
+    found = uuid_in(uuid)
+    return Pool.objects.filter(account=config.uuid, uuid=found).first() if found else None
 
 
 @require_http_methods(["GET", "HEAD"])
@@ -117,6 +124,7 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "can_confirm": any(one.host_shown for one in new),
         "rows": [(one, _holder(one, clusters)) for one in page.rows],
         "form": form,
+        "beside": pools.beside(found),
         "filtered": any(request.GET.get(name) for name in ("q", "state")),
         **page.context,
     }

@@ -43,6 +43,10 @@ OWN = "Own machines"
 _SECONDS = 40.0  # for a script on a computer
 _ASKED = 3  # computers, one after another, for what each of a pool could say
 _AWAY_AFTER = 15.0  # seconds for which a computer that is given back is tried, before it is left to be swept later
+_ALONE = (
+    "These are computers of your own. This workspace has the account {user} to itself: others cannot read what it has. "
+    "Others may use the computers meanwhile."
+)
 _NOTE = (
     "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}. "
     "Whoever runs jobs in one can read and change what the others have, passwords of their jobs' repositories too. "
@@ -434,7 +438,7 @@ def _node(computer: Computer) -> CloudNode:
         shared=place.shared,
         reason=reason,
         is_away=computer.is_lost,
-        note=_NOTE.format(user=pool.user),
+        note=(_ALONE if pool.alone else _NOTE).format(user=pool.user),
         host_key=computer.host_public,
         certificates=tuple(certificate for _, certificate in computer.certificates),
     )

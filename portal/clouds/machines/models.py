@@ -33,6 +33,7 @@ class Pool(models.Model):
     account = models.UUIDField(db_index=True, editable=False)  # of the cloud configuration
     name = models.CharField(max_length=40)  # a DNS label; workspaces have it as their region, so it stays
     user = models.CharField(max_length=32)  # the account on the computers
+    alone = models.BooleanField(default=False)  # one workspace at a time is made on it: nobody else has its account
     base = models.CharField(max_length=300)  # the folder on the shared path in which everything of ours lies
     # An SSH certificate authority: the computers' administrator trusts it by one line, and what signs in has a
     # certificate of it that says who that is. Its private half is on no computer.
