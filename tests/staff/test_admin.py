@@ -198,7 +198,7 @@ def test_a_secret_cannot_be_guessed_by_filtering(client, things, root, model, qu
 
 
 def test_packages_bring_no_pages_of_their_own(client, root):
-    ours = {"accounts", "workspaces", "usage", "clusters", "jobs", "tasks"}
+    ours = {"accounts", "workspaces", "usage", "clusters", "jobs", "tasks", "machines"}
     assert {model._meta.app_label for model in site._registry} == ours
 
 
