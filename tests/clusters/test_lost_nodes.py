@@ -270,7 +270,7 @@ class Job:
     """Of a step: what it says."""
 
     def __init__(self, subject):
-        self.subject, self.said = subject, []
+        self.subject, self.said, self.memo = subject, [], {}
 
     def log(self, words):
         self.said.append(words)
