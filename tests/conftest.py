@@ -62,6 +62,9 @@ setattr(TransactionTestCase, "_fixture_teardown", _empty_what_was_filled)  # noq
 
 def pytest_collection_modifyitems(items):
     """Browser tests last: Playwright keeps an event loop running in the thread that all tests share."""
+    for item in items:
+        if item.get_closest_marker("django_db") or "db" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.database)
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
