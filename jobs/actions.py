@@ -249,9 +249,12 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         started_by=by,
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
-    live.ring(live.WATCH_WAITING, *run.live_names())
-    if not dispatch(cluster.pk, fresh=run):
+    begun = dispatch(cluster.pk, fresh=run)
+    if begun is None:
+        live.ring(live.WATCH_WAITING)
         _look_at_cluster(run)
+    if begun != run:  # else its task has rung
+        live.ring(*run.live_names())
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     _record("started", run, by=by, after=after)

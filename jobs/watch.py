@@ -223,6 +223,7 @@ class Observer:
         self.unlisted_since: float | None = None  # that the cloud has not listed its node
         self.pace = Pace()
         self.printed_at = time.monotonic()
+        self.has_ended = False  # in this observation, and its task was not told yet
         self.is_quiet = False  # it has not printed for a while, and pages know
 
     async def give_up(self, error: BaseException) -> None:
@@ -246,7 +247,7 @@ class Observer:
             host = target[0]
             longest = 2.0
             trouble: PortalError | None = None
-            self.buffer, self.has_heard = Buffer(), False
+            self.buffer, self.has_heard, self.has_ended = Buffer(), False, False
             try:
                 telling = detached.observe(self.connections, *target)
                 async with asyncio.timeout(None) as patience, telling as out:
@@ -374,12 +375,17 @@ class Observer:
             failpoint("jobs.watch.exit.before")
             end = _End.of(word["exit"])
             await self._ended(end, await self._switched_off_under(end), await self._lost_under(end))
+            self.has_ended = True
             failpoint("jobs.watch.exit.after")
         elif "sha256" in word:
             if not isinstance(word["sha256"], dict):
                 raise Spoilt("The head node says what makes no sense.", evidence=str(word)[:200])
+            # If we die before it, the next observer is told the end again.
             await self._finish({kind[:10]: str(digest)[:64] for kind, digest in list(word["sha256"].items())[:10]})
             return True
+        elif "beat" in word and self.has_ended:  # its checksums take long, and its cluster is not to wait for them
+            self.has_ended = False
+            await self._wake()
         elif "never" in word:
             return await self._never_began()
         elif "gone" in word:
@@ -560,6 +566,7 @@ class Observer:
     def _ended(self, end: _End, was_switched_off: bool = False, lost: Cause | None = None) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
+            live.ring(*self.names)  # first, of what follows the commit
             run = _held(self.pk)
             if run.ended is None:
                 failure = self.facts.get("failure")
@@ -582,10 +589,11 @@ class Observer:
                 _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
                 if names := verdict.get("lost"):
                     report_lost(run.cluster, names)
-            live.ring(*self.names)
-        # Later, for the person does not wait for this. If we die before it, the next observer is told the end again.
+
+    @DATABASE
+    def _wake(self) -> None:
         with transaction.atomic():
-            wake_task(run)
+            wake_task(_held(self.pk))
 
     @DATABASE
     def _finish(self, digests: dict[str, str] | None) -> None:
