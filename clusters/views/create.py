@@ -65,7 +65,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     part = request.headers.get("HX-Target", "")
     context = {
         "workspace": workspace,
-        "here": reverse("new-cluster", args=[workspace.uuid]),
+        "form_page": reverse("new-cluster", args=[workspace.uuid]),
         "form": form,
         "like": like,
         "types": TypesForm(asked, of=form),

@@ -94,12 +94,12 @@ def _look(request: HttpRequest) -> str:
     return asked["look"] if asked.get("look") in ("own", "use", "drop", "typed") else ""
 
 
-def _own(request: HttpRequest, form: EditJobForm, here: str) -> dict[str, Any]:
+def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
     """What the pages say of a cluster that each run has for itself."""
     asked = request.POST if request.method == "POST" else request.GET
     types = TypesForm(asked, of=form.own) if form.own and form.is_open else None
     known = form.chosen_specification(person(request)) if form.own and not form.is_open else None
-    return {"own": form.own, "here": here, "types": types, "specification": known}
+    return {"own": form.own, "form_page": page, "types": types, "specification": known}
 
 
 def _wanted(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
