@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from django import forms
 from django.conf import settings
 from django.db.models import Subquery
-from django.utils.timezone import get_current_timezone_name, localtime, now
+from django.utils.timezone import get_current_timezone_name, now
 
 from accounts.models import User
 from clusters.estimate import node_price
@@ -67,6 +67,10 @@ class CredentialForm(forms.Form):
         """What was typed; servers take any user name with a token, but none at all."""
         password: str = self.cleaned_data["git_password"]
         return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
+
+
+def _is_filled(value: Any) -> bool:
+    return any(map(any, value)) if isinstance(value, list) else bool(value)
 
 
 class ProgramForm(OnceForm):
@@ -156,7 +160,7 @@ class ProgramForm(OnceForm):
     @property
     def is_advanced(self) -> bool:
         """Whether something of it is wrong, or filled in."""
-        return any(field.errors or any(map(any, [field.value() or ()])) for field in self.advanced)
+        return any(field.errors or _is_filled(field.value()) for field in self.advanced)
 
     def clean_command(self) -> str:
         return rules.command(self.cleaned_data["command"])
@@ -319,8 +323,7 @@ class JobForm(EditJobForm, CredentialForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        zone = f"{localtime():%Z} ({get_current_timezone_name()})"
-        self.fields["due"].help_text = f"When it begins, by the time of {zone}. Empty: now."
+        self.fields["due"].help_text = f"When it begins, by the time of {get_current_timezone_name()}. Empty: now."
 
     def clean_due(self) -> datetime | None:
         due: datetime | None = self.cleaned_data["due"]
