@@ -352,10 +352,11 @@ class World:
         self.trouble.on = False
         Run.objects.exclude(due=None).update(due=now())
         long_ago = now() - timedelta(hours=1)
-        Task.objects.filter(subject_type__model="cluster").exclude(finished=None).update(finished=long_ago)
         for _ in range(400):
             for _, folder in sorted(self.nodes.running):
                 self.nodes.end(folder, status=0)
+            # Nobody waits until a deletion that has failed is tried again.
+            Task.objects.filter(subject_type__model="cluster").exclude(finished=None).update(finished=long_ago)
             self.see_nodes()
             for cluster in Cluster.objects.filter(nodes__state="gone", status="running").distinct():
                 repair_cluster(cluster, by=self.alice)
@@ -370,8 +371,10 @@ class World:
             for task in unfinished:
                 take_up(task.pk)
                 self.at_any_moment()
+        left = Cluster.objects.live().filter(dedicated=True)
+        there = [(one.status, [(t.kind, t.status, t.cause) for t in one.tasks.order_by("pk")]) for one in left]
         stuck = [(str(t), t.status, t.cause, [(s.name, s.status, s.detail) for s in t.steps.all()]) for t in unfinished]
-        pytest.fail(f"stuck: {stuck}, {list(Run.objects.unfinished().values('status', 'turn', 'cluster__status'))}")
+        pytest.fail(f"stuck: {stuck}, {there}, {list(Run.objects.unfinished().values('status', 'turn', 'cluster__status'))}")
 
     def is_right(self):
         for run in self.asked:
