@@ -202,7 +202,8 @@ class EditJobForm(ProgramForm):
     name = forms.CharField(label="Job name", widget=forms.TextInput(attrs={"maxlength": rules.LONGEST_NAME}))
     git_url = forms.CharField(
         label="Path",
-        help_text="The repository's address, as the browser's address bar has it.",
+        help_text="The repository's address, as the browser's address bar has it; that of a branch, a folder or a file"
+        " in it says the reference and the folder too.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
@@ -222,6 +223,7 @@ class EditJobForm(ProgramForm):
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
         self.job, self.may_build = of, may_build
+        self.page: rules.Address | None = None  # that was given as the path
         field: Any = self.fields["cluster"]
         chosen = self["cluster"].value()
         if look in ("own", "use"):
@@ -268,10 +270,28 @@ class EditJobForm(ProgramForm):
         return name
 
     def clean_git_url(self) -> str:
-        git_url = rules.git_url(self.cleaned_data["git_url"])
+        self.page = rules.address(self.cleaned_data["git_url"])
+        git_url = self.page.git_url
         if repositories.is_example(git_url) and (why := repositories.out_of_reach(self.workspace.cloud_config)):
             raise forms.ValidationError(why, code="out_of_reach")
         return git_url
+
+    def clean(self) -> dict[str, Any]:
+        """The address of a page of the repository says the reference and the folder too."""
+        data = super().clean() or {}
+        page = self.page
+        if page and page.reference and "reference" in data:
+            if data["reference"] not in ("", page.reference):
+                self.add_error(
+                    "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
+                )
+            data["reference"] = page.reference
+        if page and page.path and "command" in data:
+            try:
+                data["command"] = rules.in_folder(data["command"], page.path)
+            except forms.ValidationError as error:
+                self.add_error("command", error)
+        return data
 
     def clean_cluster(self) -> Any:
         cluster = self.cleaned_data["cluster"]

@@ -10,7 +10,8 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
-from urllib.parse import SplitResult, urlsplit
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -128,6 +129,48 @@ def git_url(text: str) -> str:
             code="no_repository",
         )
     return url
+
+
+@dataclass(frozen=True)
+class Address:
+    """What the address of a page of a repository says: where that is, and what of it the page shows."""
+
+    git_url: str
+    reference: str = ""
+    path: str = ""  # of a folder, or of a file
+
+
+# As GitHub, GitLab and Gitea, and Bitbucket write it. A branch with a slash in it cannot be told from a folder.
+_PAGE = re.compile(
+    r"(?P<repository>/.+?/[^/]+?)(?:/-)?/(?:tree|blob|raw|commits?|src(?:/(?:branch|tag|commit))?)/"
+    r"(?P<reference>[^/?#]+)(?:/(?P<path>[^?#]*))?"
+)
+
+
+def address(text: str) -> Address:
+    """As `git_url`, of a repository or of a page of one that shows a branch, a folder or a file."""
+    url = git_url(text)
+    parts = urlsplit(url)
+    page = _PAGE.fullmatch(parts.path) if parts.scheme in ("https", "http") else None
+    if not page:
+        return Address(parts._replace(query="", fragment="").geturl() if parts.scheme == "https" else url)
+    there = parts._replace(path=page["repository"], query="", fragment="").geturl()
+    return Address(git_url(there), reference(unquote(page["reference"])), unquote(page["path"] or "").strip("/"))
+
+
+def in_folder(text: str, path: str) -> str:
+    """The command, with its file where the address of a page has said that it is; as it is where it says so itself."""
+    words = shlex.split(text)
+    at = next((n for n, word in enumerate(words) if not word.startswith("-")), None)
+    if not path or at != 0 or words[0].startswith((path.rpartition("/")[0] or path, "/")):
+        return text
+    is_file = path.endswith((".py", ".pyz", ".pyc"))
+    if is_file and path.rpartition("/")[2] != words[0]:
+        raise ValidationError(
+            f"The address leads to the file {path}, and the command names {words[0]}. Let both name the same.",
+            code="two_files",
+        )
+    return shlex.join([path if is_file else f"{path}/{words[0]}", *words[1:]])
 
 
 def _begin_with(url: str, parts: SplitResult) -> str:

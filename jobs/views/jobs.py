@@ -17,17 +17,21 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters.forms.create import TypesForm
-from jobs import causes, repositories
-from jobs.actions import CLUSTER_GONE, change_credential, change_job, create_job, delete_job, start_run
+from jobs import causes, repositories, rules
+from jobs.actions import CLUSTER_GONE, Credential, change_credential, change_job, create_job, delete_job, start_run
 from jobs.dispatch import GONE
 from jobs.fields import OWN, ClusterField
 from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.looking import Found
+from jobs.looking import look as look_for
 from jobs.models import Job, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
+from portal.secrets import CannotDecrypt, unseal
+from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
 
 
@@ -53,6 +57,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         may_build=may(request, Can.MANAGE_CLUSTERS),
         look=look,
     )
+    checked = _check(request, workspace, None) if look == "check" else None
     if not look and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
@@ -70,6 +75,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "workspace": workspace,
         "form": form,
+        "checked": checked,
         **_own(request, form, reverse("new-job", args=[workspace.uuid])),
         "examples": examples,
         "out_of_reach": repositories.out_of_reach(workspace.cloud_config),
@@ -79,7 +85,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 # Parts of the pages with the form of a job, by the id of what they replace.
-_PARTS = {"types": "clusters/_types.html#types", "cluster-choice": "jobs/_cluster_choice.html"}
+_PARTS = {"types": "clusters/_types.html#types", "cluster-choice": "jobs/_cluster_choice.html", "checked": "jobs/_checked.html"}
 
 
 def _part(request: HttpRequest, page: str) -> str:
@@ -91,7 +97,31 @@ def _look(request: HttpRequest) -> str:
     asked = request.POST if request.method == "POST" else request.GET
     if request.headers.get("HX-Target") == "types" or asked.get("look") == "types":
         return "own"
-    return asked["look"] if asked.get("look") in ("own", "use", "drop", "typed") else ""
+    return asked["look"] if asked.get("look") in ("own", "use", "drop", "typed", "check") else ""
+
+
+def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found | None:
+    """Whether the source that was typed can be reached: with the password that was typed, or the job has."""
+    if request.method != "POST":
+        return None
+    typed = request.POST
+    try:
+        page = rules.address(typed.get("git_url", ""))
+        reference = rules.reference(typed.get("reference", "")) or page.reference
+        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+    except ValidationError as error:
+        return Found(False, error.messages[0])
+    if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
+        return Found(False, why)
+    credential = None
+    if typed.get("git_password"):
+        credential = Credential(typed.get("git_username") or "git", typed["git_password"])
+    elif job and job.git_password and rules.same_server(page.git_url, job.git_url):
+        try:
+            credential = Credential(job.git_username, unseal(job, "git_password"))
+        except CannotDecrypt:
+            return Found(False, "The job's password cannot be decrypted with this portal's keys.")
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
@@ -180,6 +210,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         may_build=may(request, Can.MANAGE_CLUSTERS),
         look=look,
     )
+    checked = _check(request, found.workspace, found) if look == "check" else None
     if not look and form.is_valid():
         had_password = bool(found.git_password)
         with refusals_in(form):
@@ -199,6 +230,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "job": found,
         "workspace": found.workspace,
         "form": form,
+        "checked": checked,
         **_own(request, form, here),
         "waiting": found.runs.waiting().count(),
     }
