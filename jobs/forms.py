@@ -186,7 +186,7 @@ class ProgramForm(OnceForm):
             "reference": data["reference"],
             "command": data["command"],
             "time_limit": data["time_limit"],
-            "resumes": data.get("resumes", False),
+            **({"resumes": data["resumes"]} if "resumes" in self.fields else {}),  # what is not asked stays
             "ranks": None if on_each else data["ranks"],
             "ranks_per_node": data["ranks"] if on_each else None,
             "environment": data["environment"],
@@ -249,6 +249,13 @@ class EditJobForm(ProgramForm):
             typed = own_typed(data) if sent else {}
             self.own = OwnClusterForm(workspace=self.workspace, initial=words | typed)
             self.is_open = look == "own" or not words
+
+    @property
+    def choice_said(self) -> str:
+        """For whoever hears the page."""
+        if self.own is None:
+            return "A cluster that is there"
+        return "A new cluster, to be filled in" if self.is_open else "A new cluster for each run"
 
     def chosen_specification(self, by: User) -> Specification | None:
         """Of the cluster that is filled in, where that makes sense; of the one that the job has, where none is."""

@@ -81,7 +81,9 @@ def _look(config: CloudConfig, git_url: str, reference: str, file: str, credenti
             said = json.loads(done.stdout)
         except (subprocess.SubprocessError, ValueError) as error:
             evidence = getattr(error, "stderr", None) or b""
-            return Found(False, "It took too long, or could not be looked for.", evidence.decode(errors="replace")[-800:])
+            return Found(
+                False, "It took too long, or could not be looked for.", evidence.decode(errors="replace")[-800:]
+            )
     if "message" in said:
         return Found(False, said["message"], redact(said["evidence"]), said["advice"])
     at = f"{reference or 'The main branch'} is {said['commit'][:10]}, “{said['subject']}”."

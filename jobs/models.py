@@ -382,6 +382,12 @@ class Run(Subject):
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]
 
+    @property
+    def follows(self) -> str:
+        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        names = self.live_names()
+        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+
 
 def _only_the_last_needs_you(job: int) -> None:
     """Of a job's runs; unless one was finished since."""

@@ -65,7 +65,9 @@ def look(order):
         except ProgramFailed as failure:
             raise SetupFailed("The repository cannot be read.", failure.said, fetcher.advice) from failure
         wanted = folder / order["file"] if order["file"] else None
-        here = wanted is None or (os.path.realpath(wanted).startswith(f"{os.path.realpath(folder)}/") and wanted.is_file())
+        here = wanted is None or (
+            os.path.realpath(wanted).startswith(f"{os.path.realpath(folder)}/") and wanted.is_file()
+        )
         return {"commit": commit, "subject": subject, "has": here}
 
 
@@ -77,4 +79,4 @@ if __name__ == "__main__":
         found = {name: failure.facts[name] for name in ("message", "evidence", "advice")}
     except OSError as error:
         found = {"message": "It could not be looked for.", "evidence": str(error), "advice": ""}
-    print(json.dumps(found))  # noqa: T201
+    print(json.dumps(found))

@@ -85,7 +85,11 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 # Parts of the pages with the form of a job, by the id of what they replace.
-_PARTS = {"types": "clusters/_types.html#types", "cluster-choice": "jobs/_cluster_choice.html", "checked": "jobs/_checked.html"}
+_PARTS = {
+    "types": "clusters/_types.html#types",
+    "cluster-choice": "jobs/_cluster_choice.html",
+    "checked": "jobs/_checked.html",
+}
 
 
 def _part(request: HttpRequest, page: str) -> str:

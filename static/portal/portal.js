@@ -134,7 +134,7 @@ document.addEventListener("keydown", (event) => {
   button.click();
 });
 
-// data-add-row of a button: one more empty row, like the last one beside it. Without this script the page is asked for it.
+// data-add-row of a button: one more empty row, like the last one beside it. Without this the page is asked for it.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-add-row]");
   if (!button) return;

@@ -374,7 +374,8 @@ class World:
         left = Cluster.objects.live().filter(dedicated=True)
         there = [(one.status, [(t.kind, t.status, t.cause) for t in one.tasks.order_by("pk")]) for one in left]
         stuck = [(str(t), t.status, t.cause, [(s.name, s.status, s.detail) for s in t.steps.all()]) for t in unfinished]
-        pytest.fail(f"stuck: {stuck}, {there}, {list(Run.objects.unfinished().values('status', 'turn', 'cluster__status'))}")
+        runs = list(Run.objects.unfinished().values("status", "turn", "cluster__status"))
+        pytest.fail(f"stuck: {stuck}, {there}, {runs}")
 
     def is_right(self):
         for run in self.asked:
