@@ -202,7 +202,7 @@ class EditJobForm(ProgramForm):
     name = forms.CharField(label="Job name", widget=forms.TextInput(attrs={"maxlength": rules.LONGEST_NAME}))
     git_url = forms.CharField(
         label="Path",
-        help_text="The repository's address, as the browser's address bar has it; that of a branch, a folder or a file"
+        help_text="The repository's Git URL, as the browser's address bar has it; that of a branch, a folder or a file"
         " in it says the reference and the folder too.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )

@@ -74,7 +74,7 @@ _FIELDS = {
     "cluster": ("edit-job", "id_cluster", "Choose another cluster"),
     "command": ("edit-job", "id_command", "Change the command"),
     "credential": ("job-credential", "id_git_password", "Change how it signs in"),
-    "git_url": ("edit-job", "id_git_url", "Change the path"),
+    "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
     "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
     "time_limit": ("edit-job", "id_time_limit", "Change the time limit"),
