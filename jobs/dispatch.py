@@ -25,6 +25,7 @@ from clusters.models import Cluster
 from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
 from jobs.models import Run
 from portal.errors import PortalError
+from portal.failpoints import failpoint
 from portal.tasks import ledger, live, registry
 from portal.tasks.models import Task, TaskStatus
 
@@ -96,7 +97,9 @@ def dispatch_all() -> int:
     of = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
     without = Run.objects.waiting().due().filter(cluster__dedicated=True, cluster__status=Cluster.Status.NEW)
     for run in without.select_related(*of)[:500]:
+        failpoint("jobs.dispatch.begin.before")
         begin_cluster(run)
+        failpoint("jobs.dispatch.begin.after")
     end_clusters()
     asleep = Run.objects.waiting().due().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
     for run in asleep.select_related(*of)[:500]:
@@ -133,9 +136,11 @@ def end_clusters() -> None:
     on_it = runs.filter(Q(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)) | Q(pk__in=tasks.values("subject_id")))
     over = Cluster.objects.live().filter(~Exists(on_it), dedicated=True)
     for cluster in over.select_related("workspace__organization", "workspace__cloud_config"):
+        failpoint("jobs.dispatch.end.before")
         try:
             if end_dedicated(cluster):
                 logger.info("cluster %s is ended: its run is over", cluster.uuid)
+                failpoint("jobs.dispatch.end.after")
         except PortalError as error:
             logger.info("cluster %s is not ended now: %s", cluster.uuid, error)
 

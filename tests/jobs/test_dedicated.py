@@ -14,7 +14,7 @@ from clusters.models import Cluster, EngineVersion
 from clusters.specification import Specification
 from jobs.actions import cancel_run, change_job, create_job, delete_job, start_run
 from jobs.dispatch import dispatch_all
-from jobs.models import Run, reasons
+from jobs.models import Job, Run, reasons
 from portal.clouds import InstanceType
 from portal.errors import PortalError
 from portal.tasks import ledger
@@ -267,3 +267,54 @@ def test_nobody_ends_a_cluster_twice(run, bob):
     cancel_run(run, by=bob)
     assert end_dedicated(run.cluster)
     assert not end_dedicated(run.cluster)
+
+
+OWN = {"cluster": "new", "own-instance_type": "local.1", "own-node_count": "2"}
+TYPED = {"name": "tides", "git_url": "https://git.test/a/b/tree/main/demo", "command": "a.py 1"}
+
+
+def test_who_manages_clusters_fills_one_in_and_others_run_the_job(client, lab, alice, bob):
+    engine = EngineVersion.objects.get(kind="mpi").pk
+    words = OWN | TYPED | {"own-engine_version": engine, "ranks": "1", "ranks_are": "node"}
+    words |= {"environment_name": ["A", "B"], "environment_value": ["1", "2"]}
+    address = f"/workspaces/{lab.uuid}/jobs/new/"
+    client.force_login(bob)
+    assert client.post(address, words).status_code == 200
+    assert not Job.objects.exists()
+    client.force_login(alice)
+    assert client.post(address, words | {"own-node_count": "0"}).status_code == 200
+    assert not Job.objects.exists()
+    assert client.post(address, words).status_code == 302
+    job = Job.objects.get()
+    assert (job.git_url, job.command) == ("https://git.test/a/b", "demo/a.py 1")
+    assert (job.reference, job.ranks, job.ranks_per_node) == ("main", None, 1)
+    assert job.environment == {"A": "1", "B": "2"}
+    assert str(job.specification).startswith("2 × local.1, Plain MPI")
+    client.force_login(bob)
+    assert "A new one for each run: 2 × local.1" in client.get(f"/jobs/{job.uuid}/edit/").content.decode()
+    edited = {"cluster": "new", "name": "tides", "git_url": job.git_url, "command": "b.py", "reference": "main"}
+    assert client.post(f"/jobs/{job.uuid}/edit/", edited).status_code == 302
+    job.refresh_from_db()
+    assert (job.command, job.specification.node_count) == ("b.py", 2)
+    client.post(f"/jobs/{job.uuid}/run/")
+    assert [run.cluster.name for run in job.runs.order_by("pk")] == ["tides-1", "tides-2"]
+    page = client.get(f"/workspaces/{lab.uuid}/clusters/?tab=jobs").content.decode()
+    assert "for tides, run 1" in page
+
+
+def test_a_time_that_has_passed_or_is_none_is_said(client, lab, bob, job):
+    client.force_login(bob)
+    Cluster.objects.create(
+        workspace=lab, name="tide", engine_version=EngineVersion.objects.get(kind="mpi"), status="running",
+        node_count=1, cores_per_node=2,
+    )  # fmt: skip
+    words = TYPED | {"cluster": Cluster.objects.get(name="tide").uuid}
+    address = f"/workspaces/{lab.uuid}/jobs/new/"
+    for due, said in (("2020-01-01T10:00", "This time has passed"), ("soon", "Give a day and a time")):
+        assert said in client.post(address, words | {"due": due}).content.decode()
+    later = (now() + timedelta(days=2)).strftime("%d-%m-%Y %H:%M")  # as the product writes it
+    assert client.post(address, words | {"due": later}).status_code == 302
+    run = Run.objects.latest("pk")
+    assert run.due > now() + timedelta(days=1)
+    assert run.is_waiting
+    assert "its time is" in client.get(f"/runs/{run.uuid}/").content.decode()
