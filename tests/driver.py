@@ -274,7 +274,7 @@ def make_job(workspace, cluster, git_url, command, name="job", reference="", cre
     return {"job": str(job.uuid), "run": str(run.uuid)}
 
 
-def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1"):
+def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", **more):
     """A job with a cluster of its own, whose first run begins in so many seconds."""
     workspace = Workspace.objects.get(uuid=workspace)
     offers = {one.name: one for one in workspace.cloud_config.account.instance_types(workspace.region)}
@@ -289,6 +289,7 @@ def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, inst
         reference="",
         command=command,
         due=now() + timedelta(seconds=seconds),
+        **more,
         by=alice(),
     )
     return {"job": str(job.uuid), "run": str(run.uuid), "cluster": str(run.cluster.uuid)}

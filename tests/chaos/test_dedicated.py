@@ -10,6 +10,7 @@ from clusters.plans import CREATE, DELETE
 from jobs.plans import RUN
 from tests.chaos.conftest import ended
 from tests.chaos.test_kills import came_back, failpoints
+from tests.gitserver import served
 from tests.running import until
 
 pytestmark = pytest.mark.chaos
@@ -90,4 +91,37 @@ def test_it_is_gone_where_all_of_the_portal_dies_while_it_is_made(portal, ask):
         portal.kill_part(part)
     came_back(portal)
     assert ended(portal, made["run"], seconds=120)["status"] == "finished"
+    is_gone(portal, made)
+
+
+SAYS = """
+import os, socket
+from mpi4py import MPI
+mine = (socket.gethostname().rpartition("-")[2], os.environ["TIDE"], os.environ["COXSWAIN_CORES"])
+found = MPI.COMM_WORLD.gather(mine)
+if MPI.COMM_WORLD.rank == 0:
+    print(len(found), sorted(found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranks", "on"), [({"ranks": 3}, "001"), ({"ranks_per_node": 1}, "01"), ({}, "0011")], ids=["3", "1 a node", "all"]
+)
+def test_ranks_and_variables_reach_every_node_as_they_were_asked_for(portal, lab, ranks, on):
+    value = "two\nlines, 'quoted' \"twice\" $HOME"
+    with served({"says.py": SAYS}) as address:
+        made = portal.call(
+            "make_dedicated", workspace=lab, git_url=address, command="says.py", name=f"d{uuid.uuid4().hex[:8]}",
+            instance_type="local.2", environment={"TIDE": value}, **ranks,
+        )  # fmt: skip
+        assert ended(portal, made["run"], seconds=90)["status"] == "finished", portal.call("run_state", run=made["run"])
+    said = portal.call("read_output", run=made["run"])["text"]
+    assert said.strip() == f"{len(on)} {[(node, value, '4') for node in on]}"
+    is_gone(portal, made)
+
+
+def test_more_ranks_than_there_are_cores_are_refused_in_words(portal, ask):
+    made, _ = ask(ranks=9)
+    state = ended(portal, made["run"], seconds=90)
+    assert (state["status"], state["cause"].partition(", and")[0]) == ("failed", "The run wants 9 ranks")
     is_gone(portal, made)
