@@ -37,15 +37,16 @@ def check_cloud(work: Work) -> None:
     workspace = cluster.workspace
     account = workspace.cloud_config.account
     identity = account.check()
+    start = "Change what cluster the job asks for: choose" if cluster.dedicated else "Delete this cluster and choose"
     if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
         raise Refused(
             f"{cluster.instance_type} cannot be had in {workspace.region}.",
-            advice="Delete this cluster and choose another instance type.",
+            advice=f"{start} another instance type.",
         )
     if cluster.zone and cluster.zone not in {zone.name for zone in workspace.cloud.zones()}:
         raise Refused(
             f"{workspace.region} has no zone {cluster.zone}.",
-            advice="Delete this cluster and choose another zone.",
+            advice=f"{start} another zone.",
         )
     if cluster.role:
         account.check_role(cluster.role)
@@ -514,7 +515,7 @@ def forget_keys(cluster: Cluster) -> None:
 def note_creation(task: Task) -> None:
     """Nodes of one that has failed are of use to nobody but whoever looks at them, and may cost money."""
     note_end(task)
-    minutes = settings.FAILED_CLUSTER_MINUTES
+    minutes = 0 if task.subject.dedicated else settings.FAILED_CLUSTER_MINUTES
     until = Now() + timedelta(minutes=minutes) if task.status == FAILED and minutes > 0 else None
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=until)
 
