@@ -161,7 +161,7 @@ class Computer:
         told = (INSIDE, self.name, self.address, "24", *self.among.hidden)
         with (self.folder / "console").open("a") as console:
             self.process = subprocess.Popen(
-                [*network, *own, "sh", str(HERE / "computer.sh"), *told],
+                [*network, *own, "sh", str(HERE / "computer.sh"), str(ROOT / "tests/system.sh"), *told],
                 env=PLAIN, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=console,
                 preexec_fn=_end_with_us,
             )  # fmt: skip
