@@ -32,6 +32,7 @@ class AwsOptions:
     reach: Reach = Reach.PUBLIC
     addresses: tuple[str, ...] = ()  # networks from which the portal reaches nodes
     endpoint: str = ""  # the address of an emulator, which is asked instead of AWS
+    portal: str = ""  # the tag of this portal, which policies name
 
     @classmethod
     def of(cls, config: Mapping[str, str], portal: Mapping[str, Any]) -> AwsOptions:
@@ -39,6 +40,7 @@ class AwsOptions:
         return cls(
             **{name: config.get(name, "") for name in ("role", "bucket", "table", "region")},
             **{name: portal[name] for name in ("principal", "endpoint")},
+            portal=portal.get("portal", ""),
             reach=Reach(portal["reach"]),
             addresses=tuple(portal["addresses"]),
         )
