@@ -136,6 +136,7 @@ STATEMENTS: tuple[Statement, ...] = (
                 ec2_DescribeLaunchTemplateVersions="the same",
                 ec2_DescribePlacementGroups="to find what keeps nodes of a cluster close together",
                 ec2_DescribeInstances="to find nodes by their tag, and how they are",
+                ec2_DescribeSpotInstanceRequests="which spot nodes AWS is about to take back",
                 ec2_DescribeInstanceStatus="what AWS has announced for a node",
                 ec2_DescribeVolumes="that no disk is left",
                 ec2_DescribeTags="what carries this portal's tag",
@@ -254,6 +255,10 @@ STATEMENTS: tuple[Statement, ...] = (
             ),
             *_actions("vpc, route-table", ec2_ModifyVpcEndpoint="the same"),
             *_actions("launch-template", ec2_DeleteLaunchTemplate="clean-up"),
+            *_actions(
+                "instance, launch-template",
+                ec2_CreateTags="which zone a cluster is in, and that a node has gone because the portal wanted it",
+            ),
             *_actions("placement-group", ec2_DeletePlacementGroup="clean-up"),
             *_actions(
                 "instance",
