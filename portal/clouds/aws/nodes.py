@@ -119,7 +119,7 @@ def _listed(at: Region, filters: list[dict[str, Any]]) -> list[Instance]:
 
 
 def _by_rank(listed: Iterable[Instance]) -> tuple[dict[int, Instance], list[Instance]]:
-    """The one of each rank that lives, and what lives besides: after two calls of which one did not hear of the other."""
+    """The one of each rank that lives, and what lives besides: after two calls that did not hear of each other."""
     there = {number: one for number, one in states.chosen(listed).items() if states.lives(one)}
     kept = {one["InstanceId"] for one in there.values()}
     return there, [one for one in listed if states.lives(one) and one["InstanceId"] not in kept]
@@ -175,8 +175,8 @@ def _make(
         return _leave(at, living, full)
     if going := [one for one in listed if states.word(one) == "shutting-down" and _zone(one) != zone]:
         return Pending(f"{len(going)} nodes in another zone still go", LOOK_IN, token=",".join(full))
-    began, made = time.monotonic(), 0
-    for number in missing:
+    began = time.monotonic()
+    for made, number in enumerate(missing):
         spent = time.monotonic() - began
         if made >= BURST + RATE * spent or spent > SECONDS:
             return _more(spec, len(missing) - made, BURST / RATE, full)
@@ -192,7 +192,6 @@ def _make(
             if code_of(error) not in NO_CAPACITY:
                 raise
             return _elsewhere(at, spec, zone, zones, [*full, zone], error)
-        made += 1
     templates.settle(at, spec.tags, zone)
     return None
 
