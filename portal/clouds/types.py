@@ -194,6 +194,7 @@ class CloudNode:
     home: str
     shared: str  # where the workspace's filesystem is mounted
     reason: str = ""  # why it is in this state, where the cloud says so and nobody asked for it: a sentence
+    is_away: bool = False  # it may come back; but while it is asked for, the cloud gives another one in its place
     zone: str = ""
     spot: bool = False
     notice: str = ""  # what the cloud has announced, such as that it takes the node away: a sentence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from portal.clouds.aws import roles
 from portal.clouds.aws import tags as tagging
 from portal.clouds.aws.region import Region
 from portal.clouds.aws.things import INTERFACE, KINDS, Kind, Thing, listed, state
@@ -29,6 +30,12 @@ def _ours(at: Region, filters: list[dict[str, Any]]) -> Iterator[tuple[Resource,
         if one["LifeCycleState"] != "deleted":
             going = one["LifeCycleState"] == "deleting"
             yield Resource("filesystem", one["FileSystemId"], is_going=going), tagging.read(one["Tags"])
+    yield from _roles(at)
+
+
+def _roles(at: Region) -> Iterator[tuple[Resource, dict[str, str]]]:
+    for name, keys in roles.owned(at.session):
+        yield Resource("role", name), keys
 
 
 def _resource(kind: Kind, one: Thing) -> Resource:

@@ -233,4 +233,4 @@ def _comes_with(kind: Kind, one: Thing) -> bool:
         return one["GroupName"] == "default"
     if kind is TABLE:
         return any(association.get("Main") for association in one["Associations"])
-    return kind is _ACL and one["IsDefault"] is True
+    return kind is _ACL and bool(one["IsDefault"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from portal.clouds.aws import images, tags
+from portal.clouds.aws import images, roles, tags
 from portal.clouds.aws.network import Network
 from portal.clouds.aws.region import Region
 from portal.clouds.aws.trouble import code_of, passed_over
@@ -45,10 +45,15 @@ def ensure(at: Region, spec: NodesSpec, network: Network) -> Template:
     image = images.newest(at, kind.architecture)
     group = _ensure_group(at, spec) if kind.together else ""
     name = _name(spec.tags)
+    written = tags.written(spec.tags, spec.extra_tags, name=spec.name)
     try:
         at.ec2.create_launch_template(
             LaunchTemplateName=name,
+<<<<<<< HEAD
             LaunchTemplateData=_data(spec, network, kind, image, group),
+=======
+            LaunchTemplateData=_data(at, spec, network, kind, image, group),
+>>>>>>> integ
             TagSpecifications=tags.specified(
                 "launch-template", tags.written(spec.tags, spec.extra_tags, name=spec.name)
             ),
@@ -71,7 +76,19 @@ def find(at: Region, of: Tags) -> Template | None:
     versions = at.ec2.describe_launch_template_versions(LaunchTemplateId=one["LaunchTemplateId"], Versions=["1"])
     data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
     (interface,) = data["NetworkInterfaces"]
+<<<<<<< HEAD
     return Template(one["LaunchTemplateId"], interface, data.get("IamInstanceProfile", {}))
+=======
+    zone = tags.read(one.get("Tags")).get(f"{tags.PREFIX}{ZONE}", "")
+    return Template(one["LaunchTemplateId"], zone, interface, data.get("IamInstanceProfile", {}))
+
+
+def settle(at: Region, of: Tags, zone: str) -> None:
+    """All of its nodes have been had in this zone, and people may be on them: from now on it is in no other."""
+    one = _listed(at, of)
+    if one is not None and f"{tags.PREFIX}{ZONE}" not in tags.read(one.get("Tags")):
+        at.ec2.create_tags(Resources=[one["LaunchTemplateId"]], Tags=[{"Key": f"{tags.PREFIX}{ZONE}", "Value": zone}])
+>>>>>>> integ
 
 
 def delete(at: Region, of: Tags) -> None:
@@ -131,7 +148,7 @@ def _kind(at: Region, name: str) -> Kind:
     )
 
 
-def _data(spec: NodesSpec, network: Network, kind: Kind, image: images.Image, group: str) -> dict[str, Any]:
+def _data(at: Region, spec: NodesSpec, network: Network, kind: Kind, image: images.Image, group: str) -> dict[str, Any]:
     disk: dict[str, Any] = {"VolumeType": "gp3", "VolumeSize": DISK, "Encrypted": True, "DeleteOnTermination": True}
     if network.key:
         disk["KmsKeyId"] = network.key
@@ -150,7 +167,7 @@ def _data(spec: NodesSpec, network: Network, kind: Kind, image: images.Image, gr
             }
         ],
         **({"Placement": {"GroupName": group}} if group else {}),
-        **({"IamInstanceProfile": {"Name": spec.role}} if spec.role else {}),
+        "IamInstanceProfile": {"Name": roles.profile(at.session, spec)},
     }
 
 
