@@ -213,15 +213,9 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
         row = rows.get(node.rank)
         if row is None:
             continue
-<<<<<<< HEAD
-        if row.cloud_id != node.id:
-            row.host_own = ""  # of another computer, which is gone: this one shows the key that it was given
-        row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
-=======
         if row.cloud_id != node.id:  # another one in its place: nothing is known of that one yet
-            row.state, row.seen = Node.State.ASKED, None
-        row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
->>>>>>> integ
+            row.state, row.seen, row.host_own = Node.State.ASKED, None, ""
+        row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
         row.shared, row.door = node.shared, node.door
         if node.host_key:  # a computer that was there before us: it is called what it is called

@@ -13,6 +13,7 @@ from clusters import plans
 from clusters.actions import create_cluster, delete_cluster
 from clusters.models import Cluster, EngineVersion
 from portal import ssh
+from portal.clouds import Can
 from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Output, Task
@@ -274,6 +275,7 @@ def test_a_node_is_known_by_the_key_that_it_made_itself_until_another_computer_t
 
     monkeypatch.setattr(ssh, "run_on_all", on_all)
     monkeypatch.setattr(ssh, "run_each", each)
+    monkeypatch.setattr(Cluster, "can", MemoryCloud.can | {Can.OWN_KEYS})
     cluster = on(cloud, nodes=2)
     go_on(cluster)
     assert "test -e /run/ready && hostname" in asked

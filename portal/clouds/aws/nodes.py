@@ -119,12 +119,7 @@ def _listed(at: Region, filters: list[dict[str, Any]]) -> list[Instance]:
 
 
 def _by_rank(listed: Iterable[Instance]) -> tuple[dict[int, Instance], list[Instance]]:
-<<<<<<< HEAD
-    """The one of each rank that lives, and what lives besides: after two calls, one of which knew nothing of the other.
-    """
-=======
     """The one of each rank that lives, and what lives besides: after two calls that did not hear of each other."""
->>>>>>> integ
     there = {number: one for number, one in states.chosen(listed).items() if states.lives(one)}
     kept = {one["InstanceId"] for one in there.values()}
     return there, [one for one in listed if states.lives(one) and one["InstanceId"] not in kept]
@@ -185,13 +180,8 @@ def _make(
         return _leave(at, living, full)
     if going := [one for one in listed if states.word(one) == "shutting-down" and _zone(one) != zone]:
         return Pending(f"{len(going)} nodes in another zone still go", LOOK_IN, token=",".join(full))
-<<<<<<< HEAD
     began, made = time.monotonic(), list[str]()
     for number in missing:
-=======
-    began = time.monotonic()
-    for made, number in enumerate(missing):
->>>>>>> integ
         spent = time.monotonic() - began
         if len(made) >= BURST + RATE * spent or spent > SECONDS:
             return _more(spec, len(missing) - len(made), BURST / RATE, full)
@@ -207,11 +197,7 @@ def _make(
             if code_of(error) not in NO_CAPACITY:
                 raise
             return _elsewhere(at, spec, zone, zones, [*full, zone], error)
-<<<<<<< HEAD
     _mark(at, states.SETTLED, [*made, *(one["InstanceId"] for one in living if not states.is_settled(one))])
-=======
-    templates.settle(at, spec.tags, zone)
->>>>>>> integ
     return None
 
 

@@ -49,14 +49,8 @@ def ensure(at: Region, spec: NodesSpec, network: Network) -> Template:
     try:
         at.ec2.create_launch_template(
             LaunchTemplateName=name,
-<<<<<<< HEAD
-            LaunchTemplateData=_data(spec, network, kind, image, group),
-=======
             LaunchTemplateData=_data(at, spec, network, kind, image, group),
->>>>>>> integ
-            TagSpecifications=tags.specified(
-                "launch-template", tags.written(spec.tags, spec.extra_tags, name=spec.name)
-            ),
+            TagSpecifications=tags.specified("launch-template", written),
         )
     except ClientError as error:
         if code_of(error) != "InvalidLaunchTemplateName.AlreadyExistsException":
@@ -76,19 +70,7 @@ def find(at: Region, of: Tags) -> Template | None:
     versions = at.ec2.describe_launch_template_versions(LaunchTemplateId=one["LaunchTemplateId"], Versions=["1"])
     data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
     (interface,) = data["NetworkInterfaces"]
-<<<<<<< HEAD
     return Template(one["LaunchTemplateId"], interface, data.get("IamInstanceProfile", {}))
-=======
-    zone = tags.read(one.get("Tags")).get(f"{tags.PREFIX}{ZONE}", "")
-    return Template(one["LaunchTemplateId"], zone, interface, data.get("IamInstanceProfile", {}))
-
-
-def settle(at: Region, of: Tags, zone: str) -> None:
-    """All of its nodes have been had in this zone, and people may be on them: from now on it is in no other."""
-    one = _listed(at, of)
-    if one is not None and f"{tags.PREFIX}{ZONE}" not in tags.read(one.get("Tags")):
-        at.ec2.create_tags(Resources=[one["LaunchTemplateId"]], Tags=[{"Key": f"{tags.PREFIX}{ZONE}", "Value": zone}])
->>>>>>> integ
 
 
 def delete(at: Region, of: Tags) -> None:
