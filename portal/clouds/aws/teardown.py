@@ -230,7 +230,7 @@ def _in_the_way(at: Region, vpcs: list[str], groups: list[str]) -> Iterator[str]
 def _comes_with(kind: Kind, one: Thing) -> bool:
     """Whether AWS makes one with each VPC, and takes it away with it."""
     if kind is GROUP:
-        return one["GroupName"] == "default"
+        return bool(one["GroupName"] == "default")
     if kind is TABLE:
         return any(association.get("Main") for association in one["Associations"])
     return kind is _ACL and bool(one["IsDefault"])
