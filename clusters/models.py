@@ -68,6 +68,10 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 
+    def shared(self) -> ClusterQuerySet:
+        """Those on which anybody may run something: not those that belong to one run."""
+        return self.filter(dedicated=False)
+
     def free(self) -> ClusterQuerySet:
         """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
@@ -225,6 +229,7 @@ class Cluster(Subject):
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
+    dedicated = models.BooleanField(default=False, editable=False)  # to one run: it is ended with that
     hostfile_is_old = models.BooleanField(default=False, editable=False)  # nodes came; see `clusters.hostfile`
     kept_until = models.DateTimeField(null=True, editable=False)  # then nodes of a creation that has failed are stopped
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
@@ -235,6 +240,11 @@ class Cluster(Subject):
     objects = ClusterQuerySet.as_manager()
 
     class Meta:
+        indexes = [
+            models.Index(
+                fields=["workspace"], condition=Q(dedicated=True) & ~Q(status="terminated"), name="cluster_of_a_run"
+            )
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["workspace", "name"], condition=~Q(status="terminated"), name="live_cluster_names_unique"

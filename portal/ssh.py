@@ -36,7 +36,7 @@ CLOCKS_DIFFER = (
 )
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
-AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
+AHEAD_AFTER = 0.3  # seconds; what is started for the next call must not slow down what this one began
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
 

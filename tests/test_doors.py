@@ -226,7 +226,7 @@ async def heard(client, name):
     page = socket(client)
     assert await page.connect(), "the code of a socket that is not accepted is not told to the page"
     await page.send_json_to({"watch": [name]})
-    answer = await page.receive_output(5)
+    answer = await page.receive_output()
     await page.disconnect()
     return answer["code"] if answer["type"] == "websocket.close" else None
 
@@ -260,7 +260,7 @@ async def opens(client, cluster):
     assert await page.connect()
     await page.send_json_to({"open": [80, 24]})
     words = (await page.receive_json_from())["over"]
-    code = (await page.receive_output(5))["code"]
+    code = (await page.receive_output())["code"]
     await page.disconnect()
     return None if words == "tide is FAILED. Terminals can be opened while it is RUNNING." else code
 

@@ -1,8 +1,8 @@
 """How a cloud configuration of AWS is begun and finished: what is filled in for its account's owner, and what is found.
 
 Its credentials are its external id: made when it is begun, the only one that it ever has, and of no other. While its
-role is not known, its options have a `draft` (the account and the region that somebody has named) and, once a role of the
-known name is to be there soon, what is `awaited`: then the watch process tries that one, and finishes it.
+role is not known, its options have a `draft` (the account and the region that somebody has named) and, once a role of
+the known name is to be there soon, what is `awaited`: then the watch process tries that one, and finishes it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def principal() -> str:
 
 
 def setup(config: CloudConfig, given: Mapping[str, str] | None = None) -> Setup:
-    """What its account's owner is to make, or has made. Raises `PortalError`. `given`: options that somebody has typed."""
+    """What its account's owner is to make, or has made. Raises `PortalError`. `given`: options as typed."""
     options = AwsOptions.of({**config.options, **(given or {})}, {**settings.AWS, "portal": installation()})
     draft = config.options.get("draft", {})
     name = name_of(config.uuid)
@@ -105,7 +105,9 @@ def wait_for(config: CloudConfig, *, by: User) -> None:
     row.options = {**row.options, "awaited": {**derived(config), "since": now().isoformat()}}
     row.save(update_fields=["options"])
     config.options = row.options
-    audit.record("changed", row, organization=config.organization, by=by, after={"waits for the role": name_of(row.uuid)})
+    audit.record(
+        "changed", row, organization=config.organization, by=by, after={"waits for the role": name_of(row.uuid)}
+    )
     checks.renew(row.uuid)
     live.ring(live.WATCH_CHECKS, *config.live_names())
 
@@ -128,14 +130,16 @@ def tried(config: CloudConfig, found: dict[str, Any]) -> None:
 
 
 def make_with_key(config: CloudConfig, *, key: str, secret: str, token: str, by: User) -> None:
-    """Everything in the account, and wait for AWS to know it everywhere. The key is kept nowhere. Raises `PortalError`."""
+    """Everything in the account, and wait for AWS to know it. The key is kept nowhere. Raises `PortalError`."""
     if config.is_finished:
         raise Conflict(f"{config} is finished already.")
     from portal.clouds.aws import keyed  # with the SDK
 
     wanted = setup(config)
     try:
-        keyed.make(wanted, AwsOptions.of({}, {**settings.AWS, "portal": installation()}), key=key, secret=secret, token=token)
+        keyed.make(
+            wanted, AwsOptions.of({}, {**settings.AWS, "portal": installation()}), key=key, secret=secret, token=token
+        )
     except PortalError as error:
         evidence = secrets.redact(error.evidence, [key, secret, token, wanted.external_id])
         raise Refused(error.message, evidence=evidence, advice=error.advice, code=error.code) from None

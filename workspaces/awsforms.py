@@ -56,7 +56,10 @@ class KeyForm(forms.Form):
     key = forms.CharField(label="Access key ID", max_length=128)
     secret = forms.CharField(label="Secret access key", max_length=128)
     token = forms.CharField(
-        label="Session token", max_length=4096, required=False, help_text="Only where the key has one: temporary ones do."
+        label="Session token",
+        max_length=4096,
+        required=False,
+        help_text="Only of a key that has one: temporary ones do.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -67,7 +67,7 @@ def due() -> set[int]:
 
 @transaction.atomic
 def write_down(config: CloudConfig, found: dict[str, Any], every: timedelta = EVERY) -> None:
-    """What was found. The regions that were known stay so where none were given now. It is asked again after `every`."""
+    """What was found. The regions that were known stay where none were given now. It is asked anew after `every`."""
     kept = {"regions": config.findings["regions"]} if config.findings.get("regions") else {}
     row = CloudConfig.objects.filter(pk=config.pk)
     row.update(findings=kept | found, checked=Now())

@@ -11,6 +11,7 @@ from django.db.models import Q, QuerySet
 from accounts.models import Organization
 from portal.errors import PortalError
 from portal.forms import plain_line
+from workspaces import pools
 from workspaces.models import CloudConfig, Workspace, WorkspaceQuerySet
 
 
@@ -223,6 +224,8 @@ class WorkspaceForm(OnceForm):
             else:
                 if region not in regions:
                     self.add_error("region", f"{config.name} has no region {region}.")
+                elif why := pools.why_not(config, region):
+                    self.add_error("region", why)
         return data
 
 

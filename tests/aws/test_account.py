@@ -57,17 +57,17 @@ def made_by_its_owner(moto, config, leave_out=()):
     """By hand, as its page says."""
     wanted = aws.setup(config)
     owner = moto.client
-    owner("s3").create_bucket(
-        Bucket=wanted.bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
-    )
+    owner("s3").create_bucket(Bucket=wanted.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     owner("s3").put_public_access_block(
-        Bucket=wanted.bucket, PublicAccessBlockConfiguration=dict.fromkeys(
+        Bucket=wanted.bucket,
+        PublicAccessBlockConfiguration=dict.fromkeys(
             ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
         ),
     )
     owner("s3").put_bucket_versioning(Bucket=wanted.bucket, VersioningConfiguration={"Status": "Enabled"})
     owner("dynamodb").create_table(
-        TableName=wanted.table, BillingMode="PAY_PER_REQUEST",
+        TableName=wanted.table,
+        BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": "LockID", "AttributeType": "S"}],
         KeySchema=[{"AttributeName": "LockID", "KeyType": "HASH"}],
     )
@@ -133,7 +133,8 @@ def test_what_is_missing_is_named_with_the_statement_to_paste(moto, begun, clien
 def test_a_table_with_another_key_and_a_bucket_elsewhere_are_told(moto, begun, client):
     options = made_by_its_owner(moto, begun)
     moto.client("dynamodb").create_table(
-        TableName="other-key", BillingMode="PAY_PER_REQUEST",
+        TableName="other-key",
+        BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "N"}],
         KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
     )
@@ -204,9 +205,7 @@ def test_a_stack_that_is_launched_finishes_the_configuration(moto, begun, client
 def test_an_external_id_is_of_one_configuration_and_stays(begun, client):
     mine = aws.external_id(begun)
     client.post(begun.get_absolute_url(), {"name": "Renamed", "account": CUSTOMER, "region": "us-west-2"})
-    client.post(
-        reverse("new-cloud-config"), {"kind": "aws", "name": "Other", "account": CUSTOMER, "region": REGION}
-    )
+    client.post(reverse("new-cloud-config"), {"kind": "aws", "name": "Other", "account": CUSTOMER, "region": REGION})
     begun.refresh_from_db()
     assert (begun.name, begun.options["draft"]["region"]) == ("Renamed", "us-west-2")
     assert aws.external_id(begun) == mine != aws.external_id(CloudConfig.objects.get(name="Other"))

@@ -99,7 +99,9 @@ def _with_key(request: HttpRequest, config: CloudConfig, context: dict[str, Any]
         words = (error.message, error.evidence, error.advice)
         form.add_error(None, " ".join(word for word in words if word))
         return None
-    messages.success(request, "Everything is made. AWS takes some seconds to know it everywhere; then this is finished.")
+    messages.success(
+        request, "Everything is made. AWS takes some seconds to know it everywhere; then this is finished."
+    )
     return redirect(config)
 
 
@@ -115,6 +117,4 @@ def template(request: HttpRequest, uuid: UUID) -> HttpResponse:
         messages.error(request, f"{error.message} {error.advice}")
         return redirect("connect-aws", uuid)
     disposition = f'attachment; filename="{wanted.role.rpartition("/")[2]}.json"'
-    return HttpResponse(
-        wanted.template, content_type="application/json", headers={"Content-Disposition": disposition}
-    )
+    return HttpResponse(wanted.template, content_type="application/json", headers={"Content-Disposition": disposition})

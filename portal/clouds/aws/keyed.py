@@ -51,9 +51,7 @@ def make(wanted: Setup, options: AwsOptions, *, key: str, secret: str, token: st
 def _bucket(s3: Any, wanted: Setup, tags: list[dict[str, str]]) -> None:
     elsewhere = {} if wanted.region == "us-east-1" else {"LocationConstraint": wanted.region}
     try:
-        s3.create_bucket(
-            Bucket=wanted.bucket, **({"CreateBucketConfiguration": elsewhere} if elsewhere else {})
-        )
+        s3.create_bucket(Bucket=wanted.bucket, **({"CreateBucketConfiguration": elsewhere} if elsewhere else {}))
     except ClientError as error:
         if code_of(error) == "BucketAlreadyExists":
             raise Refused(
@@ -85,6 +83,4 @@ def _role(iam: Any, wanted: Setup, tags: list[dict[str, str]]) -> None:
         arn = f"arn:{wanted.partition}:iam::{wanted.account}:policy/{name}"
         iam.attach_role_policy(RoleName=wanted.role, PolicyArn=arn)
     with passed_over(_IS_THERE):  # of another configuration in this account: it is the same for all
-        iam.create_policy(
-            PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES)
-        )
+        iam.create_policy(PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES))

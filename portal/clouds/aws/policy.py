@@ -1,7 +1,7 @@
 """What the portal's role in an account may do, and who may take it on: as data, from which policies are rendered.
 
-Everything that the portal makes carries its tag in the call that makes it, and it changes and removes nothing else. What
-is asked of AWS anywhere in this folder is named here with its reason: tests/aws/test_policy.py compares.
+Everything that the portal makes carries its tag in the call that makes it, and it changes and removes nothing else.
+What is asked of AWS anywhere in this folder is named here with its reason.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ RESOURCES = {
     **{
         kind: f"arn:{{partition}}:ec2:*:{{account}}:{kind}/*"
         for kind in (
-            "vpc", "subnet", "internet-gateway", "route-table", "security-group", "launch-template", "placement-group",
-            "instance", "volume", "network-interface", "elastic-ip", "natgateway", "vpc-endpoint",
+            "vpc",
+            "subnet",
+            "internet-gateway",
+            "route-table",
+            "security-group",
+            "launch-template",
+            "placement-group",
+            "instance",
+            "volume",
+            "network-interface",
+            "elastic-ip",
+            "natgateway",
+            "vpc-endpoint",
         )  # fmt: skip
     },
     "image": "arn:{partition}:ec2:*::image/*",
@@ -136,6 +147,7 @@ STATEMENTS: tuple[Statement, ...] = (
                 ec2_DescribeLaunchTemplateVersions="the same",
                 ec2_DescribePlacementGroups="to find what keeps nodes of a cluster close together",
                 ec2_DescribeInstances="to find nodes by their tag, and how they are",
+                ec2_DescribeSpotInstanceRequests="which spot nodes AWS is about to take back",
                 ec2_DescribeInstanceStatus="what AWS has announced for a node",
                 ec2_DescribeVolumes="that no disk is left",
                 ec2_DescribeTags="what carries this portal's tag",
@@ -241,7 +253,7 @@ STATEMENTS: tuple[Statement, ...] = (
             ),
             *_actions(
                 "security-group",
-                ec2_AuthorizeSecurityGroupIngress="nodes let in each other, and SSH from the portal; files let in nodes",
+                ec2_AuthorizeSecurityGroupIngress="nodes let in each other, and the portal by SSH; files let in nodes",
                 ec2_AuthorizeSecurityGroupEgress="nodes reach each other, by EFA too",
                 ec2_RevokeSecurityGroupIngress="to let in nobody else, when the portal's addresses change",
                 ec2_RevokeSecurityGroupEgress="the same",
@@ -254,6 +266,10 @@ STATEMENTS: tuple[Statement, ...] = (
             ),
             *_actions("vpc, route-table", ec2_ModifyVpcEndpoint="the same"),
             *_actions("launch-template", ec2_DeleteLaunchTemplate="clean-up"),
+            *_actions(
+                "instance, launch-template",
+                ec2_CreateTags="which zone a cluster is in, and that a node has gone because the portal wanted it",
+            ),
             *_actions("placement-group", ec2_DeletePlacementGroup="clean-up"),
             *_actions(
                 "instance",

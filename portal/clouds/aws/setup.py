@@ -88,7 +88,8 @@ class Setup:
     @property
     def node_policy_command(self) -> str:
         text = shlex.quote(json.dumps(policy.NODES, separators=(",", ":")))
-        return f"aws iam create-policy --path {policy.NODE_PATH} --policy-name {policy.NODE_POLICY} --policy-document {text}"
+        name = f"--path {policy.NODE_PATH} --policy-name {policy.NODE_POLICY}"
+        return f"aws iam create-policy {name} --policy-document {text}"
 
     def _policy_commands(self, name: str, document: dict[str, Any]) -> tuple[str, str]:
         text = shlex.quote(json.dumps(document, separators=(",", ":")))
@@ -177,14 +178,14 @@ class Setup:
         outputs = {"Role": {"Fn::GetAtt": ["Role", "Arn"]}, "Bucket": {"Ref": "Bucket"}, "Table": {"Ref": "Locks"}}
         document = {
             "AWSTemplateFormatVersion": "2010-09-09",
-            "Description": "What a Coxswain portal needs of this account: a role that it may take on, and where it keeps "
-            "what it makes.",
+            "Description": "What a Coxswain portal needs of this account: a role that it may take on, and where it "
+            "keeps what it makes.",
             "Parameters": {
                 "NodePolicy": {
                     "Type": "String",
                     "Default": "make",
                     "AllowedValues": ["make", "is there"],
-                    "Description": f"Whether the account has the policy {policy.NODE_POLICY} already, of another stack.",
+                    "Description": f"Whether the account has the policy {policy.NODE_POLICY} of another stack.",
                 }
             },
             "Conditions": {"MakesNodePolicy": {"Fn::Equals": [{"Ref": "NodePolicy"}, "make"]}},
@@ -199,9 +200,7 @@ class Setup:
         host = {"aws-cn": "console.amazonaws.cn", "aws-us-gov": "console.amazonaws-us-gov.com"}.get(
             self.partition, "console.aws.amazon.com"
         )
-        return (
-            f"https://{self.region}.{host}/cloudformation/home?{urlencode({'region': self.region})}#/stacks/create"
-        )
+        return f"https://{self.region}.{host}/cloudformation/home?{urlencode({'region': self.region})}#/stacks/create"
 
     @property
     def launch_command(self) -> str:
@@ -248,8 +247,7 @@ def block_command(bucket: str, region: str) -> str:
 
 def versioning_command(bucket: str, region: str) -> str:
     return (
-        f"aws s3api put-bucket-versioning --region {region} --bucket {bucket}"
-        " --versioning-configuration Status=Enabled"
+        f"aws s3api put-bucket-versioning --region {region} --bucket {bucket} --versioning-configuration Status=Enabled"
     )
 
 

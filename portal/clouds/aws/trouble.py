@@ -220,7 +220,7 @@ def _answered(error: ClientError) -> PortalError:
         )
     if code in COMES or status >= 500:
         return Passing("AWS cannot do this just now.", evidence=evidence, code="not_now")
-    if is_missing(code):
+    if is_missing(code) or (code == "InvalidParameterValue" and "iam instance profile" in said.lower()):
         # Right after it was made, not all of AWS's computers know a thing. What is found by tag is looked for again.
         return Passing("AWS does not know of something that was there.", evidence=evidence, code="missing")
     return Refused(f"AWS refused: {operation}.", evidence=evidence, code="refused")
