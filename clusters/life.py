@@ -108,7 +108,14 @@ def part_with_nodes(work: Work) -> None:
         work.prove()
         say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
         cluster.nodes.update(
-            state=Node.State.GONE, cloud_id="", address="", private_address="", door="", seen=None
+            state=Node.State.GONE,
+            cloud_id="",
+            address="",
+            private_address="",
+            door="",
+            host_own="",
+            via=None,
+            seen=None,
         )  # fmt: skip
 
 

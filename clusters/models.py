@@ -487,9 +487,14 @@ class Node(models.Model):
     hostname = models.CharField(max_length=80)
     host_public = models.TextField(blank=True)
     host_private = secrets.EncryptedField(blank=True, editable=False)
+    # The one that it has made itself, once that is pinned: then the two above are for whatever takes its place.
+    host_own = models.TextField(blank=True, editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
     address = models.CharField(max_length=253, blank=True)  # from the portal; a name, where a cloud goes by names
     port = models.PositiveIntegerField(default=22)
+    via = models.PositiveSmallIntegerField(
+        null=True, editable=False
+    )  # the rank of the node that leads there, if one does
     private_address = models.CharField(max_length=253, blank=True)  # from the other nodes
     door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
     certificate = models.TextField(blank=True, editable=False)  # of the workspace's login key, where one is wanted
@@ -532,17 +537,31 @@ class Node(models.Model):
         return clouds.HostKey(secrets.unseal(self, "host_private") if self.host_private else "", self.host_public)
 
     @property
+    def pinned(self) -> str:
+        """The public host key that it is known by."""
+        return self.host_own or self.host_public
+
+    def make_host_key(self) -> None:
+        """That is given to whatever computer is made for it next. Not saved."""
+        # Of another kind than the one that a node makes for itself, which its server shows to whoever knows none.
+        kind = "ecdsa-sha2-nistp256" if clouds.Can.OWN_KEYS in self.cluster.can else "ssh-ed25519"
+        private, self.host_public = ssh.new_key(self.hostname, kind)
+        secrets.seal(self, "host_private", private)
+
+    @property
     def host(self) -> ssh.Host:
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
+        via = None if self.via is None else self.cluster.nodes.get(rank=self.via)
         return ssh.Host(
             self.hostname,
             self.address,
             self.port,
             self.user,
             key,
-            self.host_public,
+            self.pinned,
             self.door,
+            via=via.host if via else None,
             certificate=self.certificate,
         )
 

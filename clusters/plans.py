@@ -69,8 +69,7 @@ def make_keys(work: Work) -> None:
         for rank in sorted(missing):
             node = Node(cluster=cluster, rank=rank, hostname=f"{stem}-{rank}")
             if makes:
-                private, node.host_public = ssh.new_key(node.hostname)
-                secrets.seal(node, "host_private", private)
+                node.make_host_key()
             node.save()
         if missing and makes:
             workspace = cluster.workspace
@@ -215,8 +214,8 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
         if row is None:
             continue
         if row.cloud_id != node.id:  # another one in its place: nothing is known of that one yet
-            row.state, row.seen = Node.State.ASKED, None
-        row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
+            row.state, row.seen, row.host_own = Node.State.ASKED, None, ""
+        row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
         row.shared, row.door = node.shared, node.door
         if node.host_key:  # a computer that was there before us: it is called what it is called
@@ -247,13 +246,16 @@ def reach_nodes(work: Work) -> None:
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
-    ready = [node for node in seen if node.address]
-    if len(ready) < cluster.node_count:
+    booted = [node for node in seen if node.address]
+    if len(booted) < cluster.node_count:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
-        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
+        work.wait(cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.members)
-    answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
+    ready = seen[0].ready
+    greeting = f"test -e {shlex.quote(ready)} && hostname" if ready else "hostname"
+    greeted = ssh.run_on_all([node.host for node in nodes], greeting, seconds=15)
+    answers = _pin_own_keys(work, nodes, greeted, seen)
     silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
@@ -271,6 +273,37 @@ def reach_nodes(work: Work) -> None:
         count = cluster.node_count - waiting
         detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
         work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+
+
+def _pin_own_keys(
+    work: Work, nodes: Sequence[Node], answers: Sequence[ssh.Answer | PortalError], seen: Sequence[CloudNode]
+) -> list[ssh.Answer | PortalError]:
+    """Have nodes that answer known by the host keys that they made themselves, where their cloud wants that.
+
+    The first connection was by a key that others can read from now on. A node shows both, so that whether this is
+    written down or not, it can be signed in to; and no other computer gets the key that it was given.
+    """
+    places = {one.rank: one.own_key for one in seen}
+    new = [
+        at
+        for at, (node, answer) in enumerate(zip(nodes, answers, strict=True))
+        if places[node.rank] and not node.host_own and isinstance(answer, ssh.Answer) and answer.status == 0
+    ]
+    told = list(answers)
+    calls: list[tuple[ssh.Host, str | ssh.Command, bytes]] = [
+        (nodes[at].host, f"cat {shlex.quote(places[nodes[at].rank])}", b"") for at in new
+    ]
+    for at, answer in zip(new, ssh.run_each(calls, seconds=15) if calls else (), strict=True):
+        node, told[at] = nodes[at], answer
+        if isinstance(answer, PortalError) or answer.status:
+            continue
+        node.host_own = ssh.public_key(answer.text)
+        node.make_host_key()
+        with transaction.atomic():
+            work.prove()
+            node.save(update_fields=["host_own", "host_public", "host_private"])
+        work.log(f"{node.hostname} is known by the host key that it made itself from now on.")
+    return told
 
 
 def _last_words(cluster: Cluster, rank: int) -> str:

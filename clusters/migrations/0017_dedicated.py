@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('clusters', '0014_lengths'),
+        ("clusters", "0015_own_host_keys"),
         ('workspaces', '0008_cloud'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]

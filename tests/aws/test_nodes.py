@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from portal.clouds import NodeState, NoRoom, Refused
+from portal.clouds import NodeState, NoRoom, Passing, Refused
 from portal.clouds.aws import leftovers, nodes, templates
+from portal.clouds.aws.brake import Brake
 from portal.clouds.types import WorkspaceSpec
 from tests.aws.box import REGION
 from tests.aws.test_network import account, emulator, made, region  # noqa: F401 (fixtures)
@@ -239,6 +241,29 @@ def test_throttled_requests_wait_and_what_there_is_stays(at, where, calls):
     said = ensure(at, spec(where, 2))
     assert "AWS takes so many requests" in said[0]
     assert len(nodes.of(at, where)) == 2
+
+
+def test_questions_wait_longer_and_longer_while_there_are_too_many():
+    now = [0.0]
+    brake = Brake(clock=lambda: now[0])
+
+    model = SimpleNamespace(name="DescribeInstances", service_model=SimpleNamespace(service_name="ec2"))
+
+    def asked(code=""):
+        try:
+            brake._before(model)
+        except Passing as error:
+            return error.code
+        brake._after(model, {"Error": {"Code": code}} if code else {})
+        return "sent"
+
+    for pause in (1, 2, 4):
+        assert asked("RequestLimitExceeded") == "sent"
+        now[0] += pause - 0.1
+        assert asked() == "throttled"
+        now[0] += 0.2
+    assert asked() == "sent"
+    assert asked() == "sent"
 
 
 def test_an_unknown_type_or_state_is_an_error_and_no_guess(at, where):

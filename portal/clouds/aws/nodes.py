@@ -49,7 +49,7 @@ def ensure(at: Region, spec: NodesSpec, token: str) -> Pending | None:
     if halted := [one["InstanceId"] for one in wanted.values() if states.word(one) == "stopped"]:
         for some in _portions(halted):
             at.ec2.start_instances(InstanceIds=some)
-    templates.settle(at, spec.tags, next(iter(wanted.values()))["Placement"]["AvailabilityZone"])
+    _mark(at, states.SETTLED, [one["InstanceId"] for one in wanted.values() if not states.is_settled(one)])
     return None
 
 
@@ -148,11 +148,15 @@ def _end(at: Region, these: Iterable[Instance]) -> None:
     """And say of them that it was the portal: of one that has gone by itself, people are told why."""
     these = list(these)
     unsaid = [one["InstanceId"] for one in these if not states.was_ended(one)]
-    for some in _portions(unsaid):
-        at.ec2.create_tags(Resources=some, Tags=[{"Key": f"{tags.PREFIX}{states.ENDED}", "Value": "by the portal"}])
+    _mark(at, states.ENDED, unsaid)
     for some in _portions([one["InstanceId"] for one in these]):
         with passed_over(missing=True):
             at.ec2.terminate_instances(InstanceIds=some)
+
+
+def _mark(at: Region, word: str, names: Sequence[str]) -> None:
+    for some in _portions(names):
+        at.ec2.create_tags(Resources=some, Tags=[{"Key": f"{tags.PREFIX}{word}", "Value": "by the portal"}])
 
 
 def _portions(names: Sequence[str]) -> Iterable[list[str]]:
@@ -166,7 +170,8 @@ def _make(
     of_workspace = network.found(at, replace(spec.tags, subject=spec.tags.workspace))
     template = templates.ensure(at, spec, of_workspace)
     living = [one for one in listed if states.lives(one)]
-    fixed = template.zone or spec.zone
+    # From where people may be, the others do not go elsewhere.
+    fixed = next((_zone(one) for one in living if states.is_settled(one)), "") or spec.zone
     zones = [fixed] if fixed else _zones(at, spec, of_workspace)
     if set(zones) <= set(full):
         full = []  # asked again, later
@@ -175,24 +180,24 @@ def _make(
         return _leave(at, living, full)
     if going := [one for one in listed if states.word(one) == "shutting-down" and _zone(one) != zone]:
         return Pending(f"{len(going)} nodes in another zone still go", LOOK_IN, token=",".join(full))
-    began = time.monotonic()
-    for made, number in enumerate(missing):
+    began, made = time.monotonic(), list[str]()
+    for number in missing:
         spent = time.monotonic() - began
-        if made >= BURST + RATE * spent or spent > SECONDS:
-            return _more(spec, len(missing) - made, BURST / RATE, full)
+        if len(made) >= BURST + RATE * spent or spent > SECONDS:
+            return _more(spec, len(missing) - len(made), BURST / RATE, full)
         try:
-            _run(at, spec, number, zone, of_workspace, template, listed)
+            made.append(_run(at, spec, number, zone, of_workspace, template, listed))
         except Passing as error:
             if error.code != "throttled":
                 raise
-            return _more(spec, len(missing) - made, LOOK_IN, full)
+            return _more(spec, len(missing) - len(made), LOOK_IN, full)
         except ClientError as error:
             if code_of(error) in THROTTLED:
-                return _more(spec, len(missing) - made, LOOK_IN, full)
+                return _more(spec, len(missing) - len(made), LOOK_IN, full)
             if code_of(error) not in NO_CAPACITY:
                 raise
             return _elsewhere(at, spec, zone, zones, [*full, zone], error)
-    templates.settle(at, spec.tags, zone)
+    _mark(at, states.SETTLED, [*made, *(one["InstanceId"] for one in living if not states.is_settled(one))])
     return None
 
 
@@ -203,6 +208,7 @@ def _more(spec: NodesSpec, left: int, seconds: float, full: Sequence[str]) -> Pe
 
 def _leave(at: Region, living: Sequence[Instance], full: Sequence[str]) -> Pending:
     """The nodes of a cluster are in one zone. These are in one that had no room for all; nobody has been on them."""
+    living = [one for one in living if not states.is_settled(one)]
     _end(at, living)
     return Pending(f"{len(living)} nodes go: their zone has no room for all of them", LOOK_IN, token=",".join(full))
 
@@ -259,14 +265,15 @@ def _refuse_to_go_on(spec: NodesSpec, listed: Sequence[Instance]) -> None:
 def _run(
     at: Region, spec: NodesSpec, number: int, zone: str, of_workspace: Network, template: Template,
     listed: Sequence[Instance],
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
+    """Its id."""
     subnet, hostname = of_workspace.place(zone, number), f"{spec.name}-{number}"
     words = {"rank": str(number), states.HOSTNAME: hostname}
     written = tags.written(spec.tags, spec.extra_tags, name=hostname, **words)
     spot: dict[str, Any] = {}
     if spec.spot:
         spot = {"InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time"}}}
-    at.ec2.run_instances(
+    answer = at.ec2.run_instances(
         LaunchTemplate={"LaunchTemplateId": template.id, "Version": "1"},
         MinCount=1,
         MaxCount=1,
@@ -284,6 +291,7 @@ def _run(
         ClientToken=_token(spec, number, zone, listed),
         TagSpecifications=tags.specified(["instance", "volume", "network-interface"], written),
     )
+    return str(answer["Instances"][0]["InstanceId"])
 
 
 def _user_data(at: Region, spec: NodesSpec, number: int, of_workspace: Network) -> str:

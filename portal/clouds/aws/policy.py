@@ -267,8 +267,8 @@ STATEMENTS: tuple[Statement, ...] = (
             *_actions("vpc, route-table", ec2_ModifyVpcEndpoint="the same"),
             *_actions("launch-template", ec2_DeleteLaunchTemplate="clean-up"),
             *_actions(
-                "instance, launch-template",
-                ec2_CreateTags="which zone a cluster is in, and that a node has gone because the portal wanted it",
+                "instance",
+                ec2_CreateTags="that all nodes of a cluster are had, and that one goes because the portal wants it",
             ),
             *_actions("placement-group", ec2_DeletePlacementGroup="clean-up"),
             *_actions(

@@ -14,7 +14,9 @@ from portal.errors import Refused
 
 Instance = Mapping[str, Any]
 
-HOSTNAME, ENDED = "hostname", "ended"  # words of tags; the second one: that the portal has told it to go
+# Words of tags: that the portal has told it to go; and that all nodes of its cluster have been had, so that people may
+# be on it.
+HOSTNAME, ENDED, SETTLED = "hostname", "ended", "settled"
 STATES = {
     "pending": NodeState.BOOTING,
     "running": NodeState.RUNNING,
@@ -60,6 +62,10 @@ def rank(instance: Instance) -> int | None:
 
 def was_ended(instance: Instance) -> bool:
     return f"{tags.PREFIX}{ENDED}" in tags.read(instance.get("Tags"))
+
+
+def is_settled(instance: Instance) -> bool:
+    return f"{tags.PREFIX}{SETTLED}" in tags.read(instance.get("Tags"))
 
 
 def chosen(instances: Iterable[Instance]) -> dict[int, Instance]:

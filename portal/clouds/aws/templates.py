@@ -1,7 +1,6 @@
 """What all nodes of a cluster are alike in: a launch template, and a placement group where the type can be in one.
 
-The template is made with the cluster's first node and never changed: what is made later has the same image. Which zone
-the cluster is in is a tag of it, once all of its nodes have been had there.
+The template is made with the cluster's first node and never changed: what is made later has the same image.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from portal.clouds.types import NodesSpec, Tags
 from portal.errors import Passing, Refused
 
 DISK = 40  # GiB of a node's own disk; what is to stay lies on the shared filesystem
-ZONE = "zone"
 
 
 @dataclass(frozen=True)
 class Template:
     id: str
-    zone: str  # the one that the cluster has been had in; empty: none yet
     interface: Mapping[str, Any]  # of each node, without where it is
     profile: Mapping[str, str]
 
@@ -73,15 +70,7 @@ def find(at: Region, of: Tags) -> Template | None:
     versions = at.ec2.describe_launch_template_versions(LaunchTemplateId=one["LaunchTemplateId"], Versions=["1"])
     data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
     (interface,) = data["NetworkInterfaces"]
-    zone = tags.read(one.get("Tags")).get(f"{tags.PREFIX}{ZONE}", "")
-    return Template(one["LaunchTemplateId"], zone, interface, data.get("IamInstanceProfile", {}))
-
-
-def settle(at: Region, of: Tags, zone: str) -> None:
-    """All of its nodes have been had in this zone, and people may be on them: from now on it is in no other."""
-    one = _listed(at, of)
-    if one is not None and f"{tags.PREFIX}{ZONE}" not in tags.read(one.get("Tags")):
-        at.ec2.create_tags(Resources=[one["LaunchTemplateId"]], Tags=[{"Key": f"{tags.PREFIX}{ZONE}", "Value": zone}])
+    return Template(one["LaunchTemplateId"], interface, data.get("IamInstanceProfile", {}))
 
 
 def delete(at: Region, of: Tags) -> None:

@@ -83,6 +83,7 @@ QUOTA = frozenset(
     }
 )
 NOT_ALLOWED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "AllAccessDisabled"})
+PROFILE = frozenset({"InvalidParameterValue", "InvalidParameterCombination"})
 # Who asks is nobody, or is nobody any more.
 NOT_KNOWN = frozenset(
     {
@@ -216,6 +217,19 @@ def _answered(error: ClientError) -> PortalError:
             advice="Check the cloud configuration: its page names what is missing, and what to paste.",
             code="not_allowed",
         )
+    if code == "AuthFailure.ServiceLinkedRoleCreationNotPermitted":
+        return Refused(
+            "The account has no service-linked role for spot nodes yet, and the portal may not make it.",
+            evidence=evidence,
+            advice="In the account: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+            code="service_role",
+        )
+    if code in PROFILE and "instanceprofile" in said.lower().replace(" ", ""):
+        # For some seconds after it was made, EC2 does not know of an instance profile.
+        return Passing("EC2 does not know the nodes' role yet.", evidence=evidence, code="not_now")
+    if code.startswith("InvalidAMIID."):
+        return Refused("The image of the nodes is not there any more.", evidence=evidence, code="wrong_image",
+                       advice="Delete this cluster and make another one: it gets the newest image.")  # fmt: skip
     if code in NOT_KNOWN:
         return Refused(
             "AWS does not know who the portal is.",
