@@ -61,14 +61,8 @@ HostKey {own}
 # A server shows one key of each kind, so the node's own is of another kind than the one that it was given.
 _KINDS = {"ssh-ed25519": ("ed25519", "ecdsa"), "ecdsa-sha2-nistp256": ("ecdsa", "ed25519")}
 
-<<<<<<< HEAD
-# Before the SSH server starts, and out of cloud-init's reach, which deletes what host keys an image has. MPICH's
-# proxies are told where they were started from by this computer's name, which no other knows; by an interface, its
-# address.
-=======
 # Before the SSH server starts, and out of the reach of cloud-init, which deletes an image's host keys. MPICH's proxies
 # are told where they were started from by this computer's name, which no other knows; by an interface, its address.
->>>>>>> nodes
 _FIRST = """\
 own={own}
 mkdir -p /etc/ssh/sshd_config.d
