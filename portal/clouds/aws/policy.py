@@ -38,7 +38,7 @@ RESOURCES = {
             "elastic-ip",
             "natgateway",
             "vpc-endpoint",
-        )  # fmt: skip
+        )
     },
     "image": "arn:{partition}:ec2:*::image/*",
     "public parameter": "arn:{partition}:ssm:*:*:parameter/aws/service/*",
