@@ -62,7 +62,8 @@ HostKey {own}
 _KINDS = {"ssh-ed25519": ("ed25519", "ecdsa"), "ecdsa-sha2-nistp256": ("ecdsa", "ed25519")}
 
 # Before the SSH server starts, and out of cloud-init's reach, which deletes what host keys an image has. MPICH's
-# proxies are told where they were started from by this computer's name, which no other knows; by an interface, its address.
+# proxies are told where they were started from by this computer's name, which no other knows; by an interface, its
+# address.
 _FIRST = """\
 own={own}
 mkdir -p /etc/ssh/sshd_config.d

@@ -53,9 +53,7 @@ def ensure(at: Region, spec: NodesSpec, network: Network) -> Template:
         at.ec2.create_launch_template(
             LaunchTemplateName=name,
             LaunchTemplateData=_data(at, spec, network, kind, image, group),
-            TagSpecifications=tags.specified(
-                "launch-template", tags.written(spec.tags, spec.extra_tags, name=spec.name)
-            ),
+            TagSpecifications=tags.specified("launch-template", written),
         )
     except ClientError as error:
         if code_of(error) != "InvalidLaunchTemplateName.AlreadyExistsException":
