@@ -8,6 +8,7 @@ from pathlib import Path
 import botocore.session
 
 from portal.clouds.aws import policy
+from tests.aws import policies
 
 FOLDER = Path(policy.__file__).parent
 SERVICES = {"ec2": "ec2", "efs": "elasticfilesystem", "ssm": "ssm", "iam": "iam", "dynamodb": "dynamodb"}
@@ -53,3 +54,9 @@ def test_each_call_is_in_the_policy():
 def test_each_action_of_the_policy_is_asked_for_or_has_its_reason():
     theirs = {one for one in policy.ACTIONS if one.startswith(tuple(f"{name}:" for name in SERVICES.values()))}
     assert theirs - set(asked()) - set(IMPLIED) == set()
+
+
+def test_the_page_about_it_is_current():
+    """`bin/python --test -m tests.aws.policies > docs/aws-policy.md` writes it anew."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "aws-policy.md"
+    assert page.read_text() == policies.as_page()
