@@ -337,6 +337,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.server": {"level": "WARNING"},
         "asyncssh": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},  # below that, it writes down what it signs
         "rq.worker": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
     },

@@ -247,6 +247,8 @@ def finish(keeper):
     (folder / "room").unlink(missing_ok=True)
     write_whole(folder / "exit", json.dumps({**end, "fault": fault, "limit": limit, "asked": sorted(asked),
                                              "left": left}))  # fmt: skip
+    with contextlib.suppress(OSError):  # full: it rings already
+        os.write(keeper.life, b".")
     os._exit(0)
 
 

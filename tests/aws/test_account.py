@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import logging
@@ -13,10 +12,12 @@ from django.urls import reverse
 
 from portal.clouds import Refused, connect
 from portal.clouds.aws import keyed, policy, session
+from portal.errors import Conflict
 from tests.aws.box import CUSTOMER, PORTAL, REGION, Emulator
+from tests.clouds import hands
+from tests.clouds import test_contract as contract
 from workspaces import aws, checks
 from workspaces.models import CloudConfig
-from workspaces.watch import CheckWatcher
 
 KEY, SECRET = "AKIACANARYCANARYCANA", "canary/of/the/secret/access/key/0123456789"
 
@@ -161,7 +162,7 @@ def test_with_an_access_key_everything_is_made_and_the_key_is_nowhere(moto, begu
     config = watch(begun)
     assert config.badge.word == "ACTIVE", config.findings
     dump = io.StringIO()
-    call_command("dumpdata", stdout=dump, natural_foreign=True)
+    call_command("dumpdata", "accounts", "workspaces", "portal", "tasks", "sessions", stdout=dump)
     seen += [dump.getvalue(), caplog.text]
     pages = ("cloud-configs", "audit", "dashboard", "workspaces")
     seen += [client.get(reverse(page)).content.decode() for page in pages]
@@ -206,7 +207,6 @@ def test_a_stack_that_is_launched_finishes_the_configuration(moto, begun, client
 
 def test_an_external_id_is_of_one_configuration_and_stays(begun, client):
     mine = aws.external_id(begun)
-    begun.credentials_before = begun.credentials
     client.post(begun.get_absolute_url(), {"name": "Renamed", "account": CUSTOMER, "region": "us-west-2"})
     client.post(reverse("new-cloud-config"), {"kind": "aws", "name": "Other", "account": CUSTOMER, "region": REGION})
     begun.refresh_from_db()
@@ -214,16 +214,69 @@ def test_an_external_id_is_of_one_configuration_and_stays(begun, client):
     assert aws.external_id(begun) == mine != aws.external_id(CloudConfig.objects.get(name="Other"))
 
 
-def test_what_moto_makes_of_the_template_is_what_the_page_asks_for(moto, begun):
+def test_a_template_has_everything_that_the_page_asks_for(begun):
     wanted = aws.setup(begun)
-    made = moto.client("cloudformation")
-    made.create_stack(StackName=wanted.role, TemplateBody=wanted.template, Capabilities=["CAPABILITY_NAMED_IAM"])
-    found = aws.validate(begun, aws.derived(begun))
-    assert "trouble" not in found
-    assert [one["name"] for one in found["permissions"] if one["granted"] is False] == []
-    assert moto.client("iam").list_attached_role_policies(RoleName=wanted.role)["AttachedPolicies"]
+    made = json.loads(wanted.template)["Resources"]
+    assert made["Bucket"]["Properties"]["PublicAccessBlockConfiguration"]["BlockPublicPolicy"] is True
+    assert made["Locks"]["Properties"]["KeySchema"] == [{"AttributeName": "LockID", "KeyType": "HASH"}]
+    said = json.dumps([made[f"Policy{n}"]["Properties"]["PolicyDocument"] for n, _ in enumerate(wanted.policies, 1)])
+    for document in wanted.policies.values():
+        for statement in document["Statement"]:
+            for action in [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]:
+                assert f'"{action}"' in said
+        assert policy.length(document) <= policy.LIMIT
+    assert {"Ref": "Policy1"} in made["Role"]["Properties"]["ManagedPolicyArns"]
 
 
-def test_the_watch_process_finishes_it_itself(moto, begun, client, monkeypatch):
-    assert asyncio.iscoroutinefunction(CheckWatcher.look_after)
-    assert policy.LIMIT == 6144
+def test_a_bucket_and_a_table_keep_what_every_store_promises(moto, begun, client):
+    options = made_by_its_owner(moto, begun)
+    validate(client, begun, options, finish="1")
+    begun.refresh_from_db()
+    store = begun.account.store
+
+    def fresh():
+        for name in store.list():
+            store.delete(name)
+        locks = moto.client("dynamodb")
+        for item in locks.scan(TableName=options["table"])["Items"]:
+            locks.delete_item(TableName=options["table"], Key={"LockID": item["LockID"]})
+        return store
+
+    contract.test_a_store_gives_back_what_it_was_given_and_names_it(fresh())
+    contract.test_whose_lock_ran_out_has_the_same_again_if_nobody_had_it_meanwhile(fresh())
+    contract.test_the_lock_of_an_object_is_gone_with_it(None, fresh())
+    contract.test_of_two_owners_one_has_the_lock_and_who_lost_it_writes_nothing(fresh())
+    for name in ("", "../up", "a//b", "a b", "x" * 501):
+        contract.test_a_store_has_no_name_that_leads_elsewhere(store, name)
+    contract.test_a_store_takes_an_object_in_pieces_whole_or_not_at_all(fresh())
+    large = (bytes([n % 251]) * 1_000_000 for n in range(20))
+    store.put("outputs/large", large)
+    assert (store.size("outputs/large"), store.get("outputs/large", 17_500_000, 2)) == (20_000_000, bytes([17, 17]))
+
+    def breaks_off():
+        yield b"x" * 10_000_000
+        yield b"x" * 10_000_000
+        raise KeyError("of whoever makes the pieces")
+
+    with pytest.raises(KeyError):
+        store.put("outputs/none", breaks_off())
+    assert store.size("outputs/none") is None
+    assert moto.client("s3").list_multipart_uploads(Bucket=options["bucket"]).get("Uploads", []) == []
+
+
+def test_nobody_takes_a_lock_over_while_something_is_written_under_it(moto, begun, client):
+    options = made_by_its_owner(moto, begun)
+    validate(client, begun, options, finish="1")
+    begun.refresh_from_db()
+    store = begun.account.store
+    mine = store.lock("deployments/a", owner="one", seconds=0)
+
+    def pieces():
+        yield b"mine"
+
+    with store._held_for_a_write(mine):
+        assert store.lock("deployments/a", owner="two", seconds=60) is None
+    assert hands.until(lambda: store.lock("deployments/a", owner="two", seconds=60)).fence == mine.fence + 1
+    with pytest.raises(Conflict):
+        store.put("deployments/a", pieces(), lock=mine)
+    assert store.get("deployments/a") is None

@@ -232,7 +232,7 @@ def _simulated(session: Session, statement: policy.Statement, place: policy.Plac
             ActionNames=actions,
             ResourceArns=[_sample(policy.RESOURCES[kind], place, session.options.region)],
             ContextEntries=[
-                {"ContextKeyName": name, "ContextKeyValues": [value], "ContextKeyType": "string"}
+                {"ContextKeyName": name, "ContextKeyValues": [value], "ContextKeyType": _kind(name)}
                 for name, value in zip(names, values, strict=True)
             ],
             MaxItems=1000,
@@ -253,6 +253,10 @@ def _simulated(session: Session, statement: policy.Statement, place: policy.Plac
         )
         for name, reason in refused.items()
     ]
+
+
+def _kind(key: str) -> str:
+    return "stringList" if key == policy.TAG_KEYS else "string"
 
 
 def _reason(result: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from portal.clouds.aws.tags import PORTAL
 LIMIT = 6144  # characters of a managed policy, in which white space does not count (IAM, "IAM and AWS STS quotas")
 VERSION = "2012-10-17"
 NODE_PATH, NODE_POLICY = "/coxswain/", "coxswain-node"  # of the policy that roles of nodes have, one an account
+TAG_KEYS = "aws:TagKeys"  # of a condition: which tags a call writes
 EXTERNAL_ID = "THE-EXTERNAL-ID-OF-THIS-CONFIGURATION"  # stands for it wherever it is not to be seen
 MYSELF = "SeeMyself"  # the statement by which the rest can be asked for
 
@@ -38,7 +39,7 @@ RESOURCES = {
             "elastic-ip",
             "natgateway",
             "vpc-endpoint",
-        )  # fmt: skip
+        )
     },
     "image": "arn:{partition}:ec2:*::image/*",
     "public parameter": "arn:{partition}:ssm:*:*:parameter/aws/service/*",
@@ -138,7 +139,6 @@ STATEMENTS: tuple[Statement, ...] = (
                 ec2_DescribeRouteTables="the same",
                 ec2_DescribeInternetGateways="the same",
                 ec2_DescribeSecurityGroups="the same, and that they let in whom they should",
-                ec2_DescribeSecurityGroupRules="the same",
                 ec2_DescribeNetworkInterfaces="what of a network is in use still, before it is removed",
                 ec2_DescribeVpcEndpoints="to find the way to S3 that does not lead through the internet",
                 ec2_DescribeNatGateways="to find a private network's way out",
@@ -148,8 +148,10 @@ STATEMENTS: tuple[Statement, ...] = (
                 ec2_DescribePlacementGroups="to find what keeps nodes of a cluster close together",
                 ec2_DescribeInstances="to find nodes by their tag, and how they are",
                 ec2_DescribeSpotInstanceRequests="which spot nodes AWS is about to take back",
-                ec2_DescribeInstanceStatus="what AWS has announced for a node",
                 ec2_DescribeVolumes="that no disk is left",
+                ec2_DescribeVpcPeeringConnections="what of somebody else's keeps a network",
+                ec2_DescribeVpnGateways="the same",
+                ec2_DescribeNetworkAcls="the same",
                 ec2_DescribeTags="what carries this portal's tag",
                 elasticfilesystem_DescribeFileSystems="to find a workspace's filesystem by its tag",
                 elasticfilesystem_DescribeMountTargets="whether nodes can mount it yet",
@@ -226,6 +228,15 @@ STATEMENTS: tuple[Statement, ...] = (
         },
     ),
     Statement(
+        "NoteOnOurs",
+        "To note on things of the portal, in two tags that say nothing of whose they are.",
+        (
+            *_actions("instance", ec2_CreateTags="that the portal ended a node, and nobody else"),
+            *_actions("launch-template", ec2_CreateTags="in which zone a cluster is"),
+        ),
+        {**_OURS, "ForAllValues:StringEquals": {TAG_KEYS: ("coxswain:ended", "coxswain:zone")}},
+    ),
+    Statement(
         "ChangeOurs",
         "To change and remove what carries the tag, and nothing else.",
         (
@@ -242,10 +253,14 @@ STATEMENTS: tuple[Statement, ...] = (
             *_actions("internet-gateway", ec2_DeleteInternetGateway="clean-up"),
             *_actions(
                 "subnet",
-                ec2_ModifySubnetAttribute="to give nodes addresses by which the portal reaches them",
                 ec2_DeleteSubnet="clean-up",
             ),
-            *_actions("route-table", ec2_CreateRoute="the route out", ec2_DeleteRouteTable="clean-up"),
+            *_actions(
+                "route-table",
+                ec2_CreateRoute="the route out",
+                ec2_ReplaceRoute="another one, after a change",
+                ec2_DeleteRouteTable="clean-up",
+            ),
             *_actions(
                 "route-table, subnet",
                 ec2_AssociateRouteTable="which subnet goes by it",
@@ -361,7 +376,6 @@ STATEMENTS: tuple[Statement, ...] = (
             *_actions(
                 "role of nodes, registered role",
                 iam_GetRole="whether it is there, and whom it trusts",
-                iam_ListAttachedRolePolicies="what it has",
                 iam_ListInstanceProfilesForRole="by which profile nodes get it",
             ),
             *_actions("roles", iam_ListRoles="what carries this portal's tag"),

@@ -49,7 +49,7 @@ def detach(session: Session, name: str) -> None:
         iam.detach_role_policy(RoleName=role, PolicyArn=node_policy(session))
     ours = _profile_for(role)
     if ours in _profiles(session, role):
-        _drop_profile(session, role, ours)
+        _drop_profile(session, ours)
 
 
 def ensure(session: Session, spec: RoleSpec) -> Pending | None:
@@ -81,11 +81,11 @@ def delete(session: Session, of: Tags) -> Pending | None:
     except ClientError as error:
         if not is_missing(code_of(error)):
             raise
-        _drop_profile(session, name, name)  # what a call before this one did not come to
+        _drop_profile(session, name)  # what a call before this one did not come to
         return None
     if tags.owner(tags.read(found.get("Tags"))) != of:
         return None
-    _drop_profile(session, name, name)
+    _drop_profile(session, name)
     with passed_over(missing=True):
         iam.detach_role_policy(RoleName=name, PolicyArn=node_policy(session))
     with passed_over(missing=True):
@@ -223,7 +223,8 @@ def _not_attached(session: Session, role: str, error: ClientError) -> PortalErro
         return Refused(
             "The portal may not give this role the policy that nodes need.",
             evidence=str(error),
-            advice=f"Call the role coxswain-…, or let the portal's role do iam:AttachRolePolicy and iam:PassRole on {role}.",
+            advice="Call the role coxswain-…, or let the portal's role do iam:AttachRolePolicy and iam:PassRole on "
+            f"{role}.",
             code="not_allowed",
         )
     return told(error)
@@ -256,9 +257,9 @@ def _ensure_profile(session: Session, role: str, name: str, keys: tags.Written) 
         raise
 
 
-def _drop_profile(session: Session, role: str, name: str) -> None:
+def _drop_profile(session: Session, name: str) -> None:
     iam = _iam(session)
     with passed_over(missing=True):
-        iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=role)
-    with passed_over(missing=True):
+        for one in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+            iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=one["RoleName"])
         iam.delete_instance_profile(InstanceProfileName=name)

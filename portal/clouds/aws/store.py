@@ -5,8 +5,8 @@ S3 knows nothing of locks, and DynamoDB takes no condition that has a time of it
 - The clock of locks is AWS's: the Date of the answer in which a lock was read. Hosts of the portal may disagree.
 - A lock is one item, written only over what was read of it. It stays for ever, and with it the number of its owners.
 - What is written under a lock holds it for `_WRITE` seconds, in one conditional write that proves it too, then writes
-  to S3 in one request, which takes less, and gives the lock its end back. Nobody takes it over in between; who dies there
-  leaves it taken for that long.
+  to S3 in one request, which takes less, and gives the lock its end back. Nobody takes it over in between; who dies
+  there leaves it taken for that long.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def delete(ours: Ours) -> Pending | None:
     if left := ours.every(ENDPOINT):
         return _waited(ENDPOINT, left)
     vpcs, groups = ids(VPC, ours.every(VPC)), ours.every(GROUP)
-    if waits := _interfaces(at, vpcs, groups, ids(NAT, gateways)):
+    if waits := _interfaces(at, vpcs, groups, _of(gateways)):
         return waits
     try:
         for one in ours.every(TABLE):
@@ -131,7 +131,7 @@ def _waited(kind: Kind, left: list[Thing]) -> Pending:
     return Pending(f"Waiting until this is gone: {kind.word} {', '.join(ids(kind, left))}.", _SOON)
 
 
-def _interfaces(at: Region, vpcs: list[str], groups: list[Thing], gateways: list[str]) -> Pending | None:
+def _interfaces(at: Region, vpcs: list[str], groups: list[Thing], nats: set[str]) -> Pending | None:
     """Wait for those that go by themselves. Raises `Refused` for others: what is theirs cannot be taken away.
 
     Emulators delete a subnet with interfaces in it; AWS does not. Everybody is told before anything is taken away.
@@ -149,12 +149,18 @@ def _interfaces(at: Region, vpcs: list[str], groups: list[Thing], gateways: list
             state(one) in INTERFACE.going
             or _instance(one) in ending
             or (about.startswith("EFS mount target") and has & ours)
-            or any(nat_ in about for nat_ in gateways)
+            or one["NetworkInterfaceId"] in nats
         )
         (going if by_itself else others).append(one)
     if others:
         raise _somebody_elses([_said(INTERFACE, one) for one in others])
     return _waited(INTERFACE, going) if going else None
+
+
+def _of(gateways: list[Thing]) -> set[str]:
+    """The interfaces of NAT gateways."""
+    every = (address for one in gateways for address in one.get("NatGatewayAddresses", ()))
+    return {address["NetworkInterfaceId"] for address in every if "NetworkInterfaceId" in address}
 
 
 def _instance(interface: Thing) -> str:
@@ -230,7 +236,7 @@ def _in_the_way(at: Region, vpcs: list[str], groups: list[str]) -> Iterator[str]
 def _comes_with(kind: Kind, one: Thing) -> bool:
     """Whether AWS makes one with each VPC, and takes it away with it."""
     if kind is GROUP:
-        return one["GroupName"] == "default"
+        return str(one["GroupName"]) == "default"
     if kind is TABLE:
         return any(association.get("Main") for association in one["Associations"])
     return kind is _ACL and bool(one["IsDefault"])

@@ -20,6 +20,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as Unreachable,
 )
+from botocore.parsers import ResponseParserError
 
 from portal.errors import NoRoom, Passing, PortalError, Refused
 
@@ -163,6 +164,10 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except (ClientError, BotoCoreError) as error:
             raise told(error) from error
+        except ResponseParserError as error:  # what stands in front of AWS, or an emulator, answers with a page
+            raise Passing(
+                "AWS did not answer in its own words.", evidence=str(error)[:500], code="unreachable"
+            ) from error
 
     return call
 
