@@ -29,7 +29,7 @@ from portal.clouds.types import not_here
 from portal.errors import Conflict, PortalError
 from portal.once import uuid_for
 from portal.tasks import live
-from portal.tasks.ledger import break_off, start_task
+from portal.tasks.ledger import break_off, cancel_task, start_task
 from portal.tasks.models import Task, TaskStatus
 from portal.tasks.plans import Plan
 from workspaces.actions import cancel
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 OWN_REPAIRS = 3  # how often the portal repairs a cluster by itself, without success or within RECENT
 PAUSE = timedelta(minutes=1)  # after the first one that has failed; after the second, twice that
+MOST_PAUSE = timedelta(minutes=30)  # until a deletion that nobody has asked for is tried again
 RECENT = timedelta(hours=1)
 MOST_NODES = 64
 WAIT = "Wait for its end, or cancel it."
@@ -47,6 +48,7 @@ MAKING = tuple(plan.kind for plan in (plans.CREATE, plans.REPAIR, life.RESUME, l
 SETTLED = frozenset(
     {Cluster.Status.RUNNING, Cluster.Status.PAUSED, Cluster.Status.STOPPED, Cluster.Status.FAILED}
 )  # fmt: skip
+_ENDS = (plans.DELETE.kind, life.FORCE_DELETE.kind, life.FORGET.kind)
 _LIVE = frozenset(Cluster.Status) - Cluster.DELETED
 _STOPPED = frozenset({Cluster.Status.STOPPED})
 # What may be changed: how it is called in a sentence, and in which statuses. Of a cluster with nodes, its number of
@@ -70,7 +72,7 @@ def create_cluster(
     instance_type: InstanceType,
     node_count: int,
     engine_version: EngineVersion,
-    by: User,
+    by: User | None,
     description: str = "",
     auto_pause: int = 0,
     auto_shutdown: int = 0,
@@ -80,12 +82,14 @@ def create_cluster(
     extra_tags: Mapping[str, str] | None = None,
     hourly_price: Decimal | None = None,
     auto_repair: bool = False,
+    dedicated: bool = False,
     uuid: UUID | None = None,
 ) -> Cluster:
     """The cluster and the task that makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`.
 
     Times are in minutes, and 0 is never. The price is that of a node, where the instance type's is not right, as it is
-    not for spot nodes.
+    not for spot nodes. One that is `dedicated` to a run gets its task by `begin_dedicated`, when the run's time has
+    come.
     """
     if not 1 <= node_count <= MOST_NODES:
         raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
@@ -116,11 +120,13 @@ def create_cluster(
             "extra_tags": dict(extra_tags or {}),
             "hourly_price": instance_type.hourly_price if hourly_price is None and not spot else hourly_price,
             "auto_repair": auto_repair,
+            "dedicated": dedicated,
             "created_by": by,
         },
     )
     if made:
-        start_task(cluster, "clusters.create", by=by, cloud=workspace.cloud_config.kind)
+        if not dedicated:
+            start_task(cluster, "clusters.create", by=by, cloud=workspace.cloud_config.kind)
         after = {
             "nodes": node_count,
             "instance type": instance_type.name,
@@ -132,6 +138,35 @@ def create_cluster(
         more = {"description": description, "zone": zone, "spot": spot, "role": role, "tags": cluster.extra_tags}
         _record("created", cluster, by=by, after=after | {name: value for name, value in more.items() if value})
     return cluster
+
+
+@audit.atomic()
+def begin_dedicated(cluster: Cluster, *, by: User | None, why: str) -> Task:
+    """Make a cluster that is dedicated to a run, whose time has come: once. Raises `PortalError`."""
+    workspace = _locked(cluster.workspace)
+    if workspace.status != Workspace.Status.READY:
+        raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    title = f"{plans.CREATE.title} {cluster} {why}"[:200]
+    return start_task(cluster, plans.CREATE.kind, by=by, title=title, cloud=workspace.cloud_config.kind)
+
+
+@audit.atomic()
+def end_dedicated(cluster: Cluster) -> bool:
+    """Its run is over: it is on its way to be TERMINATED then, whatever it was doing. False: it was already.
+
+    To be called again until it is gone: a deletion that has failed is tried again after a pause, and again.
+    """
+    task = cluster.last_task
+    if task is None:
+        return cluster.move(Cluster.Status.TERMINATED)
+    if not task.is_finished:
+        return task.kind not in _ENDS and not task.cancel_asked and cancel_task(task)
+    if task.kind in _ENDS and task.finished:
+        tries = cluster.tasks.filter(kind__in=_ENDS).count()
+        if now() < task.finished + min(PAUSE * 2 ** min(tries - 1, 10), MOST_PAUSE):
+            return False
+    delete_cluster(cluster, by=None)
+    return True
 
 
 def _locked(workspace: Workspace) -> Workspace:
@@ -277,7 +312,9 @@ def why_not(cluster: Cluster, plan: Plan) -> str:
 
 
 def _makes_no_sense(cluster: Cluster, plan: Plan) -> PortalError | None:
-    """Whatever it is doing: its cloud cannot do this."""
+    """Whatever it is doing: its cloud cannot do this, or its run decides."""
+    if cluster.dedicated and plan not in life.OF_DEDICATED:
+        return Conflict(f"{cluster} belongs to a run, and is ended with it: it cannot be {plan.participle} before.")
     if cluster.spot and plan.needs == clouds.Can.PAUSE:
         return Conflict(f"{cluster}: {SPOT_STAYS}")
     if plan.needs is not None and plan.needs not in cluster.can:
@@ -306,6 +343,8 @@ def edit_cluster(cluster: Cluster, wanted: Mapping[str, Any], *, by: User) -> li
     """
     rows = Cluster.objects.select_for_update(of=("self",), no_key=True).select_related("engine_version")
     row = rows.get(pk=cluster.pk)
+    if row.dedicated:
+        raise Conflict(f"{row} belongs to a run, and is ended with it. Change what cluster its job asks for.")
     changes = {name: value for name, value in wanted.items() if getattr(row, name) != value}
     for name in changes:
         words, statuses = CHANGEABLE[name]
@@ -473,7 +512,7 @@ def delete_cluster(cluster: Cluster, *, by: User | None, force: bool = False, ti
     """
     if not force:
         return _start(cluster, plans.DELETE, by=by, timer=timer)
-    going_on = cluster.tasks.exclude(kind__in=(plans.DELETE.kind, life.FORCE_DELETE.kind, life.FORGET.kind))
+    going_on = cluster.tasks.exclude(kind__in=_ENDS)
     broken = [task.title for task in going_on.unfinished() if break_off(task)]
     return _start(cluster, life.FORCE_DELETE, by=by, before={"broken off": ", ".join(broken)} if broken else {})
 

@@ -88,3 +88,8 @@ def estimate(workspace: Workspace, wanted: Wanted, room: Room | None, *, seen_by
     held = [subject for quota in (answer.value.quotas if answer.value else ()) for subject in quota.held_by]
     who = holders(seen_by, held)
     return Estimate(wanted, answer, Can.PRICES in workspace.can, sums, ready, samples, who)
+
+
+def node_price(workspace: Workspace, wanted: Wanted, *, seen_by: User) -> Decimal | None:
+    """What the plan beside the form has said a node costs an hour."""
+    return estimate(workspace, wanted, None, seen_by=seen_by).node_price

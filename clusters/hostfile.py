@@ -20,9 +20,10 @@ SCRIPT = "update_hostfile.sh"
 OLD = "old"
 
 
-def text(cluster: Cluster, nodes: Sequence[Node]) -> str:
+def text(cluster: Cluster, nodes: Sequence[Node], *, cores: int = 0) -> str:
+    """`cores`: how many ranks a node gets, where these are not its cores."""
     # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
-    return "".join(f"{node.hostname}:{cluster.cores_per_node}\n" for node in nodes)
+    return "".join(f"{node.hostname}:{cores or cluster.cores_per_node}\n" for node in nodes)
 
 
 def script(cluster: Cluster, node: Node) -> str:

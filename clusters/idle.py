@@ -6,6 +6,8 @@ for what goes on. A timer acts once people have been warned and as much time as 
 where no watch process was there meanwhile; and only where in the transaction that does it nothing uses the cluster.
 What a timer began and what then failed is told to the same people, once.
 
+A cluster that belongs to a run has no timers: it is ended with that.
+
 What uses a cluster is said in `ClusterQuerySet.in_use`. What nobody has asked for, such as a repair, is no activity, so
 that the auto shutdown of a cluster goes on while it is PAUSED.
 """
@@ -57,7 +59,7 @@ def look() -> list[EmailMessage]:
     """
     _note_use()
     fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
-    timed = Cluster.objects.filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
+    timed = Cluster.objects.shared().filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
     rows: Any = timed.only(*fields).annotate(at=Now())
     due = [row.pk for row in rows if (timer := row.next_timer(pauses=True)) and row.at >= timer.is_due_at]
     mails: list[EmailMessage] = []

@@ -108,7 +108,14 @@ def part_with_nodes(work: Work) -> None:
         work.prove()
         say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
         cluster.nodes.update(
-            state=Node.State.GONE, cloud_id="", address="", private_address="", door="", seen=None
+            state=Node.State.GONE,
+            cloud_id="",
+            address="",
+            private_address="",
+            door="",
+            host_own="",
+            via=None,
+            seen=None,
         )  # fmt: skip
 
 
@@ -308,6 +315,9 @@ FORGET = Plan(
 # Of one that is TERMINATED, and of which something is there all the same.
 ADOPT = replace(REPAIR, kind="clusters.adopt", title="Adopt cluster", participle="adopted", begins={Status.TERMINATED})
 
+# What people can do with a cluster that belongs to a run: whatever else it is, its run decides.
+OF_DEDICATED = (CREATE, REPAIR, DELETE, FORCE_DELETE, FORGET)
+
 PLANS = (CREATE, REPAIR, PAUSE, RESUME, STOP, START, RESTART, SCALE, DELETE, FORCE_DELETE, FORGET, ADOPT)
 
 
@@ -323,6 +333,7 @@ def possible(cluster: Cluster) -> set[str]:
         verb(plan)
         for plan in PLANS
         if cluster.status in plan.begins
+        and (plan in OF_DEDICATED or not cluster.dedicated)
         and not (plan.alone and cluster.occupied_by is not None)
         and (plan.needs is None or plan.needs in can)
     }

@@ -68,6 +68,10 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 
+    def shared(self) -> ClusterQuerySet:
+        """Those on which anybody may run something: not those that belong to one run."""
+        return self.filter(dedicated=False)
+
     def free(self) -> ClusterQuerySet:
         """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
@@ -225,6 +229,7 @@ class Cluster(Subject):
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
+    dedicated = models.BooleanField(default=False, editable=False)  # to one run: it is ended with that
     hostfile_is_old = models.BooleanField(default=False, editable=False)  # nodes came; see `clusters.hostfile`
     kept_until = models.DateTimeField(null=True, editable=False)  # then nodes of a creation that has failed are stopped
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
@@ -235,6 +240,11 @@ class Cluster(Subject):
     objects = ClusterQuerySet.as_manager()
 
     class Meta:
+        indexes = [
+            models.Index(
+                fields=["workspace"], condition=Q(dedicated=True) & ~Q(status="terminated"), name="cluster_of_a_run"
+            )
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["workspace", "name"], condition=~Q(status="terminated"), name="live_cluster_names_unique"
@@ -477,9 +487,14 @@ class Node(models.Model):
     hostname = models.CharField(max_length=80)
     host_public = models.TextField(blank=True)
     host_private = secrets.EncryptedField(blank=True, editable=False)
+    # The one that it has made itself, once that is pinned: then the two above are for whatever takes its place.
+    host_own = models.TextField(blank=True, editable=False)
     cloud_id = models.CharField(max_length=120, blank=True)
     address = models.CharField(max_length=253, blank=True)  # from the portal; a name, where a cloud goes by names
     port = models.PositiveIntegerField(default=22)
+    via = models.PositiveSmallIntegerField(
+        null=True, editable=False
+    )  # the rank of the node that leads there, if one does
     private_address = models.CharField(max_length=253, blank=True)  # from the other nodes
     door = models.CharField(max_length=1000, blank=True)  # a socket by which the portal comes in, if not by address
     certificate = models.TextField(blank=True, editable=False)  # of the workspace's login key, where one is wanted
@@ -522,17 +537,31 @@ class Node(models.Model):
         return clouds.HostKey(secrets.unseal(self, "host_private") if self.host_private else "", self.host_public)
 
     @property
+    def pinned(self) -> str:
+        """The public host key that it is known by."""
+        return self.host_own or self.host_public
+
+    def make_host_key(self) -> None:
+        """That is given to whatever computer is made for it next. Not saved."""
+        # Of another kind than the one that a node makes for itself, which its server shows to whoever knows none.
+        kind = "ecdsa-sha2-nistp256" if clouds.Can.OWN_KEYS in self.cluster.can else "ssh-ed25519"
+        private, self.host_public = ssh.new_key(self.hostname, kind)
+        secrets.seal(self, "host_private", private)
+
+    @property
     def host(self) -> ssh.Host:
         """For the portal's own connections."""
         key = self.cluster.workspace.login_key
+        via = None if self.via is None else self.cluster.nodes.get(rank=self.via)
         return ssh.Host(
             self.hostname,
             self.address,
             self.port,
             self.user,
             key,
-            self.host_public,
+            self.pinned,
             self.door,
+            via=via.host if via else None,
             certificate=self.certificate,
         )
 

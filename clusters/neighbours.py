@@ -14,14 +14,14 @@ from portal.clouds.promises import SSH_CONFIG
 
 
 def files(cluster: Cluster, node: Node, nodes: Sequence[Node]) -> dict[str, str]:
-    """What the node needs to reach the others by name, each with the host key that it was given: text by path.
+    """What the node needs to reach the others by name, each with the host key that it is known by: text by path.
 
     The paths are those below its home.
     """
     folder = SSH_CONFIG.rpartition("/")[0]
     place = f"{node.home}/{folder}"
     known = "".join(
-        f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.host_public}\n"
+        f"{other.hostname},{other.private_address},[{other.private_address}]:{other.port} {other.pinned}\n"
         for other in nodes
     )
     hosts = "".join(

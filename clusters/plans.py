@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 
 from django.conf import settings
 from django.db import transaction
@@ -37,15 +37,16 @@ def check_cloud(work: Work) -> None:
     workspace = cluster.workspace
     account = workspace.cloud_config.account
     identity = account.check()
+    start = "Change what cluster the job asks for: choose" if cluster.dedicated else "Delete this cluster and choose"
     if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
         raise Refused(
             f"{cluster.instance_type} cannot be had in {workspace.region}.",
-            advice="Delete this cluster and choose another instance type.",
+            advice=f"{start} another instance type.",
         )
     if cluster.zone and cluster.zone not in {zone.name for zone in workspace.cloud.zones()}:
         raise Refused(
             f"{workspace.region} has no zone {cluster.zone}.",
-            advice="Delete this cluster and choose another zone.",
+            advice=f"{start} another zone.",
         )
     if cluster.role:
         account.check_role(cluster.role)
@@ -68,8 +69,7 @@ def make_keys(work: Work) -> None:
         for rank in sorted(missing):
             node = Node(cluster=cluster, rank=rank, hostname=f"{stem}-{rank}")
             if makes:
-                private, node.host_public = ssh.new_key(node.hostname)
-                secrets.seal(node, "host_private", private)
+                node.make_host_key()
             node.save()
         if missing and makes:
             workspace = cluster.workspace
@@ -130,13 +130,17 @@ def drop_role(work: Work) -> None:
 
 
 def ask_for_nodes(work: Work) -> None:
+    _ask_for_missing(work)
+    work.log(f"Asked for {work.subject.node_count} nodes.")
+
+
+def _ask_for_missing(work: Work) -> None:
     cluster: Cluster = work.subject
     spec = _spec(cluster)
     try:
         work.ask(lambda token: cluster.workspace.cloud.ensure_nodes(spec, token=token))
     except NoRoom as error:
         raise _with_holders(cluster, error) from error
-    work.log(f"Asked for {cluster.node_count} nodes.")
 
 
 def _with_holders(cluster: Cluster, error: NoRoom) -> NoRoom:
@@ -209,7 +213,9 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
         row = rows.get(node.rank)
         if row is None:
             continue
-        row.cloud_id, row.address, row.port = node.id, node.address or "", node.port
+        if row.cloud_id != node.id:  # another one in its place: nothing is known of that one yet
+            row.state, row.seen, row.host_own = Node.State.ASKED, None, ""
+        row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
         row.shared, row.door = node.shared, node.door
         if node.host_key:  # a computer that was there before us: it is called what it is called
@@ -222,30 +228,34 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
 
 
 def reach_nodes(work: Work) -> None:
-    """Wait until each node runs and answers over SSH. One that died meanwhile is asked for again.
+    """Wait until each node runs and answers over SSH. One that died meanwhile is asked for again; so is one that its
+    cloud knows to be away, for another one in its place.
 
     Until a node has answered once, it is being set up: whatever is wrong with its SSH server may pass.
     """
     cluster: Cluster = work.subject
     cloud = cluster.workspace.cloud
     seen = [node for node in cloud.nodes(cluster.tags) if node.rank < cluster.node_count]
-    coming = {node.rank for node in seen if node.is_coming}
+    coming = {node.rank for node in seen if node.is_coming and not node.is_away}
     if missing := sorted(set(range(cluster.node_count)) - coming):
         why = " ".join(dict.fromkeys(node.reason for node in seen if node.rank in missing and node.reason))
-        work.log(f"Asked again for {', '.join(f'{cluster.stem}-{rank}' for rank in missing)}. {why}".rstrip())
-        spec = _spec(cluster)
-        work.ask(lambda token: cloud.ensure_nodes(spec, token=token))
+        called = dict(cluster.nodes.values_list("rank", "hostname"))
+        work.log(f"Asked again for {', '.join(called[rank] for rank in missing)}. {why}".rstrip())
+        _ask_for_missing(work)
         work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
-    ready = [node for node in seen if node.address]
-    if len(ready) < cluster.node_count:
+    booted = [node for node in seen if node.address]
+    if len(booted) < cluster.node_count:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
-        work.wait(cloud.look_in, f"{len(ready)} of {cluster.node_count} nodes have booted", evidence=words)
+        work.wait(cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words)
     nodes = list(cluster.members)
-    answers = ssh.run_on_all([node.host for node in nodes], "hostname", seconds=15)
+    ready = seen[0].ready
+    greeting = f"test -e {shlex.quote(ready)} && hostname" if ready else "hostname"
+    greeted = ssh.run_on_all([node.host for node in nodes], greeting, seconds=15)
+    answers = _pin_own_keys(work, nodes, greeted, seen)
     silent, rank = "", 0
     waiting = 0
     for node, answer in zip(nodes, answers, strict=True):
@@ -265,6 +275,37 @@ def reach_nodes(work: Work) -> None:
         work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
 
 
+def _pin_own_keys(
+    work: Work, nodes: Sequence[Node], answers: Sequence[ssh.Answer | PortalError], seen: Sequence[CloudNode]
+) -> list[ssh.Answer | PortalError]:
+    """Have nodes that answer known by the host keys that they made themselves, where their cloud wants that.
+
+    The first connection was by a key that others can read from now on. A node shows both, so that whether this is
+    written down or not, it can be signed in to; and no other computer gets the key that it was given.
+    """
+    places = {one.rank: one.own_key for one in seen}
+    new = [
+        at
+        for at, (node, answer) in enumerate(zip(nodes, answers, strict=True))
+        if places[node.rank] and not node.host_own and isinstance(answer, ssh.Answer) and answer.status == 0
+    ]
+    told = list(answers)
+    calls: list[tuple[ssh.Host, str | ssh.Command, bytes]] = [
+        (nodes[at].host, f"cat {shlex.quote(places[nodes[at].rank])}", b"") for at in new
+    ]
+    for at, answer in zip(new, ssh.run_each(calls, seconds=15) if calls else (), strict=True):
+        node, told[at] = nodes[at], answer
+        if isinstance(answer, PortalError) or answer.status:
+            continue
+        node.host_own = ssh.public_key(answer.text)
+        node.make_host_key()
+        with transaction.atomic():
+            work.prove()
+            node.save(update_fields=["host_own", "host_public", "host_private"])
+        work.log(f"{node.hostname} is known by the host key that it made itself from now on.")
+    return told
+
+
 def _last_words(cluster: Cluster, rank: int) -> str:
     """What a node said while it booted, or why that is not known."""
     try:
@@ -274,14 +315,34 @@ def _last_words(cluster: Cluster, rank: int) -> str:
     return f"{cluster.nodes.get(rank=rank)}: {said or 'it has said nothing.'}"
 
 
+def _finding_again(*first: Callable[[Work], None]) -> Callable[[Callable[[Work], None]], Callable[[Work], None]]:
+    """Of a step that needs its nodes. Where it met a passing fault the time before, these come `first`: one that is
+    gone may be another by now, at another address, whom the others do not know."""
+
+    def decorate(do: Callable[[Work], None]) -> Callable[[Work], None]:
+        @wraps(do)
+        def step(work: Work) -> None:
+            if work.memo.get("again"):
+                for one in first:
+                    one(work)
+            try:
+                do(work)
+            except Passing:
+                work.memo["again"] = True
+                raise
+            work.memo.pop("again", None)
+
+        return step
+
+    return decorate
+
+
 def _all_or_passing(cluster: Cluster, command: str, *, input: bytes = b"", what: str) -> list[ssh.Answer]:  # noqa: A002
-    """The answers of all nodes. Raises `Passing` when one is silent, after having asked the cloud for it again."""
+    """The answers of all nodes. Raises `Passing` when one is silent."""
     nodes = list(cluster.members)
     good: list[ssh.Answer] = []
     for node, answer in zip(nodes, ssh.run_on_all([node.host for node in nodes], command, input=input), strict=True):
         if isinstance(answer, PortalError):
-            if isinstance(answer, Passing):
-                cluster.workspace.cloud.ensure_nodes(_spec(cluster))
             raise answer
         if answer.status:
             raise Refused(f"{what} failed on {node.hostname}.", evidence=answer.said)
@@ -294,6 +355,7 @@ def home_files(cluster: Cluster, nodes: list[Node]) -> dict[str, str]:
     return {"hostfile": hostfile.text(cluster, nodes), **neighbours.files(cluster, nodes[0], nodes)}
 
 
+@_finding_again(reach_nodes)
 def introduce_nodes(work: Work) -> None:
     """The cluster's key, known hosts, ssh configuration and hostfile, on all nodes at once, and on /shared."""
     cluster: Cluster = work.subject
@@ -339,12 +401,15 @@ def forget_nodes(work: Work) -> None:
             return
 
 
+@_finding_again(introduce_nodes)
 def install_engine(work: Work) -> None:
     """Once for each workspace and version, into /shared; as a command of the head node, looked at from time to time."""
     cluster: Cluster = work.subject
     head = cluster.nodes.get(rank=0)
     folder = cluster.engine_folder
     # A folder for each try: a detached command runs once in a folder's life.
+    if work.memo.setdefault("head", head.cloud_id) != head.cloud_id:  # what it began there cannot be looked at here
+        work.memo["head"], work.memo["trial"] = head.cloud_id, work.memo["trial"] + 1
     trial = work.memo.setdefault("trial", 1)
     place = f"{head.shared}/.engines/.install-{cluster.engine_version.slug}-{cluster.uuid.hex[:8]}-{trial}"
     if ssh.run(head.host, f"test -f {shlex.quote(folder)}/.complete && rm -rf {shlex.quote(place)}").status == 0:
@@ -416,6 +481,7 @@ _HELLO = (
 )
 
 
+@_finding_again(introduce_nodes)
 def try_mpi(work: Work) -> None:
     """A small MPI program on all cores of all nodes: the cluster is only RUNNING when that worked.
 
@@ -439,7 +505,6 @@ def try_mpi(work: Work) -> None:
     )
     answer = ssh.run(head.host, command, seconds=seconds + 10)
     if answer.status:
-        cluster.workspace.cloud.ensure_nodes(_spec(cluster))  # if it failed because a node has died
         raise Passing(f"The MPI program ended with exit status {answer.status}.", evidence=answer.said)
     try:
         size, total, names = json.loads(answer.text.splitlines()[-1])
@@ -454,7 +519,10 @@ def try_mpi(work: Work) -> None:
 def check_nothing_is_left(work: Work) -> None:
     cluster: Cluster = work.subject
     wait_until_gone(work, cluster)
-    say_what_is_gone(work, cluster, [node.hostname for node in cluster.nodes.all()])
+    nodes = list(cluster.nodes.all())
+    say_what_is_gone(work, cluster, [node.hostname for node in nodes])
+    if cluster.takes:  # computers that are there afterwards: no connection of ours stays on them until it is idle
+        ssh.hang_up([node.host for node in nodes if node.address])
     forget_keys(cluster)
 
 
@@ -480,7 +548,7 @@ def forget_keys(cluster: Cluster) -> None:
 def note_creation(task: Task) -> None:
     """Nodes of one that has failed are of use to nobody but whoever looks at them, and may cost money."""
     note_end(task)
-    minutes = settings.FAILED_CLUSTER_MINUTES
+    minutes = 0 if task.subject.dedicated else settings.FAILED_CLUSTER_MINUTES
     until = Now() + timedelta(minutes=minutes) if task.status == FAILED and minutes > 0 else None
     Cluster.objects.filter(pk=task.subject_id).update(kept_until=until)
 

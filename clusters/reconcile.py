@@ -129,6 +129,8 @@ def why_not_adopted(stray: Stray) -> str:
     row = here.filter(uuid=uuid).select_related("workspace__cloud_config").first() if uuid else None
     if row is None:
         return "The portal has no keys of its nodes: nobody could sign in to them."
+    if row.dedicated:
+        return "It belonged to a run, and was ended with it."
     if row.workspace.status != Workspace.Status.READY:
         return f"Its workspace {row.workspace} is {row.workspace.badge.word}."
     if not row.key_private or (Can.MAKE in row.can and row.nodes.filter(host_private="").exists()):

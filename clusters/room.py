@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import F, Sum
+from django.db.models import F, Q, Sum
 
 from accounts.access import Can
 from accounts.models import User
@@ -57,7 +57,8 @@ def room_for(workspace: Workspace, types: Sequence[InstanceType]) -> Room | None
     if workspace.cloud_config.kind != CloudConfig.Kind.LOCAL or not types:
         return None
     whole = max(types, key=lambda offer: offer.cores)
-    with_cores = Cluster.objects.exclude(status__in=Cluster.WITHOUT_CORES)
+    not_begun = Q(status=Cluster.Status.NEW, dedicated=True)  # its run's time may be far away
+    with_cores = Cluster.objects.exclude(not_begun | Q(status__in=Cluster.WITHOUT_CORES))
     here = with_cores.filter(workspace__cloud_config__kind=CloudConfig.Kind.LOCAL)
     taken = here.aggregate(cores=Sum(F("cores_per_node") * F("node_count")))["cores"] or 0
     return Room(whole.cores, whole.memory_gib, taken)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db.models import Max
@@ -17,11 +21,13 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
+from clusters.actions import create_cluster
 from clusters.life import give_way
 from clusters.models import Cluster
+from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, dispatch, resume_for
+from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
 from jobs.models import Job, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
@@ -41,18 +47,25 @@ class Credential:
 
 @dataclass(frozen=True)
 class Program:
-    """What one run runs, and where. `time_limit` is in seconds; None: the portal's own limit."""
+    """What one run runs, and where. `time_limit` is in seconds; None: the portal's own limit.
 
-    cluster: Cluster
+    It has either a `cluster` that is there, or one made for it alone, as `dedicated` says: see `Specification.kept`.
+    """
+
+    cluster: Cluster | None
     git_url: str
     reference: str
     command: str
     time_limit: int | None
     resumes: bool = False  # whether its cluster is resumed for it, if that is PAUSED
+    dedicated: Mapping[str, Any] | None = None
+    ranks: int | None = None  # None: one on each core, or so many on each node
+    ranks_per_node: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, row: Job | Run) -> Self:
-        return cls(row.cluster, row.git_url, row.reference, row.command, row.time_limit, row.resumes)
+    def of(cls, job: Job) -> Self:
+        return cls(**{name: getattr(job, name) for name in cls.__dataclass_fields__})
 
 
 MOST_WAITING = 100  # runs that may wait for one cluster
@@ -64,33 +77,41 @@ def create_job(
     workspace: Workspace,
     *,
     name: str,
-    cluster: Cluster,
     git_url: str,
     reference: str,
     command: str,
     by: User,
+    cluster: Cluster | None = None,
+    dedicated: Mapping[str, Any] | None = None,
     time_limit: int | None = None,
     resumes: bool = False,
+    ranks: int | None = None,
+    ranks_per_node: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    due: datetime | None = None,
     credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
     """The job and its first run. Asked twice with one `uuid`, both are made once. Raises `PortalError`.
 
-    `time_limit`: seconds that a run of it may take; None: the portal's own limit.
+    As for `Program`. `due`: when the run begins, at the earliest.
     """
-    if cluster.workspace_id != workspace.pk:
-        raise PortalError("That cluster is not in this workspace.")
+    _check_cluster(workspace, cluster, dedicated)
     job, made = Job.objects.get_or_create(
         uuid=uuid_for(Job, uuid, workspace=workspace),
         workspace=workspace,
         defaults={
             "name": name,
             "cluster": cluster,
+            "dedicated": dedicated,
             "git_url": git_url,
             "reference": reference,
             "command": command,
             "time_limit": time_limit,
             "resumes": resumes,
+            "ranks": ranks,
+            "ranks_per_node": ranks_per_node,
+            "environment": dict(environment or {}),
             "created_by": by,
         },
     )
@@ -98,13 +119,24 @@ def create_job(
         return job, job.runs.earliest("number")
     if credential:
         _keep_credential(job, credential)
-    after = {"cluster": cluster.name, "source": redact(git_url), "reference": reference, "command": redact(command)}
-    if resumes:
-        after[_WORDS["resumes"]] = "yes"
+    after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
+    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment"):
+        if value := getattr(job, name):
+            after[_WORDS[name]] = _in_words(name, value)
     if credential:
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
-    return job, start_run(job, by=by)
+    return job, start_run(job, by=by, due=due)
+
+
+def _check_cluster(workspace: Workspace, cluster: Cluster | None, dedicated: Mapping[str, Any] | None) -> None:
+    """Raises `PortalError`."""
+    if (cluster is None) == (dedicated is None):
+        raise PortalError("Choose a cluster.", field="cluster")
+    if cluster and cluster.workspace_id != workspace.pk:
+        raise PortalError("That cluster is not in this workspace.")
+    if cluster and cluster.dedicated:
+        raise PortalError(f"{cluster.name} belongs to one run. Choose another cluster.", code=CLUSTER_GONE)
 
 
 @audit.atomic()
@@ -128,7 +160,7 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
 
 @audit.atomic()
 def change_job(job: Job, *, by: User, **changes: Any) -> bool:
-    """Its name, cluster, git_url, reference, command, time_limit or resumes: what is given, for runs from now on.
+    """Its name, or what `Program` has: what is given, for runs from now on.
 
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
@@ -136,8 +168,9 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     found = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
     if found.deleted:
         raise PortalError(f"{found} was deleted.")
-    if "cluster" in changes and changes["cluster"].workspace_id != found.workspace_id:
-        raise PortalError("That cluster is not in this workspace.")
+    if {"cluster", "dedicated"} & changes.keys():
+        one = {name: changes.setdefault(name, None) for name in ("cluster", "dedicated")}
+        _check_cluster(found.workspace, **one)
     changed = [name for name, value in changes.items() if getattr(found, name) != value]
     if not changed:
         return False
@@ -159,18 +192,28 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
 _WORDS = {
     "name": "name",
     "cluster": "cluster",
+    "dedicated": "a cluster of its own",
     "git_url": "source",
     "reference": "reference",
     "command": "command",
     "time_limit": "time limit",
     "resumes": "resumes a paused cluster",
+    "ranks": "ranks",
+    "ranks_per_node": "ranks on each node",
+    "environment": "environment",
 }
 
 
 def _in_words(field: str, value: Any) -> str:
     match field:
         case "cluster":
-            return str(value)
+            return str(value) if value else ""
+        case "dedicated":
+            return str(Specification.read(value)) if value else ""
+        case "ranks" | "ranks_per_node":
+            return value or ""
+        case "environment":  # what they are may be a secret
+            return ", ".join(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
         case "resumes":
@@ -205,10 +248,18 @@ def _record_job(verb: str, job: Job, *, by: User, **said: dict[str, Any]) -> Non
 
 
 @audit.atomic()
-def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: Program | None = None) -> Run:
+def start_run(
+    job: Job,
+    *,
+    by: User | None,
+    uuid: UUID | None = None,
+    program: Program | None = None,
+    due: datetime | None = None,
+) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
     Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
+    `due`: it begins then, or when its cluster is free later. A cluster of its own is made then, and not before.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
     place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
@@ -219,29 +270,28 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
     if now_so.deleted:
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)
-    cluster = now_so.cluster
-    if program.cluster != cluster:
-        cluster = Cluster.objects.select_related(*(path.removeprefix("cluster__") for path in place)).get(
-            pk=program.cluster.pk
-        )
-    if cluster.workspace_id != job.workspace_id:
-        raise PortalError("That cluster is not in this workspace.")
-    if cluster.status in GONE:
-        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
-    if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
-        raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
+    _check_cluster(job.workspace, program.cluster, program.dedicated)
+    number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
+    if program.dedicated:
+        cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
+    else:
+        cluster = _cluster_of(now_so, program, place)
     run_uuid = uuid_for(Run, uuid, job=now_so)
     run = Run.objects.create(
         uuid=run_uuid,
         workspace=job.workspace,
         job=now_so,
-        number=(job.runs.aggregate(last=Max("number"))["last"] or 0) + 1,
+        number=number,
         cluster=cluster,
         git_url=program.git_url,
         reference=program.reference,
         command=program.command,
         time_limit=program.time_limit or settings.RUN_SECONDS,
         resumes=program.resumes,
+        ranks=program.ranks,
+        ranks_per_node=program.ranks_per_node,
+        environment=dict(program.environment),
+        due=due,
         output=Output.objects.create(
             store=cluster.workspace.cloud_config.output_store,
             folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
@@ -249,13 +299,55 @@ def start_run(job: Job, *, by: User | None, uuid: UUID | None = None, program: P
         started_by=by,
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
-    live.ring(live.WATCH_WAITING, *run.live_names())
-    if not dispatch(cluster.pk, fresh=run):
-        _look_at_cluster(run)
+    begun = None
+    is_due = due is None or due <= now()
+    if is_due and program.dedicated:
+        begin_cluster(run)
+    elif is_due:
+        begun = dispatch(cluster.pk, fresh=run)
+        if begun is None:
+            _look_at_cluster(run)
+    if begun is None:
+        live.ring(live.WATCH_WAITING)
+    if begun != run:  # else its task has rung
+        live.ring(*run.live_names())
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
+    if due:
+        after["not before"] = due.isoformat()
     _record("started", run, by=by, after=after)
     return run
+
+
+def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
+    """That of the program, as it is now, where it may take one more run. Raises `PortalError`."""
+    assert program.cluster is not None
+    cluster = job.cluster
+    if cluster is None or program.cluster != cluster:
+        cluster = Cluster.objects.select_related(*(path.removeprefix("cluster__") for path in place)).get(
+            pk=program.cluster.pk
+        )
+    if cluster.status in GONE:
+        raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
+    if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
+        raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
+    return cluster
+
+
+def _cluster_for(job: Job, number: int, wanted: Specification, by: User | None) -> Cluster:
+    """One that is dedicated to this run, called after it; nothing of it is made yet. Raises `PortalError`."""
+    coming = Cluster.objects.live().filter(workspace=job.workspace, dedicated=True, status=Cluster.Status.NEW)
+    if coming.filter(runs__job=job).count() >= MOST_WAITING:
+        raise PortalError(f"{MOST_WAITING} runs of {job} wait for their time already.")
+    plain = unicodedata.normalize("NFKD", job.name).encode("ascii", "ignore").decode().lower()
+    stem = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:28].rstrip("-")
+    stem = stem if stem[:1].isalpha() else f"job-{stem}".rstrip("-")
+    name = f"{stem}-{number}"
+    if job.workspace.clusters.live().filter(name=name).exists():
+        name = f"{name}-{uuid4().hex[:6]}"
+    return create_cluster(
+        job.workspace, name=name, **wanted.chosen, description="", auto_repair=True, dedicated=True, by=by
+    )
 
 
 def _look_at_cluster(run: Run) -> None:
@@ -299,7 +391,7 @@ def _cancel_waiting(run: Run, by: User) -> bool:
     if not waiting.update(**changes, cancelled_by=by):
         return False
     run.output.end()
-    live.ring(*run.live_names())
+    live.ring(live.WATCH_WAITING, *run.live_names())  # a cluster of its own is to be ended
     return True
 
 

@@ -21,7 +21,7 @@ MOST_CODE = 40  # characters
 ANOTHER_CLUSTER = "Choose another cluster for the job, and run it again."
 _SENTENCE = 1000  # characters of what hindered the preparation
 Failure = Mapping[str, Any]
-_VERDICT = {"good": bool, "size": int, "started": int, "failed": int, "mpiexec": int, "hydra": str}
+_VERDICT = {"good": bool, "cancelled": bool, "size": int, "started": int, "failed": int, "mpiexec": int, "hydra": str}
 _FAILURE = {
     **dict.fromkeys(("world", "rank", "at", "status", "signal", "aborts", "rss"), int),
     **dict.fromkeys(("node", "words", "error"), str),
@@ -118,6 +118,27 @@ def _explain(run: Run, end: Mapping[str, Any], failure: Mapping[str, Any] | None
             code="no_room",
         )
     return Cause(f"What launches the ranks {_ended(end['status'], end['signal'])}.", _said(end), code="launcher")
+
+
+def may_be_of_nodes(end: Mapping[str, Any]) -> bool:
+    """Whether it ended as where one of its nodes is lost: with no word of a rank's own. Of a `sound` verdict."""
+    verdict: Mapping[str, Any] = end.get("verdict") or {}
+    if not verdict or verdict.get("good") or verdict.get("cancelled") or end.get("limit"):
+        return False
+    failures = verdict.get("failures")
+    return not failures or bool("aborts" in failures[0] and _FATAL.search(str(failures[0].get("words", ""))))
+
+
+def of_nodes(rebooted: Sequence[tuple[str, datetime]], silent: Sequence[str]) -> Cause | None:
+    """Of those that were started again since it began, with when that was, and of those that do not answer."""
+    if not rebooted and not silent:
+        return None
+    said = [f"{name} was started again at {at:%H:%M:%S} UTC, while the run was on it." for name, at in rebooted[:3]]
+    said += [f"{name} went away while the run was on it, and does not answer." for name in silent[:3]]
+    if more := len(rebooted) + len(silent) - len(said):
+        said.append(f"So it is with {more} more nodes.")
+    advice = "Repair the cluster, and run the job again." if silent else "What it has printed is kept. Run it again."
+    return Cause(" ".join(said), advice=advice, code="node_lost")
 
 
 def of_deletion(cluster: Cluster, *, before: datetime | None = None) -> Cause | None:

@@ -1,5 +1,9 @@
 """Whose turn it is. Runs wait as rows; the one that has waited longest takes its cluster, and then gets its task.
 
+A cluster that is dedicated to a run is a row from the moment at which the run is one. It is made when the run's time
+has come, and ended when the run is over, in whatever way: both are looked for again and again, so that nobody who dies
+in between leaves one behind.
+
 Called when a run was asked for, when one lets go of its cluster, and by the watch process, which hears of everything
 else that matters (a cluster is RUNNING, a node answers again) and looks every few seconds besides.
 """
@@ -7,19 +11,23 @@ else that matters (a cluster is RUNNING, a node answers again) and looks every f
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
+from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
-from clusters.actions import resume_cluster
+from accounts import audit
+from clusters.actions import begin_dedicated, end_dedicated, resume_cluster
 from clusters.models import Cluster
 from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
 from jobs.models import Run
 from portal.errors import PortalError
+from portal.failpoints import failpoint
 from portal.tasks import ledger, live, registry
-from portal.tasks.models import TaskStatus
+from portal.tasks.models import Task, TaskStatus
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +52,7 @@ def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
     """
     held: list[int] = []
     while True:
-        waiting = Run.objects.waiting().filter(cluster=cluster_pk).exclude(pk__in=held)
+        waiting = Run.objects.waiting().due().filter(cluster=cluster_pk).exclude(pk__in=held)
         first = waiting.values_list("pk", "uuid").first()
         if first is None:
             return None
@@ -87,7 +95,13 @@ def dispatch_all() -> int:
     for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
         _give_up(run)
     of = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
-    asleep = Run.objects.waiting().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
+    without = Run.objects.waiting().due().filter(cluster__dedicated=True, cluster__status=Cluster.Status.NEW)
+    for run in without.select_related(*of)[:500]:
+        failpoint("jobs.dispatch.begin.before")
+        begin_cluster(run)
+        failpoint("jobs.dispatch.begin.after")
+    end_clusters()
+    asleep = Run.objects.waiting().due().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
     for run in asleep.select_related(*of)[:500]:
         resume_for(run)
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
@@ -96,8 +110,39 @@ def dispatch_all() -> int:
     )
     for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other
         kept.filter(pk=pk).update(occupied_by=None, last_active=Now())
-    free = Cluster.objects.free().filter(Exists(Run.objects.waiting().filter(cluster=OuterRef("pk")).order_by()))
+    due = Run.objects.waiting().due().filter(cluster=OuterRef("pk"))
+    free = Cluster.objects.free().filter(Exists(due.order_by()))
     return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
+
+
+@audit.atomic()
+def begin_cluster(run: Run) -> bool:
+    """Have the cluster made that is dedicated to it, if its time has come and nobody has cancelled it. Once."""
+    rows = Run.objects.waiting().due().select_for_update(of=("self",), no_key=True, skip_locked=True)
+    if rows.filter(pk=run.pk).first() is None or run.cluster.last_task is not None:
+        return False
+    try:
+        begin_dedicated(run.cluster, by=run.started_by, why=f"for {run}")
+    except PortalError as error:
+        logger.info("cluster %s is not made for run %s now: %s", run.cluster.uuid, run.uuid, error)
+        return False
+    return True
+
+
+def end_clusters() -> None:
+    """Those that are dedicated to a run which is over, and cleaned up."""
+    runs = Run.objects.filter(cluster=OuterRef("pk")).order_by()
+    tasks = Task.objects.unfinished().filter(subject_type=ContentType.objects.get_for_model(Run))
+    on_it = runs.filter(Q(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)) | Q(pk__in=tasks.values("subject_id")))
+    over = Cluster.objects.live().filter(~Exists(on_it), dedicated=True)
+    for cluster in over.select_related("workspace__organization", "workspace__cloud_config"):
+        failpoint("jobs.dispatch.end.before")
+        try:
+            if end_dedicated(cluster):
+                logger.info("cluster %s is ended: its run is over", cluster.uuid)
+                failpoint("jobs.dispatch.end.after")
+        except PortalError as error:
+            logger.info("cluster %s is not ended now: %s", cluster.uuid, error)
 
 
 def resume_for(run: Run) -> bool:
@@ -125,20 +170,34 @@ def _give_up(run: Run) -> None:
         return
     cluster = run.cluster
     cause = _of_failure(cluster) if cluster.status == Cluster.Status.FAILED else of_deletion(cluster)
-    if cause is None:
+    if cluster.dedicated and cause and cause.code == "cluster_gone":
+        cause = replace(cause, advice="Run it again: then a cluster is made anew.")
+    elif cause is None and cluster.dedicated:
+        cause = Cause(_how_it_went(cluster), advice="Run it again: then a cluster is made anew.", code="cluster_gone")
+    elif cause is None:
         cause = Cause(f"{cluster.name} is {cluster.badge.word}.", advice=ANOTHER_CLUSTER, code="cluster_gone")
     at = now()
     if run.move(Run.Status.FAILED, turn=at, ended=at, **cause.fields):
         run.output.end()
-        live.ring(*run.live_names())
+        live.ring(live.WATCH_WAITING, *run.live_names())
+
+
+def _how_it_went(cluster: Cluster) -> str:
+    task = cluster.last_task
+    if task and task.status == TaskStatus.CANCELLED:
+        return f"{task.title} was cancelled."
+    return f"Its cluster {cluster.name} is {cluster.badge.word}."
 
 
 def _of_failure(cluster: Cluster) -> Cause:
     """In the words of the task that failed, if there is one."""
     advice = "Repair the cluster or choose another one, and run the job again."
+    if cluster.dedicated:
+        advice = "What there was of it is taken away."
     task = cluster.last_task
     plan = registry.plans.get(task.kind) if task and task.status == TaskStatus.FAILED else None
+    code = "dedicated_failed" if cluster.dedicated else "cluster_failed"
     if not task or not plan:
-        return Cause(f"{cluster.name} is {cluster.badge.word}.", advice=advice, code="cluster_failed")
+        return Cause(f"{cluster.name} is {cluster.badge.word}.", advice=advice, code=code)
     message = f"{cluster.name} could not be {plan.participle}: {task.cause}"
-    return Cause(message, task.evidence, f"{task.advice} {advice}".strip(), "cluster_failed")
+    return Cause(message, task.evidence, f"{task.advice} {advice}".strip(), code)

@@ -2,22 +2,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from django import forms
 from django.conf import settings
 from django.db.models import Subquery
-from django.utils.timezone import now
+from django.utils.timezone import get_current_timezone_name, now
 
 from accounts.models import User
+from clusters.estimate import node_price
+from clusters.forms.create import ClusterForm, typed
 from clusters.models import Cluster
+from clusters.specification import Specification
 from jobs import repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
-from jobs.dispatch import GONE
+from jobs.fields import OWN, ClusterField, EnvironmentField
 from jobs.models import Job, JobQuerySet, Run, RunQuerySet
 from portal import clouds
 from workspaces.forms import OnceForm
@@ -28,18 +31,18 @@ class CredentialForm(forms.Form):
     """What a private repository asks for. The password is never shown again, not even in this form."""
 
     git_username = forms.CharField(
-        label="User name",
+        label="Workspace username",
         max_length=200,
         required=False,
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     git_password = forms.CharField(
-        label="Password or access token",
+        label="Workspace password",
         max_length=2000,
         required=False,
         strip=False,
-        help_text="With two-factor authentication it has to be a token. Best is one that may only read this repository:"
-        " whoever runs jobs in the workspace runs this one too.",
+        help_text="Of a private repository: the password, or an access token. With two-factor authentication it has to"
+        " be a token. Best is one that may only read this repository: whoever runs jobs here runs this too.",
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
 
@@ -66,19 +69,8 @@ class CredentialForm(forms.Form):
         return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
 
 
-class ClusterField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """The clusters of a workspace that a run may be asked for on."""
-
-    def __init__(self) -> None:
-        super().__init__(Cluster.objects.none(), to_field_name="uuid", empty_label=None)
-
-    def label_from_instance(self, cluster: Any) -> str:
-        return f"{cluster.name}, {cluster.badge.word}, {cluster.cores} core{'' if cluster.cores == 1 else 's'}"
-
-    def offer(self, workspace: Workspace, chosen: Cluster | None) -> None:
-        """Where the chosen one is gone, none is chosen: the person has to say which."""
-        self.queryset = workspace.clusters.exclude(status__in=GONE).with_lost_nodes().order_by("name")
-        self.empty_label = "Choose a cluster" if chosen and chosen.status in GONE else None
+def _is_filled(value: Any) -> bool:
+    return any(map(any, value)) if isinstance(value, list) else bool(value)
 
 
 class ProgramForm(OnceForm):
@@ -92,8 +84,26 @@ class ProgramForm(OnceForm):
     )
     reference = forms.CharField(
         required=False,
+        label="Workspace reference",
         help_text="Branch, tag or commit. Empty: the repository's main branch.",
         widget=forms.TextInput(attrs={"spellcheck": "false"}),
+    )
+    environment = EnvironmentField(
+        required=False,
+        label="Other: environment variables",
+        help_text="For the program. Whoever sees the job sees them: they are no place for passwords.",
+    )
+    ranks = forms.IntegerField(
+        required=False,
+        label="Number of ranks",
+        help_text="Empty: one on each core. Not more than there are cores.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
+    ranks_are = forms.ChoiceField(
+        required=False,
+        label="These are",
+        choices=[("", "in all"), ("node", "on each node")],
+        help_text="On each node leaves cores free on all of them, as programs with threads want it.",
     )
     time_limit = forms.IntegerField(
         label="Time limit in minutes", required=False, widget=forms.NumberInput(attrs={"inputmode": "numeric"})
@@ -104,20 +114,29 @@ class ProgramForm(OnceForm):
         help_text="Without this, a run waits until somebody resumes it.",
     )
     field_order: tuple[str, ...] = (
-        *("key", "name", "cluster", "resumes"),
-        *("command", "git_url", "reference", "time_limit"),
+        *("key", "name", "cluster", "resumes", "due", "command", "git_url"),
+        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+    )
+    ADVANCED: ClassVar = (
+        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
     )
 
     def __init__(self, *args: Any, workspace: Workspace, of: Job | Run | None = None, **kwargs: Any) -> None:
         """`of`: what the form is filled in with, unless `initial` says otherwise."""
+        job = of.job if isinstance(of, Run) else of
+        on_its_own = (isinstance(of, Run) and of.cluster.dedicated) or (isinstance(of, Job) and of.dedicated)
+        self.specification = job.specification if job else None  # of a cluster for each run, as it is
         if of:
             filled = {
-                "cluster": of.cluster.uuid,
+                "cluster": OWN if on_its_own and self.specification else of.cluster.uuid if of.cluster else None,
                 "command": of.command,
                 "git_url": of.git_url,
                 "reference": of.reference,
                 "time_limit": of.time_limit // 60 if of.time_limit else None,
                 "resumes": of.resumes,
+                "environment": of.environment,
+                "ranks": of.ranks or of.ranks_per_node,
+                "ranks_are": "node" if of.ranks_per_node else "",
             }
             kwargs["initial"] = filled | kwargs.get("initial", {})
         super().__init__(*args, **kwargs)
@@ -125,9 +144,23 @@ class ProgramForm(OnceForm):
         limit = self.fields["time_limit"]
         limit.help_text = f"The head node ends a run that takes longer. Empty: {span(settings.RUN_SECONDS)}."
         field: Any = self.fields["cluster"]
-        field.offer(workspace, of.cluster if of else None)
+        own = f"A new one for each run: {self.specification}" if self.specification else ""
+        field.offer(workspace, None if on_its_own or not of else of.cluster, own)
         if clouds.Can.PAUSE not in workspace.can:
             del self.fields["resumes"]
+
+    @property
+    def advanced(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.ADVANCED if name in self.fields]
+
+    @property
+    def plain(self) -> list[forms.BoundField]:
+        return [field for field in self.visible_fields() if field.name not in self.ADVANCED]
+
+    @property
+    def is_advanced(self) -> bool:
+        """Whether something of it is wrong, or filled in."""
+        return any(field.errors or _is_filled(field.value()) for field in self.advanced)
 
     def clean_command(self) -> str:
         return rules.command(self.cleaned_data["command"])
@@ -139,25 +172,102 @@ class ProgramForm(OnceForm):
         """In seconds."""
         return rules.time_limit(self.cleaned_data["time_limit"])
 
-    def program(self, git_url: str) -> Program:
+    def clean_ranks(self) -> int | None:
+        return rules.ranks(self.cleaned_data["ranks"])
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What a `Program` has, but for its source."""
         data = self.cleaned_data
-        resumes = data.get("resumes", False)
-        return Program(data["cluster"], git_url, data["reference"], data["command"], data["time_limit"], resumes)
+        is_own, on_each = data["cluster"] == OWN, data["ranks_are"] == "node"
+        return {
+            "cluster": None if is_own else data["cluster"],
+            "dedicated": self.specification.kept if is_own and self.specification else None,
+            "reference": data["reference"],
+            "command": data["command"],
+            "time_limit": data["time_limit"],
+            **({"resumes": data["resumes"]} if "resumes" in self.fields else {}),  # what is not asked stays
+            "ranks": None if on_each else data["ranks"],
+            "ranks_per_node": data["ranks"] if on_each else None,
+            "environment": data["environment"],
+        }
+
+    def program(self, git_url: str) -> Program:
+        return Program(git_url=git_url, **self.wanted)
 
 
 class EditJobForm(ProgramForm):
+    """With `may_build`, the cluster that each run of it has for itself is filled in here too, in `own`."""
+
     name = forms.CharField(label="Job name", widget=forms.TextInput(attrs={"maxlength": rules.LONGEST_NAME}))
     git_url = forms.CharField(
-        label="Git URL",
-        help_text="The repository's address, as the browser's address bar has it or for git clone.",
+        label="Path",
+        help_text="The repository's Git URL, as the browser's address bar has it; that of a branch, a folder or a file"
+        " in it says the reference and the folder too.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
-    def __init__(self, *args: Any, of: Job | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        data: Any = None,
+        *args: Any,
+        of: Job | None = None,
+        may_build: bool = False,
+        look: str = "",
+        **kwargs: Any,
+    ) -> None:
+        """`look`: `data` is only to be shown again, and in it the cluster to be filled in (`own`) or done with."""
         if of:
             kwargs["initial"] = {"name": of.name} | kwargs.get("initial", {})
-        super().__init__(*args, of=of, **kwargs)
-        self.job = of
+        if look:
+            kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
+        super().__init__(None if look else data, *args, of=of, **kwargs)
+        self.job, self.may_build = of, may_build
+        self.page: rules.Address | None = None  # that was given as the path
+        field: Any = self.fields["cluster"]
+        chosen = self["cluster"].value()
+        if look in ("own", "use"):
+            chosen = self.initial["cluster"] = OWN
+        elif look == "drop":
+            chosen = self.initial["cluster"] = None
+        elif chosen is None and not look and may_build and not field.queryset:
+            chosen, look = OWN, "own"
+            self.initial["cluster"] = OWN
+        self.own: OwnClusterForm | None = None
+        self.is_open = False  # whether the cluster is being filled in
+        if chosen == OWN and may_build:
+            field.own = field.own or "A new one for each run"
+            self._fill_in(data, look)
+
+    def _fill_in(self, data: Any, look: str) -> None:
+        words = self.specification.filled_in if self.specification else {}
+        sent = data is not None and any(name.startswith(f"{OwnClusterForm.PREFIX}-") for name in data)
+        if sent and look != "own":
+            self.own = OwnClusterForm(data, workspace=self.workspace)
+            self.is_open = not self.own.is_valid()
+        else:
+            typed = own_typed(data) if sent else {}
+            self.own = OwnClusterForm(workspace=self.workspace, initial=words | typed)
+            self.is_open = look == "own" or not words
+
+    @property
+    def choice_said(self) -> str:
+        """For whoever hears the page."""
+        if self.own is None:
+            return "A cluster that is there"
+        return "A new cluster, to be filled in" if self.is_open else "A new cluster for each run"
+
+    def chosen_specification(self, by: User) -> Specification | None:
+        """Of the cluster that is filled in, where that makes sense; of the one that the job has, where none is."""
+        own = self.own
+        if own is None:
+            return self.specification
+        if not own.is_bound:
+            return None if self.is_open else self.specification
+        if not own.is_valid():
+            return None
+        price = node_price(self.workspace, own.wanted, seen_by=by) if own.wanted else None
+        return Specification.of(own.cleaned_data, price)
 
     def clean_name(self) -> str:
         name = rules.name(self.cleaned_data["name"])
@@ -167,28 +277,86 @@ class EditJobForm(ProgramForm):
         return name
 
     def clean_git_url(self) -> str:
-        git_url = rules.git_url(self.cleaned_data["git_url"])
+        self.page = rules.address(self.cleaned_data["git_url"])
+        git_url = self.page.git_url
         if repositories.is_example(git_url) and (why := repositories.out_of_reach(self.workspace.cloud_config)):
             raise forms.ValidationError(why, code="out_of_reach")
         return git_url
+
+    def clean(self) -> dict[str, Any]:
+        """The address of a page of the repository says the reference and the folder too."""
+        data = super().clean() or {}
+        page = self.page
+        if page and page.reference and "reference" in data:
+            if data["reference"] not in ("", page.reference):
+                self.add_error(
+                    "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
+                )
+            data["reference"] = page.reference
+        if page and page.path and "command" in data:
+            try:
+                data["command"] = rules.in_folder(data["command"], page.path)
+            except forms.ValidationError as error:
+                self.add_error("command", error)
+        return data
+
+    def clean_cluster(self) -> Any:
+        cluster = self.cleaned_data["cluster"]
+        if cluster == OWN and self.own and self.own.is_bound and not self.own.is_valid():
+            name, why = next(iter(self.own.errors.items()))
+            label = f"{self.own[name].label}: " if name in self.own.fields else ""
+            raise forms.ValidationError(f"The new cluster. {label}{why[0]}")
+        if cluster == OWN and self.own and not self.own.is_bound and self.is_open:
+            raise forms.ValidationError("Fill in the new cluster, or choose one that is there.")
+        return cluster
+
+
+class OwnClusterForm(ClusterForm):
+    """Of a cluster that each run of a job has for itself: a name it gets, and timers it has none."""
+
+    PREFIX: ClassVar = "own"
+    LACKS: ClassVar = ("key", "name", "auto_pause", "auto_shutdown", "description", "auto_repair")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, prefix=self.PREFIX, **kwargs)
+        for name in self.LACKS:
+            self.fields.pop(name, None)
+        self.starts = []
+
+
+def own_typed(data: Any) -> dict[str, Any]:
+    return typed(data, whole=False, prefix=OwnClusterForm.PREFIX)
+
+
+def _typed(form: type[forms.Form], data: Any) -> dict[str, Any]:
+    """What was typed, but a password, to be shown again."""
+    return {
+        name: field.widget.value_from_datadict(data, {}, name)
+        for name, field in form.base_fields.items()
+        if name != "git_password" and not field.widget.value_omitted_from_data(data, {}, name)
+    }
 
 
 class JobForm(EditJobForm, CredentialForm):
     """Of a new job."""
 
-    @property
-    def private_fields(self) -> list[forms.BoundField]:
-        return [self["git_username"], self["git_password"]]
+    due = forms.DateTimeField(
+        required=False,
+        label="Schedule",
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%d-%m-%Y %H:%M"],
+        error_messages={"invalid": "Give a day and a time, such as 2026-12-31 17:30."},
+    )
 
-    @property
-    def public_fields(self) -> list[forms.BoundField]:
-        private = {field.name for field in self.private_fields}
-        return [field for field in self.visible_fields() if field.name not in private]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["due"].help_text = f"When it begins, by the time of {get_current_timezone_name()}. Empty: now."
 
-    @property
-    def is_private(self) -> bool:
-        """Whether the part about private repositories has something to show."""
-        return any(field.data or field.errors for field in self.private_fields)
+    def clean_due(self) -> datetime | None:
+        due: datetime | None = self.cleaned_data["due"]
+        if due and due < now() - timedelta(minutes=2):
+            raise forms.ValidationError("This time has passed. Leave it empty to begin now.", code="past")
+        return due
 
 
 class FilterForm(forms.Form):

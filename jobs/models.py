@@ -13,16 +13,18 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, Subquery, Value
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Now
 from django.urls import reverse
-from django.utils.timezone import now
+from django.utils.timezone import localtime, now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
+from clusters.specification import Specification
 from portal import secrets
 from portal.states import Badge, State
-from portal.tasks.models import Chunk, Output, Task, TaskStatus
+from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
@@ -41,9 +43,10 @@ _IN_NO_ROW_OF_JOBS = (
 _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
-    *("head_rank", "place", "cancelled_by"),
+    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
-    *("job__created", "job__created_by", "job__ran", "job__deleted_by"),
+    *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
+    *("job__ranks", "job__ranks_per_node", "job__resumes"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -59,23 +62,28 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        return self.select_related("cluster").defer(*mine, *_IN_NO_ROW_OF_JOBS)
+        more = ("dedicated", "ranks", "ranks_per_node", "environment")
+        return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
 
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on every core of a cluster.
+    """A Python program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
 
     A deleted one is kept for its runs; its name is free again.
     """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="jobs")
-    cluster = models.ForeignKey(Cluster, models.PROTECT, related_name="jobs")
+    cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, related_name="jobs")
+    dedicated = models.JSONField(null=True)  # a `Specification`, by which each run has a cluster made for it alone
     name = models.CharField(max_length=80)
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core
+    ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
+    environment = models.JSONField(default=dict)  # of the program, besides the portal's own
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
@@ -93,7 +101,12 @@ class Job(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["workspace", "name"], condition=Q(deleted=None), name="live_job_names_unique"
-            )
+            ),
+            models.CheckConstraint(
+                condition=Q(cluster__isnull=False, dedicated__isnull=True)
+                | Q(cluster__isnull=True, dedicated__isnull=False),
+                name="job_has_one_cluster",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -105,6 +118,11 @@ class Job(models.Model):
     def belongs_to(self, field: str) -> str:
         """For `secrets.seal`: swapped between two rows, a ciphertext does not open."""
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
+
+    @property
+    def specification(self) -> Specification | None:
+        """Of the cluster that each run of it has for itself."""
+        return Specification.read(self.dedicated) if self.dedicated else None
 
     @property
     def last_run(self) -> Run | None:
@@ -121,6 +139,10 @@ class RunQuerySet(AccessQuerySet["Run"]):
     def waiting(self) -> RunQuerySet:
         """For their turn on their cluster, the one that has waited longest first. They have no task yet."""
         return self.filter(status=Run.Status.NEW, turn=None).order_by("pk")
+
+    def due(self) -> RunQuerySet:
+        """Whose time has come."""
+        return self.filter(Q(due=None) | Q(due__lte=Now()))
 
     def since(self, moment: datetime) -> RunQuerySet:
         """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
@@ -201,6 +223,10 @@ class Run(Subject):
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
+    ranks = models.PositiveIntegerField(null=True)
+    ranks_per_node = models.PositiveIntegerField(null=True)
+    environment = models.JSONField(default=dict)
+    due = models.DateTimeField(null=True)  # it begins then or later
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -356,6 +382,12 @@ class Run(Subject):
     def live_names(self) -> list[str]:
         return [f"run.{self.uuid}", *self.cluster.live_names()]
 
+    @property
+    def follows(self) -> str:
+        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        names = self.live_names()
+        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+
 
 def _only_the_last_needs_you(job: int) -> None:
     """Of a job's runs; unless one was finished since."""
@@ -367,18 +399,20 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     """Why each of those that wait does so, as half a sentence, by the run's number in the database.
 
     One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
-    `with_lost_nodes`; one more where some of them have a cluster resumed that is PAUSED.
+    `with_lost_nodes`; one more where some of them have a cluster resumed that is PAUSED, or one made for them.
     """
     waiting = [run for run in runs if run.is_waiting]
     if not waiting:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
+    made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
+    at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
     paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
     last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
-    queue = Run.objects.waiting().filter(cluster__in=clusters).order_by()
+    queue = Run.objects.waiting().due().filter(cluster__in=clusters).order_by()
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
@@ -398,13 +432,37 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
             left[cluster_pk] = f"{name}, run {number}"
         else:
             waits.append((pk, cluster_pk))
+    later = {run.pk for run in waiting if run.due and run.due > at}
+    for run in waiting:
+        if run.pk in later:
+            assert run.due
+            found[run.pk] = f"its time is {localtime(run.due):%-d %B %Y, %H:%M %Z}"
     for pk, cluster_pk in sorted(waits):
-        if pk in wanted:
+        if pk in later:
+            continue
+        if pk in wanted and (words := made.get(cluster_pk)):
+            found[pk] = words
+        elif pk in wanted:
             found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk), pk in resuming)
         before[cluster_pk] += 1
     return found
 
 
+def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
+    """Of clusters that are made for one run each, and are not there yet: how far that is, in words."""
+    coming = {cluster.pk: cluster for cluster in clusters if cluster.status in _COMING}
+    if not coming:
+        return {}
+    of = {"task__subject_type": ContentType.objects.get_for_model(Cluster), "task__subject_id__in": coming}
+    steps = Step.objects.filter(**of, status=StepStatus.RUNNING).order_by("pk")
+    found = {pk: f"its cluster {cluster.name} is about to be made" for pk, cluster in coming.items()}
+    for pk, title, detail in steps.values_list("task__subject_id", "title", "detail"):
+        step = f"{title[0].lower()}{title[1:]}"
+        found[pk] = f"its cluster {coming[pk].name} is being made: {step}{f', {detail}' if detail else ''}"
+    return found
+
+
+_COMING = (Cluster.Status.NEW, Cluster.Status.INPROGRESS)
 _ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
 
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.timezone import now
 
+from clusters import hostfile
 from clusters.models import Cluster
 from clusters.plans import home_files
 from jobs import rules
@@ -52,29 +53,37 @@ def launch(work: Work) -> None:
     head = nodes[0]
     if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
         work.wait(30, f"{cluster.name} takes no run now: {refusal}")
+    size = how_many_ranks(run)
+    a_node = run.ranks_per_node or cluster.cores_per_node
     if run.started is None:
         with transaction.atomic():
             work.prove()
-            begins = {"started": now(), "cores": cluster.cores, "phase": "clone", "may_be_left": True}
+            begins = {"started": now(), "cores": size, "phase": "clone", "may_be_left": True}
             if not run.move(Run.Status.INPROGRESS, **begins, head_rank=head.rank, place=run.folder(head.shared)):
                 raise Refused(f"The run is {run.badge.word} already.")
-            places = {str(rank): rank // cluster.cores_per_node for rank in range(cluster.cores)}
+            places = {str(rank): rank // a_node for rank in range(size)}
             hosts = {"hosts": [node.hostname for node in nodes], "of": places}
             Output.objects.filter(pk=run.output_id).update(nodes=hosts)
             live.ring(live.WATCH_RUNS, *run.live_names())
     folder = run.place or run.folder(head.shared)
+    home = home_files(cluster, nodes)
+    listed = "hostfile"
+    if run.ranks_per_node:
+        listed = ".hostfile-of-run"
+        home[listed] = hostfile.text(cluster, nodes, cores=a_node)
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         "command": shlex.split(run.command),
-        "cores": cluster.cores,
-        "hostfile": f"{head.home}/hostfile",
-        "home": home_files(cluster, nodes),
+        "cores": size,
+        "hostfile": f"{head.home}/{listed}",
+        "home": home,
         "engine": cluster.engine_version.folder(head.shared),
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
+            **run.environment,
             **cluster.engine_version.environment,
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,
@@ -98,6 +107,21 @@ def launch(work: Work) -> None:
     except detached.Busy as busy:
         make_way(work, busy.folder)
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
+
+
+def how_many_ranks(run: Run) -> int:
+    """By the cluster's real size. Raises `Refused` where it has not so many cores as were asked for."""
+    cluster = run.cluster
+    asked, there, where = run.ranks, cluster.cores, cluster.name
+    if run.ranks_per_node:
+        asked, there, where = run.ranks_per_node, cluster.cores_per_node, f"each node of {cluster.name}"
+    if asked and asked > there:
+        Run.objects.filter(pk=run.pk).update(code="ranks")  # for what its task says of it, when that ends
+        raise Refused(
+            f"The run wants {asked} ranks, and {where} has {there} core{'' if there == 1 else 's'}.",
+            advice="Ask for fewer ranks, or choose a larger cluster.",
+        )
+    return asked * cluster.node_count if asked and run.ranks_per_node else asked or cluster.cores
 
 
 def fence(home: str) -> str:
@@ -294,9 +318,11 @@ def settle(task: Task) -> None:
 
 @transaction.atomic
 def leave_cluster(run: Run) -> None:
-    """Whatever was on the nodes has ended: the next one may begin."""
+    """Whatever was on the nodes has ended: the next one may begin, or a cluster of its own be ended."""
     if run.cluster.release(run.uuid, used=True):
         dispatch(run.cluster_id)
+    if run.cluster.dedicated:
+        live.ring(live.WATCH_WAITING)
 
 
 RUN = Plan(

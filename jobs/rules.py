@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -18,6 +20,16 @@ from portal.environment import is_loopback
 
 LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
 MOST_MINUTES = 60 * 24 * 365
+MOST_RANKS = 100_000
+MOST_VARIABLES = 100
+MOST_ENVIRONMENT = 32_000  # bytes: it is handed on in one argument
+
+# What leads to programs and libraries, is the launcher's, or the portal's and Bodo's own.
+_RESERVED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|IFS|ENV|BASH_ENV|BASH_FUNC.*|LD_.*|PYTHON(PATH|HOME|STARTUP|INSPECT|EXECUTABLE)"
+    r"|(GIT|SSH|HYDRA|HYDI|PMI|PMIX|MPI|MPIR|MPIEXEC|MPICH|COXSWAIN|BODO_PLATFORM)(_.*)?",
+    re.IGNORECASE,
+)
 
 # What git-check-ref-format(1) forbids; `jobs/onnode/source.py` asks again where git is called.
 _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
@@ -119,6 +131,48 @@ def git_url(text: str) -> str:
     return url
 
 
+@dataclass(frozen=True)
+class Address:
+    """What the address of a page of a repository says: where that is, and what of it the page shows."""
+
+    git_url: str
+    reference: str = ""
+    path: str = ""  # of a folder, or of a file
+
+
+# As GitHub, GitLab and Gitea, and Bitbucket write it. A branch with a slash in it cannot be told from a folder.
+_PAGE = re.compile(
+    r"(?P<repository>/.+?/[^/]+?)(?:/-)?/(?:tree|blob|raw|commits?|src(?:/(?:branch|tag|commit))?)/"
+    r"(?P<reference>[^/?#]+)(?:/(?P<path>[^?#]*))?"
+)
+
+
+def address(text: str) -> Address:
+    """As `git_url`, of a repository or of a page of one that shows a branch, a folder or a file."""
+    url = git_url(text)
+    parts = urlsplit(url)
+    page = _PAGE.fullmatch(parts.path) if parts.scheme in ("https", "http") else None
+    if not page:
+        return Address(parts._replace(query="", fragment="").geturl() if parts.scheme == "https" else url)
+    there = parts._replace(path=page["repository"], query="", fragment="").geturl()
+    return Address(git_url(there), reference(unquote(page["reference"])), unquote(page["path"] or "").strip("/"))
+
+
+def in_folder(text: str, path: str) -> str:
+    """The command, with its file where the address of a page has said that it is; as it is where it says so itself."""
+    words = shlex.split(text)
+    at = next((n for n, word in enumerate(words) if not word.startswith("-")), None)
+    if not path or at != 0 or words[0].startswith((path.rpartition("/")[0] or path, "/")):
+        return text
+    is_file = path.endswith((".py", ".pyz", ".pyc"))
+    if is_file and path.rpartition("/")[2] != words[0]:
+        raise ValidationError(
+            f"The address leads to the file {path}, and the command names {words[0]}. Let both name the same.",
+            code="two_files",
+        )
+    return shlex.join([path if is_file else f"{path}/{words[0]}", *words[1:]])
+
+
 def _begin_with(url: str, parts: SplitResult) -> str:
     if scp := _SCP.fullmatch(url):
         return f"Begin with https:// or ssh://. This one is ssh://{scp['at']}/{scp['path']}"
@@ -142,6 +196,41 @@ def time_limit(minutes: int | None) -> int | None:
     if not 1 <= minutes <= MOST_MINUTES:
         raise ValidationError(f"Give between 1 and {MOST_MINUTES:,} minutes.", code="out_of_range")
     return minutes * 60
+
+
+def ranks(number: int | None) -> int | None:
+    """None: one on each core. Whether the cluster has so many is asked when the run starts."""
+    if number is not None and not 1 <= number <= MOST_RANKS:
+        raise ValidationError(f"Give between 1 and {MOST_RANKS:,} ranks.", code="out_of_range")
+    return number
+
+
+def environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Variables of the program's environment, as name and value; not those by which the portal starts it."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+            shown = f"“{name[:40]}” is no name of a variable" if name else f"The value “{value[:40]}” has no name"
+            raise ValidationError(f"{shown}. It has letters, digits and _, and begins with no digit.", code="no_name")
+        if _RESERVED.fullmatch(name):
+            raise ValidationError(
+                f"{name} is set by the portal, or changes how it starts the program. Choose another name.",
+                code="reserved",
+            )
+        if name in found:
+            raise ValidationError(f"{name} is there twice.", code="twice")
+        if "\0" in value:
+            raise ValidationError(f"{name}: a value cannot contain a NUL character.", code="nul")
+        found[name] = value
+    if len(found) > MOST_VARIABLES:
+        raise ValidationError(f"At most {MOST_VARIABLES} variables; these are {len(found)}.", code="too_many")
+    size = sum(len(name) + len(value.encode(errors="replace")) for name, value in found.items())
+    if size > MOST_ENVIRONMENT:
+        raise ValidationError(
+            f"All variables together have at most {MOST_ENVIRONMENT // 1000} kB, these have {size // 1000}.",
+            code="too_long",
+        )
+    return found
 
 
 def same_server(one: str, other: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from django.utils.timezone import now
 from clusters.actions import report_lost
 from clusters.inventory import Inventory
 from clusters.models import Cluster
-from jobs.causes import Cause, explain, of_deletion, sound, span
+from jobs.causes import Cause, explain, may_be_of_nodes, of_deletion, of_nodes, sound, span
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
@@ -61,6 +62,8 @@ SWITCHING_OFF = timedelta(seconds=5)  # in which a node that was told to end doe
 SWITCHED_OFF = Cause(
     "The portal was stopped while the run was on its nodes.", advice="Run it again.", code="switched_off"
 )
+ANSWERS_WITHIN = 8.0  # seconds, a node that is asked what became of it
+AGE = "cat /proc/uptime /proc/1/stat && getconf CLK_TCK"
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
@@ -220,6 +223,7 @@ class Observer:
         self.unlisted_since: float | None = None  # that the cloud has not listed its node
         self.pace = Pace()
         self.printed_at = time.monotonic()
+        self.has_ended = False  # in this observation, and its task was not told yet
         self.is_quiet = False  # it has not printed for a while, and pages know
 
     async def give_up(self, error: BaseException) -> None:
@@ -243,7 +247,7 @@ class Observer:
             host = target[0]
             longest = 2.0
             trouble: PortalError | None = None
-            self.buffer, self.has_heard = Buffer(), False
+            self.buffer, self.has_heard, self.has_ended = Buffer(), False, False
             try:
                 telling = detached.observe(self.connections, *target)
                 async with asyncio.timeout(None) as patience, telling as out:
@@ -370,13 +374,18 @@ class Observer:
             await self._store(everything=True)
             failpoint("jobs.watch.exit.before")
             end = _End.of(word["exit"])
-            await self._ended(end, await self._switched_off_under(end))
+            await self._ended(end, await self._switched_off_under(end), await self._lost_under(end))
+            self.has_ended = True
             failpoint("jobs.watch.exit.after")
         elif "sha256" in word:
             if not isinstance(word["sha256"], dict):
                 raise Spoilt("The head node says what makes no sense.", evidence=str(word)[:200])
+            # If we die before it, the next observer is told the end again.
             await self._finish({kind[:10]: str(digest)[:64] for kind, digest in list(word["sha256"].items())[:10]})
             return True
+        elif "beat" in word and self.has_ended:  # its checksums take long, and its cluster is not to wait for them
+            self.has_ended = False
+            await self._wake()
         elif "never" in word:
             return await self._never_began()
         elif "gone" in word:
@@ -516,10 +525,48 @@ class Observer:
             return False
         return bool(seen and seen.switched_off and timedelta(0) <= end.at - seen.switched_off <= SWITCHING_OFF)
 
+    async def _lost_under(self, end: _End) -> Cause | None:
+        """What became of its other nodes, each of which is asked, where it ended as if one of them was lost."""
+        if not may_be_of_nodes(end.words):
+            return None
+        hosts, began = await self._others()
+        ages = await asyncio.gather(*(self._age(host) for host in hosts))
+        lasted = (now() - began).total_seconds()
+        silent = [host.name for host, age in zip(hosts, ages, strict=True) if age is None]
+        rebooted = [
+            (host.name, now() - timedelta(seconds=age))
+            for host, age in zip(hosts, ages, strict=True)
+            if age is not None and age < lasted
+        ]
+        return of_nodes(rebooted, silent)
+
     @DATABASE
-    def _ended(self, end: _End, was_switched_off: bool = False) -> None:
+    def _others(self) -> tuple[list[ssh.Host], datetime]:
+        """The nodes beside the head node, and since when the run is on them."""
+        run = Run.objects.select_related("cluster__workspace__organization").get(pk=self.pk)
+        others = run.cluster.members.exclude(rank=run.head_rank).exclude(address="")
+        return [node.host for node in others.select_related("cluster__workspace__organization")], run.started or now()
+
+    async def _age(self, host: ssh.Host) -> float | None:
+        """Seconds since it was started; None where it does not answer, and infinite where it cannot tell."""
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN):
+                answer = await self.connections.run(host, AGE, seconds=ANSWERS_WITHIN, most=4096)
+            up, rest = answer.text.split("\n", 1)
+            status, ticks = rest.rsplit("\n", 1)
+            # Of its first process, which is as old as itself; its kernel may be older, and another computer's too.
+            return float(up.split()[0]) - int(status.rpartition(")")[2].split()[19]) / int(ticks)
+        except (Passing, TimeoutError):
+            return None
+        except (PortalError, ValueError, LookupError, ArithmeticError) as error:
+            logger.info("run %s: %s does not say how long it has been up: %s", self.pk, host.name, error)
+            return math.inf
+
+    @DATABASE
+    def _ended(self, end: _End, was_switched_off: bool = False, lost: Cause | None = None) -> None:
         """All of its output is stored; write down how it ended. The outcome is the run's, not the task's."""
         with transaction.atomic():
+            live.ring(*self.names)  # first, of what follows the commit
             run = _held(self.pk)
             if run.ended is None:
                 failure = self.facts.get("failure")
@@ -527,8 +574,9 @@ class Observer:
                 verdict = end.words.get("verdict") or {}
                 if cause.message and was_switched_off:
                     cause = of_deletion(run.cluster) or SWITCHED_OFF
-                elif verdict.get("lost"):  # nodes that a deletion has shut do not answer the launcher either
-                    cause = of_deletion(run.cluster, before=end.at) or cause
+                elif lost or verdict.get("lost"):  # nodes that a deletion has shut do not answer the launcher either
+                    told = replace(lost, evidence=cause.evidence) if lost else cause
+                    cause = of_deletion(run.cluster, before=end.at) or told
                 Run.objects.filter(pk=run.pk).update(
                     ended=max(end.at, run.started or end.at),
                     exit_status=end.words["status"],
@@ -539,12 +587,13 @@ class Observer:
                     silent_since=None,
                 )
                 _outcome(run, Run.Status.FAILED if cause.message else Run.Status.FINISHED)
-                if lost := verdict.get("lost"):
-                    report_lost(run.cluster, lost)
-            live.ring(*self.names)
-        # Later, for the person does not wait for this. If we die before it, the next observer is told the end again.
+                if names := verdict.get("lost"):
+                    report_lost(run.cluster, names)
+
+    @DATABASE
+    def _wake(self) -> None:
         with transaction.atomic():
-            wake_task(run)
+            wake_task(_held(self.pk))
 
     @DATABASE
     def _finish(self, digests: dict[str, str] | None) -> None:

@@ -307,6 +307,7 @@ AWS = {
     "principal": env.text("PORTAL_AWS_PRINCIPAL"),  # the ARN that roles trust; empty: what the credentials are
     "reach": env.text("PORTAL_AWS_REACH", "public"),  # how nodes are reached: at addresses that are public, or private
     "addresses": [str(network) for network in env.networks("PORTAL_AWS_ADDRESSES")],  # that nodes admit SSH from
+    "image": env.text("PORTAL_AWS_IMAGE"),  # of nodes: an id, or a public parameter's name with {architecture} in it
     "endpoint": env.text("PORTAL_AWS_ENDPOINT"),  # of an emulator, for tests and the demo
 }
 CAUSES = env.text("PORTAL_CAUSES")  # a file with causes of failures that the site knows; see portal/tasks/causes.py
@@ -336,6 +337,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.server": {"level": "WARNING"},
         "asyncssh": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},  # below that, it writes down what it signs
         "rq.worker": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
     },

@@ -36,7 +36,7 @@ CLOCKS_DIFFER = (
 )
 IDLE_SECONDS = 300.0  # how long a connection nobody uses is kept
 TERMINAL_AHEAD = 64 * 1024  # bytes that a node may send of a terminal before anybody has read them
-AHEAD_AFTER = 0.2  # seconds; what is started for the next call must not slow down this one
+AHEAD_AFTER = 0.3  # seconds; what is started for the next call must not slow down what this one began
 MOST_ANSWER = 4 * 1024 * 1024  # bytes that a command may print; a node is not ours to trust
 
 
@@ -152,10 +152,20 @@ async def host_key_of(address: str, port: int) -> str:
     raise Passing(f"The SSH server at {address}, port {port}, shows no host key that the portal knows.")
 
 
-def new_key(comment: str) -> tuple[str, str]:
-    """A new Ed25519 key pair: private and public, in OpenSSH's formats."""
-    key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
+def new_key(comment: str, kind: str = "ssh-ed25519") -> tuple[str, str]:
+    """A new key pair: private and public, in OpenSSH's formats."""
+    key = asyncssh.generate_private_key(kind, comment=comment)
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
+
+
+def public_key(said: str) -> str:
+    """What a computer says is its public key, in OpenSSH's format, without its comment. Raises `Refused`."""
+    try:
+        return asyncssh.import_public_key(said).export_public_key().decode().strip()
+    except (ValueError, asyncssh.Error) as error:
+        raise Refused(
+            "A node says of something that it is its host key, and it is none.", evidence=said[:200]
+        ) from error
 
 
 def sign(

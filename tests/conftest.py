@@ -8,8 +8,10 @@ import time
 import django.test.client
 import pytest
 from django.conf import settings
+from django.core.management.color import no_style
+from django.db import connections
 from django.http import SimpleCookie
-from django.test import Client
+from django.test import Client, TransactionTestCase
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
@@ -38,8 +40,31 @@ setattr(django.test.client, "SimpleCookie", Cookies)  # noqa: B010 (mypy believe
 setattr(django.test.client.ClientMixin, "session", property(_session))  # noqa: B010
 
 
+KEPT = {"django_migrations", "django_content_type", "auth_permission"}  # what a database has that was just made
+
+
+def _empty_what_was_filled(self):
+    """After a test that commits. Django empties every table, and asks every model for its permissions anew."""
+    for name in self._databases_names(include_mirrors=False):
+        connection = connections[name]
+        quote, operations = connection.ops.quote_name, connection.ops
+        tables = {*connection.introspection.django_table_names(only_existing=True, include_views=False)} - KEPT
+        with connection.cursor() as cursor:
+            looks = (f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {quote(table)})" for table in sorted(tables))
+            cursor.execute(" UNION ALL ".join(looks))
+            filled = [row[0] for row in cursor.fetchall()]
+        if filled:
+            operations.execute_sql_flush(operations.sql_flush(no_style(), filled, allow_cascade=True))
+
+
+setattr(TransactionTestCase, "_fixture_teardown", _empty_what_was_filled)  # noqa: B010
+
+
 def pytest_collection_modifyitems(items):
     """Browser tests last: Playwright keeps an event loop running in the thread that all tests share."""
+    for item in items:
+        if item.get_closest_marker("django_db") or "db" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.database)
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 

@@ -55,6 +55,8 @@ ROWS = {
     "cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "check-cloud-config": Row("cloud config", NONE, ORGANIZATION_ADMINS),
     "delete-cloud-config": Row("cloud config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "connect-aws": Row("aws config", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
+    "aws-template": Row("aws config", ORGANIZATION_ADMINS),
     "new-pool": Row("own machines", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
     "pool": Row("pool", ORGANIZATION_ADMINS),
     "add-computers": Row("pool", ORGANIZATION_ADMINS, ORGANIZATION_ADMINS),
@@ -193,7 +195,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MEMBERS - {"charlie"}
         case "invitation":
             return who in MANAGERS
-        case "cloud config" | "stray" | "own machines" | "pool" | "computer":
+        case "cloud config" | "aws config" | "stray" | "own machines" | "pool" | "computer":
             return who in ORGANIZATION_ADMINS
         case "workspace":
             return who in SEE

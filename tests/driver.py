@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from unittest.mock import patch
@@ -38,8 +39,9 @@ from accounts.models import AuditEvent, Membership, Organization, User  # noqa: 
 from clusters import actions  # noqa: E402
 from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
+from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
-from jobs.actions import Credential, cancel_run, create_job, start_run  # noqa: E402
+from jobs.actions import Credential, cancel_run, create_job, delete_job, start_run  # noqa: E402
 from jobs.models import Job, Run  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.clouds.machines import certificates  # noqa: E402
@@ -270,6 +272,31 @@ def make_job(workspace, cluster, git_url, command, name="job", reference="", cre
         credential=Credential(*credential) if credential else None,
     )
     return {"job": str(job.uuid), "run": str(run.uuid)}
+
+
+def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", **more):
+    """A job with a cluster of its own, whose first run begins in so many seconds."""
+    workspace = Workspace.objects.get(uuid=workspace)
+    offers = {one.name: one for one in workspace.cloud_config.account.instance_types(workspace.region)}
+    engine = EngineVersion.objects.get(kind="mpi")
+    kind = offers.get(instance_type) or replace(next(iter(offers.values())), name=instance_type)
+    wanted = Specification(kind, nodes, (engine.kind, engine.version))
+    job, run = create_job(
+        workspace,
+        name=name,
+        dedicated=wanted.kept,
+        git_url=git_url,
+        reference="",
+        command=command,
+        due=now() + timedelta(seconds=seconds),
+        **more,
+        by=alice(),
+    )
+    return {"job": str(job.uuid), "run": str(run.uuid), "cluster": str(run.cluster.uuid)}
+
+
+def drop_job(job):
+    return delete_job(Job.objects.get(uuid=job), by=alice())
 
 
 def run_again(job, command=None):

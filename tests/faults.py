@@ -6,7 +6,7 @@ from __future__ import annotations
 KILLS, MOMENTS, LEDGER = "chaos/test_kills.py", "chaos/test_moments.py", "tasks/test_ledger.py"
 SCHEDULES, DISPATCH, LEASES = "jobs/test_schedules.py", "jobs/test_dispatch.py", "tasks/test_watch.py"
 BAD, CONTRACT, STRAYS = "clusters/test_bad_clouds.py", "clouds/test_contract.py", "clusters/test_reconcile.py"
-IDLE = "clusters/test_idle_at_once.py"
+IDLE, DEDICATED = "clusters/test_idle_at_once.py", "chaos/test_dedicated.py"
 LOST, RANKS, KEEPING = "clusters/test_lost_nodes.py", "ranks/test_ranks.py", "tasks/test_keeping.py"
 
 # The fault, what must hold, the tests; or why there is none yet.
@@ -158,8 +158,11 @@ ROWS = (
     ),
     (
         "a job's own cluster: the job fails before, during, after",
-        "the cluster is gone in any case",
-        "not yet: jobs have no clusters of their own",
+        "the cluster is gone within two minutes, in every outcome; the run was there once, and says why it failed",
+        (DEDICATED, "test_it_runs_once_and_its_cluster_is_gone_whoever_dies"),
+        (DEDICATED, "test_it_is_gone_where_the_run_is_cancelled_at_the_moment_of_a_death"),
+        (DEDICATED, "test_it_is_gone_where_it_could_not_be_made_and_the_run_says_why"),
+        (SCHEDULES, "test_nothing_is_lost_double_left_or_stuck"),
     ),
     (
         "a notebook server is killed, its port stolen",

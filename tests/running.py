@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -29,9 +30,12 @@ def until(condition, *, seconds=30, what="it"):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives away itself, so that it is still free when somebody binds it."""
+    for _ in range(1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randrange(10_000, 32_768)))  # noqa: S311
+            return probe.getsockname()[1]
+    raise AssertionError("no port is free")
 
 
 def end_with_us():
@@ -108,11 +112,11 @@ class RunningPortal:
         if self.driver:
             with self.driver.stdin, self.driver.stdout:
                 self.driver.stdin.close()
-                self.driver.wait(10)
+                self.driver.wait(60)
             self.driver = None
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(40)
+            self.process.wait(60)
 
     def kill(self):
         """-9 to the supervisor itself."""

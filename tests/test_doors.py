@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from asgiref.sync import async_to_sync
 from django.apps import apps
+from django.conf import settings
 from django.db import transaction
 from django.test import Client
 from django.urls import get_resolver
@@ -20,6 +21,7 @@ from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
+from portal import secrets
 from portal.asgi import application
 from portal.clouds.machines.models import Pool
 from portal.tasks import registry
@@ -49,7 +51,7 @@ from workspaces.models import CloudConfig, Stray, WorkspaceMember
 ADDRESSES = dict(named(get_resolver().url_patterns))
 BOB = UUID("b0b00000-0000-4000-8000-000000000000")
 OF_THE_ORGANIZATION = {
-    *("person", "invitation", "token", "cloud config", "stray", "own machines", "pool", "computer"),
+    *("person", "invitation", "token", "cloud config", "aws config", "stray", "own machines", "pool", "computer"),
 }
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
@@ -84,6 +86,15 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     url = "https://git.example.org/x"
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
     own_machines = CloudConfig.objects.create(organization=harbor, name="Own machines", kind="machines")
+    monkeypatch.setitem(settings.AWS, "principal", "arn:aws:iam::123456789012:role/portal")
+    aws_config = CloudConfig.objects.create(
+        organization=harbor,
+        name="AWS",
+        kind="aws",
+        options={"draft": {"account": "222233334444", "region": "eu-west-1"}},
+    )
+    secrets.seal(aws_config, "credentials", NOWHERE)
+    aws_config.save()
     pool = Pool.objects.create(account=own_machines.uuid, name="desks", user="team", base="/shared/coxswain")
     keys = {"host_public": "ssh-ed25519 AAAA", "host_shown": "ssh-ed25519 BBBB"}
     pool.computers.create(address="n1.example.org", state="refused", **keys)
@@ -92,6 +103,7 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid,
         "cloud config": this_computer.uuid,
+        "aws config": aws_config.uuid,
         "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,
         "stray": Stray.objects.create(
             cloud_config=this_computer, region="x", organization_tag="o", workspace_tag="w", subject="w", name="Some"
@@ -226,7 +238,7 @@ async def heard(client, name):
     page = socket(client)
     assert await page.connect(), "the code of a socket that is not accepted is not told to the page"
     await page.send_json_to({"watch": [name]})
-    answer = await page.receive_output(5)
+    answer = await page.receive_output()
     await page.disconnect()
     return answer["code"] if answer["type"] == "websocket.close" else None
 
@@ -260,7 +272,7 @@ async def opens(client, cluster):
     assert await page.connect()
     await page.send_json_to({"open": [80, 24]})
     words = (await page.receive_json_from())["over"]
-    code = (await page.receive_output(5))["code"]
+    code = (await page.receive_output())["code"]
     await page.disconnect()
     return None if words == "tide is FAILED. Terminals can be opened while it is RUNNING." else code
 

@@ -163,6 +163,9 @@ def create_workspace(
     hold(organization)
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=cloud_config.pk).exists():
         raise Conflict(f"The cloud configuration {cloud_config} was deleted. Choose another one.", field="cloud_config")
+    known = Workspace.objects.filter(uuid=uuid, organization=organization) if uuid else Workspace.objects.none()
+    if not known.exists() and (why := pools.why_not(cloud_config, region)):
+        raise Conflict(why, field="region")
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid_for(Workspace, uuid, organization=organization),
         organization=organization,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.utils.safestring import SafeString
 
-from portal.admin import StaffAdmin, list_links, shown, site
+from portal.admin import ReadOnlyInline, StaffAdmin, list_link, list_links, shown, site
+from portal.clouds.machines.models import Computer, Event, Pool
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 
@@ -78,3 +79,56 @@ class WorkspaceMemberAdmin(StaffAdmin):
     search_help_text = "The beginning of an address or of a workspace's name."
     narrows = ("user__id__exact", "workspace__id__exact")
     fields = ("user", "workspace", "role", "created")
+
+
+@admin.register(Pool, site=site)
+class PoolAdmin(StaffAdmin):
+    list_display = ("name", "user", "base", "alone", "checked", "created")
+    search_fields = ("name__istartswith",)
+    search_help_text = "The beginning of its name."
+    fields = (
+        "name", "account", "user", "base", "alone", "key_public", "check_due", "check_asked", "checked", "created",
+        "uuid", "machines",
+    )  # fmt: skip
+
+    @admin.display(description="in it")
+    def machines(self, pool: Pool) -> SafeString:
+        return list_link("Computers", "machines.computer", pool__id=pool.pk)
+
+
+class EventInline(ReadOnlyInline):
+    model = Event
+    fields = ("at", "words", "subject")
+    verbose_name_plural = "history"
+
+
+@admin.register(Computer, site=site)
+class ComputerAdmin(StaffAdmin):
+    list_display = ("__str__", "pool", "address", "condition", "subject", "seen", "checked")
+    list_select_related = ("pool",)
+    list_filter = ("state", "is_disabled", "is_leaving")
+    search_fields = ("hostname__startswith", "address__startswith", "subject")
+    search_help_text = "The beginning of its hostname or address, or the id of the cluster that has it."
+    narrows = ("pool__id__exact",)
+    fields = (
+        "hostname", "pool", "address", "port", "condition", "host_public", "host_shown", "cores", "vcpus", "memory_gib",
+        "architecture", "failing", "boot_id", "silence", "load", "subject", "rank", "taken", "is_leaving", "left",
+        "marked", "seen", "checked", "created", "uuid",
+    )  # fmt: skip
+    inlines = (EventInline,)
+
+    @admin.display(description="status")
+    def condition(self, computer: Computer) -> SafeString:
+        return shown(computer.badge)
+
+
+@admin.register(Event, site=site)
+class EventAdmin(StaffAdmin):
+    """What became of computers."""
+
+    list_display = ("at", "computer", "words", "subject")
+    list_select_related = ("computer",)
+    search_fields = ("subject",)
+    search_help_text = "The id of the cluster that it is about."
+    narrows = ("computer__id__exact",)
+    fields = ("at", "computer", "words", "subject")

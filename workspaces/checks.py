@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from portal.clouds import Account
@@ -59,15 +60,17 @@ def renew(uuid: UUID) -> None:
 
 
 def due() -> set[int]:
-    return set(CloudConfig.objects.live().filter(check_due__lte=Now()).values_list("pk", flat=True))
+    """Of one whose role nobody knows yet, there is nothing to ask."""
+    unknown = Q(kind=CloudConfig.Kind.AWS, options__role__isnull=True, options__awaited__isnull=True)
+    return set(CloudConfig.objects.live().filter(check_due__lte=Now()).exclude(unknown).values_list("pk", flat=True))
 
 
 @transaction.atomic
-def write_down(config: CloudConfig, found: dict[str, Any]) -> None:
-    """What was found. The regions that were known stay so where none were given now."""
+def write_down(config: CloudConfig, found: dict[str, Any], every: timedelta = EVERY) -> None:
+    """What was found. The regions that were known stay where none were given now. It is asked anew after `every`."""
     kept = {"regions": config.findings["regions"]} if config.findings.get("regions") else {}
     row = CloudConfig.objects.filter(pk=config.pk)
     row.update(findings=kept | found, checked=Now())
     # Not where somebody has asked since this check began: that one is to come.
-    row.filter(check_due__lte=config.check_due).update(check_asked=None, check_due=Now() + EVERY)
+    row.filter(check_due__lte=config.check_due).update(check_asked=None, check_due=Now() + every)
     live.ring(*config.live_names())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -10,6 +11,7 @@ from django.db.models import Q, QuerySet
 from accounts.models import Organization
 from portal.errors import PortalError
 from portal.forms import plain_line
+from workspaces import pools
 from workspaces.models import CloudConfig, Workspace, WorkspaceQuerySet
 
 
@@ -41,7 +43,7 @@ class CloudConfigForm(OnceForm):
     kind: ClassVar[CloudConfig.Kind]
     about: ClassVar[str]  # the template of what people should know of this kind
     sealed: ClassVar[Collection[str]] = ()
-    fixed: ClassVar[str] = ""  # why its name is all that can be changed of one, as a sentence
+    fixed: str = ""  # why its name is all that can be changed of one, as a sentence
 
     name = forms.CharField(max_length=80, validators=[plain_line], help_text="As your team will see it.")
 
@@ -108,9 +110,57 @@ class MachinesConfigForm(CloudConfigForm):
     )
 
 
+class AwsConfigForm(CloudConfigForm):
+    """Which account it will be; how it is connected comes next. What it has once it is finished stays."""
+
+    kind = CloudConfig.Kind.AWS
+    about = "workspaces/_about_aws.html"
+
+    name = forms.CharField(max_length=80, validators=[plain_line], initial="AWS", help_text="As your team will see it.")
+    account = forms.RegexField(
+        r"^\s*\d{4}[- ]?\d{4}[- ]?\d{4}\s*$",
+        label="AWS account ID",
+        help_text="Twelve digits: AWS's console has them in its upper right corner.",
+        error_messages={"invalid": "An account ID has twelve digits."},
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "class": "w-m mono"}),
+    )
+    region = forms.RegexField(
+        r"^[a-z]{2}(-[a-z]+){1,3}-\d{1,2}$",
+        label="Region of the metadata store",
+        initial="us-east-1",
+        help_text="Where the bucket and the table will be. Workspaces can be in any region of the account.",
+        error_messages={"invalid": "That is no region of AWS. One is called like us-east-1."},
+        widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false", "class": "w-m mono"}),
+    )
+
+    def __init__(self, data: Any = None, *, config: CloudConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(data, config=config, **kwargs)
+        if config and config.is_finished:
+            del self.fields["account"], self.fields["region"]
+            self.fixed = "Its role and its store stay: another account, or another store, is another configuration."
+
+    def filled_in(self, config: CloudConfig) -> dict[str, Any]:
+        return {**config.options.get("draft", {}), "name": config.name}
+
+    def clean_account(self) -> str:
+        return re.sub(r"\D", "", self.cleaned_data["account"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        if "account" not in self.fields:
+            return {}
+        return {"draft": {name: self.cleaned_data[name] for name in ("account", "region")}}
+
+    @property
+    def credentials(self) -> str:
+        """An external id of its own, for ever."""
+        return "" if self.config else str(uuid4())
+
+
 CONFIG_FORMS: list[type[CloudConfigForm]] = [
     LocalConfigForm,
     MachinesConfigForm,
+    AwsConfigForm,
 ]  # of each kind, the one to begin with first
 
 
@@ -174,6 +224,8 @@ class WorkspaceForm(OnceForm):
             else:
                 if region not in regions:
                     self.add_error("region", f"{config.name} has no region {region}.")
+                elif why := pools.why_not(config, region):
+                    self.add_error("region", why)
         return data
 
 

@@ -87,6 +87,8 @@ class CloudConfig(models.Model):
     @property
     def badge(self) -> Badge:
         """What came of the last check of its account; no status of its own."""
+        if not self.is_finished:
+            return Badge.warning("INCOMPLETE")
         if self.check_asked:
             return Badge.working("CHECKING")
         if not self.checked:
@@ -94,6 +96,11 @@ class CloudConfig(models.Model):
         if self.findings.get("trouble"):
             return Badge.bad("FAILED")
         return Badge.warning("INCOMPLETE") if self.missing_permissions else Badge.good("ACTIVE")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all is known that it takes to ask its account. Of AWS, its role comes later: see `aws`."""
+        return self.kind != self.Kind.AWS or bool(self.options.get("role"))
 
     @property
     def missing_permissions(self) -> list[dict[str, Any]]:
@@ -119,7 +126,7 @@ class CloudConfig(models.Model):
             case self.Kind.MACHINES:
                 return MachinesOptions(self.uuid)
             case self.Kind.AWS:
-                return AwsOptions.of(self.options, settings.AWS)
+                return AwsOptions.of(self.options, {**settings.AWS, "portal": installation()})
 
     @property
     def region_word(self) -> str:

@@ -105,9 +105,22 @@ class PoolForm(OnceForm):
         widget=forms.TextInput(attrs={"autocapitalize": "none", "spellcheck": "false", "autocomplete": "off"}),
     )
 
-    def __init__(self, *args: Any, config: CloudConfig, **kwargs: Any) -> None:
+    alone = forms.BooleanField(
+        label="For one workspace alone",
+        required=False,
+        help_text="Then what that one has is kept from all others. Otherwise workspaces of the pool share the account, "
+        "and can read what the others have.",
+    )
+
+    def __init__(self, *args: Any, config: CloudConfig, like: Pool | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.config = config
+        self.config, self.like = config, like
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if self.like and data.get("user") == self.like.user:
+            self.add_error("user", f"The pool {self.like} has this account. Name another one of these computers.")
+        return data
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"].lower()
@@ -207,7 +220,7 @@ class ComputerFilterForm(forms.Form):
             case "free":
                 return computer.is_free
             case "taken":
-                return computer.is_taken
+                return computer.is_busy
             case "disabled":
                 return computer.is_disabled
             case state:

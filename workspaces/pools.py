@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Exists, Q, QuerySet
 
 from accounts import audit
 from accounts.models import User
 from portal.clouds.machines import certificates, standing
-from portal.clouds.machines.models import Computer, Pool
+from portal.clouds.machines.models import Computer, Pool, elsewhere
 from portal.errors import Conflict, PortalError
 from portal.tasks import live
 from workspaces import checks
@@ -21,12 +21,19 @@ from workspaces.models import CloudConfig
 
 MOST_AT_ONCE = 100  # computers that are added
 MOST = 500  # computers of a pool
+MOST_POOLS = 50  # of a cloud configuration: all of their computers are looked at all the time
 
 
 def pools_of(config: CloudConfig) -> QuerySet[Pool]:
     """With how many computers there are (`all`), are free, are to be confirmed, and are refused or away (`bad`)."""
     bad = Q(computers__state__in=(Computer.State.REFUSED, Computer.State.AWAY))
-    free = Q(computers__state=Computer.State.READY, computers__is_disabled=False, computers__subject="")
+    free = Q(
+        ~Exists(elsewhere("computers__")),
+        computers__state=Computer.State.READY,
+        computers__is_disabled=False,
+        computers__subject="",
+        computers__marked="",
+    )
     return (
         Pool.objects.filter(account=config.uuid)
         .annotate(
@@ -51,21 +58,61 @@ def _changed(config: CloudConfig) -> None:
 
 
 @audit.atomic()
-def create_pool(config: CloudConfig, *, name: str, user: str, base: str, by: User, uuid: UUID) -> Pool:
+def create_pool(
+    config: CloudConfig,
+    *,
+    name: str,
+    user: str,
+    base: str,
+    by: User,
+    uuid: UUID,
+    alone: bool = False,
+    like: Pool | None = None,
+) -> Pool:
     """With an authority of its own. Asked twice with one `uuid`, the second call returns what the first made.
 
-    Raises `Conflict` where the configuration was deleted meanwhile.
+    With the computers of a pool that it is to be `like`, and their keys as somebody has confirmed them: another account
+    on these. Raises `Conflict` where the configuration was deleted meanwhile, and `PortalError` where it has too many.
     """
     if not CloudConfig.objects.select_for_update(no_key=True).live().filter(pk=config.pk).exists():
         raise Conflict(f"The cloud configuration {config} was deleted.")
-    pool = Pool(uuid=uuid, account=config.uuid, name=name, user=user, base=base)
+    pools = Pool.objects.filter(account=config.uuid).exclude(uuid=uuid)
+    if pools.count() >= MOST_POOLS:
+        raise PortalError(f"A cloud configuration has {MOST_POOLS} pools at most.")
+    pool = Pool(uuid=uuid, account=config.uuid, name=name, user=user, base=base, alone=alone)
     certificates.new_authority(pool)
-    made = {field: getattr(pool, field) for field in ("name", "user", "base", "key_public", "key_private")}
+    made = {field: getattr(pool, field) for field in ("name", "user", "base", "alone", "key_public", "key_private")}
     pool, is_new = Pool.objects.get_or_create(uuid=uuid, account=config.uuid, defaults=made)
     if is_new:
-        _record("created", pool, config, by, after={"account": user, "base folder": base})
+        after = {"account": user, "base folder": base, "for one workspace": alone}
+        _record("created", pool, config, by, after=after)
+        if like:
+            _copy(like, pool, by)
         _changed(config)
     return pool
+
+
+def _copy(like: Pool, pool: Pool, by: User) -> None:
+    known = like.computers.exclude(host_public="").order_by("pk")
+    made = [Computer(pool=pool, address=one.address, port=one.port, host_public=one.host_public) for one in known]
+    for one in Computer.objects.bulk_create(made):
+        standing.tell(one, f"{by} has added it, with the host key that was confirmed in the pool {like}.")
+    standing.want_check(pool)
+
+
+def why_not(config: CloudConfig, region: str) -> str:
+    """Why no further workspace is made on this pool, as a sentence; empty where one may be."""
+    alone = Pool.objects.filter(account=config.uuid, name__iexact=region, alone=True).first()
+    if alone is None or not config.workspaces.live().filter(region__iexact=region).exists():
+        return ""
+    return f"The pool {alone} is for one workspace alone, and has one."
+
+
+def beside(pool: Pool) -> QuerySet[Pool]:
+    """Pools of its configuration that have computers of its."""
+    keys = pool.computers.exclude(host_public="").values("host_public")
+    others = Pool.objects.filter(account=pool.account, computers__host_public__in=keys).exclude(pk=pool.pk)
+    return others.distinct().order_by("name")
 
 
 @audit.atomic()

@@ -15,7 +15,7 @@ from django.utils.timezone import now
 
 from portal import ssh
 from portal.clouds.machines import answers as saying
-from portal.clouds.machines import certificates, leaving, standing
+from portal.clouds.machines import certificates, folders, leaving, standing
 from portal.clouds.machines.check import check
 from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 20.0  # seconds
 ANSWER_WITHIN = 15.0  # seconds
-LOOK = "cat /proc/sys/kernel/random/boot_id /proc/loadavg"
+LOOK = f"{folders.MARKS}; cat /proc/sys/kernel/random/boot_id /proc/loadavg"
 NO_KEY = "The portal cannot open the pool's key. Ask whoever runs this portal."
 AT_ONCE = 16  # computers of a pool that are asked at a time: those of another one do not wait for them
 # After it was added, a computer is asked for its key all the time; later, as often as it is checked.
@@ -83,7 +83,7 @@ class ComputerWatcher(SharingWatcher):
             await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self, pool: Pool, computers: Sequence[Computer]) -> None:
-        answers: dict[int, tuple[str, float]] = {}
+        answers: dict[int, standing.Look] = {}
         silent: dict[int, str] = {}
         turns = asyncio.Semaphore(AT_ONCE)
         try:
@@ -108,13 +108,15 @@ class ComputerWatcher(SharingWatcher):
         turns: asyncio.Semaphore,
         computer: Computer,
         host: ssh.Host,
-        answers: dict[int, tuple[str, float]],
+        answers: dict[int, standing.Look],
         silent: dict[int, str],
     ) -> None:
         async with turns:
             try:
                 async with asyncio.timeout(ANSWER_WITHIN):
-                    answer = await self.connections.run(host, LOOK, seconds=ANSWER_WITHIN, most=4096)
+                    answer = await self.connections.run(
+                        host, f"{folders.marking(computer)}; {LOOK}", seconds=ANSWER_WITHIN, most=4096
+                    )
                 answers[computer.pk] = _seen(answer.text)
             except Refused as error:
                 if computer.state == Computer.State.READY:
@@ -130,10 +132,11 @@ class ComputerWatcher(SharingWatcher):
         self.connections.close()
 
 
-def _seen(said: str) -> tuple[str, float]:
-    """Boot id and load, which come after what the account's shell may say. Raises `ValueError`."""
-    boot_id, loads = said.splitlines()[-2:]
-    return saying.boot_id(boot_id), saying.number(float(loads.partition(" ")[0]))
+def _seen(said: str) -> standing.Look:
+    """What comes after what the account's shell may say. Raises `ValueError`."""
+    *lines, boot_id, loads = said.splitlines()
+    load = saying.number(float(loads.partition(" ")[0]))
+    return standing.Look(saying.boot_id(boot_id), load, folders.marks(lines))
 
 
 async def _look_for_keys(pool: Pool, computers: Sequence[Computer]) -> None:
@@ -200,7 +203,7 @@ def _write_keys(pool: Pool, shown: dict[int, str], silent: dict[int, str]) -> No
         _ring(pool)
 
 
-def _write_looks(pool: Pool, answers: dict[int, tuple[str, float]], silent: dict[int, str]) -> None:
+def _write_looks(pool: Pool, answers: dict[int, standing.Look], silent: dict[int, str]) -> None:
     if standing.write_looks(pool, answers, silent):
         _ring(pool, live.WATCH_CHECKS)
 

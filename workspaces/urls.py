@@ -1,6 +1,6 @@
 from django.urls import path
 
-from workspaces.views import computers, configs, people, workspaces
+from workspaces.views import aws, computers, configs, people, workspaces
 
 urlpatterns = [
     path("cloud-configurations/", configs.cloud_configs, name="cloud-configs"),
@@ -8,6 +8,8 @@ urlpatterns = [
     path("cloud-configurations/<uuid:uuid>/", configs.cloud_config, name="cloud-config"),
     path("cloud-configurations/<uuid:uuid>/check/", configs.check_cloud_config, name="check-cloud-config"),
     path("cloud-configurations/<uuid:uuid>/delete/", configs.remove_cloud_config, name="delete-cloud-config"),
+    path("cloud-configurations/<uuid:uuid>/aws/", aws.connect, name="connect-aws"),
+    path("cloud-configurations/<uuid:uuid>/aws/template/", aws.template, name="aws-template"),
     path("cloud-configurations/<uuid:uuid>/pools/new/", computers.new_pool, name="new-pool"),
     path("pools/<uuid:uuid>/", computers.pool, name="pool"),
     path("pools/<uuid:uuid>/add/", computers.add_computers, name="add-computers"),

@@ -11,7 +11,7 @@ from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
-from workspaces import checks
+from workspaces import aws, checks
 from workspaces.models import CloudConfig
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class CheckWatcher(SharingWatcher):
     async def look_after(self, pk: int) -> None:
         config = await DATABASE(_row)(pk)
         try:
-            account = config.account
+            account = aws.awaited_account(config) or config.account
             async with asyncio.timeout(checks.PATIENCE):
                 found = await apart(partial(checks.ask, account))
         except TimeoutError:
@@ -40,7 +40,10 @@ class CheckWatcher(SharingWatcher):
             logger.error("cloud configuration %s: %s", config.uuid, error)
             words = Passing("Its credentials cannot be opened.", advice="Ask whoever runs this portal.")
             found = {"trouble": checks.trouble(words)}
-        await DATABASE(checks.write_down)(config, found)
+        if aws.awaits(config):
+            await DATABASE(aws.tried)(config, found)
+        else:
+            await DATABASE(checks.write_down)(config, found)
 
 
 def _row(pk: int) -> CloudConfig:

@@ -341,7 +341,8 @@ class ClusterForm(OnceForm):
             self.add_error("auto_pause", f"{SPOT_STAYS} Choose Never.")
         if data.get("spot") and kind and not kind.spot:
             self.add_error("spot", f"{kind.name} cannot be had as spot nodes.")
-        if (nodes := data.get("node_count")) and kind and self.takes:
+        # What is made later may find others free.
+        if (nodes := data.get("node_count")) and kind and self.takes and "key" in self.fields:
             # Sent twice, it has them by now.
             is_made = "key" in data and self.workspace.clusters.filter(uuid=data["key"]).exists()
             if not is_made and (why := why_not_enough(self.workspace, kind.name, nodes)):
@@ -368,12 +369,13 @@ def _values_of(like: Cluster, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def typed(data: QueryDict, *, whole: bool) -> dict[str, Any]:
+def typed(data: QueryDict, *, whole: bool, prefix: str = "") -> dict[str, Any]:
     """What was typed into the form, to be shown in it again. `whole`: what is not there was left empty."""
     found = {}
     for name, field in ClusterForm.base_fields.items():
         is_box = isinstance(field.widget, forms.CheckboxInput)
-        omitted = name not in data if is_box else field.widget.value_omitted_from_data(data, {}, name)
+        sent = f"{prefix}-{name}" if prefix else name
+        omitted = sent not in data if is_box else field.widget.value_omitted_from_data(data, {}, sent)
         if whole or not (omitted or name == "key"):
-            found[name] = field.widget.value_from_datadict(data, {}, name)
+            found[name] = field.widget.value_from_datadict(data, {}, sent)
     return found

@@ -74,6 +74,7 @@ class ClusterFilterForm(GoneFilterForm):
     def narrow(self, rows: ClusterQuerySet) -> ClusterQuerySet:
         asked = self.cleaned_data
         rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
+        rows = rows.filter(dedicated=True) if asked["tab"] == "jobs" else rows
         if asked["engine"]:
             rows = rows.filter(engine_version__kind=asked["engine"])
         return self.placed(rows.filter(name__icontains=asked["q"]) if asked["q"] else rows)

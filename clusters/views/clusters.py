@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -35,7 +36,8 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     the address.
     """
     workspace = workspace_for(request, uuid, Can.VIEW)
-    gone = request.GET.get("tab") == "gone"
+    tab = request.GET.get("tab", "")
+    gone = tab == "gone"
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
@@ -51,11 +53,34 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
         **page.context,
         "form": form,
         "gone": gone,
+        "tab": tab if tab in ("gone", "jobs") else "",
         "filtered": any(request.GET.get(name) for name in ("q", "status", "engine")),
         "had_some": not page.rows and workspace.clusters.exists(),
     }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
     return render(request, part or "clusters/clusters.html", context)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that a cluster is dedicated to."""
+
+    job: str
+    number: int
+    uuid: UUID
+
+    @classmethod
+    def of(cls, clusters: Collection[Cluster]) -> dict[int, Self]:
+        """By the cluster's primary key."""
+        dedicated = [cluster.pk for cluster in clusters if cluster.dedicated]
+        if not dedicated:
+            return {}
+        fields = ("pk", "runs__job__name", "runs__number", "runs__uuid")
+        rows = Cluster.objects.filter(pk__in=dedicated, runs__isnull=False).values_list(*fields)
+        return {pk: cls(*words) for pk, *words in rows}
+
+    def __str__(self) -> str:
+        return f"{self.job}, run {self.number}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,7 @@ class Row:
     toggle: str
     progress: Progress | None = None
     nodes: tuple[Node, ...] = ()
+    owner: Owner | None = None
 
     @property
     def tasks(self) -> list[Task]:
@@ -85,21 +111,24 @@ def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> l
     whole = Task.objects.select_related("asked_by", "output").filter(pk__in=[tasks[row.pk].pk for row in open_])
     tasks |= {task.subject_id: task for task in whole} if open_ else {}
     nodes = Node.objects.filter(cluster__in=open_).defer("host_private", "host_public") if open_ else ()
+    owners = Owner.of(found)
     possible: dict[tuple[object, ...], frozenset[str]] = {}  # which is the same for most of them
     start = f"{view.urlencode()}&" if view else ""
     rows = []
     for row in found:
         row.workspace = workspace
-        alike = row.status, row.occupied_by is None, row.spot
+        alike = row.status, row.occupied_by is None, row.spot, row.dedicated
         if alike not in possible:
             possible[alike] = frozenset(life.possible(row))
         row.possible = possible[alike]
         others = "&".join(f"open={one.uuid}" for one in open_ if one is not row)
         if row not in open_:
-            rows.append(Row(row, tasks.get(row.pk), f"{start}{others}{'&' if others else ''}open={row.uuid}"))
+            toggle = f"{start}{others}{'&' if others else ''}open={row.uuid}"
+            rows.append(Row(row, tasks.get(row.pk), toggle, owner=owners.get(row.pk)))
             continue
         theirs = tuple(node for node in nodes if node.cluster_id == row.pk)
-        rows.append(Row(row, tasks[row.pk], f"{start}{others}".rstrip("&"), progress(tasks[row.pk]), theirs))
+        toggle, mine = f"{start}{others}".rstrip("&"), owners.get(row.pk)
+        rows.append(Row(row, tasks[row.pk], toggle, progress(tasks[row.pk]), theirs, mine))
     return rows
 
 
@@ -161,6 +190,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context |= {
         "why": why,
         "ways_out": found.ways_out(why) if why and may_change else [],
+        "owner": Owner.of([found]).get(found.pk),
         "ways": ways_in(found, nodes),
         "terminals": terminals,
         "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known)),

@@ -1,25 +1,25 @@
 from __future__ import annotations
 
-from decimal import Decimal
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from accounts.access import Can, get_for
-from accounts.models import User
 from accounts.place import person
 from clusters import plans
 from clusters.actions import create_cluster
-from clusters.estimate import estimate
+from clusters.estimate import estimate, node_price
 from clusters.forms.create import ClusterForm, TypesForm, typed
 from clusters.models import Cluster
 from portal.forms import refusals_in
 from workspaces.place import workspace_for
 
-PARTS = ("estimate", "types")  # of the page, by the id of what they replace
+# Of the page, by the id of what they replace.
+PARTS = {"estimate": "clusters/cluster_new.html#estimate", "types": "clusters/_types.html#types"}
 
 
 def _like(request: HttpRequest) -> Cluster | None:
@@ -56,7 +56,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             cluster = create_cluster(
                 workspace,
                 **{name: data[name] for name in form.fields if name != "key"},
-                hourly_price=_node_price(form, person(request)),
+                hourly_price=node_price(workspace, form.wanted, seen_by=person(request)) if form.wanted else None,
                 by=person(request),
                 uuid=data["key"],
             )
@@ -65,6 +65,7 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     part = request.headers.get("HX-Target", "")
     context = {
         "workspace": workspace,
+        "form_page": reverse("new-cluster", args=[workspace.uuid]),
         "form": form,
         "like": like,
         "types": TypesForm(asked, of=form),
@@ -73,9 +74,4 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         else None,
         "plan": plans.CREATE.on(workspace.can),
     }
-    return render(request, f"clusters/cluster_new.html{f'#{part}' if part in PARTS else ''}", context)
-
-
-def _node_price(form: ClusterForm, by: User) -> Decimal | None:
-    """What the plan beside the form has said a node costs an hour."""
-    return estimate(form.workspace, form.wanted, None, seen_by=by).node_price if form.wanted else None
+    return render(request, PARTS.get(part, "clusters/cluster_new.html"), context)

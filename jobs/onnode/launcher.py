@@ -17,7 +17,6 @@ and there they wait. They are let go when each of them has said that it waits.
 Writes FOLDER/verdict.json (`Launcher.verdict`) and exits with 0, or with what the first failing rank had.
 """
 
-import base64
 import collections
 import contextlib
 import ctypes
@@ -50,7 +49,7 @@ TERMINATED = 4.0  # seconds between a TERM to us and the end of mpiexec; who ask
 WORDS = 4096  # bytes of what a rank said last that are kept for the verdict
 MOST_FAILURES = 64
 LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
-WRAPPER = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ['COXSWAIN_WRAPPER'])))"
+WRAPPER = "import marshal,os;exec(marshal.loads(bytes.fromhex(os.environ['COXSWAIN_WRAPPER'])))"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PRCTL = ctypes.CDLL(None).prctl
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
@@ -86,7 +85,7 @@ def coded(module):
     """A module that was brought here, as what a variable of the environment can hold."""
     source = boot.source(module)
     code = compile(source, "<portal>", "exec", dont_inherit=True)
-    return base64.b64encode(marshal.dumps(code)).decode()
+    return marshal.dumps(code).hex()  # which is read without loading anything
 
 
 def place_of_our_own():

@@ -24,17 +24,14 @@ import os
 import select
 import sys
 import time
-from _json import encode_basestring_ascii as quoted
-from _struct import Struct
 
-HEAD = Struct(">cIQ")
 HOLD = 8.0  # seconds that we stay when the rank has failed: else Hydra sees its PMI end, and kills at once
 PATIENCE = 0.1, 0.6  # seconds until what the rank left behind gets TERM, and KILL
 IGNORED = [
     getattr(signal, f"SIG{name}")
     for name in ["TERM", "INT", "HUP", "USR1", "USR2", "QUIT", "TSTP", "ALRM", "PIPE", "XFSZ"]
 ]
-CODE = "import marshal,os,binascii;exec(marshal.loads(binascii.a2b_base64(os.environ.pop('COXSWAIN_RUNNER'))))"
+CODE = "import marshal,os;exec(marshal.loads(bytes.fromhex(os.environ.pop('COXSWAIN_RUNNER'))))"
 WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # options of Python that have their value in the next word
 F_SETPIPE_SZ = 1031
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -47,7 +44,7 @@ def prctl(option, value):
 
 
 def frame(kind, data):
-    data = HEAD.pack(kind, len(data), time.time_ns()) + data
+    data = kind + len(data).to_bytes(4, "big") + time.time_ns().to_bytes(8, "big") + data
     while data:
         data = data[os.write(1, data) :]
 
@@ -193,7 +190,8 @@ class Rank:
         self.done = False  # its program has ended well: only MPI_Finalize is left to do
         self.left = set()  # processes of its that were still there after it
         self.words = b""
-        event(f'{{"start":{self.pid},"node":{quoted(os.uname().nodename)}}}')
+        name = "".join(c for c in os.uname().nodename if c.isprintable() and c not in '\\"')  # as JSON takes it
+        event(f'{{"start":{self.pid},"node":"{name}"}}')
 
     def pump(self, ready):
         """Pass on what there is, and last what the program tells of itself. Whether there was some."""

@@ -2,59 +2,71 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import Can, get_for, may
 from accounts.place import person
-from jobs import causes, repositories
-from jobs.actions import CLUSTER_GONE, change_credential, change_job, create_job, delete_job, start_run
+from clusters.forms.create import TypesForm
+from jobs import causes, repositories, rules
+from jobs.actions import CLUSTER_GONE, Credential, change_credential, change_job, create_job, delete_job, start_run
 from jobs.dispatch import GONE
-from jobs.forms import ClusterField, CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.fields import OWN, ClusterField
+from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.looking import Found
+from jobs.looking import look as look_for
 from jobs.models import Job, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
+from portal.secrets import CannotDecrypt, unseal
+from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """The field `use` fills in an example; what was typed besides stays."""
+    """The field `use` fills in an example; `look` shows the page again, and makes nothing. What was typed stays."""
     workspace = workspace_for(request, uuid, Can.RUN_JOBS)
     examples = repositories.offered()
-    asked = request.POST if request.method == "POST" else request.GET
+    asked: QueryDict = request.POST if request.method == "POST" else request.GET
+    look = _look(request)
     example = next((example for example in examples if example.name == asked.get("use")), None)
     if example:
-        typed = {name: asked[name] for name in JobForm.base_fields if name != "git_password" and name in asked}
-        form = JobForm(
-            workspace=workspace, initial=typed | example.fields | {"name": typed.get("name") or example.name}
-        )
-    else:
-        form = JobForm(request.POST or None, workspace=workspace, initial={"cluster": request.GET.get("cluster")})
-    if form.is_valid():
+        asked = filled = asked.copy()
+        for name, text in (example.fields | {"name": asked.get("name") or example.name}).items():
+            filled[name] = text
+        look = "typed"
+    initial = {"cluster": request.GET.get("cluster")}
+    form = JobForm(
+        asked if look or request.method == "POST" else None,
+        workspace=workspace,
+        initial=initial,
+        may_build=may(request, Can.MANAGE_CLUSTERS),
+        look=look,
+    )
+    checked = _check(request, workspace, None) if look == "check" else None
+    if not look and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
             _, run = create_job(
                 workspace,
                 name=data["name"],
-                cluster=data["cluster"],
                 git_url=data["git_url"],
-                reference=data["reference"],
-                command=data["command"],
-                time_limit=data["time_limit"],
-                resumes=data.get("resumes", False),
+                **_wanted(form, request),
+                due=data["due"],
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -63,11 +75,74 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context = {
         "workspace": workspace,
         "form": form,
+        "checked": checked,
+        **_own(request, form, reverse("new-job", args=[workspace.uuid])),
         "examples": examples,
         "out_of_reach": repositories.out_of_reach(workspace.cloud_config),
         "plan": RUN,
     }
-    return render(request, "jobs/job_new.html", context)
+    return render(request, _part(request, "jobs/job_new.html"), context)
+
+
+# Parts of the pages with the form of a job, by the id of what they replace.
+_PARTS = {
+    "types": "clusters/_types.html#types",
+    "cluster-choice": "jobs/_cluster_choice.html",
+    "checked": "jobs/_checked.html",
+}
+
+
+def _part(request: HttpRequest, page: str) -> str:
+    return _PARTS.get(request.headers.get("HX-Target", ""), page)
+
+
+def _look(request: HttpRequest) -> str:
+    """Why the page is only shown again, and nothing made: most because of the cluster that each run is to have."""
+    asked = request.POST if request.method == "POST" else request.GET
+    if request.headers.get("HX-Target") == "types" or asked.get("look") == "types":
+        return "own"
+    return asked["look"] if asked.get("look") in ("own", "use", "drop", "typed", "check") else ""
+
+
+def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found | None:
+    """Whether the source that was typed can be reached: with the password that was typed, or the job has."""
+    if request.method != "POST":
+        return None
+    typed = request.POST
+    try:
+        page = rules.address(typed.get("git_url", ""))
+        reference = rules.reference(typed.get("reference", "")) or page.reference
+        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+    except ValidationError as error:
+        return Found(False, error.messages[0])
+    if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
+        return Found(False, why)
+    credential = None
+    if typed.get("git_password"):
+        credential = Credential(typed.get("git_username") or "git", typed["git_password"])
+    elif job and job.git_password and rules.same_server(page.git_url, job.git_url):
+        try:
+            credential = Credential(job.git_username, unseal(job, "git_password"))
+        except CannotDecrypt:
+            return Found(False, "The job's password cannot be decrypted with this portal's keys.")
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
+
+
+def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
+    """What the pages say of a cluster that each run has for itself."""
+    asked = request.POST if request.method == "POST" else request.GET
+    types = TypesForm(asked, of=form.own) if form.own and form.is_open else None
+    known = form.chosen_specification(person(request)) if form.own and not form.is_open else None
+    return {"own": form.own, "form_page": page, "types": types, "specification": known}
+
+
+def _wanted(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
+    """As `ProgramForm.wanted`, with the cluster that was filled in."""
+    wanted = form.wanted
+    if form.cleaned_data["cluster"] == OWN:
+        known = form.chosen_specification(person(request))
+        wanted["dedicated"] = known.kept if known else None
+    return wanted
 
 
 def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
@@ -103,6 +178,7 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     page = page_of(rows[: PAGE + 1].with_reasons(), PAGE, request.GET)
     context = {
         "job": found,
+        "specification": found.specification,
         "runs": page.rows,
         **page.context,
         "time_limit": causes.span(found.time_limit or settings.RUN_SECONDS),
@@ -116,7 +192,7 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 def clusters_for(job: Job) -> ClusterField | None:
     """The field with the clusters that it could run on, if its own is gone."""
-    if job.cluster.status not in GONE:
+    if job.cluster is None or job.cluster.status not in GONE:
         return None
     field = ClusterField()
     field.offer(job.workspace, job.cluster)
@@ -129,12 +205,20 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _job_for(request, uuid, Can.RUN_JOBS)
     if found.deleted:
         return redirect("job", uuid=uuid)
-    form = EditJobForm(request.POST or None, workspace=found.workspace, of=found)
-    if form.is_valid():
-        names = ("name", "cluster", "git_url", "reference", "command", "time_limit", "resumes")
+    look = _look(request)
+    asked = request.POST if request.method == "POST" else request.GET
+    form = EditJobForm(
+        asked if look or request.method == "POST" else None,
+        workspace=found.workspace,
+        of=found,
+        may_build=may(request, Can.MANAGE_CLUSTERS),
+        look=look,
+    )
+    checked = _check(request, found.workspace, found) if look == "check" else None
+    if not look and form.is_valid():
         had_password = bool(found.git_password)
         with refusals_in(form):
-            wanted = {name: form.cleaned_data[name] for name in names if name in form.fields}
+            wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             changed = change_job(found, by=person(request), **wanted)
             if had_password and not found.git_password:
                 messages.warning(
@@ -145,8 +229,16 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
             if "run" in request.POST:
                 return _run(request, found, form.cleaned_data["key"])
             return redirect("job", uuid=uuid)
-    context = {"job": found, "form": form, "waiting": found.runs.waiting().count()}
-    return render(request, "jobs/job_edit.html", context)
+    here = reverse("edit-job", args=[uuid])
+    context = {
+        "job": found,
+        "workspace": found.workspace,
+        "form": form,
+        "checked": checked,
+        **_own(request, form, here),
+        "waiting": found.runs.waiting().count(),
+    }
+    return render(request, _part(request, "jobs/job_edit.html"), context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

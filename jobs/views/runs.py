@@ -57,6 +57,7 @@ _MENDS = {
     "address": ("git_url",),
     "cluster_failed": ("repair", "cluster"),
     "cluster_gone": ("cluster",),
+    "dedicated_failed": ("cluster",),
     "credential": ("credential",),
     "head_lost": ("repair",),
     "no_command": ("command",),
@@ -64,6 +65,7 @@ _MENDS = {
     "no_program": ("command", "reference"),
     "no_program_module": ("command",),
     "node_lost": ("repair",),
+    "ranks": ("ranks", "cluster"),
     "reference": ("reference",),
     "source": ("git_url", "credential"),
     "time_limit": ("time_limit",),
@@ -73,6 +75,7 @@ _FIELDS = {
     "command": ("edit-job", "id_command", "Change the command"),
     "credential": ("job-credential", "id_git_password", "Change how it signs in"),
     "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
+    "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
     "time_limit": ("edit-job", "id_time_limit", "Change the time limit"),
 }
@@ -118,12 +121,13 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "advice": "" if is_mended else found.advice,
         "mends": _mends(found) if may_run and not is_mended and found.status == Run.Status.FAILED else [],
         "clusters": clusters_for(found.job) if may_run and found.is_finished else None,
+        "used": found.cluster.used if found.cluster.dedicated else None,
         "key": uuid4(),
         "is_news": is_news,
     }
     if is_news:  # two parts of the page, with one answer
         return render(request, "jobs/_run_news.html", context)
-    permission.learn(request, found.live_names()[0], found.output.live_name)
+    permission.learn(request, *found.live_names()[:2], found.output.live_name)
     return render(request, "jobs/run.html", {**context, "viewer": viewer(found.output)})
 
 

@@ -31,6 +31,7 @@ class Can(StrEnum):
     ZONE = "zone"  # choose where in a region nodes are
     SPOT = "spot"  # have nodes for less that may be taken away
     ROLE = "role"  # give nodes rights of their own in the cloud
+    OWN_KEYS = "own-keys"  # have nodes make host keys of their own: others can read the ones that they are given
     PRICES = "prices"  # say what things cost
 
 
@@ -193,6 +194,7 @@ class CloudNode:
     home: str
     shared: str  # where the workspace's filesystem is mounted
     reason: str = ""  # why it is in this state, where the cloud says so and nobody asked for it: a sentence
+    is_away: bool = False  # it may come back; but while it is asked for, the cloud gives another one in its place
     zone: str = ""
     spot: bool = False
     notice: str = ""  # what the cloud has announced, such as that it takes the node away: a sentence
@@ -202,6 +204,8 @@ class CloudNode:
     door: str = ""  # path of a unix socket by which the portal comes in, where it does not by the address
     switched_off: datetime | None = None  # when its life before this one was ended in order, if that is known
     host_key: str = ""  # its public one, OpenSSH format, where it has its own and not the one that it was given
+    own_key: str = ""  # path on it of another public host key, which it has made itself: see `Can.OWN_KEYS`
+    ready: str = ""  # path on it of what is there once it is all that was promised; empty: as soon as it answers
     certificates: tuple[str, ...] = ()  # by which its authorized keys sign in, one each, where its server wants that
     refuses: str = ""  # why no new run may start here, as the beginning of `note`; empty when it may
 

@@ -156,18 +156,24 @@ def start(folder, order):
 class Keeper:
     """Owns the command: passes on signals, ends it when its time is up, and writes down how it ended."""
 
-    def __init__(self, folder, order, lock, fence, command=0, until=None, control=None):
+    def __init__(self, folder, order, lock, fence, command=0, until=None, control=None, life=None):
         self.folder = folder
         self.order = order
         self.lock = lock
         self.fence = fence
         self.command = command
         self.until = until  # by the clock of `time.monotonic`, which goes over an exec
-        self.control = control  # open from before anybody can know of the command: what is asked waits in it
+        # Open from before anybody can know of the command: what is asked waits in one, and what is rung in the other,
+        # whose end is seen by whoever reads it.
+        self.control, self.life = control, life
 
     def words(self):
         """For `finish`, after an exec."""
-        return [str(self.folder), json.dumps([self.lock, self.fence, self.command, self.until, self.control])]
+        given = [self.lock, self.fence, self.command, self.until, self.control, self.life]
+        return [str(self.folder), json.dumps(given)]
+
+    def files(self):
+        return [file for file in (self.lock, self.fence, self.control, self.life) if file is not None]
 
 
 def keep(keeper, begun, told=None):
@@ -180,7 +186,9 @@ def keep(keeper, begun, told=None):
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind becomes our child
-    keeper.control = os.open(folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    keeper.control, keeper.life = (
+        os.open(folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for name in ("control", "life")
+    )
     if told is not None:
         os.write(told, b"1")
         os.close(told)
@@ -195,7 +203,7 @@ def keep(keeper, begun, told=None):
     os.close(begun)
     if "secret" in order:
         # On with an empty memory.
-        for file in filter(None, (keeper.lock, keeper.fence, keeper.control)):
+        for file in keeper.files():
             os.set_inheritable(file, True)
         with contextlib.suppress(OSError):
             boot.execute(sys.executable, "detach", ["finish", *keeper.words()])
@@ -205,7 +213,6 @@ def keep(keeper, begun, told=None):
 def finish(keeper):
     """Wait for the command and act on what is asked meanwhile; then end what it left, and write down how it ended."""
     folder, control = keeper.folder, keeper.control
-    os.open(folder / "life", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # its end is seen by whoever reads it
     wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -240,6 +247,8 @@ def finish(keeper):
     (folder / "room").unlink(missing_ok=True)
     write_whole(folder / "exit", json.dumps({**end, "fault": fault, "limit": limit, "asked": sorted(asked),
                                              "left": left}))  # fmt: skip
+    with contextlib.suppress(OSError):  # full: it rings already
+        os.write(keeper.life, b".")
     os._exit(0)
 
 
@@ -301,7 +310,7 @@ def become(keeper, parent):
     folder, order = keeper.folder, keeper.order
     status = 1
     try:
-        for file in filter(None, (keeper.lock, keeper.fence, keeper.control)):
+        for file in keeper.files():
             os.close(file)
         os.setsid()
         _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
@@ -392,7 +401,8 @@ def observe(folder, at):
     log = None
     facts, told = "", 0.0
     quiet_since = time.monotonic()
-    poll, watched = select.poll(), False  # `life`: rung at what is new in the log, hung up when the keeper ends
+    poll, watched = select.poll(), False
+    rung = False  # whether we hear `life`: rung at what is new in the log, hung up when the keeper ends
 
     def tell(word, body=b""):
         to.write(json.dumps(word).encode() + b"\n" + body)
@@ -448,14 +458,17 @@ def observe(folder, at):
                 life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
                 if stat.S_ISFIFO(os.fstat(life).st_mode):
                     poll.register(life, select.POLLIN)
+                    rung = True
             watched = True
-        # Often after something happened, for more is likely then; and at once when the keeper ends.
-        for file, what in poll.poll(1000 * min(0.03, max(0.002, (now - quiet_since) / 8))):
+        # Where nothing rings, often after something happened, for more is likely then. Who rings does not know whether
+        # another observer has taken it.
+        for file, what in poll.poll(1000 * (0.03 if rung else min(0.03, max(0.002, (now - quiet_since) / 8)))):
             if what & select.POLLIN:
                 with contextlib.suppress(BlockingIOError):  # another observer was quicker
                     os.read(file, 65536)
             else:
                 poll.unregister(file)
+                rung = False
 
 
 def said(path):
@@ -573,8 +586,7 @@ def main(words, stream):
     elif verb == "look":
         look(pathlib.Path(target))
     elif verb == "finish":  # the keeper alone calls it, of itself
-        lock, fence, command, until, control = json.loads(rest[0])
-        finish(Keeper(pathlib.Path(target), {}, lock, fence, command, until, control))
+        finish(Keeper(pathlib.Path(target), {}, *json.loads(rest[0])))
     elif verb == "sweep":
         sweep(target, rest[0])
     else:

@@ -105,8 +105,8 @@ def start_task(
         task = _new_task(subject, plan, by, title, cloud, output, wake_at)
         if plan.during and subject.status != subject.first_status:
             _begin(subject, plan)
+    queue.enqueue(task, is_new=True)  # before pages are told: who waits for it is not to wait for that
     task.changed()
-    queue.enqueue(task, is_new=True)
     return task
 
 

@@ -134,6 +134,22 @@ document.addEventListener("keydown", (event) => {
   button.click();
 });
 
+// data-add-row of a button: one more empty row, like the last one beside it. Without this the page is asked for it.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-add-row]");
+  if (!button) return;
+  event.preventDefault();
+  const rows = button.parentElement.querySelectorAll("[data-row]");
+  const row = rows[rows.length - 1].cloneNode(true);
+  for (const control of row.querySelectorAll("input, textarea")) {
+    control.value = "";
+    control.removeAttribute("id");
+    control.setAttribute("aria-label", control.getAttribute("aria-label").replace(/\d+/, rows.length + 1));
+  }
+  rows[rows.length - 1].after(row);
+  row.querySelector("input").focus();
+});
+
 // A form is sent once; its key makes a second time harmless, and this makes it rare. data-again: it leads to no page.
 document.addEventListener("submit", (event) => {
   const form = event.target;

@@ -215,8 +215,8 @@ def test_a_socket_that_no_page_of_ours_opens_is_closed_before_it_is_one(client, 
     async def told():
         page = page_of(client, **wrong)
         await page.send_input({"type": "websocket.connect"})
-        message = await page.receive_output(5)
-        await page.wait(5)
+        message = await page.receive_output()
+        await page.wait()
         return message
 
     assert async_to_sync(told)() == {"type": "websocket.close"}
@@ -229,9 +229,9 @@ def test_at_an_unknown_path_a_server_that_can_says_404(client, bob):
     async def told():
         page = page_of(client, path="/x", extensions={"websocket.http.response": {}})
         await page.send_input({"type": "websocket.connect"})
-        message = await page.receive_output(5)
-        await page.receive_output(5)
-        await page.wait(5)
+        message = await page.receive_output()
+        await page.receive_output()
+        await page.wait()
         return message
 
     assert async_to_sync(told)()["status"] == 404
@@ -259,7 +259,7 @@ def test_a_socket_that_asks_nonsense_is_closed(client, bob, ask):
         page = page_of(client)
         assert await page.connect()
         await page.send_to(ask)
-        message = await page.receive_output(5)
+        message = await page.receive_output()
         await page.disconnect()
         return message
 
@@ -279,7 +279,7 @@ def test_one_person_has_only_so_many_sockets_and_is_told_so(client, bob, vera, s
         assert [await page.connect() for page in pages] == [True] * 3
         crowded = page_of(client)
         assert await crowded.connect()
-        told = await crowded.receive_output(5)
+        told = await crowded.receive_output()
         theirs = page_of(other)
         assert await theirs.connect(), "it is not about others"
         await theirs.send_json_to({"watch": []})

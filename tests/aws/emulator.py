@@ -146,6 +146,16 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
     )
 
 
+_delete_nat_gateway_of_moto = EC2Backend.delete_nat_gateway
+
+
+def delete_nat_gateway(self: EC2Backend, nat_gateway_id: str) -> Any:
+    """Its interface goes with it, which moto leaves behind."""
+    gone = _delete_nat_gateway_of_moto(self, nat_gateway_id)
+    self.enis.pop(gone._eni.id, None)
+    return gone
+
+
 _quota_of_moto = ServiceQuotasBackend.get_service_quota
 
 
@@ -159,6 +169,7 @@ def get_service_quota(self: ServiceQuotasBackend, service_code: str, quota_code:
 if __name__ == "__main__":
     for added in (get_console_output, create_placement_group, describe_placement_groups, delete_placement_group):
         setattr(EC2Response, added.__name__, added)
+    EC2Backend.delete_nat_gateway = delete_nat_gateway  # type: ignore[assignment, method-assign]
     setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)
     ServiceQuotasBackend.get_service_quota = get_service_quota  # type: ignore[method-assign]
     serve(["-H", "127.0.0.1", "-p", sys.argv[1]])

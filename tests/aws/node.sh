@@ -53,6 +53,7 @@ cloud-init)
 esac
 boot first
 key=/etc/ssh/ssh_host_ed25519_key
+[ -e "$key" ] || key=/etc/ssh/ssh_host_ecdsa_key
 echo '-----BEGIN SSH HOST KEY KEYS-----'
 cat "$key.pub"
 echo '-----END SSH HOST KEY KEYS-----'

@@ -7,8 +7,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.running import RunningPortal, until
+
+PATIENCE = 30_000  # ms: for a busy machine; Playwright itself has 5 s for what is expected
+expect.set_options(timeout=PATIENCE)
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -98,7 +102,7 @@ def open_desk(portal, browser, session_cookies):
         context.add_cookies(session_cookies)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", listen)
         page.goto(portal.url + path)

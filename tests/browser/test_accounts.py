@@ -15,7 +15,6 @@ def page_of(portal, browser):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
         page.goto(portal.url + path if path.startswith("/") else path)
         return page
 

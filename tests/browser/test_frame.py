@@ -62,7 +62,6 @@ def test_go_to_is_a_page_without_javascript(open_desk, lab):
 def test_what_was_typed_before_a_sign_out_is_given_back_after_the_sign_in(portal, lab, browser):
     context = browser.new_context()
     page = context.new_page()
-    page.set_default_timeout(15_000)
     sign_in(page, portal)
     page.goto(f"{portal.url}/workspaces/new/")
     page.fill("[name=name]", "Half a morning's work")

@@ -16,7 +16,7 @@ def test_a_warning_comes_by_itself_and_one_click_takes_it_back(portal, lab, clus
     expect(page.locator("#activity")).to_contain_text("Idle since")
     portal.call("leave_alone", cluster=cluster, minutes=51)
     warning = page.locator("#idle-warning")
-    expect(warning).to_contain_text("It pauses at", timeout=20_000)
+    expect(warning).to_contain_text("It pauses at")
     look(page)
     if folder := os.environ.get("SHOTS"):
         page.screenshot(path=f"{folder}/idle.png", full_page=True)
@@ -34,7 +34,7 @@ def test_a_warning_comes_by_itself_and_one_click_takes_it_back(portal, lab, clus
     expect(page.locator("#idle-warning")).to_have_count(0)
 
     portal.call("leave_alone", cluster=cluster, minutes=51)
-    expect(warning).to_be_visible(timeout=20_000)
+    expect(warning).to_be_visible()
     portal.call("leave_alone", cluster=cluster, minutes=10)
     expect(page.locator("#cluster-live .st").first).to_have_text("PAUSED", timeout=120_000)
     expect(page.locator("#activity")).to_contain_text("is deleted at")

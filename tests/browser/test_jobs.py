@@ -140,6 +140,7 @@ def test_the_sums_of_a_cluster_follow_what_is_chosen(open_desk, lab, cluster):
 def test_an_example_keeps_what_was_typed(open_desk, lab, cluster):
     page = open_desk(f"/workspaces/{lab}/jobs/new/")
     page.fill("[name=name]", "my own name")
+    page.click("text=Show advanced")
     page.fill("[name=time_limit]", "5")
     page.click("text=Use the example chatty")
     page.wait_for_selector("[name=command][value='chatty.py']")

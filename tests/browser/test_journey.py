@@ -40,7 +40,6 @@ class Hands:
 
 def test_somebody_without_a_mouse_gets_from_signing_in_to_a_finished_job(portal, browser):
     page = browser.new_page()
-    page.set_default_timeout(30_000)
     hands = Hands(page)
     page.goto(f"{portal.url}/")
     hands.to("E-mail").type(portal.who["email"])

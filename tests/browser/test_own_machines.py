@@ -105,7 +105,7 @@ def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as
     page.fill("[name=git_url]", flights)
     page.fill("[name=command]", "flights.py")
     page.fill("[name=name]", "flights")
-    page.click("button:has-text('Create and run')")
+    page.click("#create")
     page.wait_for_url("**/runs/**")
     page.wait_for_selector("#run-head .st:has-text('FINISHED')", timeout=240_000)
     page.wait_for_selector("[data-state]:has-text('Complete: ')")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -113,9 +112,7 @@ def test_a_role_taken_away_stops_the_page_that_is_open(page_of, portal, place): 
     until(lambda: page.evaluate("performance.now()") > 4000, what="its age")
 
     portal.call("give_role", workspace=place, email="walter@example.org", role="")
-    began = time.monotonic()
     page.wait_for_selector("h1:has-text('There is nothing at this address')")
-    assert time.monotonic() - began < 5
     assert "a workspace you are not a member of" in page.text_content("main")
     assert "high water" not in page.text_content("body")
     clean(page)

@@ -18,7 +18,7 @@ from portal.clouds.local import identity
 from portal.clouds.promises import SSH_CONFIG
 
 
-def until(look, seconds=10):
+def until(look, seconds=30):
     """Wait until `look` returns something true, and return it. The only place that waits."""
     end = time.monotonic() + seconds
     while not (found := look()):
@@ -58,7 +58,7 @@ def site(where, **more):
     return WorkspaceSpec(where, **more)
 
 
-def ask(request, *arguments, seconds=10):
+def ask(request, *arguments, seconds=30):
     """Ask a cloud until it is done, with the token of its answer, as the ledger does."""
     answers = [""]
 

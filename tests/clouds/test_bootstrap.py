@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
+from portal import ssh
 from portal.clouds import HostKey
-from portal.clouds.bootstrap import MOST, UID, Boot, Mount, user_data
+from portal.clouds.bootstrap import MOST, OWN_KEY, READY, UID, Boot, Mount, user_data
 
 from . import hands
 
@@ -80,11 +81,35 @@ def test_the_shared_filesystem_is_tried_again_until_it_is_mounted_and_is_the_use
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run(["/bin/sh", "-eu", "-c", script["content"]], env=environment, check=True, timeout=20)
+    text = script["content"].replace(READY, str(tmp_path / "ready"))
+    subprocess.run(["/bin/sh", "-eu", "-c", text], env=environment, check=True, timeout=20)
+    assert (tmp_path / "ready").exists()
     assert said.read_text().splitlines() == ["mount /shared"] * 3 + [f"chown {UID}:{UID} /shared"]
 
 
-def test_without_a_mount_there_is_no_script_and_an_image_with_everything_installs_nothing():
+@pytest.mark.parametrize(
+    ("kind", "given", "own"), [("ssh-ed25519", "ed25519", "ecdsa"), ("ecdsa-sha2-nistp256", "ecdsa", "ed25519")]
+)
+def test_a_node_makes_a_host_key_of_another_kind_once_and_shows_both(tmp_path, kind, given, own):
+    private, public = ssh.new_key("demo-0", kind)
+    config = told(user_data(Boot("demo-0", HostKey(private, public), (hands.public("portal"),))))
+    assert set(config["ssh_keys"]) == {f"{given}_private", f"{given}_public"}
+    files = {file["path"]: file["content"] for file in config["write_files"]}
+    shown = [line for line in files["/etc/ssh/sshd_config.d/50-coxswain.conf"].splitlines() if "HostKey " in line]
+    assert shown == [f"HostKey /etc/ssh/ssh_host_{given}_key", f"HostKey {OWN_KEY.removesuffix('.pub')}"]
+    ((shell, flag, script),) = config["bootcmd"]
+    seen = set()
+    for _ in range(2):  # each boot
+        subprocess.run([shell, flag, script.replace("/etc/ssh", str(tmp_path))], check=True, timeout=20)
+        seen.add((tmp_path / "coxswain_host_key.pub").read_text())
+    (key,) = seen
+    assert own in key.split()[0]
+    assert (tmp_path / "coxswain_host_key").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "sshd_config.d/51-coxswain.conf").read_text().startswith("SetEnv HYDRA_IFACE=")
+
+
+def test_without_a_mount_nothing_is_mounted_and_an_image_with_everything_installs_nothing():
     config = told(user_data(boot(packages=())))
     assert not {"mounts", "packages", "package_update"} & set(config)
-    assert [file["path"] for file in config["write_files"] if "scripts" in file["path"]] == []
+    (script,) = [file["content"] for file in config["write_files"] if "scripts" in file["path"]]
+    assert "mount" not in script

@@ -14,6 +14,8 @@ from . import hands
 
 pytestmark = pytest.mark.slow
 
+SOON = 20  # seconds, on a busy machine: for somebody who is not kept out
+
 
 @pytest.fixture(params=["namespaces", "landlock"])
 def rung(request):
@@ -60,7 +62,7 @@ time.sleep(100)
 async def seconds_of(node, command, said):
     """How long somebody waits who comes anew."""
     began = time.monotonic()
-    async with asyncio.timeout(20), hands.connect(node) as connection:
+    async with asyncio.timeout(60), hands.connect(node) as connection:
         done = await connection.run(command)
         assert (done.stdout or "").strip() == said, (done.exit_status, done.stderr)
     return time.monotonic() - began
@@ -78,7 +80,7 @@ def test_connections_that_never_sign_in_keep_nobody_out(local, rung, few_files):
             crowd.kill()
             return waited
 
-    assert max(asyncio.run(go())) < 5
+    assert max(asyncio.run(go())) < SOON
 
 
 def test_sessions_of_programs_are_so_many_and_the_portals_are_beside_them(local, rung):
@@ -100,8 +102,8 @@ def test_sessions_of_programs_are_so_many_and_the_portals_are_beside_them(local,
                 assert await all_at_once(connection, 200) == 128
                 with pytest.raises(asyncssh.ChannelOpenError):
                     await connection.create_process("true")
-                assert await seconds_of(node, "echo in", "in") < 5
-            await asyncio.wait_for(until_one_may_come(), 20)
+                assert await seconds_of(node, "echo in", "in") < SOON
+            await asyncio.wait_for(until_one_may_come(), 60)
 
     async def until_one_may_come():
         while True:
@@ -152,11 +154,11 @@ def test_a_node_full_of_processes_is_still_the_portals_to_clear(local, rung):
         async with hands.connect(node) as connection:
             bomb = await connection.create_process("exec python3 bomb.py", env={"COXSWAIN_RUN": "bomb"})
             assert await asyncio.wait_for(bomb.stdout.readline(), 30) == "full\n"
-            assert await seconds_of(node, "echo in", "in") < 5
+            assert await seconds_of(node, "echo in", "in") < SOON
             async with hands.connect(node) as other:
                 done = await other.run("exec python3 -c 'print(1)'", env={"COXSWAIN_SWEEP": "bomb"})
                 assert done.stdout == "1\n"
-            await asyncio.wait_for(bomb.wait_closed(), 10)
+            await asyncio.wait_for(bomb.wait_closed(), 60)
 
     asyncio.run(go())
 
@@ -247,7 +249,7 @@ def test_descriptors_that_nobody_fetches_hinder_no_node(local, rung):
             hostile = await connection.create_process("exec python3 descriptors.py")
             assert await asyncio.wait_for(hostile.stdout.readline(), 30) == "full\n"
             for node in nodes:
-                assert await seconds_of(node, "echo in", "in") < 5
+                assert await seconds_of(node, "echo in", "in") < SOON
             await asyncio.to_thread(start, clouds[1])
             hostile.kill()
 

@@ -22,7 +22,7 @@ def test_a_node_tells_the_portal_how_many_people_are_signed_in(local, rung):
         return (await connection.run(PING.line, env=dict(PING.env))).stdout
 
     async def until(portal, said):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await told(portal) != said:
                 await asyncio.sleep(0.02)
 

@@ -644,7 +644,7 @@ def test_power_off_and_on(make, rung):
     hands.said(cluster.nodes[1], "(trap '' TERM HUP; sleep 1000) </dev/null >/dev/null 2>&1 & disown")
     begin = time.monotonic()
     cluster.cloud.power_off()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert not cluster.folder.processes()
     assert [node.running for node in cluster.cloud.nodes(cluster.tags)] == [False, False]
     cluster.cloud.power_on()
@@ -662,7 +662,7 @@ def test_what_is_stopped_keeps_its_disks_and_is_not_started_with_the_computer(ma
     _stay(cluster.nodes[1], number)
     begin = time.monotonic()
     hands.ask(cluster.cloud.stop_nodes, cluster.tags)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert not cluster.folder.processes()
     assert not _sleepers(number)
     assert cluster.cloud.power_on() == []

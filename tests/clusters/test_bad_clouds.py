@@ -13,6 +13,7 @@ from clusters import plans
 from clusters.actions import create_cluster, delete_cluster
 from clusters.models import Cluster, EngineVersion
 from portal import ssh
+from portal.clouds import Can
 from portal.errors import PortalError, Refused
 from portal.tasks import ledger, registry
 from portal.tasks.models import Output, Task
@@ -250,3 +251,39 @@ def test_what_is_wrong_with_a_node_that_has_never_answered_may_pass(on, memory, 
     )  # fmt: skip
     answers[0] = ssh.Answer(0, b"", b"")
     assert go_on(cluster).status == "finished"
+
+
+def test_a_node_is_known_by_the_key_that_it_made_itself_until_another_computer_takes_its_place(on, monkeypatch):
+    cloud = WholeCloud()
+    nodes = WholeCloud.nodes
+    monkeypatch.setattr(
+        WholeCloud,
+        "nodes",
+        lambda self, tags: [replace(one, own_key="/etc/own.pub", ready="/run/ready") for one in nodes(self, tags)],
+    )
+    asked, made = [], {}
+
+    def on_all(hosts, command, **_):
+        asked.append(command)
+        return [ssh.Answer(0, b"", b"") for _ in hosts]
+
+    def each(calls, **_):
+        for host, command, _ in calls:
+            assert command == "cat /etc/own.pub"
+            made[host.name] = (host.host_key, ssh.new_key(host.name)[1])
+        return [ssh.Answer(0, made[host.name][1].encode(), b"") for host, *_ in calls]
+
+    monkeypatch.setattr(ssh, "run_on_all", on_all)
+    monkeypatch.setattr(ssh, "run_each", each)
+    monkeypatch.setattr(Cluster, "can", MemoryCloud.can | {Can.OWN_KEYS})
+    cluster = on(cloud, nodes=2)
+    go_on(cluster)
+    assert "test -e /run/ready && hostname" in asked
+    for node in cluster.nodes.all():
+        given, own = made[node.hostname]
+        assert given.startswith("ecdsa-"), "its server shows its own to whoever knows none"
+        assert node.host.host_key == node.pinned == ssh.public_key(own)
+        assert node.host_key.public not in (given, own), "what takes its place gets another one"
+    one = cluster.nodes.get(rank=1)
+    plans._write_down(cluster, [replace(nodes(cloud, cluster.tags)[1], id="another computer")])
+    assert cluster.nodes.get(rank=1).pinned == one.host_public

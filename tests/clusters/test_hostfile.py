@@ -109,8 +109,7 @@ def test_without_a_list_of_nodes_the_script_fails_and_leaves_the_old_one(tide, h
 
 class Work:
     def __init__(self, cluster):
-        self.subject = cluster
-        self.said = []
+        self.subject, self.said, self.memo = cluster, [], {}
 
     def log(self, words):
         self.said.append(words)

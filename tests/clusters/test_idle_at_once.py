@@ -1,7 +1,7 @@
 """A timer fires while somebody begins to use the cluster: in whichever order, whoever uses it wins.
 
-ROUNDS: how many; ROUND_SEED: from where. Each round is another order of the same two things, in threads with a
-connection of their own.
+ROUNDS: how many; ROUND_SEED: from where. Each round is the same two things, in threads with a connection of their
+own, in another order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 SEED = int(os.environ.get("ROUND_SEED", "1"))
-MOST = 100_000  # turns of an empty loop: some milliseconds, longer than a transaction takes
 
 
 @pytest.fixture
@@ -65,28 +64,43 @@ def fire(cluster):
 
 
 class Race:
-    """Runs things at once. Whoever was first begins a little later in the next round, so that both orders come."""
+    """Runs things at once. Two rounds of eight are in order, one in each; in the others whoever was first begins later.
+
+    By how much later is looked for as in a bisection, by what came of it, so that the others are close.
+    """
+
+    ORDERED = {0: 0, 4: 1}  # of eight rounds: who comes first
 
     def __init__(self):
         self.dice = random.Random(SEED)  # noqa: S311
-        self.turns = 0  # of an empty loop that the first one waits; the second one, where it is less than nothing
+        self.rounds = 0
+        self.handicap = 0.0  # seconds by which the first one begins later; the second one, where less than nothing
+        self.step = 0.001
+        self.ahead: int | None = None  # whom the other waits for in this round
         self.first = Counter()
 
     def run(self, *acts):
         """What each returned, or its refusal."""
         together, found = threading.Barrier(len(acts)), [None] * len(acts)
-        waits = {0: self.turns, 1: -self.turns}
+        over = threading.Event()
+        self.ahead = self.ORDERED.get(self.rounds % 8)
+        self.rounds += 1
+        waits = {0: self.handicap, 1: -self.handicap}
 
         def do(number, act):
             try:
-                together.wait(20)
-                for _ in range(waits.get(number, 0)):
-                    pass
+                together.wait(60)
+                if self.ahead is None:
+                    over.wait(max(0, waits.get(number, 0)))
+                elif number != self.ahead:
+                    over.wait(60)
                 found[number] = act()
             except BaseException as error:  # noqa: BLE001
                 found[number] = error
             finally:
                 connections.close_all()
+                if number == self.ahead:
+                    over.set()
 
         threads = [threading.Thread(target=do, args=one) for one in enumerate(acts)]
         for thread in threads:
@@ -100,10 +114,17 @@ class Race:
 
     def was_first(self, number):
         self.first[number] += 1
-        self.turns += self.dice.randrange(MOST // 4) * (-1 if number else 1)
+        if self.ahead is not None:
+            assert number == self.ahead, "who comes first wins"
+            return
+        towards = -1 if number else 1
+        again = self.step * towards > 0
+        self.step = towards * min(0.1, max(0.0002, abs(self.step) * (2 if again else 0.5)))
+        self.handicap += self.step * self.dice.uniform(0.5, 1)
 
-    def is_balanced(self):
-        assert min(self.first[0], self.first[1]) >= ROUNDS // 10, self.first
+    def saw_both(self):
+        assert self.first[0], self.first
+        assert self.first[1], self.first
 
 
 def test_a_run_that_has_to_wait_keeps_its_cluster(tide, lab, alice, monkeypatch):
@@ -172,7 +193,7 @@ def test_a_run_always_wins(tide, lab, alice, lost):
         assert not run.is_waiting, "it begins without anybody's help"
         assert Cluster.objects.get(pk=tide.pk).occupied_by == run.uuid
         Task.objects.of(Run, Run.objects.all()).delete()
-    race.is_balanced()
+    race.saw_both()
 
 
 def test_a_terminal_is_open_or_refused_in_words_and_never_cut_off(tide, alice, settings):
@@ -190,7 +211,7 @@ def test_a_terminal_is_open_or_refused_in_words_and_never_cut_off(tide, alice, s
             assert (tide.status, pauses(tide), Terminal.objects.count()) == ("running", 0, 1)
             terminals.close(opened.uuid, "The shell ended.", Origin())
         race.was_first(0 if isinstance(opened, PortalError) else 1)
-    race.is_balanced()
+    race.saw_both()
 
 
 def test_a_snooze_wins_or_is_told_that_it_was_late(tide, alice):
@@ -201,7 +222,7 @@ def test_a_snooze_wins_or_is_told_that_it_was_late(tide, alice):
         tide.refresh_from_db()
         assert (tide.status, pauses(tide)) == (("pausing", 1) if late else ("running", 0))
         race.was_first(0 if late else 1)
-    race.is_balanced()
+    race.saw_both()
 
 
 def test_four_watch_processes_pause_it_once(tide):

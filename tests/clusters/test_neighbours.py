@@ -28,7 +28,7 @@ def home(tmp_path):
     nodes = [
         SimpleNamespace(
             hostname=f"tide-{rank}", private_address=f"10.0.0.{rank}", port=2200, user="node", home=str(tmp_path),
-            host_public="ssh-ed25519 AAAA", key_certificate="",
+            pinned="ssh-ed25519 AAAA", key_certificate="",
         )
         for rank in range(3)
     ]  # fmt: skip

@@ -25,7 +25,7 @@ from portal.database import for_sockets
 from portal.sessions import SessionStore
 from portal.tasks import permission
 from portal.tasks.permission import GONE, SIGNED_OUT
-from tests.sockets import Page
+from tests.sockets import PATIENCE, Page
 from workspaces.models import WorkspaceMember
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("rings")]
@@ -177,8 +177,8 @@ class Desk(Page):
         self.words = []
         self.code = None
 
-    async def take(self, seconds=5):
-        message = await self.receive_output(seconds)
+    async def take(self):
+        message = await self.receive_output()
         if message["type"] == "websocket.close":
             self.code = message["code"]
         elif message.get("bytes"):
@@ -234,7 +234,7 @@ def audited(cluster):
     return [(e.actor_name, e.verb, e.subject_name, e.after.get("why", "")) for e in events]
 
 
-async def come_true(look, seconds=5):
+async def come_true(look, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not await look():
         assert time.monotonic() < end
@@ -457,7 +457,7 @@ async def test_a_page_that_goes_while_its_terminal_opens_has_left_it(tide, bob, 
         await page.connect()
         await page.send_json_to({"open": [80, 24]})
         with pytest.raises(OSError, match="gone"):
-            await page.wait(5)
+            await page.wait()
         await come_true(sync_to_async(lambda: not Terminal.objects.exists()))
         await come_true(sync_to_async(lambda: machine.open == 0))
         assert (await audited(tide))[-1][3] == terminals.LEFT_ALONE

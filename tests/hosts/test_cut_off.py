@@ -22,10 +22,13 @@ from tests.hosts.wire import Wire
 from tests.running import until
 from tests.web import Client
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")),
-    reason="needs PostgreSQL in DATABASE_URL and Redis in REDIS_URL",
-)
+pytestmark = [
+    pytest.mark.database,
+    pytest.mark.skipif(
+        not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")),
+        reason="needs PostgreSQL in DATABASE_URL and Redis in REDIS_URL",
+    ),
+]
 
 AWAY = {"database": 30.0, "redis": 15.0}  # seconds
 LINES, SECONDS = 400, 40.0

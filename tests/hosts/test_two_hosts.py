@@ -32,10 +32,13 @@ from tests.gitserver import served
 from tests.running import ROOT, end_with_us, free_port, until
 from tests.web import Client
 
-pytestmark = pytest.mark.skipif(
-    not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")),
-    reason="needs PostgreSQL in DATABASE_URL and Redis in REDIS_URL",
-)
+pytestmark = [
+    pytest.mark.database,
+    pytest.mark.skipif(
+        not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")),
+        reason="needs PostgreSQL in DATABASE_URL and Redis in REDIS_URL",
+    ),
+]
 
 PARTS = ("web", "worker", "watch")
 LINES, SECONDS = 200, 4.0

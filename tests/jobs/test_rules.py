@@ -72,3 +72,64 @@ def test_two_addresses_are_of_one_server_or_not():
     assert rules.same_server("https://h/a", "https://h/b.git")
     for other in ("https://other/a", "http://h/a", "ssh://h/a", "https://h:8443/a"):
         assert not rules.same_server("https://h/a", other)
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("https://github.com/a/b", ("https://github.com/a/b", "", "")),
+        ("https://github.com/a/b.git", ("https://github.com/a/b.git", "", "")),
+        ("https://github.com/a/b/?tab=readme#top", ("https://github.com/a/b/", "", "")),
+        ("https://github.com/a/b/tree/v1.2", ("https://github.com/a/b", "v1.2", "")),
+        ("https://github.com/a/b/tree/main/demo/x/", ("https://github.com/a/b", "main", "demo/x")),
+        ("https://github.com/a/b/blob/3f9c2ab/demo/ex.py", ("https://github.com/a/b", "3f9c2ab", "demo/ex.py")),
+        ("https://gitlab.com/a/sub/b/-/blob/main/ex.py", ("https://gitlab.com/a/sub/b", "main", "ex.py")),
+        ("https://codeberg.org/a/b/src/branch/main/ex.py", ("https://codeberg.org/a/b", "main", "ex.py")),
+        ("https://bitbucket.org/a/b/src/main/", ("https://bitbucket.org/a/b", "main", "")),
+        ("ssh://git@host.test/a/tree/main", ("ssh://git@host.test/a/tree/main", "", "")),
+    ],
+)
+def test_the_address_of_a_page_says_the_repository_the_reference_and_the_folder(typed, wanted):
+    found = rules.address(typed)
+    assert (found.git_url, found.reference, found.path) == wanted
+
+
+def test_a_page_that_shows_an_option_of_git_is_none():
+    with pytest.raises(ValidationError, match="no name of a branch"):
+        rules.address("https://github.com/a/b/tree/--upload-pack=touch")
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "wanted"),
+    [
+        ("ex.py 1", "", "ex.py 1"),
+        ("ex.py 1", "demo/x", "demo/x/ex.py 1"),
+        ("demo/ex.py", "demo", "demo/ex.py"),
+        ("ex.py", "demo/ex.py", "demo/ex.py"),
+        ("-m pkg", "demo", "-m pkg"),
+    ],
+)
+def test_the_command_is_where_the_page_was(command, path, wanted):
+    assert rules.in_folder(command, path) == wanted
+
+
+def test_a_page_of_another_file_than_the_commands_is_refused():
+    with pytest.raises(ValidationError, match="Let both name the same"):
+        rules.in_folder("other.py", "demo/ex.py")
+
+
+def test_variables_are_a_programs_and_not_the_launchers():
+    assert rules.environment([("OMP_NUM_THREADS", "1"), ("A_B", "two\nlines")]) == {
+        "OMP_NUM_THREADS": "1",
+        "A_B": "two\nlines",
+    }
+    for name in ("PATH", "LD_PRELOAD", "PYTHONPATH", "GIT_SSH_COMMAND", "HYDRA_ENV", "MPIR_CVAR_X", "BODO_PLATFORM_X"):
+        with pytest.raises(ValidationError, match="Choose another name"):
+            rules.environment([(name, "x")])
+    for name in ("", "1A", "A-B", "A B", "Ä"):
+        with pytest.raises(ValidationError, match="name"):
+            rules.environment([(name, "x")])
+    with pytest.raises(ValidationError, match="twice"):
+        rules.environment([("A", "1"), ("A", "2")])
+    with pytest.raises(ValidationError, match="kB"):
+        rules.environment([("A", "x" * 40_000)])

@@ -23,8 +23,9 @@ from accounts.models import AuditChain
 from clusters import actions, idle, life
 from clusters.actions import create_cluster, delete_cluster, repair_cluster
 from clusters.models import Cluster, EngineVersion
+from clusters.specification import Specification
 from jobs import plans as run_plans
-from jobs.actions import cancel_run, create_job, start_run
+from jobs.actions import cancel_run, create_job, delete_job, start_run
 from jobs.causes import Cause
 from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
@@ -168,23 +169,46 @@ class World:
     def make_cluster(self):
         name = f"c{Cluster.objects.count()}"
         kind = MemoryCloud.types[0]
-        if Cluster.objects.live().count() < 2:
+        if Cluster.objects.live().shared().count() < 2:
             create_cluster(
                 self.lab, name=name, instance_type=kind, node_count=2, engine_version=self.engine, by=self.alice
             )
 
     def make_run(self):
-        cluster = self.dice.choice(list(Cluster.objects.all()) or [None])
+        cluster = self.dice.choice(list(Cluster.objects.shared()) or [None])
         if cluster is None:
             return
-        job = Job.objects.filter(cluster=cluster).first()
+        job = Job.objects.live().filter(cluster=cluster).first()
         if job:
             self.asked.append(start_run(job, by=self.bob))
             return
         words = {"git_url": "https://git.test/a", "reference": "", "command": "a.py"}
         resumes = self.dice.random() < 0.5
-        _, run = create_job(self.lab, name=f"on {cluster.name}", cluster=cluster, resumes=resumes, by=self.bob, **words)
+        name = f"on {cluster.name} {Job.objects.count()}"
+        _, run = create_job(self.lab, name=name, cluster=cluster, resumes=resumes, by=self.bob, **words)
         self.asked.append(run)
+
+    def make_dedicated(self):
+        """A run with a cluster of its own, now or somewhat later."""
+        if Cluster.objects.live().filter(dedicated=True).count() > 2:
+            return
+        due = self.dice.choice([None, None, now() + timedelta(minutes=20)])
+        if job := self.one(Job.objects.live().filter(cluster=None)):
+            self.asked.append(start_run(job, by=self.bob, due=due))
+            return
+        wanted = Specification(MemoryCloud.types[0], 2, (self.engine.kind, self.engine.version))
+        words = {"git_url": "https://git.test/a", "reference": "", "command": "a.py", "due": due}
+        name = f"own {Job.objects.count()}"
+        _, run = create_job(self.lab, name=name, dedicated=wanted.kept, by=self.bob, **words)
+        self.asked.append(run)
+
+    def delete_job(self):
+        if job := self.one(Job.objects.live()):
+            delete_job(job, by=self.bob)
+
+    def time_comes(self):
+        if run := self.one(Run.objects.waiting().exclude(due=None)):
+            Run.objects.filter(pk=run.pk).update(due=now())
 
     def cancel_run(self):
         if run := self.one(Run.objects.all()):
@@ -235,6 +259,7 @@ class World:
         before = set(Task.objects.values_list("pk", flat=True))
         idle.look()
         begun = Task.objects.exclude(pk__in=before)
+        assert not any(task.subject.dedicated for task in begun)
         assert all(task.asked_by is None and task.subject.pk not in going for task in begun), "somebody was on it"
 
     def node_dies(self):
@@ -295,8 +320,9 @@ class World:
                 *(self.make_cluster, self.make_run, self.cancel_run, self.cancel_task, self.retry, self.repair),
                 *(self.delete, self.node_dies, self.program_ends, self.work, self.watch),
                 *(self.force_delete, self.change, self.scale, self.timers, self.snooze),
+                *(self.make_dedicated, self.delete_job, self.time_comes),
             ],
-            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2, 6, 0.5],
+            [3, 5, 2, 1, 3, 2, 1, 1, 4, 30, 12, 0.5, 6, 2, 6, 0.5, 4, 0.5, 1],
         )[0]
         with contextlib.suppress(PortalError, Died):  # it is said in words; or the process that did it is gone
             what()
@@ -324,9 +350,13 @@ class World:
     def heal(self):
         """Nothing dies any more, and all programs end."""
         self.trouble.on = False
+        Run.objects.exclude(due=None).update(due=now())
+        long_ago = now() - timedelta(hours=1)
         for _ in range(400):
             for _, folder in sorted(self.nodes.running):
                 self.nodes.end(folder, status=0)
+            # Nobody waits until a deletion that has failed is tried again.
+            Task.objects.filter(subject_type__model="cluster").exclude(finished=None).update(finished=long_ago)
             self.see_nodes()
             for cluster in Cluster.objects.filter(nodes__state="gone", status="running").distinct():
                 repair_cluster(cluster, by=self.alice)
@@ -335,13 +365,17 @@ class World:
                     wake(cluster, by=self.alice)
             self.watch()
             unfinished = list(Task.objects.unfinished())
-            if not unfinished and not Run.objects.unfinished().exists():
+            left = Cluster.objects.live().filter(dedicated=True).exists()
+            if not unfinished and not left and not Run.objects.unfinished().exists():
                 return
             for task in unfinished:
                 take_up(task.pk)
                 self.at_any_moment()
+        left = Cluster.objects.live().filter(dedicated=True)
+        there = [(one.status, [(t.kind, t.status, t.cause) for t in one.tasks.order_by("pk")]) for one in left]
         stuck = [(str(t), t.status, t.cause, [(s.name, s.status, s.detail) for s in t.steps.all()]) for t in unfinished]
-        pytest.fail(f"stuck: {stuck}, {list(Run.objects.unfinished().values('status', 'turn', 'cluster__status'))}")
+        runs = list(Run.objects.unfinished().values("status", "turn", "cluster__status"))
+        pytest.fail(f"stuck: {stuck}, {there}, {runs}")
 
     def is_right(self):
         for run in self.asked:
@@ -356,6 +390,7 @@ class World:
         for cluster in Cluster.objects.all():
             nodes = self.cloud.memory.nodes(cluster.tags)
             ranks = list(range(cluster.node_count))
+            assert not cluster.dedicated or cluster.status == "terminated", "its run is over, and it is there"
             assert cluster.status in ("running", "paused", "stopped", "failed", "terminated"), cluster.status
             if cluster.status in ("stopped", "terminated"):
                 assert nodes == [], "left"

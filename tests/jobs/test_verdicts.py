@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from jobs.causes import explain, of_ranks, sentences, sound
 from jobs.models import Run
 from jobs.watch import LATE, MOST_FAULTS, MOST_FRUITLESS, Observer, RunWatcher, _pump
 from portal import ssh
-from portal.errors import Refused
+from portal.errors import Passing, Refused
 from portal.secrets import CannotDecrypt
 from tests.jobs.test_watch import Node as Says
 from tests.jobs.test_watch import frame
@@ -254,3 +255,55 @@ def test_a_run_that_fails_before_our_eyes_waits_for_no_cloud(begun_run, monkeypa
     words["exit"] |= {"ended": 5.0, "now": 5.0}
     observed(begun_run, words)
     assert begun_run.cause == "Rank 1 on tide-1 ended with exit status 1."
+
+
+def stat(began_at):
+    return b"1 (init (8) x) S " + b"0 " * 18 + str(began_at).encode() + b" 0 0"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("answer", "cause"), [
+    # Its first process began 95 s after its kernel did, as in a container, and that is 5 s ago.
+    (b"100.00 80.00\n%b\n100" % stat(9500),
+     r"tide-2 was started again at \d\d:\d\d:\d\d UTC, while the run was on it\."),
+    (b"100.00 80.00\n%b\n100" % stat(1), r"mpiexec ended with exit status 255\."),
+    (b"sh: getconf: not found", r"mpiexec ended with exit status 255\."),
+    (Passing("no answer"), r"tide-2 went away while the run was on it, and does not answer\."),
+    (Refused("no entry"), r"mpiexec ended with exit status 255\."),
+])  # fmt: skip
+def test_where_mpiexec_fails_and_no_rank_tells_why_each_other_node_is_asked_what_became_of_it(
+    begun_run, monkeypatch, answer, cause
+):
+    asked = []
+
+    async def run(self, host, command, **more):
+        asked.append(host.name)
+        if isinstance(answer, Exception):
+            raise answer
+        return ssh.Answer(0, answer, b"")
+
+    monkeypatch.setattr(ssh.Connections, "run", run)
+    begun_run.cluster.nodes.create(rank=1, hostname="tide-2", address="127.0.0.2", state="answers")
+    type(begun_run.cluster).objects.update(node_count=2)
+    Run.objects.update(started=now() - timedelta(seconds=30))
+    verdict = {"good": False, "failures": [], "size": 4, "started": 4, "mpiexec": 255, "hydra": "ssh: closed"}
+    observed(begun_run, end(verdict))
+    assert re.fullmatch(cause, begun_run.cause)
+    assert begun_run.evidence == "ssh: closed"
+    assert asked == ["tide-2"]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("verdict", [
+    {"failures": [FAILED], "failed": 1, "size": 2},
+    {"failures": [], "cancelled": True},
+    {"good": True},
+])  # fmt: skip
+def test_no_other_node_is_asked_where_a_rank_tells_why_or_people_have_ended_it(begun_run, monkeypatch, verdict):
+    async def age(self, host):
+        raise AssertionError("it was asked")
+
+    monkeypatch.setattr(Observer, "_age", age)
+    begun_run.cluster.nodes.create(rank=1, hostname="tide-2", address="127.0.0.2", state="answers")
+    type(begun_run.cluster).objects.update(node_count=2)
+    assert observed(begun_run, end(verdict)).ended

@@ -333,6 +333,11 @@ def test_one_that_is_known_to_be_away_is_replaced_and_one_that_is_slow_is_not(he
         assert [node.hostname for node in here.nodes(where)] == ["desk1", "desk2"]
         Computer.objects.filter(hostname="desk2").update(state=Computer.State.AWAY)
         assert [node.is_coming for node in here.nodes(where)] == [True, True], "it may come back"
+        assert [node.is_away for node in here.nodes(where)] == [False, True]
+        Computer.objects.filter(hostname="desk3").update(is_disabled=True)
+        with pytest.raises(NoRoom, match=r"^The computer desk2 does not answer\. The pool desks has 0 free computers"):
+            here.ensure_nodes(hands.spec(where, 2))
+        Computer.objects.filter(hostname="desk3").update(is_disabled=False)
         hands.ask(here.ensure_nodes, hands.spec(where, 2))
     finally:
         desk.start_sshd()
@@ -347,6 +352,69 @@ def test_one_that_shows_another_host_key_is_not_signed_in_to_and_another_one_is_
     refused = Computer.objects.get(hostname="desk1")
     assert (refused.state, refused.is_taken) == (Computer.State.REFUSED, False)
     assert "another host key" in refused.failing[0]["message"]
+    hands.ask(here.delete_nodes, where)
+
+
+def test_what_another_portal_has_taken_is_left_to_it(here, computers):
+    """That one knows of nothing here: it has the same account, and another base folder."""
+    where, _ = make(here)
+    Pool.objects.all().delete()  # now the portal of this test is the other one
+    mine = pools.make(computers, name="mine", base=f"{SHARED}/mine")
+    other = MachinesAccount(mine.account).cloud(mine.name)
+    _, wanted = hands.deploy(other)
+    with pytest.raises(NoRoom, match="has 1 free computers of the type 2x4, and 2 are asked for"):
+        other.ensure_nodes(hands.spec(wanted, 2))
+    marked = dict(mine.computers.values_list("hostname", "marked"))
+    assert marked == {"desk1": where.subject, "desk2": where.subject, "desk3": ""}
+    assert not mine.computers.exclude(subject="").exists(), "what was begun on it is taken back"
+    with pytest.raises(NoRoom, match="has 1 free computers of the type 2x4, and 2 are asked for"):
+        other.ensure_nodes(hands.spec(wanted, 2))
+    hands.ask(other.ensure_nodes, hands.spec(wanted, 1))
+    assert [node.hostname for node in hands.up(other, wanted, 1)] == ["desk3"]
+    first = computers.computer[0]
+    assert f"coxswain-{where.subject}" in first.run("ls /tmp").out, "what is theirs stays"
+    assert first.run(f"ls -d {SHARED}/mine/*/.nodes/*/1", expect=None).out == "", "what was made there is taken back"
+    hands.ask(other.delete_nodes, wanted)
+
+
+def test_workspaces_with_accounts_of_their_own_cannot_read_each_other(pool, here, computers):
+    base = f"{SHARED}/guests"
+    guests = Pool(account=pool.account, name="guests", user="guest", base=base, alone=True)
+    certificates.new_authority(guests)
+    guests.save()
+    line = shlex.quote(guests.authorized_key)
+    for one in computers:
+        one.run(
+            "useradd --uid 6002 --home-dir /home/guest --create-home --shell /bin/bash guest; "
+            f"install -d -o guest -m 700 /home/guest/.ssh {base}; echo {line} > /home/guest/.ssh/authorized_keys; "
+            "chown guest /home/guest/.ssh/authorized_keys", user="root",
+        )  # fmt: skip
+        pools.add(guests, one)
+    there = MachinesAccount(pool.account).cloud("guests")
+    _, theirs = hands.deploy(there)
+    hands.ask(there.ensure_nodes, hands.spec(theirs, 1))
+    (guest,) = hands.up(there, theirs, 1)
+    where, (node, _) = make(here)
+    assert (guest.hostname, node.hostname) == ("desk1", "desk2"), "each has its own"
+    assert "to itself" in guest.note
+    assert "not kept apart" in node.note
+    ssh.run(host(guest), f"echo secret > {guest.shared}/file && chmod 644 {guest.shared}/file")
+    ssh.run(host(node), f"echo secret > {node.shared}/file && chmod 644 {node.shared}/file")
+    for reader, path in ((node, guest.shared), (guest, node.shared)):
+        answer = ssh.run(host(reader), f"cat {path}/file; ls {path}")
+        assert (answer.text, answer.said.count("Permission denied")) == ("", 2)
+    hands.ask(there.delete_nodes, theirs)
+    hands.ask(here.delete_nodes, where)
+    for one in computers:
+        one.run(f"userdel --remove guest; rm -rf {base}", user="root", expect=None)
+
+
+def test_a_folder_that_was_not_used_for_a_day_keeps_no_portal_off(here, computers):
+    for one in computers:
+        one.run("mkdir -m 700 /tmp/coxswain-01234567-89ab-cdef-0123-456789abcdef")
+        one.run("touch -d '25 hours ago' /tmp/coxswain-01234567-89ab-cdef-0123-456789abcdef")
+    where, nodes = make(here, 3)
+    assert len(nodes) == 3
     hands.ask(here.delete_nodes, where)
 
 

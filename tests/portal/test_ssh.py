@@ -67,7 +67,7 @@ async def test_the_next_call_finds_its_command_started(node):
         answer = await connections.run(host, "x", input=b"a line\n", ahead=True)
         assert answer.text == f"{n} a line"
         await started.get()
-        await asyncio.wait_for(_not_empty(started), 10)
+        await asyncio.wait_for(_not_empty(started), 30)
 
 
 async def _not_empty(queue):
@@ -86,7 +86,7 @@ async def test_one_that_ended_before_its_call_is_not_used(node):
     host, connections, started = node
     await connections.run(host, "x", input=b"a\n", ahead=True)
     await started.get()
-    waiting = await asyncio.wait_for(started.get(), 10)
+    waiting = await asyncio.wait_for(started.get(), 30)
     waiting.exit(98)
     await waiting.wait_closed()
     await connections.run(host, "other", input=b"a\n")  # a round trip, so that the end has arrived
@@ -99,16 +99,16 @@ async def test_a_stream_is_told_its_words_as_well(node):
         async with connections.stream(host, "x", input=b"words\n", ahead=True) as out:
             assert await out.read() == b"%d words\n" % n
         await started.get()
-        await asyncio.wait_for(_not_empty(started), 10)
+        await asyncio.wait_for(_not_empty(started), 30)
 
 
 async def test_what_waits_goes_with_its_connection(node):
     host, connections, started = node
     await connections.run(host, "x", input=b"a\n", ahead=True)
     await started.get()
-    waiting = await asyncio.wait_for(started.get(), 10)
+    waiting = await asyncio.wait_for(started.get(), 30)
     connections.drop(host)
-    await asyncio.wait_for(waiting.wait_closed(), 10)
+    await asyncio.wait_for(waiting.wait_closed(), 30)
     assert (await connections.run(host, "x", input=b"b\n", ahead=True)).text == "3 b"
 
 
@@ -125,13 +125,13 @@ async def test_a_connection_with_a_living_stream_is_never_cut_and_an_idle_one_is
         waiting = await started.get()
         assert (await connections.run(same, "x", input=b"a\n")).status == 0
         assert (await connections.run(host, "x", input=b"a\n")).status == 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(connections) > 1:
                 await asyncio.sleep(0.01)
         waiting.stdout.write(b"still here\n")
-        assert await asyncio.wait_for(out.readline(), 10) == b"still here\n"
+        assert await asyncio.wait_for(out.readline(), 30) == b"still here\n"
         waiting.exit(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(connections):
             await asyncio.sleep(0.01)
 
@@ -140,8 +140,8 @@ async def test_what_was_started_ahead_keeps_no_connection_open(node, quick):
     host, connections, started = node
     await connections.run(host, "x", input=b"a\n", ahead=True)
     await started.get()
-    waiting = await asyncio.wait_for(started.get(), 10)
-    await asyncio.wait_for(waiting.wait_closed(), 10)
+    waiting = await asyncio.wait_for(started.get(), 30)
+    await asyncio.wait_for(waiting.wait_closed(), 30)
     assert len(connections) == 0
 
 
@@ -155,7 +155,7 @@ async def test_no_more_connections_are_kept_than_may_be_and_none_in_use_is_given
             assert (await connections.run(one, "x", input=b"a\n")).status == 0
             assert len(connections) <= 3
         waiting.exit(0)
-        assert await asyncio.wait_for(out.read(), 10) == b""
+        assert await asyncio.wait_for(out.read(), 30) == b""
     connections.close()
 
 
@@ -194,10 +194,10 @@ async def test_the_way_to_another_is_kept_as_long_as_that_is_and_no_longer(node,
     behind = dataclasses.replace(host, name="behind", via=host)
     async with connections.stream(behind, "stay"):
         await connections.run(dataclasses.replace(host, name="a third, which goes when nobody uses it"), "true")
-        await asyncio.wait_for(_left(connections, 2), 10)
+        await asyncio.wait_for(_left(connections, 2), 30)
         assert connections.has(host)
         assert connections.has(behind)
-    await asyncio.wait_for(_left(connections, 0), 10)
+    await asyncio.wait_for(_left(connections, 0), 30)
 
 
 async def _left(connections, count):
@@ -220,7 +220,7 @@ async def test_a_node_that_lets_us_in_and_begins_nothing_is_not_waited_for(node,
     host, connections, _ = node
     monkeypatch.setattr(asyncssh.channel.SSHChannel, "process_open", lambda *_: None)  # of servers
     monkeypatch.setattr(ssh, "BEGIN_SECONDS", 0.3, raising=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(Passing, match="has begun nothing"):
             await connections.run(host, "true", seconds=0.3)
     assert not connections.has(host)

@@ -19,6 +19,7 @@ from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organi
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.actions import create_job
 from portal.admin import BoundedPaginator, site
+from portal.clouds.machines.models import Pool
 from portal.tasks.leases import WatchProcess
 from portal.tasks.ledger import start_task
 from portal.tasks.models import Output, Step, Task, TaskStatus
@@ -79,6 +80,12 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
         workspace_tag="w",
         subject="s",
         name="A cluster",
+    )
+    pool = Pool.objects.create(
+        account=this_computer.uuid, name="desks", user="team", base="/shared", key_private=f"{CANARY}-pool"
+    )
+    pool.computers.create(address="desk1", certificates=[["key", f"{CANARY}-certificate"]]).events.create(
+        words="Added."
     )
     Record(
         organization=harbor.uuid, workspace=lab.uuid, workspace_name="lab", cluster=cluster.uuid, cluster_name="tide",
@@ -191,7 +198,7 @@ def test_a_secret_cannot_be_guessed_by_filtering(client, things, root, model, qu
 
 
 def test_packages_bring_no_pages_of_their_own(client, root):
-    ours = {"accounts", "workspaces", "usage", "clusters", "jobs", "tasks"}
+    ours = {"accounts", "workspaces", "usage", "clusters", "jobs", "tasks", "machines"}
     assert {model._meta.app_label for model in site._registry} == ours
 
 

@@ -70,7 +70,7 @@ async def ask(page, output, after, *, ended=False, kept=False):
 async def frame_of(page):
     """The next frame of output; words are passed over."""
     while True:
-        message = await page.receive_output(timeout=5)
+        message = await page.receive_output()
         if message.get("bytes"):
             return parse(message["bytes"])
         assert message["type"] == "websocket.send", message
@@ -78,7 +78,7 @@ async def frame_of(page):
 
 async def closed_with(page):
     while True:
-        message = await page.receive_output(timeout=5)
+        message = await page.receive_output()
         if message["type"] == "websocket.close":
             return message["code"]
 
@@ -87,9 +87,9 @@ async def test_a_page_is_told_that_what_it_watches_changed(task, bob):
     page = await sync_to_async(page_of)(bob)
     assert await page.connect()
     await page.send_json_to({"watch": [f"task.{task.uuid}"]})
-    assert await page.receive_json_from(5) == {"watching": [f"task.{task.uuid}"]}
+    assert await page.receive_json_from() == {"watching": [f"task.{task.uuid}"]}
     await live.send(f"task.{task.uuid}")
-    assert await page.receive_json_from(5) == {"changed": [f"task.{task.uuid}"]}
+    assert await page.receive_json_from() == {"changed": [f"task.{task.uuid}"]}
     await page.disconnect()
 
 
@@ -219,7 +219,7 @@ async def test_someone_who_is_removed_hears_no_more(task, bob):
     page = await sync_to_async(page_of)(bob)
     await page.connect()
     await page.send_json_to({"watch": [f"task.{task.uuid}"]})
-    await page.receive_json_from(5)
+    await page.receive_json_from()
     await ask(page, task.output, 0)
     await sync_to_async(WorkspaceMember.objects.filter(user=bob).delete)()
     assert await closed_with(page) == GONE
@@ -230,7 +230,7 @@ async def test_someone_whose_account_is_locked_hears_no_more(task, bob):
     page = await sync_to_async(page_of)(bob)
     await page.connect()
     await page.send_json_to({"watch": [f"task.{task.uuid}"]})
-    await page.receive_json_from(5)
+    await page.receive_json_from()
     past = now() - timedelta(days=90, seconds=1)
     await sync_to_async(type(bob).objects.filter(pk=bob.pk).update)(last_login=past, date_joined=past)
     assert await closed_with(page) == SIGNED_OUT
@@ -287,7 +287,7 @@ async def test_a_page_whose_news_end_is_told_to_connect_again(task, bob, monkeyp
     page = await sync_to_async(page_of)(bob)
     assert await page.connect()
     await page.send_json_to({"watch": [f"task.{task.uuid}"]})
-    assert "watching" in await page.receive_json_from(5)
+    assert "watching" in await page.receive_json_from()
     real = LiveConsumer._still_allowed
 
     async def broken_once(self):
@@ -305,7 +305,7 @@ async def test_a_page_whose_question_fails_is_over_with_all_that_it_did(task, bo
     page = await sync_to_async(page_of)(bob)
     assert await page.connect()
     await page.send_json_to({"watch": [f"task.{task.uuid}"]})
-    assert "watching" in await page.receive_json_from(5)
+    assert "watching" in await page.receive_json_from()
     real, asked, left = permission.refusal, [], []
 
     async def away(key, names):
@@ -321,7 +321,7 @@ async def test_a_page_whose_question_fails_is_over_with_all_that_it_did(task, bo
     monkeypatch.setattr("channels.layers.InMemoryChannelLayer.group_discard", discard)
     await page.send_json_to({"watch": [f"workspace.{task.subject_id}"]})
     with pytest.raises(OperationalError):
-        await page.wait(5)
+        await page.wait()
     assert left == [f"task.{task.uuid}"]
     asked.clear()
     await asyncio.sleep(4 * permission.RECHECK)

@@ -10,6 +10,8 @@ from rq import Queue, Worker
 
 from portal.tasks import queue
 
+pytestmark = pytest.mark.database
+
 redis_only = pytest.mark.skipif("REDIS_URL" not in os.environ, reason="needs Redis in REDIS_URL")
 
 

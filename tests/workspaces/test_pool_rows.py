@@ -11,9 +11,10 @@ from django.db import connection, transaction
 from django.urls import reverse
 from django.utils.timezone import now
 
-from clusters.models import Node
+from accounts.models import Organization
+from clusters.models import Cluster, EngineVersion, Node
 from portal import ssh
-from portal.clouds import HostKey, NodesSpec, Tags
+from portal.clouds import HostKey, NodesSpec, NoRoom, Tags
 from portal.clouds.machines import certificates, cloud, leaving, standing
 from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
@@ -21,7 +22,7 @@ from portal.errors import Conflict, Passing, Refused
 from tests.running import until
 from tests.web import words
 from workspaces import actions, pools, poolwatch
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, Workspace
 
 TIDE = Tags("portal", "harbor", "lab", str(uuid4()))
 
@@ -56,7 +57,7 @@ def spec(nodes, tags=TIDE):
 
 
 def write_looks(pool, rows, config, by):
-    answers = {one.pk: ("another", 0.1) for one in rows}
+    answers = {one.pk: standing.Look("another", 0.1) for one in rows}
     standing.write_looks(pool, answers, {})
 
 
@@ -260,10 +261,10 @@ def test_a_configuration_that_was_deleted_meanwhile_gets_no_pool(config, alice, 
 def test_a_computer_that_was_started_anew_is_checked_once_for_that(pool):
     """Also where the check does not get as far as asking it."""
     (one,) = fill(pool, "a", boot_id="before")
-    standing.write_looks(pool, {one.pk: ("after", 0.1)}, {})
+    standing.write_looks(pool, {one.pk: standing.Look("after", 0.1)}, {})
     (due,) = standing.due()
     standing.write_down(due, [Finding(one)], {})
-    standing.write_looks(pool, {one.pk: ("after", 0.1)}, {})
+    standing.write_looks(pool, {one.pk: standing.Look("after", 0.1)}, {})
     pool.refresh_from_db()
     assert pool.check_due - now() > timedelta(hours=1)
     assert [event.words for event in one.events.all()] == ["It was rebooted."]
@@ -272,10 +273,10 @@ def test_a_computer_that_was_started_anew_is_checked_once_for_that(pool):
 @pytest.mark.django_db
 def test_a_computer_that_answers_but_is_not_checked_in_time_does_not_have_its_pool_checked_all_the_time(pool):
     (one,) = fill(pool, "a", state=Computer.State.AWAY)
-    standing.write_looks(pool, {one.pk: ("boot", 0.1)}, {})
+    standing.write_looks(pool, {one.pk: standing.Look("boot", 0.1)}, {})
     (due,) = standing.due()
     standing.write_down(due, [Finding(one, silence="It has not answered within 20 seconds.")], {})
-    standing.write_looks(pool, {one.pk: ("boot", 0.1)}, {})
+    standing.write_looks(pool, {one.pk: standing.Look("boot", 0.1)}, {})
     assert not standing.due()
     pool.refresh_from_db()
     assert pool.check_due - now() < timedelta(minutes=2)
@@ -297,7 +298,116 @@ BOOT = "01234567-89ab-cdef-0123-456789abcdef"
 
 
 def test_a_look_passes_over_what_the_accounts_shell_says():
-    assert poolwatch._seen(f"Welcome to n1!\n{BOOT}\n0.42 0.30 0.25 1/300 4242\n") == (BOOT, 0.42)
+    assert poolwatch._seen(f"Welcome to n1!\n{BOOT}\n0.42 0.30 0.25 1/300 4242\n") == (BOOT, 0.42, set())
+    said = f"/tmp/coxswain-{BOOT}\n/tmp/coxswain-look-1\n/tmp/coxswain-../{BOOT}\n{BOOT}\n0.42 0.30 0.25 1/300 4242\n"
+    assert poolwatch._seen(said) == (BOOT, 0.42, {BOOT})
+
+
+# One computer in several pools
+
+
+@pytest.fixture
+def theirs(pool):
+    """A pool of another organization, with two computers of the pool's three."""
+    there = Organization.objects.create(name="Elsewhere")
+    other = CloudConfig.objects.create(organization=there, kind="machines", name="Own machines")
+    made = Pool(account=other.uuid, name="cellar", user="guest", base="/shared/guest")
+    certificates.new_authority(made)
+    made.save()
+    for one in fill(pool, "a", "b", "c")[:2]:
+        fill(made, one.hostname, host_public=one.host_public)
+    return made
+
+
+def free(pool):
+    config = CloudConfig.objects.get(uuid=pool.account)
+    (counted,) = pools.pools_of(config)
+    (kind,) = config.account.instance_types(pool.name)
+    assert counted.free == kind.free == pool.computers.free().count()
+    return kind.free
+
+
+@pytest.mark.django_db
+def test_a_computer_that_two_pools_have_is_given_away_by_one_of_them(pool, theirs):
+    guests = Tags("portal", "elsewhere", "den", str(uuid4()))
+    assert [one.hostname for one in cloud._take(theirs, spec(1, guests))] == ["a"]
+    assert (free(theirs), free(pool)) == (1, 2)
+    with pytest.raises(NoRoom, match="has 2 free computers") as caught:
+        cloud._take(pool, spec(3))
+    assert caught.value.held_by == (guests.subject,)
+    assert [one.hostname for one in cloud._take(pool, spec(2))] == ["b", "c"]
+    assert free(theirs) == 0
+    cloud._give_back(guests, None)
+    assert free(pool) == 0, "it is not swept"
+    theirs.computers.update(state="refused")
+    assert free(pool) == 1, "it lets their portal in no more, and may never be swept"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_pools_that_give_the_same_computers_at_once_one_has_them(pool, theirs):
+    for turn in range(5):
+        there = Tags("portal", "elsewhere", "den", str(uuid4()))
+        both = [Apart(cloud._take, theirs, spec(2, there)), Apart(cloud._take, pool, spec(3))]
+        refused = []
+        for one in both:
+            try:
+                one.end()
+            except NoRoom as error:
+                refused.append(error)
+        assert len(refused) == 1, turn
+        Computer.objects.update(**Computer.FREE)
+
+
+@pytest.mark.django_db
+def test_computers_with_the_same_host_key_and_other_names_are_others(pool, theirs):
+    theirs.computers.filter(hostname="a").update(hostname="copy")
+    cloud._take(theirs, spec(2, Tags("portal", "elsewhere", "den", str(uuid4()))))
+    assert free(pool) == 2
+
+
+@pytest.mark.django_db
+def test_pages_say_that_another_pool_has_a_computer_and_not_whose(client, pool, theirs, config, alice):
+    there = Workspace.objects.create(
+        organization=Organization.objects.get(name="Elsewhere"), name="grotto",
+        cloud_config=CloudConfig.objects.get(uuid=theirs.account), region="cellar",
+    )  # fmt: skip
+    engine = EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "1", "packages": []})[0]
+    cluster = Cluster.objects.create(
+        workspace=there, name="secret", engine_version=engine, node_count=1, cores_per_node=2
+    )
+    cloud._take(theirs, spec(1, cluster.tags))
+    client.force_login(alice)
+    one = pool.computers.get(hostname="a")
+    for address in (reverse("pool", args=[pool.uuid]), reverse("computer", args=[one.uuid])):
+        page = words(client.get(address))
+        assert "another pool" in page
+        for word in ("secret", "Elsewhere", "cellar", "grotto", str(cluster.uuid)[:8]):
+            assert word not in page.split("<main")[1].split("</main")[0], (word, address)
+    assert "IN USE" in words(client.get(reverse("computer", args=[one.uuid])))
+    assert 'id="computer-' in words(client.get(reverse("pool", args=[pool.uuid]) + "?state=taken"))
+
+
+@pytest.mark.django_db
+def test_what_the_cluster_of_another_portal_has_is_not_free(client, pool, config, alice):
+    one, two = fill(pool, "a", "b")
+    cloud._take(pool, spec(1))
+    stranger, left = str(uuid4()), str(uuid4())
+    standing.tell(two, "Given back.", left)
+    marks = {one.pk: {TIDE.subject}, two.pk: {TIDE.subject, left}}
+    standing.write_looks(pool, {pk: standing.Look("boot", 0.1, found) for pk, found in marks.items()}, {})
+    assert free(pool) == 1
+    for _ in range(2):
+        standing.write_looks(pool, {two.pk: standing.Look("boot", 0.1, {stranger})}, {})
+    assert free(pool) == 0
+    told = [event.words for event in two.events.all()]
+    assert told.count(f"Another portal has it: /tmp/coxswain-{stranger} is there.") == 1
+    client.force_login(alice)
+    assert "It is in use by another portal." in words(client.get(reverse("computer", args=[two.uuid])))
+    assert "another portal" in words(client.get(reverse("pool", args=[pool.uuid])))
+    with pytest.raises(NoRoom):
+        cloud._take(pool, spec(2))
+    standing.write_looks(pool, {two.pk: standing.Look("boot", 0.1)}, {})
+    assert free(pool) == 1
 
 
 @pytest.mark.parametrize("said", ["", "x", f"{BOOT}", f"{BOOT}\nnan 0 0", f"{BOOT}\n\n", "x\n0.1 0 0", f"{BOOT}\ninf"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -21,7 +22,7 @@ from portal.errors import Conflict, PortalError
 from portal.ssh import fingerprint
 from tests.web import words
 from workspaces import pools, poolwatch
-from workspaces.actions import delete_cloud_config
+from workspaces.actions import create_workspace, delete_cloud_config
 from workspaces.models import CloudConfig, Workspace
 from workspaces.poolforms import AddComputersForm, base_folder, place_of
 
@@ -242,7 +243,7 @@ def test_a_computer_is_away_when_it_was_silent_for_more_than_a_minute(pool):
             standing.write_looks(pool, {}, {desk.pk: "No route to host"})
             desk.refresh_from_db()
             assert (desk.state, desk.silence) == ("ready", "No route to host")
-        standing.write_looks(pool, {desk.pk: ("one", 1.5)}, {})
+        standing.write_looks(pool, {desk.pk: standing.Look("one", 1.5)}, {})
         desk.refresh_from_db()
         assert (desk.state, desk.silence, desk.load, desk.seen) == ("ready", "", 1.5, NOW + timedelta(seconds=60))
         clock.shift(timedelta(seconds=76))
@@ -257,7 +258,7 @@ def test_one_that_is_back_is_checked_before_a_cluster_gets_it(pool, monkeypatch)
     monkeypatch.setattr(standing, "BETWEEN", timedelta(0))
     desk = make(pool, "desk1", state="away", seen=NOW)
     standing.write_down(pool, [], {})
-    standing.write_looks(pool, {desk.pk: ("two", 0.1)}, {})
+    standing.write_looks(pool, {desk.pk: standing.Look("two", 0.1)}, {})
     desk.refresh_from_db()
     pool.refresh_from_db()
     assert desk.state == "away"
@@ -299,8 +300,8 @@ def test_who_asks_while_a_check_goes_on_gets_another_one(pool):
 
 def test_pages_hear_of_a_look_where_people_would_see_a_difference(pool):
     desk = make(pool, "desk1")
-    assert standing.write_looks(pool, {desk.pk: ("one", 0.3)}, {}) is False
-    assert standing.write_looks(pool, {desk.pk: ("one", 2.0)}, {}) is True
+    assert standing.write_looks(pool, {desk.pk: standing.Look("one", 0.3)}, {}) is False
+    assert standing.write_looks(pool, {desk.pk: standing.Look("one", 2.0)}, {}) is True
     assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is True
     assert standing.write_looks(pool, {}, {desk.pk: "No route to host"}) is False
 
@@ -431,3 +432,52 @@ def test_strangers_and_members_see_nothing_of_it(client, bob, charlie, pool):
         client.force_login(person)
         for page in (reverse("pool", args=[pool.uuid]), reverse("computer", args=[desk.uuid])):
             assert client.get(page).status_code == 404
+
+
+# Accounts
+
+
+def test_another_account_has_the_same_computers_a_line_of_its_own_and_one_workspace(client, alice, config, pool, rings):
+    desk = make(pool, "desk1")
+    pool.computers.create(address="10.0.0.9")  # whose key nobody has confirmed
+    client.force_login(alice)
+    address = reverse("new-pool", args=[config.uuid]) + f"?like={pool.uuid}"
+    assert address in words(client.get(reverse("pool", args=[pool.uuid])))
+    page = words(client.get(address))
+    assert "Another account on desks" in page
+    assert re.search(r'name="alone"[^>]* checked', page)
+    form = {"name": "guests", "user": "team", "base": "/shared/guests", "alone": "on", "key": uuid4()}
+    assert "The pool desks has this account." in words(client.post(address, form))
+    client.post(address, form | {"user": "guest"})
+    made = Pool.objects.get(name="guests")
+    (same,) = made.computers.all()
+    assert (same.host_public, same.state, same.where) == (desk.host_public, "new", desk.where)
+    assert history(same) == ["Alice has added it, with the host key that was confirmed in the pool desks."]
+    assert made.authorized_key != pool.authorized_key
+    assert made.check_due
+    page = words(client.get(reverse("pool", args=[made.uuid])))
+    assert "It is for one workspace alone" in page
+    assert "The same computers are in" in page
+
+    new = {"name": "one", "cloud_config": config.uuid, "region": "guests"}
+    client.post(reverse("new-workspace"), new | {"key": uuid4()})
+    assert Workspace.objects.get(name="one").region == "guests"
+    page = words(client.post(reverse("new-workspace"), new | {"name": "two", "key": uuid4()}))
+    assert "The pool guests is for one workspace alone, and has one." in page
+    with pytest.raises(Conflict, match="has one"):
+        create_workspace(config.organization, name="two", cloud_config=config, region="guests", by=alice, uuid=uuid4())
+
+
+def test_the_computers_of_another_configuration_are_not_copied(client, alice, harbor, config, pool):
+    make(pool, "desk1")
+    other = CloudConfig.objects.create(organization=harbor, name="Others", kind="machines")
+    client.force_login(alice)
+    form = {"name": "guests", "user": "guest", "base": "/shared/guests", "key": uuid4()}
+    client.post(reverse("new-pool", args=[other.uuid]) + f"?like={pool.uuid}", form)
+    assert not Pool.objects.get(name="guests").computers.exists()
+
+
+def test_a_configuration_has_so_many_pools_and_no_more(config, pool, alice, monkeypatch):
+    monkeypatch.setattr(pools, "MOST_POOLS", 1)
+    with pytest.raises(PortalError, match="1 pools at most"):
+        pools.create_pool(config, name="more", user="team", base="/shared/more", by=alice, uuid=uuid4())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from portal.cursors import Page, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.tasks import registry
+from portal.text import uuid_in
 from workspaces import pools
 from workspaces.models import CloudConfig
 from workspaces.poolforms import AddComputersForm, ComputerFilterForm, PoolForm, chosen_keys
@@ -38,7 +39,7 @@ def pool_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Pool]:
 
 
 def computer_for(request: HttpRequest, uuid: UUID) -> tuple[CloudConfig, Computer]:
-    computer = Computer.objects.select_related("pool").filter(uuid=uuid).first()
+    computer = Computer.objects.with_others().select_related("pool").filter(uuid=uuid).first()
     return _config_of(request, computer.pool if computer else None, uuid), _there(computer)
 
 
@@ -72,21 +73,35 @@ def holders(request: HttpRequest, subjects: Iterable[str]) -> dict[str, Holder]:
     return {str(row.uuid): Holder(str(row), row.get_absolute_url() if row.is_seen else "") for row in rows}
 
 
+def _holder(computer: Computer, clusters: Mapping[str, Holder]) -> Holder | None:
+    """Of those that have it by another pool, nothing is told to whoever may not see into their workspace."""
+    found = clusters.get(computer.subject or computer.held_elsewhere)
+    if not computer.is_taken and computer.is_busy and not (found and found.url):
+        return Holder("another portal" if computer.marked and not computer.held_elsewhere else "another pool")
+    return found
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     config = cloud_config_for(request, uuid)
     if config.kind != CloudConfig.Kind.MACHINES:
         raise Http404
-    form = PoolForm(request.POST or None, config=config)
+    like = _like(config, request.GET.get("like", ""))
+    form = PoolForm(request.POST or None, config=config, like=like, initial={"alone": like is not None})
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
-            pool = pools.create_pool(
-                config, name=data["name"], user=data["user"], base=data["base"], by=person(request), uuid=data["key"]
-            )
+            words = {name: data[name] for name in ("name", "user", "base", "alone")}
+            pool = pools.create_pool(config, **words, like=like, by=person(request), uuid=data["key"])
             return redirect("pool", uuid=pool.uuid)
-    return render(request, "workspaces/pool_new.html", {"config": config, "form": form})
+    return render(request, "workspaces/pool_new.html", {"config": config, "form": form, "like": like})
+
+
+def _like(config: CloudConfig, uuid: str) -> Pool | None:
+    """The pool of this configuration to whose computers another account is added, if the address names one."""
+    found = uuid_in(uuid)
+    return Pool.objects.filter(account=config.uuid, uuid=found).first() if found else None
 
 
 @require_http_methods(["GET", "HEAD"])
@@ -95,19 +110,21 @@ def pool(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What has to be confirmed, and each computer with who has it; what is found of them is in the address."""
     config, found = pool_for(request, uuid)
     form = ComputerFilterForm(request.GET)
-    computers = list(found.computers.defer("facts", "certificates").order_by("hostname", "address", "port", "pk"))
+    rows = found.computers.with_others().defer("facts", "certificates")
+    computers = list(rows.order_by("hostname", "address", "port", "pk"))
     new = [one for one in computers if not one.host_public]
     known = [one for one in computers if one.host_public]
     page = _page(filter(form.finds, known) if form.is_valid() else (), request.GET)
-    clusters = holders(request, (one.subject for one in page.rows))
+    clusters = holders(request, (one.subject or one.held_elsewhere for one in page.rows))
     context = {
         "config": config,
         "pool": found,
         "counts": _counts(computers),
         "to_confirm": new[:MOST_TO_CONFIRM],
         "can_confirm": any(one.host_shown for one in new),
-        "rows": [(one, clusters.get(one.subject)) for one in page.rows],
+        "rows": [(one, _holder(one, clusters)) for one in page.rows],
         "form": form,
+        "beside": pools.beside(found),
         "filtered": any(request.GET.get(name) for name in ("q", "state")),
         **page.context,
     }
@@ -129,7 +146,7 @@ def _counts(computers: Sequence[Computer]) -> dict[str, int]:
         "confirmed": sum(bool(one.host_public) for one in computers),
         "free": sum(one.is_free for one in computers),
         "cores": sum(one.cores for one in computers if one.is_free),
-        "taken": sum(one.is_taken for one in computers),
+        "taken": sum(one.is_busy for one in computers),
         "refused": sum(one.state == Computer.State.REFUSED for one in computers),
         "away": sum(one.state == Computer.State.AWAY for one in computers),
     }
@@ -206,12 +223,12 @@ def computer(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What it is, what the last check has found, who has it, and what became of it so far."""
     config, found = computer_for(request, uuid)
     events = list(found.events.all()[:EVENTS])
-    clusters = holders(request, (found.subject, *(event.subject for event in events)))
+    clusters = holders(request, (found.subject or found.held_elsewhere, *(event.subject for event in events)))
     context = {
         "config": config,
         "pool": found.pool,
         "computer": found,
-        "holder": clusters.get(found.subject),
+        "holder": _holder(found, clusters),
         "events": [(event, clusters.get(event.subject)) for event in events],
         "most_events": EVENTS,
     }

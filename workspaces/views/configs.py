@@ -15,7 +15,7 @@ from accounts.access import Can, get_for
 from accounts.forms import ConfirmDeleteForm
 from accounts.place import enter_organization, person
 from portal.forms import refusals_in
-from workspaces import checks
+from workspaces import aws, checks
 from workspaces.actions import change_cloud_config, create_cloud_config, delete_cloud_config
 from workspaces.forms import config_form
 from workspaces.models import CloudConfig, Stray, Workspace
@@ -60,6 +60,8 @@ def new_cloud_config(request: HttpRequest) -> HttpResponse:
                 by=person(request),
                 uuid=data["key"],
             )
+            if not config.is_finished:
+                return redirect("connect-aws", config.uuid)
             checks.want(config)
             messages.success(request, f"{config.name} is made. Its page says what the cloud says to it.")
             if config.kind == CloudConfig.Kind.MACHINES:  # of which nothing can be made before it has a pool
@@ -93,11 +95,12 @@ def cloud_config(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 by=person(request),
             ):
                 messages.success(request, f"{found} is changed: {', '.join(changed)}.")
-            if changed not in ([], ["name"]):
+            if found.is_finished and changed not in ([], ["name"]):
                 checks.want(found)
             return redirect("cloud-config", uuid=uuid)
     context = {
         "config": found,
+        "found": aws.shown(found, found.findings) if found.kind == CloudConfig.Kind.AWS else found.findings,
         "form": form,
         "workspaces": found.workspaces.live().order_by("name"),
         "strays": found.strays.there()[: STRAYS + 1],

@@ -55,7 +55,7 @@ class AwsCloud:
 
     @in_words
     def ensure_nodes(self, spec: NodesSpec, *, token: str = "") -> Pending | None:
-        return nodes.ensure(self._at, spec)
+        return nodes.ensure(self._at, spec, token)
 
     @in_words
     def stop_nodes(self, tags: Tags, *, token: str = "") -> Pending | None:

@@ -31,14 +31,17 @@ class AwsOptions:
     principal: str = ""  # the ARN that is trusted; empty: whoever the portal's own credentials say it is
     reach: Reach = Reach.PUBLIC
     addresses: tuple[str, ...] = ()  # networks from which the portal reaches nodes
+    image: str = ""  # of nodes: its id, or a public parameter's name; empty: Ubuntu 24.04
     endpoint: str = ""  # the address of an emulator, which is asked instead of AWS
+    portal: str = ""  # the tag of this portal, which policies name
 
     @classmethod
     def of(cls, config: Mapping[str, str], portal: Mapping[str, Any]) -> AwsOptions:
         """From a configuration's options, in which what is not one is passed over, and the portal's own."""
         return cls(
             **{name: config.get(name, "") for name in ("role", "bucket", "table", "region")},
-            **{name: portal[name] for name in ("principal", "endpoint")},
+            **{name: portal[name] for name in ("principal", "image", "endpoint")},
+            portal=portal.get("portal", ""),
             reach=Reach(portal["reach"]),
             addresses=tuple(portal["addresses"]),
         )

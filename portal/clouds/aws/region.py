@@ -29,3 +29,12 @@ class Region:
     @property
     def ssm(self) -> Any:
         return self.session.client("ssm", self.name)
+
+    def every(self, operation: str, under: str, *, service: str = "ec2", **asked: Any) -> list[dict[str, Any]]:
+        """All that a Describe call lists, on however many pages; `under` is where its answer has them, in JMESPath."""
+        client = self.session.client(service, self.name)
+        if client.can_paginate(operation):
+            return list(
+                client.get_paginator(operation).paginate(**asked).search(under + ("" if "[" in under else "[]"))
+            )
+        return list(getattr(client, operation)(**asked)[under])

@@ -12,6 +12,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
+from portal.clouds.aws.brake import Brake
 from portal.clouds.aws.options import AwsOptions
 from portal.errors import Refused
 
@@ -34,6 +35,7 @@ class Session:
     def __init__(self, options: AwsOptions, external_id: str = "") -> None:
         self.options, self._external_id = options, external_id
         self._clients: dict[tuple[str, str], Any] = {}
+        self._brake = Brake()
         self._lock = Lock()  # making a client is not for several threads at once, using one is
         self._assumed: boto3.Session | None = None
 
@@ -43,6 +45,7 @@ class Session:
             found = self._clients.get((service, region))
             if found is None:
                 found = self._clients[service, region] = _client(self._session(), service, region, self.options)
+                self._brake.watch(found)
             return found
 
     def _session(self) -> boto3.Session:

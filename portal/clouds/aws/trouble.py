@@ -20,6 +20,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as Unreachable,
 )
+from botocore.parsers import ResponseParserError
 
 from portal.errors import NoRoom, Passing, PortalError, Refused
 
@@ -82,6 +83,7 @@ QUOTA = frozenset(
     }
 )
 NOT_ALLOWED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "AllAccessDisabled"})
+PROFILE = frozenset({"InvalidParameterValue", "InvalidParameterCombination"})
 # Who asks is nobody, or is nobody any more.
 NOT_KNOWN = frozenset(
     {
@@ -162,6 +164,10 @@ def in_words(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except (ClientError, BotoCoreError) as error:
             raise told(error) from error
+        except ResponseParserError as error:  # what stands in front of AWS, or an emulator, answers with a page
+            raise Passing(
+                "AWS did not answer in its own words.", evidence=str(error)[:500], code="unreachable"
+            ) from error
 
     return call
 
@@ -211,6 +217,19 @@ def _answered(error: ClientError) -> PortalError:
             advice="Check the cloud configuration: its page names what is missing, and what to paste.",
             code="not_allowed",
         )
+    if code == "AuthFailure.ServiceLinkedRoleCreationNotPermitted":
+        return Refused(
+            "The account has no service-linked role for spot nodes yet, and the portal may not make it.",
+            evidence=evidence,
+            advice="In the account: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+            code="service_role",
+        )
+    if code in PROFILE and "instanceprofile" in said.lower().replace(" ", ""):
+        # For some seconds after it was made, EC2 does not know of an instance profile.
+        return Passing("EC2 does not know the nodes' role yet.", evidence=evidence, code="not_now")
+    if code.startswith("InvalidAMIID."):
+        return Refused("The image of the nodes is not there any more.", evidence=evidence, code="wrong_image",
+                       advice="Delete this cluster and make another one: it gets the newest image.")  # fmt: skip
     if code in NOT_KNOWN:
         return Refused(
             "AWS does not know who the portal is.",
@@ -220,7 +239,7 @@ def _answered(error: ClientError) -> PortalError:
         )
     if code in COMES or status >= 500:
         return Passing("AWS cannot do this just now.", evidence=evidence, code="not_now")
-    if is_missing(code):
+    if is_missing(code) or (code == "InvalidParameterValue" and "iam instance profile" in said.lower()):
         # Right after it was made, not all of AWS's computers know a thing. What is found by tag is looked for again.
         return Passing("AWS does not know of something that was there.", evidence=evidence, code="missing")
     return Refused(f"AWS refused: {operation}.", evidence=evidence, code="refused")

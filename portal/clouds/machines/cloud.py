@@ -43,6 +43,10 @@ OWN = "Own machines"
 _SECONDS = 40.0  # for a script on a computer
 _ASKED = 3  # computers, one after another, for what each of a pool could say
 _AWAY_AFTER = 15.0  # seconds for which a computer that is given back is tried, before it is left to be swept later
+_ALONE = (
+    "These are computers of your own. This workspace has the account {user} to itself: others cannot read what it has. "
+    "Others may use the computers meanwhile."
+)
 _NOTE = (
     "These are computers of your own. Workspaces of one pool are not kept apart: they share the account {user}. "
     "Whoever runs jobs in one can read and change what the others have, passwords of their jobs' repositories too. "
@@ -244,7 +248,7 @@ def _refuse_what_is_not_here(*, zone: str = "", spot: bool = False, role: str = 
 
 def _quota(alike: Sequence[Computer], asked: int) -> Quota:
     free = sum(one.is_free for one in alike)
-    holders = [one.subject for one in alike if one.is_taken] if free < asked else []
+    holders = [one.subject or one.held_elsewhere or one.marked for one in alike if one.is_busy] if free < asked else []
     return Quota("computers free", asked, free, tuple(holders))
 
 
@@ -255,7 +259,11 @@ def _take(pool: Pool, spec: NodesSpec) -> list[Computer]:
     with transaction.atomic():
         if not Pool.objects.held().filter(pk=pool.pk).exists():  # one at a time takes: two would each have half
             raise _no_pool(pool.name)
-        computers = sorted(pool.computers.held(), key=lambda one: (one.hostname, one.pk))
+        rows = list(pool.computers.everywhere().held().select_related("pool"))
+        busy = {one.me: one.subject for one in rows if one.pool_id != pool.pk and one.holds_others_off}
+        computers = sorted((one for one in rows if one.pool_id == pool.pk), key=lambda one: (one.hostname, one.pk))
+        for one in computers:
+            one.held_elsewhere = busy.get(one.me, "")
         alike = [one for one in computers if one.state != Computer.State.NEW and shape(one) == spec.instance_type]
         if not alike:
             raise Refused(f"The pool {pool} has no computers of the type {spec.instance_type!r}.", code="unknown_type")
@@ -264,11 +272,11 @@ def _take(pool: Pool, spec: NodesSpec) -> list[Computer]:
         ranks = [rank for rank in range(spec.nodes) if rank not in mine or mine[rank] in lost]
         free = [one for one in alike if one.is_free][: len(ranks)]
         if len(free) < len(ranks):
-            raise _no_room(pool, spec, alike, len(ranks))
+            raise _no_room(pool, spec, alike, len(ranks), lost)
         for one in lost:
             one.is_leaving, one.left = True, now()
             one.save(update_fields=["is_leaving", "left"])
-            _tell(one, f"Given up as node {one.rank} of a cluster: it does not answer.")
+            _tell(one, f"Given up as node {one.rank} of a cluster: it {_lost(one)}.")
         for rank, one in zip(ranks, free, strict=True):
             one.portal, one.organization, one.workspace, one.subject = vars(tags).values()
             one.rank, one.taken, one.certificates = rank, now(), []
@@ -278,14 +286,19 @@ def _take(pool: Pool, spec: NodesSpec) -> list[Computer]:
     return [mine[rank] for rank in range(spec.nodes)]
 
 
-def _no_room(pool: Pool, spec: NodesSpec, alike: Sequence[Computer], missing: int) -> NoRoom:
+def _no_room(pool: Pool, spec: NodesSpec, alike: Sequence[Computer], missing: int, lost: Sequence[Computer]) -> NoRoom:
     quota = _quota(alike, missing)
     kind = spec.instance_type
     more = "" if missing == spec.nodes else " more"
+    why = "".join(f"The computer {one} {_lost(one)}. " for one in lost)
     return NoRoom(
-        f"The pool {pool} has {quota.left} free computers of the type {kind}, and {missing}{more} are asked for.",
+        f"{why}The pool {pool} has {quota.left} free computers of the type {kind}, and {missing}{more} are asked for.",
         held_by=quota.held_by,
     )
+
+
+def _lost(computer: Computer) -> str:
+    return "shows another host key" if computer.host_shown else "does not answer"
 
 
 def _tell(computer: Computer, words: str) -> None:
@@ -309,6 +322,7 @@ def _prepare(
     calls = [(certificates.host(pool, one), *folders.preparing(place, tags, one, one.rank or 0)) for one in computers]
     answers = ssh.run_each(calls, seconds=_SECONDS)
     lost: list[Computer] = []
+    others: list[Computer] = []
     for one, answer in zip(computers, answers, strict=True):
         if isinstance(answer, PortalError):
             if one.certificates:  # it may be busy, or rebooting: it stays this cluster's until it is known to be away
@@ -329,8 +343,30 @@ def _prepare(
         elif answer.status:
             raise Refused(f"The computer {one} could not be prepared.", evidence=answer.said)
         else:
-            _is_prepared(one, answer.text, signed)
-    return lost
+            *lines, boot_id = answer.text.splitlines()
+            if not one.certificates and (mark := _unknown(one, folders.marks(lines))):
+                _leave_to(one, mark)
+                others.append(one)
+            else:
+                _is_prepared(one, boot_id, signed)
+    leaving.clear(others)
+    return lost + others
+
+
+@briefly
+def _unknown(computer: Computer, marks: Collection[str]) -> str:
+    return standing.unknown(computer, marks)
+
+
+@briefly
+def _leave_to(computer: Computer, mark: str) -> None:
+    """To the cluster of another portal that was here before."""
+    computer.is_leaving, computer.left, computer.marked = True, now(), mark
+    with transaction.atomic():
+        still = Computer.objects.as_taken(computer).filter(is_leaving=False)
+        if not still.update(is_leaving=True, left=computer.left, marked=mark):
+            raise _given_back(computer)
+        _tell(computer, f"Given up as node {computer.rank} of a cluster: another portal has it.")
 
 
 @briefly
@@ -388,7 +424,7 @@ def _node(computer: Computer) -> CloudNode:
     pool = computer.pool
     place = Place.of(pool, computer.tags)
     is_there = bool(computer.certificates) and not computer.is_lost
-    reason = "" if is_there or not computer.certificates else f"The computer {computer} does not answer."
+    reason = f"The computer {computer} {_lost(computer)}." if computer.is_lost else ""
     return CloudNode(
         id=str(computer.uuid),
         rank=computer.rank or 0,
@@ -401,7 +437,8 @@ def _node(computer: Computer) -> CloudNode:
         home=place.home(computer.tags, computer.rank or 0),
         shared=place.shared,
         reason=reason,
-        note=_NOTE.format(user=pool.user),
+        is_away=computer.is_lost,
+        note=(_ALONE if pool.alone else _NOTE).format(user=pool.user),
         host_key=computer.host_public,
         certificates=tuple(certificate for _, certificate in computer.certificates),
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from portal import ssh
@@ -28,6 +29,7 @@ MARKER = ".coxswain-workspace"
 MARK = "COXSWAIN_LENT_TO"  # in the environment of all that runs for a cluster: its uuid
 _PLAIN = re.compile(r"/[A-Za-z0-9._/+-]{1,250}")  # means the same to every login shell
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Exit statuses of our scripts that are not those of what they call.
 NO_WORKSPACE, NOT_OURS, OTHER_NAME = 81, 82, 83
@@ -66,7 +68,28 @@ class Place:
 
 
 def temporary(tags: Tags) -> str:
-    return f"/tmp/coxswain-{_name(tags.subject)}"  # noqa: S108 (it is made for us alone, or not used)
+    """It says to whoever can sign in to the computer that the cluster has it, whatever account and portal that is."""
+    return f"{TEMPORARY}{_name(tags.subject)}"
+
+
+TEMPORARY = "/tmp/coxswain-"  # noqa: S108 (it is made for us alone, or not used)
+MARKED = 24 * 60  # minutes for which such a folder says so, since it was used last: what made it may be no more
+# The command that prints them, a line each. What has no `find` prints nothing.
+MARKS = (
+    f"find /tmp -maxdepth 1 -type d -name 'coxswain-????????-????-????-????-????????????' -mmin -{MARKED} "
+    "2>/dev/null | head -n 20"
+)
+
+
+def marks(lines: Iterable[str]) -> set[str]:
+    """The clusters, of those lines that `MARKS` has printed."""
+    found = (line.removeprefix(TEMPORARY) for line in lines if line.startswith(TEMPORARY))
+    return {name for name in found if _UUID.fullmatch(name)}
+
+
+def marking(computer: Computer) -> str:
+    """The command that says that the cluster has it still, where it does; nothing otherwise."""
+    return f"touch -c {temporary(computer.tags)}" if computer.is_taken and not computer.is_leaving else ":"
 
 
 def _name(text: str) -> str:
@@ -141,9 +164,11 @@ def listing(base: str) -> str:
 
 
 def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[str, bytes]:
-    """The command that makes a node of a computer, and what it reads. It prints the kernel's boot id."""
+    """The command that makes a node of a computer, and what it reads. It prints which clusters have it, as `MARKS`, and
+    the kernel's boot id."""
     cluster, home = place.cluster(tags), place.home(tags, rank)
     name = shlex.quote(computer.hostname)
+    making = f"mkdir -m 700 {temporary(tags)}; touch -c {temporary(tags)}"
     # All computers write the same at once: each has a draft of its own.
     texts = {f"{home}/.enter": _enter(place, tags).encode(), f"{home}/.bin/ssh": _SSH.encode()}
     steps = [
@@ -153,6 +178,8 @@ def preparing(place: Place, tags: Tags, computer: Computer, rank: int) -> tuple[
         f"rm -rf ./{name} && echo {rank} > ./{name} && cd /",
         *(ssh.writing(path, "700", size=len(text)) for path, text in texts.items()),
         f"mv -f {home}/.enter {cluster}/enter",
+        # One portal after the other: the second one sees the first one's folder. /tmp is all that accounts share.
+        f"{{ (flock -w 10 9; {making}; {MARKS}) 9</tmp 2>/dev/null; true; }}",
         "cat /proc/sys/kernel/random/boot_id",
     ]
     return " && ".join(steps), b"".join(texts.values())

@@ -10,8 +10,8 @@ import uuid
 from typing import Any, ClassVar
 
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Lower
+from django.db.models import Exists, OuterRef, Q, Subquery, Value
+from django.db.models.functions import Coalesce, Lower
 
 from portal import secrets, ssh
 from portal.clouds.types import Tags
@@ -33,6 +33,7 @@ class Pool(models.Model):
     account = models.UUIDField(db_index=True, editable=False)  # of the cloud configuration
     name = models.CharField(max_length=40)  # a DNS label; workspaces have it as their region, so it stays
     user = models.CharField(max_length=32)  # the account on the computers
+    alone = models.BooleanField(default=False)  # one workspace at a time is made on it: nobody else has its account
     base = models.CharField(max_length=300)  # the folder on the shared path in which everything of ours lies
     # An SSH certificate authority: the computers' administrator trusts it by one line, and what signs in has a
     # certificate of it that says who that is. Its private half is on no computer.
@@ -77,11 +78,20 @@ class Pool(models.Model):
 class ComputerQuerySet(models.QuerySet["Computer"]):
     def offered(self) -> ComputerQuerySet:
         """Those that clusters may have, now or once they are given back."""
-        return self.filter(is_disabled=False).exclude(state=Computer.State.NEW)
+        return self.filter(is_disabled=False).exclude(state=Computer.State.NEW).with_others()
+
+    def with_others(self) -> ComputerQuerySet:
+        """Each with its `held_elsewhere`."""
+        return self.annotate(_held_elsewhere=Coalesce(Subquery(elsewhere("").values("subject")[:1]), Value("")))
+
+    def everywhere(self) -> ComputerQuerySet:
+        """These, and the rows of other pools that are one of these computers, as far as is known; see `Computer.me`."""
+        known = self.exclude(host_public="")
+        return Computer.objects.filter(Q(pk__in=self.values("pk")) | Q(host_public__in=known.values("host_public")))
 
     def free(self) -> ComputerQuerySet:
         """As `Computer.is_free`."""
-        return self.filter(is_disabled=False, state=Computer.State.READY, subject="")
+        return self.filter(~Exists(elsewhere("")), is_disabled=False, state=Computer.State.READY, subject="", marked="")
 
     def of(self, tags: Tags) -> ComputerQuerySet:
         """Those that the cluster has, and those that it has given back and that are not swept yet."""
@@ -132,6 +142,8 @@ class Computer(models.Model):
     seen = models.DateTimeField(null=True, editable=False)  # when it last answered
     silence = models.CharField(max_length=300, blank=True)  # what came instead of an answer the last time, if any did
     load = models.FloatField(null=True)  # of the last minute, as it said when it last answered
+    # The cluster, of which no pool here knows, whose folder for what is temporary is on it: another portal's, it seems.
+    marked = models.CharField(max_length=80, blank=True)
     created = models.DateTimeField(auto_now_add=True)
 
     # Who has it, as the tags of the cluster say. All of them empty: nobody.
@@ -167,6 +179,7 @@ class Computer(models.Model):
                 name="one_computer_per_rank",
             ),
         ]
+        indexes = [models.Index(fields=["hostname"], name="computers_by_name")]
 
     def __str__(self) -> str:
         return self.hostname or self.address
@@ -203,9 +216,33 @@ class Computer(models.Model):
         return not self.is_taken or (self.is_leaving and self.state != self.State.READY)
 
     @property
+    def held_elsewhere(self) -> str:
+        """The cluster that has it by another pool, where somebody has asked for that: `with_others`."""
+        return str(self.__dict__.get("_held_elsewhere", ""))
+
+    @held_elsewhere.setter
+    def held_elsewhere(self, cluster: str) -> None:
+        self.__dict__["_held_elsewhere"] = cluster
+
+    @property
+    def is_busy(self) -> bool:
+        """A cluster has it: by this pool, by another one, or of another portal."""
+        return self.is_taken or bool(self.held_elsewhere or self.marked)
+
+    @property
     def is_free(self) -> bool:
         """A cluster may take it now."""
-        return self.state == self.State.READY and not self.is_disabled and not self.is_taken
+        return self.state == self.State.READY and not self.is_disabled and not self.is_busy
+
+    @property
+    def me(self) -> tuple[str, str]:
+        """Which computer it is. Where disks were copied, several have one host key; but a pool refuses equal names."""
+        return self.host_public, self.hostname
+
+    @property
+    def holds_others_off(self) -> bool:
+        """No cluster of another pool gets it. One that was given back, and lets us in no more, is nobody's."""
+        return self.is_taken and not (self.is_leaving and self.state == self.State.REFUSED)
 
     @property
     def is_lost(self) -> bool:
@@ -223,11 +260,18 @@ class Computer(models.Model):
             return Badge.gone("DISABLED")
         if self.is_leaving:
             return Badge.warning("LEAVING", "bi-question-circle-fill")
-        if self.is_taken and self.state == self.State.READY:
+        if self.is_busy and self.state == self.State.READY:
             return Badge.working("IN USE")
         if self.state == self.State.NEW and self.host_public:
             return Badge.working("CHECKING")
         return self.PAGE[self.state]
+
+
+def elsewhere(path: str) -> ComputerQuerySet:
+    """In a query of pools or computers, rows by which another pool's cluster has the computer at this path of it."""
+    same = {name: OuterRef(f"{path}{name}") for name in ("host_public", "hostname")}
+    taken = Computer.objects.filter(**same).exclude(Q(subject="") | Q(host_public="") | Q(pk=OuterRef(f"{path}pk")))
+    return taken.exclude(is_leaving=True, state=Computer.State.REFUSED).order_by()
 
 
 class Event(models.Model):

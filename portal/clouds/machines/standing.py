@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils.timezone import now
 
+from portal.clouds.machines import folders
 from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Event, Pool
 
@@ -20,6 +21,14 @@ EVERY = timedelta(days=1)  # a pool is checked
 SEEN_LOAD = 0.5  # by which a load must differ, so that open pages hear of it
 BETWEEN = timedelta(minutes=1)  # after a check, until computers that are back or were started anew lead to another one
 _COLUMNS = ("hostname", "cores", "vcpus", "memory_gib", "architecture", "boot_id", "load")
+
+
+class Look(NamedTuple):
+    """What a computer says when it is looked at."""
+
+    boot_id: str
+    load: float  # of the last minute
+    marks: Collection[str] = ()  # clusters that have it, as it shows; see `folders.MARKS`
 
 
 def due() -> QuerySet[Pool]:
@@ -147,9 +156,20 @@ def write_keys(shown: Mapping[int, str], silent: Mapping[int, str]) -> bool:
     return changed
 
 
+def unknown(computer: Computer, marks: Collection[str]) -> str:
+    """A cluster that has it, as it shows, and that never had it by a pool of this portal; empty where there is none."""
+    left = set(marks) - {computer.subject}
+    if left:
+        left -= set(Computer.objects.filter(subject__in=left).values_list("subject", flat=True))
+    if left:  # one that is just going, or has left something behind
+        here = Event.objects.filter(computer__hostname=computer.hostname, computer__host_public=computer.host_public)
+        left -= set(here.filter(subject__in=left).values_list("subject", flat=True))
+    return min(left, default="")
+
+
 @transaction.atomic
-def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Mapping[int, str]) -> bool:
-    """What a look at some computers has shown: boot id and load of those that answered, why others did not.
+def write_looks(pool: Pool, answers: Mapping[int, Look], silent: Mapping[int, str]) -> bool:
+    """What a look at some computers has shown: what those say that answered, why others did not.
 
     Those that have not answered for long enough are AWAY. One that is back, or was started anew, is to be checked.
     Whether anything has changed that people see.
@@ -160,9 +180,12 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
         return changed
     computers = list(Computer.objects.held().filter(pk__in=[*answers, *silent]))
     for computer in computers:
-        before = computer.state, computer.silence
+        before = computer.state, computer.silence, computer.marked
         if computer.pk in answers:
-            boot_id, load = answers[computer.pk]
+            boot_id, load, marks = answers[computer.pk]
+            computer.marked = unknown(computer, marks)
+            if computer.marked and not before[2]:
+                tell(computer, f"Another portal has it: {folders.TEMPORARY}{computer.marked} is there.")
             changed |= computer.load is None or abs(computer.load - load) >= SEEN_LOAD
             computer.silence, computer.seen, computer.load = "", now(), load
             is_anew = computer.boot_id not in ("", boot_id)
@@ -173,6 +196,6 @@ def write_looks(pool: Pool, answers: Mapping[int, tuple[str, float]], silent: Ma
                 want_check_again(held)
         else:
             _silent(computer, silent[computer.pk])
-        changed |= before != (computer.state, computer.silence)
-    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen", "boot_id"])
+        changed |= before != (computer.state, computer.silence, computer.marked)
+    Computer.objects.bulk_update(computers, ["state", "silence", "load", "seen", "boot_id", "marked"])
     return changed
