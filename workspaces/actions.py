@@ -154,9 +154,12 @@ def create_workspace(
     cloud_config: CloudConfig,
     region: str,
     by: User,
+    choices: Mapping[str, str] = MappingProxyType({}),
     uuid: UUID | None = None,
 ) -> Workspace:
     """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
+
+    `choices` are in the words of its kind of cloud, as `clouds.WorkspaceSpec` has them.
 
     Raises `Conflict` where the organization or the cloud configuration was deleted meanwhile.
     """
@@ -169,7 +172,13 @@ def create_workspace(
     workspace, made = Workspace.objects.get_or_create(
         uuid=uuid_for(Workspace, uuid, organization=organization),
         organization=organization,
-        defaults={"name": name, "cloud_config": cloud_config, "region": region, "created_by": by},
+        defaults={
+            "name": name,
+            "cloud_config": cloud_config,
+            "region": region,
+            "choices": dict(choices),
+            "created_by": by,
+        },
     )
     if made:
         WorkspaceMember.objects.create(workspace=workspace, user=by, role=WorkspaceRole.ADMIN)
