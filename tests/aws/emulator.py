@@ -16,11 +16,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
+from moto.iam.exceptions import InvalidInput
 from moto.iam.models import IAMBackend
 from moto.iam.responses import IamResponse
 from moto.server import main as serve
@@ -43,10 +44,10 @@ def _groups(backend: EC2Backend) -> dict[str, dict[str, Any]]:
 def create_placement_group(self: Any) -> ActionResult:
     name, groups = self._get_param("GroupName"), _groups(self.ec2_backend)
     if name in groups:
-        raise ServiceException("InvalidPlacementGroup.Duplicate", f"The placement group '{name}' already exists.")
+        raise EC2ClientError("InvalidPlacementGroup.Duplicate", f"The placement group '{name}' already exists.")
     specifications = self._get_param("TagSpecifications", [])
     if any(one["ResourceType"] != "placement-group" for one in specifications):
-        raise ServiceException("InvalidParameterValue", "Tags of another type of resource.")
+        raise EC2ClientError("InvalidParameterValue", "Tags of another type of resource.")
     groups[name] = {
         "GroupName": name,
         "GroupId": f"pg-{uuid.uuid4().hex[:17]}",
@@ -60,7 +61,7 @@ def create_placement_group(self: Any) -> ActionResult:
 def describe_placement_groups(self: Any) -> ActionResult:
     groups, names = _groups(self.ec2_backend), self._get_param("GroupNames", [])
     if missing := [name for name in names if name not in groups]:
-        raise ServiceException("InvalidPlacementGroup.Unknown", f"The placement group '{missing[0]}' is unknown.")
+        raise EC2ClientError("InvalidPlacementGroup.Unknown", f"The placement group '{missing[0]}' is unknown.")
     filters = self._filters_from_querystring()
     found = [one for name, one in groups.items() if not names or name in names]
     return ActionResult({"PlacementGroups": [one for one in found if _fits(one, filters)]})
@@ -77,7 +78,7 @@ def _fits(group: Mapping[str, Any], filters: Mapping[str, list[str]]) -> bool:
 def delete_placement_group(self: Any) -> ActionResult:
     name, groups = self._get_param("GroupName"), _groups(self.ec2_backend)
     if name not in groups:
-        raise ServiceException("InvalidPlacementGroup.Unknown", f"The placement group '{name}' is unknown.")
+        raise EC2ClientError("InvalidPlacementGroup.Unknown", f"The placement group '{name}' is unknown.")
     del groups[name]
     return EmptyResult()
 
@@ -132,7 +133,7 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
             return any(value in _many(wanted) for value in given)
         if kind in ("StringLike", "ArnLike"):
             return any(matches(wanted, value) for value in given)
-        raise ServiceException("InvalidInput", f"This emulator knows no {operator}.")
+        raise InvalidInput(f"This emulator knows no {operator}.")
 
     return (
         matches(statement["Action"], action)

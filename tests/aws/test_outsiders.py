@@ -18,8 +18,8 @@ pytestmark = pytest.mark.timeout(180)
 def client(endpoint, service, *keys):
     key, secret, *token = keys or ("test", "test")
     config = Config(retries={"total_max_attempts": 1})
-    return boto3.client(service, endpoint_url=endpoint, region_name=REGION, aws_access_key_id=key,
-                        aws_secret_access_key=secret, aws_session_token=token[0] if token else None, config=config)  # fmt: skip
+    session = boto3.Session(key, secret, token[0] if token else None, region_name=REGION)
+    return session.client(service, endpoint_url=endpoint, config=config)
 
 
 class Trust:
