@@ -217,7 +217,7 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def open_account(account, region):
+def open_account(account, region, key, secret):
     """alice's account in AWS, made with an access key; it finishes itself."""
     organization = Organization.objects.earliest("pk")
     draft = {"draft": {"account": account, "region": region}}
@@ -229,13 +229,13 @@ def open_account(account, region):
         options=draft,
         credentials=str(uuid4()),
     )
-    aws.make_with_key(config, key="AKIATESTS", secret="of-tests", token="", by=alice())
+    aws.make_with_key(config, key=key, secret=secret, token="", by=alice())
     return str(config.uuid)
 
 
 def config_badge(config):
     found = CloudConfig.objects.get(uuid=config)
-    return found.badge.word, found.findings.get("trouble", "")
+    return found.badge.word, found.findings.get("trouble", ""), [one["name"] for one in found.missing_permissions]
 
 
 def make_workspace(name="lab", choices=None, **of):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from functools import partial
 
+from portal.clouds import Account
 from portal.errors import Passing, PortalError
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
@@ -29,7 +30,7 @@ class CheckWatcher(SharingWatcher):
     async def look_after(self, pk: int) -> None:
         config = await DATABASE(_row)(pk)
         try:
-            account = aws.awaited_account(config) or config.account
+            account = await DATABASE(_account)(config)
             async with asyncio.timeout(checks.PATIENCE):
                 found = await apart(partial(checks.ask, account))
         except TimeoutError:
@@ -44,6 +45,11 @@ class CheckWatcher(SharingWatcher):
             await DATABASE(aws.tried)(config, found)
         else:
             await DATABASE(checks.write_down)(config, found)
+
+
+def _account(config: CloudConfig) -> Account:
+    """Whose options may name this portal by its row."""
+    return aws.awaited_account(config) or config.account
 
 
 def _row(pk: int) -> CloudConfig:

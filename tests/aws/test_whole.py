@@ -50,8 +50,15 @@ def becomes(portal, kind, uuid, status, seconds=300):
 def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
     foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
     portal.call("setup")
-    config = portal.call("open_account", account=CUSTOMER, region=REGION)
-    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=90, what="an ACTIVE configuration")
+    iam = box.client("iam")
+    iam.create_user(UserName="owner")
+    key = iam.create_access_key(UserName="owner")["AccessKey"]
+    words = {"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+    config = portal.call("open_account", account=CUSTOMER, region=REGION, **words)
+    try:
+        until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=60)
+    except AssertionError:
+        raise AssertionError((portal.call("config_badge", config=config), portal.log())) from None
     workspace = portal.call("make_workspace", name="in AWS", uuid=config, choices={"range": box.net})
     becomes(portal, "workspace", workspace, "ready")
     cluster = portal.call("make_cluster", workspace=workspace, name="tide", nodes=2, cores=2)
