@@ -52,7 +52,7 @@ from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
-from workspaces import pools  # noqa: E402
+from workspaces import aws, pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
 
@@ -217,12 +217,38 @@ def require_second_factor(required=True):
     Organization.objects.update(second_factor_required=required)
 
 
-def make_workspace(name="lab", **of):
+def open_account(account, region):
+    """alice's account in AWS, made with an access key; it finishes itself."""
+    organization = Organization.objects.earliest("pk")
+    draft = {"draft": {"account": account, "region": region}}
+    config = create_cloud_config(
+        organization,
+        name="Ours in AWS",
+        kind=CloudConfig.Kind.AWS,
+        by=alice(),
+        options=draft,
+        credentials=str(uuid4()),
+    )
+    aws.make_with_key(config, key="AKIATESTS", secret="of-tests", token="", by=alice())
+    return str(config.uuid)
+
+
+def config_badge(config):
+    found = CloudConfig.objects.get(uuid=config)
+    return found.badge.word, found.findings.get("trouble", "")
+
+
+def make_workspace(name="lab", choices=None, **of):
     """In a cloud configuration that is so; the first one."""
     organization = Organization.objects.earliest("pk")
     config = organization.cloud_configs.filter(**of).earliest("pk")
     workspace = create_workspace(
-        organization, name=name, cloud_config=config, region=config.account.regions()[0].name, by=alice()
+        organization,
+        name=name,
+        cloud_config=config,
+        region=config.options.get("region") or config.account.regions()[0].name,
+        by=alice(),
+        choices=choices or {},
     )
     return str(workspace.uuid)
 

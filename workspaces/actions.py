@@ -160,6 +160,8 @@ def create_workspace(
 ) -> Workspace:
     """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
 
+    `choices` are in the words of its kind of cloud, as `clouds.WorkspaceSpec` has them.
+
     Raises `Conflict` where the organization or the cloud configuration was deleted meanwhile.
     """
     hold(organization)

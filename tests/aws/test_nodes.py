@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
 from collections import Counter
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from portal.clouds import NodeState, NoRoom, Passing, Refused
-from portal.clouds.aws import leftovers, nodes, templates
+from portal.clouds.aws import leftovers, nodes, policy, roles, templates
 from portal.clouds.aws.brake import Brake
-from portal.clouds.types import WorkspaceSpec
+from portal.clouds.types import RoleSpec, WorkspaceSpec
 from tests.aws.box import REGION
 from tests.aws.test_network import account, emulator, made, region  # noqa: F401 (fixtures)
 from tests.clouds import hands
@@ -31,7 +33,22 @@ def at(emulator, account, monkeypatch):  # noqa: F811
 def where(at):
     workspace = hands.tags()
     made(at, WorkspaceSpec(workspace))
-    return hands.tags(workspace.workspace, str(uuid.uuid4()))
+    return with_role(at, workspace)
+
+
+def with_role(at, workspace):
+    """A cluster of the workspace that has its role."""
+    iam = at.session.client("iam", at.name)
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_policy(PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES))
+    found = hands.tags(workspace.workspace, str(uuid.uuid4()))
+    roles.ensure(at.session, RoleSpec(found))
+    return found
+
+
+def left(at, where):
+    """Of it, but for its role, which goes last."""
+    return [one for one in leftovers.of(at, where) if one.kind != "role"]
 
 
 def spec(where, count=2, *, kind=KIND, **more):
@@ -101,7 +118,7 @@ def test_nodes_come_stop_start_and_go(at, where):
     ensure(at, what)
     assert [node.id for node in nodes.of(at, where)] == [node.id for node in seen]
     delete(at, where)
-    assert nodes.of(at, where) == leftovers.of(at, where) == []
+    assert nodes.of(at, where) == left(at, where) == []
 
 
 def test_what_a_node_is_made_with(at, where):
@@ -124,7 +141,7 @@ def test_what_a_node_is_made_with(at, where):
     assert (root["Encrypted"], root["VolumeType"], root["DeleteOnTermination"]) == (True, "gp3", True)
     assert data["ImageId"] == one["ImageId"]
     delete(at, where)
-    assert leftovers.of(at, where) == []
+    assert left(at, where) == []
 
 
 def test_the_missing_one_is_made_and_of_two_the_first_is_kept(at, where, calls):
@@ -179,7 +196,7 @@ def test_a_crash_after_any_call_leaves_no_second_one_and_nothing_behind(at, wher
                 living = [one for one in nodes._listed(at, nodes.tags.filters(where)) if nodes.states.lives(one)]
                 assert len(living) == 2, lost
         delete(at, where)
-        assert leftovers.of(at, where) == [], lost
+        assert left(at, where) == [], lost
 
 
 def test_a_zone_without_room_is_left_for_the_next_one_and_that_is_said(at, where, calls):
@@ -269,6 +286,6 @@ def test_questions_wait_longer_and_longer_while_there_are_too_many():
 def test_an_unknown_type_or_state_is_an_error_and_no_guess(at, where):
     with pytest.raises(Refused, match=r"type 'huge\.9000'"):
         ensure(at, spec(where, 1, kind="huge.9000"))
-    assert leftovers.of(at, where) == []
+    assert left(at, where) == []
     with pytest.raises(Refused, match="does not know"):
         nodes.states.node({"InstanceId": "i-1", "State": {"Name": "dreaming"}}, at.options, {})

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from portal import ssh
 from portal.clouds import HostKey
-from portal.clouds.aws import leftovers, nodes
+from portal.clouds.aws import leftovers, nodes, roles
 from portal.clouds.bootstrap import OWN_KEY, READY
 from portal.clouds.promises import PROMISES
 from portal.clouds.types import NodesSpec, WorkspaceSpec
 from portal.errors import PortalError, Refused
 from tests.aws.box import CUSTOMER
 from tests.aws.test_network import deleted, made, region
-from tests.aws.test_nodes import IMAGE, ask
+from tests.aws.test_nodes import IMAGE, ask, with_role
 from tests.clouds import hands
 
 pytestmark = pytest.mark.timeout(240)
@@ -25,7 +23,7 @@ def test_a_node_is_known_by_a_key_that_nobody_could_read_and_ready_when_it_says_
     at = region(box.emulator, CUSTOMER, monkeypatch, image=IMAGE)
     workspace = hands.tags()
     made(at, WorkspaceSpec(workspace, choices=(("range", box.net),)))
-    where = hands.tags(workspace.workspace, str(uuid.uuid4()))
+    where = with_role(at, workspace)
     keys = tuple(HostKey(*ssh.new_key(f"demo-{rank}", "ecdsa-sha2-nistp256")) for rank in range(2))
     spec = NodesSpec(where, "demo", "m5.large", keys, (hands.public("portal"), hands.public("cluster")))
     ask(lambda token: nodes.ensure(at, spec, token))
@@ -62,6 +60,7 @@ def test_a_node_is_known_by_a_key_that_nobody_could_read_and_ready_when_it_says_
     with pytest.raises(Refused, match="another host key"):
         answers(seen[0], owns[1], "true")
     ask(lambda _: nodes.delete(at, where, None))
+    roles.delete(at.session, where)
     deleted(at, workspace)
     assert leftovers.of(at, where) == leftovers.of(at, workspace) == []
 

@@ -230,11 +230,8 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "NoteOnOurs",
         "To note on things of the portal, in two tags that say nothing of whose they are.",
-        (
-            *_actions("instance", ec2_CreateTags="that the portal ended a node, and nobody else"),
-            *_actions("launch-template", ec2_CreateTags="in which zone a cluster is"),
-        ),
-        {**_OURS, "ForAllValues:StringEquals": {TAG_KEYS: ("coxswain:ended", "coxswain:zone")}},
+        (*_actions("instance", ec2_CreateTags="that all of a cluster are had; that the portal ended one"),),
+        {**_OURS, "ForAllValues:StringEquals": {TAG_KEYS: ("coxswain:ended", "coxswain:settled")}},
     ),
     Statement(
         "ChangeOurs",
@@ -281,10 +278,6 @@ STATEMENTS: tuple[Statement, ...] = (
             ),
             *_actions("vpc, route-table", ec2_ModifyVpcEndpoint="the same"),
             *_actions("launch-template", ec2_DeleteLaunchTemplate="clean-up"),
-            *_actions(
-                "instance",
-                ec2_CreateTags="that all nodes of a cluster are had, and that one goes because the portal wants it",
-            ),
             *_actions("placement-group", ec2_DeletePlacementGroup="clean-up"),
             *_actions(
                 "instance",

@@ -1,0 +1,66 @@
+"""A workspace, a cluster and a job in an account of an emulated AWS, by the whole portal, and nothing left of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.aws.box import CUSTOMER, PORTAL, REGION
+from tests.running import RunningPortal, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def portal(box):
+    folder = Path(tempfile.mkdtemp(prefix="cx-aws-portal-"))
+    image = box.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    portal = RunningPortal(
+        folder,
+        AWS_ACCESS_KEY_ID="portal",
+        AWS_SECRET_ACCESS_KEY="portal",
+        PORTAL_AWS_ENDPOINT=box.endpoint,
+        PORTAL_AWS_PRINCIPAL=f"arn:aws:iam::{PORTAL}:role/portal",
+        PORTAL_AWS_ADDRESSES="127.0.0.0/8",
+        PORTAL_AWS_REACH="private",
+        PORTAL_AWS_IMAGE=image,
+    )
+    portal.patience = 300
+    portal.start()
+    try:
+        yield portal
+    finally:
+        portal.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def becomes(portal, kind, uuid, status, seconds=300):
+    def state():
+        found = portal.call("state", kind=kind, uuid=uuid)
+        is_over = found["task_status"] not in ("new", "inprogress")
+        assert not (is_over and found["status"] == "failed" != status), (found, portal.log()[-4000:])
+        return is_over and found["status"] == status
+
+    until(state, seconds=seconds, what=f"{kind} {status}")
+
+
+def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
+    foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    portal.call("setup")
+    config = portal.call("open_account", account=CUSTOMER, region=REGION)
+    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=90, what="an ACTIVE configuration")
+    workspace = portal.call("make_workspace", name="in AWS", uuid=config, choices={"range": box.net})
+    becomes(portal, "workspace", workspace, "ready")
+    cluster = portal.call("make_cluster", workspace=workspace, name="tide", nodes=2, cores=2)
+    becomes(portal, "cluster", cluster, "running")
+    portal.call("drop_cluster", cluster=cluster)
+    becomes(portal, "cluster", cluster, "terminated")
+    portal.call("drop_workspace", workspace=workspace)
+    becomes(portal, "workspace", workspace, "terminated")
+    left = [one["VpcId"] for one in box.client("ec2").describe_vpcs()["Vpcs"] if not one.get("IsDefault")]
+    assert left == [foreign]
+    assert box.client("efs").describe_file_systems()["FileSystems"] == []
+    assert box.client("iam").list_instance_profiles()["InstanceProfiles"] == []
