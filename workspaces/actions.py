@@ -154,8 +154,9 @@ def create_workspace(
     cloud_config: CloudConfig,
     region: str,
     by: User,
-    choices: Mapping[str, str] = MappingProxyType({}),
     uuid: UUID | None = None,
+    choices: Mapping[str, str] = MappingProxyType({}),
+    extra_tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Workspace:
     """The workspace and the task that makes it. Whoever makes it is its first admin. Twice with one `uuid`: once.
 
@@ -177,13 +178,14 @@ def create_workspace(
             "cloud_config": cloud_config,
             "region": region,
             "choices": dict(choices),
+            "extra_tags": dict(extra_tags),
             "created_by": by,
         },
     )
     if made:
         WorkspaceMember.objects.create(workspace=workspace, user=by, role=WorkspaceRole.ADMIN)
         start_task(workspace, "workspaces.create", by=by, cloud=cloud_config.kind)
-        after = {"cloud configuration": cloud_config.name, "region": region}
+        after = {"cloud configuration": cloud_config.name, "region": region, **choices}
         audit.record("created", workspace, organization=organization, by=by, workspace=workspace, after=after)
     return workspace
 

@@ -9,9 +9,9 @@ from django import forms
 from django.db.models import Q, QuerySet
 
 from accounts.models import Organization
-from portal.errors import PortalError
+from portal.errors import PortalError, Refused
 from portal.forms import plain_line
-from workspaces import pools
+from workspaces import choiceforms, pools
 from workspaces.models import CloudConfig, Workspace, WorkspaceQuerySet
 
 
@@ -206,6 +206,30 @@ class WorkspaceForm(OnceForm):
         # Each configuration has regions of its own: of several, they stand under its name.
         choices = groups[0][1] if len(groups) == 1 else groups
         field.choices = choices  # type: ignore[attr-defined]
+        self.config = self._config(str(self["cloud_config"].value() or ""))
+        self.more = choiceforms.fields_of(self.config)
+        if self.more and self.config:
+            self.fields |= self.more
+            self.initial = {**choiceforms.suggested(self.config), **self.initial}
+
+    def _config(self, uuid: str) -> CloudConfig | None:
+        """The one that is chosen, or would be: what else is asked depends on its kind."""
+        return next((one for one in self.configs if str(one.uuid) == uuid), next(iter(self.configs), None))
+
+    @property
+    def common(self) -> list[forms.BoundField]:
+        """What is asked everywhere."""
+        return [field for field in self.visible_fields() if field.name not in self.more]
+
+    @property
+    def special(self) -> list[forms.BoundField]:
+        """What its kind of cloud asks for besides."""
+        return [field for field in self.visible_fields() if field.name in self.more]
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether what was sent is of the kind of cloud that is chosen: without JavaScript, another may have been."""
+        return all(name in self.data for name in self.more)
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
@@ -226,7 +250,16 @@ class WorkspaceForm(OnceForm):
                     self.add_error("region", f"{config.name} has no region {region}.")
                 elif why := pools.why_not(config, region):
                     self.add_error("region", why)
+        if config and self.more:
+            self._choose(config, data)
         return data
+
+    def _choose(self, config: CloudConfig, data: dict[str, Any]) -> None:
+        try:
+            data["choices"] = choiceforms.chosen(config, data)
+            data["extra_tags"] = choiceforms.tags_of(data.get("tags") or "")
+        except Refused as error:
+            self.add_error(error.field, error.message)
 
 
 class WorkspaceFilterForm(forms.Form):

@@ -25,7 +25,7 @@ from portal.tasks.causes import explain_task
 from portal.tasks.ledger import why_not_again
 from portal.tasks.models import Step, StepStatus, Task, TaskStatus
 from portal.tasks.plans import Plan
-from workspaces import plans
+from workspaces import choiceforms, plans
 from workspaces.actions import (
     alive_in,
     create_workspace,
@@ -87,9 +87,16 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
     if not organization.cloud_configs.live().exists():
         messages.info(request, "A workspace needs a cloud configuration. Make one first.")
         return redirect("new-cloud-config")
-    chosen = {"cloud_config": request.GET["cloud"]} if "cloud" in request.GET else {}
-    form = WorkspaceForm(request.POST or None, organization=organization, initial=chosen)
-    if request.method == "POST" and form.is_valid():
+    asked = request.POST if request.method == "POST" else request.GET
+    makes = request.method == "POST" and "look" not in asked
+    typed = {name: asked[name] for name in asked if name != "look"} | (
+        {"cloud_config": asked["cloud"]} if "cloud" in asked else {}
+    )
+    form = WorkspaceForm(asked if makes else None, organization=organization, initial={} if makes else typed)
+    if makes and not form.was_seen:
+        form = WorkspaceForm(organization=organization, initial=typed)
+        messages.info(request, f"{form.config} asks for more. Look through it, then create the workspace.")
+    elif makes and form.is_valid():
         data = form.cleaned_data
         with refusals_in(form):
             workspace = create_workspace(
@@ -99,11 +106,15 @@ def new_workspace(request: HttpRequest) -> HttpResponse:
                 region=data["region"],
                 by=person(request),
                 uuid=data["key"],
+                choices=data.get("choices", {}),
+                extra_tags=data.get("extra_tags", {}),
             )
             task = workspace.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("workspaces")
     can = frozenset[clouds.Can]().union(*(config.can for config in form.configs))
-    return render(request, "workspaces/workspace_new.html", {"form": form, "plan": plans.CREATE.on(can)})
+    part = "#choices" if request.headers.get("HX-Target") == "workspace-choices" else ""
+    context = {"form": form, "plan": plans.CREATE.on(can), "several": len({one.kind for one in form.configs}) > 1}
+    return render(request, f"workspaces/workspace_new.html{part}", context)
 
 
 @require_safe
@@ -146,6 +157,7 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "ways_out": found.ways_out(why) if why and manages else [],
         "again": failed if failed and manages and not why_not_again(failed) else None,
         "form": form,
+        "choices": choiceforms.in_words(found),
     }
     part = {"workspace-head": "#head", "workspace-tasks": "#tasks"}.get(request.headers.get("HX-Target", ""), "")
     return render(request, f"workspaces/workspace_settings.html{part}", context)

@@ -36,7 +36,7 @@ class Choices:
     vpc: str = ""  # one that is there already, and is not the portal's …
     vpc_subnets: tuple[str, ...] = ()  # … with the subnets that nodes are in, one a zone …
     vpc_groups: tuple[str, ...] = ()  # … and their security groups; none: the portal makes one
-    key: str = ""  # the ARN of the KMS key of filesystem and disks; empty: AWS's own
+    kms_key: str = ""  # the ARN of the one that encrypts filesystem and disks; empty: AWS's own
 
     @classmethod
     def of(cls, chosen: Iterable[tuple[str, str]], options: AwsOptions) -> Choices:
@@ -49,7 +49,7 @@ class Choices:
         except ValueError as error:
             raise _wrong("subnets", f"Subnets are {' or '.join(Kind)}.") from error
         several = {name: tuple(re.findall(r"[^\s,]+", words.get(name, ""))) for name in ("vpc_subnets", "vpc_groups")}
-        single = {name: words.get(name, "").strip() for name in ("range", "vpc", "key")}
+        single = {name: words.get(name, "").strip() for name in ("range", "vpc", "kms_key")}
         made = cls(subnets=kind, **single, **several)  # type: ignore[arg-type]
         made._check(options)
         return made
@@ -62,8 +62,8 @@ class Choices:
         elif self.vpc_subnets or self.vpc_groups:
             name = "vpc_subnets" if self.vpc_subnets else "vpc_groups"
             raise _wrong(name, "These are for a VPC that is there already. Name it, or leave this empty.")
-        if self.key and not _KEY.fullmatch(self.key):
-            raise _wrong("key", "This is no ARN of a KMS key, such as arn:aws:kms:REGION:ACCOUNT:key/ID.")
+        if self.kms_key and not _KEY.fullmatch(self.kms_key):
+            raise _wrong("kms_key", "This is no ARN of a KMS key, such as arn:aws:kms:REGION:ACCOUNT:key/ID.")
 
     def _check_vpc(self) -> None:
         if not _VPC.fullmatch(self.vpc):
@@ -90,7 +90,7 @@ class Choices:
             "vpc": self.vpc,
             "vpc_subnets": " ".join(self.vpc_subnets),
             "vpc_groups": " ".join(self.vpc_groups),
-            "key": self.key,
+            "kms_key": self.kms_key,
         }
         return {name: value for name, value in chosen.items() if value}
 
@@ -106,7 +106,7 @@ class Choices:
         else:
             kinds = {Kind.PUBLIC: "public", Kind.PRIVATE: "private, with a NAT gateway"}
             said = [("Network", self.range or "chosen by the portal"), ("Subnets", kinds[self.subnets])]
-        return [*said, ("Encrypted with", self.key or "AWS's own keys")]
+        return [*said, ("Encrypted with", self.kms_key or "AWS's own keys")]
 
 
 def network_of(text: str, options: AwsOptions) -> IPv4Network:

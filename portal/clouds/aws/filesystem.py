@@ -101,13 +101,13 @@ def _token(tags: Tags) -> str:
 
 def _made(ours: Ours, chosen: Choices) -> dict[str, Any]:
     keys = tagging.written(ours.tags, ours.extra, name=ours.name())
-    more = [(GROUPS, " ".join(chosen.vpc_groups)), (KEY, chosen.key)]
+    more = [(GROUPS, " ".join(chosen.vpc_groups)), (KEY, chosen.kms_key)]
     made: dict[str, Any] = ours.at.efs.create_file_system(
         CreationToken=_token(ours.tags),
         PerformanceMode="generalPurpose",
         ThroughputMode="elastic",
         Encrypted=True,
-        **({"KmsKeyId": chosen.key} if chosen.key else {}),
+        **({"KmsKeyId": chosen.kms_key} if chosen.kms_key else {}),
         Backup=False,
         Tags=[*keys, *({"Key": key, "Value": value} for key, value in more if value)],
     )

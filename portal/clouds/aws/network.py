@@ -125,7 +125,7 @@ def ensure(at: Region, spec: WorkspaceSpec) -> Pending | None:
             code="no_addresses",
         )
     ours = Ours(at, spec.tags, spec.extra_tags)
-    _check_key(at, chosen.key)
+    _check_key(at, chosen.kms_key)
     if chosen.vpc:
         existing.ensure(ours, chosen)
         return None
@@ -152,7 +152,7 @@ def _wrong_key(why: str) -> Refused:
         f"The KMS key cannot be used. {why}",
         advice="Mend that in AWS and try again, or choose another key for a new workspace.",
         code="wrong_key",
-        field="key",
+        field="kms_key",
     )
 
 
