@@ -17,7 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture
 def portal(box):
     folder = Path(tempfile.mkdtemp(prefix="cx-aws-portal-"))
-    image = box.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     portal = RunningPortal(
         folder,
         AWS_ACCESS_KEY_ID="portal",
@@ -26,7 +25,7 @@ def portal(box):
         PORTAL_AWS_PRINCIPAL=f"arn:aws:iam::{PORTAL}:role/portal",
         PORTAL_AWS_ADDRESSES="127.0.0.0/8",
         PORTAL_AWS_REACH="private",
-        PORTAL_AWS_IMAGE=image,
+        PORTAL_AWS_IMAGE="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}",
     )
     portal.patience = 300
     portal.start()

@@ -306,7 +306,7 @@ def test_what_the_cloud_says_is_read_from_the_row_and_no_page_asks_it(client, th
     assert 'ec2:RunInstances<span class="muted">, granted' in page
     assert 'iam:PassRole<span class="t-bad">, missing' in page
     assert "{&quot;Action&quot;: &quot;iam:PassRole&quot;}" in page
-    assert "the cloud does not say whether it is granted" in page
+    assert "not confirmed" in page
     assert "the portal is not allowed: iam:PassRole" in words(client.get("/cloud-configurations/"))
     assert "Memory" in words(client.get("/workspaces/new/"))
 
