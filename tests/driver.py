@@ -37,7 +37,7 @@ from django.utils.timezone import now  # noqa: E402
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
 from accounts.models import AuditEvent, Membership, Organization, User  # noqa: E402
 from clusters import actions  # noqa: E402
-from clusters.actions import create_cluster, delete_cluster, repair_cluster  # noqa: E402
+from clusters.actions import create_cluster, delete_cluster, pause_cluster, repair_cluster, resume_cluster  # noqa: E402
 from clusters.models import Cluster, EngineVersion  # noqa: E402
 from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
@@ -267,6 +267,14 @@ def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
         by=alice(),
     )
     return str(cluster.uuid)
+
+
+def pause(cluster):
+    pause_cluster(Cluster.objects.get(uuid=cluster), by=alice())
+
+
+def resume(cluster):
+    resume_cluster(Cluster.objects.get(uuid=cluster), by=alice())
 
 
 def choices(name):
