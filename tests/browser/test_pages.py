@@ -18,7 +18,6 @@ def addresses(portal, lab, cluster):
         until(lambda made=made: portal.call("run_state", run=made["run"])["kept"], what="its output")
     task = portal.call("state", kind="cluster", uuid=cluster)["task"]
     return {
-        "dashboard": "/",
         "cloud configurations": "/cloud-configurations/",
         "cloud configuration": f"/cloud-configurations/{portal.call('config')}/",
         "new cloud configuration": "/cloud-configurations/new/",
@@ -33,19 +32,15 @@ def addresses(portal, lab, cluster):
         "workspace tokens": f"/workspaces/{lab}/tokens/",
         "new workspace token": f"/workspaces/{lab}/tokens/new/",
         "clusters": f"/workspaces/{lab}/clusters/",
-        "new cluster": f"/workspaces/{lab}/clusters/new/",
         "cluster": f"/clusters/{cluster}/",
         "delete cluster": f"/clusters/{cluster}/delete/",
         "usage of the workspace": f"/workspaces/{lab}/usage/",
         "usage of the organization": "/organization/usage/",
-        "jobs": f"/workspaces/{lab}/jobs/",
-        "new job": f"/workspaces/{lab}/jobs/new/",
         "job": f"/jobs/{good['job']}/",
         "finished run": f"/runs/{good['run']}/",
         "failed run": f"/runs/{bad['run']}/",
         "task": f"/tasks/{task}/",
         "change password": "/accounts/password/change/",
-        "e-mail addresses": "/accounts/email/",
     }
 
 

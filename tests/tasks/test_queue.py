@@ -10,7 +10,8 @@ from rq import Queue, Worker
 
 from portal.tasks import queue
 
-pytestmark = pytest.mark.database
+# A hint that is given inside a transaction waits for its end: here there is none, whatever ran before.
+pytestmark = pytest.mark.django_db(transaction=True)
 
 redis_only = pytest.mark.skipif("REDIS_URL" not in os.environ, reason="needs Redis in REDIS_URL")
 
