@@ -143,6 +143,8 @@ def end_clusters() -> None:
                 failpoint("jobs.dispatch.end.after")
         except PortalError as error:
             logger.info("cluster %s is not ended now: %s", cluster.uuid, error)
+        except Exception:  # whatever is wrong with one, the others are ended: they cost money
+            logger.exception("cluster %s is not ended", cluster.uuid)
 
 
 def resume_for(run: Run) -> bool:

@@ -343,7 +343,11 @@ def _prepare(
         elif answer.status:
             raise Refused(f"The computer {one} could not be prepared.", evidence=answer.said)
         else:
-            *lines, boot_id = answer.text.splitlines()
+            *lines, boot_id = answer.text.splitlines() or [""]
+            if not 0 < len(boot_id) <= 40:
+                raise Refused(
+                    f"The computer {one} answers with something else than it was asked for.", evidence=answer.said
+                )
             if not one.certificates and (mark := _unknown(one, folders.marks(lines))):
                 _leave_to(one, mark)
                 others.append(one)
