@@ -37,7 +37,7 @@ class Server:
         # As git is to see it, so that it is the host that was checked and pinned and no other spelling of one.
         whom = f"{parts.username}@" if parts.username else ""
         self.url = parts._replace(netloc=f"{whom}{bracketed}{f':{parts.port}' if parts.port else ''}").geturl()
-        self.options = []
+        self.options, self.addresses = [], []  # those that were checked, as far as it was looked up here
         try:
             found = socket.getaddrinfo(self.host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -45,8 +45,9 @@ class Server:
                 return  # which looks it up itself, and has rules of its own
             raise SetupFailed(f"{self.host} is not known.", str(error), CHECK, ADDRESS) from error
         addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
+        self.addresses = [_inner(address) for address in addresses]
         here = True
-        for address in map(_inner, addresses):
+        for address in self.addresses:
             here = here and address.is_loopback and allow_this_machine
             if (
                 address.is_link_local

@@ -6,7 +6,6 @@ Prints one line of JSON: {"commit", "subject", "has"} or {"message", "evidence",
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import pathlib
@@ -27,9 +26,8 @@ class PublicServer(addresses.Server):
 
     def __init__(self, url, allow_this_machine):
         super().__init__(url, allow_this_machine)
-        for entry in addresses.socket.getaddrinfo(self.host, None):
-            address = ipaddress.ip_address(entry[4][0].split("%")[0])
-            if not address.is_global:
+        for address in self.addresses:  # to which git is held, whatever the name leads to by then
+            if not address.is_global or address.is_multicast:
                 raise SetupFailed(
                     f"{self.host} is on a private network, which only the nodes can look into.",
                     "",
@@ -77,6 +75,6 @@ if __name__ == "__main__":
         found = look(json.load(sys.stdin))
     except SetupFailed as failure:
         found = {name: failure.facts[name] for name in ("message", "evidence", "advice")}
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that is none, too
         found = {"message": "It could not be looked for.", "evidence": str(error), "advice": ""}
     print(json.dumps(found))
