@@ -102,7 +102,8 @@ def profile(session: Session, spec: NodesSpec) -> str:
     if not found:
         raise Refused(
             f"The role {role} has no instance profile.",
-            advice="Validate it among the instance roles of the workspace, which makes one.",
+            advice="AWS's console makes one with each role for EC2. By hand: aws iam create-instance-profile, and "
+            "aws iam add-role-to-instance-profile.",
             code="not_allowed",
         )
     return found[0]

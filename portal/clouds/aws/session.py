@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -100,9 +99,3 @@ def _client(session: boto3.Session, service: str, region: str, options: AwsOptio
     if options.endpoint:
         config["s3"] = {"addressing_style": "path"}  # an emulator has no name for each bucket
     return session.client(service, region_name=region, endpoint_url=options.endpoint or None, config=Config(**config))
-
-
-def is_here(endpoint: str) -> bool:
-    """Whether an emulator runs on this computer."""
-    host = urlsplit(endpoint).hostname or ""
-    return host == "localhost" or host.startswith("127.")

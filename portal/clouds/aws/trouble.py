@@ -5,7 +5,7 @@ Codes and what they stand for: the lists of errors in the reference of each serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -83,6 +83,7 @@ QUOTA = frozenset(
     }
 )
 NOT_ALLOWED = frozenset({"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "AllAccessDisabled"})
+# What RunInstances says of an instance profile that it does not know.
 PROFILE = frozenset({"InvalidParameterValue", "InvalidParameterCombination"})
 # Who asks is nobody, or is nobody any more.
 NOT_KNOWN = frozenset(
@@ -228,8 +229,12 @@ def _answered(error: ClientError) -> PortalError:
         # For some seconds after it was made, EC2 does not know of an instance profile.
         return Passing("EC2 does not know the nodes' role yet.", evidence=evidence, code="not_now")
     if code.startswith("InvalidAMIID."):
-        return Refused("The image of the nodes is not there any more.", evidence=evidence, code="wrong_image",
-                       advice="Delete this cluster and make another one: it gets the newest image.")  # fmt: skip
+        return Refused(
+            "The image of the nodes is not there any more.",
+            evidence=evidence,
+            advice="Delete this cluster and make another one: it gets the newest image.",
+            code="wrong_image",
+        )
     if code in NOT_KNOWN:
         return Refused(
             "AWS does not know who the portal is.",
@@ -239,12 +244,7 @@ def _answered(error: ClientError) -> PortalError:
         )
     if code in COMES or status >= 500:
         return Passing("AWS cannot do this just now.", evidence=evidence, code="not_now")
-    if is_missing(code) or (code == "InvalidParameterValue" and "iam instance profile" in said.lower()):
+    if is_missing(code):
         # Right after it was made, not all of AWS's computers know a thing. What is found by tag is looked for again.
         return Passing("AWS does not know of something that was there.", evidence=evidence, code="missing")
     return Refused(f"AWS refused: {operation}.", evidence=evidence, code="refused")
-
-
-def codes(names: Collection[str]) -> str:
-    """For docs."""
-    return ", ".join(f"`{name}`" for name in sorted(names))
