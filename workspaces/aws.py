@@ -18,13 +18,12 @@ from accounts import audit
 from accounts.models import User
 from portal import clouds, secrets
 from portal.clouds.aws import policy
-from portal.clouds.aws.options import AwsOptions
 from portal.clouds.aws.setup import Setup, name_of
 from portal.errors import Conflict, PortalError, Refused
 from portal.models import installation
 from portal.tasks import live
 from workspaces import checks
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, aws_options
 
 OPTIONS = ("role", "bucket", "table", "region")
 SOON, LATER = timedelta(seconds=10), timedelta(minutes=5)  # between two tries of an awaited role …
@@ -41,12 +40,12 @@ def principal() -> str:
         return str(settings.AWS["principal"])
     from portal.clouds.aws import permissions  # with the SDK
 
-    return permissions.principal(AwsOptions.of({}, {**settings.AWS, "portal": installation()}))
+    return permissions.principal(aws_options())
 
 
 def setup(config: CloudConfig, given: Mapping[str, str] | None = None) -> Setup:
     """What its account's owner is to make, or has made. Raises `PortalError`. `given`: options as typed."""
-    options = AwsOptions.of({**config.options, **(given or {})}, {**settings.AWS, "portal": installation()})
+    options = aws_options({**config.options, **(given or {})})
     draft = config.options.get("draft", {})
     name = name_of(config.uuid)
     return Setup(
@@ -137,9 +136,7 @@ def make_with_key(config: CloudConfig, *, key: str, secret: str, token: str, by:
 
     wanted = setup(config)
     try:
-        keyed.make(
-            wanted, AwsOptions.of({}, {**settings.AWS, "portal": installation()}), key=key, secret=secret, token=token
-        )
+        keyed.make(wanted, aws_options(), key=key, secret=secret, token=token)
     except PortalError as error:
         evidence = secrets.redact(error.evidence, [key, secret, token, wanted.external_id])
         raise Refused(error.message, evidence=evidence, advice=error.advice, code=error.code) from None
@@ -147,8 +144,7 @@ def make_with_key(config: CloudConfig, *, key: str, secret: str, token: str, by:
 
 
 def _account(config: CloudConfig, options: Mapping[str, str]) -> clouds.Account:
-    asked = AwsOptions.of(options, {**settings.AWS, "portal": installation()})
-    return clouds.connect(asked, external_id(config))
+    return clouds.connect(aws_options(options), external_id(config))
 
 
 def shown(config: CloudConfig, found: Mapping[str, Any]) -> dict[str, Any]:

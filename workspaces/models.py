@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -33,6 +34,11 @@ from portal.tasks.subjects import Subject
 _REMEMBERED = 10.0  # seconds that the store of a configuration is not asked for again: many frames are read from it
 _ENDS = ("workspaces.delete", "workspaces.forget")  # kinds of tasks that end a workspace
 _FOLDERS = {"root": "local", "store": "stores"}  # of settings.VAR, for “This computer”
+
+
+def aws_options(own: Mapping[str, str] = MappingProxyType({})) -> AwsOptions:
+    """Of an account of which `own` is known; the rest is decided for the whole portal."""
+    return AwsOptions.of(own, {**settings.AWS, "portal": installation()})
 
 
 class CloudConfigQuerySet(AccessQuerySet["CloudConfig"]):
@@ -126,7 +132,7 @@ class CloudConfig(models.Model):
             case self.Kind.MACHINES:
                 return MachinesOptions(self.uuid)
             case self.Kind.AWS:
-                return AwsOptions.of(self.options, {**settings.AWS, "portal": installation()})
+                return aws_options(self.options)
 
     @property
     def region_word(self) -> str:
