@@ -289,3 +289,18 @@ def test_an_unknown_type_or_state_is_an_error_and_no_guess(at, where):
     assert left(at, where) == []
     with pytest.raises(Refused, match="does not know"):
         nodes.states.node({"InstanceId": "i-1", "State": {"Name": "dreaming"}}, at.options, {})
+
+
+def test_a_portal_that_nodes_do_not_admit_any_more_is_told_so_beside_what_they_said(
+    at,
+    where,
+    emulator,  # noqa: F811
+    account,  # noqa: F811
+    monkeypatch,
+):
+    ensure(at, spec(where, 1))
+    assert nodes.console(at, where, 0) == ""
+    moved = region(emulator, account, monkeypatch, image=IMAGE, addresses=("198.51.100.7/32",))
+    said = nodes.console(moved, where, 0)
+    assert said.startswith("The firewall of the nodes does not admit the portal: SSH from 198.51.100.7/32 is missing")
+    assert said.endswith("Update the infrastructure of the workspace.")

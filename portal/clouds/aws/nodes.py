@@ -21,7 +21,7 @@ from portal.clouds.aws.templates import Template
 from portal.clouds.aws.trouble import NO_CAPACITY, THROTTLED, code_of, passed_over, told
 from portal.clouds.bootstrap import Boot, Mount, user_data
 from portal.clouds.types import CloudNode, NodesSpec, Tags
-from portal.errors import Alternative, NoRoom, Passing, Pending, Refused
+from portal.errors import Alternative, NoRoom, Passing, Pending, PortalError, Refused
 
 # What EC2 takes of RunInstances: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 BURST, RATE = 5, 2.0  # calls at once, and calls a second from then on
@@ -101,6 +101,18 @@ def inventory(at: Region, portal: str) -> dict[Tags, list[CloudNode]]:
 
 
 def console(at: Region, whose: Tags, rank: int) -> str:
+    """And first, why the portal may not reach it: what it said itself is the same then as where all is well."""
+    return "\n".join(filter(None, [_out_of_reach(at, whose), _said(at, whose, rank)]))
+
+
+def _out_of_reach(at: Region, whose: Tags) -> str:
+    try:
+        return network.why_not_reached(at, replace(whose, subject=whose.workspace))
+    except PortalError as error:  # what is wrong with the network is evidence too
+        return f"{error.message} {error.evidence}".strip()
+
+
+def _said(at: Region, whose: Tags, rank: int) -> str:
     one = states.chosen(_listed(at, tags.filters(whose, rank=str(rank)))).get(rank)
     if one is None:
         return ""
