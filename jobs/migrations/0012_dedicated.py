@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('clusters', '0017_dedicated'),
+        ('clusters', '0016_dedicated'),
         ('jobs', '0011_resumes'),
         ('workspaces', '0008_cloud'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
