@@ -40,8 +40,8 @@ class AwsChoices(forms.Form):
         label="VPC that is there already",
         required=False,
         max_length=40,
-        help_text="Instead of a network that is made. Nothing in it that is not the portal's is changed or deleted. The portal's "
-        "role needs further rights for it, which docs/aws.md names.",
+        help_text="Instead of a network that is made. Nothing in it that is not the portal's is changed or deleted. "
+        "The portal's role needs further rights for it, which docs/aws.md names.",
     )
     vpc_subnets = forms.CharField(
         label="Its subnets",
@@ -59,8 +59,8 @@ class AwsChoices(forms.Form):
         label="KMS key",
         required=False,
         max_length=200,
-        help_text="Its ARN: it encrypts the filesystem and the nodes' disks. The portal's role needs rights on it, which "
-        "docs/aws.md names. Empty: AWS's own keys encrypt.",
+        help_text="Its ARN: it encrypts the filesystem and the nodes' disks. The portal's role needs rights on it, "
+        "which docs/aws.md names. Empty: AWS's own keys encrypt.",
     )
     tags = forms.CharField(
         label="Tags",

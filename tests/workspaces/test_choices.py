@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.urls import reverse
 
@@ -96,6 +98,16 @@ def test_only_a_configuration_of_aws_asks_for_a_network(client, page, account, h
     assert "Look through it, then create the workspace." in words(answer)
     assert answer.context["form"]["name"].value() == "Tide"
     assert not Workspace.objects.filter(name="Tide").exists()
+
+
+def test_enter_creates_the_workspace_where_the_choices_come_by_themselves(client, page, account, harbor):
+    CloudConfig.objects.create(organization=harbor, name="Desk", kind=CloudConfig.Kind.LOCAL)
+    html = client.get(page).content.decode()
+    form = html[html.index("<main") :]
+    assert "Show what this cloud configuration asks for" in form  # of two kinds; by a button where nothing runs
+    with_scripts = re.sub(r"<noscript>.*?</noscript>", "", form, flags=re.DOTALL)
+    first = re.search(r"<button[^>]*type=\"submit\"[^>]*>(.*?)</button>", with_scripts, re.DOTALL)
+    assert first[1].strip() == "Create workspace"
 
 
 def test_an_emulator_has_networks_where_this_computer_has_addresses():
