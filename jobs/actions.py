@@ -12,7 +12,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -28,7 +28,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
-from jobs.models import Job, Run
+from jobs.models import Job, Kind, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import redact, seal
@@ -62,10 +62,22 @@ class Program:
     ranks: int | None = None  # None: one on each core, or so many on each node
     ranks_per_node: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    kind: str = Kind.PYTHON  # what `command` is
+    retries: int = 0  # how often a run that failed is tried again, so many seconds after its end
+    retry_delay: int = 60
+    retry_on_timeout: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Self:
         return cls(**{name: getattr(job, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def of_run(cls, run: Run) -> Self:
+        """The same again, on a cluster like that of the run where that was its own."""
+        same = {name: getattr(run, name) for name in cls.__dataclass_fields__ if name not in ("cluster", "dedicated")}
+        if not run.cluster.dedicated:
+            return cls(cluster=run.cluster, **same)
+        return cls(cluster=None, dedicated=Specification.of_cluster(run.cluster).kept, **same)
 
 
 MOST_WAITING = 100  # runs that may wait for one cluster
@@ -88,6 +100,10 @@ def create_job(
     ranks: int | None = None,
     ranks_per_node: int | None = None,
     environment: Mapping[str, str] | None = None,
+    kind: str = Kind.PYTHON,
+    retries: int = 0,
+    retry_delay: int = 60,
+    retry_on_timeout: bool = False,
     due: datetime | None = None,
     credential: Credential | None = None,
     uuid: UUID | None = None,
@@ -112,6 +128,10 @@ def create_job(
             "ranks": ranks,
             "ranks_per_node": ranks_per_node,
             "environment": dict(environment or {}),
+            "kind": kind,
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "retry_on_timeout": retry_on_timeout,
             "created_by": by,
         },
     )
@@ -120,7 +140,7 @@ def create_job(
     if credential:
         _keep_credential(job, credential)
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
-    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment"):
+    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries"):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
     if credential:
@@ -201,6 +221,10 @@ _WORDS = {
     "ranks": "ranks",
     "ranks_per_node": "ranks on each node",
     "environment": "environment",
+    "kind": "type",
+    "retries": "retries",
+    "retry_delay": "seconds to the next attempt",
+    "retry_on_timeout": "retries after the time limit",
 }
 
 
@@ -210,13 +234,15 @@ def _in_words(field: str, value: Any) -> str:
             return str(value) if value else ""
         case "dedicated":
             return str(Specification.read(value)) if value else ""
-        case "ranks" | "ranks_per_node":
+        case "ranks" | "ranks_per_node" | "retries" | "retry_delay":
             return value or ""
+        case "kind":
+            return str(Kind(value).label)
         case "environment":  # what they are may be a secret
             return ", ".join(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
-        case "resumes":
+        case "resumes" | "retry_on_timeout":
             return "yes" if value else "no"
     return redact(value)
 
@@ -236,6 +262,7 @@ def delete_job(job: Job, *, by: User) -> int:
     ledger.hold(Task.objects.of(Run, unfinished))
     cancelled = [run for run in unfinished if _cancel_waiting(run, by) or _cancel_begun(run, by)]
     job.runs.filter(needs_you=True).update(needs_you=False)
+    job.runs.filter(retry_at__isnull=False).update(retry_at=None)
     live.ring(*job.workspace.live_names())
     for run in cancelled:
         _record("cancelled", run, by=by)
@@ -255,11 +282,13 @@ def start_run(
     uuid: UUID | None = None,
     program: Program | None = None,
     due: datetime | None = None,
+    retry_of: Run | None = None,
 ) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
     Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
     `due`: it begins then, or when its cluster is free later. A cluster of its own is made then, and not before.
+    `retry_of`: the attempt before.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
     place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
@@ -291,6 +320,12 @@ def start_run(
         ranks=program.ranks,
         ranks_per_node=program.ranks_per_node,
         environment=dict(program.environment),
+        kind=program.kind,
+        retries=program.retries,
+        retry_delay=program.retry_delay,
+        retry_on_timeout=program.retry_on_timeout,
+        attempt=retry_of.attempt + 1 if retry_of else 1,
+        retry_of=retry_of,
         due=due,
         output=Output.objects.create(
             store=cluster.workspace.cloud_config.output_store,
@@ -312,9 +347,11 @@ def start_run(
     if begun != run:  # else its task has rung
         live.ring(*run.live_names())
     changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
-    after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
+    after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     if due:
         after["not before"] = due.isoformat()
+    if retry_of:
+        after["attempt"] = run.attempt
     _record("started", run, by=by, after=after)
     return run
 
@@ -368,8 +405,9 @@ def _look_at_cluster(run: Run) -> None:
 
 @audit.atomic()
 def dismiss_run(run: Run, *, by: User) -> bool:
-    """Nobody needs to be told any more that it failed. False when that was so already."""
-    if not Run.objects.filter(pk=run.pk, needs_you=True).update(needs_you=False):
+    """Nobody needs to be told any more that it failed, and it is not tried again. False when that was so already."""
+    open_ones = Run.objects.filter(Q(needs_you=True) | Q(retry_at__isnull=False), pk=run.pk)
+    if not open_ones.update(needs_you=False, retry_at=None):
         return False
     live.ring(*run.live_names())
     _record("dismissed", run, by=by)

@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -22,7 +23,7 @@ from clusters.models import Cluster
 from clusters.plans import home_files
 from jobs import rules
 from jobs.dispatch import dispatch
-from jobs.models import Run
+from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.detached import Alive
@@ -74,7 +75,7 @@ def launch(work: Work) -> None:
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
-        "command": shlex.split(run.command),
+        **_words(run),
         "cores": size,
         "hostfile": f"{head.home}/{listed}",
         "home": home,
@@ -89,6 +90,7 @@ def launch(work: Work) -> None:
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
             "COXSWAIN_NODES": str(cluster.node_count),
+            "COXSWAIN_HOSTFILE": f"{head.home}/{listed}",
         },
     }
     try:
@@ -109,6 +111,13 @@ def launch(work: Work) -> None:
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
 
 
+def _words(run: Run) -> dict[str, Any]:
+    """What each rank becomes: the engine's Python, or a shell."""
+    if run.kind == Kind.SHELL:
+        return {"program": "/bin/sh", "command": ["-c", run.command]}
+    return {"program": "python", "command": shlex.split(run.command)}
+
+
 def how_many_ranks(run: Run) -> int:
     """By the cluster's real size. Raises `Refused` where it has not so many cores as were asked for."""
     cluster = run.cluster
@@ -121,6 +130,8 @@ def how_many_ranks(run: Run) -> int:
             f"The run wants {asked} ranks, and {where} has {there} core{'' if there == 1 else 's'}.",
             advice="Ask for fewer ranks, or choose a larger cluster.",
         )
+    if run.kind == Kind.SHELL:
+        asked = asked or 1
     return asked * cluster.node_count if asked and run.ranks_per_node else asked or cluster.cores
 
 

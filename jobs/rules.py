@@ -21,6 +21,7 @@ from portal.environment import is_loopback
 LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
 MOST_MINUTES = 60 * 24 * 365
 MOST_RANKS = 100_000
+MOST_RETRIES = 20
 MOST_VARIABLES = 100
 MOST_ENVIRONMENT = 32_000  # bytes: it is handed on in one argument
 
@@ -56,13 +57,7 @@ def name(text: str) -> str:
 
 def command(text: str) -> str:
     """A Python file of the repository, or a module after -m, with its arguments, quoted as for a shell."""
-    text = text.strip()
-    if len(text) > LONGEST_COMMAND:
-        raise ValidationError(
-            f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"
-        )
-    if "\0" in text:
-        raise ValidationError("A command cannot contain a NUL character.", code="nul")
+    text = _one_argument(text)
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -90,6 +85,25 @@ def command(text: str) -> str:
             " if it has another ending, or -m before the name of a module.",
             code="no_python_file",
         )
+    return text
+
+
+def shell_command(text: str) -> str:
+    """For /bin/sh, which begins in the repository's top folder."""
+    text = _one_argument(text)
+    if not text:
+        raise ValidationError("Give the command.", code="required")
+    return text
+
+
+def _one_argument(text: str) -> str:
+    text = text.strip()
+    if len(text) > LONGEST_COMMAND:
+        raise ValidationError(
+            f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"
+        )
+    if "\0" in text:
+        raise ValidationError("A command cannot contain a NUL character.", code="nul")
     return text
 
 
@@ -203,6 +217,22 @@ def ranks(number: int | None) -> int | None:
     if number is not None and not 1 <= number <= MOST_RANKS:
         raise ValidationError(f"Give between 1 and {MOST_RANKS:,} ranks.", code="out_of_range")
     return number
+
+
+def retries(number: int | None) -> int:
+    """How often a run that failed is tried again."""
+    if number is not None and not 0 <= number <= MOST_RETRIES:
+        raise ValidationError(f"Give between 0 and {MOST_RETRIES}.", code="out_of_range")
+    return number or 0
+
+
+def retry_delay(minutes: int | None) -> int:
+    """In seconds; a minute where nothing is said."""
+    if minutes is None:
+        return 60
+    if not 0 <= minutes <= 60 * 24:
+        raise ValidationError(f"Give between 0 and {60 * 24:,} minutes.", code="out_of_range")
+    return minutes * 60
 
 
 def environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

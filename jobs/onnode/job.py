@@ -36,13 +36,14 @@ class Setup:
         self.log = telling.Log(folder)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
         bin_folder = pathlib.Path(order["engine"], "bin")
+        self.program = order.get("program") or "python"
         path = {**os.environ, **order["environment"]}.get("PATH", "/usr/bin:/bin")
         self.environment = {**order["environment"], "PATH": f"{bin_folder}:{path}"}
         self.ranks = {
             "size": order["cores"],
             "hostfile": order["hostfile"],
             "engine": order["engine"],
-            "command": [str(bin_folder / "python"), *order["command"]],
+            "command": [self.program if "/" in self.program else str(bin_folder / self.program), *order["command"]],
         }
         self.launcher = None
 
@@ -78,7 +79,7 @@ class Setup:
         os.environ.update(self.environment)
         if packages:
             os.environ["PYTHONPATH"] = str(packages)
-        self.say(f"$ mpiexec -n {order['cores']} python {shlex.join(order['command'])}")
+        self.say(f"$ mpiexec -n {order['cores']} {self.program} {shlex.join(order['command'])}")
         self.know(phase="run", began=time.time())
         if self.launcher and self.launcher.is_waiting():
             if packages and packages != self.folder / "packages":

@@ -24,7 +24,7 @@ from jobs.fields import OWN, ClusterField
 from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
-from jobs.models import Job, Run
+from jobs.models import Job, Kind, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
@@ -112,7 +112,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     try:
         page = rules.address(typed.get("git_url", ""))
         reference = rules.reference(typed.get("reference", "")) or page.reference
-        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+        is_shell = typed.get("kind") == Kind.SHELL
+        command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):

@@ -116,6 +116,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "time_limit": causes.span(found.time_limit) if found.time_limit else "",
         "quiet_since": found.quiet_since,
         "last_ended": found.last_ended_rank,
+        "retried_as": Run.objects.filter(retry_of=found).first() if found.retries else None,
         "may_change": may_change,
         "may_run": may_run,
         "advice": "" if is_mended else found.advice,
