@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -31,7 +32,7 @@ from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
 from jobs.models import Job, Kind, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
-from portal.secrets import redact, seal
+from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
@@ -105,6 +106,7 @@ def create_job(
     retry_delay: int = 60,
     retry_on_timeout: bool = False,
     due: datetime | None = None,
+    secrets: Mapping[str, str | None] | None = None,
     credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
@@ -139,10 +141,14 @@ def create_job(
         return job, job.runs.earliest("number")
     if credential:
         _keep_credential(job, credential)
+    if secrets:
+        _keep_secrets(job, {name: value for name, value in secrets.items() if value is not None})
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
     for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries"):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
+    if secrets:
+        after["secret variables"] = ", ".join(job.secret_names)
     if credential:
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
@@ -176,6 +182,39 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
     if credential:
         seal(job, "git_password", credential.password)
     job.save(update_fields=["git_username", "git_password"])
+
+
+@audit.atomic()
+def change_secrets(job: Job, secrets: Mapping[str, str | None], *, by: User) -> bool:
+    """These are its secret variables, for runs that start from now on; None: as it was. Says whether any changed.
+
+    Raises `PortalError` where what is to stay cannot be decrypted.
+    """
+    had = job.secret_names
+    if list(secrets) == had and not any(secrets.values()):
+        return False
+    try:
+        old = json.loads(unseal(job, "secret_values")) if job.secret_values else {}
+    except CannotDecrypt as error:
+        if any(value is None for value in secrets.values()):
+            raise PortalError(
+                "The secret variables cannot be decrypted with this portal's keys. Give each one its value again.",
+                field="secrets",
+            ) from error
+        old = {}
+    new = {name: old.get(name, "") if value is None else value for name, value in secrets.items()}
+    _keep_secrets(job, {name: value for name, value in new.items() if value})
+    given = ", ".join(name for name, value in secrets.items() if value)
+    after = {"secret variables": ", ".join(job.secret_names), **({"given anew": given} if given else {})}
+    _record_job("changed secret variables", job, by=by, before={"secret variables": ", ".join(had)}, after=after)
+    return True
+
+
+def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
+    job.secret_names, job.secret_values = list(values), ""
+    if values:
+        seal(job, "secret_values", json.dumps(values))
+    job.save(update_fields=["secret_names", "secret_values"])
 
 
 @audit.atomic()
@@ -249,14 +288,14 @@ def _in_words(field: str, value: Any) -> str:
 
 @audit.atomic()
 def delete_job(job: Job, *, by: User) -> int:
-    """It starts no more runs, its name is free, and its password is gone; its runs and their output stay.
+    """It starts no more runs, its name is free, its password and secret variables are gone; its runs and output stay.
 
     Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
     """
-    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": ""}
+    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": "", "secret_values": ""}
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
-    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password"])
+    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password", "secret_values"])
     place = ("job__workspace__organization", "cluster__workspace__organization", "output")
     unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))

@@ -20,7 +20,7 @@ from clusters.specification import Specification
 from jobs import repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
-from jobs.fields import OWN, ClusterField, EnvironmentField
+from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
 from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet
 from portal import clouds
 from workspaces.forms import OnceForm
@@ -99,7 +99,7 @@ class ProgramForm(OnceForm):
     environment = EnvironmentField(
         required=False,
         label="Other: environment variables",
-        help_text="For the program. Whoever sees the job sees them: they are no place for passwords.",
+        help_text="For the program. Whoever sees the job sees them: passwords belong below.",
     )
     ranks = forms.IntegerField(
         required=False,
@@ -143,7 +143,7 @@ class ProgramForm(OnceForm):
         *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
-    ADVANCED: ClassVar = (
+    ADVANCED: ClassVar[tuple[str, ...]] = (
         *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
@@ -253,6 +253,15 @@ class EditJobForm(ProgramForm):
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
+    secrets = SecretsField(
+        required=False,
+        label="Secret environment variables",
+        help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
+        " are. Whoever may run jobs here can have a program use them.",
+    )
+    field_order = (*ProgramForm.field_order[:-3], "secrets", *ProgramForm.field_order[-3:])
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:3], "secrets", *ProgramForm.ADVANCED[3:])
+
     def __init__(
         self,
         data: Any = None,
@@ -264,11 +273,13 @@ class EditJobForm(ProgramForm):
     ) -> None:
         """`look`: `data` is only to be shown again, and in it the cluster to be filled in (`own`) or done with."""
         if of:
-            kwargs["initial"] = {"name": of.name} | kwargs.get("initial", {})
+            kwargs["initial"] = {"name": of.name, "secrets": of.secret_names} | kwargs.get("initial", {})
         if look:
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
         self.job, self.may_build = of, may_build
+        secrets: Any = self.fields["secrets"]
+        secrets.widget.kept = of.secret_names if of else ()
         self.page: rules.Address | None = None  # that was given as the path
         field: Any = self.fields["cluster"]
         chosen = self["cluster"].value()
@@ -314,6 +325,10 @@ class EditJobForm(ProgramForm):
             return None
         price = node_price(self.workspace, own.wanted, seen_by=by) if own.wanted else None
         return Specification.of(own.cleaned_data, price)
+
+    def clean_secrets(self) -> dict[str, str | None]:
+        kept = self.job.secret_names if self.job else ()
+        return rules.secrets(self.cleaned_data["secrets"], kept, self.cleaned_data.get("environment", ()))
 
     def clean_name(self) -> str:
         name = rules.name(self.cleaned_data["name"])

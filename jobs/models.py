@@ -30,7 +30,13 @@ from workspaces.models import Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
-_SAME_AGAIN = {"cluster_gone", "cluster_failed", "credential", "ranks"}  # codes of causes that time does not mend
+_SAME_AGAIN = {
+    "cluster_gone",
+    "cluster_failed",
+    "credential",
+    "ranks",
+    "secrets",
+}  # codes of causes that time does not mend
 
 
 # What no row of a list says. Reading it takes as long as all that a row does say.
@@ -49,6 +55,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__secret_values", "job__secret_names"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
@@ -65,7 +72,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind")
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
         again = ("retries", "retry_delay", "retry_on_timeout")
         return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
 
@@ -101,6 +108,9 @@ class Job(models.Model):
     ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
+    # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
+    secret_values = secrets.EncryptedField(blank=True, editable=False)
+    secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)

@@ -102,7 +102,7 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run),
+            secret=_secrets(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
@@ -157,6 +157,21 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
     uuid = uuid_in(folder.rsplit("/", 1)[-1])
     return cluster.runs.filter(uuid=uuid).first() if uuid else None
+
+
+def _secrets(run: Run) -> str:
+    """What the node is told and may write nowhere: see `jobs/onnode/job.py`. Empty where there is nothing."""
+    told = json.loads(_credential(run) or "{}")
+    if run.job.secret_values:
+        try:
+            told["variables"] = json.loads(unseal(run.job, "secret_values"))
+        except CannotDecrypt as error:
+            Run.objects.filter(pk=run.pk).update(code="secrets")  # for what its task says of it, when that ends
+            raise Refused(
+                "The job's secret variables cannot be decrypted with this portal's keys.",
+                advice="Give them their values again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+            ) from error
+    return json.dumps(told) if told else ""
 
 
 def _credential(run: Run) -> str:

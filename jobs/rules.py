@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -22,6 +22,7 @@ LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 2
 MOST_MINUTES = 60 * 24 * 365
 MOST_RANKS = 100_000
 MOST_RETRIES = 20
+SHORTEST_SECRET = 4  # bytes: as jobs/onnode/hiding.py
 MOST_VARIABLES = 100
 MOST_ENVIRONMENT = 32_000  # bytes: it is handed on in one argument
 
@@ -260,6 +261,24 @@ def environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
             f"All variables together have at most {MOST_ENVIRONMENT // 1000} kB, these have {size // 1000}.",
             code="too_long",
         )
+    return found
+
+
+def secrets(pairs: Sequence[tuple[str, str]], kept: Collection[str], others: Collection[str]) -> dict[str, str | None]:
+    """Secret variables, as name and value, None for one of the `kept` whose value stays. `others` are not secret."""
+    environment([pair for pair in pairs if pair[0] or pair[1]])
+    found: dict[str, str | None] = {}
+    for name, value in pairs:
+        if name in others:
+            raise ValidationError(f"{name} is among the other variables too. Let it be in one place.", code="twice")
+        if not value and name not in kept:
+            raise ValidationError(f"Give {name} its value.", code="required")
+        if value and len(value.encode(errors="replace")) < SHORTEST_SECRET:
+            raise ValidationError(
+                f"{name} is shorter than {SHORTEST_SECRET} characters: that cannot be kept out of what programs print.",
+                code="too_short",
+            )
+        found[name] = value or None
     return found
 
 
