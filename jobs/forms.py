@@ -259,8 +259,8 @@ class EditJobForm(ProgramForm):
         help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
         " are. Whoever may run jobs here can have a program use them.",
     )
-    field_order = (*ProgramForm.field_order[:-3], "secrets", *ProgramForm.field_order[-3:])
-    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:3], "secrets", *ProgramForm.ADVANCED[3:])
+    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:])
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:])
 
     def __init__(
         self,
