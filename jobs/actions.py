@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
@@ -440,6 +440,14 @@ def _look_at_cluster(run: Run) -> None:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.status == Cluster.Status.PAUSING:
         give_way(cluster)
+
+
+def repeat_run(run: Run, *, by: User, uuid: UUID | None = None) -> Run:
+    """The same once more: of the same commit, on the same cluster or on one like it. Raises `PortalError`."""
+    if not run.commit:
+        raise PortalError("It did not come so far that its commit is known. Run the job again.")
+    program = replace(Program.of_run(run), reference=run.commit)
+    return start_run(run.job, by=by, uuid=uuid, program=program)
 
 
 @audit.atomic()

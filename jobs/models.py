@@ -51,7 +51,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
-    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes"),
@@ -295,6 +295,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    packages = models.JSONField(default=list)  # `name==version` of what it could import: see `jobs/record.py`
+    hosts = models.TextField(blank=True)  # its hostfile
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 

@@ -139,6 +139,8 @@ ROWS = {
     "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
     "run": Row("run", INSIDE),
+    "compare-runs": Row("run", INSIDE),
+    "repeat-run": Row("run", NONE, RUNNERS),
     "dismiss-run": Row("run", NONE, RUNNERS),
     "run-with-changes": Row("run", RUNNERS, RUNNERS),
     "cancel-run": Row("run", RUNNERS, RUNNERS),
