@@ -27,7 +27,7 @@ from clusters.models import Cluster
 from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
+from jobs.dispatch import GONE, dispatch, resume_for
 from jobs.models import Job, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
@@ -301,9 +301,7 @@ def start_run(
     Job.objects.filter(pk=job.pk).update(ran=Now())
     begun = None
     is_due = due is None or due <= now()
-    if is_due and program.dedicated:
-        begin_cluster(run)
-    elif is_due:
+    if is_due and not program.dedicated:  # its own cluster is begun by the watch process, in the order of all of them
         begun = dispatch(cluster.pk, fresh=run)
         if begun is None:
             _look_at_cluster(run)

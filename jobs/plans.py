@@ -21,7 +21,7 @@ from clusters import hostfile
 from clusters.models import Cluster
 from clusters.plans import home_files
 from jobs import rules
-from jobs.dispatch import dispatch
+from jobs.dispatch import MOST_COLLECTING, MOST_UNUSED, dispatch
 from jobs.models import Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
@@ -52,6 +52,10 @@ def launch(work: Work) -> None:
     nodes = list(cluster.nodes.all())
     head = nodes[0]
     if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
+        if cluster.dedicated and run.turn and now() - run.turn > MOST_UNUSED:
+            raise Refused(
+                f"{cluster.name} takes no run: {refusal}", advice="Run it again: then a cluster is made anew."
+            )
         work.wait(30, f"{cluster.name} takes no run now: {refusal}")
     size = how_many_ranks(run)
     a_node = run.ranks_per_node or cluster.cores_per_node
@@ -211,8 +215,11 @@ def keep(work: Work) -> None:
         work.memo["looked"] = True
         end_what_is_left(work, run)
         leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
-    if run.started and not run.observed:
+    is_late = run.cluster.dedicated and run.ended and now() - run.ended > MOST_COLLECTING
+    if run.started and not run.observed and not is_late:
         work.wait(0.3, "waiting for the node's checksums")
+    if run.started and run.digests is None:
+        work.log("The head node has told no checksums: the end of the output may be missing.")
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
     work.save()  # what was said up to now belongs to what is kept
     try:
