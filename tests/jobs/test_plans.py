@@ -183,7 +183,7 @@ def test_a_cluster_of_its_own_with_a_full_disk_is_not_waited_for_for_ever(begun_
         Run.objects.filter(pk=begun_run.pk).update(turn=now() - timedelta(minutes=minutes), started=None)
         run = Run.objects.get(pk=begun_run.pk)
         ends = dedicated and minutes > 15
-        with pytest.raises(Refused if ends else Waits, match="takes no run.*: the disk is full"):
+        with pytest.raises(Refused if ends else Waits, match=r"takes no run.*: the disk is full"):
             plans.launch(Told(run))
 
 
