@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -116,16 +117,15 @@ def launch(work: Work) -> None:
 def how_many_ranks(run: Run) -> int:
     """By the cluster's real size. Raises `Refused` where it has not so many cores as were asked for."""
     cluster = run.cluster
-    asked, there, where = run.ranks, cluster.cores, cluster.name
-    if run.ranks_per_node:
-        asked, there, where = run.ranks_per_node, cluster.cores_per_node, f"each node of {cluster.name}"
-    if asked and asked > there:
+    size: dict[str, Any] = {
+        "nodes": cluster.node_count,
+        "cores_per_node": cluster.cores_per_node,
+        "where": cluster.name,
+    }
+    if why := rules.too_many_ranks(run.ranks, run.ranks_per_node, **size):
         Run.objects.filter(pk=run.pk).update(code="ranks")  # for what its task says of it, when that ends
-        raise Refused(
-            f"The run wants {asked} ranks, and {where} has {there} core{'' if there == 1 else 's'}.",
-            advice="Ask for fewer ranks, or choose a larger cluster.",
-        )
-    return asked * cluster.node_count if asked and run.ranks_per_node else asked or cluster.cores
+        raise Refused(why, advice="Ask for fewer ranks, or choose a larger cluster.")
+    return run.ranks_per_node * cluster.node_count if run.ranks_per_node else run.ranks or cluster.cores
 
 
 def fence(home: str) -> str:

@@ -130,10 +130,3 @@ def test_ranks_and_variables_reach_every_node_as_they_were_asked_for(portal, lab
     said = portal.call("read_output", run=made["run"])["text"]
     assert said.strip() == f"{len(on)} {[(node, value, '4') for node in on]}"
     is_gone(portal, made)
-
-
-def test_more_ranks_than_there_are_cores_are_refused_in_words(portal, ask):
-    made, _ = ask(ranks=9)
-    state = ended(portal, made["run"], seconds=90)
-    assert (state["status"], state["cause"].partition(", and")[0]) == ("failed", "The run wants 9 ranks")
-    is_gone(portal, made)

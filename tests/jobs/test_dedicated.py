@@ -374,6 +374,34 @@ def test_runs_of_a_workspace_that_is_broken_are_in_nobodys_way(lab, bob, wanted,
     assert why(first) == f"{broken} is FAILED, and its cluster is made once that is READY"
 
 
+@pytest.mark.parametrize(
+    ("ranks", "why"),
+    [
+        ({"ranks": 7}, "The run wants 7 ranks, and a cluster of 3 × local.2 has 6 cores."),
+        ({"ranks_per_node": 3}, "The run wants 3 ranks, and each node of a cluster of 3 × local.2 has 2 cores."),
+    ],
+)
+def test_more_ranks_than_its_cluster_would_have_are_refused_before_there_is_a_run(lab, bob, wanted, ranks, why):
+    with pytest.raises(PortalError) as caught:
+        create_job(lab, name="tides", dedicated=wanted.kept, by=bob, due=now() + timedelta(days=1), **ranks, **WORDS)
+    assert (str(caught.value), caught.value.field) == (why, "ranks")
+    assert not Cluster.objects.exists()
+    assert not Job.objects.exists()
+
+
+def test_more_ranks_than_a_cluster_has_are_refused_unless_somebody_scales_it_or_may(lab, bob):
+    tide = Cluster.objects.create(
+        workspace=lab, name="tide", engine_version=EngineVersion.objects.get(kind="mpi"), status="running",
+        node_count=2, cores_per_node=2,
+    )  # fmt: skip
+    words = WORDS | {"cluster": tide, "by": bob, "ranks": 6}
+    with pytest.raises(PortalError, match="The run wants 6 ranks, and tide has 4 cores"):
+        create_job(lab, name="now", **words)
+    create_job(lab, name="later", due=now() + timedelta(days=1), **words)
+    Cluster.objects.update(scale_to=3)
+    create_job(lab, name="scaled", **words)
+
+
 def test_nobody_ends_a_cluster_twice(run, bob):
     cancel_run(run, by=bob)
     assert end_dedicated(run.cluster)
@@ -394,6 +422,8 @@ def test_who_manages_clusters_fills_one_in_and_others_run_the_job(client, lab, a
     assert not Job.objects.exists()
     client.force_login(alice)
     assert client.post(address, words | {"own-node_count": "0"}).status_code == 200
+    page = client.post(address, words | {"ranks": "2"}).content.decode()
+    assert "The run wants 2 ranks, and each node of a cluster of 2 × local.1 has 1 core." in page
     assert not Job.objects.exists()
     assert client.post(address, words).status_code == 302
     job = Job.objects.get()
