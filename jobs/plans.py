@@ -23,7 +23,7 @@ from clusters.models import Cluster
 from clusters.plans import home_files
 from jobs import rules
 from jobs.dispatch import MOST_COLLECTING, MOST_UNUSED, dispatch
-from jobs.models import Run
+from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.detached import Alive
@@ -79,7 +79,7 @@ def launch(work: Work) -> None:
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
-        "command": shlex.split(run.command),
+        **_words(run),
         "cores": size,
         "hostfile": f"{head.home}/{listed}",
         "home": home,
@@ -94,6 +94,7 @@ def launch(work: Work) -> None:
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
             "COXSWAIN_NODES": str(cluster.node_count),
+            "COXSWAIN_HOSTFILE": f"{head.home}/{listed}",
         },
     }
     try:
@@ -105,13 +106,20 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run),
+            secret=_secrets(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
     except detached.Busy as busy:
         make_way(work, busy.folder)
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
+
+
+def _words(run: Run) -> dict[str, Any]:
+    """What each rank becomes: the engine's Python, or a shell."""
+    if run.kind == Kind.SHELL:
+        return {"program": "/bin/sh", "command": ["-c", run.command]}
+    return {"program": "python", "command": shlex.split(run.command)}
 
 
 def how_many_ranks(run: Run) -> int:
@@ -125,7 +133,9 @@ def how_many_ranks(run: Run) -> int:
     if why := rules.too_many_ranks(run.ranks, run.ranks_per_node, **size):
         Run.objects.filter(pk=run.pk).update(code="ranks")  # for what its task says of it, when that ends
         raise Refused(why, advice="Ask for fewer ranks, or choose a larger cluster.")
-    return run.ranks_per_node * cluster.node_count if run.ranks_per_node else run.ranks or cluster.cores
+    if run.ranks_per_node:
+        return run.ranks_per_node * cluster.node_count
+    return run.ranks or (1 if run.kind == Kind.SHELL else cluster.cores)
 
 
 def fence(home: str) -> str:
@@ -150,6 +160,21 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
     uuid = uuid_in(folder.rsplit("/", 1)[-1])
     return cluster.runs.filter(uuid=uuid).first() if uuid else None
+
+
+def _secrets(run: Run) -> str:
+    """What the node is told and may write nowhere: see `jobs/onnode/job.py`. Empty where there is nothing."""
+    told = json.loads(_credential(run) or "{}")
+    if run.job.secret_values:
+        try:
+            told["variables"] = json.loads(unseal(run.job, "secret_values"))
+        except CannotDecrypt as error:
+            Run.objects.filter(pk=run.pk).update(code="secrets")  # for what its task says of it, when that ends
+            raise Refused(
+                "The job's secret variables cannot be decrypted with this portal's keys.",
+                advice="Give them their values again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+            ) from error
+    return json.dumps(told) if told else ""
 
 
 def _credential(run: Run) -> str:
