@@ -28,7 +28,7 @@ from clusters.models import Cluster
 from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
+from jobs.dispatch import GONE, dispatch, resume_for
 from jobs.models import Job, Kind, Run
 from portal.errors import PortalError
 from portal.once import uuid_for
@@ -340,6 +340,8 @@ def start_run(
     program = program or Program.of(now_so)
     _check_cluster(job.workspace, program.cluster, program.dedicated)
     number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
+    is_due = due is None or due <= now()
+    _check_ranks(program, is_due)
     if program.dedicated:
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
@@ -374,10 +376,7 @@ def start_run(
     )
     Job.objects.filter(pk=job.pk).update(ran=Now())
     begun = None
-    is_due = due is None or due <= now()
-    if is_due and program.dedicated:
-        begin_cluster(run)
-    elif is_due:
+    if is_due and not program.dedicated:  # its own cluster is begun by the watch process, in the order of all of them
         begun = dispatch(cluster.pk, fresh=run)
         if begun is None:
             _look_at_cluster(run)
@@ -393,6 +392,21 @@ def start_run(
         after["attempt"] = run.attempt
     _record("started", run, by=by, after=after)
     return run
+
+
+def _check_ranks(program: Program, is_due: bool) -> None:
+    """Raises `PortalError` where no cluster that it may find has so many cores: one that is there may be scaled."""
+    cluster = program.cluster
+    if program.dedicated:
+        wanted = Specification.read(program.dedicated)
+        nodes, cores, where = wanted.node_count, wanted.instance_type.cores, f"a cluster of {wanted.nodes}"
+    elif cluster and is_due:
+        nodes, cores, where = max(cluster.node_count, cluster.scale_to or 0), cluster.cores_per_node, cluster.name
+    else:
+        return
+    size: dict[str, Any] = {"nodes": nodes, "cores_per_node": cores, "where": where}
+    if why := rules.too_many_ranks(program.ranks, program.ranks_per_node, **size):
+        raise PortalError(why, advice="Ask for fewer ranks, or choose a larger cluster.", field="ranks", code="ranks")
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:

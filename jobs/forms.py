@@ -23,6 +23,7 @@ from jobs.causes import span
 from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
 from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet
 from portal import clouds
+from portal.clouds import InstanceType
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -210,6 +211,29 @@ class ProgramForm(OnceForm):
     def clean_ranks(self) -> int | None:
         return rules.ranks(self.cleaned_data["ranks"])
 
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("ranks") and (size := self._size(data.get("cluster"))):
+            numbers = (None, data["ranks"]) if data.get("ranks_are") == "node" else (data["ranks"], None)
+            if why := rules.too_many_ranks(*numbers, **size):
+                self.add_error("ranks", why)
+        return data
+
+    def _size(self, chosen: Any) -> dict[str, Any] | None:
+        """Of the cluster that was chosen. None where that is not known."""
+        if isinstance(chosen, Cluster):
+            nodes, cores = max(chosen.node_count, chosen.scale_to or 0), chosen.cores_per_node
+            return {"nodes": nodes, "cores_per_node": cores, "where": chosen.name}
+        wanted = self._wanted_size() if chosen == OWN else None
+        if wanted is None:
+            return None
+        nodes, of = wanted
+        return {"nodes": nodes, "cores_per_node": of.cores, "where": f"a cluster of {nodes} × {of.name}"}
+
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        """How many nodes, of which type, a cluster of its own is to have."""
+        return (self.specification.node_count, self.specification.instance_type) if self.specification else None
+
     def clean_retries(self) -> int:
         return rules.retries(self.cleaned_data["retries"])
 
@@ -325,6 +349,12 @@ class EditJobForm(ProgramForm):
             return None
         price = node_price(self.workspace, own.wanted, seen_by=by) if own.wanted else None
         return Specification.of(own.cleaned_data, price)
+
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        if self.own is None or not self.own.is_bound:
+            return super()._wanted_size()
+        typed = self.own.cleaned_data if self.own.is_valid() else {}
+        return (typed["node_count"], typed["instance_type"]) if typed else None
 
     def clean_secrets(self) -> dict[str, str | None]:
         kept = self.job.secret_names if self.job else ()

@@ -19,6 +19,7 @@ from django.utils.timezone import localtime, now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
+from clusters import ceiling
 from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
@@ -175,6 +176,10 @@ class RunQuerySet(AccessQuerySet["Run"]):
     def due(self) -> RunQuerySet:
         """Whose time has come."""
         return self.filter(Q(due=None) | Q(due__lte=Now()))
+
+    def without_cluster(self) -> RunQuerySet:
+        """Those whose time has come, and whose own cluster is not begun; the one that has waited longest first."""
+        return self.waiting().due().filter(cluster__in=Cluster.objects.not_begun())
 
     def since(self, moment: datetime) -> RunQuerySet:
         """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
@@ -443,9 +448,11 @@ class Run(Subject):
 
     @property
     def follows(self) -> str:
-        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        """What its page listens to: while it waits for a cluster of its own, how far that is, or its place."""
         names = self.live_names()
-        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+        if self.cluster.dedicated and self.is_waiting:
+            return " ".join(names if self.cluster.status == Cluster.Status.NEW else names[:2])
+        return names[0]
 
 
 def again(retries: int, delay: int, on_timeout: bool) -> str:
@@ -474,6 +481,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
     made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
+    made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
     paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
@@ -527,6 +535,29 @@ def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
     for pk, title, detail in steps.values_list("task__subject_id", "title", "detail"):
         step = f"{title[0].lower()}{title[1:]}"
         found[pk] = f"its cluster {coming[pk].name} is being made: {step}{f', {detail}' if detail else ''}"
+    return found
+
+
+def _not_begun(runs: Collection[Run]) -> dict[int, str]:
+    """Why nothing is made yet of these runs' own clusters, where their time has come: by the cluster, in words."""
+    if not runs:
+        return {}
+    queues: dict[int, list[int]] = {}
+    due = Run.objects.without_cluster().filter(workspace__in={run.workspace_id for run in runs})
+    for workspace_pk, cluster_pk in due.values_list("workspace", "cluster"):
+        queues.setdefault(workspace_pk, []).append(cluster_pk)
+    workspaces = list(Workspace.objects.filter(pk__in=queues).select_related("organization"))
+    left = ceiling.left(workspaces)
+    found = {}
+    for workspace in workspaces:
+        queue, room = queues[workspace.pk], left[workspace.pk]
+        if workspace.status != Workspace.Status.READY:
+            why = f"{workspace} is {workspace.badge.word}, and its cluster is made once that is READY"
+            found.update(dict.fromkeys(queue, why))
+            continue
+        for before, cluster_pk in enumerate(queue[room.places :]):
+            others = f"{before} run{' waits' if before == 1 else 's wait'} before it" if before else "it is the next"
+            found[cluster_pk] = f"{room.full or 'others are begun first'}; {others}"
     return found
 
 

@@ -136,7 +136,7 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
             credential = Credential(job.git_username, unseal(job, "git_password"))
         except CannotDecrypt:
             return Found(False, "The job's password cannot be decrypted with this portal's keys.")
-    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:

@@ -145,3 +145,58 @@ def test_who_cancels_a_run_on_the_page_of_its_task_is_named(client, begun_run, b
     client.post(f"/tasks/{begun_run.last_task.uuid}/cancel/")
     begun_run.refresh_from_db()
     assert begun_run.cancelled_by == bob
+
+
+class Waits(Exception):
+    pass
+
+
+class Told:
+    """What a step is given, which notes what it says, and ends where it would wait."""
+
+    def __init__(self, run):
+        self.subject, self.said, self.memo = run, [], {"looked": True}
+
+    def log(self, sentence):
+        self.said.append(sentence)
+
+    def wait(self, seconds, detail):
+        raise Waits(detail)
+
+    def save(self):
+        pass
+
+    lives = save
+
+
+class FullCloud:
+    def nodes(self, tags):
+        return [type("Node", (), {"refuses": "the disk is full"})]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_a_cluster_of_its_own_with_a_full_disk_is_not_waited_for_for_ever(begun_run, monkeypatch, dedicated):
+    monkeypatch.setattr(Workspace, "cloud", FullCloud())
+    Cluster.objects.update(dedicated=dedicated)
+    for minutes in (14, 16):
+        Run.objects.filter(pk=begun_run.pk).update(turn=now() - timedelta(minutes=minutes), started=None)
+        run = Run.objects.get(pk=begun_run.pk)
+        ends = dedicated and minutes > 15
+        with pytest.raises(Refused if ends else Waits, match=r"takes no run.*: the disk is full"):
+            plans.launch(Told(run))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_an_output_whose_end_nobody_tells_is_said_to_be_without_it_and_its_own_cluster_goes(begun_run, dedicated):
+    Cluster.objects.update(dedicated=dedicated)
+    for minutes in (9, 11):
+        Run.objects.filter(pk=begun_run.pk).update(ended=now() - timedelta(minutes=minutes))
+        work = Told(begun_run)
+        if dedicated and minutes > 10:
+            plans.keep(work)
+            assert work.said == ["The head node has told no checksums: the end of the output may be missing."]
+        else:
+            with pytest.raises(Waits, match="checksums"):
+                plans.keep(work)
