@@ -131,6 +131,12 @@ ROWS = {
     "cluster-key": Row("cluster", NONE, RUNNERS),
     "refresh-hostfile": Row("cluster", NONE, RUNNERS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "instance-roles": Row("aws workspace", INSIDE),
+    "new-instance-role": Row("aws workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "instance-role": Row("instancerole", INSIDE),
+    "validate-instance-role": Row("instancerole", NONE, WORKSPACE_ADMINS),
+    "remove-instance-role": Row("instancerole", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "forget-instance-role": Row("instancerole", NONE, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
     "edit-job": Row("job", RUNNERS, RUNNERS),
     "delete-job": Row("job", RUNNERS, RUNNERS),
@@ -160,6 +166,7 @@ LIVE = {
     "workspace": SEE,
     "cluster": INSIDE,
     "stray": ORGANIZATION_ADMINS,
+    "instancerole": INSIDE,
     "run": INSIDE,
     "task": INSIDE,
     "output": INSIDE,
@@ -199,7 +206,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MANAGERS
         case "cloud config" | "aws config" | "stray" | "own machines" | "pool" | "computer":
             return who in ORGANIZATION_ADMINS
-        case "workspace":
+        case "workspace" | "aws workspace":
             return who in SEE
         case _:
             return who in INSIDE

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 from botocore.config import Config
@@ -77,7 +77,11 @@ class Octet:
 class Emulator:
     """moto, with an empty world."""
 
+    made: ClassVar[list[Emulator]] = []  # by this process, in their order
+
     def __init__(self, folder: Path) -> None:
+        self.made.append(self)
+        self.heard: list[Call] | None = None  # what was recorded, once it is closed
         self.folder, self.port = folder, free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         (folder / "consoles").mkdir(exist_ok=True)
@@ -112,11 +116,12 @@ class Emulator:
 
     def recording(self) -> list[Call]:
         """All that was asked since it was started."""
-        return Recording(self.folder / "recording").more()
+        return Recording(self.folder / "recording").more() if self.heard is None else self.heard
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        self.heard = self.recording()
 
 
 class Box:
