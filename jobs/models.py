@@ -31,6 +31,13 @@ from workspaces.models import Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
+_SAME_AGAIN = {
+    "cluster_gone",
+    "cluster_failed",
+    "credential",
+    "ranks",
+    "secrets",
+}  # codes of causes that time does not mend
 
 
 # What no row of a list says. Reading it takes as long as all that a row does say.
@@ -45,9 +52,12 @@ _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__secret_values", "job__secret_names"),
+    *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -63,12 +73,20 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment")
-        return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
+        again = ("retries", "retry_delay", "retry_on_timeout")
+        return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+
+
+class Kind(models.TextChoices):
+    """What the command of a job is."""
+
+    PYTHON = "python", "Python program"
+    SHELL = "shell", "Shell command"
 
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
+    """A program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
 
     A deleted one is kept for its runs; its name is free again.
     """
@@ -80,11 +98,20 @@ class Job(models.Model):
     name = models.CharField(max_length=80)
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
-    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core
+    retries = models.PositiveSmallIntegerField(
+        default=0
+    )  # how often a run that failed is tried again: see `retries.py`
+    retry_delay = models.PositiveIntegerField(default=60)  # seconds from its end to the next attempt
+    retry_on_timeout = models.BooleanField(default=False)  # also when it was ended by its time limit
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
+    # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
+    secret_values = secrets.EncryptedField(blank=True, editable=False)
+    secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
@@ -119,6 +146,11 @@ class Job(models.Model):
     def belongs_to(self, field: str) -> str:
         """For `secrets.seal`: swapped between two rows, a ciphertext does not open."""
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
+
+    @property
+    def tries_again(self) -> str:
+        """In words; empty where it does not."""
+        return again(self.retries, self.retry_delay, self.retry_on_timeout)
 
     @property
     def specification(self) -> Specification | None:
@@ -221,8 +253,17 @@ class Run(Subject):
     number = models.PositiveIntegerField()
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
+    retries = models.PositiveSmallIntegerField(default=0)
+    retry_delay = models.PositiveIntegerField(default=60)
+    retry_on_timeout = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    retry_of = models.OneToOneField("self", models.SET_NULL, null=True, related_name="retried_as")
+    retry_at = models.DateTimeField(
+        null=True
+    )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
@@ -276,6 +317,7 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
         ]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
@@ -316,6 +358,10 @@ class Run(Subject):
     @property
     def is_finished(self) -> bool:
         return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
+
+    @property
+    def attempts(self) -> int:
+        return self.retries + 1
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -363,16 +409,27 @@ class Run(Subject):
         super().save(*args, **kwargs)
 
     def move(self, to: str, **fields: Any) -> bool:
-        """As that of every subject; and whether a run of the job needs somebody changes with it."""
+        """As that of every subject; and whether a run of the job needs somebody changes with it, or is tried again."""
         others = Run.objects.filter(job=self.job_id)
         if to == self.Status.FAILED:
-            fields["needs_you"] = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["retry_at"] = self._tried_again_at(fields)
+            last = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["needs_you"] = last and fields["retry_at"] is None
         moved = super().move(to, **fields)
         if moved and to in (self.Status.FAILED, self.Status.FINISHED):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
         return moved
+
+    def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
+        """When the next attempt begins, now that this one has FAILED; None where there is none."""
+        if self.attempt > self.retries or self.job.deleted:
+            return None
+        code = fields["code"] if "code" in fields else Run.objects.values_list("code", flat=True).get(pk=self.pk)
+        if code in _SAME_AGAIN or (code == "time_limit" and not self.retry_on_timeout):
+            return None
+        return now() + timedelta(seconds=self.retry_delay)
 
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
@@ -394,6 +451,15 @@ class Run(Subject):
         """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
         names = self.live_names()
         return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+
+
+def again(retries: int, delay: int, on_timeout: bool) -> str:
+    """How often a run that has failed is tried again, and when, for a sentence. Empty: never."""
+    if not retries:
+        return ""
+    often = "once" if retries == 1 else f"up to {retries} times"
+    wait = "at once" if not delay else f"{delay // 60} minute{'' if delay == 60 else 's'} later"
+    return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
 
 
 def _only_the_last_needs_you(job: int) -> None:

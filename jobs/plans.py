@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -22,7 +23,7 @@ from clusters.models import Cluster
 from clusters.plans import home_files
 from jobs import rules
 from jobs.dispatch import dispatch
-from jobs.models import Run
+from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.detached import Alive
@@ -74,7 +75,7 @@ def launch(work: Work) -> None:
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
-        "command": shlex.split(run.command),
+        **_words(run),
         "cores": size,
         "hostfile": f"{head.home}/{listed}",
         "home": home,
@@ -89,6 +90,7 @@ def launch(work: Work) -> None:
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
             "COXSWAIN_NODES": str(cluster.node_count),
+            "COXSWAIN_HOSTFILE": f"{head.home}/{listed}",
         },
     }
     try:
@@ -100,13 +102,20 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run),
+            secret=_secrets(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
     except detached.Busy as busy:
         make_way(work, busy.folder)
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
+
+
+def _words(run: Run) -> dict[str, Any]:
+    """What each rank becomes: the engine's Python, or a shell."""
+    if run.kind == Kind.SHELL:
+        return {"program": "/bin/sh", "command": ["-c", run.command]}
+    return {"program": "python", "command": shlex.split(run.command)}
 
 
 def how_many_ranks(run: Run) -> int:
@@ -121,6 +130,8 @@ def how_many_ranks(run: Run) -> int:
             f"The run wants {asked} ranks, and {where} has {there} core{'' if there == 1 else 's'}.",
             advice="Ask for fewer ranks, or choose a larger cluster.",
         )
+    if run.kind == Kind.SHELL:
+        asked = asked or 1
     return asked * cluster.node_count if asked and run.ranks_per_node else asked or cluster.cores
 
 
@@ -146,6 +157,21 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
     uuid = uuid_in(folder.rsplit("/", 1)[-1])
     return cluster.runs.filter(uuid=uuid).first() if uuid else None
+
+
+def _secrets(run: Run) -> str:
+    """What the node is told and may write nowhere: see `jobs/onnode/job.py`. Empty where there is nothing."""
+    told = json.loads(_credential(run) or "{}")
+    if run.job.secret_values:
+        try:
+            told["variables"] = json.loads(unseal(run.job, "secret_values"))
+        except CannotDecrypt as error:
+            Run.objects.filter(pk=run.pk).update(code="secrets")  # for what its task says of it, when that ends
+            raise Refused(
+                "The job's secret variables cannot be decrypted with this portal's keys.",
+                advice="Give them their values again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+            ) from error
+    return json.dumps(told) if told else ""
 
 
 def _credential(run: Run) -> str:

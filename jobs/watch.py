@@ -24,6 +24,7 @@ from jobs.causes import Cause, explain, may_be_of_nodes, of_deletion, of_nodes, 
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
+from jobs.retries import retry_due
 from portal import detached, ssh
 from portal.clouds import CloudNode
 from portal.detached import Alive, Spoilt
@@ -116,6 +117,8 @@ class DispatchWatcher:
         pace = Pace()
         while True:
             await pace.turn()
+            if again := await DATABASE(retry_due)():
+                logger.info("%s runs that failed are tried again", again)
             if begun := await DATABASE(dispatch_all)():
                 logger.info("it was the turn of %s runs", begun)
             await bell.wait(self.EVERY)

@@ -66,6 +66,7 @@ _MENDS = {
     "no_program_module": ("command",),
     "node_lost": ("repair",),
     "ranks": ("ranks", "cluster"),
+    "secrets": ("secrets",),
     "reference": ("reference",),
     "source": ("git_url", "credential"),
     "time_limit": ("time_limit",),
@@ -77,6 +78,7 @@ _FIELDS = {
     "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
     "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
+    "secrets": ("edit-job", "id_secrets", "Give the secret variables anew"),
     "time_limit": ("edit-job", "id_time_limit", "Change the time limit"),
 }
 
@@ -117,6 +119,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "time_limit": causes.span(found.time_limit) if found.time_limit else "",
         "quiet_since": found.quiet_since,
         "last_ended": found.last_ended_rank,
+        "retried_as": Run.objects.filter(retry_of=found).first() if found.retries else None,
         "may_change": may_change,
         "may_run": may_run,
         "advice": "" if is_mended else found.advice,
