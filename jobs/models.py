@@ -26,6 +26,7 @@ from clusters.specification import Specification
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
+from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
@@ -397,6 +398,12 @@ class Run(Subject):
         """The rank that ended last while others go on, and when."""
         last = self.ended_ranks.get("last")
         return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
+
+    @property
+    def first_failed_rank(self) -> str:
+        """Its name, where a rank failed."""
+        first = self.failures[0] if self.failures else {}
+        return rank_name(first.get("world", 0), first["rank"]) if "rank" in first else ""
 
     @property
     def doing(self) -> str:

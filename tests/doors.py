@@ -157,6 +157,8 @@ ROWS = {
     "output-frame": Row("output", INSIDE),
     "output-reach": Row("output", INSIDE),
     "output-nodes": Row("output", INSIDE),
+    "output-activity": Row("output", INSIDE),
+    "output-search": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
 SIGNED_OUT, FORBIDDEN, GONE = 4401, 4403, 4404  # codes with which a socket is closed

@@ -116,6 +116,7 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "steps": _steps(found, task),
         "waits_for": reasons([found]).get(found.pk, ""),
         "failures": causes.sentences(found.failures),
+        "first_failed": found.first_failed_rank,
         "time_limit": causes.span(found.time_limit) if found.time_limit else "",
         "quiet_since": found.quiet_since,
         "last_ended": found.last_ended_rank,
