@@ -28,7 +28,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
-from jobs.models import Job, Run
+from jobs.models import Firing, Job, Run, Schedule
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import redact, seal
@@ -231,6 +231,9 @@ def delete_job(job: Job, *, by: User) -> int:
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password"])
+    job.schedules.live().update(deleted=Now(), next_at=None)
+    queued = Firing.objects.filter(schedule__job=job, outcome=Firing.Outcome.QUEUED)
+    queued.update(outcome=Firing.Outcome.SKIPPED, reason="The job was deleted.")
     place = ("job__workspace__organization", "cluster__workspace__organization", "output")
     unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))
@@ -255,6 +258,7 @@ def start_run(
     uuid: UUID | None = None,
     program: Program | None = None,
     due: datetime | None = None,
+    schedule: Schedule | None = None,
 ) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
@@ -276,28 +280,10 @@ def start_run(
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
         cluster = _cluster_of(now_so, program, place)
-    run_uuid = uuid_for(Run, uuid, job=now_so)
-    run = Run.objects.create(
-        uuid=run_uuid,
-        workspace=job.workspace,
-        job=now_so,
-        number=number,
-        cluster=cluster,
-        git_url=program.git_url,
-        reference=program.reference,
-        command=program.command,
-        time_limit=program.time_limit or settings.RUN_SECONDS,
-        resumes=program.resumes,
-        ranks=program.ranks,
-        ranks_per_node=program.ranks_per_node,
-        environment=dict(program.environment),
-        due=due,
-        output=Output.objects.create(
-            store=cluster.workspace.cloud_config.output_store,
-            folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
-        ),
-        started_by=by,
-    )
+    run = new_run(now_so, number, cluster, program, by=by, uuid=uuid_for(Run, uuid, job=now_so))
+    run.due, run.schedule = due, schedule
+    run.output.save()
+    run.save(force_insert=True)
     Job.objects.filter(pk=job.pk).update(ran=Now())
     begun = None
     is_due = due is None or due <= now()
@@ -315,8 +301,34 @@ def start_run(
     after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     if due:
         after["not before"] = due.isoformat()
+    if schedule:
+        after["by its schedule"] = schedule.clock.words
     _record("started", run, by=by, after=after)
     return run
+
+
+def new_run(job: Job, number: int, cluster: Cluster, program: Program, *, by: User | None, uuid: UUID) -> Run:
+    """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
+    return Run(
+        uuid=uuid,
+        workspace=job.workspace,
+        job=job,
+        number=number,
+        cluster=cluster,
+        git_url=program.git_url,
+        reference=program.reference,
+        command=program.command,
+        time_limit=program.time_limit or settings.RUN_SECONDS,
+        resumes=program.resumes,
+        ranks=program.ranks,
+        ranks_per_node=program.ranks_per_node,
+        environment=dict(program.environment),
+        output=Output(
+            store=cluster.workspace.cloud_config.output_store,
+            folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
+        ),
+        started_by=by,
+    )
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
