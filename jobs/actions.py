@@ -280,7 +280,8 @@ def start_run(
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
         cluster = _cluster_of(now_so, program, place)
-    run = new_run(now_so, number, cluster, program, by=by, uuid=uuid_for(Run, uuid, job=now_so))
+    store = cluster.workspace.cloud_config.output_store
+    run = new_run(now_so, number, cluster, program, store, by=by, uuid=uuid_for(Run, uuid, job=now_so))
     run.due, run.schedule = due, schedule
     run.output.save()
     run.save(force_insert=True)
@@ -307,7 +308,9 @@ def start_run(
     return run
 
 
-def new_run(job: Job, number: int, cluster: Cluster, program: Program, *, by: User | None, uuid: UUID) -> Run:
+def new_run(
+    job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
+) -> Run:
     """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
     return Run(
         uuid=uuid,
@@ -324,7 +327,7 @@ def new_run(job: Job, number: int, cluster: Cluster, program: Program, *, by: Us
         ranks_per_node=program.ranks_per_node,
         environment=dict(program.environment),
         output=Output(
-            store=cluster.workspace.cloud_config.output_store,
+            store=store,
             folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
         ),
         started_by=by,

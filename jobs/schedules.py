@@ -8,11 +8,11 @@ has locked its job before.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,11 +29,11 @@ from jobs.actions import MOST_WAITING, Program, cancel_run, new_run, start_run
 from jobs.cron import Cron
 from jobs.dispatch import GONE
 from jobs.models import Calendar, Firing, Job, Run, Schedule
+from portal.bulk import insert
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.once import uuid_for
 from portal.tasks import live
-from portal.tasks.models import Output
 from portal.tasks.pace import Pace
 from portal.tasks.threads import DATABASE
 from portal.tasks.watch import Bell
@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 
 LATE = timedelta(minutes=5)  # a time that is older when somebody comes to it was missed
 MOST_MADE_UP = 10  # runs for times that were missed
-MOST_MISSED = 1000  # times that are counted
+MOST_TIMES = 1000  # since somebody looked last; of more, those of the last hours are taken
+ABOUT_A_DAY = timedelta(minutes=MOST_TIMES)
 MOST_QUEUED = 100  # times of a schedule that wait for room
 AT_ONCE = 500  # schedules in one transaction
 EVERY = 1.0  # seconds between looks
@@ -209,20 +210,16 @@ class Turn:
 def turn_of(schedule: Schedule, days: calendar.Days, at: datetime) -> Turn:
     """Of one whose `next_at` has come; `days` are those of its workspace's calendar."""
     assert schedule.next_at
-    clock = schedule.clock
-    just_before = schedule.next_at - timedelta(microseconds=1)
-    recent, turn = _until(clock, max(just_before, at - LATE), at), Turn(clock.next(at))
-    missed = _until(clock, just_before, at - LATE) + recent[:-1]
-    heeded = schedule.excluded + (days if schedule.heeds_calendar else [])
-
-    def why_not(time: datetime) -> str:
-        return calendar.why_excluded(time.astimezone(clock.place).date(), heeded) if heeded else ""
-
-    missed = [time for time in missed if not why_not(time)]
-    on_time = recent[-1:]
-    if on_time and (why := why_not(on_time[0])):
-        turn.left.append(Left(SKIPPED, f"Excluded: {why}.", on_time[0], on_time[0]))
-        on_time = []
+    times, following = _times(schedule.cron, schedule.zone, schedule.next_at, at)
+    turn, on_time = Turn(following), times[-1:] if times and times[-1] > at - LATE else []
+    missed = times[: len(times) - len(on_time)]
+    if heeded := schedule.excluded + (days if schedule.heeds_calendar else []):
+        place = schedule.clock.place
+        why = {time: calendar.why_excluded(time.astimezone(place).date(), heeded) for time in times}
+        missed = [time for time in missed if not why[time]]
+        if on_time and (words := why[on_time[0]]):
+            turn.left.append(Left(SKIPPED, f"Excluded: {words}.", on_time[0], on_time[0]))
+            on_time = []
     away = "The portal was not there at that time"
     match schedule.missed:
         case Schedule.Missed.ONCE if missed and on_time:
@@ -239,13 +236,18 @@ def turn_of(schedule: Schedule, days: calendar.Days, at: datetime) -> Turn:
     return turn
 
 
-def _until(clock: Cron, after: datetime, end: datetime) -> list[datetime]:
-    found = []
-    for time in islice(clock.after(after), MOST_MISSED):
-        if time > end:
-            break
+@lru_cache(maxsize=4096)
+def _times(expression: str, zone: str, first: datetime, at: datetime) -> tuple[list[datetime], datetime]:
+    """Those from `first` until now, and the next one. After a long time, the last `MOST_TIMES` of them."""
+    clock = Cron(expression, zone)
+    found: deque[datetime] = deque(maxlen=MOST_TIMES)
+    for time in clock.after(first - timedelta(microseconds=1)):
+        if time > at:
+            return list(found), time
         found.append(time)
-    return found
+        if len(found) == MOST_TIMES and at - time > ABOUT_A_DAY:
+            return _times(expression, zone, at - ABOUT_A_DAY, at)
+    raise RuntimeError("a schedule's times have come to an end")
 
 
 def _leave(turn: Turn, times: Sequence[datetime], reason: str) -> None:
@@ -312,18 +314,20 @@ def _fire_queued_of(pk: int) -> int:
 def _claimable(rows: Any) -> list[Schedule]:
     """Those whose jobs nobody else holds, which are locked then: their schedules are ours to change."""
     jobs = Job.objects.filter(pk__in=rows.values("job")).order_by("pk")
-    place = ("workspace__organization", "workspace__cloud_config", "cluster")
-    held = {
-        job.pk: job
-        for job in jobs.select_for_update(of=("self",), no_key=True, skip_locked=True).select_related(*place)
-    }
-    found = list(rows.filter(job__in=held, deleted=None).select_related("owner").order_by("pk"))
-    workspaces: dict[int, Workspace] = {}
+    held = {job.pk: job for job in jobs.select_for_update(no_key=True, skip_locked=True)}
+    place = ("organization", "cloud_config")
+    workspaces = Workspace.objects.select_related(*place).in_bulk({job.workspace_id for job in held.values()})
+    clusters = Cluster.objects.in_bulk({job.cluster_id for job in held.values() if job.cluster_id})
+    found = list(rows.filter(job__in=held, deleted=None).order_by("pk"))
+    owners = User.objects.in_bulk({schedule.owner_id for schedule in found if schedule.owner_id})
+    for cluster in clusters.values():
+        cluster.workspace = workspaces[cluster.workspace_id]
+    for job in held.values():
+        job.workspace = workspaces[job.workspace_id]
+        if job.cluster_id:
+            job.cluster = clusters[job.cluster_id]
     for schedule in found:
-        schedule.job = held[schedule.job_id]
-        schedule.job.workspace = workspaces.setdefault(schedule.job.workspace_id, schedule.job.workspace)
-        if schedule.job.cluster:
-            schedule.job.cluster.workspace = schedule.job.workspace
+        schedule.job, schedule.owner = held[schedule.job_id], owners.get(schedule.owner_id or 0)
     return found
 
 
@@ -341,6 +345,8 @@ class _Firing:
         numbered = Run.objects.filter(job__in={schedule.job_id for schedule in schedules}).order_by()
         self.numbers = dict(numbered.values_list("job").annotate(last=Max("number")))
         self.refusals = _refusals(schedules)
+        places = {schedule.job.workspace for schedule in schedules}
+        self.stores = {workspace.pk: workspace.cloud_config.output_store for workspace in places}
         self.runs: list[Run] = []
         self.firings: list[Firing] = []
         self.troubles: dict[int, str] = {}
@@ -434,7 +440,8 @@ class _Firing:
             assert job.cluster
             number = (self.numbers.get(job.pk) or 0) + 1
             self.numbers[job.pk] = number
-            run = new_run(job, number, job.cluster, Program.of(job), by=schedule.owner, uuid=uuid4())
+            store = self.stores[job.workspace_id]
+            run = new_run(job, number, job.cluster, Program.of(job), store, by=schedule.owner, uuid=uuid4())
             run.schedule = schedule
             self.waiting[job.cluster.pk] += 1
             self.runs.append(run)
@@ -445,12 +452,19 @@ class _Firing:
 
     def done(self) -> int:
         """Everything that was taken, written down. Returns how many runs have begun."""
-        Output.objects.bulk_create([run.output for run in self.runs])
-        Run.objects.bulk_create(self.runs)
-        known = [firing for firing in self.firings if firing.pk]
-        Firing.objects.bulk_create([firing for firing in self.firings if not firing.pk])
-        for firing in known:
-            firing.save()
+        insert([run.output for run in self.runs])
+        for run in self.runs:
+            run.output_id = run.output.pk
+        insert(self.runs)
+        new = []
+        for firing in self.firings:
+            if firing.run:
+                firing.run_id = firing.run.pk
+            if firing.pk:
+                firing.save()
+            else:
+                new.append(firing)
+        insert(new)
         for why in set(self.troubles.values()):
             of = [pk for pk, trouble in self.troubles.items() if trouble == why]
             Schedule.objects.filter(pk__in=of).update(trouble=why)
