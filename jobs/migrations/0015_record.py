@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('jobs', '0016_attempts'),
+        ('jobs', '0014_attempts'),
     ]
 
     operations = [
