@@ -20,9 +20,10 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters import hostfile, life, plans
+from clusters import ceiling, hostfile, life, plans
 from clusters.durations import Timer, in_words
 from clusters.models import Cluster, EngineVersion, Node
+from clusters.roles import role_for
 from portal import clouds, ssh
 from portal.clouds import InstanceType
 from portal.clouds.types import not_here
@@ -102,6 +103,8 @@ def create_cluster(
         raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if role:
+        role_for(workspace, role)
     cluster, made = Cluster.objects.get_or_create(
         uuid=uuid_for(Cluster, uuid, workspace=workspace),
         workspace=workspace,
@@ -146,6 +149,8 @@ def begin_dedicated(cluster: Cluster, *, by: User | None, why: str) -> Task:
     workspace = _locked(cluster.workspace)
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if full := ceiling.left([workspace])[workspace.pk].full:
+        raise PortalError(f"{full}.")
     title = f"{plans.CREATE.title} {cluster} {why}"[:200]
     return start_task(cluster, plans.CREATE.kind, by=by, title=title, cloud=workspace.cloud_config.kind)
 

@@ -1,6 +1,7 @@
 """On the head node: runs a command on all ranks, and decides how the run ended.
 
-    main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...}}
+    main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...},
+                                        "hidden": [names of variables whose values nobody is to see]}
 
 `source` is the ranks' working directory. Parent of `mpiexec`, whose exit status says little: each rank stands under
 `rank.py`, which tells how it really ended. All that they print and tell comes through Hydra into a FIFO for each rank,
@@ -37,6 +38,7 @@ import tempfile
 import time
 
 import boot
+import hiding
 import telling
 
 FRAME = struct.Struct(">cIQ")  # of rank.py
@@ -151,8 +153,10 @@ class Channel:
 
 
 class Launcher:
-    def __init__(self, folder, order):
+    def __init__(self, folder, order, environment=os.environ):
+        """`environment` has the values of the variables that `order` calls hidden."""
         self.folder = folder
+        self.hider = hiding.Hider([environment[name] for name in order.get("hidden", ()) if name in environment])
         self.size = order["size"]
         self.command = order["command"]
         self.engine = pathlib.Path(order["engine"])
@@ -287,6 +291,9 @@ class Launcher:
             if kind == b"x":
                 self.event(key, payload, when)
                 continue
+            payload = self.hider.hide((fd, kind), payload)
+            if not payload:
+                continue
             self.log.write(kind, payload, world=channel.world, rank=channel.rank, at=when)
             if channel.kind and key not in self.words and (missing := NOT_STARTED.match(payload)):
                 error = b": ".join(missing.groups()).decode(errors="replace")
@@ -317,6 +324,8 @@ class Launcher:
             return None
         if "aborts" in facts or any(facts.get(word) for word in ("fails", "status", "signal")):
             known = {name: facts[name] for name in ("aborts", "status", "signal", "rss", "error") if name in facts}
+            if isinstance(known.get("error"), str):
+                known["error"] = self.hider.text(known["error"])
             self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
         if "fails" not in facts and "aborts" not in facts:
             self.left += int(facts.get("left", 0))
@@ -429,6 +438,8 @@ class Launcher:
         for fd in self.channels:
             while self.read(fd):
                 pass
+        for (fd, kind), data in self.hider.rest():
+            self.log.write(kind, data, world=self.channels[fd].world, rank=self.channels[fd].rank)
         return self.verdict(clear)
 
     def wait_until_clear(self):
@@ -455,6 +466,7 @@ class Launcher:
         failures = self.in_order()
         good = not self.failures and len([key for key in self.ends if key[0] == 0]) == self.size
         hydra = (self.place / "hydra").read_bytes()[-WORDS:].decode(errors="replace").strip()
+        hydra = self.hider.text(hydra)
         lost = [] if good or failures or self.cancelled else self.silent_nodes()
         if not good and not failures and not self.cancelled and hydra:
             self.log.say(hydra)
