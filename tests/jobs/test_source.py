@@ -8,12 +8,16 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from tests.gitserver import git, serving
+from tests.machines.house import serving_at
 from tests.running import ROOT, until
+
+from .conftest import PLACES
 
 
 @pytest.fixture
@@ -530,3 +534,35 @@ def test_whatever_lies_in_the_place_of_a_mirror_the_next_run_has_its_source(run,
     process.wait(30)
     assert process.returncode == 0, (process.folder / "out").read_text()
     assert ex(process.folder)
+
+
+# Whom git trusts
+
+ASK = f"""
+import pathlib, sys
+sys.path[:0] = {PLACES!r}
+import addresses, source
+source.AUTHORITIES = sys.argv[1:2]
+order = {{"environment": {{"COXSWAIN_RUN": "r"}}, "allow_this_machine": True}}
+git, server = source.Git(order, pathlib.Path(sys.argv[2]), print), addresses.Server(sys.argv[3], True)
+try:
+    print(git("ls-remote", "--", server.url, server=server).decode())
+except source.ProgramFailed as failure:
+    print(failure)
+print("one file" if git.trust else "all of them")
+"""
+
+
+@pytest.mark.parametrize(
+    ("trusts", "said"), [("certificate", r"refs/tags/v1\n\none file$"), ("other", r"(?s)certificate.*all of them$")]
+)
+def test_git_looks_into_one_file_for_whom_to_trust_and_elsewhere_before_it_refuses(tmp_path, repository, trusts, said):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "other").write_text("")
+    plain = {name: value for name, value in os.environ.items() if "SSL" not in name}
+    with serving_at("127.0.0.1", tmp_path) as url:
+        words = [str(tmp_path / trusts), str(tmp_path / "home"), f"{url}/source/.git"]
+        done = subprocess.run(
+            [sys.executable, "-ISc", ASK, *words], env=plain, capture_output=True, text=True, check=True
+        )
+    assert re.search(said, done.stdout.strip())
