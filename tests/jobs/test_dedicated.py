@@ -415,6 +415,23 @@ def test_jobs_that_are_called_alike_have_clusters_that_are_called_otherwise(lab,
     assert Cluster.objects.count() == len(names)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_watch_processes_that_look_at_once_make_no_more_than_there_is_room_for(settings, lab, bob, wanted):
+    settings.DEDICATED_PER_WORKSPACE = 2
+    made = [create_job(lab, name=f"tides {n}", dedicated=wanted.kept, by=bob, **WORDS)[1] for n in range(5)]
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    assert len(begun()) == 2
+    for run in made[:2]:
+        cancel_run(run, by=bob)
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    for run in made[:2]:
+        task_ends(run.cluster, status="cancelled")
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    dispatch_all()
+    assert len(begun()) == 4
+    assert Cluster.objects.filter(status="terminated").count() == 2
+
+
 def test_nobody_ends_a_cluster_twice(run, bob):
     cancel_run(run, by=bob)
     assert end_dedicated(run.cluster)
