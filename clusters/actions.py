@@ -23,6 +23,7 @@ from accounts.models import Organization, User
 from clusters import ceiling, hostfile, life, plans
 from clusters.durations import Timer, in_words
 from clusters.models import Cluster, EngineVersion, Node
+from clusters.roles import role_for
 from portal import clouds, ssh
 from portal.clouds import InstanceType
 from portal.clouds.types import not_here
@@ -102,6 +103,8 @@ def create_cluster(
         raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if role:
+        role_for(workspace, role)
     cluster, made = Cluster.objects.get_or_create(
         uuid=uuid_for(Cluster, uuid, workspace=workspace),
         workspace=workspace,

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
@@ -29,7 +29,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, dispatch, resume_for
-from jobs.models import Job, Kind, Run
+from jobs.models import Firing, Job, Kind, Run, Schedule
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
@@ -296,6 +296,9 @@ def delete_job(job: Job, *, by: User) -> int:
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password", "secret_values"])
+    job.schedules.live().update(deleted=Now(), next_at=None)
+    queued = Firing.objects.filter(schedule__job=job, outcome=Firing.Outcome.QUEUED)
+    queued.update(outcome=Firing.Outcome.SKIPPED, reason="The job was deleted.")
     place = ("job__workspace__organization", "cluster__workspace__organization", "output")
     unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))
@@ -322,6 +325,7 @@ def start_run(
     program: Program | None = None,
     due: datetime | None = None,
     retry_of: Run | None = None,
+    schedule: Schedule | None = None,
 ) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
@@ -346,34 +350,13 @@ def start_run(
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
         cluster = _cluster_of(now_so, program, place)
-    run_uuid = uuid_for(Run, uuid, job=now_so)
-    run = Run.objects.create(
-        uuid=run_uuid,
-        workspace=job.workspace,
-        job=now_so,
-        number=number,
-        cluster=cluster,
-        git_url=program.git_url,
-        reference=program.reference,
-        command=program.command,
-        time_limit=program.time_limit or settings.RUN_SECONDS,
-        resumes=program.resumes,
-        ranks=program.ranks,
-        ranks_per_node=program.ranks_per_node,
-        environment=dict(program.environment),
-        kind=program.kind,
-        retries=program.retries,
-        retry_delay=program.retry_delay,
-        retry_on_timeout=program.retry_on_timeout,
-        attempt=retry_of.attempt + 1 if retry_of else 1,
-        retry_of=retry_of,
-        due=due,
-        output=Output.objects.create(
-            store=cluster.workspace.cloud_config.output_store,
-            folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
-        ),
-        started_by=by,
-    )
+    store = cluster.workspace.cloud_config.output_store
+    run = new_run(now_so, number, cluster, program, store, by=by, uuid=uuid_for(Run, uuid, job=now_so))
+    run.due, run.schedule = due, schedule
+    if retry_of:
+        run.retry_of, run.attempt = retry_of, retry_of.attempt + 1
+    run.output.save()
+    run.save(force_insert=True)
     Job.objects.filter(pk=job.pk).update(ran=Now())
     begun = None
     if is_due and not program.dedicated:  # its own cluster is begun by the watch process, in the order of all of them
@@ -390,6 +373,8 @@ def start_run(
         after["not before"] = due.isoformat()
     if retry_of:
         after["attempt"] = run.attempt
+    if schedule:
+        after["by its schedule"] = schedule.clock.words
     _record("started", run, by=by, after=after)
     return run
 
@@ -407,6 +392,36 @@ def _check_ranks(program: Program, is_due: bool) -> None:
     size: dict[str, Any] = {"nodes": nodes, "cores_per_node": cores, "where": where}
     if why := rules.too_many_ranks(program.ranks, program.ranks_per_node, **size):
         raise PortalError(why, advice="Ask for fewer ranks, or choose a larger cluster.", field="ranks", code="ranks")
+
+
+def new_run(
+    job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
+) -> Run:
+    """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
+    return Run(
+        uuid=uuid,
+        workspace=job.workspace,
+        job=job,
+        number=number,
+        cluster=cluster,
+        git_url=program.git_url,
+        reference=program.reference,
+        command=program.command,
+        time_limit=program.time_limit or settings.RUN_SECONDS,
+        resumes=program.resumes,
+        ranks=program.ranks,
+        ranks_per_node=program.ranks_per_node,
+        environment=dict(program.environment),
+        kind=program.kind,
+        retries=program.retries,
+        retry_delay=program.retry_delay,
+        retry_on_timeout=program.retry_on_timeout,
+        output=Output(
+            store=store,
+            folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
+        ),
+        started_by=by,
+    )
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
@@ -455,6 +470,14 @@ def _look_at_cluster(run: Run) -> None:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.status == Cluster.Status.PAUSING:
         give_way(cluster)
+
+
+def repeat_run(run: Run, *, by: User, uuid: UUID | None = None) -> Run:
+    """The same once more: of the same commit, on the same cluster or on one like it. Raises `PortalError`."""
+    if not run.commit:
+        raise PortalError("It did not come so far that its commit is known. Run the job again.")
+    program = replace(Program.of_run(run), reference=run.commit)
+    return start_run(run.job, by=by, uuid=uuid, program=program)
 
 
 @audit.atomic()

@@ -23,9 +23,11 @@ from clusters import ceiling
 from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
+from jobs.cron import Cron
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
+from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
@@ -51,8 +53,8 @@ _IN_NO_ROW_OF_JOBS = (
 _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
-    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
-    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at"),
+    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes"),
@@ -160,6 +162,124 @@ class Job(models.Model):
     @property
     def last_run(self) -> Run | None:
         return self.runs.order_by("-number").first()
+
+
+class ScheduleQuerySet(AccessQuerySet["Schedule"]):
+    workspace_path = "job__workspace"
+    changes = Can.RUN_JOBS
+
+    def live(self) -> ScheduleQuerySet:
+        return self.filter(deleted=None)
+
+    def coming(self) -> ScheduleQuerySet:
+        """Those that are active, the one whose time comes first in front."""
+        return self.filter(next_at__isnull=False).order_by("next_at", "pk")
+
+
+class Schedule(models.Model):
+    """When runs of a job begin by themselves, again and again. A deleted one is kept for its history.
+
+    Each of its times is claimed by the UPDATE that moves `next_at` on, in the transaction that makes the run.
+    """
+
+    class Overlap(models.TextChoices):
+        SKIP = "skip", "Skip this time"
+        QUEUE = "queue", "Wait until there is room"
+        CANCEL = "cancel", "Cancel the oldest run"
+
+    class Missed(models.TextChoices):
+        SKIP = "skip", "Leave it out"
+        ONCE = "once", "Run once for all of them"
+        ALL = "all", "Run for each of them, at most 10"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
+    cron = models.CharField(max_length=200)
+    zone = models.CharField(max_length=60)  # a name of the IANA database
+    most_runs = models.PositiveSmallIntegerField(default=1)  # of it that have not ended
+    overlap = models.CharField(max_length=6, choices=Overlap, default=Overlap.SKIP)
+    missed = models.CharField(max_length=4, choices=Missed, default=Missed.SKIP)
+    excluded = models.JSONField(default=list)  # days, as `jobs.calendar.read` gives them
+    heeds_calendar = models.BooleanField(default=True)  # that of the workspace
+    owner = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")  # in whose name its runs begin
+    next_at = models.DateTimeField(null=True)  # None: it is not active
+    trouble = models.TextField(blank=True)  # why its last time brought no run; empty when it did
+    created = models.DateTimeField(auto_now_add=True)
+    deleted = models.DateTimeField(null=True)
+
+    objects = ScheduleQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False))]
+        constraints = [
+            models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
+            models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, {self.clock.words}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("schedule", args=[self.uuid])
+
+    @property
+    def clock(self) -> Cron:
+        return Cron(self.cron, self.zone)
+
+    @property
+    def next_there(self) -> datetime | None:
+        """By the clock of its zone."""
+        return localtime(self.next_at, self.clock.place) if self.next_at else None
+
+
+class Firing(models.Model):
+    """What became of a time of a schedule; of several that became the same in a row, one row."""
+
+    class Outcome(models.TextChoices):
+        RAN = "ran"
+        QUEUED = "queued"
+        SKIPPED = "skipped"
+        MISSED = "missed"
+
+    LOOKS: ClassVar[Mapping[str, Badge]] = {
+        Outcome.RAN: Badge.good("RAN"),
+        Outcome.QUEUED: Badge.waiting("QUEUED"),
+        Outcome.SKIPPED: Badge.gone("SKIPPED"),
+        Outcome.MISSED: Badge.bad("MISSED"),
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    schedule = models.ForeignKey(Schedule, models.PROTECT, related_name="firings", db_index=False)
+    due = models.DateTimeField()
+    until = models.DateTimeField(null=True)  # the last of several times
+    count = models.PositiveIntegerField(default=1)
+    outcome = models.CharField(max_length=7, choices=Outcome)
+    reason = models.TextField(blank=True)
+    run = models.OneToOneField("Run", models.PROTECT, null=True, related_name="firing")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["schedule", "id"], name="firing_of_schedule"),
+            models.Index(fields=["schedule", "id"], name="firing_queued", condition=Q(outcome="queued")),
+        ]
+        constraints = [models.UniqueConstraint(fields=["schedule", "due"], name="a_time_fires_once")]
+
+    def __str__(self) -> str:
+        return f"{self.schedule} at {self.due:%Y-%m-%d %H:%M %Z}"
+
+    @property
+    def badge(self) -> Badge:
+        return self.LOOKS[self.outcome]
+
+
+class Calendar(models.Model):
+    """Days on which no schedule of a workspace begins a run, unless it does not heed them."""
+
+    workspace = models.OneToOneField(Workspace, models.CASCADE, related_name="calendar")
+    days = models.JSONField(default=list)  # as `jobs.calendar.read` gives them
+
+    def __str__(self) -> str:
+        return f"excluded days of {self.workspace}"
 
 
 class RunQuerySet(AccessQuerySet["Run"]):
@@ -273,6 +393,9 @@ class Run(Subject):
     ranks_per_node = models.PositiveIntegerField(null=True)
     environment = models.JSONField(default=dict)
     due = models.DateTimeField(null=True)  # it begins then or later
+    schedule = models.ForeignKey(  # whose time it was; it has no index but the one below
+        "Schedule", models.PROTECT, null=True, related_name="runs", db_index=False
+    )
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -300,6 +423,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    packages = models.JSONField(default=list)  # `name==version` of what it could import: see `jobs/record.py`
+    hosts = models.TextField(blank=True)  # its hostfile
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
@@ -322,6 +447,11 @@ class Run(Subject):
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
             models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
+            models.Index(
+                fields=["schedule"],
+                name="run_of_schedule_unfinished",
+                condition=Q(schedule__isnull=False, status__in=["new", "inprogress"]),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
@@ -395,6 +525,12 @@ class Run(Subject):
         """The rank that ended last while others go on, and when."""
         last = self.ended_ranks.get("last")
         return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
+
+    @property
+    def first_failed_rank(self) -> str:
+        """Its name, where a rank failed."""
+        first = self.failures[0] if self.failures else {}
+        return rank_name(first.get("world", 0), first["rank"]) if "rank" in first else ""
 
     @property
     def doing(self) -> str:

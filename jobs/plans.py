@@ -21,7 +21,7 @@ from django.utils.timezone import now
 from clusters import hostfile
 from clusters.models import Cluster
 from clusters.plans import home_files
-from jobs import rules
+from jobs import record, rules
 from jobs.dispatch import MOST_COLLECTING, MOST_UNUSED, dispatch
 from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
@@ -240,6 +240,8 @@ def keep(work: Work) -> None:
         work.memo["looked"] = True
         end_what_is_left(work, run)
         leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
+        if why := record.keep(run):
+            work.log(f"Which packages it had is not known: {why}")
     is_late = run.cluster.dedicated and run.ended and now() - run.ended > MOST_COLLECTING
     if run.started and not run.observed and not is_late:
         work.wait(0.3, "waiting for the node's checksums")

@@ -31,7 +31,7 @@ def test_the_task_of_a_run_that_failed_to_start_cannot_start_it_once_more(begun_
     monkeypatch.setattr(Workspace, "cloud", Cloud())
     Run.objects.filter(pk=begun_run.pk).update(observed=True)
     monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "")
-    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: ssh.Answer(0, b"", b""))
     run_task(task.pk)
     begun_run.refresh_from_db()
     task.refresh_from_db()
@@ -63,7 +63,7 @@ def test_what_a_run_left_is_looked_for_once_so_that_the_next_run_is_not_ended_by
         return [ssh.Answer(0, b"0", b"") for _ in hosts]
 
     monkeypatch.setattr(plans.detached, "sweep", sweep)
-    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: ssh.Answer(0, b"", b""))
     cluster = begun_run.cluster
     Cluster.objects.filter(pk=cluster.pk).update(occupied_by=begun_run.uuid)
     following = Run.objects.create(job=begun_run.job, cluster=cluster, number=2, output=Output.objects.create())
