@@ -22,7 +22,7 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters.actions import create_cluster
+from clusters.actions import create_cluster, locked
 from clusters.life import give_way
 from clusters.models import Cluster
 from clusters.specification import Specification
@@ -441,6 +441,7 @@ def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
 
 def _cluster_for(job: Job, number: int, wanted: Specification, by: User | None) -> Cluster:
     """One that is dedicated to this run, called after it; nothing of it is made yet. Raises `PortalError`."""
+    locked(job.workspace)  # two jobs whose names differ in letters alone would have clusters of one name
     coming = Cluster.objects.live().filter(workspace=job.workspace, dedicated=True, status=Cluster.Status.NEW)
     if coming.filter(runs__job=job).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs of {job} wait for their time already.")

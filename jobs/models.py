@@ -20,7 +20,7 @@ from django.utils.timezone import localtime, now
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters import ceiling
-from clusters.life import RESUME
+from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
 from jobs.cron import Cron
@@ -568,6 +568,17 @@ class Run(Subject):
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
 
+    def wakes(self, last: Task | None) -> bool:
+        """Whether its cluster, which is PAUSED, is resumed for it. `last` is the last task of the cluster.
+
+        Where its job says so, and no person has said otherwise since. And where a timer has paused it while the run
+        waited for its time: nobody may be there then who could resume it.
+        """
+        by_timer = last is not None and last.kind == PAUSE.kind and last.asked_by_id is None
+        if by_timer and last and self.due and last.created > self.created:
+            return True
+        return self.resumes and not self.stays_asleep(last)
+
     def stays_asleep(self, last: Task | None) -> bool:
         """Whether a person has paused its cluster since it was asked for, or taken back that it resumes.
 
@@ -618,7 +629,9 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
-    paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
+    paused = [
+        run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
+    ]
     last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
@@ -626,7 +639,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
-    resuming = {run.pk for run in waiting if run.cluster in paused and not run.stays_asleep(last.get(run.cluster_id))}
+    resuming = {run.pk for run in waiting if run.cluster in paused and run.wakes(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     fields = ("pk", "cluster", "uuid", "job__name", "number")
