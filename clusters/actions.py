@@ -20,7 +20,7 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters import hostfile, life, plans
+from clusters import ceiling, hostfile, life, plans
 from clusters.durations import Timer, in_words
 from clusters.models import Cluster, EngineVersion, Node
 from clusters.roles import role_for
@@ -149,6 +149,8 @@ def begin_dedicated(cluster: Cluster, *, by: User | None, why: str) -> Task:
     workspace = _locked(cluster.workspace)
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if full := ceiling.left([workspace])[workspace.pk].full:
+        raise PortalError(f"{full}.")
     title = f"{plans.CREATE.title} {cluster} {why}"[:200]
     return start_task(cluster, plans.CREATE.kind, by=by, title=title, cloud=workspace.cloud_config.kind)
 

@@ -72,6 +72,11 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         """Those on which anybody may run something: not those that belong to one run."""
         return self.filter(dedicated=False)
 
+    def not_begun(self) -> ClusterQuerySet:
+        """Those of runs whose time has not come, or that wait for a place: nothing of them is made yet."""
+        begun = Cluster.objects.filter(pk=OuterRef("pk"), tasks__isnull=False).order_by()
+        return self.filter(~Exists(begun), dedicated=True, status=Cluster.Status.NEW)
+
     def free(self) -> ClusterQuerySet:
         """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()

@@ -19,17 +19,27 @@ from django.utils.timezone import localtime, now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
+from clusters import ceiling
 from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
+from jobs.cron import Cron
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
+from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
+_SAME_AGAIN = {
+    "cluster_gone",
+    "cluster_failed",
+    "credential",
+    "ranks",
+    "secrets",
+}  # codes of causes that time does not mend
 
 
 # What no row of a list says. Reading it takes as long as all that a row does say.
@@ -43,10 +53,13 @@ _IN_NO_ROW_OF_JOBS = (
 _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
-    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
+    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__secret_values", "job__secret_names"),
+    *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -62,12 +75,20 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment")
-        return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
+        again = ("retries", "retry_delay", "retry_on_timeout")
+        return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+
+
+class Kind(models.TextChoices):
+    """What the command of a job is."""
+
+    PYTHON = "python", "Python program"
+    SHELL = "shell", "Shell command"
 
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
+    """A program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
 
     A deleted one is kept for its runs; its name is free again.
     """
@@ -79,11 +100,20 @@ class Job(models.Model):
     name = models.CharField(max_length=80)
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
-    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core
+    retries = models.PositiveSmallIntegerField(
+        default=0
+    )  # how often a run that failed is tried again: see `retries.py`
+    retry_delay = models.PositiveIntegerField(default=60)  # seconds from its end to the next attempt
+    retry_on_timeout = models.BooleanField(default=False)  # also when it was ended by its time limit
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
+    # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
+    secret_values = secrets.EncryptedField(blank=True, editable=False)
+    secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
@@ -120,6 +150,11 @@ class Job(models.Model):
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
 
     @property
+    def tries_again(self) -> str:
+        """In words; empty where it does not."""
+        return again(self.retries, self.retry_delay, self.retry_on_timeout)
+
+    @property
     def specification(self) -> Specification | None:
         """Of the cluster that each run of it has for itself."""
         return Specification.read(self.dedicated) if self.dedicated else None
@@ -127,6 +162,124 @@ class Job(models.Model):
     @property
     def last_run(self) -> Run | None:
         return self.runs.order_by("-number").first()
+
+
+class ScheduleQuerySet(AccessQuerySet["Schedule"]):
+    workspace_path = "job__workspace"
+    changes = Can.RUN_JOBS
+
+    def live(self) -> ScheduleQuerySet:
+        return self.filter(deleted=None)
+
+    def coming(self) -> ScheduleQuerySet:
+        """Those that are active, the one whose time comes first in front."""
+        return self.filter(next_at__isnull=False).order_by("next_at", "pk")
+
+
+class Schedule(models.Model):
+    """When runs of a job begin by themselves, again and again. A deleted one is kept for its history.
+
+    Each of its times is claimed by the UPDATE that moves `next_at` on, in the transaction that makes the run.
+    """
+
+    class Overlap(models.TextChoices):
+        SKIP = "skip", "Skip this time"
+        QUEUE = "queue", "Wait until there is room"
+        CANCEL = "cancel", "Cancel the oldest run"
+
+    class Missed(models.TextChoices):
+        SKIP = "skip", "Leave it out"
+        ONCE = "once", "Run once for all of them"
+        ALL = "all", "Run for each of them, at most 10"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
+    cron = models.CharField(max_length=200)
+    zone = models.CharField(max_length=60)  # a name of the IANA database
+    most_runs = models.PositiveSmallIntegerField(default=1)  # of it that have not ended
+    overlap = models.CharField(max_length=6, choices=Overlap, default=Overlap.SKIP)
+    missed = models.CharField(max_length=4, choices=Missed, default=Missed.SKIP)
+    excluded = models.JSONField(default=list)  # days, as `jobs.calendar.read` gives them
+    heeds_calendar = models.BooleanField(default=True)  # that of the workspace
+    owner = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")  # in whose name its runs begin
+    next_at = models.DateTimeField(null=True)  # None: it is not active
+    trouble = models.TextField(blank=True)  # why its last time brought no run; empty when it did
+    created = models.DateTimeField(auto_now_add=True)
+    deleted = models.DateTimeField(null=True)
+
+    objects = ScheduleQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False))]
+        constraints = [
+            models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
+            models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, {self.clock.words}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("schedule", args=[self.uuid])
+
+    @property
+    def clock(self) -> Cron:
+        return Cron(self.cron, self.zone)
+
+    @property
+    def next_there(self) -> datetime | None:
+        """By the clock of its zone."""
+        return localtime(self.next_at, self.clock.place) if self.next_at else None
+
+
+class Firing(models.Model):
+    """What became of a time of a schedule; of several that became the same in a row, one row."""
+
+    class Outcome(models.TextChoices):
+        RAN = "ran"
+        QUEUED = "queued"
+        SKIPPED = "skipped"
+        MISSED = "missed"
+
+    LOOKS: ClassVar[Mapping[str, Badge]] = {
+        Outcome.RAN: Badge.good("RAN"),
+        Outcome.QUEUED: Badge.waiting("QUEUED"),
+        Outcome.SKIPPED: Badge.gone("SKIPPED"),
+        Outcome.MISSED: Badge.bad("MISSED"),
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    schedule = models.ForeignKey(Schedule, models.PROTECT, related_name="firings", db_index=False)
+    due = models.DateTimeField()
+    until = models.DateTimeField(null=True)  # the last of several times
+    count = models.PositiveIntegerField(default=1)
+    outcome = models.CharField(max_length=7, choices=Outcome)
+    reason = models.TextField(blank=True)
+    run = models.OneToOneField("Run", models.PROTECT, null=True, related_name="firing")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["schedule", "id"], name="firing_of_schedule"),
+            models.Index(fields=["schedule", "id"], name="firing_queued", condition=Q(outcome="queued")),
+        ]
+        constraints = [models.UniqueConstraint(fields=["schedule", "due"], name="a_time_fires_once")]
+
+    def __str__(self) -> str:
+        return f"{self.schedule} at {self.due:%Y-%m-%d %H:%M %Z}"
+
+    @property
+    def badge(self) -> Badge:
+        return self.LOOKS[self.outcome]
+
+
+class Calendar(models.Model):
+    """Days on which no schedule of a workspace begins a run, unless it does not heed them."""
+
+    workspace = models.OneToOneField(Workspace, models.CASCADE, related_name="calendar")
+    days = models.JSONField(default=list)  # as `jobs.calendar.read` gives them
+
+    def __str__(self) -> str:
+        return f"excluded days of {self.workspace}"
 
 
 class RunQuerySet(AccessQuerySet["Run"]):
@@ -143,6 +296,10 @@ class RunQuerySet(AccessQuerySet["Run"]):
     def due(self) -> RunQuerySet:
         """Whose time has come."""
         return self.filter(Q(due=None) | Q(due__lte=Now()))
+
+    def without_cluster(self) -> RunQuerySet:
+        """Those whose time has come, and whose own cluster is not begun; the one that has waited longest first."""
+        return self.waiting().due().filter(cluster__in=Cluster.objects.not_begun())
 
     def since(self, moment: datetime) -> RunQuerySet:
         """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
@@ -220,13 +377,25 @@ class Run(Subject):
     number = models.PositiveIntegerField()
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
+    retries = models.PositiveSmallIntegerField(default=0)
+    retry_delay = models.PositiveIntegerField(default=60)
+    retry_on_timeout = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    retry_of = models.OneToOneField("self", models.SET_NULL, null=True, related_name="retried_as")
+    retry_at = models.DateTimeField(
+        null=True
+    )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
     environment = models.JSONField(default=dict)
     due = models.DateTimeField(null=True)  # it begins then or later
+    schedule = models.ForeignKey(  # whose time it was; it has no index but the one below
+        "Schedule", models.PROTECT, null=True, related_name="runs", db_index=False
+    )
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -254,6 +423,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    packages = models.JSONField(default=list)  # `name==version` of what it could import: see `jobs/record.py`
+    hosts = models.TextField(blank=True)  # its hostfile
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
@@ -275,6 +446,12 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
+            models.Index(
+                fields=["schedule"],
+                name="run_of_schedule_unfinished",
+                condition=Q(schedule__isnull=False, status__in=["new", "inprogress"]),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
@@ -317,6 +494,10 @@ class Run(Subject):
         return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
 
     @property
+    def attempts(self) -> int:
+        return self.retries + 1
+
+    @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
 
@@ -346,6 +527,12 @@ class Run(Subject):
         return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
 
     @property
+    def first_failed_rank(self) -> str:
+        """Its name, where a rank failed."""
+        first = self.failures[0] if self.failures else {}
+        return rank_name(first.get("world", 0), first["rank"]) if "rank" in first else ""
+
+    @property
     def doing(self) -> str:
         """What the head node does now, for a sentence."""
         return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
@@ -356,16 +543,27 @@ class Run(Subject):
         super().save(*args, **kwargs)
 
     def move(self, to: str, **fields: Any) -> bool:
-        """As that of every subject; and whether a run of the job needs somebody changes with it."""
+        """As that of every subject; and whether a run of the job needs somebody changes with it, or is tried again."""
         others = Run.objects.filter(job=self.job_id)
         if to == self.Status.FAILED:
-            fields["needs_you"] = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["retry_at"] = self._tried_again_at(fields)
+            last = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["needs_you"] = last and fields["retry_at"] is None
         moved = super().move(to, **fields)
         if moved and to in (self.Status.FAILED, self.Status.FINISHED):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
         return moved
+
+    def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
+        """When the next attempt begins, now that this one has FAILED; None where there is none."""
+        if self.attempt > self.retries or self.job.deleted:
+            return None
+        code = fields["code"] if "code" in fields else Run.objects.values_list("code", flat=True).get(pk=self.pk)
+        if code in _SAME_AGAIN or (code == "time_limit" and not self.retry_on_timeout):
+            return None
+        return now() + timedelta(seconds=self.retry_delay)
 
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
@@ -384,9 +582,20 @@ class Run(Subject):
 
     @property
     def follows(self) -> str:
-        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        """What its page listens to: while it waits for a cluster of its own, how far that is, or its place."""
         names = self.live_names()
-        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+        if self.cluster.dedicated and self.is_waiting:
+            return " ".join(names if self.cluster.status == Cluster.Status.NEW else names[:2])
+        return names[0]
+
+
+def again(retries: int, delay: int, on_timeout: bool) -> str:
+    """How often a run that has failed is tried again, and when, for a sentence. Empty: never."""
+    if not retries:
+        return ""
+    often = "once" if retries == 1 else f"up to {retries} times"
+    wait = "at once" if not delay else f"{delay // 60} minute{'' if delay == 60 else 's'} later"
+    return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
 
 
 def _only_the_last_needs_you(job: int) -> None:
@@ -406,6 +615,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
     made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
+    made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
     paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
@@ -459,6 +669,29 @@ def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
     for pk, title, detail in steps.values_list("task__subject_id", "title", "detail"):
         step = f"{title[0].lower()}{title[1:]}"
         found[pk] = f"its cluster {coming[pk].name} is being made: {step}{f', {detail}' if detail else ''}"
+    return found
+
+
+def _not_begun(runs: Collection[Run]) -> dict[int, str]:
+    """Why nothing is made yet of these runs' own clusters, where their time has come: by the cluster, in words."""
+    if not runs:
+        return {}
+    queues: dict[int, list[int]] = {}
+    due = Run.objects.without_cluster().filter(workspace__in={run.workspace_id for run in runs})
+    for workspace_pk, cluster_pk in due.values_list("workspace", "cluster"):
+        queues.setdefault(workspace_pk, []).append(cluster_pk)
+    workspaces = list(Workspace.objects.filter(pk__in=queues).select_related("organization"))
+    left = ceiling.left(workspaces)
+    found = {}
+    for workspace in workspaces:
+        queue, room = queues[workspace.pk], left[workspace.pk]
+        if workspace.status != Workspace.Status.READY:
+            why = f"{workspace} is {workspace.badge.word}, and its cluster is made once that is READY"
+            found.update(dict.fromkeys(queue, why))
+            continue
+        for before, cluster_pk in enumerate(queue[room.places :]):
+            others = f"{before} run{' waits' if before == 1 else 's wait'} before it" if before else "it is the next"
+            found[cluster_pk] = f"{room.full or 'others are begun first'}; {others}"
     return found
 
 

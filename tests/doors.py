@@ -145,6 +145,8 @@ ROWS = {
     "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
     "run": Row("run", INSIDE),
+    "compare-runs": Row("run", INSIDE),
+    "repeat-run": Row("run", NONE, RUNNERS),
     "dismiss-run": Row("run", NONE, RUNNERS),
     "run-with-changes": Row("run", RUNNERS, RUNNERS),
     "cancel-run": Row("run", RUNNERS, RUNNERS),
@@ -155,6 +157,8 @@ ROWS = {
     "output-frame": Row("output", INSIDE),
     "output-reach": Row("output", INSIDE),
     "output-nodes": Row("output", INSIDE),
+    "output-activity": Row("output", INSIDE),
+    "output-search": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
 SIGNED_OUT, FORBIDDEN, GONE = 4401, 4403, 4404  # codes with which a socket is closed

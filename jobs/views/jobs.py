@@ -18,13 +18,22 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters.forms.create import TypesForm
 from jobs import causes, repositories, rules
-from jobs.actions import CLUSTER_GONE, Credential, change_credential, change_job, create_job, delete_job, start_run
+from jobs.actions import (
+    CLUSTER_GONE,
+    Credential,
+    change_credential,
+    change_job,
+    change_secrets,
+    create_job,
+    delete_job,
+    start_run,
+)
 from jobs.dispatch import GONE
 from jobs.fields import OWN, ClusterField
 from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
-from jobs.models import Job, Run
+from jobs.models import Job, Kind, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
@@ -67,6 +76,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 git_url=data["git_url"],
                 **_wanted(form, request),
                 due=data["due"],
+                secrets=data["secrets"],
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -112,7 +122,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     try:
         page = rules.address(typed.get("git_url", ""))
         reference = rules.reference(typed.get("reference", "")) or page.reference
-        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+        is_shell = typed.get("kind") == Kind.SHELL
+        command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
@@ -125,7 +136,7 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
             credential = Credential(job.git_username, unseal(job, "git_password"))
         except CannotDecrypt:
             return Found(False, "The job's password cannot be decrypted with this portal's keys.")
-    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
@@ -220,6 +231,8 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             changed = change_job(found, by=person(request), **wanted)
+            if "secrets_name" in request.POST:  # what is not asked stays
+                changed = change_secrets(found, form.cleaned_data["secrets"], by=person(request)) or changed
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."

@@ -55,6 +55,11 @@ class OutputWindow extends Frames {
     this.following = !("still" in root.dataset);
     this.scrolledTo = 0;
     this.found = new Find(this);
+    this.search = new Search(this);
+    this.activity = new Activity(this);
+    this.folds = new Folds();
+    this.folding = true;
+    this.regrouped = new Set(); // groups whose first row is to say that there are more of it
     this.top = null;
     this.bottom = null;
     this.empty = null;
@@ -90,6 +95,7 @@ class OutputWindow extends Frames {
     }
     if (this.complete && !wasComplete && way === "socket") say(`Output complete, ${lines(header.lines)}`);
     if (this.complete) line.show();
+    if (this.ranked && this.complete && !wasComplete) this.activity.soon(300);
     this.paintSoon(() => {
       if (way === "socket" || line.open || header.next < header.head) this.ask();
     });
@@ -119,21 +125,134 @@ class OutputWindow extends Frames {
     }
     for (const row of touched) if (row.element?.isConnected) this.fill(row);
     if (fresh.length > LIMIT) fresh = fresh.slice(-LIMIT);
-    const part = document.createDocumentFragment();
-    for (const row of fresh) part.append(this.build(row));
-    const tooMany = this.rows.length + fresh.length - LIMIT;
-    if (tooMany > 0) {
-      for (const row of this.rows.splice(0, tooMany)) row.element.remove();
-      this.found.forget();
-      this.from = (this.rows[0] ?? fresh[0]).position;
-    }
+    for (const row of touched) if (row.line !== null && row.element?.isConnected) this.joins(row);
+    const part = this.folded(fresh);
     this.rows.push(...fresh);
     if (this.bottom) this.bottom.before(part);
     else this.list.append(part);
+    if (this.rows.length > LIMIT) this.drop(this.rows.length - LIMIT);
     this.edges();
     if (this.following) this.toEnd();
     if (fresh.length) this.found.again();
     this.showState();
+  }
+
+  /* What is to be shown of new rows: those that fold into others are not. */
+  folded(rows) {
+    const part = document.createDocumentFragment();
+    for (const row of rows) if (!this.joins(row)) part.append(this.build(row));
+    return part;
+  }
+
+  /* Whether a row is shown by another one, which says so. */
+  joins(row) {
+    const group = this.folding ? this.folds.join(row) : null;
+    if (!group || group.rows.length < 2) {
+      row.group = group;
+      return false;
+    }
+    row.group = group;
+    row.element?.remove();
+    row.element = null;
+    this.regrouped.add(group);
+    if (!this.regrouping) {
+      this.regrouping = true;
+      queueMicrotask(() => {
+        this.regrouping = false;
+        for (const one of this.regrouped) this.mark(one);
+        this.regrouped.clear();
+      });
+    }
+    return true;
+  }
+
+  /* The first row of a group says on how many ranks it is the same, and shows them when asked. */
+  mark(group) {
+    const [head] = group.rows;
+    if (!head?.element) return;
+    const old = head.element.children[2];
+    if (group.rows.length < 2) {
+      old.replaceWith(this.whose(head));
+      head.element.children[4]?.remove();
+      return;
+    }
+    const button = old.tagName === "BUTTON" ? old : make("button", "rk");
+    button.type = "button";
+    button.textContent = `×${group.rows.length}${head.stream === 2 ? " err" : ""}`;
+    button.title = `ranks ${ranges(group.rows.map((row) => row.rank))}`;
+    button.ariaExpanded = String(Boolean(group.open));
+    if (button !== old) {
+      button.addEventListener("click", () => this.unfold(head.group));
+      old.replaceWith(button);
+      head.element.append(make("span", "same"));
+    }
+    head.element.lastChild.textContent = `same on ${group.rows.length} ranks`;
+    if (group.open) this.unfold(group, true);
+  }
+
+  /* Show what a group is of, or hide it again. */
+  unfold(group, open = !group.open) {
+    for (const row of group.rows.slice(1)) row.element = null;
+    group.open?.remove();
+    group.open = null;
+    const [head] = group.rows;
+    if (open) {
+      group.open = make("li", "fold");
+      const list = make("ol");
+      for (const row of group.rows) {
+        const shown = row === head ? { ...row, group: null } : row;
+        list.append(this.build(shown));
+        if (shown !== row) shown.element.removeAttribute("id");
+      }
+      group.open.append(list);
+      head.element.after(group.open);
+    }
+    head.element.children[2].ariaExpanded = String(open);
+    this.found.again();
+  }
+
+  /* The first rows leave the page. Of a group, the next one takes the place of the first. */
+  drop(count) {
+    const without = new Set();
+    for (const row of this.rows.splice(0, count)) {
+      const { group } = row;
+      if (group) {
+        if (group.rows[0] === row) {
+          group.open?.remove();
+          group.open = null;
+          for (const other of group.rows) if (other !== row) other.element = null;
+          without.add(group);
+        }
+        group.rows.splice(group.rows.indexOf(row), 1);
+      }
+      row.element?.remove();
+    }
+    let next = null;
+    const heads = new Set([...without].flatMap((group) => group.rows.slice(0, 1)));
+    for (let i = this.rows.length - 1; i >= 0 && heads.size; i--) {
+      const row = this.rows[i];
+      if (heads.delete(row)) {
+        const built = this.build(row);
+        if (next) next.before(built);
+        else if (this.bottom) this.bottom.before(built);
+        else this.list.append(built);
+        this.mark(row.group);
+      }
+      if (row.element?.parentNode === this.list) next = row.element;
+    }
+    this.found.forget();
+    this.from = this.rows[0].position;
+  }
+
+  /* All rows anew, after what is folded has changed. */
+  redraw() {
+    this.folds = new Folds();
+    for (const row of this.rows) row.element = row.group = null;
+    this.list.replaceChildren(this.folded(this.rows));
+    this.top = this.bottom = null;
+    this.edges();
+    this.found.again();
+    if (this.following) this.toEnd();
   }
 
   clock(ms) {
@@ -150,30 +269,30 @@ class OutputWindow extends Frames {
     const [time, day] = this.clock(row.ms);
     const clock = make("span", "at", time);
     clock.title = day;
-    const ranked = row.rank !== "";
-    const mark = make(
-      ranked ? "abbr" : "span",
-      "rk",
-      ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream],
-    );
     row.element = li;
-    li.append(make("span", "no"), clock, mark, make("span", "x"));
-    if (ranked) {
-      this.nameRank(row);
-      if (!this.ranked) this.showRanks();
-    }
+    const no = make("a", "no");
+    no.tabIndex = -1;
+    li.append(no, clock, this.whose(row), make("span", "x"));
+    if (row.rank !== "" && !this.ranked) this.showRanks();
     this.fill(row);
     return li;
   }
 
-  nameRank(row) {
+  whose(row) {
+    if (row.rank === "") return make("span", "rk", MARKS[row.stream]);
+    const mark = make("abbr", "rk", `r${row.rank}${row.stream === 2 ? " err" : ""}`);
     const node = this.nodes.of.get(row.rank);
-    row.element.children[2].title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+    mark.title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+    return mark;
   }
 
   fill(row) {
-    const x = row.element.lastChild;
-    row.element.firstChild.textContent = row.line ?? "";
+    const x = row.element.children[3];
+    if (row.line !== null) {
+      row.element.id = `L${row.line}`;
+      row.element.firstChild.textContent = row.line;
+      row.element.firstChild.href = `#L${row.line}`;
+    }
     const parts = row.parts.map(([look, text]) => (look ? make("span", look, text) : document.createTextNode(text)));
     if (row.restLength) {
       const whole = row.restLength <= KEPT;
@@ -372,20 +491,19 @@ class OutputWindow extends Frames {
       this.shownTo = at;
       if (!this.moving) this.screen = new Screen();
       this.searching = false;
-      const part = document.createDocumentFragment();
-      for (const row of rows) part.append(this.build(row));
-      this.list.replaceChildren(part);
+      this.folds = new Folds();
+      this.list.replaceChildren(this.folded(rows));
       this.edges();
       if (end) this.toEnd();
       else if (keep) {
-        const same = rows.findLast((row) => row.position <= keep.position);
+        const same = rows.findLast((row) => row.element && row.position <= keep.position);
         if (same) this.place(same, offset);
       }
       this.found.again();
     } catch {
       if (turn === this.turn) {
         say("The lines could not be loaded; try again");
-        if (this.searching) this.list.replaceChildren(...this.rows.map((row) => row.element));
+        if (this.searching) this.redraw();
       }
     } finally {
       clearTimeout(slow);
@@ -413,17 +531,65 @@ class OutputWindow extends Frames {
   }
 
   earlier() {
-    if (this.rows.length) this.load({ reach: this.from, keep: this.rows[0] });
+    if (this.rows.length) this.load({ reach: this.from, keep: this.rows.find((row) => row.element) });
     this.log.focus();
   }
 
   later() {
-    const keep = this.rows.at(-1);
+    const keep = this.rows.findLast((row) => row.element);
     if (keep) this.load({ from: this.rows[this.rows.length >> 1].position, keep });
     this.log.focus();
   }
 
+  /* Go to a line by its number, from wherever it is. */
+  async goToLine(wanted) {
+    const find = () => this.rows.find((row) => row.line === wanted);
+    if (!find()) {
+      let position = null;
+      try {
+        ({ position } = await (await this.get(this.root.dataset.reach, `line=${wanted}`)).json());
+      } catch {
+        return say("The line could not be loaded; try again");
+      }
+      if (position === null) {
+        this.ask();
+        return say(`There is no line ${number(wanted)} yet`);
+      }
+      if (!this.header) this.cursor = Number(this.root.dataset.head);
+      await this.load({ from: Math.max(0, position - 64 * 1024) }); // it may have begun before
+    }
+    const row = find();
+    return row ? this.show(row) : say(`Line ${number(wanted)} is not among what is shown`);
+  }
+
+  /* Go to what a rank wrote last before it failed: its last traceback, or its last line. */
+  async goToFailure(rank) {
+    const head = Math.max(this.header?.head ?? 0, Number(this.root.dataset.head));
+    let at = { found: 0 };
+    try {
+      for (const stream of ["stderr", "stdout"]) {
+        const query = new URLSearchParams({ rank, stream, before: head, enough: 2000 });
+        if (!at.found) at = await (await fetch(`${this.root.dataset.reach}?${query}`, { cache: "no-store" })).json();
+      }
+    } catch {
+      return say("The lines could not be loaded; try again");
+    }
+    if (!at.found) return say(`Rank ${rank} has written nothing`);
+    if (this.wanted) this.everything();
+    if (!this.header) this.cursor = head;
+    await this.load({ from: Math.max(0, at.position - 32 * 1024) });
+    const its = this.rows.filter((row) => row.rank === rank);
+    const row = its.findLast((one) => textOf(one).startsWith("Traceback")) ?? its.at(-1);
+    if (row) this.show(row);
+    this.log.focus();
+    return undefined;
+  }
+
   show(row) {
+    if (!row.element) {
+      const { group } = row;
+      if (!group.open) this.unfold(group);
+    }
     this.here?.classList.remove("is-here");
     this.here = row.element;
     this.here.classList.add("is-here");

@@ -57,6 +57,19 @@ def plain_environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))} | more
 
 
+def settings(endpoint: str) -> dict[str, str]:
+    """Of a portal whose AWS is there, and reaches nodes at the addresses that they have in their network."""
+    return {
+        "AWS_ACCESS_KEY_ID": "portal",
+        "AWS_SECRET_ACCESS_KEY": "portal",
+        "PORTAL_AWS_ENDPOINT": endpoint,
+        "PORTAL_AWS_PRINCIPAL": f"arn:aws:iam::{PORTAL}:role/portal",
+        "PORTAL_AWS_ADDRESSES": "127.0.0.0/8",
+        "PORTAL_AWS_REACH": "private",
+        "PORTAL_AWS_IMAGE": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}",
+    }
+
+
 class Octet:
     """The N of 127.N.0.0/16, which is nobody else's while this lives: the kernel keeps the name, and gives it back."""
 
@@ -90,7 +103,7 @@ class Emulator:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "tests.aws.emulator", str(self.port), str(folder / "consoles")],
                 cwd=ROOT, env=plain_environment(**STRICT, **record), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=end_with_us,
+                preexec_fn=end_with_us, start_new_session=True,
             )  # fmt: skip
         until(self._answers, seconds=60, what="moto")
 
@@ -142,7 +155,11 @@ class Box:
         self.folder = Path(tempfile.mkdtemp(prefix="cx-aws-"))
         self.room: subprocess.Popen[str] | None = None
         self.lock = threading.Lock()
-        self.emulator = Emulator(self.folder)
+        try:
+            self.emulator = Emulator(self.folder)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.endpoint = self.emulator.endpoint
         order = {
             "endpoint": self.endpoint,
@@ -158,7 +175,7 @@ class Box:
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                  sys.executable, "-m", "tests.aws.room", json.dumps(order)],
                 cwd=ROOT, env=plain_environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                preexec_fn=end_with_us,
+                preexec_fn=end_with_us, start_new_session=True,
             )  # fmt: skip
         try:
             assert self._hear() == "open"
@@ -181,6 +198,11 @@ class Box:
             self.room.stdin.write(json.dumps({"do": do, **words}) + "\n")
             self.room.stdin.flush()
             return self._hear()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a portal whose AWS this is."""
+        return settings(self.endpoint)
 
     def client(self, service: str, account: str = CUSTOMER, **more: Any) -> Any:
         return self.emulator.client(service, account, **more)
