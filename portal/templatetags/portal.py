@@ -276,7 +276,7 @@ _SECTIONS = {
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
-    "settings": ("/settings/", "/delete/"),
+    "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/"),
     "workspaces": ("/workspaces/",),
 }
 
