@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
@@ -46,7 +47,7 @@ _SAME_AGAIN = {
 _IN_NO_ROW_OF_JOBS = (
     *("cluster__description", "cluster__instance_type", "cluster__scale_to", "cluster__engine_version"),
     *("cluster__auto_pause", "cluster__auto_shutdown", "cluster__last_active", "cluster__warned", "cluster__zone"),
-    *("cluster__role", "cluster__extra_tags", "cluster__hourly_price", "cluster__key_public", "cluster__key_private"),
+    *("cluster__role", "cluster__extra_tags", "cluster__key_public", "cluster__key_private"),
     *("cluster__note", "cluster__auto_repair", "cluster__hostfile_is_old", "cluster__kept_until"),
     *("cluster__created_by", "cluster__created"),
 )
@@ -500,6 +501,14 @@ class Run(Subject):
     @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Of the cluster's nodes while it was on them, in US dollars; None where they have no price."""
+        price, took = self.cluster.hourly_price, self.elapsed
+        if price is None or took is None:
+            return None
+        return price * self.cluster.node_count * Decimal(max(0.0, took.total_seconds())) / 3600
 
     def folder(self, shared: str) -> str:
         """Where it is to be started on the nodes."""

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from jobs.views import dashboard, examples, jobs, lists, runs
+from jobs.views import dashboard, examples, jobs, lists, runs, several
 from jobs.views.goto import go_to
 
 urlpatterns = [
@@ -11,6 +11,7 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/jobs/", lists.jobs, name="jobs"),
     path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),
     path("workspaces/<uuid:uuid>/runs/", lists.runs, name="runs"),
+    path("workspaces/<uuid:uuid>/runs/change/", several.change_runs, name="change-runs"),
     path("jobs/<uuid:uuid>/", jobs.job, name="job"),
     path("jobs/<uuid:uuid>/edit/", jobs.edit_job, name="edit-job"),
     path("jobs/<uuid:uuid>/delete/", jobs.remove_job, name="delete-job"),

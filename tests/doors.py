@@ -109,6 +109,7 @@ ROWS = {
     "workspace-dashboard": Row("workspace", INSIDE),
     "jobs": Row("workspace", INSIDE),
     "runs": Row("workspace", INSIDE),
+    "change-runs": Row("workspace", RUNNERS, RUNNERS),
     "new-job": Row("workspace", RUNNERS, RUNNERS),
     "workspace-usage": Row("workspace", INSIDE),
     "workspace-usage-csv": Row("workspace", INSIDE),
