@@ -22,7 +22,7 @@ from accounts.models import User
 from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
-from jobs.cron import Cron
+from jobs.cron import Cron, Moment
 from portal import secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
@@ -131,7 +131,7 @@ class Job(models.Model):
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):
-    workspace_path = "job__workspace"
+    workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
     def live(self) -> ScheduleQuerySet:
@@ -159,6 +159,7 @@ class Schedule(models.Model):
         ALL = "all", "Run for each of them, at most 10"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="schedules", db_index=False)  # its job's
     job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
     cron = models.CharField(max_length=200)
     zone = models.CharField(max_length=60)  # a name of the IANA database
@@ -176,7 +177,12 @@ class Schedule(models.Model):
     objects = ScheduleQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False))]
+        indexes = [
+            models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False)),
+            models.Index(
+                fields=["workspace", "next_at"], name="schedule_next_there", condition=Q(next_at__isnull=False)
+            ),
+        ]
         constraints = [
             models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
             models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
@@ -193,9 +199,19 @@ class Schedule(models.Model):
         return Cron(self.cron, self.zone)
 
     @property
-    def next_there(self) -> datetime | None:
+    def words(self) -> str:
+        return self.clock.words
+
+    @property
+    def state(self) -> str:
+        if self.deleted:
+            return "Deleted"
+        return f"Active. Next: {self.next_there}" if self.next_at else "Not active: none of its times brings a run"
+
+    @property
+    def next_there(self) -> Moment | None:
         """By the clock of its zone."""
-        return localtime(self.next_at, self.clock.place) if self.next_at else None
+        return self.clock.shown(self.next_at) if self.next_at else None
 
 
 class Firing(models.Model):
@@ -236,6 +252,14 @@ class Firing(models.Model):
     @property
     def badge(self) -> Badge:
         return self.LOOKS[self.outcome]
+
+    @property
+    def due_there(self) -> Moment:
+        return self.schedule.clock.shown(self.due)
+
+    @property
+    def until_there(self) -> Moment | None:
+        return self.schedule.clock.shown(self.until) if self.until else None
 
 
 class Calendar(models.Model):
