@@ -448,6 +448,14 @@ class ScheduleForm(OnceForm):
         return {name: self.cleaned_data[name] for name in self.RULES}
 
 
+class MailForm(forms.Form):
+    """Of what the person who made a job is mailed."""
+
+    failure = forms.BooleanField(required=False, label="When a run has FAILED")
+    success = forms.BooleanField(required=False, label="When a run is FINISHED")
+    slow = forms.BooleanField(required=False, label="When a run takes twice as long as usual")
+
+
 class FilterForm(forms.Form):
     """What a list is narrowed to, in its address. `clusters` are those that may be chosen."""
 

@@ -23,7 +23,7 @@ from clusters.life import RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
 from jobs.cron import Cron, Moment
-from portal import secrets
+from portal import mail, secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.subjects import Subject
@@ -47,7 +47,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
-    *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -63,7 +63,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment")
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "mail_failure", "mail_success", "mail_slow")
         return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
 
 
@@ -86,6 +86,10 @@ class Job(models.Model):
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    # Of what the person who made it is mailed.
+    mail_failure = models.BooleanField(default=True)
+    mail_success = models.BooleanField(default=False)
+    mail_slow = models.BooleanField(default=False)
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -516,6 +520,7 @@ class Run(Subject):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
+            Letter.objects.write(self, Letter.Kind(to))
         return moved
 
     def remember_who_cancelled(self, by: User) -> None:
@@ -538,6 +543,43 @@ class Run(Subject):
         """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
         names = self.live_names()
         return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+
+
+class LetterManager(models.Manager["Letter"]):
+    def write(self, run: Run, kind: str, words: str = "") -> None:
+        """To whoever made its job, where mail leaves this portal and they want to hear of this. Once."""
+        wants = {Letter.Kind.FAILED: "failure", Letter.Kind.FINISHED: "success"}.get(Letter.Kind(kind), "slow")
+        to = run.job.created_by_id
+        if to and mail.goes_out() and getattr(run.job, f"mail_{wants}"):
+            self.bulk_create([Letter(to_id=to, run=run, kind=kind, words=words)], ignore_conflicts=True)
+
+
+class Letter(models.Model):
+    """That somebody is to be mailed about a run. Written with what it tells; sent by `jobs.mail`, many as one."""
+
+    class Kind(models.TextChoices):
+        FAILED = "failed"
+        FINISHED = "finished"
+        SLOW = "slow"
+
+    to = models.ForeignKey(User, models.CASCADE, related_name="+")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="letters")
+    kind = models.CharField(max_length=8, choices=Kind)
+    words = models.TextField(blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    sent = models.DateTimeField(null=True)  # or given up
+
+    objects = LetterManager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["to"], name="letter_to_be_sent", condition=Q(sent=None)),
+            models.Index(fields=["to", "sent"], name="letter_sent_last"),
+        ]
+        constraints = [models.UniqueConstraint(fields=["run", "to", "kind"], name="one_letter_of_a_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.kind}"
 
 
 def _only_the_last_needs_you(job: int) -> None:

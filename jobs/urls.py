@@ -18,6 +18,7 @@ urlpatterns = [
     path("jobs/<uuid:uuid>/credential/", jobs.job_credential, name="job-credential"),
     path("jobs/<uuid:uuid>/run/", jobs.run_job, name="run-job"),
     path("jobs/<uuid:uuid>/run/with-changes/", jobs.run_job_with_changes, name="run-job-with-changes"),
+    path("jobs/<uuid:uuid>/mail/", jobs.job_mail, name="job-mail"),
     path("jobs/<uuid:uuid>/schedules/new/", schedules.new_schedule, name="new-schedule"),
     path("schedules/<uuid:uuid>/", schedules.schedule, name="schedule"),
     path("schedules/<uuid:uuid>/edit/", schedules.edit_schedule, name="edit-schedule"),

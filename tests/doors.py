@@ -138,6 +138,7 @@ ROWS = {
     "run-job-with-changes": Row("job", RUNNERS, RUNNERS),
     "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
+    "job-mail": Row("job", NONE, RUNNERS),
     "new-schedule": Row("job", RUNNERS, RUNNERS),
     "schedule": Row("schedule", INSIDE),
     "edit-schedule": Row("schedule", RUNNERS, RUNNERS),

@@ -18,15 +18,25 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters.forms.create import TypesForm
 from jobs import causes, repositories, rules
-from jobs.actions import CLUSTER_GONE, Credential, change_credential, change_job, create_job, delete_job, start_run
+from jobs.actions import (
+    CLUSTER_GONE,
+    Credential,
+    change_credential,
+    change_job,
+    change_mail,
+    create_job,
+    delete_job,
+    start_run,
+)
 from jobs.dispatch import GONE
 from jobs.fields import OWN, ClusterField
-from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
 from jobs.models import Firing, Job, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
+from portal import mail
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -186,6 +196,8 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "job": found,
         "schedules": schedules.values(),
         "firings": firings,
+        "mail": MailForm(initial={name: getattr(found, f"mail_{name}") for name in MailForm.base_fields}),
+        "mail_goes_out": mail.goes_out(),
         "specification": found.specification,
         "runs": page.rows,
         **page.context,
@@ -196,6 +208,17 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     }
     part = {"run-list": "#runs", "schedule-list": "#schedules"}.get(request.headers.get("HX-Target", ""), "")
     return render(request, f"jobs/job.html{part}", context)
+
+
+@require_POST
+@login_required
+def job_mail(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    form = MailForm(request.POST)
+    if form.is_valid():
+        change_mail(found, by=person(request), **form.cleaned_data)
+        messages.success(request, f"Mail about {found} is as you have chosen.")
+    return redirect(f"{reverse('job', args=[uuid])}#mail")
 
 
 def clusters_for(job: Job) -> ClusterField | None:

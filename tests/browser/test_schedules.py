@@ -1,23 +1,25 @@
-"""A schedule by keyboard: its times are shown while it is typed, it is made, deactivated, and fits a small screen."""
+"""A schedule by keyboard, and without JavaScript: its times are shown, it is made, runs, and is deactivated."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from playwright.sync_api import expect
 
 from tests.browser.conftest import faults
 from tests.browser.test_journey import Hands
-from tests.running import until
 
 
-def test_a_schedule_is_made_looked_at_and_deactivated_by_keyboard(open_desk, portal, lab, cluster):
-    run = portal.call("make_run", cluster=cluster, name="on a schedule", git_url=f"{portal.url}/examples/hostnames",
-                      command="hostnames.py")  # fmt: skip
-    page = open_desk(f"/runs/{run}/", reduced_motion="reduce")
-    page.get_by_role("link", name="on a schedule", exact=True).first.click()
+def test_a_schedule_is_made_by_keyboard_runs_and_is_deactivated(open_desk, portal, lab, cluster):
+    url = f"{portal.url}/examples/hostnames"
+    job = portal.call("make_job", workspace=lab, cluster=cluster, name="timely", git_url=url, command="hostnames.py")[
+        "job"
+    ]
+    page = open_desk(f"/jobs/{job}/", reduced_motion="reduce")
     hands = Hands(page)
     hands.to("^Add a schedule").press()
+    page.wait_for_url("**/schedules/new/")
     hands.to("^When$").type("30 2 * * *")
     hands.to("^Time zone").type("Europe/Berlin")
     times = page.locator("#times")
@@ -26,6 +28,8 @@ def test_a_schedule_is_made_looked_at_and_deactivated_by_keyboard(open_desk, por
     expect(times).to_have_attribute("data-say", re.compile("^every day at 02:30, Europe/Berlin. First"))
     assert page.evaluate("document.activeElement.name") == "zone", "what is typed in keeps the focus"
     assert faults(page) == []
+    if shots := os.environ.get("SHOTS"):
+        page.screenshot(path=f"{shots}/schedule-form-320.png", full_page=True)
     page.set_viewport_size({"width": 1280, "height": 900})
     hands.to("^When$").type("61 * * * *")
     expect(times).to_contain_text("This cannot be read: the field minute.")
@@ -37,24 +41,23 @@ def test_a_schedule_is_made_looked_at_and_deactivated_by_keyboard(open_desk, por
     assert faults(page) == []
     page.set_viewport_size({"width": 1280, "height": 900})
     expect(page.locator("#schedule-live tbody .st", has_text="RAN").first).to_be_visible(timeout=120_000)
+    if shots:
+        page.screenshot(path=f"{shots}/schedule-1280.png", full_page=True)
+        page.set_viewport_size({"width": 320, "height": 900})
+        page.screenshot(path=f"{shots}/schedule-320.png", full_page=True)
+        page.set_viewport_size({"width": 1280, "height": 900})
     hands.to("^Deactivate").press()
+    page.wait_for_load_state()
     expect(page.locator("#schedule-state")).to_contain_text("Not active")
-    page.get_by_role("link", name="on a schedule", exact=True).first.click()
+    page.goto(f"{portal.url}/jobs/{job}/")
     expect(page.locator("#schedule-list")).to_contain_text("Not active")
     assert faults(page) == []
-    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == "running", what="the cluster")
 
-
-def test_a_schedule_is_made_without_javascript(open_desk, portal, lab, cluster):
-    run = portal.call("make_run", cluster=cluster, name="without script, on time",
-                      git_url=f"{portal.url}/examples/hostnames", command="hostnames.py")  # fmt: skip
-    page = open_desk(f"/runs/{run}/", java_script_enabled=False)
-    page.get_by_role("link", name="without script, on time", exact=True).first.click()
-    page.click("text=Add a schedule")
-    page.fill("[name=cron]", "0 9 * * 1-5")
-    page.select_option("[name=zone]", "America/New_York")
-    page.click("text=Show the times")
-    expect(page.locator("#times")).to_contain_text("Every weekday at 09:00, America/New_York")
-    assert page.input_value("[name=cron]") == "0 9 * * 1-5"
-    page.click("#save")
-    expect(page.locator("h1")).to_have_text("Every weekday at 09:00, America/New_York")
+    plain = open_desk(f"/jobs/{job}/schedules/new/", java_script_enabled=False)
+    plain.fill("[name=cron]", "0 9 * * 1-5")
+    plain.select_option("[name=zone]", "America/New_York")
+    plain.click("text=Show the times")
+    expect(plain.locator("#times")).to_contain_text("Every weekday at 09:00, America/New_York")
+    assert plain.input_value("[name=cron]") == "0 9 * * 1-5"
+    plain.click("#save")
+    expect(plain.locator("h1")).to_have_text("Every weekday at 09:00, America/New_York")
