@@ -267,6 +267,16 @@ _WORDS = {
 }
 
 
+@audit.atomic()
+def change_mail(job: Job, *, by: User, failure: bool, success: bool, slow: bool) -> None:
+    """Of what the person who made it is mailed."""
+    wanted = {"mail_failure": failure, "mail_success": success, "mail_slow": slow}
+    before = {name: getattr(job, name) for name, value in wanted.items() if getattr(job, name) != value}
+    if before:
+        Job.objects.filter(pk=job.pk).update(**wanted)
+        _record_job("changed mail", job, by=by, before=before, after={name: wanted[name] for name in before})
+
+
 def _in_words(field: str, value: Any) -> str:
     match field:
         case "cluster":

@@ -24,8 +24,8 @@ from clusters import ceiling
 from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
-from jobs.cron import Cron
-from portal import secrets
+from jobs.cron import Cron, Moment
+from portal import mail, secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.outputs import rank_name
@@ -58,7 +58,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
-    *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
     *("job__secret_values", "job__secret_names"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
@@ -77,7 +77,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
-        again = ("retries", "retry_delay", "retry_on_timeout")
+        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
 
 
@@ -116,6 +116,10 @@ class Job(models.Model):
     secret_values = secrets.EncryptedField(blank=True, editable=False)
     secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    # Of what the person who made it is mailed.
+    mail_failure = models.BooleanField(default=True)
+    mail_success = models.BooleanField(default=False)
+    mail_slow = models.BooleanField(default=False)
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -166,7 +170,7 @@ class Job(models.Model):
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):
-    workspace_path = "job__workspace"
+    workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
     def live(self) -> ScheduleQuerySet:
@@ -194,6 +198,7 @@ class Schedule(models.Model):
         ALL = "all", "Run for each of them, at most 10"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="schedules", db_index=False)  # its job's
     job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
     cron = models.CharField(max_length=200)
     zone = models.CharField(max_length=60)  # a name of the IANA database
@@ -211,7 +216,12 @@ class Schedule(models.Model):
     objects = ScheduleQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False))]
+        indexes = [
+            models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False)),
+            models.Index(
+                fields=["workspace", "next_at"], name="schedule_next_there", condition=Q(next_at__isnull=False)
+            ),
+        ]
         constraints = [
             models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
             models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
@@ -228,9 +238,19 @@ class Schedule(models.Model):
         return Cron(self.cron, self.zone)
 
     @property
-    def next_there(self) -> datetime | None:
+    def words(self) -> str:
+        return self.clock.words
+
+    @property
+    def state(self) -> str:
+        if self.deleted:
+            return "Deleted"
+        return f"Active. Next: {self.next_there}" if self.next_at else "Not active: none of its times brings a run"
+
+    @property
+    def next_there(self) -> Moment | None:
         """By the clock of its zone."""
-        return localtime(self.next_at, self.clock.place) if self.next_at else None
+        return self.clock.shown(self.next_at) if self.next_at else None
 
 
 class Firing(models.Model):
@@ -271,6 +291,14 @@ class Firing(models.Model):
     @property
     def badge(self) -> Badge:
         return self.LOOKS[self.outcome]
+
+    @property
+    def due_there(self) -> Moment:
+        return self.schedule.clock.shown(self.due)
+
+    @property
+    def until_there(self) -> Moment | None:
+        return self.schedule.clock.shown(self.until) if self.until else None
 
 
 class Calendar(models.Model):
@@ -563,6 +591,8 @@ class Run(Subject):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
+            if fields.get("retry_at") is None:
+                Letter.objects.write(self, Letter.Kind(to))
         return moved
 
     def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
@@ -616,6 +646,43 @@ def again(retries: int, delay: int, on_timeout: bool) -> str:
     often = "once" if retries == 1 else f"up to {retries} times"
     wait = "at once" if not delay else f"{delay // 60} minute{'' if delay == 60 else 's'} later"
     return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
+
+
+class LetterManager(models.Manager["Letter"]):
+    def write(self, run: Run, kind: str, words: str = "") -> None:
+        """To whoever made its job, where mail leaves this portal and they want to hear of this. Once."""
+        wants = {Letter.Kind.FAILED: "failure", Letter.Kind.FINISHED: "success"}.get(Letter.Kind(kind), "slow")
+        to = run.job.created_by_id
+        if to and mail.goes_out() and getattr(run.job, f"mail_{wants}"):
+            self.bulk_create([Letter(to_id=to, run=run, kind=kind, words=words)], ignore_conflicts=True)
+
+
+class Letter(models.Model):
+    """That somebody is to be mailed about a run. Written with what it tells; sent by `jobs.mail`, many as one."""
+
+    class Kind(models.TextChoices):
+        FAILED = "failed"
+        FINISHED = "finished"
+        SLOW = "slow"
+
+    to = models.ForeignKey(User, models.CASCADE, related_name="+")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="letters")
+    kind = models.CharField(max_length=8, choices=Kind)
+    words = models.TextField(blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    sent = models.DateTimeField(null=True)  # or given up
+
+    objects = LetterManager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["to"], name="letter_to_be_sent", condition=Q(sent=None)),
+            models.Index(fields=["to", "sent"], name="letter_sent_last"),
+        ]
+        constraints = [models.UniqueConstraint(fields=["run", "to", "kind"], name="one_letter_of_a_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.kind}"
 
 
 def _only_the_last_needs_you(job: int) -> None:

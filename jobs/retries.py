@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from accounts.access import Can
 from jobs.actions import Program, start_run
-from jobs.models import Run
+from jobs.models import Letter, Run
 from portal.errors import PortalError
 from portal.tasks import live
 
@@ -48,5 +48,6 @@ def _retry(run: Run) -> Run | None:
         logger.info("run %s is not tried again: %s", run.uuid, error)
         advice = f"{run.advice} It was not tried again: {error}".strip()
         Run.objects.filter(pk=run.pk).update(needs_you=True, advice=advice)
+        Letter.objects.write(run, Letter.Kind.FAILED)
         live.ring(*run.live_names())
         return None
