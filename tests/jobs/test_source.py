@@ -505,6 +505,28 @@ def test_mirrors_together_are_no_larger_than_they_may_be(run, smart, tmp_path, r
     assert len(list((tmp_path / "shared" / ".sources").glob("*.lock"))) == 2
 
 
+@pytest.mark.parametrize("reference", ["", "main"])
+def test_what_is_known_is_checked_out_while_the_server_is_asked(run, smart, tmp_path, repository, reference):
+    url = f"{smart.url}/source/.git"
+    run(url=url)
+    smart.before = lambda _: until((tmp_path / "run-1" / "src" / ".git" / "index").exists, what="the files")
+    smart.asked.clear()
+    done, facts, setup = run(url=url, reference=reference)
+    assert (done.returncode, facts["commit"]) == (0, git(repository, "rev-parse", "main"))
+    assert "Cloning" not in setup
+    assert ex(tmp_path / "run-1") == "print('second')\n"
+    # And it is not what is run where the server has something else.
+    smart.before = lambda _: until((tmp_path / "run-2" / "src" / ".git" / "index").exists, what="the files")
+    (repository / "ex.py").unlink()
+    (repository / "other.py").write_text("")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "-m", "Third")
+    _, facts, _ = run(url=url, reference=reference)
+    assert facts["commit"] == git(repository, "rev-parse", "main")
+    assert {path.name for path in (tmp_path / "run-2" / "src").iterdir()} == {".git", "other.py"}
+    assert git(tmp_path / "run-2" / "src", "status", "--porcelain") == ""
+
+
 # What other runs of the workspace may have left where mirrors are kept
 
 
