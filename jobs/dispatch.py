@@ -99,7 +99,8 @@ def dispatch_all() -> int:
     died in between, is let go of. One that is PAUSED is resumed for a run that wants that.
     """
     begin_clusters()
-    asleep = Run.objects.waiting().due().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
+    wakes = Q(resumes=True) | Q(due__isnull=False)
+    asleep = Run.objects.waiting().due().filter(wakes, cluster__status=Cluster.Status.PAUSED)
     for run in asleep.select_related(*_WITH_CLUSTER)[:500]:
         resume_for(run)
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
@@ -175,7 +176,7 @@ def resume_for(run: Run) -> bool:
     since the run was asked for.
     """
     cluster = run.cluster
-    if not run.resumes or cluster.status != Cluster.Status.PAUSED or run.stays_asleep(cluster.last_task):
+    if cluster.status != Cluster.Status.PAUSED or not run.wakes(cluster.last_task):
         return False
     try:
         resume_cluster(cluster, by=run.started_by, why=f"for {run}")

@@ -286,31 +286,46 @@ def test_a_strip_says_who_wrote_when_and_who_has_fallen_silent(portal, page, tas
     until(lambda: {mark for mark, _ in shown(page)} == {"r4"}, what="rank 4 alone")
 
 
-LONG = """() => {
-  window.long = [];
-  new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) window.long.push(Math.round(entry.duration));
-  }).observe({ entryTypes: ["longtask"] });
-}"""
+WATCH_TASKS = """
+window.long = [];
+new PerformanceObserver((list) => {
+  for (const task of list.getEntries()) long.push([window.doing, Math.round(task.duration)]);
+}).observe({ type: "longtask" });
+"""
 
 
 def test_500_ranks_cost_no_long_task_and_a_bounded_page(portal, open_desk, task, say):
     say(nodes={"hosts": ["a", "b"], "of": {str(rank): rank % 2 for rank in range(500)}})
     portal.call("say_over_time", output=task["output"], ranks=500, minutes=20, silent={"17": 5})
     page = open_desk("/")
-    page.add_init_script(f"({LONG})()")
+    page.add_init_script(WATCH_TASKS)
+
+    def doing(what):
+        page.wait_for_timeout(300)
+        page.evaluate("what => { window.doing = what }", what)
+
     page.goto(f"{portal.url}/outputs/{task['output']}/")
+    doing("open")
     page.wait_for_selector(".ln >> nth=10")
+    doing("follow")
     page.click(".follow")
     page.wait_for_selector(".ln .no:text-is('19970')")
+    doing("strip")
     page.get_by_text("Activity by rank").click()
     page.wait_for_selector("[data-strip] svg")
-    for _ in range(20):
-        page.mouse.move(600, 700)
-        page.mouse.wheel(0, -800)
-        page.wait_for_timeout(50)
+    doing("scroll")
+    page.locator(".log").hover()
+    for _ in range(15):
+        page.mouse.wheel(0, -600)
+        page.wait_for_timeout(30)
+    doing("unfold")
     page.click("button:has-text('Fold')")
-    page.wait_for_timeout(200)
-    size, long = page.evaluate("[document.querySelectorAll('*').length, window.long]")
-    print("elements", size, "long tasks", sorted(long))
+    page.wait_for_selector(".log .rk:text-is('r499')", state="attached")
+    doing("scroll all")
+    for _ in range(15):
+        page.mouse.wheel(0, -600)
+        page.wait_for_timeout(30)
+    doing("end")
+    size, long = page.evaluate("[document.querySelectorAll('*').length, long]")
+    print("elements", size, "long tasks", long)
     assert size < 40_000
