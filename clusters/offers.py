@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from portal.clouds import Account, Can, Identity, InstanceType, Offer, Zone
+from portal.clouds import Account, Can, InstanceType, Offer, Zone
 from portal.errors import Passing, PortalError, Refused
 from workspaces.models import Workspace
 
@@ -185,11 +185,6 @@ def catalogue(workspace: Workspace) -> Answer[Catalogue]:
 def zones(workspace: Workspace) -> Answer[list[Zone]]:
     region = workspace.region
     return _ask(workspace, "zones", lambda account: account.cloud(region).zones(), fresh=LISTS, oldest=OLDEST)
-
-
-def role(workspace: Workspace, name: str) -> Answer[Identity]:
-    """Whether nodes can be given it. The trouble says why not."""
-    return _ask(workspace, ("role", name), lambda account: account.check_role(name), fresh=OFFERS, oldest=OFFERS)
 
 
 def offer(workspace: Workspace, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Answer[Offer]:

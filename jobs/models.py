@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,25 +20,34 @@ from django.utils.timezone import localtime, now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
-from clusters.life import RESUME
+from clusters import ceiling
+from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
 from jobs.cron import Cron, Moment
 from portal import mail, secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
+from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
+_SAME_AGAIN = {
+    "cluster_gone",
+    "cluster_failed",
+    "credential",
+    "ranks",
+    "secrets",
+}  # codes of causes that time does not mend
 
 
 # What no row of a list says. Reading it takes as long as all that a row does say.
 _IN_NO_ROW_OF_JOBS = (
     *("cluster__description", "cluster__instance_type", "cluster__scale_to", "cluster__engine_version"),
     *("cluster__auto_pause", "cluster__auto_shutdown", "cluster__last_active", "cluster__warned", "cluster__zone"),
-    *("cluster__role", "cluster__extra_tags", "cluster__hourly_price", "cluster__key_public", "cluster__key_private"),
+    *("cluster__role", "cluster__extra_tags", "cluster__key_public", "cluster__key_private"),
     *("cluster__note", "cluster__auto_repair", "cluster__hostfile_is_old", "cluster__kept_until"),
     *("cluster__created_by", "cluster__created"),
 )
@@ -45,9 +55,12 @@ _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
+    *("job__secret_values", "job__secret_names"),
+    *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -63,12 +76,20 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment", "mail_failure", "mail_success", "mail_slow")
-        return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
+        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
+        return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+
+
+class Kind(models.TextChoices):
+    """What the command of a job is."""
+
+    PYTHON = "python", "Python program"
+    SHELL = "shell", "Shell command"
 
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
+    """A program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
 
     A deleted one is kept for its runs; its name is free again.
     """
@@ -80,11 +101,20 @@ class Job(models.Model):
     name = models.CharField(max_length=80)
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
-    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core
+    retries = models.PositiveSmallIntegerField(
+        default=0
+    )  # how often a run that failed is tried again: see `retries.py`
+    retry_delay = models.PositiveIntegerField(default=60)  # seconds from its end to the next attempt
+    retry_on_timeout = models.BooleanField(default=False)  # also when it was ended by its time limit
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
+    # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
+    secret_values = secrets.EncryptedField(blank=True, editable=False)
+    secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
     # Of what the person who made it is mailed.
     mail_failure = models.BooleanField(default=True)
@@ -123,6 +153,11 @@ class Job(models.Model):
     def belongs_to(self, field: str) -> str:
         """For `secrets.seal`: swapped between two rows, a ciphertext does not open."""
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
+
+    @property
+    def tries_again(self) -> str:
+        """In words; empty where it does not."""
+        return again(self.retries, self.retry_delay, self.retry_on_timeout)
 
     @property
     def specification(self) -> Specification | None:
@@ -291,6 +326,10 @@ class RunQuerySet(AccessQuerySet["Run"]):
         """Whose time has come."""
         return self.filter(Q(due=None) | Q(due__lte=Now()))
 
+    def without_cluster(self) -> RunQuerySet:
+        """Those whose time has come, and whose own cluster is not begun; the one that has waited longest first."""
+        return self.waiting().due().filter(cluster__in=Cluster.objects.not_begun())
+
     def since(self, moment: datetime) -> RunQuerySet:
         """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
         first = Run.objects.filter(created__gte=moment).order_by("created").values("pk")[:1]
@@ -367,8 +406,17 @@ class Run(Subject):
     number = models.PositiveIntegerField()
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
+    retries = models.PositiveSmallIntegerField(default=0)
+    retry_delay = models.PositiveIntegerField(default=60)
+    retry_on_timeout = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    retry_of = models.OneToOneField("self", models.SET_NULL, null=True, related_name="retried_as")
+    retry_at = models.DateTimeField(
+        null=True
+    )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
@@ -404,6 +452,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    packages = models.JSONField(default=list)  # `name==version` of what it could import: see `jobs/record.py`
+    hosts = models.TextField(blank=True)  # its hostfile
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
@@ -425,6 +475,7 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
             models.Index(
                 fields=["schedule"],
                 name="run_of_schedule_unfinished",
@@ -472,8 +523,20 @@ class Run(Subject):
         return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
 
     @property
+    def attempts(self) -> int:
+        return self.retries + 1
+
+    @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Of the cluster's nodes while it was on them, in US dollars; None where they have no price."""
+        price, took = self.cluster.hourly_price, self.elapsed
+        if price is None or took is None:
+            return None
+        return price * self.cluster.node_count * Decimal(max(0.0, took.total_seconds())) / 3600
 
     def folder(self, shared: str) -> str:
         """Where it is to be started on the nodes."""
@@ -501,6 +564,12 @@ class Run(Subject):
         return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
 
     @property
+    def first_failed_rank(self) -> str:
+        """Its name, where a rank failed."""
+        first = self.failures[0] if self.failures else {}
+        return rank_name(first.get("world", 0), first["rank"]) if "rank" in first else ""
+
+    @property
     def doing(self) -> str:
         """What the head node does now, for a sentence."""
         return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
@@ -511,20 +580,43 @@ class Run(Subject):
         super().save(*args, **kwargs)
 
     def move(self, to: str, **fields: Any) -> bool:
-        """As that of every subject; and whether a run of the job needs somebody changes with it."""
+        """As that of every subject; and whether a run of the job needs somebody changes with it, or is tried again."""
         others = Run.objects.filter(job=self.job_id)
         if to == self.Status.FAILED:
-            fields["needs_you"] = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["retry_at"] = self._tried_again_at(fields)
+            last = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["needs_you"] = last and fields["retry_at"] is None
         moved = super().move(to, **fields)
         if moved and to in (self.Status.FAILED, self.Status.FINISHED):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
-            Letter.objects.write(self, Letter.Kind(to))
+            if fields.get("retry_at") is None:
+                Letter.objects.write(self, Letter.Kind(to))
         return moved
+
+    def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
+        """When the next attempt begins, now that this one has FAILED; None where there is none."""
+        if self.attempt > self.retries or self.job.deleted:
+            return None
+        code = fields["code"] if "code" in fields else Run.objects.values_list("code", flat=True).get(pk=self.pk)
+        if code in _SAME_AGAIN or (code == "time_limit" and not self.retry_on_timeout):
+            return None
+        return now() + timedelta(seconds=self.retry_delay)
 
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
+
+    def wakes(self, last: Task | None) -> bool:
+        """Whether its cluster, which is PAUSED, is resumed for it. `last` is the last task of the cluster.
+
+        Where its job says so, and no person has said otherwise since. And where a timer has paused it while the run
+        waited for its time: nobody may be there then who could resume it.
+        """
+        by_timer = last is not None and last.kind == PAUSE.kind and last.asked_by_id is None
+        if by_timer and last and self.due and last.created > self.created:
+            return True
+        return self.resumes and not self.stays_asleep(last)
 
     def stays_asleep(self, last: Task | None) -> bool:
         """Whether a person has paused its cluster since it was asked for, or taken back that it resumes.
@@ -540,9 +632,20 @@ class Run(Subject):
 
     @property
     def follows(self) -> str:
-        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        """What its page listens to: while it waits for a cluster of its own, how far that is, or its place."""
         names = self.live_names()
-        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+        if self.cluster.dedicated and self.is_waiting:
+            return " ".join(names if self.cluster.status == Cluster.Status.NEW else names[:2])
+        return names[0]
+
+
+def again(retries: int, delay: int, on_timeout: bool) -> str:
+    """How often a run that has failed is tried again, and when, for a sentence. Empty: never."""
+    if not retries:
+        return ""
+    often = "once" if retries == 1 else f"up to {retries} times"
+    wait = "at once" if not delay else f"{delay // 60} minute{'' if delay == 60 else 's'} later"
+    return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
 
 
 class LetterManager(models.Manager["Letter"]):
@@ -599,9 +702,12 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
     made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
+    made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
-    paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
+    paused = [
+        run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
+    ]
     last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
@@ -609,7 +715,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
-    resuming = {run.pk for run in waiting if run.cluster in paused and not run.stays_asleep(last.get(run.cluster_id))}
+    resuming = {run.pk for run in waiting if run.cluster in paused and run.wakes(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     fields = ("pk", "cluster", "uuid", "job__name", "number")
@@ -652,6 +758,29 @@ def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
     for pk, title, detail in steps.values_list("task__subject_id", "title", "detail"):
         step = f"{title[0].lower()}{title[1:]}"
         found[pk] = f"its cluster {coming[pk].name} is being made: {step}{f', {detail}' if detail else ''}"
+    return found
+
+
+def _not_begun(runs: Collection[Run]) -> dict[int, str]:
+    """Why nothing is made yet of these runs' own clusters, where their time has come: by the cluster, in words."""
+    if not runs:
+        return {}
+    queues: dict[int, list[int]] = {}
+    due = Run.objects.without_cluster().filter(workspace__in={run.workspace_id for run in runs})
+    for workspace_pk, cluster_pk in due.values_list("workspace", "cluster"):
+        queues.setdefault(workspace_pk, []).append(cluster_pk)
+    workspaces = list(Workspace.objects.filter(pk__in=queues).select_related("organization"))
+    left = ceiling.left(workspaces)
+    found = {}
+    for workspace in workspaces:
+        queue, room = queues[workspace.pk], left[workspace.pk]
+        if workspace.status != Workspace.Status.READY:
+            why = f"{workspace} is {workspace.badge.word}, and its cluster is made once that is READY"
+            found.update(dict.fromkeys(queue, why))
+            continue
+        for before, cluster_pk in enumerate(queue[room.places :]):
+            others = f"{before} run{' waits' if before == 1 else 's wait'} before it" if before else "it is the next"
+            found[cluster_pk] = f"{room.full or 'others are begun first'}; {others}"
     return found
 
 

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from jobs.views import dashboard, examples, jobs, lists, runs, schedules
+from jobs.views import dashboard, examples, jobs, lists, runs, schedules, several
 from jobs.views.goto import go_to
 
 urlpatterns = [
@@ -11,6 +11,7 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/jobs/", lists.jobs, name="jobs"),
     path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),
     path("workspaces/<uuid:uuid>/runs/", lists.runs, name="runs"),
+    path("workspaces/<uuid:uuid>/runs/change/", several.change_runs, name="change-runs"),
     path("jobs/<uuid:uuid>/", jobs.job, name="job"),
     path("jobs/<uuid:uuid>/edit/", jobs.edit_job, name="edit-job"),
     path("jobs/<uuid:uuid>/delete/", jobs.remove_job, name="delete-job"),
@@ -28,6 +29,8 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/excluded-days/", schedules.excluded_days, name="excluded-days"),
     path("runs/<uuid:uuid>/", runs.run, name="run"),
     path("runs/<uuid:uuid>/cancel/", runs.cancel, name="cancel-run"),
+    path("runs/<uuid:uuid>/compare/", runs.compare, name="compare-runs"),
+    path("runs/<uuid:uuid>/repeat/", runs.repeat, name="repeat-run"),
     path("runs/<uuid:uuid>/dismiss/", runs.dismiss, name="dismiss-run"),
     path("runs/<uuid:uuid>/with-changes/", runs.run_with_changes, name="run-with-changes"),
     path("examples/<slug:name>/<path:file>", examples.example_file, name="example-file"),

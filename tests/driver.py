@@ -686,6 +686,20 @@ def say_ranks(output, pieces, nodes=None):
     return store.head
 
 
+def say_over_time(output, ranks, minutes, silent):
+    """Each rank two lines a minute, one of them the same for all; those of `silent` only for so many minutes."""
+    store = Output.objects.get(uuid=output)
+    start = time.time_ns() - minutes * 60 * 10**9
+    log = [
+        Segment(Stream.STDOUT, text.encode(), start + minute * 60 * 10**9 + rank * 10**6, 0, rank)
+        for minute in range(minutes)
+        for rank in range(ranks)
+        if minute < silent.get(str(rank), minutes)
+        for text in (f"minute {minute}\n", f"rank {rank} is at {minute}\n")
+    ]
+    store.append_log(log, offset=store.log, size=1)
+
+
 def fill_output(output, mib):
     """So many MiB of lines of 1 KiB which begin with their number. Nobody keeps it meanwhile. Returns its size."""
     store = Output.objects.get(uuid=output)

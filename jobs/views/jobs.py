@@ -24,6 +24,7 @@ from jobs.actions import (
     change_credential,
     change_job,
     change_mail,
+    change_secrets,
     create_job,
     delete_job,
     start_run,
@@ -33,7 +34,7 @@ from jobs.fields import OWN, ClusterField
 from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
-from jobs.models import Firing, Job, Run
+from jobs.models import Firing, Job, Kind, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal import mail
@@ -79,6 +80,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 git_url=data["git_url"],
                 **_wanted(form, request),
                 due=data["due"],
+                secrets=data["secrets"],
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -124,7 +126,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     try:
         page = rules.address(typed.get("git_url", ""))
         reference = rules.reference(typed.get("reference", "")) or page.reference
-        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+        is_shell = typed.get("kind") == Kind.SHELL
+        command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
@@ -137,7 +140,7 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
             credential = Credential(job.git_username, unseal(job, "git_password"))
         except CannotDecrypt:
             return Found(False, "The job's password cannot be decrypted with this portal's keys.")
-    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
@@ -251,6 +254,8 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             changed = change_job(found, by=person(request), **wanted)
+            if "secrets_name" in request.POST:  # what is not asked stays
+                changed = change_secrets(found, form.cleaned_data["secrets"], by=person(request)) or changed
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."

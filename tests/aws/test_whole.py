@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.aws.box import CUSTOMER, PORTAL, REGION
+from tests.aws.box import CUSTOMER, REGION
 from tests.running import RunningPortal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -17,16 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture
 def portal(box):
     folder = Path(tempfile.mkdtemp(prefix="cx-aws-portal-"))
-    portal = RunningPortal(
-        folder,
-        AWS_ACCESS_KEY_ID="portal",
-        AWS_SECRET_ACCESS_KEY="portal",
-        PORTAL_AWS_ENDPOINT=box.endpoint,
-        PORTAL_AWS_PRINCIPAL=f"arn:aws:iam::{PORTAL}:role/portal",
-        PORTAL_AWS_ADDRESSES="127.0.0.0/8",
-        PORTAL_AWS_REACH="private",
-        PORTAL_AWS_IMAGE="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}",
-    )
+    portal = RunningPortal(folder, **box.settings)
     portal.patience = 300
     portal.start()
     try:

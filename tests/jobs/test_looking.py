@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from accounts.models import User
+from jobs import looking
 from jobs.actions import Credential
-from jobs.looking import file_of, look
+from jobs.looking import file_of
 from workspaces.models import CloudConfig
+
+
+def look(*words, by=1):
+    return looking.look(*words, by=User(pk=by))
 
 
 @pytest.fixture
