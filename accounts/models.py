@@ -113,6 +113,7 @@ class User(AbstractUser):
     notify_dormancy = models.BooleanField("before my account is locked", default=True)
     notify_membership = models.BooleanField("when my roles change", default=True)
     notify_idleness = models.BooleanField("before a timer pauses or deletes a cluster of mine", default=True)
+    notify_runs = models.BooleanField("about runs of my jobs", default=True)
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []

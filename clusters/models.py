@@ -28,6 +28,13 @@ from usage.amounts import Amount
 from usage.models import Record
 from workspaces.models import Workspace
 
+SOON = timedelta(hours=1)  # before its time, a run has its cluster kept awake
+
+
+def due_soon(path: str = "") -> Q:
+    """Of runs that wait: whose time has come, or will have `SOON`. `path` leads to them."""
+    return Q(**{f"{path}due": None}) | Q(**{f"{path}due__lte": Now() + SOON})
+
 
 class EngineVersion(models.Model):
     """What runs on the nodes: a Bodo release, or plain MPI. `packages` are pip requirements."""
@@ -87,15 +94,17 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kept = Q(status=Cluster.Status.FAILED, kept_until__isnull=False)
         return self.filter(Q(status=Cluster.Status.RUNNING) | kept)
 
-    def in_use(self) -> ClusterQuerySet:
+    def in_use(self, verb: str = "") -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 
-        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
-        notebook that is busy.
+        A run whose time is not `SOON` needs no nodes until then, and only keeps its cluster from the timer that would
+        delete it: `verb` is what is about to be done. Sessions by ssh count where a setting says so. What else uses a
+        cluster has its place here: a kernel of a notebook that is busy.
         """
         this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
         uses = Q(occupied_by__isnull=False)
-        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        waits = Q() if verb == "delete" else due_soon("runs__")
+        uses |= Q(Exists(this.filter(runs__status="inprogress"))) | Q(Exists(this.filter(waits, runs__status="new")))
         uses |= Q(Exists(this.filter(terminals__isnull=False)))
         if settings.SSH_IS_ACTIVITY:
             uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))

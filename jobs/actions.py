@@ -22,7 +22,7 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters.actions import create_cluster
+from clusters.actions import create_cluster, locked
 from clusters.life import give_way
 from clusters.models import Cluster
 from clusters.specification import Specification
@@ -267,6 +267,16 @@ _WORDS = {
 }
 
 
+@audit.atomic()
+def change_mail(job: Job, *, by: User, failure: bool, success: bool, slow: bool) -> None:
+    """Of what the person who made it is mailed."""
+    wanted = {"mail_failure": failure, "mail_success": success, "mail_slow": slow}
+    before = {name: getattr(job, name) for name, value in wanted.items() if getattr(job, name) != value}
+    if before:
+        Job.objects.filter(pk=job.pk).update(**wanted)
+        _record_job("changed mail", job, by=by, before=before, after={name: wanted[name] for name in before})
+
+
 def _in_words(field: str, value: Any) -> str:
     match field:
         case "cluster":
@@ -441,6 +451,7 @@ def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
 
 def _cluster_for(job: Job, number: int, wanted: Specification, by: User | None) -> Cluster:
     """One that is dedicated to this run, called after it; nothing of it is made yet. Raises `PortalError`."""
+    locked(job.workspace)  # two jobs whose names differ in letters alone would have clusters of one name
     coming = Cluster.objects.live().filter(workspace=job.workspace, dedicated=True, status=Cluster.Status.NEW)
     if coming.filter(runs__job=job).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs of {job} wait for their time already.")

@@ -48,6 +48,9 @@ class Moment:
     at: datetime
     note: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.at:%a %-d %b %Y, %H:%M %Z}"
+
 
 @dataclass(frozen=True)
 class Cron:
@@ -101,6 +104,9 @@ class Cron:
             if at > last:
                 yield at
                 last = at
+
+    def shown(self, at: datetime) -> Moment:
+        return Moment(at.astimezone(self.place))
 
     def next(self, moment: datetime) -> datetime:
         return next(self.after(moment))

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Exists, Min, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -99,7 +99,8 @@ def dispatch_all() -> int:
     died in between, is let go of. One that is PAUSED is resumed for a run that wants that.
     """
     begin_clusters()
-    asleep = Run.objects.waiting().due().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
+    wakes = Q(resumes=True) | Q(due__isnull=False)
+    asleep = Run.objects.waiting().due().filter(wakes, cluster__status=Cluster.Status.PAUSED)
     for run in asleep.select_related(*_WITH_CLUSTER)[:500]:
         resume_for(run)
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
@@ -123,12 +124,11 @@ def begin_clusters() -> None:
 
     A workspace that has none, or is not READY, is in nobody's way.
     """
-    first = Run.objects.without_cluster().filter(workspace=OuterRef("pk")).values("pk")[:1]
-    ready = Workspace.objects.filter(status=Workspace.Status.READY).annotate(first=Subquery(first))
-    for workspace in ready.exclude(first=None).order_by("first").select_related("organization"):
-        places = ceiling.left([workspace])[workspace.pk].places
-        waiting = Run.objects.without_cluster().filter(workspace=workspace)
-        for run in waiting.select_related(*_WITH_CLUSTER)[:places]:
+    waiting = Run.objects.without_cluster().filter(workspace__status=Workspace.Status.READY)
+    for pk, _ in waiting.order_by().values_list("workspace").annotate(first=Min("pk")).order_by("first"):
+        workspace = Workspace.objects.select_related("organization").get(pk=pk)
+        places = ceiling.left([workspace])[pk].places
+        for run in waiting.filter(workspace=pk).select_related(*_WITH_CLUSTER)[:places]:
             failpoint("jobs.dispatch.begin.before")
             _begin_cluster(run)
             failpoint("jobs.dispatch.begin.after")
@@ -175,7 +175,7 @@ def resume_for(run: Run) -> bool:
     since the run was asked for.
     """
     cluster = run.cluster
-    if not run.resumes or cluster.status != Cluster.Status.PAUSED or run.stays_asleep(cluster.last_task):
+    if cluster.status != Cluster.Status.PAUSED or not run.wakes(cluster.last_task):
         return False
     try:
         resume_cluster(cluster, by=run.started_by, why=f"for {run}")

@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,11 +21,11 @@ from django.utils.timezone import localtime, now
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters import ceiling
-from clusters.life import RESUME
+from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
-from jobs.cron import Cron
-from portal import secrets
+from jobs.cron import Cron, Moment
+from portal import mail, secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.outputs import rank_name
@@ -46,7 +47,7 @@ _SAME_AGAIN = {
 _IN_NO_ROW_OF_JOBS = (
     *("cluster__description", "cluster__instance_type", "cluster__scale_to", "cluster__engine_version"),
     *("cluster__auto_pause", "cluster__auto_shutdown", "cluster__last_active", "cluster__warned", "cluster__zone"),
-    *("cluster__role", "cluster__extra_tags", "cluster__hourly_price", "cluster__key_public", "cluster__key_private"),
+    *("cluster__role", "cluster__extra_tags", "cluster__key_public", "cluster__key_private"),
     *("cluster__note", "cluster__auto_repair", "cluster__hostfile_is_old", "cluster__kept_until"),
     *("cluster__created_by", "cluster__created"),
 )
@@ -57,7 +58,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
-    *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
     *("job__secret_values", "job__secret_names"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
@@ -76,7 +77,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
-        again = ("retries", "retry_delay", "retry_on_timeout")
+        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
 
 
@@ -115,6 +116,10 @@ class Job(models.Model):
     secret_values = secrets.EncryptedField(blank=True, editable=False)
     secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    # Of what the person who made it is mailed.
+    mail_failure = models.BooleanField(default=True)
+    mail_success = models.BooleanField(default=False)
+    mail_slow = models.BooleanField(default=False)
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -165,7 +170,7 @@ class Job(models.Model):
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):
-    workspace_path = "job__workspace"
+    workspace_path = "workspace"
     changes = Can.RUN_JOBS
 
     def live(self) -> ScheduleQuerySet:
@@ -193,6 +198,7 @@ class Schedule(models.Model):
         ALL = "all", "Run for each of them, at most 10"
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="schedules", db_index=False)  # its job's
     job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
     cron = models.CharField(max_length=200)
     zone = models.CharField(max_length=60)  # a name of the IANA database
@@ -210,7 +216,12 @@ class Schedule(models.Model):
     objects = ScheduleQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False))]
+        indexes = [
+            models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False)),
+            models.Index(
+                fields=["workspace", "next_at"], name="schedule_next_there", condition=Q(next_at__isnull=False)
+            ),
+        ]
         constraints = [
             models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
             models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
@@ -227,9 +238,19 @@ class Schedule(models.Model):
         return Cron(self.cron, self.zone)
 
     @property
-    def next_there(self) -> datetime | None:
+    def words(self) -> str:
+        return self.clock.words
+
+    @property
+    def state(self) -> str:
+        if self.deleted:
+            return "Deleted"
+        return f"Active. Next: {self.next_there}" if self.next_at else "Not active: none of its times brings a run"
+
+    @property
+    def next_there(self) -> Moment | None:
         """By the clock of its zone."""
-        return localtime(self.next_at, self.clock.place) if self.next_at else None
+        return self.clock.shown(self.next_at) if self.next_at else None
 
 
 class Firing(models.Model):
@@ -270,6 +291,14 @@ class Firing(models.Model):
     @property
     def badge(self) -> Badge:
         return self.LOOKS[self.outcome]
+
+    @property
+    def due_there(self) -> Moment:
+        return self.schedule.clock.shown(self.due)
+
+    @property
+    def until_there(self) -> Moment | None:
+        return self.schedule.clock.shown(self.until) if self.until else None
 
 
 class Calendar(models.Model):
@@ -501,6 +530,14 @@ class Run(Subject):
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
 
+    @property
+    def cost(self) -> Decimal | None:
+        """Of the cluster's nodes while it was on them, in US dollars; None where they have no price."""
+        price, took = self.cluster.hourly_price, self.elapsed
+        if price is None or took is None:
+            return None
+        return price * self.cluster.node_count * Decimal(max(0.0, took.total_seconds())) / 3600
+
     def folder(self, shared: str) -> str:
         """Where it is to be started on the nodes."""
         return f"{shared}/.runs/{self.uuid}"
@@ -554,6 +591,8 @@ class Run(Subject):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
+            if fields.get("retry_at") is None:
+                Letter.objects.write(self, Letter.Kind(to))
         return moved
 
     def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
@@ -567,6 +606,17 @@ class Run(Subject):
 
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
+
+    def wakes(self, last: Task | None) -> bool:
+        """Whether its cluster, which is PAUSED, is resumed for it. `last` is the last task of the cluster.
+
+        Where its job says so, and no person has said otherwise since. And where a timer has paused it while the run
+        waited for its time: nobody may be there then who could resume it.
+        """
+        by_timer = last is not None and last.kind == PAUSE.kind and last.asked_by_id is None
+        if by_timer and last and self.due and last.created > self.created:
+            return True
+        return self.resumes and not self.stays_asleep(last)
 
     def stays_asleep(self, last: Task | None) -> bool:
         """Whether a person has paused its cluster since it was asked for, or taken back that it resumes.
@@ -598,6 +648,43 @@ def again(retries: int, delay: int, on_timeout: bool) -> str:
     return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
 
 
+class LetterManager(models.Manager["Letter"]):
+    def write(self, run: Run, kind: str, words: str = "") -> None:
+        """To whoever made its job, where mail leaves this portal and they want to hear of this. Once."""
+        wants = {Letter.Kind.FAILED: "failure", Letter.Kind.FINISHED: "success"}.get(Letter.Kind(kind), "slow")
+        to = run.job.created_by_id
+        if to and mail.goes_out() and getattr(run.job, f"mail_{wants}"):
+            self.bulk_create([Letter(to_id=to, run=run, kind=kind, words=words)], ignore_conflicts=True)
+
+
+class Letter(models.Model):
+    """That somebody is to be mailed about a run. Written with what it tells; sent by `jobs.mail`, many as one."""
+
+    class Kind(models.TextChoices):
+        FAILED = "failed"
+        FINISHED = "finished"
+        SLOW = "slow"
+
+    to = models.ForeignKey(User, models.CASCADE, related_name="+")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="letters")
+    kind = models.CharField(max_length=8, choices=Kind)
+    words = models.TextField(blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    sent = models.DateTimeField(null=True)  # or given up
+
+    objects = LetterManager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["to"], name="letter_to_be_sent", condition=Q(sent=None)),
+            models.Index(fields=["to", "sent"], name="letter_sent_last"),
+        ]
+        constraints = [models.UniqueConstraint(fields=["run", "to", "kind"], name="one_letter_of_a_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.kind}"
+
+
 def _only_the_last_needs_you(job: int) -> None:
     """Of a job's runs; unless one was finished since."""
     ended = Run.objects.filter(job=job, status__in=("failed", "finished")).order_by("-pk").values("pk")[:1]
@@ -618,7 +705,9 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
-    paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
+    paused = [
+        run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
+    ]
     last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
@@ -626,7 +715,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
-    resuming = {run.pk for run in waiting if run.cluster in paused and not run.stays_asleep(last.get(run.cluster_id))}
+    resuming = {run.pk for run in waiting if run.cluster in paused and run.wakes(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     fields = ("pk", "cluster", "uuid", "job__name", "number")

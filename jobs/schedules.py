@@ -62,6 +62,7 @@ def create_schedule(job: Job, clock: Cron, *, by: User, uuid: UUID | None = None
         uuid=uuid_for(Schedule, uuid, job=found),
         job=found,
         defaults={
+            "workspace": found.workspace,
             "cron": clock.expression,
             "zone": clock.zone,
             "owner": by,

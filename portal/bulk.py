@@ -34,7 +34,7 @@ def insert(rows: Sequence[Model]) -> None:
         return known[raw]
 
     quote, numbers = connection.ops.quote_name, range(len(fields))
-    columns = ", ".join(quote(field.column) for field in fields)
+    columns = ", ".join(quote(str(field.column)) for field in fields)
     places = ", ".join(["%s"] * len(fields))
     with connection.cursor() as cursor:
         cursor.executemany(

@@ -21,6 +21,8 @@ from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
 from clusters.models import Cluster, EngineVersion, InstanceRole, Node
 from jobs.actions import create_job
+from jobs.cron import Cron
+from jobs.schedules import create_schedule
 from portal import secrets
 from portal.asgi import application
 from portal.clouds.machines.models import Pool
@@ -110,7 +112,7 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         "aws workspace": in_aws.uuid, "instancerole": role.uuid,
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
-        "token": token.uuid,
+        "token": token.uuid, "schedule": create_schedule(job, Cron("0 9 * * *", "UTC"), by=alice).uuid,
         "cloud config": this_computer.uuid,
         "aws config": aws_config.uuid,
         "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,

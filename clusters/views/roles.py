@@ -25,7 +25,6 @@ from portal.clouds.aws import policy
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.tasks.causes import explain_task
-from portal.tasks.ledger import why_not_again
 from portal.tasks.models import TaskStatus
 from workspaces.models import CloudConfig, Workspace
 from workspaces.place import enter, workspace_for
@@ -108,7 +107,6 @@ def instance_role(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "last": last,
         "failed": failed,
         "why": why,
-        "again": failed if failed and manages and not why_not_again(failed) else None,
         "ways_out": found.ways_out(why) if why and may(request, Can.MANAGE_ORGANIZATION) else [],
         "clusters": found.clusters.order_by("name")[:20],
         "may_be_forgotten": manages and roles.may_be_forgotten(found),

@@ -289,6 +289,7 @@ class Viewer extends OutputWindow {
   }
 
   fold(button, on) {
+    if (this.loading) return;
     const pressed = this.press("fold", button, on);
     if (pressed === this.folding) return;
     this.folding = pressed;

@@ -10,6 +10,7 @@
 
 const LIMIT = 5000; // rows in the page
 const REACH = 192 * 1024; // wanted bytes before the window that "Load earlier" fetches
+const SLICE = 12; // ms for which rows are made before the browser has its turn
 const FAR = 2 * 1024 * 1024; // bytes behind the head that are jumped over by a reader who follows
 const MARKS = { 1: "", 2: "stderr", 3: "portal", 4: "set-up" }; // in the rank's column, of what no rank wrote
 
@@ -49,6 +50,7 @@ class OutputWindow extends Frames {
     this.screen = new Screen();
     this.rows = [];
     this.waiting = []; // frames' pieces that are not rows yet
+    this.unshown = []; // rows that are not in the page yet
     this.moving = true; // the window goes on with the cursor
     this.painting = 0;
     this.begun = false;
@@ -102,46 +104,83 @@ class OutputWindow extends Frames {
     return true;
   }
 
-  paintSoon(then) {
+  paintSoon(then = this.after) {
     this.after = then;
     if (this.painting) return;
     this.painting = requestAnimationFrame(() => {
       this.painting = 0;
-      this.paint();
+      if (this.loading || !this.paint()) return void (this.loading || this.paintSoon());
       const next = this.after;
       this.after = null;
       next?.();
     });
   }
 
+  /* Show what has come, as much of it as a moment allows. Whether that was all. */
   paint() {
     for (const piece of this.waiting) this.screen.feed(piece);
     this.waiting = [];
-    let [fresh, touched] = this.screen.taken();
-    if (this.moving && !this.following && this.rows.length + fresh.length > LIMIT && this.rows.length) {
+    const [fresh, touched] = this.screen.taken();
+    this.unshown.push(...fresh);
+    if (
+      this.moving &&
+      !this.following &&
+      this.rows.length + this.unshown.length > LIMIT &&
+      this.rows.length + this.unshown.length - fresh.length
+    ) {
       // The reader looks at something: the window stops here, and ends with the rows it has.
       this.stopMoving(fresh);
-      fresh = [];
+      this.unshown.splice(this.unshown.length - fresh.length);
     }
     for (const row of touched) if (row.element?.isConnected) this.fill(row);
-    if (fresh.length > LIMIT) fresh = fresh.slice(-LIMIT);
     for (const row of touched) if (row.line !== null && row.element?.isConnected) this.joins(row);
-    const part = this.folded(fresh);
-    this.rows.push(...fresh);
+    if (this.unshown.length > LIMIT) this.unshown.splice(0, this.unshown.length - LIMIT);
+    const part = document.createDocumentFragment();
+    const until = performance.now() + SLICE;
+    let count = 0;
+    for (; count < this.unshown.length && (count % 16 || performance.now() < until); count++) {
+      const row = this.unshown[count];
+      if (!this.joins(row)) part.append(this.build(row));
+      this.rows.push(row);
+    }
+    this.unshown.splice(0, count);
     if (this.bottom) this.bottom.before(part);
     else this.list.append(part);
     if (this.rows.length > LIMIT) this.drop(this.rows.length - LIMIT);
     this.edges();
     if (this.following) this.toEnd();
-    if (fresh.length) this.found.again();
+    if (count) this.found.again();
     this.showState();
+    return !this.unshown.length;
   }
 
-  /* What is to be shown of new rows: those that fold into others are not. */
-  folded(rows) {
-    const part = document.createDocumentFragment();
-    for (const row of rows) if (!this.joins(row)) part.append(this.build(row));
-    return part;
+  /* Put all rows into the page anew, a moment's worth at a time: from the last one back, or from the first one on. */
+  async fillList(backwards, turn) {
+    this.folds = new Folds();
+    for (const row of this.rows) row.element = row.group = null;
+    const shown = this.rows.filter((row) => !this.joins(row));
+    this.list.replaceChildren();
+    this.top = this.bottom = null;
+    while (shown.length) {
+      const part = document.createDocumentFragment();
+      const until = performance.now() + SLICE;
+      let size = 0;
+      while (size < shown.length && (size % 16 || performance.now() < until)) {
+        size++;
+        if (backwards) part.prepend(this.build(shown.at(-size)));
+        else part.append(this.build(shown[size - 1]));
+      }
+      for (const row of backwards ? shown.splice(-size) : shown.splice(0, size))
+        if (row.group?.rows.length > 1) this.mark(row.group);
+      if (backwards) {
+        this.list.prepend(part);
+        this.toEnd();
+      } else this.list.append(part);
+      if (shown.length) await new Promise((next) => (document.hidden ? setTimeout(next) : requestAnimationFrame(next)));
+      if (turn !== this.turn) return;
+    }
+    this.edges();
+    this.found.again();
   }
 
   /* Whether a row is shown by another one, which says so. */
@@ -245,14 +284,14 @@ class OutputWindow extends Frames {
   }
 
   /* All rows anew, after what is folded has changed. */
-  redraw() {
-    this.folds = new Folds();
-    for (const row of this.rows) row.element = row.group = null;
-    this.list.replaceChildren(this.folded(this.rows));
-    this.top = this.bottom = null;
-    this.edges();
-    this.found.again();
-    if (this.following) this.toEnd();
+  async redraw() {
+    const turn = ++this.turn;
+    this.loading = true;
+    await this.fillList(this.following, turn);
+    if (turn !== this.turn) return;
+    this.loading = false;
+    this.paintSoon();
+    this.ask();
   }
 
   clock(ms) {
@@ -491,19 +530,19 @@ class OutputWindow extends Frames {
       this.shownTo = at;
       if (!this.moving) this.screen = new Screen();
       this.searching = false;
-      this.folds = new Folds();
-      this.list.replaceChildren(this.folded(rows));
-      this.edges();
+      this.unshown = [];
+      clearTimeout(slow);
+      await this.fillList(Boolean(end), turn);
+      if (turn !== this.turn) return;
       if (end) this.toEnd();
       else if (keep) {
         const same = rows.findLast((row) => row.element && row.position <= keep.position);
         if (same) this.place(same, offset);
       }
-      this.found.again();
     } catch {
       if (turn === this.turn) {
         say("The lines could not be loaded; try again");
-        if (this.searching) this.redraw();
+        if (this.searching) await this.fillList(false, turn);
       }
     } finally {
       clearTimeout(slow);

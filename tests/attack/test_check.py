@@ -23,8 +23,9 @@ from workspaces.models import CloudConfig
 
 
 @pytest.fixture(autouse=True)
-def isolated(settings, monkeypatch):
-    """Nodes of This computer that reach no private network; and less patience, as far as a test does not say."""
+def isolated(settings, tmp_path):
+    """Nodes of This computer that reach no private network."""
+    settings.VAR = tmp_path / "var"
     settings.GIT_FROM_THIS_MACHINE = True
     settings.LOCAL_NODES = {**settings.LOCAL_NODES, "neighbours": False}
 
@@ -80,7 +81,7 @@ def running(words):
     return [line for line in found if words in line]
 
 
-def test_a_tree_of_ten_thousand_million_files_is_only_asked_for_one(smart, repository):
+def test_a_tree_of_ten_thousand_million_files_is_only_asked_for_one(smart, repository, settings):
     def tree(entries):
         words = ["git", "-C", repository, "mktree"]
         return subprocess.run(words, input=entries, capture_output=True, text=True, check=True).stdout.strip()
@@ -93,7 +94,7 @@ def test_a_tree_of_ten_thousand_million_files_is_only_asked_for_one(smart, repos
     found = look(f"{smart.url}/source/.git", command=f"{'d1/' * 10}ex.py")
     assert "“A bomb”. It has d1/d1/" in found.message
     assert time.monotonic() - began < 10
-    assert not list((looking.settings.VAR / "looking").iterdir())
+    assert not list((settings.VAR / "looking").iterdir())
 
 
 def test_what_is_larger_than_there_is_room_for_is_ended(repository, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -153,34 +154,34 @@ def test_a_portal_inside_the_network_reaches_each_node_itself(emulator, account,
     assert network.reach(at.options, 1, public="203.0.113.7", private="10.0.0.7") == ("10.0.0.7", None)
 
 
-@pytest.mark.parametrize("then", ["is made again", "is deleted instead"])
-def test_wherever_the_portal_dies_while_it_makes_a_network(at, then):
-    """… nothing is there twice, and nothing stays."""
-    for number in count(1):
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_however_often_the_portal_dies_it_makes_one_network_and_deletes_all_of_it(at, every):
+    """After so many changes each time: whoever comes next finds them, and goes on."""
+    what = spec(subnets="private")
+    assert deaths(every, at, lambda dying: made(dying, what)) > 25 / every  # the calls that change something
+    assert counted(at, what.tags) == PRIVATE
+    made(at, what)
+    assert counted(at, what.tags) == PRIVATE
+    assert deaths(every, at, lambda dying: deleted(dying, what.tags)) > 25 / every
+    assert leftovers.of(at, what.tags) == []
+
+
+def deaths(every, at, act):
+    """How many there were until it was done."""
+    for number in count():
+        with suppress(Died):
+            act(Dying(at, every))
+            return number
+    raise AssertionError
+
+
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_what_there_is_of_a_network_is_deleted_wherever_the_portal_died_while_it_made_it(at, first):
+    for number in count(first, step=3):
         what, dying = spec(subnets="private"), Dying(at, number)
-        try:
+        with suppress(Died):
             made(dying, what)
-        except Died:
-            if then == "is made again":
-                made(at, what)
-                assert counted(at, what.tags) == PRIVATE, dying.done
-        else:
             assert number > 25  # the calls that change something
             return
-        finally:
-            deleted(at, what.tags)
-            assert leftovers.of(at, what.tags) == [], dying.done
-
-
-def test_wherever_the_portal_dies_while_it_deletes_a_network(at):
-    for number in count(1):
-        what, dying = spec(subnets="private"), Dying(at, number)
-        made(at, what)
-        try:
-            deleted(dying, what.tags)
-        except Died:
-            deleted(at, what.tags)
-            assert leftovers.of(at, what.tags) == [], dying.done
-        else:
-            assert number > 25  # the calls that change something
-            return
+        deleted(at, what.tags)
+        assert leftovers.of(at, what.tags) == [], dying.done

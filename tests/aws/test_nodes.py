@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import uuid
 from collections import Counter
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from portal.clouds import NodeState, NoRoom, Passing, Refused
-from portal.clouds.aws import leftovers, nodes, policy, roles, templates
+from portal.clouds.aws import leftovers, nodes, roles, templates
 from portal.clouds.aws.brake import Brake
 from portal.clouds.types import RoleSpec, WorkspaceSpec
-from tests.aws.box import REGION
+from tests.aws import owner
+from tests.aws.box import REGION, client
 from tests.aws.test_network import account, emulator, made, region  # noqa: F401 (fixtures)
 from tests.clouds import hands
 
@@ -38,9 +37,7 @@ def where(at):
 
 def with_role(at, workspace):
     """A cluster of the workspace that has its role."""
-    iam = at.session.client("iam", at.name)
-    with suppress(iam.exceptions.EntityAlreadyExistsException):
-        iam.create_policy(PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES))
+    owner.node_policy(client(at.session.options.endpoint, "iam", at.session.options.account))
     found = hands.tags(workspace.workspace, str(uuid.uuid4()))
     roles.ensure(at.session, RoleSpec(found))
     return found

@@ -46,7 +46,10 @@ def many(this_computer, alice, bob, rings):
         for n in range(MANY)
     )  # fmt: skip
     Schedule.objects.bulk_create(
-        Schedule(job=job, cron=_expression(n), zone="UTC", owner=(alice, bob)[n % OWNERS], next_at=AT)
+        Schedule(
+            workspace_id=job.workspace_id, job=job, cron=_expression(n), zone="UTC", owner=(alice, bob)[n % OWNERS],
+            next_at=AT,
+        )
         for n, job in enumerate(jobs)
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -20,6 +21,7 @@ from portal.clouds import InstanceType
 from portal.errors import PortalError
 from portal.tasks import ledger
 from portal.tasks.models import Task
+from tests.accounts.test_at_once import at_once
 from workspaces.models import Workspace
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
@@ -35,7 +37,7 @@ def no_queue(monkeypatch):
 
 @pytest.fixture
 def wanted(db):
-    engine = EngineVersion.objects.get(kind="mpi")
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "5", "packages": []})
     return Specification(TYPE, 3, (engine.kind, engine.version), extra_tags={"project": "tides"})
 
 
@@ -400,6 +402,34 @@ def test_more_ranks_than_a_cluster_has_are_refused_unless_somebody_scales_it_or_
     create_job(lab, name="later", due=now() + timedelta(days=1), **words)
     Cluster.objects.update(scale_to=3)
     create_job(lab, name="scaled", **words)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_that_are_called_alike_have_clusters_that_are_called_otherwise(lab, bob, wanted):
+    names = ["Tidal harmonics", "tidal-harmonics", "Tidal, harmonics", "Tidal harmonics!"]
+    acts = [partial(create_job, lab, name=name, dedicated=wanted.kept, by=bob, **WORDS) for name in names]
+    assert at_once(*acts) == [None] * len(names)
+    assert {name[: len("tidal-harmonics-1")] for name in Cluster.objects.values_list("name", flat=True)} == {
+        "tidal-harmonics-1"
+    }
+    assert Cluster.objects.count() == len(names)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_watch_processes_that_look_at_once_make_no_more_than_there_is_room_for(settings, lab, bob, wanted):
+    settings.DEDICATED_PER_WORKSPACE = 2
+    made = [create_job(lab, name=f"tides {n}", dedicated=wanted.kept, by=bob, **WORDS)[1] for n in range(5)]
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    assert len(begun()) == 2
+    for run in made[:2]:
+        cancel_run(run, by=bob)
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    for run in made[:2]:
+        task_ends(run.cluster, status="cancelled")
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    dispatch_all()
+    assert len(begun()) == 4
+    assert Cluster.objects.filter(status="terminated").count() == 2
 
 
 def test_nobody_ends_a_cluster_twice(run, bob):

@@ -20,7 +20,9 @@ from django.utils.timezone import now
 from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, Node
+from jobs.cron import Cron
 from jobs.models import Job, Run
+from jobs.schedules import create_schedule
 from portal.clouds.machines.models import Pool
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
@@ -89,6 +91,14 @@ def make_run(job, number, status, **fields):
     return run
 
 
+def make_schedule(job, by, run=None):
+    schedule = create_schedule(job, Cron("0 9 * * 1-5", "Europe/Berlin"), by=by)
+    if run:
+        schedule.firings.create(due=now(), outcome="ran", run=run)
+        schedule.firings.create(due=now(), outcome="missed", reason="The portal was not there at that time.", count=3)
+    return schedule
+
+
 def make_pool(workspace, cluster):
     """Three computers of own machines; the cluster has the first one, and the last one is to be confirmed."""
     regions = {"regions": [{"name": "desks", "title": "desks"}]}
@@ -145,7 +155,8 @@ def filled(lab, alice, rings):
         )
         make_run(job, 1, "finished", ended=now())
         make_run(job, 2, "failed", ended=now(), cause="Rank 1 ended with exit status 2.", evidence="Traceback")
-        make_run(job, 3, "inprogress")
+        run = make_run(job, 3, "inprogress")
+        make_schedule(job, alice, run)
     return lab
 
 
@@ -200,6 +211,7 @@ def named_pages(filled):
     pool = Pool.objects.get()
     of = {
         "workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid,
+        "schedule": run.job.schedules.get().uuid,
         "pool": pool.uuid, "computer": pool.computers.get(hostname="desk1").uuid,
     }  # fmt: skip
     names = {
@@ -211,6 +223,7 @@ def named_pages(filled):
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
         "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
         "workspace-usage": "workspace", "organization-usage": None, "pool": "pool", "computer": "computer",
+        "new-schedule": "job", "schedule": "schedule", "edit-schedule": "schedule", "excluded-days": "workspace",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -253,7 +266,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
 
     lists = (
         *("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster"),
-        *("workspace-usage", "organization-usage", "pool", "computer"),
+        *("workspace-usage", "organization-usage", "pool", "computer", "schedule"),
     )
     for name in lists:
         count(name)
@@ -270,7 +283,8 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
         other = Job.objects.create(
             workspace=filled, cluster=cluster, name=f"j{n}", git_url="https://e.org/a", command="a"
         )
-        make_run(other, 1, "finished", ended=now())
+        make_schedule(other, alice, make_run(other, 1, "finished", ended=now()))
+        make_schedule(job, alice)
         make_run(job, 10 + n, "failed", ended=now(), cause="x")
         Cluster.objects.create(
             workspace=filled, name=f"c{n}", instance_type="local.2", cores_per_node=1, node_count=1,
