@@ -14,6 +14,7 @@ from clusters.models import Cluster, EngineVersion
 from clusters.specification import Specification
 from jobs.actions import create_job, delete_job
 from jobs.cron import Cron
+from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run, Schedule
 from jobs.schedules import (
     LATE,
@@ -227,6 +228,7 @@ def test_a_run_with_a_cluster_of_its_own_begins_at_its_time_and_an_error_is_said
     assert fire_due(AT) == 1
     run = schedule.runs.get()
     assert run.cluster.dedicated
+    dispatch_all()
     assert run.cluster.last_task is not None
     lab.status = "failed"
     lab.save()
