@@ -2,7 +2,8 @@
 
 What is added here is ours, so it shows nothing about AWS but that the portal asks and reads as AWS's service model
 says: placement groups; what a node said while it booted, of the machine room's file in CONSOLES; the simulation of
-policies, where a condition is `StringEquals` or its like; and one quota. Everything else is moto's.
+policies, where a condition is `StringEquals` or its like; one quota; and where Ubuntu's images are. Everything else is
+moto's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import fnmatch
 import json
+import re
 import sys
 import uuid
 from collections.abc import Iterable, Mapping
@@ -26,7 +28,9 @@ from moto.iam.models import IAMBackend
 from moto.iam.responses import IamResponse
 from moto.server import main as serve
 from moto.servicequotas.models import ServiceQuotasBackend
+from moto.ssm.models import SimpleSystemManagerBackend
 
+UBUNTU = re.compile(r"/aws/service/canonical/ubuntu/server/24\.04/stable/current/(amd64|arm64)/hvm/ebs-gp3/ami-id")
 VCPUS = 640  # of on-demand standard instances, in each account and region
 
 
@@ -167,10 +171,22 @@ def get_service_quota(self: ServiceQuotasBackend, service_code: str, quota_code:
             "Value": float(VCPUS), "Unit": "None", "Adjustable": True, "GlobalQuota": False}  # fmt: skip
 
 
+_parameter_of_moto = SimpleSystemManagerBackend.get_parameter
+
+
+def get_parameter(self: SimpleSystemManagerBackend, name: str) -> Any:
+    """Canonical's public parameters lead to an image of moto's, of the same architecture."""
+    if found := UBUNTU.fullmatch(name):
+        machine = {"amd64": "x86_64", "arm64": "arm64"}[found[1]]
+        name = f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{machine}"
+    return _parameter_of_moto(self, name)
+
+
 if __name__ == "__main__":
     for added in (get_console_output, create_placement_group, describe_placement_groups, delete_placement_group):
         setattr(EC2Response, added.__name__, added)
     EC2Backend.delete_nat_gateway = delete_nat_gateway  # type: ignore[assignment, method-assign]
     setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)
+    SimpleSystemManagerBackend.get_parameter = get_parameter  # type: ignore[method-assign]
     ServiceQuotasBackend.get_service_quota = get_service_quota  # type: ignore[method-assign]
     serve(["-H", "127.0.0.1", "-p", sys.argv[1]])
