@@ -42,7 +42,9 @@ from clusters.models import Cluster, EngineVersion  # noqa: E402
 from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, delete_job, start_run  # noqa: E402
-from jobs.models import Job, Run  # noqa: E402
+from jobs.cron import Cron  # noqa: E402
+from jobs.models import Job, Run, Schedule  # noqa: E402
+from jobs.schedules import create_schedule, delete_schedule  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.clouds.machines import certificates  # noqa: E402
 from portal.clouds.machines.models import Computer, Pool  # noqa: E402
@@ -331,6 +333,23 @@ def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, inst
 
 def drop_job(job):
     return delete_job(Job.objects.get(uuid=job), by=alice())
+
+
+def make_schedule(job):
+    """Each minute, and the last one is its next time."""
+    made = create_schedule(Job.objects.get(uuid=job), Cron("* * * * *", "UTC"), by=alice(), overlap="queue")
+    Schedule.objects.filter(pk=made.pk).update(next_at=now().replace(second=0, microsecond=0))
+    return str(made.uuid)
+
+
+def times_of(schedule):
+    """What became of each: its time, in what runs, and whether more come."""
+    found = Schedule.objects.get(uuid=schedule)
+    return [[one.due.isoformat(), one.outcome, one.run and str(one.run.uuid)] for one in found.firings.order_by("due")]
+
+
+def drop_schedule(schedule):
+    delete_schedule(Schedule.objects.get(uuid=schedule), by=alice())
 
 
 def run_again(job, command=None):
