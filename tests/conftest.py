@@ -61,7 +61,7 @@ def _empty_what_was_filled(self):
 setattr(TransactionTestCase, "_fixture_teardown", _empty_what_was_filled)  # noqa: B010
 
 
-class InOrder(LoadScopeScheduling):
+class InOrder(LoadScopeScheduling):  # type: ignore[misc]
     """Gives what stands together in a file to one process, and to each process all in the order of a single one.
 
     Which is that of their databases: tests that roll back come before those that commit and leave it empty.

@@ -82,7 +82,7 @@ def switch_organization(request: HttpRequest) -> HttpResponse:
 def organization(request: HttpRequest) -> HttpResponse:
     """What there is and what runs now, as far as the person may see it."""
     found = enter_organization(request)
-    counts = Organization.objects.values_list(_number(found.memberships), _number(found.cloud_configs.live()))
+    counts = Organization.objects.values_list(_number(found.memberships.all()), _number(found.cloud_configs.live()))
     people, configs = counts.get(pk=found.pk)
     context = {
         "organization": found,
