@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from accounts import audit
 from accounts.models import ApiToken, AuditEvent, Invitation, Membership, Organization, User
-from clusters.models import Cluster, EngineVersion, Node
+from clusters.models import Cluster, EngineVersion, InstanceRole, Node
 from jobs.actions import create_job
 from portal.admin import BoundedPaginator, site
 from portal.clouds.machines.models import Pool
@@ -61,6 +61,7 @@ def things(lab, harbor, this_computer, alice, bob, monkeypatch, rings):
         status="running", key_private=f"{CANARY}-key",
     )  # fmt: skip
     Node.objects.create(cluster=cluster, rank=0, hostname="tide-1", host_private=f"{CANARY}-host")
+    InstanceRole.objects.create(workspace=lab, name="data", arn="arn:aws:iam::222233334444:role/coxswain-data")
     task = start_task(cluster, "clusters.repair", title="Create cluster tide", by=alice)
     Step.objects.filter(task=task).update(memo={"token": f"{CANARY}-memo"})
     url = "https://git.example.org/x"
