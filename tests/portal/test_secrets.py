@@ -132,6 +132,7 @@ def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everythin
         "clusters.Cluster.key_private: 2 encrypted anew, 0 were already",
         "clusters.Node.host_private: 4 encrypted anew, 0 were already",
         "jobs.Job.git_password: 1 encrypted anew, 0 were already",
+        "jobs.Job.secret_values: 0 encrypted anew, 0 were already",
         "machines.Pool.key_private: 1 encrypted anew, 0 were already",
         "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
         "workspaces.CloudConfig.credentials: 1 encrypted anew, 0 were already",

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.access import OrganizationRole
 from accounts.models import Organization
-from clusters.models import EngineVersion
+from clusters.models import EngineVersion, InstanceRole
 from jobs.actions import create_job
 from portal.tasks import permission, registry
 from portal.tasks.models import Task
@@ -41,6 +41,7 @@ def filled(lab, make_cluster, bob):  # noqa: F811
         lab, name="tides", cluster=make_cluster("tide"), git_url="https://git.example.org/x", reference="",
         command="ex.py", by=bob,
     )  # fmt: skip
+    InstanceRole.objects.create(workspace=lab, name="data", arn="arn:aws:iam::222233334444:role/coxswain-data")
     Stray.objects.create(
         cloud_config=lab.cloud_config, region=lab.region, organization_tag=lab.organization.uuid,
         workspace_tag=lab.uuid, subject=uuid4(), name="A cluster",
