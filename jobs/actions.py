@@ -355,7 +355,7 @@ def start_run(
     _check_cluster(job.workspace, program.cluster, program.dedicated)
     number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
     is_due = due is None or due <= now()
-    _check_ranks(program, is_due)
+    check_ranks(program, is_due)
     if program.dedicated:
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
@@ -389,7 +389,7 @@ def start_run(
     return run
 
 
-def _check_ranks(program: Program, is_due: bool) -> None:
+def check_ranks(program: Program, is_due: bool) -> None:
     """Raises `PortalError` where no cluster that it may find has so many cores: one that is there may be scaled."""
     cluster = program.cluster
     if program.dedicated:

@@ -160,6 +160,18 @@ class Job(models.Model):
         return again(self.retries, self.retry_delay, self.retry_on_timeout)
 
     @property
+    def may_find_asleep(self) -> str:
+        """What whoever makes a schedule should know of its cluster's timers; empty where they are in nobody's way."""
+        cluster = self.cluster
+        if cluster is None:
+            return ""
+        if cluster.auto_shutdown:
+            return f"{cluster} is deleted by its timer when nobody uses it: times after that bring no run."
+        if cluster.auto_pause and not self.resumes:
+            return f"{cluster} is paused by its timer when nobody uses it: runs then wait until somebody resumes it."
+        return ""
+
+    @property
     def specification(self) -> Specification | None:
         """Of the cluster that each run of it has for itself."""
         return Specification.read(self.dedicated) if self.dedicated else None

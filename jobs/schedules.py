@@ -25,7 +25,7 @@ from accounts.models import User, database_now
 from clusters.life import give_way
 from clusters.models import Cluster
 from jobs import calendar
-from jobs.actions import MOST_WAITING, Program, cancel_run, new_run, start_run
+from jobs.actions import MOST_WAITING, Program, cancel_run, check_ranks, new_run, start_run
 from jobs.cron import Cron
 from jobs.dispatch import GONE
 from jobs.models import Calendar, Firing, Job, Run, Schedule
@@ -395,6 +395,10 @@ class _Firing:
             return f"{cluster.name} is {cluster.badge.word}. Choose another cluster for the job."
         if cluster and self.waiting[cluster.pk] >= MOST_WAITING:
             return f"{MOST_WAITING} runs wait for {cluster.name} already."
+        try:
+            check_ranks(Program.of(schedule.job), is_due=True)
+        except PortalError as error:
+            return str(error.message)
         return ""
 
     def _has_room(self, schedule: Schedule) -> bool:

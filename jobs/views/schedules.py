@@ -47,7 +47,7 @@ EXAMPLES = (
 
 
 def _schedule_for(request: HttpRequest, uuid: UUID, can: Can) -> Schedule:
-    of = ("workspace__organization", "workspace__cloud_config", "job", "owner")
+    of = ("workspace__organization", "workspace__cloud_config", "job__cluster", "owner")
     found = get_for(Schedule.objects.select_related(*of), request.user, can, uuid=uuid)
     found.job.workspace = found.workspace
     enter(request, found.workspace)
@@ -120,7 +120,7 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
 @login_required
 def new_schedule(request: HttpRequest, uuid: UUID) -> HttpResponse:
     job = get_for(
-        Job.objects.select_related("workspace__organization", "workspace__cloud_config"),
+        Job.objects.select_related("workspace__organization", "workspace__cloud_config", "cluster"),
         request.user,
         Can.RUN_JOBS,
         uuid=uuid,

@@ -12,9 +12,12 @@ from django.utils.timezone import now
 from accounts.models import AuditEvent, User
 from clusters.models import Cluster, EngineVersion
 from clusters.specification import Specification
+from jobs import schedules
 from jobs.actions import create_job, delete_job
 from jobs.cron import Cron
+from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run, Schedule
+from jobs.retries import retry_due
 from jobs.schedules import (
     LATE,
     MOST_MADE_UP,
@@ -26,7 +29,7 @@ from jobs.schedules import (
     switch_schedule,
 )
 from portal.errors import PortalError
-from tests.clouds.bad import MemoryCloud
+from tests.clouds.bad import Died, MemoryCloud
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -149,7 +152,6 @@ def test_queue_lets_times_wait_until_there_is_room_in_their_order(job, bob):
 
 def test_cancel_ends_the_oldest_run_for_the_new_one(job, bob):
     hourly(job, bob, overlap="cancel", most_runs=2)
-    job.cluster.runs.model.objects.none()
     Cluster.objects.update(status="paused")  # all of them wait
     for hours in range(4):
         fire_due(AT + hours * HOUR)
@@ -198,6 +200,46 @@ def test_why_nothing_begins_is_said_and_gone_once_it_is_mended(job, bob, lab, al
     assert schedule.trouble == ""
 
 
+def test_more_ranks_than_its_cluster_has_are_said(job, bob):
+    Job.objects.update(ranks=5)
+    schedule = hourly(job, bob)
+    assert fire_due(AT) == 0
+    schedule.refresh_from_db()
+    assert "rank" in schedule.trouble
+
+
+@pytest.mark.parametrize("moment", ["jobs.schedules.claimed", "jobs.schedules.made"])
+@pytest.mark.parametrize("queued", [False, True])
+def test_whoever_dies_in_between_has_done_nothing_and_the_next_one_does_it_once(job, bob, monkeypatch, moment, queued):
+    schedule = hourly(job, bob, overlap="queue" if queued else "skip")
+    seen = []
+
+    def die(name):
+        seen.append(name)
+        if name == moment:
+            raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedules, "failpoint", die)
+        with pytest.raises(Died):
+            fire_due(AT)
+    assert moment in seen
+    assert not Run.objects.exists()
+    assert fire_due(AT) == 1
+    assert history(schedule) == [("ran", 1)]
+
+
+def test_an_attempt_after_a_failure_counts_as_a_run_of_the_schedule(job, bob):
+    Job.objects.update(retries=1, retry_delay=0)
+    schedule = hourly(job, bob)
+    fire_due(AT)
+    assert Run.objects.get().move("failed", turn=now(), ended=now(), code="exit")
+    retry_due()
+    assert schedule.runs.count() == 2
+    assert fire_due(AT + HOUR) == 0
+    assert history(schedule) == [("ran", 1), ("skipped", 1)]
+
+
 def test_a_run_now_is_besides_its_times(job, bob):
     schedule = hourly(job, bob)
     run = run_now(schedule, by=bob)
@@ -227,6 +269,7 @@ def test_a_run_with_a_cluster_of_its_own_begins_at_its_time_and_an_error_is_said
     assert fire_due(AT) == 1
     run = schedule.runs.get()
     assert run.cluster.dedicated
+    dispatch_all()
     assert run.cluster.last_task is not None
     lab.status = "failed"
     lab.save()
