@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from portal.clouds.aws import policy
+from tests.aws import owner
 from tests.aws.box import CUSTOMER, REGION
+from tests.aws.test_reading import flights, reads
 from tests.aws.test_traffic import ELSEWHERE, HERE
 from tests.running import RunningPortal, until
 
@@ -59,10 +61,21 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
     becomes(portal, "cluster", cluster, "paused")
     portal.call("resume", cluster=cluster)
     becomes(portal, "cluster", cluster, "running")
-    portal.call("drop_cluster", cluster=cluster)
-    becomes(portal, "cluster", cluster, "terminated")
+    bucket, arn = f"flights-{workspace[:8]}", owner.role(iam)
+    flights(box, bucket)
+    role = portal.call("register_role", workspace=workspace, arn=arn)
+    becomes(portal, "role", role, "active")
+    reef = portal.call("make_cluster", workspace=workspace, name="reef", nodes=1, cores=2, role=arn)
+    becomes(portal, "cluster", reef, "running")
+    read = portal.call("on_node", cluster=reef, command=reads(bucket))
+    assert (read["status"], read["out"].splitlines()[0]) == (0, "ORD,EWR,14"), read
+    for one in (cluster, reef):
+        portal.call("drop_cluster", cluster=one)
+    for one in (cluster, reef):
+        becomes(portal, "cluster", one, "terminated")
     portal.call("drop_workspace", workspace=workspace)
     becomes(portal, "workspace", workspace, "terminated")
+    assert owner.attached(iam, arn) == []
     left = [one["VpcId"] for one in box.client("ec2").describe_vpcs()["Vpcs"] if not one.get("IsDefault")]
     assert left == [foreign]
     assert box.client("efs").describe_file_systems()["FileSystems"] == []
