@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
@@ -22,14 +22,14 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters.actions import create_cluster
+from clusters.actions import create_cluster, locked
 from clusters.life import give_way
 from clusters.models import Cluster
 from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
-from jobs.models import Job, Kind, Run
+from jobs.dispatch import GONE, dispatch, resume_for
+from jobs.models import Firing, Job, Kind, Run, Schedule
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
@@ -267,6 +267,16 @@ _WORDS = {
 }
 
 
+@audit.atomic()
+def change_mail(job: Job, *, by: User, failure: bool, success: bool, slow: bool) -> None:
+    """Of what the person who made it is mailed."""
+    wanted = {"mail_failure": failure, "mail_success": success, "mail_slow": slow}
+    before = {name: getattr(job, name) for name, value in wanted.items() if getattr(job, name) != value}
+    if before:
+        Job.objects.filter(pk=job.pk).update(**wanted)
+        _record_job("changed mail", job, by=by, before=before, after={name: wanted[name] for name in before})
+
+
 def _in_words(field: str, value: Any) -> str:
     match field:
         case "cluster":
@@ -296,6 +306,9 @@ def delete_job(job: Job, *, by: User) -> int:
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password", "secret_values"])
+    job.schedules.live().update(deleted=Now(), next_at=None)
+    queued = Firing.objects.filter(schedule__job=job, outcome=Firing.Outcome.QUEUED)
+    queued.update(outcome=Firing.Outcome.SKIPPED, reason="The job was deleted.")
     place = ("job__workspace__organization", "cluster__workspace__organization", "output")
     unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))
@@ -322,6 +335,7 @@ def start_run(
     program: Program | None = None,
     due: datetime | None = None,
     retry_of: Run | None = None,
+    schedule: Schedule | None = None,
 ) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
@@ -340,15 +354,64 @@ def start_run(
     program = program or Program.of(now_so)
     _check_cluster(job.workspace, program.cluster, program.dedicated)
     number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
+    is_due = due is None or due <= now()
+    check_ranks(program, is_due)
     if program.dedicated:
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
         cluster = _cluster_of(now_so, program, place)
-    run_uuid = uuid_for(Run, uuid, job=now_so)
-    run = Run.objects.create(
-        uuid=run_uuid,
+    store = cluster.workspace.cloud_config.output_store
+    run = new_run(now_so, number, cluster, program, store, by=by, uuid=uuid_for(Run, uuid, job=now_so))
+    run.due, run.schedule = due, schedule
+    if retry_of:
+        run.retry_of, run.attempt = retry_of, retry_of.attempt + 1
+    run.output.save()
+    run.save(force_insert=True)
+    Job.objects.filter(pk=job.pk).update(ran=Now())
+    begun = None
+    if is_due and not program.dedicated:  # its own cluster is begun by the watch process, in the order of all of them
+        begun = dispatch(cluster.pk, fresh=run)
+        if begun is None:
+            _look_at_cluster(run)
+    if begun is None:
+        live.ring(live.WATCH_WAITING)
+    if begun != run:  # else its task has rung
+        live.ring(*run.live_names())
+    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
+    after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
+    if due:
+        after["not before"] = due.isoformat()
+    if retry_of:
+        after["attempt"] = run.attempt
+    if schedule:
+        after["by its schedule"] = schedule.clock.words
+    _record("started", run, by=by, after=after)
+    return run
+
+
+def check_ranks(program: Program, is_due: bool) -> None:
+    """Raises `PortalError` where no cluster that it may find has so many cores: one that is there may be scaled."""
+    cluster = program.cluster
+    if program.dedicated:
+        wanted = Specification.read(program.dedicated)
+        nodes, cores, where = wanted.node_count, wanted.instance_type.cores, f"a cluster of {wanted.nodes}"
+    elif cluster and is_due:
+        nodes, cores, where = max(cluster.node_count, cluster.scale_to or 0), cluster.cores_per_node, cluster.name
+    else:
+        return
+    size: dict[str, Any] = {"nodes": nodes, "cores_per_node": cores, "where": where}
+    if why := rules.too_many_ranks(program.ranks, program.ranks_per_node, **size):
+        raise PortalError(why, advice="Ask for fewer ranks, or choose a larger cluster.", field="ranks", code="ranks")
+
+
+def new_run(
+    job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
+) -> Run:
+    """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
+    return Run(
+        uuid=uuid,
         workspace=job.workspace,
-        job=now_so,
+        job=job,
         number=number,
         cluster=cluster,
         git_url=program.git_url,
@@ -363,36 +426,12 @@ def start_run(
         retries=program.retries,
         retry_delay=program.retry_delay,
         retry_on_timeout=program.retry_on_timeout,
-        attempt=retry_of.attempt + 1 if retry_of else 1,
-        retry_of=retry_of,
-        due=due,
-        output=Output.objects.create(
-            store=cluster.workspace.cloud_config.output_store,
-            folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
+        output=Output(
+            store=store,
+            folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
         ),
         started_by=by,
     )
-    Job.objects.filter(pk=job.pk).update(ran=Now())
-    begun = None
-    is_due = due is None or due <= now()
-    if is_due and program.dedicated:
-        begin_cluster(run)
-    elif is_due:
-        begun = dispatch(cluster.pk, fresh=run)
-        if begun is None:
-            _look_at_cluster(run)
-    if begun is None:
-        live.ring(live.WATCH_WAITING)
-    if begun != run:  # else its task has rung
-        live.ring(*run.live_names())
-    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
-    after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
-    if due:
-        after["not before"] = due.isoformat()
-    if retry_of:
-        after["attempt"] = run.attempt
-    _record("started", run, by=by, after=after)
-    return run
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
@@ -412,6 +451,7 @@ def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
 
 def _cluster_for(job: Job, number: int, wanted: Specification, by: User | None) -> Cluster:
     """One that is dedicated to this run, called after it; nothing of it is made yet. Raises `PortalError`."""
+    locked(job.workspace)  # two jobs whose names differ in letters alone would have clusters of one name
     coming = Cluster.objects.live().filter(workspace=job.workspace, dedicated=True, status=Cluster.Status.NEW)
     if coming.filter(runs__job=job).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs of {job} wait for their time already.")
@@ -440,6 +480,14 @@ def _look_at_cluster(run: Run) -> None:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.status == Cluster.Status.PAUSING:
         give_way(cluster)
+
+
+def repeat_run(run: Run, *, by: User, uuid: UUID | None = None) -> Run:
+    """The same once more: of the same commit, on the same cluster or on one like it. Raises `PortalError`."""
+    if not run.commit:
+        raise PortalError("It did not come so far that its commit is known. Run the job again.")
+    program = replace(Program.of_run(run), reference=run.commit)
+    return start_run(run.job, by=by, uuid=uuid, program=program)
 
 
 @audit.atomic()

@@ -17,12 +17,14 @@ from clusters.estimate import node_price
 from clusters.forms.create import ClusterForm, typed
 from clusters.models import Cluster
 from clusters.specification import Specification
-from jobs import repositories, rules
+from jobs import calendar, repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
+from jobs.cron import Cron, NotCron, zones
 from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
-from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet
+from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
+from portal.clouds import InstanceType
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -210,6 +212,29 @@ class ProgramForm(OnceForm):
     def clean_ranks(self) -> int | None:
         return rules.ranks(self.cleaned_data["ranks"])
 
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("ranks") and (size := self._size(data.get("cluster"))):
+            numbers = (None, data["ranks"]) if data.get("ranks_are") == "node" else (data["ranks"], None)
+            if why := rules.too_many_ranks(*numbers, **size):
+                self.add_error("ranks", why)
+        return data
+
+    def _size(self, chosen: Any) -> dict[str, Any] | None:
+        """Of the cluster that was chosen. None where that is not known."""
+        if isinstance(chosen, Cluster):
+            nodes, cores = max(chosen.node_count, chosen.scale_to or 0), chosen.cores_per_node
+            return {"nodes": nodes, "cores_per_node": cores, "where": chosen.name}
+        wanted = self._wanted_size() if chosen == OWN else None
+        if wanted is None:
+            return None
+        nodes, of = wanted
+        return {"nodes": nodes, "cores_per_node": of.cores, "where": f"a cluster of {nodes} × {of.name}"}
+
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        """How many nodes, of which type, a cluster of its own is to have."""
+        return (self.specification.node_count, self.specification.instance_type) if self.specification else None
+
     def clean_retries(self) -> int:
         return rules.retries(self.cleaned_data["retries"])
 
@@ -326,6 +351,12 @@ class EditJobForm(ProgramForm):
         price = node_price(self.workspace, own.wanted, seen_by=by) if own.wanted else None
         return Specification.of(own.cleaned_data, price)
 
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        if self.own is None or not self.own.is_bound:
+            return super()._wanted_size()
+        typed = self.own.cleaned_data if self.own.is_valid() else {}
+        return (typed["node_count"], typed["instance_type"]) if typed else None
+
     def clean_secrets(self) -> dict[str, str | None]:
         kept = self.job.secret_names if self.job else ()
         return rules.secrets(self.cleaned_data["secrets"], kept, self.cleaned_data.get("environment", ()))
@@ -420,6 +451,102 @@ class JobForm(EditJobForm, CredentialForm):
         if due and due < now() - timedelta(minutes=2):
             raise forms.ValidationError("This time has passed. Leave it empty to begin now.", code="past")
         return due
+
+
+class DaysField(forms.CharField):
+    """Excluded days, one or several a line, as `jobs.calendar` has them."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "class": "mono"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return calendar.written(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return calendar.read(super().clean(value))
+        except calendar.NoDays as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+class CalendarForm(forms.Form):
+    days = DaysField(
+        label="Excluded days",
+        required=False,
+        max_length=20_000,
+        help_text="A line each: 2026-12-25 Christmas, or 2026-12-24 to 2027-01-01 Holidays.",
+    )
+
+
+class ScheduleForm(OnceForm):
+    """When runs of a job begin by themselves, and what becomes of the times at which they cannot."""
+
+    cron = forms.CharField(
+        label="When",
+        max_length=200,
+        help_text="Minute, hour, day of the month, month, day of the week; * is any. 0 9 * * 1-5 is each weekday at"
+        " 09:00, */15 * * * * each quarter of an hour, 30 6 1 * * each first of a month at 06:30.",
+        widget=forms.TextInput(
+            attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono", "list": "cron-examples"}
+        ),
+    )
+    zone = forms.ChoiceField(
+        label="Time zone", help_text="By the clocks there. What their changes do to it is shown beside."
+    )
+    most_runs = forms.IntegerField(
+        label="Runs of it at once",
+        min_value=1,
+        max_value=10,
+        initial=1,
+        help_text="1 to 10 that have not ended, whether they run or wait for their cluster.",
+    )
+    overlap = forms.ChoiceField(label="When as many have not ended", choices=Schedule.Overlap.choices)
+    missed = forms.ChoiceField(
+        label="What was missed while the portal was away",
+        choices=Schedule.Missed.choices,
+        help_text="A time is missed when nobody came to it for five minutes.",
+    )
+    excluded = DaysField(
+        label="Not on these days",
+        required=False,
+        max_length=20_000,
+        help_text="A line each: 2026-12-25 Christmas, or 2026-12-24 to 2027-01-01 Holidays.",
+    )
+    heeds_calendar = forms.BooleanField(label="Nor on the excluded days of the workspace", required=False, initial=True)
+    field_order = ("key", "cron", "zone", "most_runs", "overlap", "missed", "excluded", "heeds_calendar")
+    RULES: ClassVar = ("most_runs", "overlap", "missed", "excluded", "heeds_calendar")
+
+    def __init__(self, *args: Any, reader: Any, of: Schedule | None = None, **kwargs: Any) -> None:
+        if of:
+            filled = {name: getattr(of, name) for name in ("cron", "zone", *self.RULES)}
+            kwargs["initial"] = filled | kwargs.get("initial", {})
+        super().__init__(*args, **kwargs)
+        zone: Any = self.fields["zone"]
+        also = {of.zone} if of else set()
+        zone.choices = [(name, name.replace("_", " ")) for name in [*zones(), *sorted(also - set(zones()))]]
+        self.initial.setdefault("zone", reader.time_zone if reader.time_zone in zones() else "UTC")
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if "cron" in data and "zone" in data:
+            try:
+                self.clock = Cron.read(data["cron"], data["zone"])
+            except NotCron as error:
+                self.add_error("cron", str(error))
+        if data.get("missed") == Schedule.Missed.ALL and data.get("overlap") != Schedule.Overlap.QUEUE:
+            self.add_error("missed", "Runs that are made up for come all at once. Let them wait until there is room.")
+        return data
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in self.RULES}
+
+
+class MailForm(forms.Form):
+    """Of what the person who made a job is mailed."""
+
+    failure = forms.BooleanField(required=False, label="When a run has FAILED")
+    success = forms.BooleanField(required=False, label="When a run is FINISHED")
+    slow = forms.BooleanField(required=False, label="When a run takes twice as long as usual")
 
 
 class FilterForm(forms.Form):

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from accounts.access import Can
 from jobs.actions import Program, start_run
-from jobs.models import Run
+from jobs.models import Letter, Run
 from portal.errors import PortalError
 from portal.tasks import live
 
@@ -25,7 +25,7 @@ MOST_AT_ONCE = 200  # of one look
 def retry_due() -> int:
     """Begin the attempts whose time has come. Returns how many."""
     due = Run.objects.filter(retry_at__lte=Now()).order_by("retry_at")
-    of = ("job__workspace__organization", "job__workspace__cloud_config", "cluster", "started_by")
+    of = ("job__workspace__organization", "job__workspace__cloud_config", "cluster", "started_by", "schedule")
     begun = 0
     for run in due.select_related(*of)[:MOST_AT_ONCE]:
         try:
@@ -43,10 +43,11 @@ def _retry(run: Run) -> Run | None:
     try:
         if run.started_by is None or not Run.objects.where(run.started_by, Can.RUN_JOBS).filter(pk=run.pk).exists():
             raise PortalError("Whoever asked for it may not run jobs here any more.")
-        return start_run(run.job, by=run.started_by, program=Program.of_run(run), retry_of=run)
+        return start_run(run.job, by=run.started_by, program=Program.of_run(run), schedule=run.schedule, retry_of=run)
     except PortalError as error:
         logger.info("run %s is not tried again: %s", run.uuid, error)
         advice = f"{run.advice} It was not tried again: {error}".strip()
         Run.objects.filter(pk=run.pk).update(needs_you=True, advice=advice)
+        Letter.objects.write(run, Letter.Kind.FAILED)
         live.ring(*run.live_names())
         return None

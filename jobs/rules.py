@@ -214,10 +214,19 @@ def time_limit(minutes: int | None) -> int | None:
 
 
 def ranks(number: int | None) -> int | None:
-    """None: one on each core. Whether the cluster has so many is asked when the run starts."""
+    """None: one on each core. Whether the cluster has so many: `too_many_ranks`."""
     if number is not None and not 1 <= number <= MOST_RANKS:
         raise ValidationError(f"Give between 1 and {MOST_RANKS:,} ranks.", code="out_of_range")
     return number
+
+
+def too_many_ranks(ranks: int | None, on_each: int | None, *, nodes: int, cores_per_node: int, where: str) -> str:
+    """Why a cluster of this size cannot have so many, in all or on each node: a sentence. Empty where it can."""
+    asked, there = (on_each, cores_per_node) if on_each else (ranks, cores_per_node * nodes)
+    if not asked or asked <= there:
+        return ""
+    place = f"each node of {where}" if on_each else where
+    return f"The run wants {asked} ranks, and {place} has {there} core{'' if there == 1 else 's'}."
 
 
 def retries(number: int | None) -> int:

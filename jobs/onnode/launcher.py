@@ -51,7 +51,13 @@ TERMINATED = 4.0  # seconds between a TERM to us and the end of mpiexec; who ask
 WORDS = 4096  # bytes of what a rank said last that are kept for the verdict
 MOST_FAILURES = 64
 LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
-WRAPPER = "import marshal,os;exec(marshal.loads(bytes.fromhex(os.environ['COXSWAIN_WRAPPER'])))"
+# Without the place of the source, where a file may have the name of what the wrapper imports. The wrapper returns in
+# its child alone, where that goes on as the rank.
+WRAPPER = (
+    "import marshal,os,sys;sys.path[0] or sys.path.pop(0);"
+    "exec(marshal.loads(bytes.fromhex(os.environ['COXSWAIN_WRAPPER'])),{'__name__':'__main__'});"
+    "exec(marshal.loads(bytes.fromhex(os.environ.pop('COXSWAIN_RUNNER'))))"
+)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PRCTL = ctypes.CDLL(None).prctl
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
@@ -191,6 +197,7 @@ class Launcher:
             os.mkfifo(self.place / f"o.0.{rank}", 0o600)
             self.add(f"o.0.{rank}")
         python = str(self.engine / "bin" / "python")
+        is_python = self.is_python(env)
         hook = self.folder / "hook"
         hook.mkdir(exist_ok=True)
         (hook / "sitecustomize.py").write_text(HOOK)
@@ -206,7 +213,8 @@ class Launcher:
             str(self.engine / "bin" / "mpiexec"),
             *("-n", str(self.size), "-f", str(self.place / "hosts")),
             *("-outfile-pattern", f"{self.place}/o.%g.%r", "-errfile-pattern", f"{self.place}/e.%g.%r"),
-            *(python, "-ISc", WRAPPER, *(("--wait", str(source)) if waits else ()), *self.command),
+            *(("-env", "PYTHONPATH", "", python, "-c") if is_python else (python, "-ISc")),
+            *(WRAPPER, *(("--wait", str(source)) if waits else ()), *self.command),
         ]
         (self.place / "hosts").write_text("".join(f"{line}\n" for line in self.lines()))
         self.hydra = (self.place / "hydra").open("ab")
@@ -220,6 +228,16 @@ class Launcher:
             start_new_session=True,  # signals of our group are for us; we tell it
             preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
+
+    def is_python(self, env):
+        """Whether the Python of a wrapper that is not isolated can be the rank's: then one is started in place of two.
+
+        It is started before the source is there, and so only where neither options nor variables say what it is to be.
+        """
+        program, *words = self.command
+        is_plain = words and (words[0] in ("-m", "-c") or not words[0].startswith("-"))
+        same = program == str(self.engine / "bin" / "python")
+        return bool(same and is_plain and not any(name.startswith("PYTHON") for name in env))
 
     def is_waiting(self):
         """Whether mpiexec is there. What ended it is none of the run's business: `abandon` it, and start anew."""

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('clusters', '0016_dedicated'),
-        ('jobs', '0012_dedicated'),
+        ('jobs', '0013_schedules'),
         ('tasks', '0008_account_stores'),
         ('workspaces', '0009_aws'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
