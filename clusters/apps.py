@@ -16,6 +16,8 @@ class ClustersConfig(AppConfig):
         registry.add_subject(InstanceRole, *roles.PLANS)
         registry.add_subject(Stray, *strays.PLANS)
         registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
-        registry.add_watchers(watch.FailedWatcher, watch.TerminalsWatcher, watch.HostfileWatcher, watch.IdleWatcher)
+        registry.add_watchers(
+            watch.SpotWatcher, watch.FailedWatcher, watch.TerminalsWatcher, watch.HostfileWatcher, watch.IdleWatcher
+        )
         registry.add_socket("terminal/<uuid:uuid>/<int:rank>/", TerminalConsumer.as_asgi())
         holdings.tellers.append(actions.holdings)

@@ -324,7 +324,9 @@ class Cluster(Subject):
         return Record.objects.filter(cluster=self.uuid).amount(until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
-        """Forms for one like it, filled in with what may be had instead; and to keep what there is of its nodes."""
+        """Forms for one like it, filled in with what may be had instead; its cloud configuration, where that may help;
+        and to keep what there is of its nodes.
+        """
         new = reverse("new-cluster", args=[self.workspace.uuid])
         found = []
         for one in why.alternatives:
@@ -333,6 +335,7 @@ class Cluster(Subject):
             found.append(Way(f"Make one like it with {one}", f"{new}?{query}", "sliders"))
         if not found and {"other-type", "other-zone"} & {*why.buttons}:
             found.append(Way("Make one like it with another choice", f"{new}?like={self.uuid}", "sliders"))
+        found += self.workspace.ways_out(why)
         if "keep" in why.buttons and self.is_kept:
             keep = reverse("keep-cluster", args=[self.uuid])
             found.append(
@@ -634,6 +637,7 @@ class Node(models.Model):
     shared = models.CharField(max_length=400, default="/shared")
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
     seen = models.DateTimeField(null=True)  # when it last answered
+    notice = models.CharField(max_length=200, blank=True)  # what its cloud has announced, such as that it takes it away
     guests = models.PositiveSmallIntegerField(null=True, editable=False)  # sessions by ssh of people; null: not told
 
     objects = NodeQuerySet.as_manager()

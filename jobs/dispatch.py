@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, Subquery
+from django.db.models import Exists, Min, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -124,12 +124,11 @@ def begin_clusters() -> None:
 
     A workspace that has none, or is not READY, is in nobody's way.
     """
-    first = Run.objects.without_cluster().filter(workspace=OuterRef("pk")).values("pk")[:1]
-    ready = Workspace.objects.filter(status=Workspace.Status.READY).annotate(first=Subquery(first))
-    for workspace in ready.exclude(first=None).order_by("first").select_related("organization"):
-        places = ceiling.left([workspace])[workspace.pk].places
-        waiting = Run.objects.without_cluster().filter(workspace=workspace)
-        for run in waiting.select_related(*_WITH_CLUSTER)[:places]:
+    waiting = Run.objects.without_cluster().filter(workspace__status=Workspace.Status.READY)
+    for pk, _ in waiting.order_by().values_list("workspace").annotate(first=Min("pk")).order_by("first"):
+        workspace = Workspace.objects.select_related("organization").get(pk=pk)
+        places = ceiling.left([workspace])[pk].places
+        for run in waiting.filter(workspace=pk).select_related(*_WITH_CLUSTER)[:places]:
             failpoint("jobs.dispatch.begin.before")
             _begin_cluster(run)
             failpoint("jobs.dispatch.begin.after")

@@ -46,6 +46,7 @@ class Row:
 ROWS = {
     "healthz": Row(None, EVERYBODY, EVERYBODY),
     "readyz": Row(None, EVERYBODY, EVERYBODY),
+    "aws-guide": Row(None, SIGNED_IN),
     "dashboard": Row(None, MEMBERS),
     "all-runs": Row(None, MEMBERS),
     "go-to": Row(None, SIGNED_IN),

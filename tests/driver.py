@@ -310,7 +310,9 @@ def make_job(workspace, cluster, git_url, command, name="job", reference="", cre
     return {"job": str(job.uuid), "run": str(run.uuid)}
 
 
-def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", **more):
+def make_dedicated(
+    workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", credential=None, **more
+):
     """A job with a cluster of its own, whose first run begins in so many seconds."""
     workspace = Workspace.objects.get(uuid=workspace)
     offers = {one.name: one for one in workspace.cloud_config.account.instance_types(workspace.region)}
@@ -325,6 +327,7 @@ def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, inst
         reference="",
         command=command,
         due=now() + timedelta(seconds=seconds),
+        credential=Credential(*credential) if credential else None,
         **more,
         by=alice(),
     )

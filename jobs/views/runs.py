@@ -56,6 +56,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
 # What mends what, by the code of a cause; and where that is changed: the field of a form of the job.
 _MENDS = {
     "address": ("git_url",),
+    "bodo_ranks": ("ranks",),
     "cluster_failed": ("repair", "cluster"),
     "cluster_gone": ("cluster",),
     "dedicated_failed": ("cluster",),

@@ -68,7 +68,6 @@ def settings(endpoint: str) -> dict[str, str]:
         "PORTAL_AWS_PRINCIPAL": f"arn:aws:iam::{PORTAL}:role/portal",
         "PORTAL_AWS_ADDRESSES": "127.0.0.0/8",
         "PORTAL_AWS_REACH": "private",
-        "PORTAL_AWS_IMAGE": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}",
     }
 
 

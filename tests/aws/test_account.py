@@ -179,8 +179,15 @@ def test_a_stack_that_is_launched_finishes_the_configuration(moto, begun, client
     assert begun.pk in checks.due()
     watch(begun)
     assert begun.badge.word == "INCOMPLETE"
-    made_by_its_owner(moto, begun)
-    assert watch(begun).badge.word == "ACTIVE"
+    stacks = moto.client("cloudformation")
+    more = {"Capabilities": ["CAPABILITY_NAMED_IAM"]}
+    stacks.create_stack(StackName=aws.setup(begun).role, TemplateBody=json.dumps(template), **more)
+    assert watch(begun).badge.word == "ACTIVE", begun.findings
+
+
+def test_in_a_template_no_two_things_have_one_name(begun):
+    template = json.loads(aws.setup(begun).template)
+    assert template["Parameters"].keys() & template["Resources"].keys() == set(), "CloudFormation takes none that has"
 
 
 def test_an_external_id_is_of_one_configuration_and_stays(begun, client):

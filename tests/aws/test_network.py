@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from contextlib import suppress
-from itertools import count
 
 import pytest
 
@@ -62,42 +60,6 @@ def until_none(request, *arguments):
     hands.until(lambda: request(*arguments) is None)
 
 
-class Died(BaseException):
-    """The process is gone. No code has a chance to tidy up."""
-
-
-class Dying:
-    """A region in which the process dies right after AWS has done what the call of this number asked for."""
-
-    def __init__(self, at, after):
-        self.region, self.left, self.done = at, after, []
-        self.name, self.options, self.session = at.name, at.options, self
-        self.ec2, self.efs = self.client("ec2", at.name), self.client("efs", at.name)
-        self.every = at.every
-
-    def client(self, service, name):
-        return Client(self, self.region.session.client(service, name))
-
-
-class Client:
-    def __init__(self, dying, client):
-        self.dying, self.client = dying, client
-
-    def __getattr__(self, name):
-        call = getattr(self.client, name)
-        if name.startswith(("describe_", "can_", "get_")):
-            return call
-
-        def counted(**words):
-            answer = call(**words)
-            self.dying.done.append(name)
-            if len(self.dying.done) == self.dying.left:
-                raise Died(name)
-            return answer
-
-        return counted
-
-
 def counted(at, tags):
     """How many there are of each kind."""
     return Counter(one.kind for one in leftovers.of(at, tags))
@@ -152,36 +114,3 @@ def test_a_portal_inside_the_network_reaches_each_node_itself(emulator, account,
     made(at, what)
     assert network.found(at, what.tags).doors == ()
     assert network.reach(at.options, 1, public="203.0.113.7", private="10.0.0.7") == ("10.0.0.7", None)
-
-
-@pytest.mark.parametrize("every", [1, 2, 3])
-def test_however_often_the_portal_dies_it_makes_one_network_and_deletes_all_of_it(at, every):
-    """After so many changes each time: whoever comes next finds them, and goes on."""
-    what = spec(subnets="private")
-    assert deaths(every, at, lambda dying: made(dying, what)) > 25 / every  # the calls that change something
-    assert counted(at, what.tags) == PRIVATE
-    made(at, what)
-    assert counted(at, what.tags) == PRIVATE
-    assert deaths(every, at, lambda dying: deleted(dying, what.tags)) > 25 / every
-    assert leftovers.of(at, what.tags) == []
-
-
-def deaths(every, at, act):
-    """How many there were until it was done."""
-    for number in count():
-        with suppress(Died):
-            act(Dying(at, every))
-            return number
-    raise AssertionError
-
-
-@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
-def test_what_there_is_of_a_network_is_deleted_wherever_the_portal_died_while_it_made_it(at, first):
-    for number in count(first, step=3):
-        what, dying = spec(subnets="private"), Dying(at, number)
-        with suppress(Died):
-            made(dying, what)
-            assert number > 25  # the calls that change something
-            return
-        deleted(at, what.tags)
-        assert leftovers.of(at, what.tags) == [], dying.done

@@ -6,6 +6,7 @@ The computers are those of tests/machines, on this one.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from statistics import median
 from uuid import uuid4
@@ -54,10 +55,11 @@ def test_cluster_of_own_machines(portal, desks, table):
     table.add(name, f"{median(took):.1f} / {worst:.1f} s", f"{median(floors):.1f} s", "<= 5 s", good=median(took) <= 5)
 
 
-def test_launch_on_own_machines(portal, client, desks, small, job, table):
+def test_launch_on_own_machines(portal, client, desks, small, job, table, tmp_path):
     """One node, as the local cluster has, and a source that is fetched in the same way; in turns."""
+    make_repository(tmp_path / "bench", {"hello.py": PROGRAMS["hello.py"]})
     for one in desks.computers:
-        make_repository(one.path("/srv/bench"), {"hello.py": PROGRAMS["hello.py"]})
+        shutil.copytree(tmp_path / "bench", one.path("/srv/bench"))
         one.run("setsid python3 -m http.server --bind 127.0.0.1 --directory /srv 8123 > /dev/null 2>&1 &")
     cluster = desks.cluster(1, name="single")
     firsts = {"own": [], "local": []}

@@ -19,7 +19,7 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.actions import create_token
-from clusters.models import Cluster, EngineVersion, Node
+from clusters.models import Cluster, EngineVersion, InstanceRole, Node
 from jobs.cron import Cron
 from jobs.models import Job, Run
 from jobs.schedules import create_schedule
@@ -28,7 +28,7 @@ from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from tests.web import words
 from usage.models import Record
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -205,6 +205,24 @@ def test_every_page_is_well_made_and_offers_only_what_is_there_and_may_be_done(r
                 assert client.post(urljoin(path, action)).status_code != 403, (path, action)
 
 
+def pages_of_a_role(filled):
+    """Of a workspace whose other pages would ask an account."""
+    config = CloudConfig.objects.create(
+        organization=filled.organization, name="AWS", kind="aws",
+        options={"role": "arn:aws:iam::222233334444:role/portal", "region": "us-east-2"},
+    )  # fmt: skip
+    place = Workspace.objects.create(
+        organization=filled.organization, cloud_config=config, name="in AWS", region="us-east-2", status="ready"
+    )
+    WorkspaceMember.objects.bulk_create(
+        WorkspaceMember(workspace=place, user=one.user, role=one.role) for one in filled.members.all()
+    )
+    for n in range(5):
+        role = InstanceRole.objects.create(workspace=place, name=f"r{n}", arn=f"arn:aws:iam::222233334444:role/r{n}")
+    of = {"instance-roles": place, "new-instance-role": place, "instance-role": role, "remove-instance-role": role}
+    return {name: reverse(name, args=[one.uuid]) for name, one in of.items()}
+
+
 def named_pages(filled):
     cluster = Cluster.objects.get(name="tide")
     run = Run.objects.filter(status="failed").first()
@@ -244,11 +262,12 @@ def test_the_number_of_queries_of_each_page_is_on_record(client, filled, alice, 
     """When a page needs more, look why; COUNT_QUERIES=1 writes the record anew."""
     client.force_login(alice)
     counted = {}
-    for name, path in named_pages(filled).items():
-        client.get(path)  # content types are remembered from here on
-        with django_assert_max_num_queries(200) as context:
-            client.get(path)
-        counted[name] = len(context)
+    for pages in (named_pages, pages_of_a_role):  # one after the other: the second adds to what is in lists
+        for name, path in pages(filled).items():
+            client.get(path)  # content types are remembered from here on
+            with django_assert_max_num_queries(200) as context:
+                client.get(path)
+            counted[name] = len(context)
     if os.environ.get("COUNT_QUERIES"):
         QUERIES.write_text(json.dumps(counted, indent=2) + "\n")
     recorded = json.loads(QUERIES.read_text())

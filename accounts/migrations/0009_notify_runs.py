@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('accounts', '0007_notify_idleness'),
+        ('accounts', '0008_list_indexes'),
     ]
 
     operations = [
