@@ -17,7 +17,7 @@ up: ## Start the portal on this machine; Ctrl-C stops it. ARGS='--port 8001' cho
 	exec bin/python manage.py up $(ARGS)
 
 test: ## Run the tests; what the machine lacks is skipped and named. ARGS='-k words' chooses
-	exec bin/python --test -m pytest $(ARGS)
+	exec bin/python --test -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 slow: ## Run the tests that make many nodes, ranks and packages, which take minutes
 	exec bin/python --test -m pytest -m slow $(ARGS)

@@ -1,7 +1,8 @@
 """What clouds offer, for pages: asked in a thread beside them, kept for a while, and waited for only so long.
 
-A list of 1,400 instance types takes a cloud many seconds, and one that hangs takes a minute. What was answered is kept
-by the process, beside the account that was asked: where its configuration changes, that is another account.
+A list of 1,400 instance types takes a cloud many seconds, and one that hangs takes a minute. Of clouds that are far,
+lists are rows, which the watch process reads anew: see `workspaces.listings`. What else was answered is kept by the
+process, beside the account that was asked: where its configuration changes, that is another account.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from portal.clouds import Account, Can, Identity, InstanceType, Offer, Zone
+from django.utils.timezone import now
+
+from portal.clouds import Account, Can, InstanceType, Offer, Zone
 from portal.errors import Passing, PortalError, Refused
-from workspaces.models import Workspace
+from workspaces import listings
+from workspaces.models import CloudConfig, Listing, Workspace
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ MOST_AT_ONCE = 16  # questions of this process; each may take a minute
 
 _guard = threading.Lock()
 _kept: WeakKeyDictionary[Account, dict[Hashable, _Question[Any]]] = WeakKeyDictionary()
+_read: dict[int, tuple[datetime | None, Catalogue]] = {}  # of rows, by when they were written
 _threads = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
@@ -173,6 +178,8 @@ class Catalogue:
 def catalogue(workspace: Workspace) -> Answer[Catalogue]:
     """What may be had in the workspace's region."""
     region = workspace.region
+    if workspace.cloud_config.kind in CloudConfig.FAR:
+        return _kept_in(workspace.listing, _catalogue_of)
     return _ask(
         workspace,
         "types",
@@ -182,14 +189,33 @@ def catalogue(workspace: Workspace) -> Answer[Catalogue]:
     )
 
 
+def _kept_in(listing: Listing | None, read: Callable[[Listing], T]) -> Answer[T]:
+    """Of a row. Nobody waits for what is not in it yet."""
+    if listing is None or not (listing.read or listing.trouble):
+        return Answer(trouble=Passing("The cloud is being asked what there is.", code="slow"), is_coming=True)
+    known = dict(listing.trouble)
+    trouble = Passing(known.pop("message"), **known) if known else None
+    age = now() - listing.read if listing.read else None
+    if age is None or age > timedelta(seconds=OLDEST):
+        return Answer(trouble=trouble)
+    return Answer(read(listing), age, trouble)
+
+
+def _catalogue_of(listing: Listing) -> Catalogue:
+    with _guard:
+        known = _read.get(listing.pk)
+    if known is None or known[0] != listing.read:
+        known = listing.read, Catalogue(listings.types(listing))
+        with _guard:
+            _read[listing.pk] = known
+    return known[1]
+
+
 def zones(workspace: Workspace) -> Answer[list[Zone]]:
     region = workspace.region
+    if workspace.cloud_config.kind in CloudConfig.FAR:
+        return _kept_in(workspace.listing, listings.zones)
     return _ask(workspace, "zones", lambda account: account.cloud(region).zones(), fresh=LISTS, oldest=OLDEST)
-
-
-def role(workspace: Workspace, name: str) -> Answer[Identity]:
-    """Whether nodes can be given it. The trouble says why not."""
-    return _ask(workspace, ("role", name), lambda account: account.check_role(name), fresh=OFFERS, oldest=OFFERS)
 
 
 def offer(workspace: Workspace, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Answer[Offer]:

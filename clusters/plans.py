@@ -38,7 +38,10 @@ def check_cloud(work: Work) -> None:
     account = workspace.cloud_config.account
     identity = account.check()
     start = "Change what cluster the job asks for: choose" if cluster.dedicated else "Delete this cluster and choose"
-    if cluster.instance_type not in {offer.name for offer in account.instance_types(workspace.region)}:
+    kept = {one["name"] for one in workspace.listing.types} if workspace.listing else set()
+    if cluster.instance_type not in kept and cluster.instance_type not in {
+        offer.name for offer in account.instance_types(workspace.region)
+    }:
         raise Refused(
             f"{cluster.instance_type} cannot be had in {workspace.region}.",
             advice=f"{start} another instance type.",
@@ -217,7 +220,7 @@ def _write_down(cluster: Cluster, seen: list[CloudNode]) -> None:
             row.state, row.seen, row.host_own = Node.State.ASKED, None, ""
         row.cloud_id, row.address, row.port, row.via = node.id, node.address or "", node.port, node.via
         row.private_address, row.user, row.home = node.private_address or "", node.user, node.home
-        row.shared, row.door = node.shared, node.door
+        row.shared, row.door, row.notice = node.shared, node.door, node.notice[:200]
         if node.host_key:  # a computer that was there before us: it is called what it is called
             row.hostname, row.host_public = node.hostname, node.host_key
         row.certificate, row.key_certificate = (*node.certificates, "", "")[:2]
@@ -250,7 +253,9 @@ def reach_nodes(work: Work) -> None:
     if len(booted) < cluster.node_count:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
-        work.wait(cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words)
+        work.wait(
+            cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words, code="silent"
+        )
     nodes = list(cluster.members)
     ready = seen[0].ready
     greeting = f"test -e {shlex.quote(ready)} && hostname" if ready else "hostname"
@@ -272,7 +277,8 @@ def reach_nodes(work: Work) -> None:
     if silent:
         count = cluster.node_count - waiting
         detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
-        work.wait(max(1, cloud.look_in), detail, evidence=partial(_last_words, cluster, rank))
+        words = partial(_last_words, cluster, rank)
+        work.wait(max(1, cloud.look_in), detail, evidence=words, code="silent")
 
 
 def _pin_own_keys(

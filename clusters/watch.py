@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 
 from clusters import engines, hostfile, idle, reconcile, samples, terminals
 from clusters.actions import repair_cluster, repair_what_is_gone, stop_what_failed
-from clusters.inventory import Inventory
+from clusters.inventory import Inventory, Listed
 from clusters.models import Cluster, Node
 from portal import ssh
 from portal.clouds import CloudNode
@@ -37,6 +37,7 @@ SILENT_AT_ONCE = 12  # to nodes that did not answer: waiting for them holds up n
 GAP = 0.005  # seconds from one question to the next; less, where all nodes could not be asked in SPREAD otherwise
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
+SPOT_EVERY = 15.0  # seconds; clouds take a spot node back two minutes after they have said so
 SELDOM = 60  # every so many looks, also where nothing of ours should be: a worker may have been too slow there
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
@@ -212,6 +213,21 @@ async def _send(mails: Sequence[EmailMessage]) -> None:
         logger.exception("%s mails of timers were not sent", len(mails))
 
 
+class SpotWatcher:
+    """Sees what clouds have announced of spot nodes, while these answer as ever. One question for all of a region."""
+
+    async def run(self, bell: Bell) -> None:
+        while True:
+            for clusters in await DATABASE(_spot)():
+                try:
+                    listed = await apart(partial(clusters[0].workspace.cloud.inventory, clusters[0].tags.portal))
+                except (PortalError, CannotDecrypt) as error:
+                    logger.warning("spot nodes of %s: %s", clusters[0].workspace.cloud_config, error)
+                else:
+                    await DATABASE(note_announcements)(clusters, listed)
+            await asyncio.sleep(SPOT_EVERY)
+
+
 class FailedWatcher:
     """Stops clusters whose creation has failed, once nobody keeps them any longer."""
 
@@ -303,6 +319,28 @@ def _clouds() -> set[int]:
 
 def _running() -> set[int]:
     return set(Cluster.objects.filter(status=Cluster.Status.RUNNING).values_list("pk", flat=True))
+
+
+def _spot() -> list[list[Cluster]]:
+    """Running clusters of spot nodes, by where they are."""
+    running = Cluster.objects.filter(status=Cluster.Status.RUNNING, spot=True)
+    places: dict[tuple[int, str], list[Cluster]] = {}
+    for one in running.select_related("workspace__organization", "workspace__cloud_config__organization"):
+        places.setdefault((one.workspace.cloud_config_id, one.workspace.region), []).append(one)
+    return list(places.values())
+
+
+def note_announcements(clusters: Sequence[Cluster], listed: Listed) -> None:
+    """What is said of their nodes, for pages; and what is not said any more."""
+    for cluster in clusters:
+        said = {node.id: node.notice[:200] for node in listed.get(cluster.tags, ())}
+        changed = 0
+        for node in cluster.nodes.all():
+            notice = said.get(node.cloud_id, "")
+            if node.notice != notice:
+                changed += Node.objects.filter(pk=node.pk, cloud_id=node.cloud_id).update(notice=notice)
+        if changed:
+            live.ring(*cluster.live_names())
 
 
 def _with_old_hostfiles() -> list[tuple[Cluster, Node]]:

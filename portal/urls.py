@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from portal import views
+from portal import guides, views
 from portal.admin import site
 
 handler400 = views.bad_request
@@ -8,6 +8,7 @@ handler500 = views.server_error
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
     path("readyz", views.readyz, name="readyz"),
+    path("guide/aws/", guides.aws, name="aws-guide"),
     path("accounts/", include("allauth.account.urls")),
     path("accounts/security/", include("allauth.mfa.urls")),
     path("accounts/sessions/", include("allauth.usersessions.urls")),

@@ -42,7 +42,9 @@ from clusters.models import Cluster, EngineVersion  # noqa: E402
 from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, delete_job, start_run  # noqa: E402
-from jobs.models import Job, Run  # noqa: E402
+from jobs.cron import Cron  # noqa: E402
+from jobs.models import Job, Run, Schedule  # noqa: E402
+from jobs.schedules import create_schedule, delete_schedule  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.clouds.machines import certificates  # noqa: E402
 from portal.clouds.machines.models import Computer, Pool  # noqa: E402
@@ -334,6 +336,23 @@ def make_dedicated(
 
 def drop_job(job):
     return delete_job(Job.objects.get(uuid=job), by=alice())
+
+
+def make_schedule(job):
+    """Each minute, and the last one is its next time."""
+    made = create_schedule(Job.objects.get(uuid=job), Cron("* * * * *", "UTC"), by=alice(), overlap="queue")
+    Schedule.objects.filter(pk=made.pk).update(next_at=now().replace(second=0, microsecond=0))
+    return str(made.uuid)
+
+
+def times_of(schedule):
+    """What became of each: its time, in what runs, and whether more come."""
+    found = Schedule.objects.get(uuid=schedule)
+    return [[one.due.isoformat(), one.outcome, one.run and str(one.run.uuid)] for one in found.firings.order_by("due")]
+
+
+def drop_schedule(schedule):
+    delete_schedule(Schedule.objects.get(uuid=schedule), by=alice())
 
 
 def run_again(job, command=None):
@@ -687,6 +706,20 @@ def say_ranks(output, pieces, nodes=None):
     ]
     store.append_log(log, offset=store.log, size=1)
     return store.head
+
+
+def say_over_time(output, ranks, minutes, silent):
+    """Each rank two lines a minute, one of them the same for all; those of `silent` only for so many minutes."""
+    store = Output.objects.get(uuid=output)
+    start = time.time_ns() - minutes * 60 * 10**9
+    log = [
+        Segment(Stream.STDOUT, text.encode(), start + minute * 60 * 10**9 + rank * 10**6, 0, rank)
+        for minute in range(minutes)
+        for rank in range(ranks)
+        if minute < silent.get(str(rank), minutes)
+        for text in (f"minute {minute}\n", f"rank {rank} is at {minute}\n")
+    ]
+    store.append_log(log, offset=store.log, size=1)
 
 
 def fill_output(output, mib):

@@ -11,7 +11,9 @@ class WorkspacesConfig(AppConfig):
         from workspaces.models import Workspace, store_of
 
         registry.add_subject(Workspace, plans.CREATE, plans.UPDATE, plans.DELETE, plans.FORGET)
-        registry.add_watchers(watch.CheckWatcher, poolwatch.PoolCheckWatcher, poolwatch.ComputerWatcher)
+        registry.add_watchers(
+            watch.CheckWatcher, watch.ListingWatcher, poolwatch.PoolCheckWatcher, poolwatch.ComputerWatcher
+        )
         registry.tell(enter=place.enter_subject, record=actions.record_task, store=store_of)
         holdings.tellers.append(actions.holdings)
         holdings.closers.append(actions.close)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID
@@ -56,6 +56,8 @@ class CloudConfig(models.Model):
         LOCAL = "local", "This computer"
         MACHINES = "machines", "Own machines"
         AWS = "aws", "AWS"
+
+    FAR: ClassVar[tuple[str, ...]] = (Kind.AWS,)  # which lists take long to get: see `listings`
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     organization = models.ForeignKey(Organization, models.PROTECT, related_name="cloud_configs")
@@ -155,7 +157,7 @@ class CloudConfig(models.Model):
         """Of a failure in it: its own page, where that would help."""
         if "config" not in why.buttons:
             return []
-        return [Way("Open the cloud configuration", self.get_absolute_url(), "cloud")]
+        return [Way("Open the cloud configuration", self.get_absolute_url(), "cloud", for_admins=True)]
 
     @property
     def output_store(self) -> str:
@@ -260,6 +262,13 @@ class Workspace(Subject):
     def can(self) -> frozenset[clouds.Can]:
         return self.cloud_config.can
 
+    @cached_property
+    def listing(self) -> Listing | None:
+        """What its region lists. None where that was never asked for, or is asked for when somebody wants it."""
+        if self.cloud_config.kind not in CloudConfig.FAR:
+            return None
+        return Listing.objects.filter(cloud_config=self.cloud_config_id, region=self.region).first()
+
     @property
     def region_word(self) -> str:
         return self.cloud_config.region_word
@@ -309,6 +318,24 @@ class Workspace(Subject):
 
     def live_names(self) -> list[str]:
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
+
+
+class Listing(models.Model):
+    """The instance types and zones of a region, as its account gave them last. See `listings`."""
+
+    cloud_config = models.ForeignKey(CloudConfig, models.CASCADE, related_name="listings")
+    region = models.CharField(max_length=40)
+    types = models.JSONField(default=list)
+    zones = models.JSONField(default=list)
+    read = models.DateTimeField(null=True)  # when there was an answer last
+    trouble = models.JSONField(default=dict)  # why there was none since
+    due = models.DateTimeField(db_default=Now())  # when it is asked for again
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["cloud_config", "region"], name="one_listing_of_a_region")]
+
+    def __str__(self) -> str:
+        return f"{self.cloud_config}, {self.region}"
 
 
 class StrayQuerySet(AccessQuerySet["Stray"]):

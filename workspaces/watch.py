@@ -12,8 +12,8 @@ from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
 from portal.tasks.watch import SharingWatcher
-from workspaces import aws, checks
-from workspaces.models import CloudConfig
+from workspaces import aws, checks, listings
+from workspaces.models import CloudConfig, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -54,3 +54,33 @@ def _account(config: CloudConfig) -> Account:
 
 def _row(pk: int) -> CloudConfig:
     return CloudConfig.objects.select_related("organization").get(pk=pk)
+
+
+class ListingWatcher(SharingWatcher):
+    """Has lists of instance types read again before anybody waits for them."""
+
+    kind = "listing"
+    rung_by = (live.WATCH_CHECKS,)
+
+    async def wanted(self) -> set[int]:
+        return await LEASES(listings.due)()
+
+    async def look_after(self, pk: int) -> None:
+        listing = await DATABASE(_listing)(pk)
+        try:
+            account = await DATABASE(_account)(listing.cloud_config)
+            async with asyncio.timeout(listings.PATIENCE):
+                found = await apart(partial(listings.ask, account, listing.region))
+        except TimeoutError:
+            found = {"trouble": checks.trouble(Passing("The cloud has not answered for minutes."))}
+        except PortalError as error:
+            found = {"trouble": checks.trouble(error)}
+        except CannotDecrypt as error:
+            logger.error("lists of %s: %s", listing, error)
+            words = Passing("Its credentials cannot be opened.", advice="Ask whoever runs this portal.")
+            found = {"trouble": checks.trouble(words)}
+        await DATABASE(listings.write_down)(listing, found)
+
+
+def _listing(pk: int) -> Listing:
+    return Listing.objects.select_related("cloud_config__organization").get(pk=pk)

@@ -182,6 +182,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if request.headers.get("HX-Target") == "cluster-nodes":
         return render(request, "clusters/cluster.html#nodes", context)
     found.possible = life.possible(found)
+    announced = [node for node in nodes if running and node.notice]
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
@@ -189,6 +190,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)
     context |= {
         "why": why,
+        "announced": announced,
         "ways_out": found.ways_out(why) if why and may_change else [],
         "owner": Owner.of([found]).get(found.pk),
         "ways": ways_in(found, nodes),

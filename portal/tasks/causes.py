@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.urls import reverse
 
 from portal.clouds import Alternative, NoRoom
 from portal.errors import PortalError
@@ -84,6 +85,7 @@ class Explanation:
     evidence: str  # all of it
     buttons: Sequence[str]
     alternatives: Sequence[Alternative] = ()
+    guide: str = ""  # the address of what is written about it at length
 
     @property
     def told(self) -> str:
@@ -102,6 +104,7 @@ class Way:
     url: str
     icon: str
     changes: bool = False
+    for_admins: bool = False  # of the organization: to others it is no way
 
 
 @lru_cache(maxsize=2)
@@ -142,7 +145,19 @@ def explain_task(task: Task) -> Explanation | None:
     known: Mapping[str, Any] = next((step.memo["error"] for step in task.steps.all() if "error" in step.memo), {})
     made = explain(task.kind, known.get("code", ""), task.cause, task.evidence, task.advice)
     others = tuple(Alternative(**one) for one in known.get("alternatives", ()))
-    return Explanation(made.say, made.advice, made.lines, made.evidence, made.buttons, others)
+    return replace(made, alternatives=others, guide=_guide(task.cloud, known.get("code", "")))
+
+
+def _guide(cloud: str, code: str) -> str:
+    section = guides().get(cloud, {}).get(code)
+    return f"{reverse(f'{cloud}-guide')}#{section}" if section else ""
+
+
+@lru_cache(maxsize=1)
+def guides() -> dict[str, dict[str, str]]:
+    """By kinds of clouds and codes of failures: the section of that cloud's guide, by its anchor."""
+    found: dict[str, dict[str, str]] = tomllib.loads(_OURS.read_text())["guides"]
+    return found
 
 
 def remembered(error: PortalError) -> dict[str, Any]:

@@ -534,11 +534,12 @@ class Work:
         *,
         starts: datetime | None = None,
         evidence: Callable[[], str] = str,
+        code: str = "",
     ) -> NoReturn:
         """Give the worker back; this step is called again after so many seconds, or earlier when woken.
 
         Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
-        where somebody has said when that will be. `evidence` is asked for then, and not before.
+        where somebody has said when that will be. `evidence` is asked for then, and not before; `code` is the error's.
         """
         record, step = self.record, self._step
         assert record is not None and step is not None  # noqa: PT018
@@ -546,7 +547,7 @@ class Work:
         if since and now() - since > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
             minutes = step.limit.total_seconds() / 60
-            raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence())
+            raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence(), code=code)
         record.deaths, record.faults, record.faulty_since = 0, 0, None
         self._give_back(seconds, detail)
 

@@ -274,9 +274,9 @@ _SECTIONS = {
     "security": ("/accounts/security/", "/accounts/password/", "/accounts/connections/"),
     "sessions": ("/accounts/sessions/",),
     "clusters": ("/clusters/",),
-    "jobs": ("/jobs/", "/runs/"),
+    "jobs": ("/jobs/", "/runs/", "/schedules/", "/excluded-days/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
-    "settings": ("/settings/", "/delete/"),
+    "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/"),
     "workspaces": ("/workspaces/",),
 }
 

@@ -26,6 +26,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from portal.clouds.aws import policy
 from tests.aws.recording import ROOM, Call, Recording
 from tests.machines.computers import why_not as no_computers
 from tests.running import ROOT, free_port, until
@@ -33,6 +34,7 @@ from tests.running import ROOT, free_port, until
 PORTAL = "123456789012"  # whose principal the portal is: moto's own
 CUSTOMER, OTHER = "222233334444", "555566667777"
 REGION = "us-east-2"
+NEEDS_NOTHING = {"sts:GetCallerIdentity"}  # whoever asks, whatever they may do
 # moto checks what it is asked as far as it can.
 STRICT = {
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
@@ -81,6 +83,19 @@ def settings(endpoint: str) -> dict[str, str]:
     }
 
 
+def client(endpoint: str, service: str, account: str = CUSTOMER, *, region: str = REGION, **options: Any) -> Any:
+    """As the owner of an account of moto's has it, who may do everything."""
+    session = boto3.Session("owner", "owner", region_name=region)
+    config = Config(
+        user_agent_extra=ROOM, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **options
+    )
+    made = session.client(service, endpoint_url=endpoint, config=config)
+    made.meta.events.register(
+        "before-sign.*.*", lambda request, **_: request.headers.add_header("x-moto-account-id", account)
+    )
+    return made
+
+
 class Octet:
     """The N of 127.N.0.0/16, which is nobody else's while this lives: the kernel keeps the name, and gives it back."""
 
@@ -122,25 +137,22 @@ class Emulator:
         except OSError:
             return False
 
-    def client(self, service: str, account: str = CUSTOMER, *, region: str = REGION, **options: Any) -> Any:
-        """As the owner of an account has it, who may do everything."""
-        session = boto3.Session("owner", "owner", region_name=region)
-        config = Config(
-            user_agent_extra=ROOM, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **options
-        )
-        made = session.client(service, endpoint_url=self.endpoint, config=config)
-        made.meta.events.register(
-            "before-sign.*.*", lambda request, **_: request.headers.add_header("x-moto-account-id", account)
-        )
-        return made
+    def client(self, service: str, account: str = CUSTOMER, **more: Any) -> Any:
+        return client(self.endpoint, service, account, **more)
 
     def recording(self) -> list[Call]:
         """All that was asked since it was started."""
         return Recording(self.folder / "recording").more()
 
+    def asked(self) -> set[str]:
+        """The actions that were asked for in the name of a configuration's role."""
+        return {call.action for call in self.recording() if call.is_of_a_role}
+
     def close(self) -> None:
+        """Whatever the portal asked for until now is in the policy: the emulator itself would not have refused."""
         self.process.kill()
         self.process.wait()
+        assert self.asked() - policy.ACTIONS - NEEDS_NOTHING == set()
 
 
 class Box:
@@ -234,6 +246,8 @@ class Box:
             with contextlib.suppress(BrokenPipeError):
                 self.room.kill()
             self.room.communicate()
-        self.emulator.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.octet.name.close()
+        try:
+            self.emulator.close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.octet.name.close()

@@ -212,8 +212,8 @@ if __name__ == "__main__":
         setattr(EC2Response, added.__name__, added)
     EC2Backend.delete_nat_gateway = delete_nat_gateway  # type: ignore[assignment, method-assign]
     setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)
-    FakeBucket.create_from_cloudformation_json = classmethod(bucket_of_a_stack)  # type: ignore[assignment]
-    Role.create_from_cloudformation_json = classmethod(role_of_a_stack)  # type: ignore[assignment]
+    FakeBucket.create_from_cloudformation_json = classmethod(bucket_of_a_stack)  # type: ignore[arg-type, assignment]
+    Role.create_from_cloudformation_json = classmethod(role_of_a_stack)  # type: ignore[arg-type, assignment]
     SimpleSystemManagerBackend.get_parameter = get_parameter  # type: ignore[method-assign]
     ServiceQuotasBackend.get_service_quota = get_service_quota  # type: ignore[method-assign]
     serve(["-H", "127.0.0.1", "-p", sys.argv[1]])

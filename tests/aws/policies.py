@@ -17,7 +17,12 @@ def as_page() -> str:
     ]
     for statement in policy.STATEMENTS:
         lines += ["", f"## {statement.sid}", "", statement.why]
-        if statement.only_for:
+        if statement.is_extra:
+            lines += [
+                "",
+                f"Only for {statement.only_for}. It is in no policy that is made: add it where you want that.",
+            ]
+        elif statement.only_for:
             lines += ["", f"Only for {statement.only_for}: leave it out where there are none."]
         lines += ["", "| action | on | for |", "|---|---|---|"]
         lines += [f"| `{action.name}` | {', '.join(action.on)} | {action.why} |" for action in statement.actions]

@@ -13,6 +13,7 @@ from django.urls import reverse
 from portal.clouds import Refused, connect
 from portal.clouds.aws import keyed, policy, session
 from portal.errors import Conflict
+from tests.aws import owner
 from tests.aws.box import CUSTOMER, PORTAL, REGION, Emulator
 from tests.clouds import hands
 from tests.clouds import test_contract as contract
@@ -58,30 +59,7 @@ def begun(portal, client, alice):
 
 def made_by_its_owner(moto, config, leave_out=()):
     """By hand, as its page says."""
-    wanted = aws.setup(config)
-    owner = moto.client
-    owner("s3").create_bucket(Bucket=wanted.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    owner("s3").put_public_access_block(
-        Bucket=wanted.bucket,
-        PublicAccessBlockConfiguration=dict.fromkeys(
-            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
-        ),
-    )
-    owner("s3").put_bucket_versioning(Bucket=wanted.bucket, VersioningConfiguration={"Status": "Enabled"})
-    owner("dynamodb").create_table(
-        TableName=wanted.table,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "LockID", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "LockID", "KeyType": "HASH"}],
-    )
-    owner("iam").create_role(RoleName=wanted.role, AssumeRolePolicyDocument=json.dumps(wanted.trust))
-    for name, document in wanted.policies.items():
-        for statement in document["Statement"]:
-            if isinstance(statement["Action"], list):
-                statement["Action"] = [one for one in statement["Action"] if one not in leave_out]
-        arn = owner("iam").create_policy(PolicyName=name, PolicyDocument=json.dumps(document))["Policy"]["Arn"]
-        owner("iam").attach_role_policy(RoleName=wanted.role, PolicyArn=arn)
-    return aws.derived(config)
+    return owner.everything(moto.client, config, leave_out)
 
 
 def validate(client, config, options, **more):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from itertools import count
 
 import pytest
 
@@ -61,42 +60,6 @@ def until_none(request, *arguments):
     hands.until(lambda: request(*arguments) is None)
 
 
-class Died(BaseException):
-    """The process is gone. No code has a chance to tidy up."""
-
-
-class Dying:
-    """A region in which the process dies right after AWS has done what the call of this number asked for."""
-
-    def __init__(self, at, after):
-        self.region, self.left, self.done = at, after, []
-        self.name, self.options, self.session = at.name, at.options, self
-        self.ec2, self.efs = self.client("ec2", at.name), self.client("efs", at.name)
-        self.every = at.every
-
-    def client(self, service, name):
-        return Client(self, self.region.session.client(service, name))
-
-
-class Client:
-    def __init__(self, dying, client):
-        self.dying, self.client = dying, client
-
-    def __getattr__(self, name):
-        call = getattr(self.client, name)
-        if name.startswith(("describe_", "can_", "get_")):
-            return call
-
-        def counted(**words):
-            answer = call(**words)
-            self.dying.done.append(name)
-            if len(self.dying.done) == self.dying.left:
-                raise Died(name)
-            return answer
-
-        return counted
-
-
 def counted(at, tags):
     """How many there are of each kind."""
     return Counter(one.kind for one in leftovers.of(at, tags))
@@ -151,36 +114,3 @@ def test_a_portal_inside_the_network_reaches_each_node_itself(emulator, account,
     made(at, what)
     assert network.found(at, what.tags).doors == ()
     assert network.reach(at.options, 1, public="203.0.113.7", private="10.0.0.7") == ("10.0.0.7", None)
-
-
-@pytest.mark.parametrize("then", ["is made again", "is deleted instead"])
-def test_wherever_the_portal_dies_while_it_makes_a_network(at, then):
-    """… nothing is there twice, and nothing stays."""
-    for number in count(1):
-        what, dying = spec(subnets="private"), Dying(at, number)
-        try:
-            made(dying, what)
-        except Died:
-            if then == "is made again":
-                made(at, what)
-                assert counted(at, what.tags) == PRIVATE, dying.done
-        else:
-            assert number > 25  # the calls that change something
-            return
-        finally:
-            deleted(at, what.tags)
-            assert leftovers.of(at, what.tags) == [], dying.done
-
-
-def test_wherever_the_portal_dies_while_it_deletes_a_network(at):
-    for number in count(1):
-        what, dying = spec(subnets="private"), Dying(at, number)
-        made(at, what)
-        try:
-            deleted(dying, what.tags)
-        except Died:
-            deleted(at, what.tags)
-            assert leftovers.of(at, what.tags) == [], dying.done
-        else:
-            assert number > 25  # the calls that change something
-            return

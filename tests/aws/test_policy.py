@@ -11,7 +11,9 @@ from portal.clouds.aws import policy
 from tests.aws import policies
 
 FOLDER = Path(policy.__file__).parent
-SERVICES = {"ec2": "ec2", "efs": "elasticfilesystem", "ssm": "ssm", "iam": "iam", "dynamodb": "dynamodb"}
+SERVICES = {
+    "ec2": "ec2", "efs": "elasticfilesystem", "ssm": "ssm", "iam": "iam", "dynamodb": "dynamodb", "kms": "kms",
+}  # fmt: skip
 # Asked by nobody's name, with which AWS sees to something itself in the call of another action.
 IMPLIED = {
     "ec2:CreateNetworkInterface": "by EFS, for a mount target",
@@ -19,6 +21,11 @@ IMPLIED = {
     "ec2:DescribeTags": "to look for what carries the tag, by hand",
     "elasticfilesystem:TagResource": "in CreateFileSystem",
     "iam:PassRole": "in RunInstances",
+    "kms:CreateGrant": "by EFS and EBS, with a key of the owner's",
+    "kms:Decrypt": "the same",
+    "kms:GenerateDataKeyWithoutPlaintext": "the same",
+    "kms:ReEncryptFrom": "the same",
+    "kms:ReEncryptTo": "the same",
     "iam:TagRole": "in CreateRole",
     "iam:TagInstanceProfile": "in CreateInstanceProfile",
     "iam:CreateServiceLinkedRole": "by EFS and EC2, once in an account",
@@ -54,6 +61,14 @@ def test_each_call_is_in_the_policy():
 def test_each_action_of_the_policy_is_asked_for_or_has_its_reason():
     theirs = {one for one in policy.ACTIONS if one.startswith(tuple(f"{name}:" for name in SERVICES.values()))}
     assert theirs - set(asked()) - set(IMPLIED) == set()
+
+
+def test_what_few_need_is_in_no_policy_that_is_made_and_on_the_page_about_it():
+    made = [statement["Sid"] for document in policy.policies(policies.PLACE) for statement in document["Statement"]]
+    extra = [statement.sid for statement in policy.STATEMENTS if statement.is_extra]
+    assert extra == ["InYourNetwork", "WithYourKey", "GrantYourKey"]
+    assert not {*made} & {*extra}
+    assert all(f"## {sid}\n" in policies.as_page() for sid in extra)
 
 
 def test_the_page_about_it_is_current():

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from portal.clouds.aws import policy
 from tests.aws.box import CUSTOMER, REGION, Box, unpacked, why_not
+from tests.aws.test_traffic import ELSEWHERE, HERE
 from tests.running import RunningPortal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -90,3 +92,4 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal, reques
     assert left == [foreign]
     assert box.client("efs").describe_file_systems()["FileSystems"] == []
     assert box.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+    assert policy.ACTIONS - box.emulator.asked() - HERE - ELSEWHERE.keys() == set(), "no test uses what it grants"

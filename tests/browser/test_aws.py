@@ -214,7 +214,7 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     page.fill("[name=command]", "flights.py")
     page.fill("[name=name]", "flights")
     page.click("#create")
-    page.wait_for_url("**/runs/**")
+    page.wait_for_url("**/runs/**", timeout=2 * MINUTES)
     expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=8 * MINUTES)
     page.wait_for_selector("[data-state]:has-text('Complete: ')")
     assert "answer: right" in page.text_content(".log")

@@ -12,7 +12,8 @@ from portal.errors import Refused
 
 # Ubuntu 24.04 LTS, as Canonical publishes it: https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images
 UBUNTU = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{architecture}/hvm/ebs-gp3/ami-id"
-_CANONICAL = {"x86_64": "amd64", "arm64": "arm64"}  # how it calls architectures
+_AMAZON = "/aws/service/ami-amazon-linux"  # whose parameters call architectures as EC2 does; others as Debian does
+_OTHERS = {"x86_64": "amd64", "arm64": "arm64"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def newest(at: Region, architecture: str) -> Image:
     name = asked
     if not asked.startswith("ami-"):
         try:
-            where = asked.format(architecture=_CANONICAL[architecture])
+            word = architecture if asked.startswith(_AMAZON) else _OTHERS[architecture]
+            where = asked.format(architecture=word)
             name = at.ssm.get_parameter(Name=where)["Parameter"]["Value"]
         except ClientError as error:
             if code_of(error) not in ("ParameterNotFound", "ValidationException"):

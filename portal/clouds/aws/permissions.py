@@ -256,6 +256,8 @@ def _simulated(session: Session, statement: policy.Statement, place: policy.Plac
 
 
 def _kind(key: str) -> str:
+    if key == policy.FOR_AWS:
+        return "boolean"
     return "stringList" if key == policy.TAG_KEYS else "string"
 
 

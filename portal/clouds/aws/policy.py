@@ -17,6 +17,7 @@ LIMIT = 6144  # characters of a managed policy, in which white space does not co
 VERSION = "2012-10-17"
 NODE_PATH, NODE_POLICY = "/coxswain/", "coxswain-node"  # of the policy that roles of nodes have, one an account
 TAG_KEYS = "aws:TagKeys"  # of a condition: which tags a call writes
+FOR_AWS = "kms:GrantIsForAWSResource"  # of another: whether a service of AWS's asks for it
 EXTERNAL_ID = "THE-EXTERNAL-ID-OF-THIS-CONFIGURATION"  # stands for it wherever it is not to be seen
 MYSELF = "SeeMyself"  # the statement by which the rest can be asked for
 
@@ -84,6 +85,7 @@ class Statement:
     actions: tuple[Action, ...]
     condition: Mapping[str, Mapping[str, str | Sequence[str]]] = field(default_factory=dict)
     only_for: str = ""  # which workspaces or clusters need it; empty: all
+    is_extra: bool = False  # not in the policies that are made: its owner adds it where it is wanted
 
     @property
     def on(self) -> list[str]:
@@ -399,6 +401,40 @@ STATEMENTS: tuple[Statement, ...] = (
         {"StringEquals": {"iam:AWSServiceName": ("elasticfilesystem.amazonaws.com", "spot.amazonaws.com")}},
     ),
     Statement(
+        "InYourNetwork",
+        "To start nodes in a VPC of yours, and to make security groups in it. If you like, name yours instead of all.",
+        (
+            *_actions("subnet, security-group", ec2_RunInstances="nodes, in your subnets and groups"),
+            *_actions("vpc", ec2_CreateSecurityGroup="whom the files let in, and the nodes where you name no group"),
+        ),
+        only_for="workspaces in a VPC that is there already",
+        is_extra=True,
+    ),
+    Statement(
+        "WithYourKey",
+        "To have a KMS key of yours encrypt files and disks. If you like, name yours instead of all.",
+        (
+            *_actions(
+                "key",
+                kms_DescribeKey="that it can be used",
+                kms_Decrypt="EFS and EBS, in the portal's name",
+                kms_GenerateDataKeyWithoutPlaintext="the same",
+                kms_ReEncryptFrom="the same",
+                kms_ReEncryptTo="the same",
+            ),
+        ),
+        only_for="workspaces with a KMS key",
+        is_extra=True,
+    ),
+    Statement(
+        "GrantYourKey",
+        "To let EFS and EBS use that key for as long as a filesystem or a disk is there, and nobody else.",
+        (*_actions("key", kms_CreateGrant="for AWS's own services"),),
+        {"Bool": {FOR_AWS: "true"}},
+        only_for="workspaces with a KMS key",
+        is_extra=True,
+    ),
+    Statement(
         MYSELF,
         "To tell you what is missing of all this.",
         (*_actions("the portal's role", iam_SimulatePrincipalPolicy="what this role may do"),),
@@ -463,9 +499,9 @@ def _one_or_more(values: list[str]) -> str | list[str]:
 
 
 def policies(place: Place) -> list[dict[str, Any]]:
-    """As few as hold all statements in their order, each short enough for a managed policy of AWS's."""
+    """As few as hold all statements in their order but the extra ones, each short enough for a managed policy."""
     found: list[dict[str, Any]] = []
-    for statement in STATEMENTS:
+    for statement in (one for one in STATEMENTS if not one.is_extra):
         rendered = statement.rendered(place)
         if not found or length(_policy([*found[-1]["Statement"], rendered])) > LIMIT:
             found.append(_policy([]))
@@ -492,6 +528,25 @@ def trust(principal: str, external_id: str) -> dict[str, Any]:
                 "Action": "sts:AssumeRole",
                 "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
             }
+        ]
+    )
+
+
+def trust_of_nodes(partition: str = "aws") -> dict[str, Any]:
+    """Who may take on a role of nodes: EC2, in their name."""
+    top = "amazonaws.com.cn" if partition == "aws-cn" else "amazonaws.com"
+    allowed = {"Effect": "Allow", "Principal": {"Service": f"ec2.{top}"}, "Action": "sts:AssumeRole"}
+    return _policy([allowed])
+
+
+def use_of_a_bucket(bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """What programs on nodes need that read and write a bucket of the account's owner."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:PutObjectAcl"]
+    return _policy(
+        [
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn},
+            {"Effect": "Allow", "Action": objects, "Resource": f"{arn}/*"},
         ]
     )
 

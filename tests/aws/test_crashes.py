@@ -1,0 +1,172 @@
+"""Who works on a plan dies after each kind of thing that AWS has done: somebody goes on, or takes all of it away."""
+
+from __future__ import annotations
+
+import pytest
+
+from clusters.actions import create_cluster, delete_cluster, pause_cluster, resume_cluster, scale_cluster
+from clusters.models import EngineVersion
+from portal.clouds import connect
+from portal.clouds.aws import making, session
+from portal.tasks import ledger
+from tests.aws import account
+from tests.aws.account import go_on, more
+from tests.aws.box import REGION
+from workspaces.actions import create_workspace, delete_workspace
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings"), pytest.mark.timeout(600)]
+
+# What AWS is asked to change by each plan, in the order in which that comes first.
+NETWORK = [
+    "CreateVpc", "ModifyVpcAttribute", "CreateSubnet", "CreateInternetGateway", "AttachInternetGateway",
+    "CreateRouteTable", "AssociateRouteTable", "CreateRoute", "CreateSecurityGroup", "AuthorizeSecurityGroupIngress",
+    "AuthorizeSecurityGroupEgress", "CreateVpcEndpoint", "AllocateAddress", "CreateNatGateway", "CreateFileSystem",
+    "CreateMountTarget",
+]  # fmt: skip
+NODES = [
+    "CreateRole", "AttachRolePolicy", "CreateInstanceProfile", "AddRoleToInstanceProfile", "CreatePlacementGroup",
+    "CreateLaunchTemplate", "RunInstances", "CreateTags",
+]  # fmt: skip
+STORE = {"PutItem", "PutObject", "DeleteObject"}
+OF_WORKSPACE = {
+    "VPC": 1, "subnet": 4, "internet gateway": 1, "route table": 3, "security group": 3, "elastic IP address": 1,
+    "NAT gateway": 1, "VPC endpoint": 1, "filesystem": 1, "network interface": 3, "object": 1,
+}  # fmt: skip
+OF_CLUSTER = {  # of two nodes; moto makes two disks of each
+    "instance": 2, "volume": 4, "network interface": 2, "launch template": 1, "placement group": 1, "role": 1,
+    "instance profile": 1, "object": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def deaths(moto, settings, monkeypatch):
+    account.settle(settings, monkeypatch, moto.endpoint)
+    account.Nodes(monkeypatch)
+    session.portal_session.cache_clear()
+    connect.cache_clear()
+    monkeypatch.setattr(making, "MOST_ZONES", 2)  # each further one is more of the same
+    yield account.Deaths(monkeypatch)
+    session.portal_session.cache_clear()
+    connect.cache_clear()
+
+
+@pytest.fixture
+def config(moto, harbor, alice, deaths):
+    return account.configuration(moto, harbor, alice)
+
+
+@pytest.fixture
+def world(moto, config):
+    return account.World(moto, config)
+
+
+def workspace(config, alice, name="sea"):
+    return create_workspace(
+        config.organization, name=name, cloud_config=config, region=REGION, by=alice, choices={"subnets": "private"}
+    )
+
+
+def cluster(where, alice, name="tide"):
+    return create_cluster(
+        where, name=name, instance_type=account.TYPES[1], node_count=2, by=alice,
+        engine_version=EngineVersion.objects.get(kind="mpi"),
+    )  # fmt: skip
+
+
+def changes(done):
+    """What AWS was asked for, each once, but for the store's."""
+    return [name for name in dict.fromkeys(done) if name not in STORE]
+
+
+def test_a_life_in_which_the_worker_dies_after_every_change_has_nothing_twice_and_leaves_nothing(
+    config, world, deaths, alice
+):
+    before = world.things()
+    deaths.begin()
+    sea = workspace(config, alice)
+    assert (go_on(sea).status, sea.status) == ("finished", "ready")
+    assert changes(deaths.done) == NETWORK
+    empty = world.things()
+    assert more(before, empty) == OF_WORKSPACE
+
+    deaths.begin()
+    tide = cluster(sea, alice)
+    assert (go_on(tide).status, tide.status) == ("finished", "running"), (tide.last_task.cause, tide.last_task.evidence)
+    assert changes(deaths.done) == NODES
+    assert more(empty, world.things()) == OF_CLUSTER
+    nodes = world.things()["instance"]
+
+    for ask, status, asked in (
+        (pause_cluster, "paused", ["StopInstances"]),
+        (resume_cluster, "running", ["StartInstances"]),
+    ):
+        deaths.begin()
+        ask(tide, by=alice)
+        assert (go_on(tide).status, tide.status) == ("finished", status)
+        assert changes(deaths.done) == asked
+        assert world.things()["instance"] == nodes
+
+    deaths.begin()
+    scale_cluster(tide, 3, by=alice)
+    assert (go_on(tide).status, tide.status, tide.node_count) == ("finished", "running", 3)
+    assert {"RunInstances", "CreateTags"} < {*deaths.done}
+    assert more(empty, world.things()) == OF_CLUSTER | {"instance": 3, "volume": 6, "network interface": 3}
+    assert world.things()["instance"] > nodes
+    deaths.begin()
+    scale_cluster(tide, 1, by=alice)
+    assert (go_on(tide).status, tide.status, tide.node_count) == ("finished", "running", 1)
+    assert {"CreateTags", "TerminateInstances"} < {*deaths.done}
+    assert more(empty, world.things()) == OF_CLUSTER | {"instance": 1, "volume": 2, "network interface": 1}
+
+    deaths.begin()
+    delete_cluster(tide, by=alice)
+    assert (go_on(tide).status, tide.status) == ("finished", "terminated")
+    assert {"TerminateInstances", "DeleteLaunchTemplate", "DeletePlacementGroup", "DeleteRole"} < {*deaths.done}
+    assert more(empty, world.things()) == {}
+
+    deaths.begin()
+    delete_workspace(sea, by=alice)
+    assert (go_on(sea).status, sea.status) == ("finished", "terminated")
+    assert {"DeleteNatGateway", "ReleaseAddress", "DeleteFileSystem", "DeleteMountTarget", "DeleteVpc"} < {*deaths.done}
+    assert world.things() == before, "what is somebody else's is as it was"
+
+
+MADE = [name for name in NETWORK if name.startswith(("Create", "Allocate"))]
+
+
+def test_a_workspace_whose_worker_has_died_is_cancelled_and_nothing_of_it_is_left(config, world, deaths, alice):
+    before = world.things()
+    for number, operation in enumerate(MADE):
+        deaths.begin(operation)
+        sea = workspace(config, alice, f"sea-{number}")
+        task = sea.last_task
+        account.work(task)
+        assert deaths.done == [operation]
+        assert ledger.cancel_task(task)
+        deaths.begin(f"Delete{operation.removeprefix('Create')}", "PutItem")  # and whoever takes it away dies too
+        assert (go_on(sea).status, sea.status) == ("cancelled", "terminated"), operation
+    assert world.things() == before
+
+
+def test_a_cluster_whose_worker_has_died_is_deleted_by_force_and_nothing_of_it_is_left(config, world, deaths, alice):
+    sea = workspace(config, alice)
+    go_on(sea)
+    empty = world.things()
+    later = {"StopInstances": pause_cluster, "StartInstances": resume_cluster}
+    for number, operation in enumerate([*NODES, *later]):
+        tide = cluster(sea, alice, f"tide-{number}")
+        if operation in later:
+            go_on(tide)
+        if operation == "StartInstances":
+            pause_cluster(tide, by=alice)
+            go_on(tide)
+        if operation in later:
+            later[operation](tide, by=alice)
+        deaths.begin(operation)
+        account.work(tide.last_task)
+        assert deaths.done == [operation]
+        deaths.begin("TerminateInstances", "DeleteLaunchTemplate", "DeleteRole")
+        delete_cluster(tide, by=alice, force=True)
+        assert (go_on(tide).status, tide.status) == ("finished", "terminated"), operation
+        deaths.begin("nothing")
+    assert more(empty, world.things()) == {}

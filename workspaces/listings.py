@@ -1,0 +1,78 @@
+"""What a region of a cloud configuration's account lists: asked by the watch process, and read by pages from rows.
+
+A list of 1,400 instance types with their prices takes some forty questions. All processes share what was answered, and
+it is asked for again before it is an hour old, as long as there is a workspace in the region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.db.models.functions import Now
+
+from portal.clouds import Account, Can, InstanceType, Zone
+from portal.errors import PortalError
+from portal.tasks import live
+from workspaces.checks import trouble
+from workspaces.models import CloudConfig, Listing, Workspace
+
+EVERY = timedelta(minutes=50)
+AGAIN = timedelta(minutes=2)  # after a question that was not answered
+PATIENCE = 180.0  # seconds for all that is asked at a time
+
+
+def ask(account: Account, region: str) -> dict[str, Any]:
+    """`types` and `zones` as `clouds.types` has them, as JSON; or `trouble`. No database is asked."""
+    try:
+        found: dict[str, Any] = {"types": [_plain(one) for one in account.instance_types(region)]}
+        if Can.ZONE in account.can:
+            found["zones"] = [asdict(one) for one in account.cloud(region).zones()]
+    except PortalError as error:
+        return {"trouble": trouble(error) | {"code": error.code}}
+    return found
+
+
+def due() -> set[int]:
+    """Those to ask for now: of each region in which a workspace is, or is being made."""
+    far = Workspace.objects.staying().filter(cloud_config__kind__in=CloudConfig.FAR, cloud_config__deleted=None)
+    wanted = set(far.values_list("cloud_config", "region").distinct())
+    if not wanted:
+        return set()
+    rows = {tuple(place): pk for pk, *place in Listing.objects.values_list("pk", "cloud_config", "region")}
+    if new := wanted - rows.keys():
+        Listing.objects.bulk_create(
+            (Listing(cloud_config_id=config, region=region) for config, region in new),
+            ignore_conflicts=True,  # another process was faster
+        )
+        rows = {tuple(place): pk for pk, *place in Listing.objects.values_list("pk", "cloud_config", "region")}
+    asked = [pk for place, pk in rows.items() if place in wanted]
+    return set(Listing.objects.filter(pk__in=asked, due__lte=Now()).values_list("pk", flat=True))
+
+
+def write_down(listing: Listing, found: dict[str, Any]) -> None:
+    """What was answered. A refusal takes the place of the list that was there; anything else leaves it."""
+    row = Listing.objects.filter(pk=listing.pk)
+    if "trouble" in found:
+        row.update(trouble=found["trouble"], due=Now() + AGAIN)
+    else:
+        row.update(**found, trouble={}, read=Now(), due=Now() + EVERY)
+    workspaces = listing.cloud_config.workspaces.staying().filter(region=listing.region)
+    live.ring(*(name for one in workspaces.select_related("organization") for name in one.live_names()))
+
+
+def _plain(one: InstanceType) -> dict[str, Any]:
+    return asdict(one) | {"hourly_price": None if one.hourly_price is None else str(one.hourly_price)}
+
+
+def types(listing: Listing) -> list[InstanceType]:
+    return [
+        InstanceType(**one | {"hourly_price": None if one["hourly_price"] is None else Decimal(one["hourly_price"])})
+        for one in listing.types
+    ]
+
+
+def zones(listing: Listing) -> list[Zone]:
+    return [Zone(**one) for one in listing.zones]
