@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,12 +11,33 @@ import pytest
 
 from portal.clouds.aws import policy
 from tests.aws import owner
-from tests.aws.box import CUSTOMER, REGION
+from tests.aws.box import CUSTOMER, REGION, Box, unpacked, why_not
 from tests.aws.test_reading import flights, reads
 from tests.aws.test_traffic import ELSEWHERE, HERE
 from tests.running import RunningPortal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def why_no_cloud_init():
+    if os.environ.get("CLOUD_INIT_DEBS") or shutil.which("cloud-init"):
+        return ""
+    return "there is no cloud-init, and CLOUD_INIT_DEBS names no folder with Debian packages of it"
+
+
+@pytest.fixture(params=["tiny", "cloud-init"])
+def box(request, tmp_path):
+    """With a few lines that read user data as cloud-init does, which take a second, and with Debian's own."""
+    if request.param == "tiny":
+        yield request.getfixturevalue("box")
+        return
+    if why := why_not() or why_no_cloud_init():
+        pytest.skip(why)
+    layers = tmp_path / "layers"
+    if packages := os.environ.get("CLOUD_INIT_DEBS"):
+        unpacked(Path(packages), layers)
+    with Box(engine="cloud-init", layers=str(layers) if packages else "") as made:
+        yield made
 
 
 @pytest.fixture
@@ -41,7 +63,7 @@ def becomes(portal, kind, uuid, status, seconds=300):
     until(state, seconds=seconds, what=f"{kind} {status}")
 
 
-def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
+def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal, request):
     foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
     portal.call("setup")
     iam = box.client("iam")
@@ -57,6 +79,9 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
     becomes(portal, "workspace", workspace, "ready")
     cluster = portal.call("make_cluster", workspace=workspace, name="tide", nodes=2, cores=2)
     becomes(portal, "cluster", cluster, "running")
+    nodes = portal.call("nodes", cluster=cluster)
+    if request.node.callspec.params["box"] == "cloud-init":
+        assert all("Cloud-init v." in box.console(node["id"]) for node in nodes), box.console(nodes[0]["id"])
     portal.call("pause", cluster=cluster)
     becomes(portal, "cluster", cluster, "paused")
     portal.call("resume", cluster=cluster)
