@@ -23,7 +23,16 @@ def listed(cluster, **notices):
     }  # fmt: skip
 
 
-def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, vera, rings):
+@pytest.fixture
+def announce(django_capture_on_commit_callbacks):
+    def announce(cluster, **notices):
+        with django_capture_on_commit_callbacks(execute=True):
+            note_announcements([cluster], listed(cluster, **notices))
+
+    return announce
+
+
+def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, vera, rings, announce):
     tide = Cluster.objects.create(
         workspace=lab, name="tide", instance_type="m5.large", cores_per_node=1, node_count=2, status="running",
         engine_version=EngineVersion.objects.get(kind="mpi"), spot=True,
@@ -31,16 +40,16 @@ def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, v
     for rank in range(2):
         Node.objects.create(cluster=tide, rank=rank, hostname=f"tide-{rank}", cloud_id=f"i-{rank}", state="answers")
     client.force_login(vera)
-    note_announcements([tide], listed(tide))
+    announce(tide)
     assert rings == []
     assert NOTICE not in words(client.get(tide.get_absolute_url()))
-    note_announcements([tide], listed(tide, tide_1=NOTICE))
+    announce(tide, tide_1=NOTICE)
     assert f"cluster.{tide.uuid}" in rings
     page = words(client.get(tide.get_absolute_url()))
     assert f'data-say="tide-1: {NOTICE}"' in page
     assert "tide-0: AWS" not in page
     rings.clear()
-    note_announcements([tide], listed(tide, tide_1=NOTICE))
+    announce(tide, tide_1=NOTICE)
     assert rings == [], "nothing is new"
-    note_announcements([tide], listed(tide))
+    announce(tide)
     assert NOTICE not in words(client.get(tide.get_absolute_url()))
