@@ -1,20 +1,23 @@
 # Everything a newcomer needs. The environment in .venv is made by bin/python, on the first call and when pins change.
-.PHONY: help demo up test slow lint bench chaos assets lock clean
+.PHONY: help demo demo-aws up test slow lint bench chaos assets lock clean
 .SILENT:
 
 help: ## Show this list
 	echo 'Coxswain. Needs Python 3.11 or newer, git and a package index; no root.'
 	echo
-	sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-13s %s\n", $$1, $$2 }'
+	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-13s %s\n", $$1, $$2 }'
 
 demo: ## From nothing to a cluster on this machine and a real MPI job's output; EXIT=1 stops after it
 	exec bin/python manage.py demo $(if $(filter-out 0 no,$(EXIT)),--exit) $(ARGS)
+
+demo-aws: ## The same in an account of an emulated AWS, with a real node behind each instance; as root
+	exec bin/python --test -m tests.aws.demo $(if $(filter-out 0 no,$(EXIT)),--exit) $(ARGS)
 
 up: ## Start the portal on this machine; Ctrl-C stops it. ARGS='--port 8001' chooses the port
 	exec bin/python manage.py up $(ARGS)
 
 test: ## Run the tests; what the machine lacks is skipped and named. ARGS='-k words' chooses
-	exec bin/python --test -m pytest $(ARGS)
+	exec bin/python --test -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 slow: ## Run the tests that make many nodes, ranks and packages, which take minutes
 	exec bin/python --test -m pytest -m slow $(ARGS)

@@ -480,10 +480,12 @@ def change_profile(
     notify_dormancy: bool,
     notify_membership: bool,
     notify_idleness: bool,
+    notify_runs: bool,
 ) -> None:
     wanted = {
         "name": name, "time_zone": time_zone, "theme": theme, "notify_dormancy": notify_dormancy,
         "notify_membership": notify_membership, "notify_idleness": notify_idleness,
+        "notify_runs": notify_runs,
     }  # fmt: skip
     before = {field: getattr(user, field) for field, value in wanted.items() if getattr(user, field) != value}
     if not before:

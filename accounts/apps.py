@@ -5,11 +5,11 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import audit, signin, watch
+        from accounts import audit, signin, tokens, watch
         from accounts.models import Organization
         from portal.tasks import registry
 
         signin.connect()
-        registry.tell(audit=audit.record)
+        registry.tell(audit=audit.record, caller=tokens.acting)
         registry.add_live(Organization)
         registry.add_watchers(watch.AccountsWatcher)

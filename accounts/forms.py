@@ -236,6 +236,9 @@ class ProfileForm(forms.Form):
     notify_idleness = forms.BooleanField(
         required=False, label="Mail me before a timer pauses or deletes a cluster that I made or may change"
     )
+    notify_runs = forms.BooleanField(
+        required=False, label="Mail me about runs of my jobs", help_text="Of which, each job's page says."
+    )
 
 
 class DeleteAccountForm(forms.Form):

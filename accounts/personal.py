@@ -13,7 +13,7 @@ from accounts.models import AuditEvent, User
 
 _PLAIN = (
     "uuid", "email", "name", "date_joined", "last_login", "unlocked_at", "time_zone", "theme", "notify_dormancy",
-    "notify_membership", "notify_idleness",
+    "notify_membership", "notify_idleness", "notify_runs",
 )  # fmt: skip
 
 

@@ -20,9 +20,10 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters import hostfile, life, plans
+from clusters import ceiling, hostfile, life, plans
 from clusters.durations import Timer, in_words
 from clusters.models import Cluster, EngineVersion, Node
+from clusters.roles import role_for
 from portal import clouds, ssh
 from portal.clouds import InstanceType
 from portal.clouds.types import not_here
@@ -93,7 +94,7 @@ def create_cluster(
     """
     if not 1 <= node_count <= MOST_NODES:
         raise PortalError(f"A cluster has 1 to {MOST_NODES} nodes.", field="node_count")
-    workspace = _locked(workspace)
+    workspace = locked(workspace)
     asked = {clouds.Can.ZONE: zone, clouds.Can.SPOT: spot, clouds.Can.ROLE: role, clouds.Can.PAUSE: auto_pause}
     for can, chosen in asked.items():
         if chosen and can not in workspace.can:
@@ -102,6 +103,8 @@ def create_cluster(
         raise PortalError(f"{SPOT_STAYS} Choose Never.", field="auto_pause")
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if role:
+        role_for(workspace, role)
     cluster, made = Cluster.objects.get_or_create(
         uuid=uuid_for(Cluster, uuid, workspace=workspace),
         workspace=workspace,
@@ -143,9 +146,11 @@ def create_cluster(
 @audit.atomic()
 def begin_dedicated(cluster: Cluster, *, by: User | None, why: str) -> Task:
     """Make a cluster that is dedicated to a run, whose time has come: once. Raises `PortalError`."""
-    workspace = _locked(cluster.workspace)
+    workspace = locked(cluster.workspace)
     if workspace.status != Workspace.Status.READY:
         raise PortalError(f"{workspace.name} is {workspace.badge.word}. Clusters can be made once it is READY.")
+    if full := ceiling.left([workspace])[workspace.pk].full:
+        raise PortalError(f"{full}.")
     title = f"{plans.CREATE.title} {cluster} {why}"[:200]
     return start_task(cluster, plans.CREATE.kind, by=by, title=title, cloud=workspace.cloud_config.kind)
 
@@ -169,7 +174,7 @@ def end_dedicated(cluster: Cluster) -> bool:
     return True
 
 
-def _locked(workspace: Workspace) -> Workspace:
+def locked(workspace: Workspace) -> Workspace:
     """As it is now; whoever deletes it waits until we have ended."""
     rows = Workspace.objects.select_for_update(of=("self",), no_key=True)
     return rows.select_related("organization", "cloud_config").get(pk=workspace.pk)
@@ -287,7 +292,7 @@ def _look_again(cluster: Cluster, timer: Timer) -> None:
     as_seen = (minutes, row.last_active, row.warned) == (timer.minutes, timer.since, timer.warned)
     if not as_seen or not timer.warned or row.at < timer.acts_at:
         raise Conflict(f"Somebody has done something with {cluster} since.")
-    if Cluster.objects.filter(pk=cluster.pk).in_use().exists():
+    if Cluster.objects.filter(pk=cluster.pk).in_use(timer.verb).exists():
         raise Conflict(f"{cluster} is in use.")
 
 

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from clusters.models import Cluster, ClusterQuerySet, EngineVersion, Node
+from clusters.models import Cluster, ClusterQuerySet, EngineVersion, InstanceRole, Node
 from portal.admin import ReadOnlyInline, StaffAdmin, list_link, shown, site
 
 
@@ -48,6 +48,20 @@ class ClusterAdmin(StaffAdmin):
     @admin.display(description="on it")
     def runs(self, cluster: Cluster) -> SafeString:
         return list_link("Runs", "jobs.run", cluster__id=cluster.pk)
+
+
+@admin.register(InstanceRole, site=site)
+class InstanceRoleAdmin(StaffAdmin):
+    list_display = ("name", "workspace", "condition", "arn", "created")
+    list_select_related = ("workspace",)
+    list_filter = ("status",)
+    search_fields = ("name__istartswith", "arn__istartswith", "workspace__name__istartswith")
+    search_help_text = "The beginning of its name, of its ARN or of its workspace's name."
+    fields = ("name", "description", "arn", "workspace", "condition", "created_by", "created", "uuid")
+
+    @admin.display(description="status")
+    def condition(self, role: InstanceRole) -> SafeString:
+        return shown(role.badge)
 
 
 @admin.register(EngineVersion, site=site)

@@ -6,13 +6,14 @@ class ClustersConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import holdings
-        from clusters import actions, life, strays, watch
+        from clusters import actions, life, roles, strays, watch
         from clusters.consumers import TerminalConsumer
-        from clusters.models import Cluster
+        from clusters.models import Cluster, InstanceRole
         from portal.tasks import registry
         from workspaces.models import Stray
 
         registry.add_subject(Cluster, *life.PLANS)
+        registry.add_subject(InstanceRole, *roles.PLANS)
         registry.add_subject(Stray, *strays.PLANS)
         registry.add_watchers(watch.NodeWatcher, watch.RepairWatcher, watch.EnginesWatcher, watch.CloudWatcher)
         registry.add_watchers(

@@ -29,14 +29,14 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
-from django.utils.timezone import localtime, override
+from django.utils.timezone import localtime, now, override
 
 from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
 from clusters.durations import Timer, in_words, shutdown
 from clusters.life import PAUSE
-from clusters.models import Cluster, Node, Terminal
+from clusters.models import SOON, Cluster, Node, Terminal
 from clusters.plans import DELETE
 from clusters.samples import Sample
 from portal import mail
@@ -100,7 +100,7 @@ def _note_use() -> None:
 def _warn(cluster: Cluster, timer: Timer) -> Timer | None:
     """None where somebody else did so, or does something with it."""
     as_seen = Cluster.objects.filter(pk=cluster.pk, status=cluster.status, last_active__lte=timer.since)
-    unused = as_seen.exclude(pk__in=Cluster.objects.filter(pk=cluster.pk).in_use().values("pk"))
+    unused = as_seen.exclude(pk__in=Cluster.objects.filter(pk=cluster.pk).in_use(timer.verb).values("pk"))
     if not unused.filter(Q(warned=None) | Q(warned__lte=F("last_active"))).update(warned=Now()):
         return None
     cluster.refresh_from_db(fields=["warned"])
@@ -239,6 +239,9 @@ def clock(
 ) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
     runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
+    timer = cluster.timer
+    if timer is None or timer.verb != "delete":  # which those whose time is far away have nothing against
+        runs = [run for run in runs if run.due is None or run.due <= now() + SOON]
     uses = [f"{run} {'waits for it' if run.is_waiting else 'is on it'}" for run in runs[:NAMED]]
     if len(runs) > NAMED:
         uses.append("More runs wait for it")
@@ -254,7 +257,7 @@ def clock(
         in_words(cluster.auto_pause),
         in_words(cluster.auto_shutdown),
         uses,
-        cluster.timer,
+        timer,
         cluster.last_active,
         next((task for task in tasks if task.asked_by_id), None),
         last if is_auto and cluster.status == Cluster.Status.PAUSED else None,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from django.db import transaction
 
-from clusters.models import Cluster, Node
+from clusters.models import Cluster, Node, due_soon
 from clusters.plans import (
     CREATE,
     DELETE,
@@ -51,7 +51,7 @@ def let_runs_end(work: Work) -> None:
 def give_way(cluster: Cluster) -> None:
     """Take back a pause that nobody has asked for, where a run waits for the cluster."""
     by_itself = cluster.tasks.unfinished().filter(kind=PAUSE.kind, asked_by=None, cancel_asked=False)
-    if cluster.runs.filter(status="new").exists():
+    if cluster.runs.filter(due_soon(), status="new").exists():
         for task in by_itself:
             cancel_task(task)
 

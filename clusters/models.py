@@ -12,7 +12,7 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.db import models, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, Subquery, When
-from django.db.models.functions import Now
+from django.db.models.functions import Lower, Now
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -27,6 +27,13 @@ from portal.tasks.subjects import Subject
 from usage.amounts import Amount
 from usage.models import Record
 from workspaces.models import Workspace
+
+SOON = timedelta(hours=1)  # before its time, a run has its cluster kept awake
+
+
+def due_soon(path: str = "") -> Q:
+    """Of runs that wait: whose time has come, or will have `SOON`. `path` leads to them."""
+    return Q(**{f"{path}due": None}) | Q(**{f"{path}due__lte": Now() + SOON})
 
 
 class EngineVersion(models.Model):
@@ -72,6 +79,11 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         """Those on which anybody may run something: not those that belong to one run."""
         return self.filter(dedicated=False)
 
+    def not_begun(self) -> ClusterQuerySet:
+        """Those of runs whose time has not come, or that wait for a place: nothing of them is made yet."""
+        begun = Cluster.objects.filter(pk=OuterRef("pk"), tasks__isnull=False).order_by()
+        return self.filter(~Exists(begun), dedicated=True, status=Cluster.Status.NEW)
+
     def free(self) -> ClusterQuerySet:
         """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
@@ -82,15 +94,17 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         kept = Q(status=Cluster.Status.FAILED, kept_until__isnull=False)
         return self.filter(Q(status=Cluster.Status.RUNNING) | kept)
 
-    def in_use(self) -> ClusterQuerySet:
+    def in_use(self, verb: str = "") -> ClusterQuerySet:
         """Those that a run is on or waits for, or on which a terminal is open: their timers do not go on.
 
-        Sessions by ssh count where a setting says so. What else uses a cluster has its place here: a kernel of a
-        notebook that is busy.
+        A run whose time is not `SOON` needs no nodes until then, and only keeps its cluster from the timer that would
+        delete it: `verb` is what is about to be done. Sessions by ssh count where a setting says so. What else uses a
+        cluster has its place here: a kernel of a notebook that is busy.
         """
         this = Cluster.objects.filter(pk=OuterRef("pk")).order_by()
         uses = Q(occupied_by__isnull=False)
-        uses |= Q(Exists(this.filter(runs__status__in=("new", "inprogress"))))
+        waits = Q() if verb == "delete" else due_soon("runs__")
+        uses |= Q(Exists(this.filter(runs__status="inprogress"))) | Q(Exists(this.filter(waits, runs__status="new")))
         uses |= Q(Exists(this.filter(terminals__isnull=False)))
         if settings.SSH_IS_ACTIVITY:
             uses |= Q(Exists(this.filter(nodes__guests__gt=0, nodes__state=Node.State.ANSWERS)))
@@ -221,7 +235,7 @@ class Cluster(Subject):
     told_of = models.BigIntegerField(null=True, editable=False)  # the timer's task of whose failure people know
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
-    role = models.CharField(max_length=120, blank=True)  # what its nodes may do in the cloud, by the cloud's name of it
+    role = models.CharField(max_length=620, blank=True)  # of an `InstanceRole`; empty: its nodes have one of its own
     extra_tags = models.JSONField(default=dict, blank=True)  # of people, written on everything of it
     hourly_price = models.DecimalField(max_digits=10, decimal_places=5, null=True)  # of a node, in US dollars
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
@@ -298,6 +312,11 @@ class Cluster(Subject):
             spot=row.spot,
             hourly_price=row.hourly_price,
         ).begin()
+
+    @property
+    def instance_role(self) -> InstanceRole | None:
+        """The registered role that its nodes have. None: one of its own, or one that is registered no more."""
+        return self.workspace.instance_roles.live().filter(arn=self.role).first() if self.role else None
 
     @property
     def used(self) -> Amount:
@@ -451,6 +470,117 @@ class Cluster(Subject):
 
     def live_names(self) -> list[str]:
         return [f"cluster.{self.uuid}", *self.workspace.live_names()]
+
+
+class InstanceRoleQuerySet(AccessQuerySet["InstanceRole"]):
+    workspace_path = "workspace"
+    changes = Can.MANAGE_CLUSTERS
+
+    def live(self) -> InstanceRoleQuerySet:
+        return self.exclude(status=InstanceRole.Status.TERMINATED)
+
+    def staying(self) -> InstanceRoleQuerySet:
+        """Neither removed nor being removed."""
+        return self.exclude(status__in=(InstanceRole.Status.TERMINATING, InstanceRole.Status.TERMINATED))
+
+    def active(self) -> InstanceRoleQuerySet:
+        """Those that a cluster can be given."""
+        return self.filter(status=InstanceRole.Status.ACTIVE)
+
+
+class InstanceRole(Subject):
+    """A role of the cloud account's owner, registered in a workspace: what nodes of a cluster may do in the account.
+
+    The role itself stays its owner's. The portal gives it what every node needs, and takes that away again.
+    """
+
+    fetched_with = ("workspace__organization", "workspace__cloud_config")
+
+    class Status(models.TextChoices):
+        NEW = "new"
+        INPROGRESS = "inprogress"
+        ACTIVE = "active"
+        FAILED = "failed"
+        TERMINATING = "terminating"
+        TERMINATED = "terminated"
+
+    STATES: ClassVar[Mapping[str, State]] = {
+        Status.NEW: State(Badge.waiting("NEW")),
+        Status.INPROGRESS: State(Badge.working("INPROGRESS"), follows={Status.NEW, Status.ACTIVE, Status.FAILED}),
+        Status.ACTIVE: State(Badge.good("ACTIVE"), follows={Status.INPROGRESS}),
+        Status.FAILED: State(Badge.bad("FAILED"), follows={Status.NEW, Status.INPROGRESS, Status.TERMINATING}),
+        Status.TERMINATING: State(Badge.working("TERMINATING"), follows={Status.ACTIVE, Status.FAILED}),
+        Status.TERMINATED: State(
+            Badge.gone("TERMINATED"),
+            follows={Status.NEW, Status.INPROGRESS, Status.ACTIVE, Status.FAILED, Status.TERMINATING},
+        ),
+    }
+
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="instance_roles")
+    name = models.CharField(max_length=80)
+    arn = models.CharField(max_length=620)  # the cloud's name of it
+    description = models.CharField(max_length=200, blank=True)
+    status = models.CharField(max_length=12, choices=Status, default=Status.NEW)
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+
+    objects = InstanceRoleQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                "workspace", Lower("name"), condition=~Q(status="terminated"), name="live_instance_role_names_unique"
+            ),
+            models.UniqueConstraint(
+                fields=["workspace", "arn"], condition=~Q(status="terminated"), name="live_instance_roles_unique"
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=["new", "inprogress", "active", "failed", "terminating", "terminated"]),
+                name="instance_role_status_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("instance-role", args=[self.uuid])
+
+    def crumbs(self) -> list[tuple[str, str]]:
+        roles = ("Instance roles", reverse("instance-roles", args=[self.workspace.uuid]))
+        return [roles, (self.name, self.get_absolute_url())]
+
+    @property
+    def can(self) -> frozenset[clouds.Can]:
+        return self.workspace.can
+
+    def ways_out(self, why: Explanation) -> list[Way]:
+        return self.workspace.ways_out(why)
+
+    def live_names(self) -> list[str]:
+        return [f"instancerole.{self.uuid}", *self.workspace.live_names()]
+
+    @property
+    def clusters(self) -> ClusterQuerySet:
+        """Those whose nodes have it."""
+        return Cluster.objects.live().filter(workspace=self.workspace_id, role=self.arn)
+
+    def is_registered_elsewhere(self) -> bool:
+        """In another workspace, of whichever organization: the account's role is the same one."""
+        return InstanceRole.objects.staying().filter(arn=self.arn).exclude(pk=self.pk).exists()
+
+    def detach(self) -> bool:
+        """Take away from the account's role what the portal gave it. False: it is registered elsewhere, and keeps it.
+
+        Raises `PortalError`. Whoever registers it elsewhere meanwhile has it attached.
+        """
+        account = self.workspace.cloud_config.account
+        if self.is_registered_elsewhere():
+            return False
+        account.detach_role(self.arn)
+        if self.is_registered_elsewhere():  # since then, and attached before we took it away
+            account.attach_role(self.arn)
+        return True
 
 
 class NodeQuerySet(models.QuerySet["Node"]):

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from django.utils.timezone import now
 
-from portal.clouds import Account, Can, Identity, InstanceType, Offer, Zone
+from portal.clouds import Account, Can, InstanceType, Offer, Zone
 from portal.errors import Passing, PortalError, Refused
 from workspaces import listings
 from workspaces.models import CloudConfig, Listing, Workspace
@@ -216,11 +216,6 @@ def zones(workspace: Workspace) -> Answer[list[Zone]]:
     if workspace.cloud_config.kind in CloudConfig.FAR:
         return _kept_in(workspace.listing, listings.zones)
     return _ask(workspace, "zones", lambda account: account.cloud(region).zones(), fresh=LISTS, oldest=OLDEST)
-
-
-def role(workspace: Workspace, name: str) -> Answer[Identity]:
-    """Whether nodes can be given it. The trouble says why not."""
-    return _ask(workspace, ("role", name), lambda account: account.check_role(name), fresh=OFFERS, oldest=OFFERS)
 
 
 def offer(workspace: Workspace, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Answer[Offer]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Self
 
-from clusters.models import EngineVersion
+from clusters.models import Cluster, EngineVersion
 from portal.clouds import InstanceType
 from portal.errors import PortalError
 
@@ -40,6 +40,14 @@ class Specification:
             **more,
             hourly_price=hourly_price,
         )
+
+    @classmethod
+    def of_cluster(cls, cluster: Cluster) -> Self:
+        """Of one more like it. Its instance type has what a cluster keeps of one: no memory."""
+        same = {name: getattr(cluster, name) for name in ("node_count", "zone", "spot", "role", "extra_tags")}
+        engine, cores, price = cluster.engine_version, cluster.cores_per_node, cluster.hourly_price
+        kind = InstanceType(cluster.instance_type, "", cores, vcpus=cores, memory_gib=0, hourly_price=price)
+        return cls(kind, engine=(engine.kind, engine.version), hourly_price=price, **same)
 
     @classmethod
     def read(cls, kept: Mapping[str, Any]) -> Self:

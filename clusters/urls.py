@@ -1,6 +1,6 @@
 from django.urls import path
 
-from clusters.views import changes, clusters, connect, create, several, strays
+from clusters.views import changes, clusters, connect, create, roles, several, strays
 
 urlpatterns = [
     path("workspaces/<uuid:uuid>/clusters/", clusters.clusters, name="clusters"),
@@ -22,6 +22,12 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/terminal/", connect.terminal, name="terminal"),
     path("clusters/<uuid:uuid>/key/", connect.key, name="cluster-key"),
     path("clusters/<uuid:uuid>/hostfile/", connect.hostfile, name="refresh-hostfile"),
+    path("workspaces/<uuid:uuid>/instance-roles/", roles.instance_roles, name="instance-roles"),
+    path("workspaces/<uuid:uuid>/instance-roles/new/", roles.new_instance_role, name="new-instance-role"),
+    path("instance-roles/<uuid:uuid>/", roles.instance_role, name="instance-role"),
+    path("instance-roles/<uuid:uuid>/validate/", roles.validate, name="validate-instance-role"),
+    path("instance-roles/<uuid:uuid>/remove/", roles.remove, name="remove-instance-role"),
+    path("instance-roles/<uuid:uuid>/forget/", roles.forget, name="forget-instance-role"),
     path("left-behind/<uuid:uuid>/", strays.stray, name="stray"),
     path("left-behind/<uuid:uuid>/adopt/", strays.adopt, name="adopt-stray"),
     path("clusters/<uuid:uuid>/delete/", changes.remove_cluster, name="delete-cluster"),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -21,17 +22,17 @@ from accounts import audit
 from accounts.access import Can
 from accounts.holdings import Holding
 from accounts.models import Organization, User
-from clusters.actions import create_cluster
+from clusters.actions import create_cluster, locked
 from clusters.life import give_way
 from clusters.models import Cluster
 from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
-from jobs.dispatch import GONE, begin_cluster, dispatch, resume_for
-from jobs.models import Job, Run
+from jobs.dispatch import GONE, dispatch, resume_for
+from jobs.models import Firing, Job, Kind, Run, Schedule
 from portal.errors import PortalError
 from portal.once import uuid_for
-from portal.secrets import redact, seal
+from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
 from workspaces.models import Workspace
@@ -62,10 +63,22 @@ class Program:
     ranks: int | None = None  # None: one on each core, or so many on each node
     ranks_per_node: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    kind: str = Kind.PYTHON  # what `command` is
+    retries: int = 0  # how often a run that failed is tried again, so many seconds after its end
+    retry_delay: int = 60
+    retry_on_timeout: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Self:
         return cls(**{name: getattr(job, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def of_run(cls, run: Run) -> Self:
+        """The same again, on a cluster like that of the run where that was its own."""
+        same = {name: getattr(run, name) for name in cls.__dataclass_fields__ if name not in ("cluster", "dedicated")}
+        if not run.cluster.dedicated:
+            return cls(cluster=run.cluster, **same)
+        return cls(cluster=None, dedicated=Specification.of_cluster(run.cluster).kept, **same)
 
 
 MOST_WAITING = 100  # runs that may wait for one cluster
@@ -88,7 +101,12 @@ def create_job(
     ranks: int | None = None,
     ranks_per_node: int | None = None,
     environment: Mapping[str, str] | None = None,
+    kind: str = Kind.PYTHON,
+    retries: int = 0,
+    retry_delay: int = 60,
+    retry_on_timeout: bool = False,
     due: datetime | None = None,
+    secrets: Mapping[str, str | None] | None = None,
     credential: Credential | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
@@ -112,6 +130,10 @@ def create_job(
             "ranks": ranks,
             "ranks_per_node": ranks_per_node,
             "environment": dict(environment or {}),
+            "kind": kind,
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "retry_on_timeout": retry_on_timeout,
             "created_by": by,
         },
     )
@@ -119,10 +141,14 @@ def create_job(
         return job, job.runs.earliest("number")
     if credential:
         _keep_credential(job, credential)
+    if secrets:
+        _keep_secrets(job, {name: value for name, value in secrets.items() if value is not None})
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
-    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment"):
+    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries"):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
+    if secrets:
+        after["secret variables"] = ", ".join(job.secret_names)
     if credential:
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
@@ -156,6 +182,39 @@ def _keep_credential(job: Job, credential: Credential | None) -> None:
     if credential:
         seal(job, "git_password", credential.password)
     job.save(update_fields=["git_username", "git_password"])
+
+
+@audit.atomic()
+def change_secrets(job: Job, secrets: Mapping[str, str | None], *, by: User) -> bool:
+    """These are its secret variables, for runs that start from now on; None: as it was. Says whether any changed.
+
+    Raises `PortalError` where what is to stay cannot be decrypted.
+    """
+    had = job.secret_names
+    if list(secrets) == had and not any(secrets.values()):
+        return False
+    try:
+        old = json.loads(unseal(job, "secret_values")) if job.secret_values else {}
+    except CannotDecrypt as error:
+        if any(value is None for value in secrets.values()):
+            raise PortalError(
+                "The secret variables cannot be decrypted with this portal's keys. Give each one its value again.",
+                field="secrets",
+            ) from error
+        old = {}
+    new = {name: old.get(name, "") if value is None else value for name, value in secrets.items()}
+    _keep_secrets(job, {name: value for name, value in new.items() if value})
+    given = ", ".join(name for name, value in secrets.items() if value)
+    after = {"secret variables": ", ".join(job.secret_names), **({"given anew": given} if given else {})}
+    _record_job("changed secret variables", job, by=by, before={"secret variables": ", ".join(had)}, after=after)
+    return True
+
+
+def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
+    job.secret_names, job.secret_values = list(values), ""
+    if values:
+        seal(job, "secret_values", json.dumps(values))
+    job.save(update_fields=["secret_names", "secret_values"])
 
 
 @audit.atomic()
@@ -201,7 +260,21 @@ _WORDS = {
     "ranks": "ranks",
     "ranks_per_node": "ranks on each node",
     "environment": "environment",
+    "kind": "type",
+    "retries": "retries",
+    "retry_delay": "seconds to the next attempt",
+    "retry_on_timeout": "retries after the time limit",
 }
+
+
+@audit.atomic()
+def change_mail(job: Job, *, by: User, failure: bool, success: bool, slow: bool) -> None:
+    """Of what the person who made it is mailed."""
+    wanted = {"mail_failure": failure, "mail_success": success, "mail_slow": slow}
+    before = {name: getattr(job, name) for name, value in wanted.items() if getattr(job, name) != value}
+    if before:
+        Job.objects.filter(pk=job.pk).update(**wanted)
+        _record_job("changed mail", job, by=by, before=before, after={name: wanted[name] for name in before})
 
 
 def _in_words(field: str, value: Any) -> str:
@@ -210,32 +283,38 @@ def _in_words(field: str, value: Any) -> str:
             return str(value) if value else ""
         case "dedicated":
             return str(Specification.read(value)) if value else ""
-        case "ranks" | "ranks_per_node":
+        case "ranks" | "ranks_per_node" | "retries" | "retry_delay":
             return value or ""
+        case "kind":
+            return str(Kind(value).label)
         case "environment":  # what they are may be a secret
             return ", ".join(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
-        case "resumes":
+        case "resumes" | "retry_on_timeout":
             return "yes" if value else "no"
     return redact(value)
 
 
 @audit.atomic()
 def delete_job(job: Job, *, by: User) -> int:
-    """It starts no more runs, its name is free, and its password is gone; its runs and their output stay.
+    """It starts no more runs, its name is free, its password and secret variables are gone; its runs and output stay.
 
     Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
     """
-    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": ""}
+    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": "", "secret_values": ""}
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
-    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password"])
+    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password", "secret_values"])
+    job.schedules.live().update(deleted=Now(), next_at=None)
+    queued = Firing.objects.filter(schedule__job=job, outcome=Firing.Outcome.QUEUED)
+    queued.update(outcome=Firing.Outcome.SKIPPED, reason="The job was deleted.")
     place = ("job__workspace__organization", "cluster__workspace__organization", "output")
     unfinished = job.runs.unfinished().select_related(*place).order_by("pk")
     ledger.hold(Task.objects.of(Run, unfinished))
     cancelled = [run for run in unfinished if _cancel_waiting(run, by) or _cancel_begun(run, by)]
     job.runs.filter(needs_you=True).update(needs_you=False)
+    job.runs.filter(retry_at__isnull=False).update(retry_at=None)
     live.ring(*job.workspace.live_names())
     for run in cancelled:
         _record("cancelled", run, by=by)
@@ -255,11 +334,14 @@ def start_run(
     uuid: UUID | None = None,
     program: Program | None = None,
     due: datetime | None = None,
+    retry_of: Run | None = None,
+    schedule: Schedule | None = None,
 ) -> Run:
     """One more execution of the job as it is now, or once with another program. Raises `PortalError`.
 
     Asked twice with one `uuid`, it starts once. The error's code is `CLUSTER_GONE` where another cluster would do.
     `due`: it begins then, or when its cluster is free later. A cluster of its own is made then, and not before.
+    `retry_of`: the attempt before.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
     place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
@@ -272,15 +354,64 @@ def start_run(
     program = program or Program.of(now_so)
     _check_cluster(job.workspace, program.cluster, program.dedicated)
     number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
+    is_due = due is None or due <= now()
+    check_ranks(program, is_due)
     if program.dedicated:
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
         cluster = _cluster_of(now_so, program, place)
-    run_uuid = uuid_for(Run, uuid, job=now_so)
-    run = Run.objects.create(
-        uuid=run_uuid,
+    store = cluster.workspace.cloud_config.output_store
+    run = new_run(now_so, number, cluster, program, store, by=by, uuid=uuid_for(Run, uuid, job=now_so))
+    run.due, run.schedule = due, schedule
+    if retry_of:
+        run.retry_of, run.attempt = retry_of, retry_of.attempt + 1
+    run.output.save()
+    run.save(force_insert=True)
+    Job.objects.filter(pk=job.pk).update(ran=Now())
+    begun = None
+    if is_due and not program.dedicated:  # its own cluster is begun by the watch process, in the order of all of them
+        begun = dispatch(cluster.pk, fresh=run)
+        if begun is None:
+            _look_at_cluster(run)
+    if begun is None:
+        live.ring(live.WATCH_WAITING)
+    if begun != run:  # else its task has rung
+        live.ring(*run.live_names())
+    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
+    after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
+    if due:
+        after["not before"] = due.isoformat()
+    if retry_of:
+        after["attempt"] = run.attempt
+    if schedule:
+        after["by its schedule"] = schedule.clock.words
+    _record("started", run, by=by, after=after)
+    return run
+
+
+def check_ranks(program: Program, is_due: bool) -> None:
+    """Raises `PortalError` where no cluster that it may find has so many cores: one that is there may be scaled."""
+    cluster = program.cluster
+    if program.dedicated:
+        wanted = Specification.read(program.dedicated)
+        nodes, cores, where = wanted.node_count, wanted.instance_type.cores, f"a cluster of {wanted.nodes}"
+    elif cluster and is_due:
+        nodes, cores, where = max(cluster.node_count, cluster.scale_to or 0), cluster.cores_per_node, cluster.name
+    else:
+        return
+    size: dict[str, Any] = {"nodes": nodes, "cores_per_node": cores, "where": where}
+    if why := rules.too_many_ranks(program.ranks, program.ranks_per_node, **size):
+        raise PortalError(why, advice="Ask for fewer ranks, or choose a larger cluster.", field="ranks", code="ranks")
+
+
+def new_run(
+    job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
+) -> Run:
+    """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
+    return Run(
+        uuid=uuid,
         workspace=job.workspace,
-        job=now_so,
+        job=job,
         number=number,
         cluster=cluster,
         git_url=program.git_url,
@@ -291,32 +422,16 @@ def start_run(
         ranks=program.ranks,
         ranks_per_node=program.ranks_per_node,
         environment=dict(program.environment),
-        due=due,
-        output=Output.objects.create(
-            store=cluster.workspace.cloud_config.output_store,
-            folder=f"outputs/{cluster.workspace.uuid}/{run_uuid}",
+        kind=program.kind,
+        retries=program.retries,
+        retry_delay=program.retry_delay,
+        retry_on_timeout=program.retry_on_timeout,
+        output=Output(
+            store=store,
+            folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
         ),
         started_by=by,
     )
-    Job.objects.filter(pk=job.pk).update(ran=Now())
-    begun = None
-    is_due = due is None or due <= now()
-    if is_due and program.dedicated:
-        begin_cluster(run)
-    elif is_due:
-        begun = dispatch(cluster.pk, fresh=run)
-        if begun is None:
-            _look_at_cluster(run)
-    if begun is None:
-        live.ring(live.WATCH_WAITING)
-    if begun != run:  # else its task has rung
-        live.ring(*run.live_names())
-    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
-    after = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
-    if due:
-        after["not before"] = due.isoformat()
-    _record("started", run, by=by, after=after)
-    return run
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
@@ -336,6 +451,7 @@ def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
 
 def _cluster_for(job: Job, number: int, wanted: Specification, by: User | None) -> Cluster:
     """One that is dedicated to this run, called after it; nothing of it is made yet. Raises `PortalError`."""
+    locked(job.workspace)  # two jobs whose names differ in letters alone would have clusters of one name
     coming = Cluster.objects.live().filter(workspace=job.workspace, dedicated=True, status=Cluster.Status.NEW)
     if coming.filter(runs__job=job).count() >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs of {job} wait for their time already.")
@@ -366,10 +482,19 @@ def _look_at_cluster(run: Run) -> None:
         give_way(cluster)
 
 
+def repeat_run(run: Run, *, by: User, uuid: UUID | None = None) -> Run:
+    """The same once more: of the same commit, on the same cluster or on one like it. Raises `PortalError`."""
+    if not run.commit:
+        raise PortalError("It did not come so far that its commit is known. Run the job again.")
+    program = replace(Program.of_run(run), reference=run.commit)
+    return start_run(run.job, by=by, uuid=uuid, program=program)
+
+
 @audit.atomic()
 def dismiss_run(run: Run, *, by: User) -> bool:
-    """Nobody needs to be told any more that it failed. False when that was so already."""
-    if not Run.objects.filter(pk=run.pk, needs_you=True).update(needs_you=False):
+    """Nobody needs to be told any more that it failed, and it is not tried again. False when that was so already."""
+    open_ones = Run.objects.filter(Q(needs_you=True) | Q(retry_at__isnull=False), pk=run.pk)
+    if not open_ones.update(needs_you=False, retry_at=None):
         return False
     live.ring(*run.live_names())
     _record("dismissed", run, by=by)

@@ -6,10 +6,11 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import holdings
-        from jobs import actions, folders, plans, watch
+        from jobs import actions, folders, mail, plans, schedules, watch
         from jobs.models import Run
         from portal.tasks import registry
 
         registry.add_subject(Run, plans.RUN)
         registry.add_watchers(watch.DispatchWatcher, watch.RunWatcher, watch.LeftoverWatcher, folders.FolderWatcher)
+        registry.add_watchers(schedules.ScheduleWatcher, mail.MailWatcher)
         holdings.tellers.append(actions.holdings)

@@ -168,8 +168,9 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
         evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
+    said = last or _line(first.get("error", ""), MOST_LINE)
     for pattern, code, say in _COMMON:
-        if found := re.search(pattern, last):
+        if found := re.search(pattern, said):
             message, advice = say(found)
             return Cause(f"{who} {_how(first)}: {message}", evidence, advice, code)
     error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
@@ -258,6 +259,15 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         lambda _: (
             "there is no module bodo.",
             "Bodo is an engine version: take another cluster, one that was made with it.",
+        ),
+    ),
+    (
+        r"^AssertionError: Spawner and worker 0 must be on the same machine",  # of the workers that it spawns
+        "bodo_ranks",
+        lambda _: (
+            "bodo.pandas starts ranks of its own, and the job has started several already.",
+            "Give the job 1 rank: bodo.pandas starts one on each core, or as many as the variable BODO_NUM_WORKERS"
+            " says. Programs with @bodo.jit alone keep their ranks.",
         ),
     ),
     (

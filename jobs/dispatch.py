@@ -12,25 +12,31 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import timedelta
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, Min, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
+from clusters import ceiling
 from clusters.actions import begin_dedicated, end_dedicated, resume_cluster
 from clusters.models import Cluster
-from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion
-from jobs.models import Run
+from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion, span
+from jobs.models import Run, RunQuerySet
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.tasks import ledger, live, registry
 from portal.tasks.models import Task, TaskStatus
+from workspaces.models import Workspace
 
 logger = logging.getLogger(__name__)
 
+MOST_UNUSED = timedelta(minutes=15)  # that a cluster of a run's own is there, and cannot take it
+MOST_COLLECTING = timedelta(minutes=10)  # that it stays for the end of the run's output, once the run has ended
+_WITH_CLUSTER = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
 
 
@@ -92,17 +98,10 @@ def dispatch_all() -> int:
     Runs whose cluster will never be free end here, in words. A cluster that an ended run has kept, because something
     died in between, is let go of. One that is PAUSED is resumed for a run that wants that.
     """
-    for run in Run.objects.waiting().filter(cluster__status__in=GONE).select_related("cluster")[:500]:
-        _give_up(run)
-    of = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
-    without = Run.objects.waiting().due().filter(cluster__dedicated=True, cluster__status=Cluster.Status.NEW)
-    for run in without.select_related(*of)[:500]:
-        failpoint("jobs.dispatch.begin.before")
-        begin_cluster(run)
-        failpoint("jobs.dispatch.begin.after")
-    end_clusters()
-    asleep = Run.objects.waiting().due().filter(resumes=True, cluster__status=Cluster.Status.PAUSED)
-    for run in asleep.select_related(*of)[:500]:
+    begin_clusters()
+    wakes = Q(resumes=True) | Q(due__isnull=False)
+    asleep = Run.objects.waiting().due().filter(wakes, cluster__status=Cluster.Status.PAUSED)
+    for run in asleep.select_related(*_WITH_CLUSTER)[:500]:
         resume_for(run)
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
     kept = Cluster.objects.filter(Exists(on_it), ~Exists(on_it.unfinished())).filter(
@@ -112,12 +111,32 @@ def dispatch_all() -> int:
         kept.filter(pk=pk).update(occupied_by=None, last_active=Now())
     due = Run.objects.waiting().due().filter(cluster=OuterRef("pk"))
     free = Cluster.objects.free().filter(Exists(due.order_by()))
-    return sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
+    begun = sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
+    # After the portal was away, a cluster may be free that has waited for its run for long: so only now.
+    for run in _hopeless().select_related("cluster__workspace")[:500]:
+        _give_up(run)
+    end_clusters()
+    return begun
+
+
+def begin_clusters() -> None:
+    """Have those made that are dedicated to a run, for the runs that have waited longest, as far as there is room.
+
+    A workspace that has none, or is not READY, is in nobody's way.
+    """
+    waiting = Run.objects.without_cluster().filter(workspace__status=Workspace.Status.READY)
+    for pk, _ in waiting.order_by().values_list("workspace").annotate(first=Min("pk")).order_by("first"):
+        workspace = Workspace.objects.select_related("organization").get(pk=pk)
+        places = ceiling.left([workspace])[pk].places
+        for run in waiting.filter(workspace=pk).select_related(*_WITH_CLUSTER)[:places]:
+            failpoint("jobs.dispatch.begin.before")
+            _begin_cluster(run)
+            failpoint("jobs.dispatch.begin.after")
 
 
 @audit.atomic()
-def begin_cluster(run: Run) -> bool:
-    """Have the cluster made that is dedicated to it, if its time has come and nobody has cancelled it. Once."""
+def _begin_cluster(run: Run) -> bool:
+    """Once, and not where somebody has cancelled the run."""
     rows = Run.objects.waiting().due().select_for_update(of=("self",), no_key=True, skip_locked=True)
     if rows.filter(pk=run.pk).first() is None or run.cluster.last_task is not None:
         return False
@@ -130,10 +149,12 @@ def begin_cluster(run: Run) -> bool:
 
 
 def end_clusters() -> None:
-    """Those that are dedicated to a run which is over, and cleaned up."""
+    """Those that are dedicated to a run which is over, cleaned up, and seen to its end."""
     runs = Run.objects.filter(cluster=OuterRef("pk")).order_by()
     tasks = Task.objects.unfinished().filter(subject_type=ContentType.objects.get_for_model(Run))
-    on_it = runs.filter(Q(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)) | Q(pk__in=tasks.values("subject_id")))
+    is_on_it = Q(status__in=(Run.Status.NEW, Run.Status.INPROGRESS)) | Q(pk__in=tasks.values("subject_id"))
+    is_on_it |= Q(is_on_node=True, observed=False, ended__gt=Now() - MOST_COLLECTING)  # its output comes from there
+    on_it = runs.filter(is_on_it)
     over = Cluster.objects.live().filter(~Exists(on_it), dedicated=True)
     for cluster in over.select_related("workspace__organization", "workspace__cloud_config"):
         failpoint("jobs.dispatch.end.before")
@@ -154,7 +175,7 @@ def resume_for(run: Run) -> bool:
     since the run was asked for.
     """
     cluster = run.cluster
-    if not run.resumes or cluster.status != Cluster.Status.PAUSED or run.stays_asleep(cluster.last_task):
+    if cluster.status != Cluster.Status.PAUSED or not run.wakes(cluster.last_task):
         return False
     try:
         resume_cluster(cluster, by=run.started_by, why=f"for {run}")
@@ -164,14 +185,27 @@ def resume_for(run: Run) -> bool:
     return True
 
 
+def _hopeless() -> RunQuerySet:
+    """Those that wait for a cluster which is gone; or for their own, which is there and could not take them for long.
+
+    A cluster of its own costs money while nobody looks at it, as that of others does not.
+    """
+    tasks = Task.objects.filter(subject_type=ContentType.objects.get_for_model(Cluster), subject_id=OuterRef("cluster"))
+    goes_on = tasks.filter(Q(finished=None) | Q(finished__gt=Now() - MOST_UNUSED))
+    unused = Q(Exists(tasks), ~Exists(goes_on), cluster__dedicated=True)
+    return Run.objects.waiting().filter(Q(cluster__status__in=GONE) | unused)
+
+
 @transaction.atomic
 def _give_up(run: Run) -> None:
-    """Its cluster was deleted, or has failed, while it waited. Not where it was repaired since we looked."""
-    rows = Run.objects.waiting().select_for_update(of=("self",), no_key=True, skip_locked=True)
-    if rows.filter(pk=run.pk, cluster__status__in=GONE).first() is None:
+    """Its cluster was deleted, has failed, or is of no use to it. Not where it was repaired since we looked."""
+    rows = _hopeless().select_for_update(of=("self",), no_key=True, skip_locked=True)
+    if rows.filter(pk=run.pk).first() is None:
         return
     cluster = run.cluster
     cause = _of_failure(cluster) if cluster.status == Cluster.Status.FAILED else of_deletion(cluster)
+    if cluster.status not in GONE:
+        cause = _of_stuck(cluster)
     if cluster.dedicated and cause and cause.code == "cluster_gone":
         cause = replace(cause, advice="Run it again: then a cluster is made anew.")
     elif cause is None and cluster.dedicated:
@@ -182,6 +216,16 @@ def _give_up(run: Run) -> None:
     if run.move(Run.Status.FAILED, turn=at, ended=at, **cause.fields):
         run.output.end()
         live.ring(live.WATCH_WAITING, *run.live_names())
+
+
+def _of_stuck(cluster: Cluster) -> Cause:
+    lost = ", ".join(node.hostname for node in cluster.lost_nodes)
+    why = f"{lost} cannot be reached" if lost else f"it is {cluster.badge.word}"
+    return Cause(
+        f"{cluster.name}, which was made for this run, could not take it for {span(MOST_UNUSED.seconds)}: {why}.",
+        advice="The cluster is taken away. Run it again: then a cluster is made anew.",
+        code="dedicated_failed",
+    )
 
 
 def _how_it_went(cluster: Cluster) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from django import forms
@@ -51,6 +51,9 @@ class ClusterField(forms.ModelChoiceField):  # type: ignore[type-arg]
 class _Rows(forms.Widget):
     """A row for each variable, and an empty one."""
 
+    is_secret = False
+    kept: Collection[str] = ()  # names of secret ones that have a value
+
     def value_from_datadict(self, data: Any, files: Any, name: str) -> Any:
         def each(part: str) -> list[str]:
             key = f"{name}_{part}"
@@ -67,11 +70,33 @@ class _Rows(forms.Widget):
         context = {
             "name": name,
             "rows": [*pairs, ("", "")],
+            "is_secret": self.is_secret,
+            "kept": self.kept,
             "id": attrs.get("id"),
             "described": attrs.get("aria-describedby"),
             "invalid": attrs.get("aria-invalid"),
         }
         return render_to_string("jobs/_environment.html", context)
+
+
+class _SecretRows(_Rows):
+    """Without the values: what was typed is typed again."""
+
+    is_secret = True
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        names = [key for key, *_ in value or ()] if value and not isinstance(value[0], str) else value
+        return super().render(name, [(key, "") for key in names or ()], attrs, renderer)
+
+
+class SecretsField(forms.Field):
+    """Secret variables, as pairs of name and value. Initially the names of those that are kept."""
+
+    widget = _SecretRows
+
+    def clean(self, value: Any) -> list[tuple[str, str]]:
+        pairs = [(name.strip(), text.replace("\r\n", "\n")) for name, text in value or ()]
+        return [pair for pair in pairs if any(pair)]
 
 
 class EnvironmentField(forms.Field):

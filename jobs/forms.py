@@ -17,12 +17,14 @@ from clusters.estimate import node_price
 from clusters.forms.create import ClusterForm, typed
 from clusters.models import Cluster
 from clusters.specification import Specification
-from jobs import repositories, rules
+from jobs import calendar, repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
-from jobs.fields import OWN, ClusterField, EnvironmentField
-from jobs.models import Job, JobQuerySet, Run, RunQuerySet
+from jobs.cron import Cron, NotCron, zones
+from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
+from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
+from portal.clouds import InstanceType
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
 
@@ -77,9 +79,17 @@ class ProgramForm(OnceForm):
     """What a run runs, but for its source."""
 
     cluster = ClusterField()
+    kind = forms.ChoiceField(
+        label="Type",
+        choices=Kind.choices,
+        initial=Kind.PYTHON,
+        required=False,
+        help_text="A Python program runs on every core, by MPI. A shell command runs once, on the first node.",
+    )
     command = forms.CharField(
-        help_text="A Python file of the repository and its arguments. The portal puts the rest in front; CORES are all"
-        " cores that the cluster has when the run starts.",
+        help_text="A Python file of the repository and its arguments: the portal puts the rest in front, and CORES are"
+        " all cores that the cluster has when the run starts. Or what /bin/sh is to run, with $COXSWAIN_CORES and"
+        " $COXSWAIN_HOSTFILE for an mpiexec of your own.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono"}),
     )
     reference = forms.CharField(
@@ -91,7 +101,7 @@ class ProgramForm(OnceForm):
     environment = EnvironmentField(
         required=False,
         label="Other: environment variables",
-        help_text="For the program. Whoever sees the job sees them: they are no place for passwords.",
+        help_text="For the program. Whoever sees the job sees them: passwords belong below.",
     )
     ranks = forms.IntegerField(
         required=False,
@@ -108,17 +118,36 @@ class ProgramForm(OnceForm):
     time_limit = forms.IntegerField(
         label="Time limit in minutes", required=False, widget=forms.NumberInput(attrs={"inputmode": "numeric"})
     )
+    retries = forms.IntegerField(
+        required=False,
+        label="Retries",
+        help_text="How often a run that failed is tried again. Empty: not.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
+    retry_delay = forms.IntegerField(
+        required=False,
+        label="Minutes to the next attempt",
+        help_text="Empty: 1.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
+    retry_on_timeout = forms.BooleanField(
+        required=False,
+        label="Retry also after the time limit",
+        help_text="Each attempt has the whole time limit.",
+    )
     resumes = forms.BooleanField(
         required=False,
         label="Resume the cluster if it is paused",
         help_text="Without this, a run waits until somebody resumes it.",
     )
     field_order: tuple[str, ...] = (
-        *("key", "name", "cluster", "resumes", "due", "command", "git_url"),
+        *("key", "name", "cluster", "resumes", "due", "kind", "command", "git_url"),
         *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *("retries", "retry_delay", "retry_on_timeout"),
     )
-    ADVANCED: ClassVar = (
+    ADVANCED: ClassVar[tuple[str, ...]] = (
         *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *("retries", "retry_delay", "retry_on_timeout"),
     )
 
     def __init__(self, *args: Any, workspace: Workspace, of: Job | Run | None = None, **kwargs: Any) -> None:
@@ -135,6 +164,10 @@ class ProgramForm(OnceForm):
                 "time_limit": of.time_limit // 60 if of.time_limit else None,
                 "resumes": of.resumes,
                 "environment": of.environment,
+                "kind": of.kind,
+                "retries": of.retries or None,
+                "retry_delay": of.retry_delay // 60 if of.retries else None,
+                "retry_on_timeout": of.retry_on_timeout,
                 "ranks": of.ranks or of.ranks_per_node,
                 "ranks_are": "node" if of.ranks_per_node else "",
             }
@@ -162,8 +195,12 @@ class ProgramForm(OnceForm):
         """Whether something of it is wrong, or filled in."""
         return any(field.errors or _is_filled(field.value()) for field in self.advanced)
 
+    def clean_kind(self) -> str:
+        return self.cleaned_data["kind"] or Kind.PYTHON
+
     def clean_command(self) -> str:
-        return rules.command(self.cleaned_data["command"])
+        is_shell = self.cleaned_data.get("kind") == Kind.SHELL
+        return (rules.shell_command if is_shell else rules.command)(self.cleaned_data["command"])
 
     def clean_reference(self) -> str:
         return rules.reference(self.cleaned_data["reference"])
@@ -174,6 +211,36 @@ class ProgramForm(OnceForm):
 
     def clean_ranks(self) -> int | None:
         return rules.ranks(self.cleaned_data["ranks"])
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if data.get("ranks") and (size := self._size(data.get("cluster"))):
+            numbers = (None, data["ranks"]) if data.get("ranks_are") == "node" else (data["ranks"], None)
+            if why := rules.too_many_ranks(*numbers, **size):
+                self.add_error("ranks", why)
+        return data
+
+    def _size(self, chosen: Any) -> dict[str, Any] | None:
+        """Of the cluster that was chosen. None where that is not known."""
+        if isinstance(chosen, Cluster):
+            nodes, cores = max(chosen.node_count, chosen.scale_to or 0), chosen.cores_per_node
+            return {"nodes": nodes, "cores_per_node": cores, "where": chosen.name}
+        wanted = self._wanted_size() if chosen == OWN else None
+        if wanted is None:
+            return None
+        nodes, of = wanted
+        return {"nodes": nodes, "cores_per_node": of.cores, "where": f"a cluster of {nodes} × {of.name}"}
+
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        """How many nodes, of which type, a cluster of its own is to have."""
+        return (self.specification.node_count, self.specification.instance_type) if self.specification else None
+
+    def clean_retries(self) -> int:
+        return rules.retries(self.cleaned_data["retries"])
+
+    def clean_retry_delay(self) -> int:
+        """In seconds."""
+        return rules.retry_delay(self.cleaned_data["retry_delay"])
 
     @property
     def wanted(self) -> dict[str, Any]:
@@ -190,6 +257,10 @@ class ProgramForm(OnceForm):
             "ranks": None if on_each else data["ranks"],
             "ranks_per_node": data["ranks"] if on_each else None,
             "environment": data["environment"],
+            "kind": data["kind"],
+            "retries": data["retries"],
+            "retry_delay": data["retry_delay"],
+            "retry_on_timeout": data["retry_on_timeout"],
         }
 
     def program(self, git_url: str) -> Program:
@@ -207,6 +278,15 @@ class EditJobForm(ProgramForm):
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
+    secrets = SecretsField(
+        required=False,
+        label="Secret environment variables",
+        help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
+        " are. Whoever may run jobs here can have a program use them.",
+    )
+    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:])
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:])
+
     def __init__(
         self,
         data: Any = None,
@@ -218,11 +298,13 @@ class EditJobForm(ProgramForm):
     ) -> None:
         """`look`: `data` is only to be shown again, and in it the cluster to be filled in (`own`) or done with."""
         if of:
-            kwargs["initial"] = {"name": of.name} | kwargs.get("initial", {})
+            kwargs["initial"] = {"name": of.name, "secrets": of.secret_names} | kwargs.get("initial", {})
         if look:
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
         self.job, self.may_build = of, may_build
+        secrets: Any = self.fields["secrets"]
+        secrets.widget.kept = of.secret_names if of else ()
         self.page: rules.Address | None = None  # that was given as the path
         field: Any = self.fields["cluster"]
         chosen = self["cluster"].value()
@@ -269,6 +351,16 @@ class EditJobForm(ProgramForm):
         price = node_price(self.workspace, own.wanted, seen_by=by) if own.wanted else None
         return Specification.of(own.cleaned_data, price)
 
+    def _wanted_size(self) -> tuple[int, InstanceType] | None:
+        if self.own is None or not self.own.is_bound:
+            return super()._wanted_size()
+        typed = self.own.cleaned_data if self.own.is_valid() else {}
+        return (typed["node_count"], typed["instance_type"]) if typed else None
+
+    def clean_secrets(self) -> dict[str, str | None]:
+        kept = self.job.secret_names if self.job else ()
+        return rules.secrets(self.cleaned_data["secrets"], kept, self.cleaned_data.get("environment", ()))
+
     def clean_name(self) -> str:
         name = rules.name(self.cleaned_data["name"])
         mine = self.job.uuid if self.job else self.cleaned_data.get("key")
@@ -293,7 +385,9 @@ class EditJobForm(ProgramForm):
                     "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
                 )
             data["reference"] = page.reference
-        if page and page.path and "command" in data:
+        if page and page.path and data.get("kind") == Kind.SHELL:
+            self.add_error("git_url", "A shell command begins in the top folder: give the repository's own address.")
+        elif page and page.path and "command" in data:
             try:
                 data["command"] = rules.in_folder(data["command"], page.path)
             except forms.ValidationError as error:
@@ -357,6 +451,102 @@ class JobForm(EditJobForm, CredentialForm):
         if due and due < now() - timedelta(minutes=2):
             raise forms.ValidationError("This time has passed. Leave it empty to begin now.", code="past")
         return due
+
+
+class DaysField(forms.CharField):
+    """Excluded days, one or several a line, as `jobs.calendar` has them."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "class": "mono"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return calendar.written(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        try:
+            return calendar.read(super().clean(value))
+        except calendar.NoDays as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+class CalendarForm(forms.Form):
+    days = DaysField(
+        label="Excluded days",
+        required=False,
+        max_length=20_000,
+        help_text="A line each: 2026-12-25 Christmas, or 2026-12-24 to 2027-01-01 Holidays.",
+    )
+
+
+class ScheduleForm(OnceForm):
+    """When runs of a job begin by themselves, and what becomes of the times at which they cannot."""
+
+    cron = forms.CharField(
+        label="When",
+        max_length=200,
+        help_text="Minute, hour, day of the month, month, day of the week; * is any. 0 9 * * 1-5 is each weekday at"
+        " 09:00, */15 * * * * each quarter of an hour, 30 6 1 * * each first of a month at 06:30.",
+        widget=forms.TextInput(
+            attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono", "list": "cron-examples"}
+        ),
+    )
+    zone = forms.ChoiceField(
+        label="Time zone", help_text="By the clocks there. What their changes do to it is shown beside."
+    )
+    most_runs = forms.IntegerField(
+        label="Runs of it at once",
+        min_value=1,
+        max_value=10,
+        initial=1,
+        help_text="1 to 10 that have not ended, whether they run or wait for their cluster.",
+    )
+    overlap = forms.ChoiceField(label="When as many have not ended", choices=Schedule.Overlap.choices)
+    missed = forms.ChoiceField(
+        label="What was missed while the portal was away",
+        choices=Schedule.Missed.choices,
+        help_text="A time is missed when nobody came to it for five minutes.",
+    )
+    excluded = DaysField(
+        label="Not on these days",
+        required=False,
+        max_length=20_000,
+        help_text="A line each: 2026-12-25 Christmas, or 2026-12-24 to 2027-01-01 Holidays.",
+    )
+    heeds_calendar = forms.BooleanField(label="Nor on the excluded days of the workspace", required=False, initial=True)
+    field_order = ("key", "cron", "zone", "most_runs", "overlap", "missed", "excluded", "heeds_calendar")
+    RULES: ClassVar = ("most_runs", "overlap", "missed", "excluded", "heeds_calendar")
+
+    def __init__(self, *args: Any, reader: Any, of: Schedule | None = None, **kwargs: Any) -> None:
+        if of:
+            filled = {name: getattr(of, name) for name in ("cron", "zone", *self.RULES)}
+            kwargs["initial"] = filled | kwargs.get("initial", {})
+        super().__init__(*args, **kwargs)
+        zone: Any = self.fields["zone"]
+        also = {of.zone} if of else set()
+        zone.choices = [(name, name.replace("_", " ")) for name in [*zones(), *sorted(also - set(zones()))]]
+        self.initial.setdefault("zone", reader.time_zone if reader.time_zone in zones() else "UTC")
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if "cron" in data and "zone" in data:
+            try:
+                self.clock = Cron.read(data["cron"], data["zone"])
+            except NotCron as error:
+                self.add_error("cron", str(error))
+        if data.get("missed") == Schedule.Missed.ALL and data.get("overlap") != Schedule.Overlap.QUEUE:
+            self.add_error("missed", "Runs that are made up for come all at once. Let them wait until there is room.")
+        return data
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in self.RULES}
+
+
+class MailForm(forms.Form):
+    """Of what the person who made a job is mailed."""
+
+    failure = forms.BooleanField(required=False, label="When a run has FAILED")
+    success = forms.BooleanField(required=False, label="When a run is FINISHED")
+    slow = forms.BooleanField(required=False, label="When a run takes twice as long as usual")
 
 
 class FilterForm(forms.Form):

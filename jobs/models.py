@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,34 +20,47 @@ from django.utils.timezone import localtime, now
 
 from accounts.access import AccessQuerySet, Can
 from accounts.models import User
-from clusters.life import RESUME
+from clusters import ceiling
+from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
-from portal import secrets
+from jobs.cron import Cron, Moment
+from portal import mail, secrets
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
+from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
 from workspaces.models import Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
+_SAME_AGAIN = {
+    "cluster_gone",
+    "cluster_failed",
+    "credential",
+    "ranks",
+    "secrets",
+}  # codes of causes that time does not mend
 
 
 # What no row of a list says. Reading it takes as long as all that a row does say.
 _IN_NO_ROW_OF_JOBS = (
     *("cluster__description", "cluster__instance_type", "cluster__scale_to", "cluster__engine_version"),
     *("cluster__auto_pause", "cluster__auto_shutdown", "cluster__last_active", "cluster__warned", "cluster__zone"),
-    *("cluster__role", "cluster__extra_tags", "cluster__hourly_price", "cluster__key_public", "cluster__key_private"),
+    *("cluster__role", "cluster__extra_tags", "cluster__key_public", "cluster__key_private"),
     *("cluster__note", "cluster__auto_repair", "cluster__hostfile_is_old", "cluster__kept_until"),
     *("cluster__created_by", "cluster__created"),
 )
 _IN_NO_ROW_OF_RUNS = (
     *("git_url", "reference", "time_limit", "commit", "commit_subject", "exit_status", "exit_signal", "is_on_node"),
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
-    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment"),
+    *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
+    *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
-    *("job__ranks", "job__ranks_per_node", "job__resumes"),
+    *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
+    *("job__secret_values", "job__secret_names"),
+    *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
 )
@@ -62,12 +76,20 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def for_lists(self) -> JobQuerySet:
         """With their clusters, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
-        more = ("dedicated", "ranks", "ranks_per_node", "environment")
-        return self.select_related("cluster").defer(*mine, *more, *_IN_NO_ROW_OF_JOBS)
+        more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
+        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
+        return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+
+
+class Kind(models.TextChoices):
+    """What the command of a job is."""
+
+    PYTHON = "python", "Python program"
+    SHELL = "shell", "Shell command"
 
 
 class Job(models.Model):
-    """A Python program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
+    """A program from a Git repository, run on the cores of a cluster: one that is there, or one for each run.
 
     A deleted one is kept for its runs; its name is free again.
     """
@@ -79,12 +101,25 @@ class Job(models.Model):
     name = models.CharField(max_length=80)
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)  # empty: the repository's default branch
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds; None: the portal's own, settings.RUN_SECONDS
-    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core
+    retries = models.PositiveSmallIntegerField(
+        default=0
+    )  # how often a run that failed is tried again: see `retries.py`
+    retry_delay = models.PositiveIntegerField(default=60)  # seconds from its end to the next attempt
+    retry_on_timeout = models.BooleanField(default=False)  # also when it was ended by its time limit
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
+    # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
+    secret_values = secrets.EncryptedField(blank=True, editable=False)
+    secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    # Of what the person who made it is mailed.
+    mail_failure = models.BooleanField(default=True)
+    mail_success = models.BooleanField(default=False)
+    mail_slow = models.BooleanField(default=False)
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
@@ -120,6 +155,23 @@ class Job(models.Model):
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
 
     @property
+    def tries_again(self) -> str:
+        """In words; empty where it does not."""
+        return again(self.retries, self.retry_delay, self.retry_on_timeout)
+
+    @property
+    def may_find_asleep(self) -> str:
+        """What whoever makes a schedule should know of its cluster's timers; empty where they are in nobody's way."""
+        cluster = self.cluster
+        if cluster is None:
+            return ""
+        if cluster.auto_shutdown:
+            return f"{cluster} is deleted by its timer when nobody uses it: times after that bring no run."
+        if cluster.auto_pause and not self.resumes:
+            return f"{cluster} is paused by its timer when nobody uses it: runs then wait until somebody resumes it."
+        return ""
+
+    @property
     def specification(self) -> Specification | None:
         """Of the cluster that each run of it has for itself."""
         return Specification.read(self.dedicated) if self.dedicated else None
@@ -127,6 +179,148 @@ class Job(models.Model):
     @property
     def last_run(self) -> Run | None:
         return self.runs.order_by("-number").first()
+
+
+class ScheduleQuerySet(AccessQuerySet["Schedule"]):
+    workspace_path = "workspace"
+    changes = Can.RUN_JOBS
+
+    def live(self) -> ScheduleQuerySet:
+        return self.filter(deleted=None)
+
+    def coming(self) -> ScheduleQuerySet:
+        """Those that are active, the one whose time comes first in front."""
+        return self.filter(next_at__isnull=False).order_by("next_at", "pk")
+
+
+class Schedule(models.Model):
+    """When runs of a job begin by themselves, again and again. A deleted one is kept for its history.
+
+    Each of its times is claimed by the UPDATE that moves `next_at` on, in the transaction that makes the run.
+    """
+
+    class Overlap(models.TextChoices):
+        SKIP = "skip", "Skip this time"
+        QUEUE = "queue", "Wait until there is room"
+        CANCEL = "cancel", "Cancel the oldest run"
+
+    class Missed(models.TextChoices):
+        SKIP = "skip", "Leave it out"
+        ONCE = "once", "Run once for all of them"
+        ALL = "all", "Run for each of them, at most 10"
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="schedules", db_index=False)  # its job's
+    job = models.ForeignKey(Job, models.PROTECT, related_name="schedules")
+    cron = models.CharField(max_length=200)
+    zone = models.CharField(max_length=60)  # a name of the IANA database
+    most_runs = models.PositiveSmallIntegerField(default=1)  # of it that have not ended
+    overlap = models.CharField(max_length=6, choices=Overlap, default=Overlap.SKIP)
+    missed = models.CharField(max_length=4, choices=Missed, default=Missed.SKIP)
+    excluded = models.JSONField(default=list)  # days, as `jobs.calendar.read` gives them
+    heeds_calendar = models.BooleanField(default=True)  # that of the workspace
+    owner = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")  # in whose name its runs begin
+    next_at = models.DateTimeField(null=True)  # None: it is not active
+    trouble = models.TextField(blank=True)  # why its last time brought no run; empty when it did
+    created = models.DateTimeField(auto_now_add=True)
+    deleted = models.DateTimeField(null=True)
+
+    objects = ScheduleQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["next_at"], name="schedule_next", condition=Q(next_at__isnull=False)),
+            models.Index(
+                fields=["workspace", "next_at"], name="schedule_next_there", condition=Q(next_at__isnull=False)
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(most_runs__gte=1, most_runs__lte=10), name="schedule_most_runs"),
+            models.CheckConstraint(condition=Q(deleted=None) | Q(next_at=None), name="deleted_schedule_sleeps"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job.name}, {self.clock.words}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("schedule", args=[self.uuid])
+
+    @property
+    def clock(self) -> Cron:
+        return Cron(self.cron, self.zone)
+
+    @property
+    def words(self) -> str:
+        return self.clock.words
+
+    @property
+    def state(self) -> str:
+        if self.deleted:
+            return "Deleted"
+        return f"Active. Next: {self.next_there}" if self.next_at else "Not active: none of its times brings a run"
+
+    @property
+    def next_there(self) -> Moment | None:
+        """By the clock of its zone."""
+        return self.clock.shown(self.next_at) if self.next_at else None
+
+
+class Firing(models.Model):
+    """What became of a time of a schedule; of several that became the same in a row, one row."""
+
+    class Outcome(models.TextChoices):
+        RAN = "ran"
+        QUEUED = "queued"
+        SKIPPED = "skipped"
+        MISSED = "missed"
+
+    LOOKS: ClassVar[Mapping[str, Badge]] = {
+        Outcome.RAN: Badge.good("RAN"),
+        Outcome.QUEUED: Badge.waiting("QUEUED"),
+        Outcome.SKIPPED: Badge.gone("SKIPPED"),
+        Outcome.MISSED: Badge.bad("MISSED"),
+    }
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    schedule = models.ForeignKey(Schedule, models.PROTECT, related_name="firings", db_index=False)
+    due = models.DateTimeField()
+    until = models.DateTimeField(null=True)  # the last of several times
+    count = models.PositiveIntegerField(default=1)
+    outcome = models.CharField(max_length=7, choices=Outcome)
+    reason = models.TextField(blank=True)
+    run = models.OneToOneField("Run", models.PROTECT, null=True, related_name="firing")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["schedule", "id"], name="firing_of_schedule"),
+            models.Index(fields=["schedule", "id"], name="firing_queued", condition=Q(outcome="queued")),
+        ]
+        constraints = [models.UniqueConstraint(fields=["schedule", "due"], name="a_time_fires_once")]
+
+    def __str__(self) -> str:
+        return f"{self.schedule} at {self.due:%Y-%m-%d %H:%M %Z}"
+
+    @property
+    def badge(self) -> Badge:
+        return self.LOOKS[self.outcome]
+
+    @property
+    def due_there(self) -> Moment:
+        return self.schedule.clock.shown(self.due)
+
+    @property
+    def until_there(self) -> Moment | None:
+        return self.schedule.clock.shown(self.until) if self.until else None
+
+
+class Calendar(models.Model):
+    """Days on which no schedule of a workspace begins a run, unless it does not heed them."""
+
+    workspace = models.OneToOneField(Workspace, models.CASCADE, related_name="calendar")
+    days = models.JSONField(default=list)  # as `jobs.calendar.read` gives them
+
+    def __str__(self) -> str:
+        return f"excluded days of {self.workspace}"
 
 
 class RunQuerySet(AccessQuerySet["Run"]):
@@ -143,6 +337,10 @@ class RunQuerySet(AccessQuerySet["Run"]):
     def due(self) -> RunQuerySet:
         """Whose time has come."""
         return self.filter(Q(due=None) | Q(due__lte=Now()))
+
+    def without_cluster(self) -> RunQuerySet:
+        """Those whose time has come, and whose own cluster is not begun; the one that has waited longest first."""
+        return self.waiting().due().filter(cluster__in=Cluster.objects.not_begun())
 
     def since(self, moment: datetime) -> RunQuerySet:
         """Asked for then or later. They are numbered as they come, and one number is quicker found than many times."""
@@ -220,13 +418,25 @@ class Run(Subject):
     number = models.PositiveIntegerField()
     git_url = models.CharField(max_length=500)
     reference = models.CharField(max_length=200, blank=True)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PYTHON)
     command = models.TextField()
     time_limit = models.PositiveIntegerField(null=True)  # seconds, kept by the node itself
+    retries = models.PositiveSmallIntegerField(default=0)
+    retry_delay = models.PositiveIntegerField(default=60)
+    retry_on_timeout = models.BooleanField(default=False)
+    attempt = models.PositiveSmallIntegerField(default=1)
+    retry_of = models.OneToOneField("self", models.SET_NULL, null=True, related_name="retried_as")
+    retry_at = models.DateTimeField(
+        null=True
+    )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
     environment = models.JSONField(default=dict)
     due = models.DateTimeField(null=True)  # it begins then or later
+    schedule = models.ForeignKey(  # whose time it was; it has no index but the one below
+        "Schedule", models.PROTECT, null=True, related_name="runs", db_index=False
+    )
     cores = models.PositiveIntegerField(null=True)  # the cluster's real size when it started
     status = models.CharField(max_length=10, choices=Status, default=Status.NEW)
     phase = models.CharField(max_length=10, blank=True)  # clone, packages, run: what the head node does now
@@ -254,6 +464,8 @@ class Run(Subject):
     ended = models.DateTimeField(null=True)
     # The last one of its job that failed, until a later one is FINISHED or somebody is done with it.
     needs_you = models.BooleanField(default=False)
+    packages = models.JSONField(default=list)  # `name==version` of what it could import: see `jobs/record.py`
+    hosts = models.TextField(blank=True)  # its hostfile
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
@@ -275,6 +487,12 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
+            models.Index(
+                fields=["schedule"],
+                name="run_of_schedule_unfinished",
+                condition=Q(schedule__isnull=False, status__in=["new", "inprogress"]),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="run_numbers_unique_in_a_job"),
@@ -317,8 +535,20 @@ class Run(Subject):
         return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
 
     @property
+    def attempts(self) -> int:
+        return self.retries + 1
+
+    @property
     def elapsed(self) -> timedelta | None:
         return (self.ended or now()) - self.started if self.started else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Of the cluster's nodes while it was on them, in US dollars; None where they have no price."""
+        price, took = self.cluster.hourly_price, self.elapsed
+        if price is None or took is None:
+            return None
+        return price * self.cluster.node_count * Decimal(max(0.0, took.total_seconds())) / 3600
 
     def folder(self, shared: str) -> str:
         """Where it is to be started on the nodes."""
@@ -346,6 +576,12 @@ class Run(Subject):
         return (last[-1][0], datetime.fromtimestamp(last[-1][1], UTC)) if last else None
 
     @property
+    def first_failed_rank(self) -> str:
+        """Its name, where a rank failed."""
+        first = self.failures[0] if self.failures else {}
+        return rank_name(first.get("world", 0), first["rank"]) if "rank" in first else ""
+
+    @property
     def doing(self) -> str:
         """What the head node does now, for a sentence."""
         return {"clone": "cloning the source", "packages": "installing packages"}.get(self.phase, "running")
@@ -356,19 +592,43 @@ class Run(Subject):
         super().save(*args, **kwargs)
 
     def move(self, to: str, **fields: Any) -> bool:
-        """As that of every subject; and whether a run of the job needs somebody changes with it."""
+        """As that of every subject; and whether a run of the job needs somebody changes with it, or is tried again."""
         others = Run.objects.filter(job=self.job_id)
         if to == self.Status.FAILED:
-            fields["needs_you"] = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["retry_at"] = self._tried_again_at(fields)
+            last = not others.filter(pk__gt=self.pk, status__in=("failed", "finished")).exists()
+            fields["needs_you"] = last and fields["retry_at"] is None
         moved = super().move(to, **fields)
         if moved and to in (self.Status.FAILED, self.Status.FINISHED):
             others.filter(pk__lt=self.pk, needs_you=True).update(needs_you=False)
             # Two that end at once do not see each other: whoever is committed last sees both.
             transaction.on_commit(partial(_only_the_last_needs_you, self.job_id), robust=True)
+            if fields.get("retry_at") is None:
+                Letter.objects.write(self, Letter.Kind(to))
         return moved
+
+    def _tried_again_at(self, fields: Mapping[str, Any]) -> datetime | None:
+        """When the next attempt begins, now that this one has FAILED; None where there is none."""
+        if self.attempt > self.retries or self.job.deleted:
+            return None
+        code = fields["code"] if "code" in fields else Run.objects.values_list("code", flat=True).get(pk=self.pk)
+        if code in _SAME_AGAIN or (code == "time_limit" and not self.retry_on_timeout):
+            return None
+        return now() + timedelta(seconds=self.retry_delay)
 
     def remember_who_cancelled(self, by: User) -> None:
         Run.objects.filter(pk=self.pk).update(cancelled_by=by)
+
+    def wakes(self, last: Task | None) -> bool:
+        """Whether its cluster, which is PAUSED, is resumed for it. `last` is the last task of the cluster.
+
+        Where its job says so, and no person has said otherwise since. And where a timer has paused it while the run
+        waited for its time: nobody may be there then who could resume it.
+        """
+        by_timer = last is not None and last.kind == PAUSE.kind and last.asked_by_id is None
+        if by_timer and last and self.due and last.created > self.created:
+            return True
+        return self.resumes and not self.stays_asleep(last)
 
     def stays_asleep(self, last: Task | None) -> bool:
         """Whether a person has paused its cluster since it was asked for, or taken back that it resumes.
@@ -384,9 +644,57 @@ class Run(Subject):
 
     @property
     def follows(self) -> str:
-        """What its page listens to: while it waits for a cluster of its own, how far that is, too."""
+        """What its page listens to: while it waits for a cluster of its own, how far that is, or its place."""
         names = self.live_names()
-        return " ".join(names[:2] if self.cluster.dedicated and self.is_waiting else names[:1])
+        if self.cluster.dedicated and self.is_waiting:
+            return " ".join(names if self.cluster.status == Cluster.Status.NEW else names[:2])
+        return names[0]
+
+
+def again(retries: int, delay: int, on_timeout: bool) -> str:
+    """How often a run that has failed is tried again, and when, for a sentence. Empty: never."""
+    if not retries:
+        return ""
+    often = "once" if retries == 1 else f"up to {retries} times"
+    wait = "at once" if not delay else f"{delay // 60} minute{'' if delay == 60 else 's'} later"
+    return f"{often}, {wait}{', also after its time limit' if on_timeout else ''}"
+
+
+class LetterManager(models.Manager["Letter"]):
+    def write(self, run: Run, kind: str, words: str = "") -> None:
+        """To whoever made its job, where mail leaves this portal and they want to hear of this. Once."""
+        wants = {Letter.Kind.FAILED: "failure", Letter.Kind.FINISHED: "success"}.get(Letter.Kind(kind), "slow")
+        to = run.job.created_by_id
+        if to and mail.goes_out() and getattr(run.job, f"mail_{wants}"):
+            self.bulk_create([Letter(to_id=to, run=run, kind=kind, words=words)], ignore_conflicts=True)
+
+
+class Letter(models.Model):
+    """That somebody is to be mailed about a run. Written with what it tells; sent by `jobs.mail`, many as one."""
+
+    class Kind(models.TextChoices):
+        FAILED = "failed"
+        FINISHED = "finished"
+        SLOW = "slow"
+
+    to = models.ForeignKey(User, models.CASCADE, related_name="+")
+    run = models.ForeignKey(Run, models.CASCADE, related_name="letters")
+    kind = models.CharField(max_length=8, choices=Kind)
+    words = models.TextField(blank=True)
+    created = models.DateTimeField(auto_now_add=True)
+    sent = models.DateTimeField(null=True)  # or given up
+
+    objects = LetterManager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["to"], name="letter_to_be_sent", condition=Q(sent=None)),
+            models.Index(fields=["to", "sent"], name="letter_sent_last"),
+        ]
+        constraints = [models.UniqueConstraint(fields=["run", "to", "kind"], name="one_letter_of_a_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.run}: {self.kind}"
 
 
 def _only_the_last_needs_you(job: int) -> None:
@@ -406,9 +714,12 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         return {}
     clusters = {run.cluster_id: run.cluster for run in waiting}
     made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
+    made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
     prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
-    paused = [run.cluster for run in waiting if run.resumes and run.cluster.status == Cluster.Status.PAUSED]
+    paused = [
+        run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
+    ]
     last = Cluster.objects.last_tasks(paused)
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
@@ -416,7 +727,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
-    resuming = {run.pk for run in waiting if run.cluster in paused and not run.stays_asleep(last.get(run.cluster_id))}
+    resuming = {run.pk for run in waiting if run.cluster in paused and run.wakes(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     fields = ("pk", "cluster", "uuid", "job__name", "number")
@@ -459,6 +770,29 @@ def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
     for pk, title, detail in steps.values_list("task__subject_id", "title", "detail"):
         step = f"{title[0].lower()}{title[1:]}"
         found[pk] = f"its cluster {coming[pk].name} is being made: {step}{f', {detail}' if detail else ''}"
+    return found
+
+
+def _not_begun(runs: Collection[Run]) -> dict[int, str]:
+    """Why nothing is made yet of these runs' own clusters, where their time has come: by the cluster, in words."""
+    if not runs:
+        return {}
+    queues: dict[int, list[int]] = {}
+    due = Run.objects.without_cluster().filter(workspace__in={run.workspace_id for run in runs})
+    for workspace_pk, cluster_pk in due.values_list("workspace", "cluster"):
+        queues.setdefault(workspace_pk, []).append(cluster_pk)
+    workspaces = list(Workspace.objects.filter(pk__in=queues).select_related("organization"))
+    left = ceiling.left(workspaces)
+    found = {}
+    for workspace in workspaces:
+        queue, room = queues[workspace.pk], left[workspace.pk]
+        if workspace.status != Workspace.Status.READY:
+            why = f"{workspace} is {workspace.badge.word}, and its cluster is made once that is READY"
+            found.update(dict.fromkeys(queue, why))
+            continue
+        for before, cluster_pk in enumerate(queue[room.places :]):
+            others = f"{before} run{' waits' if before == 1 else 's wait'} before it" if before else "it is the next"
+            found[cluster_pk] = f"{room.full or 'others are begun first'}; {others}"
     return found
 
 

@@ -12,6 +12,7 @@ import shlex
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -20,9 +21,9 @@ from django.utils.timezone import now
 from clusters import hostfile
 from clusters.models import Cluster
 from clusters.plans import home_files
-from jobs import rules
-from jobs.dispatch import dispatch
-from jobs.models import Run
+from jobs import record, rules
+from jobs.dispatch import MOST_COLLECTING, MOST_UNUSED, dispatch
+from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.detached import Alive
@@ -52,6 +53,10 @@ def launch(work: Work) -> None:
     nodes = list(cluster.nodes.all())
     head = nodes[0]
     if refusal := next((node.refuses for node in cluster.workspace.cloud.nodes(cluster.tags) if node.refuses), ""):
+        if cluster.dedicated and run.turn and now() - run.turn > MOST_UNUSED:
+            raise Refused(
+                f"{cluster.name} takes no run: {refusal}", advice="Run it again: then a cluster is made anew."
+            )
         work.wait(30, f"{cluster.name} takes no run now: {refusal}")
     size = how_many_ranks(run)
     a_node = run.ranks_per_node or cluster.cores_per_node
@@ -74,7 +79,7 @@ def launch(work: Work) -> None:
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
-        "command": shlex.split(run.command),
+        **_words(run),
         "cores": size,
         "hostfile": f"{head.home}/{listed}",
         "home": home,
@@ -89,6 +94,7 @@ def launch(work: Work) -> None:
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
             "COXSWAIN_NODES": str(cluster.node_count),
+            "COXSWAIN_HOSTFILE": f"{head.home}/{listed}",
         },
     }
     try:
@@ -100,7 +106,7 @@ def launch(work: Work) -> None:
             program="job",
             programs=_PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
-            secret=_credential(run),
+            secret=_secrets(run),
             seconds=run.time_limit,
             alone=fence(head.home),
         )
@@ -109,19 +115,27 @@ def launch(work: Work) -> None:
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
 
 
+def _words(run: Run) -> dict[str, Any]:
+    """What each rank becomes: the engine's Python, or a shell."""
+    if run.kind == Kind.SHELL:
+        return {"program": "/bin/sh", "command": ["-c", run.command]}
+    return {"program": "python", "command": shlex.split(run.command)}
+
+
 def how_many_ranks(run: Run) -> int:
     """By the cluster's real size. Raises `Refused` where it has not so many cores as were asked for."""
     cluster = run.cluster
-    asked, there, where = run.ranks, cluster.cores, cluster.name
-    if run.ranks_per_node:
-        asked, there, where = run.ranks_per_node, cluster.cores_per_node, f"each node of {cluster.name}"
-    if asked and asked > there:
+    size: dict[str, Any] = {
+        "nodes": cluster.node_count,
+        "cores_per_node": cluster.cores_per_node,
+        "where": cluster.name,
+    }
+    if why := rules.too_many_ranks(run.ranks, run.ranks_per_node, **size):
         Run.objects.filter(pk=run.pk).update(code="ranks")  # for what its task says of it, when that ends
-        raise Refused(
-            f"The run wants {asked} ranks, and {where} has {there} core{'' if there == 1 else 's'}.",
-            advice="Ask for fewer ranks, or choose a larger cluster.",
-        )
-    return asked * cluster.node_count if asked and run.ranks_per_node else asked or cluster.cores
+        raise Refused(why, advice="Ask for fewer ranks, or choose a larger cluster.")
+    if run.ranks_per_node:
+        return run.ranks_per_node * cluster.node_count
+    return run.ranks or (1 if run.kind == Kind.SHELL else cluster.cores)
 
 
 def fence(home: str) -> str:
@@ -146,6 +160,21 @@ def _of_folder(cluster: Cluster, folder: str) -> Run | None:
     """The run of this cluster whose folder this is."""
     uuid = uuid_in(folder.rsplit("/", 1)[-1])
     return cluster.runs.filter(uuid=uuid).first() if uuid else None
+
+
+def _secrets(run: Run) -> str:
+    """What the node is told and may write nowhere: see `jobs/onnode/job.py`. Empty where there is nothing."""
+    told = json.loads(_credential(run) or "{}")
+    if run.job.secret_values:
+        try:
+            told["variables"] = json.loads(unseal(run.job, "secret_values"))
+        except CannotDecrypt as error:
+            Run.objects.filter(pk=run.pk).update(code="secrets")  # for what its task says of it, when that ends
+            raise Refused(
+                "The job's secret variables cannot be decrypted with this portal's keys.",
+                advice="Give them their values again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+            ) from error
+    return json.dumps(told) if told else ""
 
 
 def _credential(run: Run) -> str:
@@ -211,8 +240,13 @@ def keep(work: Work) -> None:
         work.memo["looked"] = True
         end_what_is_left(work, run)
         leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
-    if run.started and not run.observed:
+        if why := record.keep(run):
+            work.log(f"Which packages it had is not known: {why}")
+    is_late = run.cluster.dedicated and run.ended and now() - run.ended > MOST_COLLECTING
+    if run.started and not run.observed and not is_late:
         work.wait(0.3, "waiting for the node's checksums")
+    if run.started and run.digests is None:
+        work.log("The head node has told no checksums: the end of the output may be missing.")
     sums = {STREAMS[name]: digest for name, digest in run.digests.items() if name in STREAMS} if run.digests else None
     work.save()  # what was said up to now belongs to what is kept
     try:

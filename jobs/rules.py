@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -21,6 +21,8 @@ from portal.environment import is_loopback
 LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
 MOST_MINUTES = 60 * 24 * 365
 MOST_RANKS = 100_000
+MOST_RETRIES = 20
+SHORTEST_SECRET = 4  # bytes: as jobs/onnode/hiding.py
 MOST_VARIABLES = 100
 MOST_ENVIRONMENT = 32_000  # bytes: it is handed on in one argument
 
@@ -56,13 +58,7 @@ def name(text: str) -> str:
 
 def command(text: str) -> str:
     """A Python file of the repository, or a module after -m, with its arguments, quoted as for a shell."""
-    text = text.strip()
-    if len(text) > LONGEST_COMMAND:
-        raise ValidationError(
-            f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"
-        )
-    if "\0" in text:
-        raise ValidationError("A command cannot contain a NUL character.", code="nul")
+    text = _one_argument(text)
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -90,6 +86,25 @@ def command(text: str) -> str:
             " if it has another ending, or -m before the name of a module.",
             code="no_python_file",
         )
+    return text
+
+
+def shell_command(text: str) -> str:
+    """For /bin/sh, which begins in the repository's top folder."""
+    text = _one_argument(text)
+    if not text:
+        raise ValidationError("Give the command.", code="required")
+    return text
+
+
+def _one_argument(text: str) -> str:
+    text = text.strip()
+    if len(text) > LONGEST_COMMAND:
+        raise ValidationError(
+            f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"
+        )
+    if "\0" in text:
+        raise ValidationError("A command cannot contain a NUL character.", code="nul")
     return text
 
 
@@ -199,10 +214,35 @@ def time_limit(minutes: int | None) -> int | None:
 
 
 def ranks(number: int | None) -> int | None:
-    """None: one on each core. Whether the cluster has so many is asked when the run starts."""
+    """None: one on each core. Whether the cluster has so many: `too_many_ranks`."""
     if number is not None and not 1 <= number <= MOST_RANKS:
         raise ValidationError(f"Give between 1 and {MOST_RANKS:,} ranks.", code="out_of_range")
     return number
+
+
+def too_many_ranks(ranks: int | None, on_each: int | None, *, nodes: int, cores_per_node: int, where: str) -> str:
+    """Why a cluster of this size cannot have so many, in all or on each node: a sentence. Empty where it can."""
+    asked, there = (on_each, cores_per_node) if on_each else (ranks, cores_per_node * nodes)
+    if not asked or asked <= there:
+        return ""
+    place = f"each node of {where}" if on_each else where
+    return f"The run wants {asked} ranks, and {place} has {there} core{'' if there == 1 else 's'}."
+
+
+def retries(number: int | None) -> int:
+    """How often a run that failed is tried again."""
+    if number is not None and not 0 <= number <= MOST_RETRIES:
+        raise ValidationError(f"Give between 0 and {MOST_RETRIES}.", code="out_of_range")
+    return number or 0
+
+
+def retry_delay(minutes: int | None) -> int:
+    """In seconds; a minute where nothing is said."""
+    if minutes is None:
+        return 60
+    if not 0 <= minutes <= 60 * 24:
+        raise ValidationError(f"Give between 0 and {60 * 24:,} minutes.", code="out_of_range")
+    return minutes * 60
 
 
 def environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -230,6 +270,24 @@ def environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
             f"All variables together have at most {MOST_ENVIRONMENT // 1000} kB, these have {size // 1000}.",
             code="too_long",
         )
+    return found
+
+
+def secrets(pairs: Sequence[tuple[str, str]], kept: Collection[str], others: Collection[str]) -> dict[str, str | None]:
+    """Secret variables, as name and value, None for one of the `kept` whose value stays. `others` are not secret."""
+    environment([pair for pair in pairs if pair[0] or pair[1]])
+    found: dict[str, str | None] = {}
+    for name, value in pairs:
+        if name in others:
+            raise ValidationError(f"{name} is among the other variables too. Let it be in one place.", code="twice")
+        if not value and name not in kept:
+            raise ValidationError(f"Give {name} its value.", code="required")
+        if value and len(value.encode(errors="replace")) < SHORTEST_SECRET:
+            raise ValidationError(
+                f"{name} is shorter than {SHORTEST_SECRET} characters: that cannot be kept out of what programs print.",
+                code="too_short",
+            )
+        found[name] = value or None
     return found
 
 

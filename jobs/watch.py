@@ -24,6 +24,7 @@ from jobs.causes import Cause, explain, may_be_of_nodes, of_deletion, of_nodes, 
 from jobs.dispatch import dispatch_all
 from jobs.models import QUIET, Run
 from jobs.plans import remove_folder, sweep
+from jobs.retries import retry_due
 from portal import detached, ssh
 from portal.clouds import CloudNode
 from portal.detached import Alive, Spoilt
@@ -116,6 +117,8 @@ class DispatchWatcher:
         pace = Pace()
         while True:
             await pace.turn()
+            if again := await DATABASE(retry_due)():
+                logger.info("%s runs that failed are tried again", again)
             if begun := await DATABASE(dispatch_all)():
                 logger.info("it was the turn of %s runs", begun)
             await bell.wait(self.EVERY)
@@ -279,6 +282,10 @@ class Observer:
                     return
             except PortalError as error:
                 trouble = error
+            if self.silent and self.costs and self.ends_by and now() > self.ends_by:
+                words = f"The head node does not answer, and the time limit of {span(self.limit or 0)} is over."
+                await self._lost(_of_head(words))
+                return
             if trouble and await self._is_deleted():
                 # A computer that was there before the cluster is there after it, and lets its keys do nothing more.
                 await self._lost(_of_head("The head node went away while the run was on it.", trouble.evidence))
@@ -308,6 +315,7 @@ class Observer:
         self.stored = self.received = run.output.log
         self.never_since: float | None = None
         self.limit = run.time_limit
+        self.costs = run.cluster.dedicated  # for as long as the run is waited for, and nobody may look
         self.ends_by = (
             run.started + timedelta(seconds=run.time_limit + LATE) if run.started and run.time_limit else None
         )

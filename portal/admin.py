@@ -88,7 +88,7 @@ site = StaffSite()
 class BoundedPaginator(PaginatorBase):
     """Counts up to MOST rows and no further, so that a page of a large table costs what one of a small table does."""
 
-    MOST = 10_000
+    MOST = 2_000
 
     @cached_property
     def _counted(self) -> int:

@@ -312,6 +312,8 @@ AWS = {
 }
 CAUSES = env.text("PORTAL_CAUSES")  # a file with causes of failures that the site knows; see portal/tasks/causes.py
 FAILED_CLUSTER_MINUTES = env.number("PORTAL_FAILED_CLUSTER_MINUTES", 15)  # nodes of a failed creation stay so long
+DEDICATED_PER_WORKSPACE = env.number("PORTAL_DEDICATED_PER_WORKSPACE", 10)  # clusters of runs that are there at once
+DEDICATED_PER_ORGANIZATION = env.number("PORTAL_DEDICATED_PER_ORGANIZATION", 40)
 FAILPOINTS = env.text("PORTAL_FAILPOINTS")  # tests only: a folder; see portal/failpoints.py
 
 LOGGING = {

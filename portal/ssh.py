@@ -12,6 +12,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import re
 import resource
 import shlex
 import socket
@@ -158,11 +159,18 @@ def new_key(comment: str, kind: str = "ssh-ed25519") -> tuple[str, str]:
     return key.export_private_key().decode(), key.export_public_key().decode().strip()
 
 
+_LINE = re.compile(
+    r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)) [A-Za-z0-9+/]{1,4000}={0,2}(?: [ -~]{0,200})?"
+)
+
+
 def public_key(said: str) -> str:
     """What a computer says is its public key, in OpenSSH's format, without its comment. Raises `Refused`."""
     try:
-        return asyncssh.import_public_key(said).export_public_key().decode().strip()
-    except (ValueError, asyncssh.Error) as error:
+        if not _LINE.fullmatch(said):  # other formats have parsers that raise what they like
+            raise ValueError(said[:200])
+        return " ".join(asyncssh.import_public_key(said).export_public_key().decode().split()[:2])
+    except (ValueError, ArithmeticError, asyncssh.Error) as error:
         raise Refused(
             "A node says of something that it is its host key, and it is none.", evidence=said[:200]
         ) from error

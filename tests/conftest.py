@@ -12,6 +12,7 @@ from django.core.management.color import no_style
 from django.db import connections
 from django.http import SimpleCookie
 from django.test import Client, TransactionTestCase
+from xdist.scheduler import LoadScopeScheduling
 
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
@@ -58,6 +59,29 @@ def _empty_what_was_filled(self):
 
 
 setattr(TransactionTestCase, "_fixture_teardown", _empty_what_was_filled)  # noqa: B010
+
+
+class InOrder(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives what stands together in a file to one process, and to each process all in the order of a single one.
+
+    Which is that of their databases: tests that roll back come before those that commit and leave it empty.
+    """
+
+    def add_node_collection(self, node, collection):
+        super().add_node_collection(node, collection)
+        self.units, before, number = {}, "", 0
+        for name in collection:
+            file = name.partition("::")[0]
+            number, before = number + (file != before), file
+            self.units[name] = f"{number} {file}"
+
+    def _split_scope(self, nodeid):
+        return self.units[nodeid]
+
+
+def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False
+    return InOrder(config, log)
 
 
 def pytest_collection_modifyitems(items):

@@ -110,6 +110,7 @@ ROWS = {
     "workspace-dashboard": Row("workspace", INSIDE),
     "jobs": Row("workspace", INSIDE),
     "runs": Row("workspace", INSIDE),
+    "change-runs": Row("workspace", RUNNERS, RUNNERS),
     "new-job": Row("workspace", RUNNERS, RUNNERS),
     "workspace-usage": Row("workspace", INSIDE),
     "workspace-usage-csv": Row("workspace", INSIDE),
@@ -132,6 +133,12 @@ ROWS = {
     "cluster-key": Row("cluster", NONE, RUNNERS),
     "refresh-hostfile": Row("cluster", NONE, RUNNERS),
     "delete-cluster": Row("cluster", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "instance-roles": Row("aws workspace", INSIDE),
+    "new-instance-role": Row("aws workspace", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "instance-role": Row("instancerole", INSIDE),
+    "validate-instance-role": Row("instancerole", NONE, WORKSPACE_ADMINS),
+    "remove-instance-role": Row("instancerole", WORKSPACE_ADMINS, WORKSPACE_ADMINS),
+    "forget-instance-role": Row("instancerole", NONE, WORKSPACE_ADMINS),
     "job": Row("job", INSIDE),
     "edit-job": Row("job", RUNNERS, RUNNERS),
     "delete-job": Row("job", RUNNERS, RUNNERS),
@@ -139,7 +146,17 @@ ROWS = {
     "run-job-with-changes": Row("job", RUNNERS, RUNNERS),
     "job-credential": Row("job", RUNNERS, RUNNERS),
     "run-job": Row("job", NONE, RUNNERS),
+    "job-mail": Row("job", NONE, RUNNERS),
+    "new-schedule": Row("job", RUNNERS, RUNNERS),
+    "schedule": Row("schedule", INSIDE),
+    "edit-schedule": Row("schedule", RUNNERS, RUNNERS),
+    "turn-schedule": Row("schedule", NONE, RUNNERS),
+    "run-schedule": Row("schedule", NONE, RUNNERS),
+    "delete-schedule": Row("schedule", RUNNERS, RUNNERS),
+    "excluded-days": Row("workspace", INSIDE, RUNNERS),
     "run": Row("run", INSIDE),
+    "compare-runs": Row("run", INSIDE),
+    "repeat-run": Row("run", NONE, RUNNERS),
     "dismiss-run": Row("run", NONE, RUNNERS),
     "run-with-changes": Row("run", RUNNERS, RUNNERS),
     "cancel-run": Row("run", RUNNERS, RUNNERS),
@@ -150,6 +167,8 @@ ROWS = {
     "output-frame": Row("output", INSIDE),
     "output-reach": Row("output", INSIDE),
     "output-nodes": Row("output", INSIDE),
+    "output-activity": Row("output", INSIDE),
+    "output-search": Row("output", INSIDE),
     "output-download": Row("output", INSIDE),
 }
 SIGNED_OUT, FORBIDDEN, GONE = 4401, 4403, 4404  # codes with which a socket is closed
@@ -159,6 +178,7 @@ LIVE = {
     "workspace": SEE,
     "cluster": INSIDE,
     "stray": ORGANIZATION_ADMINS,
+    "instancerole": INSIDE,
     "run": INSIDE,
     "task": INSIDE,
     "output": INSIDE,
@@ -198,7 +218,7 @@ def knows(who: str, about: str | None) -> bool:
             return who in MANAGERS
         case "cloud config" | "aws config" | "stray" | "own machines" | "pool" | "computer":
             return who in ORGANIZATION_ADMINS
-        case "workspace":
+        case "workspace" | "aws workspace":
             return who in SEE
         case _:
             return who in INSIDE

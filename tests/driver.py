@@ -42,7 +42,9 @@ from clusters.models import Cluster, EngineVersion  # noqa: E402
 from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, delete_job, start_run  # noqa: E402
-from jobs.models import Job, Run  # noqa: E402
+from jobs.cron import Cron  # noqa: E402
+from jobs.models import Job, Run, Schedule  # noqa: E402
+from jobs.schedules import create_schedule, delete_schedule  # noqa: E402
 from portal import background, clouds, ssh  # noqa: E402
 from portal.clouds.machines import certificates  # noqa: E402
 from portal.clouds.machines.models import Computer, Pool  # noqa: E402
@@ -308,7 +310,9 @@ def make_job(workspace, cluster, git_url, command, name="job", reference="", cre
     return {"job": str(job.uuid), "run": str(run.uuid)}
 
 
-def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", **more):
+def make_dedicated(
+    workspace, git_url, command, name, seconds=0.0, nodes=2, instance_type="local.1", credential=None, **more
+):
     """A job with a cluster of its own, whose first run begins in so many seconds."""
     workspace = Workspace.objects.get(uuid=workspace)
     offers = {one.name: one for one in workspace.cloud_config.account.instance_types(workspace.region)}
@@ -323,6 +327,7 @@ def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, inst
         reference="",
         command=command,
         due=now() + timedelta(seconds=seconds),
+        credential=Credential(*credential) if credential else None,
         **more,
         by=alice(),
     )
@@ -331,6 +336,23 @@ def make_dedicated(workspace, git_url, command, name, seconds=0.0, nodes=2, inst
 
 def drop_job(job):
     return delete_job(Job.objects.get(uuid=job), by=alice())
+
+
+def make_schedule(job):
+    """Each minute, and the last one is its next time."""
+    made = create_schedule(Job.objects.get(uuid=job), Cron("* * * * *", "UTC"), by=alice(), overlap="queue")
+    Schedule.objects.filter(pk=made.pk).update(next_at=now().replace(second=0, microsecond=0))
+    return str(made.uuid)
+
+
+def times_of(schedule):
+    """What became of each: its time, in what runs, and whether more come."""
+    found = Schedule.objects.get(uuid=schedule)
+    return [[one.due.isoformat(), one.outcome, one.run and str(one.run.uuid)] for one in found.firings.order_by("due")]
+
+
+def drop_schedule(schedule):
+    delete_schedule(Schedule.objects.get(uuid=schedule), by=alice())
 
 
 def run_again(job, command=None):
@@ -684,6 +706,20 @@ def say_ranks(output, pieces, nodes=None):
     ]
     store.append_log(log, offset=store.log, size=1)
     return store.head
+
+
+def say_over_time(output, ranks, minutes, silent):
+    """Each rank two lines a minute, one of them the same for all; those of `silent` only for so many minutes."""
+    store = Output.objects.get(uuid=output)
+    start = time.time_ns() - minutes * 60 * 10**9
+    log = [
+        Segment(Stream.STDOUT, text.encode(), start + minute * 60 * 10**9 + rank * 10**6, 0, rank)
+        for minute in range(minutes)
+        for rank in range(ranks)
+        if minute < silent.get(str(rank), minutes)
+        for text in (f"minute {minute}\n", f"rank {rank} is at {minute}\n")
+    ]
+    store.append_log(log, offset=store.log, size=1)
 
 
 def fill_output(output, mib):

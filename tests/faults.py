@@ -46,7 +46,9 @@ ROWS = (
     (
         "what fires schedules is killed when one is due; two of them at once",
         "it fires once",
-        "not yet: there are no schedules",
+        ("chaos/test_schedules.py", "test_a_time_brings_one_run_though_the_watch_process_dies"),
+        ("jobs/test_firing.py", "test_two_processes_that_come_to_a_time_at_once_make_one_run"),
+        ("jobs/test_firing.py", "test_whoever_dies_in_between_has_done_nothing_and_the_next_one_does_it_once"),
     ),
     (
         "the whole portal is away while a run ends",

@@ -19,8 +19,10 @@ from django.utils.timezone import now
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.actions import create_token, invite_people
 from accounts.models import Invitation, User, digest
-from clusters.models import Cluster, EngineVersion, Node
+from clusters.models import Cluster, EngineVersion, InstanceRole, Node
 from jobs.actions import create_job
+from jobs.cron import Cron
+from jobs.schedules import create_schedule
 from portal import secrets
 from portal.asgi import application
 from portal.clouds.machines.models import Pool
@@ -46,7 +48,7 @@ from tests.doors import (
 )
 from tests.running import ROOT
 from tests.sockets import Page
-from workspaces.models import CloudConfig, Stray, WorkspaceMember
+from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
 BOB = UUID("b0b00000-0000-4000-8000-000000000000")
@@ -98,10 +100,19 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     pool = Pool.objects.create(account=own_machines.uuid, name="desks", user="team", base="/shared/coxswain")
     keys = {"host_public": "ssh-ed25519 AAAA", "host_shown": "ssh-ed25519 BBBB"}
     pool.computers.create(address="n1.example.org", state="refused", **keys)
+    in_aws = Workspace.objects.create(
+        organization=harbor, cloud_config=aws_config, name="in AWS", region="eu-west-1", status="ready"
+    )
+    for one in lab.members.all():
+        WorkspaceMember.objects.create(workspace=in_aws, user=one.user, role=one.role)
+    role = InstanceRole.objects.create(
+        workspace=in_aws, name="reader", arn="arn:aws:iam::222233334444:role/coxswain-r", status="active"
+    )
     return {
+        "aws workspace": in_aws.uuid, "instancerole": role.uuid,
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
-        "token": token.uuid,
+        "token": token.uuid, "schedule": create_schedule(job, Cron("0 9 * * *", "UTC"), by=alice).uuid,
         "cloud config": this_computer.uuid,
         "aws config": aws_config.uuid,
         "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,
@@ -122,7 +133,8 @@ def who_is(harbor, elsewhere, lab, bob, vera, charlie):
         role = OrganizationRole.ADMIN if name == "olga" else OrganizationRole.MEMBER
         found = person(name, harbor if member else None, role)
         if name in ("wanda", "lola"):
-            WorkspaceMember.objects.create(workspace=lab, user=found, role=WorkspaceRole.ADMIN)
+            for one in harbor.workspaces.all():
+                WorkspaceMember.objects.create(workspace=one, user=found, role=WorkspaceRole.ADMIN)
         if name == "sam":
             found.is_staff = found.is_superuser = True
             found.save()

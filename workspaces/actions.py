@@ -342,9 +342,12 @@ def holdings(
     tasks = Task.objects.unfinished().filter(kind="workspaces.create")
     if started_by:
         tasks = tasks.filter(asked_by=started_by)
-    making = {task.subject_id: task for task in tasks.filter(subject_id__in=found.values("pk"))}
     return [
-        Holding(one.name, one.name, one.badge, reverse("workspace", args=[one.uuid]), partial(cancel, making[one.pk]))
-        for one in found.order_by("-pk")
-        if one.pk in making
+        Holding(one.name, one.name, one.badge, reverse("workspace", args=[one.uuid]), partial(_cancel_making, one))
+        for one in found.filter(pk__in=tasks.values("subject_id")).order_by("-pk")
     ]
+
+
+def _cancel_making(workspace: Workspace, by: User) -> None:
+    for task in Task.objects.unfinished().filter(kind="workspaces.create", subject_id=workspace.pk):
+        cancel(task, by)

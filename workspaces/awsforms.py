@@ -11,7 +11,7 @@ from portal.clouds.aws.options import ROLE
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # S3, "General purpose bucket naming rules"
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")  # DynamoDB, "Naming rules"
-_REGION = re.compile(r"[a-z]{2}(-[a-z]+){1,3}-\d{1,2}")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+){1,3}-[0-9]{1,2}")
 _PLAIN = {"autocapitalize": "none", "spellcheck": "false", "autocomplete": "off", "class": "mono"}
 
 

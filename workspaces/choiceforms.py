@@ -15,7 +15,7 @@ from portal.errors import Refused
 from workspaces.models import CloudConfig, Workspace
 
 MOST_TAGS = 40  # AWS allows 50 on a thing, and the portal's own are among them
-_TAG = re.compile(r"[\w\s+=.,:/@-]*")  # what AWS's services all allow in a key and in a value
+_TAG = re.compile(r"[\w +=.,:/@-]*")  # what AWS's services all allow in a key and in a value
 
 
 class AwsChoices(forms.Form):

@@ -118,14 +118,17 @@ class AwsConfigForm(CloudConfigForm):
 
     name = forms.CharField(max_length=80, validators=[plain_line], initial="AWS", help_text="As your team will see it.")
     account = forms.RegexField(
-        r"^\s*\d{4}[- ]?\d{4}[- ]?\d{4}\s*$",
+        r"^[0-9]{4}[- ]?[0-9]{4}[- ]?[0-9]{4}\Z",
+        strip=True,
         label="AWS account ID",
         help_text="Twelve digits: AWS's console has them in its upper right corner.",
         error_messages={"invalid": "An account ID has twelve digits."},
         widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "class": "w-m mono"}),
     )
     region = forms.RegexField(
-        r"^[a-z]{2}(-[a-z]+){1,3}-\d{1,2}$",
+        r"^[a-z]{2}(-[a-z]+){1,3}-[0-9]{1,2}\Z",
+        max_length=40,
+        strip=True,
         label="Region of the metadata store",
         initial="us-east-1",
         help_text="Where the bucket and the table will be. Workspaces can be in any region of the account.",
@@ -143,7 +146,7 @@ class AwsConfigForm(CloudConfigForm):
         return {**config.options.get("draft", {}), "name": config.name}
 
     def clean_account(self) -> str:
-        return re.sub(r"\D", "", self.cleaned_data["account"])
+        return re.sub(r"[- ]", "", self.cleaned_data["account"])
 
     @property
     def options(self) -> dict[str, Any]:

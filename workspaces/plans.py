@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from django.db import transaction
+
 from accounts import audit
 from portal import ssh
 from portal.clouds import Can
@@ -70,6 +72,16 @@ def check_empty(work: Work) -> None:
         raise Refused("There are clusters in this workspace.", advice="Delete them first.")
 
 
+def detach_roles(work: Work) -> None:
+    """Those of the account's owner that are registered in it. They stay in the account."""
+    for role in work.subject.instance_roles.live():
+        is_free = role.detach()
+        with transaction.atomic():
+            work.prove()
+            if role.move(role.Status.TERMINATED):
+                work.log(f"{role}: what the portal gave it is {'taken away' if is_free else 'needed elsewhere'}.")
+
+
 def look_what_stays(work: Work) -> None:
     """For whoever has to take it away by hand. A cloud that cannot be asked keeps no workspace."""
     try:
@@ -86,6 +98,9 @@ def forget(work: Work) -> None:
     with audit.atomic():
         work.prove()
         work.subject.forget_login_key()
+        for role in work.subject.instance_roles.live():
+            if role.move(role.Status.TERMINATED):
+                work.log(f"The instance role {role} keeps what the portal gave it.")
 
 
 CREATE = Plan(
@@ -165,6 +180,13 @@ DELETE = Plan(
     "deleted",
     [
         StepPlan("empty", "Check that the workspace is empty", check_empty, icon="bi-search"),
+        StepPlan(
+            "roles",
+            "Take from instance roles what the portal gave them",
+            detach_roles,
+            icon="bi-person-dash",
+            needs=Can.ROLE,
+        ),
         *CREATE.teardown(),
         StepPlan(
             "gone",

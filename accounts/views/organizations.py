@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import Func, IntegerField, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -27,6 +29,7 @@ from accounts.forms import (
 from accounts.holdings import holdings
 from accounts.models import (
     Membership,
+    Organization,
 )
 from accounts.place import choose, enter_if_any, enter_organization, person, switch
 from accounts.signin import confirm
@@ -79,14 +82,22 @@ def switch_organization(request: HttpRequest) -> HttpResponse:
 def organization(request: HttpRequest) -> HttpResponse:
     """What there is and what runs now, as far as the person may see it."""
     found = enter_organization(request)
+    counts = Organization.objects.values_list(_number(found.memberships.all()), _number(found.cloud_configs.live()))
+    people, configs = counts.get(pk=found.pk)
     context = {
         "organization": found,
         "workspaces": found.workspaces.where(request.user, Can.SEE_WORKSPACE).live().order_by("name"),
-        "people": found.memberships.count(),
-        "configs": found.cloud_configs.live().order_by("name"),
+        "people": people,
+        "configs": configs,
         "running": holdings(found, seen_by=person(request)),
     }
     return render(request, "accounts/organization.html", context)
+
+
+def _number(rows: QuerySet[Any]) -> Subquery:
+    """How many they are, as a part of another question."""
+    counted = Func(template="COUNT(*)", output_field=IntegerField())  # Count would group them
+    return Subquery(rows.order_by().values_list(counted))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

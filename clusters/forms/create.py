@@ -7,15 +7,16 @@ from typing import Any, ClassVar, cast
 from django import forms
 from django.core.validators import RegexValidator
 from django.http import QueryDict
+from django.urls import reverse
+from django.utils.html import format_html
 
 from clusters import offers, sizing
 from clusters.actions import MOST_NODES, SPOT_STAYS
 from clusters.estimate import Wanted
 from clusters.forms.durations import DELETES, GIVES_BACK, PAUSES, DurationField
-from clusters.models import Cluster, EngineVersion
+from clusters.models import Cluster, EngineVersion, InstanceRole
 from clusters.room import room_for, why_not_enough
 from portal.clouds import Can, InstanceType
-from portal.errors import Refused
 from portal.forms import plain_line
 from workspaces.forms import OnceForm
 from workspaces.models import Workspace
@@ -159,13 +160,7 @@ class ClusterForm(OnceForm):
         initial=0,
         help_text=DELETES,
     )
-    role = forms.CharField(
-        required=False,
-        max_length=120,
-        label="Instance role",
-        help_text="The cloud's name of one that is there. Empty: one of this cluster alone, for what every node needs.",
-        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
-    )
+    role = forms.ChoiceField(required=False, label="Instance role")
     zone = forms.ChoiceField(required=False, help_text="Where in the region its nodes are.")
     spot = forms.BooleanField(
         required=False,
@@ -235,8 +230,22 @@ class ClusterForm(OnceForm):
         engine_field = cast("forms.ModelChoiceField[EngineVersion]", self.fields["engine_version"])
         engine_field.queryset = engines
         engine_field.choices = [(engine.pk, str(engine)) for engine in sorted(engines, key=_place, reverse=True)]
+        if "role" in self.fields:
+            self._offer_roles()
         if "zone" in self.fields:
             self._offer_zones()
+
+    def _offer_roles(self) -> None:
+        """Those that nodes can be given now. Who asks for another one is told that there is none."""
+        field = self.fields["role"]
+        roles = InstanceRole.objects.active().filter(workspace=self.workspace).order_by("name")
+        own = ("", "Default: one for this cluster alone")
+        field.choices = [own, *((role.arn, str(role)) for role in roles)]  # type: ignore[attr-defined]
+        field.help_text = format_html(
+            "What its nodes may do in the cloud account. By default no more than every node needs. <a href='{}'>"
+            "Instance roles</a> has what else there is.",
+            reverse("instance-roles", args=[self.workspace.uuid]),
+        )
 
     def _offer_zones(self) -> None:
         field = self.fields["zone"]
@@ -325,14 +334,6 @@ class ClusterForm(OnceForm):
         if name not in self.catalogue.named:
             raise forms.ValidationError(f"{name} cannot be had here. Choose another one.")
         return self.catalogue.named[name]
-
-    def clean_role(self) -> str:
-        """What the cloud cannot say now, the task asks it again."""
-        name: str = self.cleaned_data["role"]
-        trouble = offers.role(self.workspace, name).trouble if name else None
-        if isinstance(trouble, Refused):
-            raise forms.ValidationError(f"{trouble.message} {trouble.advice}".strip())
-        return name
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}

@@ -2,7 +2,8 @@
 
     main([FOLDER, ORDER], SECRET)       ORDER in JSON: see `launch` in jobs/plans.py
 
-SECRET is what the repository asks for, if it does: {"username": …, "password": …} in JSON. ORDER is in no file: what
+SECRET is what the repository asks for, if it does: {"username": …, "password": …} in JSON, and in "variables" the
+secret ones of the program's environment. ORDER is in no file: what
 lies on /shared other runs can change, and whoever changes it could say where the password is sent. Says what it does in
 the log, what it found in the facts (`telling.py`). Standard library only, Python 3.9 or newer.
 """
@@ -31,19 +32,23 @@ class Setup:
     def __init__(self, folder, order, credential=None):
         self.folder = folder
         self.order = order
-        self.credential = credential
-        self.had_credential = bool(credential)
         self.log = telling.Log(folder)
         self.facts = {"phase": "clone"}  # as the portal takes it to be
         bin_folder = pathlib.Path(order["engine"], "bin")
+        self.program = order.get("program") or "python"
         path = {**os.environ, **order["environment"]}.get("PATH", "/usr/bin:/bin")
-        self.environment = {**order["environment"], "PATH": f"{bin_folder}:{path}"}
+        variables = (credential or {}).pop("variables", {})  # secret ones
+        self.environment = {**order["environment"], **variables, "PATH": f"{bin_folder}:{path}"}
         self.ranks = {
             "size": order["cores"],
             "hostfile": order["hostfile"],
             "engine": order["engine"],
-            "command": [str(bin_folder / "python"), *order["command"]],
+            "command": [self.program if "/" in self.program else str(bin_folder / self.program), *order["command"]],
         }
+        if variables:
+            self.ranks["hidden"] = list(variables)
+        self.credential = credential or None
+        self.had_credential = bool(credential)
         self.launcher = None
 
     def say(self, sentence):
@@ -64,8 +69,9 @@ class Setup:
         if self.had_credential:
             return
         with contextlib.suppress(OSError, ValueError):
-            self.launcher = launcher.Launcher(self.folder, self.ranks)
-            self.launcher.start({**os.environ, **self.environment}, self.folder / "src", waits=True)
+            environment = {**os.environ, **self.environment}
+            self.launcher = launcher.Launcher(self.folder, self.ranks, environment)
+            self.launcher.start(environment, self.folder / "src", waits=True)
 
     def end(self):
         """Of what has begun, and is not needed."""
@@ -78,7 +84,7 @@ class Setup:
         os.environ.update(self.environment)
         if packages:
             os.environ["PYTHONPATH"] = str(packages)
-        self.say(f"$ mpiexec -n {order['cores']} python {shlex.join(order['command'])}")
+        self.say(f"$ mpiexec -n {order['cores']} {self.program} {shlex.join(order['command'])}")
         self.know(phase="run", began=time.time())
         if self.launcher and self.launcher.is_waiting():
             if packages and packages != self.folder / "packages":

@@ -41,7 +41,7 @@ class Store:
         take_back(self.folder, stat.S_ISDIR)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         began, told = time.monotonic(), False
-        while (descriptor := self._try(name, how)) is None:
+        while (descriptor := self.take_if_free(name, how)) is None:
             if time.monotonic() > self.until:
                 raise programs.SetupFailed(
                     f"Another run has {what} for itself, for {time.monotonic() - began:.0f} s now.",
@@ -54,7 +54,7 @@ class Store:
             time.sleep(0.02)
         return descriptor
 
-    def _try(self, name, how):
+    def take_if_free(self, name, how=fcntl.LOCK_EX):
         """None when somebody has it; or it was thrown away just now, and what we have is the lock of nothing."""
         path = self.folder / f"{name}.lock"
         take_back(path, stat.S_ISREG)
@@ -91,7 +91,7 @@ class Store:
         for folder in self.folder.iterdir():
             if folder.is_dir():
                 with contextlib.suppress(FileNotFoundError):
-                    used.append((_last_use(folder), _size(folder), folder))
+                    used.append((_last_use(folder), how_large(folder), folder))
         total = 0
         for place, (when, size, folder) in enumerate(sorted(used, reverse=True), start=1):
             total += size
@@ -100,7 +100,7 @@ class Store:
 
     def _throw_away(self, folder):
         name = folder.name.split(".")[0]  # what is being made is in NAME.RUN
-        descriptor = self._try(name, fcntl.LOCK_EX)
+        descriptor = self.take_if_free(name)
         if descriptor is None:
             return
         with contextlib.suppress(OSError):
@@ -119,7 +119,8 @@ def _last_use(folder):
         return 0
 
 
-def _size(folder):
+def how_large(folder):
+    """In bytes, as it was when it was kept; 0 where it is not."""
     try:
         with open_file(folder / MARK) as mark:
             return int(mark.read(40))

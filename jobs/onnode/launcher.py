@@ -1,6 +1,7 @@
 """On the head node: runs a command on all ranks, and decides how the run ended.
 
-    main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...}}
+    main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...},
+                                        "hidden": [names of variables whose values nobody is to see]}
 
 `source` is the ranks' working directory. Parent of `mpiexec`, whose exit status says little: each rank stands under
 `rank.py`, which tells how it really ended. All that they print and tell comes through Hydra into a FIFO for each rank,
@@ -37,6 +38,7 @@ import tempfile
 import time
 
 import boot
+import hiding
 import telling
 
 FRAME = struct.Struct(">cIQ")  # of rank.py
@@ -49,7 +51,13 @@ TERMINATED = 4.0  # seconds between a TERM to us and the end of mpiexec; who ask
 WORDS = 4096  # bytes of what a rank said last that are kept for the verdict
 MOST_FAILURES = 64
 LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
-WRAPPER = "import marshal,os;exec(marshal.loads(bytes.fromhex(os.environ['COXSWAIN_WRAPPER'])))"
+# Without the place of the source, where a file may have the name of what the wrapper imports. The wrapper returns in
+# its child alone, where that goes on as the rank.
+WRAPPER = (
+    "import marshal,os,sys;sys.path[0] or sys.path.pop(0);"
+    "exec(marshal.loads(bytes.fromhex(os.environ['COXSWAIN_WRAPPER'])),{'__name__':'__main__'});"
+    "exec(marshal.loads(bytes.fromhex(os.environ.pop('COXSWAIN_RUNNER'))))"
+)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PRCTL = ctypes.CDLL(None).prctl
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
@@ -145,8 +153,10 @@ class Channel:
 
 
 class Launcher:
-    def __init__(self, folder, order):
+    def __init__(self, folder, order, environment=os.environ):
+        """`environment` has the values of the variables that `order` calls hidden."""
         self.folder = folder
+        self.hider = hiding.Hider([environment[name] for name in order.get("hidden", ()) if name in environment])
         self.size = order["size"]
         self.command = order["command"]
         self.engine = pathlib.Path(order["engine"])
@@ -187,6 +197,7 @@ class Launcher:
             os.mkfifo(self.place / f"o.0.{rank}", 0o600)
             self.add(f"o.0.{rank}")
         python = str(self.engine / "bin" / "python")
+        is_python = self.is_python(env)
         hook = self.folder / "hook"
         hook.mkdir(exist_ok=True)
         (hook / "sitecustomize.py").write_text(HOOK)
@@ -202,7 +213,8 @@ class Launcher:
             str(self.engine / "bin" / "mpiexec"),
             *("-n", str(self.size), "-f", str(self.place / "hosts")),
             *("-outfile-pattern", f"{self.place}/o.%g.%r", "-errfile-pattern", f"{self.place}/e.%g.%r"),
-            *(python, "-ISc", WRAPPER, *(("--wait", str(source)) if waits else ()), *self.command),
+            *(("-env", "PYTHONPATH", "", python, "-c") if is_python else (python, "-ISc")),
+            *(WRAPPER, *(("--wait", str(source)) if waits else ()), *self.command),
         ]
         (self.place / "hosts").write_text("".join(f"{line}\n" for line in self.lines()))
         self.hydra = (self.place / "hydra").open("ab")
@@ -216,6 +228,16 @@ class Launcher:
             start_new_session=True,  # signals of our group are for us; we tell it
             preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
+
+    def is_python(self, env):
+        """Whether the Python of a wrapper that is not isolated can be the rank's: then one is started in place of two.
+
+        It is started before the source is there, and so only where neither options nor variables say what it is to be.
+        """
+        program, *words = self.command
+        is_plain = words and (words[0] in ("-m", "-c") or not words[0].startswith("-"))
+        same = program == str(self.engine / "bin" / "python")
+        return bool(same and is_plain and not any(name.startswith("PYTHON") for name in env))
 
     def is_waiting(self):
         """Whether mpiexec is there. What ended it is none of the run's business: `abandon` it, and start anew."""
@@ -269,6 +291,9 @@ class Launcher:
             if kind == b"x":
                 self.event(key, payload, when)
                 continue
+            payload = self.hider.hide((fd, kind), payload)
+            if not payload:
+                continue
             self.log.write(kind, payload, world=channel.world, rank=channel.rank, at=when)
             if channel.kind and key not in self.words and (missing := NOT_STARTED.match(payload)):
                 error = b": ".join(missing.groups()).decode(errors="replace")
@@ -299,6 +324,8 @@ class Launcher:
             return None
         if "aborts" in facts or any(facts.get(word) for word in ("fails", "status", "signal")):
             known = {name: facts[name] for name in ("aborts", "status", "signal", "rss", "error") if name in facts}
+            if isinstance(known.get("error"), str):
+                known["error"] = self.hider.text(known["error"])
             self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
         if "fails" not in facts and "aborts" not in facts:
             self.left += int(facts.get("left", 0))
@@ -411,6 +438,8 @@ class Launcher:
         for fd in self.channels:
             while self.read(fd):
                 pass
+        for (fd, kind), data in self.hider.rest():
+            self.log.write(kind, data, world=self.channels[fd].world, rank=self.channels[fd].rank)
         return self.verdict(clear)
 
     def wait_until_clear(self):
@@ -437,6 +466,7 @@ class Launcher:
         failures = self.in_order()
         good = not self.failures and len([key for key in self.ends if key[0] == 0]) == self.size
         hydra = (self.place / "hydra").read_bytes()[-WORDS:].decode(errors="replace").strip()
+        hydra = self.hider.text(hydra)
         lost = [] if good or failures or self.cancelled else self.silent_nodes()
         if not good and not failures and not self.cancelled and hydra:
             self.log.say(hydra)

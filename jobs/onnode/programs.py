@@ -60,7 +60,9 @@ def run(argv, *, env, cwd, until, tell=None, merged=False, holds=(), meanwhile=N
             if process.stderr:
                 selector.register(process.stderr, selectors.EVENT_READ, lines)
             if meanwhile:
+                began = time.monotonic()
                 meanwhile()
+                until += time.monotonic() - began
             while selector.get_map():
                 for key, _ in selector.select(max(0, until - time.monotonic())):
                     data = os.read(key.fd, 65536)

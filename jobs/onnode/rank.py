@@ -12,6 +12,10 @@ On stdout go frames: kind (1 byte), size (4), time in ns (8), big endian; then t
 
 With `--wait FOLDER` in front of the command it says {"waits": true}, and begins in that folder when USR1 comes.
 
+Starting Python takes longer than all else, so where we are the Python that the rank would be (not isolated, with the
+engine's packages, in the rank's own environment), our child becomes the rank as it is: it returns, for `WRAPPER` of
+`launcher.py` to go on with `runner.py`. Everywhere else it executes the command.
+
 It is there once for each rank, so it loads nothing that it can do without: no ctypes, json, signal or struct, which
 take longer than all else. It comes in the environment, as code, and reads no file.
 """
@@ -85,15 +89,13 @@ def leave_pmi(fd):
 
 
 def wait_to_go(wake, hydra):
-    """Until the launcher has the source. What comes later is not in our environment yet."""
+    """Until the launcher has the source."""
     poll = select.poll()
     for fd in (wake, hydra):
         poll.register(fd, select.POLLIN)
     event('{"waits":true}')
     if any(fd == hydra for fd, _ in poll.poll()):
         os._exit(1)  # Hydra has ended
-    hook, packages, *more = os.environ["PYTHONPATH"].split(":")
-    os.environ["PYTHONPATH"] = ":".join([hook, packages] if os.path.isdir(packages) else [hook, *more])
 
 
 def with_runner(command):
@@ -114,8 +116,9 @@ def with_runner(command):
     return [*command[:at], "-c", CODE, *command[at:]]
 
 
-def become(command, folder, out, err, told, pmi):
-    """In the child: turn into the rank, in this folder if there is one. Never returns."""
+def become(command, folder, is_python, out, err, told, pmi):
+    """In the child: turn into the rank, in this folder if there is one. Returns where we are its Python already."""
+    signal.set_wakeup_fd(-1)
     for number in IGNORED:
         signal.signal(number, signal.SIG_DFL)
     for fd, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
@@ -128,17 +131,33 @@ def become(command, folder, out, err, told, pmi):
     os.environ["COXSWAIN_RANK"] = os.environ.get("PMI_RANK", "0")
     for name in ("COXSWAIN_WRAPPER", "COXSWAIN_WRAP"):  # programs that it spawns get them from Hydra, as the hook
         os.environ.pop(name, None)
-    _, *places = os.environ.pop("PYTHONPATH").split(":")
-    if places:
-        os.environ["PYTHONPATH"] = ":".join(places)
-    command = with_runner(command)
     try:
         if folder:
             os.chdir(folder)
-        os.execvp(command[0], command)
+        if is_python:
+            go_on(command, told, pmi)
+        else:
+            command = with_runner(command)
+            os.execvp(command[0], command)
     except OSError as error:
         os.write(2, f"{error.filename or command[0]}: {error.strerror}\n".encode(errors="replace"))
         os._exit(127)
+
+
+def go_on(command, *ours):
+    """As the rank finds it where it is started anew: signals, descriptors, words."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    at = 3
+    for fd in sorted(fd for fd in ours if fd is not None):
+        os.closerange(at, fd)
+        at = fd + 1
+    os.closerange(at, 65536)
+    sys.path.insert(0, "")
+    sys.argv[1:] = command[1:]
+    if hasattr(sys, "orig_argv"):  # Python 3.10 and newer
+        sys.orig_argv[:] = command
 
 
 class Rank:
@@ -150,26 +169,34 @@ class Rank:
         os.closerange(max(3, pmi + 1), 65536)
         wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake[1], warn_on_full_buffer=False)
-        folder = ""
+        folder, places = "", os.environ.pop("PYTHONPATH", "").split(":")[1:]  # the first is for what ranks spawn
         if command[0] == "--wait":
             signal.signal(signal.SIGUSR1, lambda *_: None)
             wait_to_go(wake[0], pmi)
             _, folder, *command = command
+            packages = f"{os.path.dirname(folder)}/packages"
+            places = [packages] if os.path.isdir(packages) else places[1:]
         out, err, told = os.pipe(), os.pipe(), os.pipe()
         self.pmi = theirs = None
         if pmi > 2:
+            os.set_inheritable(pmi, False)
             self.pmi, theirs = (end.detach() for end in socket.socketpair())
         try:  # noqa: SIM105 (contextlib takes as long to load as all else)
             fcntl.fcntl(out[1], F_SETPIPE_SZ, 1 << 18)
         except OSError:
             pass  # the person has too many large pipes; a small one does
+        # Not where something is to be found that was not there when it was started, or a thread of a package's runs.
+        is_python = not sys.flags.isolated and not places and len(os.listdir("/proc/self/task")) == 1
+        if places:
+            os.environ["PYTHONPATH"] = ":".join(places)
         own = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() == own:
-                become(command, folder, out[1], err[1], told[1], theirs)
-            os._exit(1)
+            if os.getppid() != own:
+                os._exit(1)
+            become(command, folder, is_python, out[1], err[1], told[1], theirs)
+            return
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)  # Hydra signals the whole group: the rank has it already
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -303,4 +330,6 @@ class Rank:
         os._exit(number if word == "status" else 128 + number)
 
 
-Rank(sys.argv[1:]).live()
+rank = Rank(sys.argv[1:])
+if rank.pid:
+    rank.live()

@@ -76,7 +76,7 @@ def _run():
             stream.reconfigure(line_buffering=True)
     names = sys.modules["__main__"].__dict__
     del names["_run"]
-    for name in ("marshal", "os"):
+    for name in ("marshal", "os", "sys"):
         names.pop(name, None)
     names["__doc__"] = None
     del sys.argv[0]

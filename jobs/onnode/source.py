@@ -26,6 +26,9 @@ COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
 WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 # What git-check-ref-format(1) forbids in a name: "HEAD~1" or "main^{/words}" would be read as expressions.
 NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
+# Where systems keep all that they trust in one file: Debian and Alpine, Fedora, openSUSE.
+AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
+UNTRUSTED = re.compile(r"certificate (?:verif|problem)", re.IGNORECASE)
 MOVED = re.compile(r"The requested URL returned error: 30[1278]")
 REFERENCE = "reference"  # the code of what another reference would mend
 SILENT = re.compile(r"Operation too slow|timed out|Timeout", re.IGNORECASE)
@@ -34,6 +37,7 @@ DEPTH = 5  # submodules in submodules
 MOST_SUBMODULES = 100
 MOST_LISTING = 256 << 20  # bytes of what a repository lists, as of all that git prints
 LONGEST = 240  # bytes between slashes in a ref's name that a filesystem takes, with what git appends
+SMALL = 16 << 20  # bytes of a mirror from which a run is checked out before it is known that nothing is new
 MOST_FILES = 200  # of objects in one mirror, before it is packed anew
 GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -185,6 +189,18 @@ class Git:
             "GIT_SSH_COMMAND": "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30"
             " -o ServerAliveInterval=15",
         }
+        self.trust = self.one_file(home)
+
+    def one_file(self, home):
+        """Where git is to look whom to trust: GnuTLS reads the folder of all certificates too, which takes 50 ms."""
+        if any("SSL" in name for name in self.env):
+            return {}  # whoever runs the node has said where
+        nothing = home / "no-certificates"
+        found = next((file for file in AUTHORITIES if os.path.isfile(file)), None)
+        if found is None:
+            return {}
+        nothing.mkdir()
+        return {"GIT_SSL_CAINFO": found, "GIT_SSL_CAPATH": str(nothing)}
 
     def __call__(self, *words, server=None, seconds=None, env=None):
         origin, options, holds = self.sign_in
@@ -197,7 +213,7 @@ class Git:
             # In the root folder, for git looks for a repository in each folder above the one that it is called in.
             output, self.said = run(
                 argv,
-                env={**self.env, **(env or {})},
+                env={**self.env, **self.trust, **(env or {})},
                 cwd="/",
                 until=until,
                 tell=Progress(self.say),
@@ -207,6 +223,9 @@ class Git:
         except TookTooLong as error:
             raise self.waited(server, time.monotonic() - began, error.said) from error
         except ProgramFailed as error:
+            if server and self.trust and UNTRUSTED.search(error.said):
+                self.trust = {}  # an authority may be in the folder alone
+                return self(*words, server=server, seconds=seconds, env=env)
             if server and SILENT.search(error.said):
                 raise self.waited(server, time.monotonic() - began, error.said) from error
             raise
@@ -234,6 +253,7 @@ class Fetcher:
         self.store = kept.Store(pathlib.Path(order["shared"], ".sources"), order, self.git.until, self.say)
         self.advice = "Check that the Git URL is right and may be read without a password; or give the job one."
         self.submodules = 0
+        self.expected = None  # (mirror, what was listed, commit, folder) of what is checked out already; its subject
 
     @contextlib.contextmanager
     def signed_in(self, url, credential):
@@ -257,8 +277,10 @@ class Fetcher:
 
     def bring(self, url, reference, folder):
         """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
+        server, begin = addresses.Server(url, self.here), self.git.meanwhile
+        self.git.meanwhile = lambda: (begin(), self.expect(server.url, reference, folder))
         try:
-            commit, subject = self.check_out(addresses.Server(url, self.here), reference, folder)
+            commit, subject = self.check_out(server, reference, folder)
             self.complete(url, commit, folder, 1)
         except ProgramFailed as failure:
             self.say(failure.said)
@@ -320,7 +342,7 @@ class Fetcher:
         """The commit and its subject, checked out in the folder. With `exact` the reference is a commit and no name."""
         more = [reference if reference.startswith("refs/") else f"refs/{reference}"] if "/" in reference else []
         server, refs = self.ask(server, *LISTED, *more)
-        name = hashlib.sha256(server.url.encode()).hexdigest()[:24]
+        name = mirror_of(server.url)
         mirror, what = self.store.folder / name, f"the mirror of {shown(server.url)}"
         while True:
             known = mirror.is_dir()
@@ -330,19 +352,47 @@ class Fetcher:
                     try:
                         self.update(name, server, refs)
                         commit = self.find(mirror, server, reference, refs, exact)
+                        expected, self.expected = self.expected, None
+                        if expected and expected[0] == (name, listing(refs), commit, folder):
+                            return commit, expected[1]
                         self.copy(mirror, server.url, commit, folder)
                     finally:
                         self.git.holds.remove(lock)
-                at = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
-                self.git(*at, "checkout", "--force", "--detach", commit, "--")
+                return commit, self.write(commit, folder)
             except (ProgramFailed, OSError):
                 with self.store.locked(name, what):
                     shutil.rmtree(mirror, ignore_errors=True)
                 if not known:
                     raise
-            else:
-                said = HEAD_IS_NOW.search(self.git.said)
-                return commit, said.group(1)[:200] if said else ""
+
+    def write(self, commit, folder):
+        """The commit's files, in the folder that has its repository. Returns its subject."""
+        at = ("--git-dir", str(folder / ".git"), "--work-tree", str(folder))
+        self.git(*at, "checkout", "--force", "--detach", commit, "--")
+        said = HEAD_IS_NOW.search(self.git.said)
+        return said.group(1)[:200] if said else ""
+
+    def expect(self, url, reference, folder):
+        """While the server is asked: check out what the mirror has, for most often the server lists nothing new.
+
+        Whatever is wrong with it is said by `check_out`, which then does all of it. What is large is left to that.
+        """
+        name, ref = mirror_of(url), b"HEAD"
+        if reference not in ("", "HEAD"):
+            ref = b"refs/heads/" + reference.encode(errors="surrogateescape")
+        mirror = self.store.folder / name
+        with contextlib.suppress(ProgramFailed, OSError):
+            if not 0 < kept.how_large(mirror) <= SMALL or (lock := self.store.take_if_free(name)) is None:
+                return
+            with closing(lock):
+                take_back(mirror, stat.S_ISDIR)
+                listed = content_of(mirror / "listing") or b""
+                lines = (line.partition(b"\t") for line in listed.splitlines())
+                commit = {ref: commit.decode("ascii", "replace") for commit, _, ref in lines}.get(ref)
+                if commit is None:
+                    return
+                self.copy(mirror, url, commit, folder)
+            self.expected = (name, listed, commit, folder), self.write(commit, folder)
 
     def update(self, name, server, refs):
         """Have what the repository lists now."""
@@ -350,13 +400,12 @@ class Fetcher:
         seen = mirror / "listing"  # what was listed when it was last fetched
         take_back(mirror, stat.S_ISDIR)
         take_back(seen, stat.S_ISREG)
-        ours = sorted(ref for ref in refs if ref == b"HEAD" or ref.startswith((b"refs/heads/", b"refs/tags/")))
-        listing = b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in ours)
+        ours, now = names_in(refs), listing(refs)
         if not (seen.exists() and self.store.is_kept(name)):
             self.say(f"Cloning {shown(server.url)}")
             shutil.rmtree(mirror, ignore_errors=True)
             self.git("init", "--quiet", "--bare", "--template=", str(mirror))
-        elif content_of(seen) == listing:
+        elif content_of(seen) == now:
             self.store.use(name)
             return
         else:
@@ -373,7 +422,7 @@ class Fetcher:
         if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > MOST_FILES:
             self.git(*at, "gc", "--quiet", "--force", "--prune=now")
         self.git(*at, "pack-refs", "--all")
-        seen.write_bytes(listing)
+        seen.write_bytes(now)
         self.store.keep(name)
         self.store.make_room()
 
@@ -498,6 +547,21 @@ class Fetcher:
                 section, _, what = key.rpartition(b".")
                 found.setdefault(section, {})[what] = value
         return {about[b"path"]: about for about in found.values() if b"path" in about}
+
+
+def mirror_of(url):
+    """Its name."""
+    return hashlib.sha256(url.encode()).hexdigest()[:24]
+
+
+def names_in(refs):
+    """Those that a mirror has."""
+    return sorted(ref for ref in refs if ref == b"HEAD" or ref.startswith((b"refs/heads/", b"refs/tags/")))
+
+
+def listing(refs):
+    """What a mirror has of what a server lists, as it is kept beside it."""
+    return b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in names_in(refs))
 
 
 def not_there(reference, refs):

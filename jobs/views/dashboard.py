@@ -21,7 +21,7 @@ from accounts.access import Can, OrganizationRole, may
 from accounts.place import enter_organization
 from clusters.models import Cluster
 from jobs.models import Run, newest_of_each, reasons
-from jobs.views.lists import MOST_WORKSPACES, workspaces_of
+from jobs.views.lists import MOST_WORKSPACES, coming, workspaces_of
 from workspaces.models import Stray, Workspace
 from workspaces.place import workspace_for
 
@@ -35,13 +35,15 @@ MOST_COUNTED = 1000  # of a figure; more is "1,000+"
 def dashboard(request: HttpRequest) -> HttpResponse:
     """Of all workspaces in which the person is; or, until there is a run, the steps to the first one."""
     organization = enter_organization(request)
-    workspaces = workspaces_of(request, organization)
+    is_admin = getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN
+    strays = Stray.objects.there().filter(cloud_config__organization=organization)
+    workspaces = workspaces_of(request, organization, **({"strays": _count(strays)} if is_admin else {}))
     inside = [workspace for workspace in reversed(workspaces) if workspace.inside]
     may_change = {workspace.pk for workspace in inside if workspace.may_run}
     ready = next((workspace for workspace in inside if workspace.status == Workspace.Status.READY), None)
     context = {
         "organization": organization,
-        "is_admin": getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN,
+        "is_admin": is_admin,
         "workspaces": workspaces,
         "most": len(workspaces) == MOST_WORKSPACES,
         "ready": ready,
@@ -50,8 +52,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "may_change": may_change,
         **_state(inside, may_change),
     }
-    if context["is_admin"]:
-        context["strays"] = Stray.objects.there().filter(cloud_config__organization=organization).count()
+    if is_admin:
+        context["strays"] = workspaces[0].strays if workspaces else strays.count()
     if not context["runs"]:
         context["has_config"] = organization.cloud_configs.live().exists()
     part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
@@ -118,6 +120,7 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
         "waits": waits[:SHOWN],
         "recent": [run for run in runs if run.is_finished][:SHOWN],
         "clusters": some,
+        "coming": coming(workspaces),
         "figures": {name: _figure(runs, f"count_{name}") for name in figures}
         | {"clusters": _figure(some, "count_running")},
         "window": WINDOW,

@@ -18,21 +18,34 @@ from accounts.access import Can, get_for, may
 from accounts.place import person
 from clusters.forms.create import TypesForm
 from jobs import causes, repositories, rules
-from jobs.actions import CLUSTER_GONE, Credential, change_credential, change_job, create_job, delete_job, start_run
+from jobs.actions import (
+    CLUSTER_GONE,
+    Credential,
+    change_credential,
+    change_job,
+    change_mail,
+    change_secrets,
+    create_job,
+    delete_job,
+    start_run,
+)
 from jobs.dispatch import GONE
 from jobs.fields import OWN, ClusterField
-from jobs.forms import CredentialForm, EditJobForm, JobForm, ProgramForm
+from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
-from jobs.models import Job, Run
+from jobs.models import Firing, Job, Kind, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
+from portal import mail
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.secrets import CannotDecrypt, unseal
 from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
+
+SHOWN = 5  # times of a job's schedules, and what became of them
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -67,6 +80,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 git_url=data["git_url"],
                 **_wanted(form, request),
                 due=data["due"],
+                secrets=data["secrets"],
                 by=person(request),
                 credential=form.credential,
                 uuid=data["key"],
@@ -112,7 +126,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     try:
         page = rules.address(typed.get("git_url", ""))
         reference = rules.reference(typed.get("reference", "")) or page.reference
-        command = rules.in_folder(rules.command(typed.get("command", "")), page.path)
+        is_shell = typed.get("kind") == Kind.SHELL
+        command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
@@ -125,7 +140,7 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
             credential = Credential(job.git_username, unseal(job, "git_password"))
         except CannotDecrypt:
             return Found(False, "The job's password cannot be decrypted with this portal's keys.")
-    return look_for(workspace.cloud_config, page.git_url, reference, command, credential)
+    return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
@@ -176,8 +191,16 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     may_change = found.deleted is None and may(request, Can.RUN_JOBS)
     rows = behind(found.runs.all(), cursor_of(request.GET), "-pk", among=found.runs.all()).for_lists()
     page = page_of(rows[: PAGE + 1].with_reasons(), PAGE, request.GET)
+    schedules = {schedule.pk: schedule for schedule in found.schedules.live().select_related("owner").order_by("pk")}
+    firings = list(Firing.objects.filter(schedule__in=schedules).select_related("run").order_by("-pk")[:SHOWN])
+    for firing in firings:
+        firing.schedule = schedules[firing.schedule_id]
     context = {
         "job": found,
+        "schedules": schedules.values(),
+        "firings": firings,
+        "mail": MailForm(initial={name: getattr(found, f"mail_{name}") for name in MailForm.base_fields}),
+        "mail_goes_out": mail.goes_out(),
         "specification": found.specification,
         "runs": page.rows,
         **page.context,
@@ -186,8 +209,19 @@ def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "clusters": clusters_for(found) if may_change else None,
         "key": uuid4(),
     }
-    part = "jobs/job.html#runs" if request.headers.get("HX-Target") == "run-list" else ""
-    return render(request, part or "jobs/job.html", context)
+    part = {"run-list": "#runs", "schedule-list": "#schedules"}.get(request.headers.get("HX-Target", ""), "")
+    return render(request, f"jobs/job.html{part}", context)
+
+
+@require_POST
+@login_required
+def job_mail(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    found = _job_for(request, uuid, Can.RUN_JOBS)
+    form = MailForm(request.POST)
+    if form.is_valid():
+        change_mail(found, by=person(request), **form.cleaned_data)
+        messages.success(request, f"Mail about {found} is as you have chosen.")
+    return redirect(f"{reverse('job', args=[uuid])}#mail")
 
 
 def clusters_for(job: Job) -> ClusterField | None:
@@ -220,6 +254,8 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         with refusals_in(form):
             wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             changed = change_job(found, by=person(request), **wanted)
+            if "secrets_name" in request.POST:  # what is not asked stays
+                changed = change_secrets(found, form.cleaned_data["secrets"], by=person(request)) or changed
             if had_password and not found.git_password:
                 messages.warning(
                     request, "Its password was for another server, and is gone. Give the job the one of this server."
@@ -253,7 +289,12 @@ def remove_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         words = f" Cancelled with it: {cancelled} run{'' if cancelled == 1 else 's'}." if cancelled else ""
         messages.success(request, f"{found} is deleted.{words}")
         return redirect("jobs", uuid=found.workspace.uuid)
-    context = {"job": found, "unfinished": found.runs.unfinished().for_lists()[:100], "last": found.last_run}
+    context = {
+        "job": found,
+        "unfinished": found.runs.unfinished().for_lists()[:100],
+        "last": found.last_run,
+        "schedules": found.schedules.live().count(),
+    }
     return render(request, "jobs/job_delete.html", context)
 
 

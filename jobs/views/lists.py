@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
@@ -15,14 +16,17 @@ from accounts.access import Can, may
 from accounts.models import Organization
 from accounts.place import enter_organization
 from clusters.models import Cluster
+from jobs.durations import Chart, charts
 from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
-from jobs.models import Job, Run, newest_of_each
+from jobs.models import Job, JobQuerySet, Run, Schedule, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
 
 PAGE = 25
 MOST_WORKSPACES = 100  # of which a dashboard, or a list over all of them, is made: the newest
+MOST_BUSY = 50  # jobs that run or wait and are first in a list
+COMING = 5  # schedules whose time comes next
 MOST_JOBS = 30  # whose runs are looked through for a word in their names
 
 
@@ -98,8 +102,11 @@ def all_runs(request: HttpRequest) -> HttpResponse:
     return render(request, part or "jobs/all_runs.html", context)
 
 
-def workspaces_of(request: HttpRequest, organization: Organization) -> list[Any]:
-    """The newest that the person may see, the newest first; with what they may do: `inside`, `may_run`, `may_build`."""
+def workspaces_of(request: HttpRequest, organization: Organization, **columns: Any) -> list[Any]:
+    """The newest that the person may see, the newest first; with what they may do: `inside`, `may_run`, `may_build`.
+
+    `columns`: what each of them is to have besides.
+    """
 
     def may_there(can: Can) -> Exists:
         return Exists(Workspace.objects.where(request.user, can).filter(pk=OuterRef("pk")))
@@ -108,11 +115,25 @@ def workspaces_of(request: HttpRequest, organization: Organization) -> list[Any]
         Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
         .filter(organization=organization)
         .live()
-        .annotate(inside=may_there(Can.VIEW), may_run=may_there(Can.RUN_JOBS), may_build=may_there(Can.MANAGE_CLUSTERS))
+        .annotate(
+            inside=may_there(Can.VIEW),
+            may_run=may_there(Can.RUN_JOBS),
+            may_build=may_there(Can.MANAGE_CLUSTERS),
+            **columns,
+        )
         .order_by("-pk")[:MOST_WORKSPACES]
     )
     for workspace in found:
         workspace.organization = organization
+    return found
+
+
+def coming(workspaces: Sequence[Workspace]) -> list[Schedule]:
+    """The schedules there whose time comes next."""
+    by_pk = {workspace.pk: workspace for workspace in workspaces}
+    found = list(Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job")[:COMING])
+    for schedule in found:
+        schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
     return found
 
 
@@ -143,31 +164,53 @@ def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
 @require_safe
 @login_required
 def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """What can be run, with the last run of each."""
+    """What can be run, with the last run of each: first, unless they are asked for by name, those that do or wait."""
     workspace = workspace_for(request, uuid, Can.VIEW)
     clusters = _clusters(workspace, request.GET.get("cluster"))
     form = JobFilterForm(request.GET, clusters=clusters)
     page: Page[Job] = Page([])
     lasts: dict[int, Run] = {}
+    first: list[Job] = []
+    bars: dict[int, Chart] = {}
     if form.is_valid():
         all_jobs = Job.objects.filter(workspace=workspace)
         rows = form.narrow(all_jobs.live())
         order = ("name", "pk") if form.cleaned_data["sort"] == "name" else ("-ran", "-pk")
-        page = page_of(
-            behind(rows, cursor_of(request.GET), *order, among=all_jobs).for_lists()[: PAGE + 1],
-            PAGE,
-            request.GET,
-        )
-        last = newest_of_each("job", [job.pk for job in page.rows], 1, Run.objects.all())
+        cursor = cursor_of(request.GET)
+        if order[0] == "name":
+            found = list(behind(rows, cursor, *order, among=all_jobs).for_lists()[: PAGE + 1])
+        else:
+            found, first = _busy_first(workspace, rows, cursor, order, among=all_jobs)
+        page = page_of(found, PAGE, request.GET)
+        shown = [job.pk for job in (*first, *page.rows)]
+        last = newest_of_each("job", shown, 1, Run.objects.all())
         lasts = {run.job_id: run for run in last.for_lists().with_reasons()}
+        bars = charts(shown)
     context: dict[str, Any] = {
         "workspace": workspace,
         "form": form,
-        "rows": [(job, lasts.get(job.pk)) for job in page.rows],
+        "rows": [(job, lasts.get(job.pk), bars.get(job.pk)) for job in (*first, *page.rows)],
         **page.context,
+        "coming": coming([workspace]),
         "clusters": any(cluster.status != Cluster.Status.TERMINATED for cluster in clusters),
         "filtered": any(request.GET.get(name) for name in ("q", "cluster")),
         "key": uuid4(),
     }
     part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""
     return render(request, part or "jobs/jobs.html", context)
+
+
+def _busy_first(
+    workspace: Workspace, rows: JobQuerySet, cursor: UUID | None, order: Collection[str], *, among: JobQuerySet
+) -> tuple[list[Job], list[Job]]:
+    """A page of those of which nothing runs or waits; and, where it is the first page, the others. One query."""
+    unfinished = Run.objects.unfinished().filter(job=OuterRef("pk"))
+    calm = behind(rows.filter(~Exists(unfinished)), cursor, *order, among=among).values("pk")[: PAGE + 1]
+    wanted = Q(pk__in=calm)
+    if cursor is None:
+        of = Run.objects.unfinished().filter(workspace=workspace).values("job")
+        wanted |= Q(pk__in=rows.filter(pk__in=of).order_by("-ran").values("pk")[:MOST_BUSY])
+    running = Run.objects.filter(job=OuterRef("pk"), status=Run.Status.INPROGRESS)
+    marked = Job.objects.filter(wanted).annotate(is_busy=Exists(unfinished), is_running=Exists(running))
+    found: list[Any] = list(marked.for_lists().order_by(F("is_running").desc(), *order))
+    return [job for job in found if not job.is_busy], [job for job in found if job.is_busy]

@@ -15,11 +15,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import Can, get_for, may
 from accounts.place import person
-from jobs import causes
-from jobs.actions import cancel_run, dismiss_run
+from jobs import causes, record
+from jobs.actions import cancel_run, dismiss_run, repeat_run
 from jobs.models import Run, reasons
 from jobs.plans import RUN
-from jobs.views.jobs import clusters_for, one_run
+from jobs.views.jobs import clusters_for, key_of, one_run
+from portal.errors import PortalError
 from portal.tasks import permission
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
@@ -55,6 +56,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
 # What mends what, by the code of a cause; and where that is changed: the field of a form of the job.
 _MENDS = {
     "address": ("git_url",),
+    "bodo_ranks": ("ranks",),
     "cluster_failed": ("repair", "cluster"),
     "cluster_gone": ("cluster",),
     "dedicated_failed": ("cluster",),
@@ -66,6 +68,7 @@ _MENDS = {
     "no_program_module": ("command",),
     "node_lost": ("repair",),
     "ranks": ("ranks", "cluster"),
+    "secrets": ("secrets",),
     "reference": ("reference",),
     "source": ("git_url", "credential"),
     "time_limit": ("time_limit",),
@@ -77,6 +80,7 @@ _FIELDS = {
     "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
     "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
+    "secrets": ("edit-job", "id_secrets", "Give the secret variables anew"),
     "time_limit": ("edit-job", "id_time_limit", "Change the time limit"),
 }
 
@@ -113,9 +117,11 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "steps": _steps(found, task),
         "waits_for": reasons([found]).get(found.pk, ""),
         "failures": causes.sentences(found.failures),
+        "first_failed": found.first_failed_rank,
         "time_limit": causes.span(found.time_limit) if found.time_limit else "",
         "quiet_since": found.quiet_since,
         "last_ended": found.last_ended_rank,
+        "retried_as": Run.objects.filter(retry_of=found).first() if found.retries else None,
         "may_change": may_change,
         "may_run": may_run,
         "advice": "" if is_mended else found.advice,
@@ -148,6 +154,35 @@ def cancel(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def run_with_changes(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _run_for(request, uuid, Can.RUN_JOBS, "workspace__cloud_config")
     return one_run(request, found.job, found)
+
+
+@require_POST
+@login_required
+def repeat(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Exactly this again: see `repeat_run`."""
+    found = _run_for(request, uuid, Can.RUN_JOBS, "workspace__cloud_config", "cluster__engine_version")
+    try:
+        return redirect("run", uuid=repeat_run(found, by=person(request), uuid=key_of(request)).uuid)
+    except PortalError as error:
+        messages.error(request, error.message)
+        return redirect("run", uuid=uuid)
+
+
+@require_safe
+@login_required
+def compare(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Beside another run of its job, `with` its number; else beside the one before, or the one after the first."""
+    found = _run_for(request, uuid, Can.VIEW, "cluster__engine_version")
+    others = found.job.runs.exclude(pk=found.pk)
+    asked = request.GET.get("with", "")
+    if asked.isascii() and asked.isdecimal():
+        others = others.filter(number=min(int(asked), 2**31 - 1))
+    before = others.filter(number__lt=found.number).order_by("-number")
+    nearest = before.first() or others.order_by("number").first()
+    other = nearest and _run_for(request, nearest.uuid, Can.VIEW, "cluster__engine_version")
+    rows = record.compared(found, other) if other else []
+    context = {"run": found, "other": other, "rows": rows, "asked": asked, "differ": [row for row in rows if row[2]]}
+    return render(request, "jobs/compare.html", context)
 
 
 @require_POST

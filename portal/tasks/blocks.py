@@ -7,10 +7,11 @@ So a reader that finds nothing in one looks into the other, and again into the f
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 from django.db.models import QuerySet, Subquery
@@ -99,6 +100,12 @@ class Block:
             f"{stream},{rank_text(world, rank)},{size},{later}"
             for stream, world, rank, size, later in ENTRY.iter_unpack(self.segments)
         )
+
+    @property
+    def is_whole_lines(self) -> bool:
+        """Whether each of its segments ends where a line does."""
+        ends = accumulate(entry[3] for entry in ENTRY.iter_unpack(self.segments))
+        return all(self.data[end - 1] == 10 for end in ends)
 
     @property
     def streams(self) -> int:
@@ -314,6 +321,20 @@ def _stubs_of(key: _ByFile) -> list[Stub]:
         found.append(Stub(position, size, line, ms, None, streams, None, part, index, packed))
         position, line, index = position + size, line + lines, index + packed
     return found
+
+
+def stub_with_line(output: Output, line: int) -> Stub | None:
+    """The block in which a line ends, by its number in the download, unread; None where no such line has ended yet."""
+    if not 0 < line <= output.lines:
+        return None
+    chunk = output.chunks.filter(line__lt=line).order_by("-position").defer("data").first()
+    if chunk is not None:
+        return _stub_of(chunk)
+    part = output.parts.filter(size__gt=0, line__lt=line).defer("directory").order_by("-position").first()
+    if part is None:
+        return None
+    stubs = _stubs(part)
+    return stubs[bisect_left(stubs, line, key=lambda stub: stub.line) - 1]
 
 
 def outline_before(output: Output, before: int, most: int) -> list[Stub]:

@@ -248,15 +248,20 @@ def tail_position(output: Output) -> int:
     return at if holding.position == at else holding.end
 
 
+def bytes_of(pieces: Iterable[Piece]) -> bytes:
+    """As they were stored. Those of one stream have its checksum in `Output.digests`."""
+    return b"".join(piece.data for piece in pieces)
+
+
 def stream_bytes(output: Output, wanted: Filter | None = None) -> Iterator[bytes]:
-    """All bytes that are wanted, in order of arrival. Those of one stream have its checksum in `Output.digests`."""
+    """All bytes that are wanted, in order of arrival."""
     for pieces in _all(output, wanted):
-        yield b"".join(piece.data for piece in pieces)
+        yield bytes_of(pieces)
 
 
-def stream_lines(output: Output, wanted: Filter | None = None) -> Iterator[bytes]:
+def stream_lines(output: Output, wanted: Filter | None = None, lines: Lines | None = None) -> Iterator[bytes]:
     """The same bytes as whole lines, see `Lines`."""
-    lines = Lines()
+    lines = lines or Lines()
     for pieces in _all(output, wanted):
         yield lines.feed(pieces)
     yield lines.end()
@@ -265,17 +270,20 @@ def stream_lines(output: Output, wanted: Filter | None = None) -> Iterator[bytes
 async def stream_bytes_async(output: Output, wanted: Filter | None = None) -> AsyncIterator[bytes]:
     """`stream_bytes` for a server that is asynchronous: one read at a time, none of it kept."""
     async for pieces in _all_async(output, wanted):
-        yield b"".join(piece.data for piece in pieces)
+        yield bytes_of(pieces)
 
 
-async def stream_lines_async(output: Output, wanted: Filter | None = None) -> AsyncIterator[bytes]:
-    lines = Lines()
+async def stream_lines_async(
+    output: Output, wanted: Filter | None = None, lines: Lines | None = None
+) -> AsyncIterator[bytes]:
+    lines = lines or Lines()
     async for pieces in _all_async(output, wanted):
         yield lines.feed(pieces)
     yield lines.end()
 
 
-def _next(output: Output, wanted: Filter | None, position: int) -> tuple[list[Piece], int]:
+def next_pieces(output: Output, wanted: Filter | None, position: int) -> tuple[list[Piece], int]:
+    """Some of what is wanted from a position on, and where to go on; the position itself where there is no more."""
     if wanted is not None:
         return find(output, wanted, position, limit=1024 * 1024)
     pieces = read(output, position, limit=1024 * 1024)
@@ -287,7 +295,7 @@ def _all(output: Output, wanted: Filter | None) -> Iterator[list[Piece]]:
     after = 0
     while after > position:
         position = after
-        pieces, after = _next(output, wanted, position)
+        pieces, after = next_pieces(output, wanted, position)
         yield pieces
 
 
@@ -296,7 +304,7 @@ async def _all_async(output: Output, wanted: Filter | None) -> AsyncIterator[lis
     after = 0
     while after > position:
         position = after
-        pieces, after = await database_sync_to_async(_next)(output, wanted, position)
+        pieces, after = await database_sync_to_async(next_pieces)(output, wanted, position)
         yield pieces
 
 
@@ -305,11 +313,15 @@ class Lines:
 
     Each writer's bytes stay as they are and in order. Lines that are never ended come last, each with a line end if
     another follows. At most `MOST` bytes wait: when more would, the longest line is cut, with a line end.
+
+    With `tags`, each line begins with who wrote it, which no program can write in another's name: `[17] `, `[1.2] ` of
+    a spawned one, `[17 stderr] `, `[portal] `, `[setup] `. With `times`, with when its first byte was written, in UTC.
     """
 
     MOST = 64 * 1024 * 1024
 
-    def __init__(self) -> None:
+    def __init__(self, *, tags: bool = False, times: bool = False) -> None:
+        self.tags, self.times = tags, times
         self.begun: dict[tuple[int, int, int | None], bytearray] = {}  # in the order in which the lines began
         self.waiting = 0
 
@@ -321,15 +333,30 @@ class Lines:
                 begun = self.begun.pop(piece.writer, b"")
                 self.waiting -= len(begun)
                 whole += begun
-                whole += piece.data[:cut]
+                whole += self._tagged(piece, piece.data[:cut], begins=not begun)
             if cut < len(piece.data):
-                self.begun.setdefault(piece.writer, bytearray()).extend(piece.data[cut:])
-                self.waiting += len(piece.data) - cut
+                rest = self._tagged(piece, piece.data[cut:], begins=piece.writer not in self.begun)
+                self.begun.setdefault(piece.writer, bytearray()).extend(rest)
+                self.waiting += len(rest)
                 if self.waiting > self.MOST:
                     longest = max(self.begun, key=lambda writer: len(self.begun[writer]))
                     self.waiting -= len(self.begun[longest])
                     whole += self.begun.pop(longest) + b"\n"
         return bytes(whole)
+
+    def _tagged(self, piece: Piece, data: bytes, *, begins: bool) -> bytes:
+        """`begins`: its first line begins with it."""
+        if not (self.tags or self.times):
+            return data
+        tag = b""
+        if self.times:
+            tag = f"{datetime.fromtimestamp(piece.ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{piece.ms % 1000:03}Z ".encode()
+        if self.tags:
+            name = Stream(piece.stream).name.lower()
+            if piece.rank is not None:
+                name = rank_name(piece.world, piece.rank) + (" stderr" if piece.stream == Stream.STDERR else "")
+            tag += f"[{name}] ".encode()
+        return (tag if begins else b"") + data[:-1].replace(b"\n", b"\n" + tag) + data[-1:]
 
     def end(self) -> bytes:
         return b"\n".join(self.begun.values())
@@ -386,10 +413,10 @@ def rows(output: Output, pieces: Iterable[Piece]) -> list[Row]:
     ]
 
 
-def plain_text(raw: bytes) -> str:
+def plain_text(raw: bytes, *, longest: int = _LONGEST) -> str:
     """A line as text: wrong UTF-8 replaced, overwritten parts and control sequences dropped, cut when very long."""
     text = raw.decode(errors="replace").rstrip("\r\n")
     text = _CONTROL.sub("", text.rsplit("\r", 1)[-1])
-    if len(text) > _LONGEST:
-        return f"{text[:_LONGEST]} … {len(text) - _LONGEST:,} more characters, whole in the download"
+    if len(text) > longest:
+        return f"{text[:longest]} … {len(text) - longest:,} more characters, whole in the download"
     return text

@@ -26,6 +26,7 @@ watchers: list[Callable[[], Any]] = []  # what the watch process looks after, se
 enter: Callable[[HttpRequest, Any], None]  # the page is in this subject's workspace
 record: Callable[..., None]  # the audit entry of what somebody did to a task: verb, task, by
 audit: Callable[..., Any]  # the audit entry of what staff do on the ground floor's own pages
+caller: Callable[[HttpRequest], Any]  # who calls with an API token, as access asks for a person; None without one
 store: Callable[[str], Store]  # of an account, by the name that an output has for it
 
 
@@ -50,13 +51,13 @@ def add_socket(route: str, application: Any) -> None:
 
 
 def tell(**functions: Callable[..., Any]) -> None:
-    """Who knows what a workspace is, keeps the audit, and has the accounts: `enter`, `record`, `audit`, `store`."""
+    """Who knows what a workspace is, keeps the audit, and has the accounts: the functions above."""
     globals().update(functions)
 
 
 def faults(queues: tuple[str, ...]) -> Iterator[str]:
     """What is wrong with what was told, in words; for the checks at the start."""
-    for name in ("enter", "record", "audit", "store"):
+    for name in ("enter", "record", "audit", "caller", "store"):
         if name not in globals():
             yield f"No app has told the registry what {name} is."
     for plan in plans.values():

@@ -10,5 +10,7 @@ urlpatterns = [
     path("outputs/<uuid:uuid>/frame/", views.output_frame, name="output-frame"),
     path("outputs/<uuid:uuid>/reach/", views.output_reach, name="output-reach"),
     path("outputs/<uuid:uuid>/nodes/", views.output_nodes, name="output-nodes"),
+    path("outputs/<uuid:uuid>/activity/", views.output_activity, name="output-activity"),
+    path("outputs/<uuid:uuid>/search/", views.output_search, name="output-search"),
     path("outputs/<uuid:uuid>/download/", views.output_download, name="output-download"),
 ]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db import transaction
@@ -18,14 +21,19 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from portal.database import for_sockets
 from portal.errors import Passing, PortalError
 from portal.tasks import output as store
-from portal.tasks import registry
-from portal.tasks.blocks import Piece, blocks
+from portal.tasks import permission, registry
+from portal.tasks.activity import activity
+from portal.tasks.blocks import Piece, blocks, stub_with_line
 from portal.tasks.causes import explain_task
+from portal.tasks.following import follow
 from portal.tasks.history import progress
 from portal.tasks.ledger import cancel_task, retry_task, why_not_again
 from portal.tasks.models import Output, Stream, Task
+from portal.tasks.outputs import rank_name, time_of
+from portal.tasks.searching import MOST_WORDS, Found, Place, search
 from portal.tasks.subjects import Subject, seen_output
 
 logger = logging.getLogger(__name__)
@@ -209,9 +217,15 @@ def _wanted(request: HttpRequest, output: Output) -> store.Filter | None:
 @login_required
 @require_safe
 def output_reach(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """Where to read from to have `?enough=` bytes of what a filter takes before `?before=`, see `store.reach`."""
+    """Where to read from to have `?enough=` bytes of what a filter takes before `?before=`, see `store.reach`.
+
+    Or the position near which `?line=` ends, by its number; null where there is no such line.
+    """
     output, _ = _output_for(request, uuid)
     try:
+        if "line" in request.GET:
+            stub = stub_with_line(output, int(request.GET["line"]))
+            return JsonResponse({"position": stub.position if stub else None})
         before = min(int(request.GET.get("before", output.head)), output.head)
         enough = max(1, min(int(request.GET.get("enough", store.TAIL)), store.TAIL))
         wanted = _wanted(request, output) or store.Filter()
@@ -234,7 +248,7 @@ def output_nodes(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 @require_safe
 def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    """The output alone, from `?after=` on, or the end of what `?rank=` and `?stream=` ask for."""
+    """The output alone, from `?after=` or `?line=` on, or the end of what `?rank=` and `?stream=` ask for."""
     output, subject = _output_for(request, uuid)
     task = Task.objects.filter(output=output).order_by("-pk").first()
     registry.enter(request, subject)
@@ -245,6 +259,8 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         fault = str(error)
     try:
         after = max(0, int(request.GET["after"])) if "after" in request.GET else None
+        if "line" in request.GET and (stub := stub_with_line(output, int(request.GET["line"]))):
+            after = max(0, stub.position - store.TAIL // 4)  # it may have begun before
     except ValueError as error:
         raise Http404 from error
     stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
@@ -267,14 +283,98 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @login_required
 @require_safe
-def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
-    """What `?stream=` and `?rank=` ask for, or all of it.
+def output_activity(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """How much each rank has written when, see `Activity.words`.
 
-    As whole lines, which those of different ranks would not be in the order in which their bytes arrived. Of one rank,
-    and of all with `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
-    `?order=arrival&stream=NAME`.
+    A large output takes some calls: `read` of `head` says how far.
     """
     output, _ = _output_for(request, uuid)
+    try:
+        found = activity(output)
+    except Passing as error:
+        return _unread(output, error)
+    return JsonResponse(found.words(output))
+
+
+HITS = 100  # on one page of a search
+
+
+@login_required
+@require_safe
+def output_search(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Lines with `?find=` in all that `?stream=` and `?rank=` ask for, from `?after=` on: a page, or JSON.
+
+    One call looks through a part of a large output: `next` is where the next one goes on, null at the end.
+    """
+    output, subject = _output_for(request, uuid)
+    words, stream, rank = (request.GET.get(name, "") for name in ("find", "stream", "rank"))
+    words, fault = words[:MOST_WORDS].strip("\r\n"), ""
+    found, wanted = Found([], None, 0), None
+    try:
+        wanted = _wanted(request, output)
+        after = Place.parse(request.GET.get("after", "0:0"))
+    except ValueError as error:
+        if "after" in request.GET:
+            raise Http404 from error
+        fault = str(error)
+    else:
+        try:
+            if words:
+                found = search(output, words, wanted, after, most=HITS)
+        except Passing as error:
+            return _unread(output, error)
+    hits: list[dict[str, Any]] = [
+        {
+            "line": hit.line,
+            "position": hit.position,
+            "ms": hit.ms,
+            "stream": hit.stream,
+            "rank": rank_name(hit.world, hit.rank) if hit.rank is not None else "",
+            "text": hit.text,
+        }
+        for hit in found.hits
+    ]
+    following = str(found.following) if found.following else None
+    if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
+        return JsonResponse({"hits": hits, "next": following, "looked": found.looked, "head": output.head})
+    registry.enter(request, subject)
+    asked = {"find": words, "rank": rank, "stream": stream}
+    context = {
+        "output": output,
+        "subject": subject,
+        "find": words,
+        "rank": rank,
+        "stream": stream,
+        "choices": STREAMS,
+        "fault": fault,
+        "hits": [hit | {"at": time_of(hit["ms"]), "mark": Stream(hit["stream"]).name.lower()} for hit in hits],
+        "looked": found.looked,
+        "begun": "after" in request.GET,
+        "query": urlencode({name: value for name, value in asked.items() if value and name != "find"}),
+        "later": urlencode(asked | {"after": following}) if following else "",
+    }
+    return render(request, "tasks/search.html", context)
+
+
+@require_safe
+def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
+    """What `?stream=` and `?rank=` ask for, or all of it; also for whoever calls with an API token.
+
+    As whole lines, which those of different ranks would not be in the order in which their bytes arrived; with
+    `?tags=1` each says whose it is, with `?times=1` when it was written. Of one rank without these, and of all with
+    `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
+    `?order=arrival&stream=NAME`, and `Repr-Digest` says it. With `?follow=1` it goes on until the output has ended.
+    """
+    caller = registry.caller(request)
+    person = caller or request.user
+    if not person.is_authenticated:
+        if "Authorization" not in request.headers:
+            return redirect_to_login(request.get_full_path())
+        return HttpResponse("This is no API token.\n", status=401, headers={"WWW-Authenticate": 'Basic realm="portal"'})
+    seen = seen_output(person, uuid)
+    if seen is None:
+        raise Http404
+    output = seen[0]
     order = request.GET.get("order", "lines")
     try:
         wanted = _wanted(request, output)
@@ -282,17 +382,44 @@ def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
             raise ValueError(order)
     except ValueError as error:
         raise Http404 from error
+    lines = store.Lines(tags=request.GET.get("tags") == "1", times=request.GET.get("times") == "1")
+    plain = order == "arrival" or bool(wanted and wanted.one_writer and not lines.tags and not lines.times)
     # Each kind of server has its own: a synchronous iterator would be gathered in memory under ASGI.
     asynchronous = isinstance(request, ASGIRequest)
+    follows = request.GET.get("follow") == "1" and request.method == "GET"
     body: Any
-    if order == "arrival" or (wanted and wanted.one_writer):
+    if follows:
+        form, end = (store.bytes_of, bytes) if plain else (lines.feed, lines.end)
+        body = follow(output, wanted, form, end, _recheck(request, output, by_token=caller is not None))
+    elif plain:
         body = (store.stream_bytes_async if asynchronous else store.stream_bytes)(output, wanted)
     else:
-        body = (store.stream_lines_async if asynchronous else store.stream_lines)(output, wanted)
+        body = (store.stream_lines_async if asynchronous else store.stream_lines)(output, wanted, lines)
     response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
+    if follows:
+        response["X-Accel-Buffering"] = "no"  # a proxy must not gather it
+        return response
     asked = " ".join([str(uuid)[:8], request.GET.get("stream", ""), request.GET.get("rank", "")])
     name = re.sub(r"[^A-Za-z0-9.]+", "-", asked).strip("-")[:80]
     response["Content-Disposition"] = f'attachment; filename="output-{name}.txt"'
     if order == "arrival" and wanted is None:
         response["Content-Length"] = str(output.head)
+    elif order == "arrival" and wanted and wanted.ranks is None and len(wanted.streams) == 1:
+        stream = Stream(min(wanted.streams))
+        response["Content-Length"] = str(output.size(stream))
+        if output.is_kept and (digest := output.digests.get(stream.name.lower())):
+            response["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(digest)).decode()}:"
     return response
+
+
+def _recheck(request: HttpRequest, output: Output, *, by_token: bool) -> Callable[[], Awaitable[bool]]:
+    """Whether who has asked may still see the output: the session, or the token, is looked up again."""
+
+    @for_sockets
+    def of_token() -> bool:
+        return seen_output(registry.caller(request), output.uuid) is not None
+
+    async def of_session() -> bool:
+        return await permission.refusal(request.session.session_key, [output.live_name]) is None
+
+    return of_token if by_token else of_session

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django import template
+from django.conf import settings
 from django.forms import BaseForm, BoundField, Select
 from django.forms.utils import flatatt
 from django.utils.html import conditional_escape, format_html, format_html_join
@@ -84,6 +85,12 @@ def short(value: datetime | None) -> SafeString | str:
         return ""
     this_year = localtime(value).year == localtime(now()).year
     return _time(value, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
+
+
+@register.inclusion_tag("_emulated.html")
+def emulation() -> dict[str, Any]:
+    """On each page where AWS is emulated, that it is."""
+    return {"endpoint": settings.AWS["endpoint"]}
 
 
 @register.simple_tag
@@ -267,9 +274,9 @@ _SECTIONS = {
     "security": ("/accounts/security/", "/accounts/password/", "/accounts/connections/"),
     "sessions": ("/accounts/sessions/",),
     "clusters": ("/clusters/",),
-    "jobs": ("/jobs/", "/runs/"),
+    "jobs": ("/jobs/", "/runs/", "/schedules/", "/excluded-days/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
-    "settings": ("/settings/", "/delete/"),
+    "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/"),
     "workspaces": ("/workspaces/",),
 }
 

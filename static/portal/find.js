@@ -12,7 +12,7 @@ class Find {
 
   /* Rows have left the page. */
   forget() {
-    this.hits = this.hits.filter((hit) => hit.row.element.isConnected);
+    this.hits = this.hits.filter((hit) => hit.row.element?.isConnected);
   }
 
   /* There are other rows. */
@@ -33,7 +33,8 @@ class Find {
     this.at = -1;
     if (words) {
       for (const row of this.view.rows) {
-        const text = row.element.lastChild.textContent.toLowerCase();
+        if (!row.element) continue; // it is folded
+        const text = row.element.children[3].textContent.toLowerCase();
         for (let i = text.indexOf(words); i >= 0 && this.hits.length < 10000; i = text.indexOf(words, i + words.length))
           this.hits.push({ row, start: i, end: i + words.length });
       }
@@ -48,7 +49,7 @@ class Find {
     if (!window.CSS?.highlights) return;
     const range = (hit) => {
       const found = new Range();
-      const walk = document.createTreeWalker(hit.row.element.lastChild, NodeFilter.SHOW_TEXT);
+      const walk = document.createTreeWalker(hit.row.element.children[3], NodeFilter.SHOW_TEXT);
       let seen = 0;
       for (let node = walk.nextNode(); node; node = walk.nextNode()) {
         const end = seen + node.length;

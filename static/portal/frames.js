@@ -48,8 +48,9 @@ class Frames {
     else if (line.open) setTimeout(() => this.ask(), 1000);
   }
 
-  async get(url, query) {
-    const response = await fetch(`${url}?${query}${this.wanted ? `&${this.wanted.query}` : ""}`, { cache: "no-store" });
+  async get(url, query, headers = {}) {
+    const filter = this.wanted ? `&${this.wanted.query}` : "";
+    const response = await fetch(`${url}?${query}${filter}`, { cache: "no-store", headers });
     if (response.redirected) line.signedOut();
     else if (response.status === 404) line.gone();
     if (response.redirected || !response.ok) throw new Error(`${url}: ${response.status}`);

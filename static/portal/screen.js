@@ -6,7 +6,9 @@
 const LONGEST = 8 * 1024; // characters of one row, until asked for more
 const KEPT = 1024 * 1024; // characters of one row that are kept for asking
 const TOKEN =
-  /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]/g;
+  /[^\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]+|\r|\x1b\[[0-9;:?<=>]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
+// What is not printed. Those that turn the order of others round would make one name another.
+const HIDDEN = /^[^\t\x20-\x7e\xa0-\u{10ffff}]|^[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/u;
 const UNFINISHED = /\x1b(?:\[[0-9;:?<=>]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
 
 /* Bytes to rows: one decoder, one colour and one open row for each writer. */
@@ -82,11 +84,7 @@ class Screen {
       const code = token.charCodeAt(0);
       if (code === 13) row.returned = true;
       else if (code === 27 && /^\x1b\[[\d;:]*m$/.test(token)) state.look = colour(state.look, token.slice(2, -1));
-      else if (
-        (code >= 32 && code !== 127 && !(code >= 128 && code < 160) && code !== 0x2028 && code !== 0x2029) ||
-        code === 9
-      )
-        this.print(row, state.look, token);
+      else if (!HIDDEN.test(token)) this.print(row, state.look, token);
     }
   }
 

@@ -11,13 +11,21 @@ function icon(name) {
   return i;
 }
 
+/* #L123 asks for line 123. */
+function lineOfAddress() {
+  return Number(location.hash.match(/^#L([1-9]\d{0,14})$/)?.[1] ?? 0);
+}
+
 class Viewer extends OutputWindow {
   constructor(root) {
     super(root);
     this.wire();
     line.viewers.push(this);
-    if (this.fields.rank?.value || this.fields.stream?.value) this.filter();
-    else this.askByHttp();
+    const asked = lineOfAddress();
+    if (asked) this.following = false;
+    if (this.fields.rank?.value || this.fields.stream?.value) this.filter(Boolean(asked));
+    else if (!asked) this.askByHttp();
+    if (asked) this.goToLine(asked);
   }
 
   showState() {
@@ -97,7 +105,8 @@ class Viewer extends OutputWindow {
     }
     const hosts = nodes.hosts ?? [];
     this.nodes = { hosts, of: new Map(Object.entries(nodes.of ?? {}).map(([name, index]) => [name, hosts[index]])) };
-    for (const row of this.rows) if (row.rank) this.nameRank(row);
+    for (const row of this.rows)
+      if (row.rank && row.element?.children[2].tagName === "ABBR") row.element.children[2].replaceWith(this.whose(row));
     const list = this.root.querySelector("datalist");
     if (list) {
       const choices = [...hosts.map((host) => [host, "all ranks of this node"]), ...this.nodes.of];
@@ -111,10 +120,25 @@ class Viewer extends OutputWindow {
   showRanks() {
     this.ranked = true;
     this.root.classList.add("has-ranks");
+    this.activity.soon(300);
     if (this.fields.rank && this.nodes.of.size) this.fields.rank.placeholder = `all ${number(this.nodes.of.size)}`;
   }
 
-  filter() {
+  /* Show what one rank wrote. */
+  only(rank) {
+    if (!this.fields.rank) return;
+    this.fields.rank.value = rank;
+    this.filter();
+    this.log.focus();
+  }
+
+  /* Take the filter off, without loading anything. */
+  everything() {
+    this.fields.rank.value = this.fields.stream.value = "";
+    this.filter(true);
+  }
+
+  filter(still = false) {
     const { rank, stream } = this.fields;
     const fault = this.root.querySelector("[data-fault]");
     let wanted;
@@ -144,6 +168,7 @@ class Viewer extends OutputWindow {
       const only = [wanted.who, wanted.stream.replace(",", " and ")].filter(Boolean);
       link.firstElementChild.textContent = `Only ${only.join(", ")}`;
     }
+    if (still) return;
     if (!this.header) this.cursor = Number(this.root.dataset.head);
     this.jump();
   }
@@ -159,6 +184,7 @@ class Viewer extends OutputWindow {
       }
     };
     for (const [name, usual] of [
+      ["fold", null],
       ["wrap", null],
       ["times", String(!NARROW.matches)],
     ]) {
@@ -177,7 +203,22 @@ class Viewer extends OutputWindow {
       const button = event.target.closest("[data-do]");
       if (button) this[button.dataset.do](button);
     });
-    const form = root.querySelector("form");
+    addEventListener("hashchange", () => {
+      const asked = lineOfAddress();
+      if (asked) this.goToLine(asked);
+    });
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("[data-failed]");
+      if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      root.scrollIntoView({ block: "nearest" });
+      this.goToFailure(link.dataset.failed);
+    });
+    root.querySelector("form[data-search]")?.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.search.start(root.querySelector("[name=find]").value);
+    });
+    const form = root.querySelector("form[data-filter]");
     this.fields = { rank: form?.elements.rank, stream: form?.elements.stream };
     for (const [name, field] of Object.entries(this.fields)) {
       const asked = new URLSearchParams(location.search).get(name);
@@ -196,7 +237,8 @@ class Viewer extends OutputWindow {
     find?.addEventListener("keydown", (event) => {
       if (event.key === "Enter") {
         event.preventDefault();
-        this.found.step(event.shiftKey ? -1 : 1);
+        if (this.found.hits.length) this.found.step(event.shiftKey ? -1 : 1);
+        else this.search.start(find.value);
       } else if (event.key === "Escape") log.focus();
     });
     log.addEventListener("keydown", (event) => {
@@ -207,6 +249,8 @@ class Viewer extends OutputWindow {
         n: () => this.found.step(1),
         p: () => this.found.step(-1),
         f: () => this.first(),
+        g: () => this.fold(root.querySelector("[data-do=fold]")),
+        l: () => this.link(),
         e: () => this.end(),
         w: () => this.wrap(root.querySelector("[data-do=wrap]")),
         End: () => this.end(),
@@ -242,6 +286,22 @@ class Viewer extends OutputWindow {
 
   wrap(button, on) {
     this.log.classList.toggle("wrap", this.press("wrap", button, on));
+  }
+
+  fold(button, on) {
+    if (this.loading) return;
+    const pressed = this.press("fold", button, on);
+    if (pressed === this.folding) return;
+    this.folding = pressed;
+    this.redraw();
+  }
+
+  /* The address becomes that of the line that was found last. */
+  link() {
+    const found = this.here?.firstChild.textContent;
+    if (!found) return say("Find a line first");
+    history.replaceState(history.state, "", `#L${found}`);
+    return say(`The address is that of line ${found}`);
   }
 
   times(button, on) {

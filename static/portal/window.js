@@ -10,6 +10,7 @@
 
 const LIMIT = 5000; // rows in the page
 const REACH = 192 * 1024; // wanted bytes before the window that "Load earlier" fetches
+const SLICE = 12; // ms for which rows are made before the browser has its turn
 const FAR = 2 * 1024 * 1024; // bytes behind the head that are jumped over by a reader who follows
 const MARKS = { 1: "", 2: "stderr", 3: "portal", 4: "set-up" }; // in the rank's column, of what no rank wrote
 
@@ -49,12 +50,18 @@ class OutputWindow extends Frames {
     this.screen = new Screen();
     this.rows = [];
     this.waiting = []; // frames' pieces that are not rows yet
+    this.unshown = []; // rows that are not in the page yet
     this.moving = true; // the window goes on with the cursor
     this.painting = 0;
     this.begun = false;
     this.following = !("still" in root.dataset);
     this.scrolledTo = 0;
     this.found = new Find(this);
+    this.search = new Search(this);
+    this.activity = new Activity(this);
+    this.folds = new Folds();
+    this.folding = true;
+    this.regrouped = new Set(); // groups whose first row is to say that there are more of it
     this.top = null;
     this.bottom = null;
     this.empty = null;
@@ -90,50 +97,201 @@ class OutputWindow extends Frames {
     }
     if (this.complete && !wasComplete && way === "socket") say(`Output complete, ${lines(header.lines)}`);
     if (this.complete) line.show();
+    if (this.ranked && this.complete && !wasComplete) this.activity.soon(300);
     this.paintSoon(() => {
       if (way === "socket" || line.open || header.next < header.head) this.ask();
     });
     return true;
   }
 
-  paintSoon(then) {
+  paintSoon(then = this.after) {
     this.after = then;
     if (this.painting) return;
     this.painting = requestAnimationFrame(() => {
       this.painting = 0;
-      this.paint();
+      if (this.loading || !this.paint()) return void (this.loading || this.paintSoon());
       const next = this.after;
       this.after = null;
       next?.();
     });
   }
 
+  /* Show what has come, as much of it as a moment allows. Whether that was all. */
   paint() {
     for (const piece of this.waiting) this.screen.feed(piece);
     this.waiting = [];
-    let [fresh, touched] = this.screen.taken();
-    if (this.moving && !this.following && this.rows.length + fresh.length > LIMIT && this.rows.length) {
+    const [fresh, touched] = this.screen.taken();
+    this.unshown.push(...fresh);
+    if (
+      this.moving &&
+      !this.following &&
+      this.rows.length + this.unshown.length > LIMIT &&
+      this.rows.length + this.unshown.length - fresh.length
+    ) {
       // The reader looks at something: the window stops here, and ends with the rows it has.
       this.stopMoving(fresh);
-      fresh = [];
+      this.unshown.splice(this.unshown.length - fresh.length);
     }
     for (const row of touched) if (row.element?.isConnected) this.fill(row);
-    if (fresh.length > LIMIT) fresh = fresh.slice(-LIMIT);
+    for (const row of touched) if (row.line !== null && row.element?.isConnected) this.joins(row);
+    if (this.unshown.length > LIMIT) this.unshown.splice(0, this.unshown.length - LIMIT);
     const part = document.createDocumentFragment();
-    for (const row of fresh) part.append(this.build(row));
-    const tooMany = this.rows.length + fresh.length - LIMIT;
-    if (tooMany > 0) {
-      for (const row of this.rows.splice(0, tooMany)) row.element.remove();
-      this.found.forget();
-      this.from = (this.rows[0] ?? fresh[0]).position;
+    const until = performance.now() + SLICE;
+    let count = 0;
+    for (; count < this.unshown.length && (count % 16 || performance.now() < until); count++) {
+      const row = this.unshown[count];
+      if (!this.joins(row)) part.append(this.build(row));
+      this.rows.push(row);
     }
-    this.rows.push(...fresh);
+    this.unshown.splice(0, count);
     if (this.bottom) this.bottom.before(part);
     else this.list.append(part);
+    if (this.rows.length > LIMIT) this.drop(this.rows.length - LIMIT);
     this.edges();
     if (this.following) this.toEnd();
-    if (fresh.length) this.found.again();
+    if (count) this.found.again();
     this.showState();
+    return !this.unshown.length;
+  }
+
+  /* Put all rows into the page anew, a moment's worth at a time: from the last one back, or from the first one on. */
+  async fillList(backwards, turn) {
+    this.folds = new Folds();
+    for (const row of this.rows) row.element = row.group = null;
+    const shown = this.rows.filter((row) => !this.joins(row));
+    this.list.replaceChildren();
+    this.top = this.bottom = null;
+    while (shown.length) {
+      const part = document.createDocumentFragment();
+      const until = performance.now() + SLICE;
+      let size = 0;
+      while (size < shown.length && (size % 16 || performance.now() < until)) {
+        size++;
+        if (backwards) part.prepend(this.build(shown.at(-size)));
+        else part.append(this.build(shown[size - 1]));
+      }
+      for (const row of backwards ? shown.splice(-size) : shown.splice(0, size))
+        if (row.group?.rows.length > 1) this.mark(row.group);
+      if (backwards) {
+        this.list.prepend(part);
+        this.toEnd();
+      } else this.list.append(part);
+      if (shown.length) await new Promise((next) => (document.hidden ? setTimeout(next) : requestAnimationFrame(next)));
+      if (turn !== this.turn) return;
+    }
+    this.edges();
+    this.found.again();
+  }
+
+  /* Whether a row is shown by another one, which says so. */
+  joins(row) {
+    const group = this.folding ? this.folds.join(row) : null;
+    if (!group || group.rows.length < 2) {
+      row.group = group;
+      return false;
+    }
+    row.group = group;
+    row.element?.remove();
+    row.element = null;
+    this.regrouped.add(group);
+    if (!this.regrouping) {
+      this.regrouping = true;
+      queueMicrotask(() => {
+        this.regrouping = false;
+        for (const one of this.regrouped) this.mark(one);
+        this.regrouped.clear();
+      });
+    }
+    return true;
+  }
+
+  /* The first row of a group says on how many ranks it is the same, and shows them when asked. */
+  mark(group) {
+    const [head] = group.rows;
+    if (!head?.element) return;
+    const old = head.element.children[2];
+    if (group.rows.length < 2) {
+      old.replaceWith(this.whose(head));
+      head.element.children[4]?.remove();
+      return;
+    }
+    const button = old.tagName === "BUTTON" ? old : make("button", "rk");
+    button.type = "button";
+    button.textContent = `×${group.rows.length}${head.stream === 2 ? " err" : ""}`;
+    button.title = `ranks ${ranges(group.rows.map((row) => row.rank))}`;
+    button.ariaExpanded = String(Boolean(group.open));
+    if (button !== old) {
+      button.addEventListener("click", () => this.unfold(head.group));
+      old.replaceWith(button);
+      head.element.append(make("span", "same"));
+    }
+    head.element.lastChild.textContent = `same on ${group.rows.length} ranks`;
+    if (group.open) this.unfold(group, true);
+  }
+
+  /* Show what a group is of, or hide it again. */
+  unfold(group, open = !group.open) {
+    for (const row of group.rows.slice(1)) row.element = null;
+    group.open?.remove();
+    group.open = null;
+    const [head] = group.rows;
+    if (open) {
+      group.open = make("li", "fold");
+      const list = make("ol");
+      for (const row of group.rows) {
+        const shown = row === head ? { ...row, group: null } : row;
+        list.append(this.build(shown));
+        if (shown !== row) shown.element.removeAttribute("id");
+      }
+      group.open.append(list);
+      head.element.after(group.open);
+    }
+    head.element.children[2].ariaExpanded = String(open);
+    this.found.again();
+  }
+
+  /* The first rows leave the page. Of a group, the next one takes the place of the first. */
+  drop(count) {
+    const without = new Set();
+    for (const row of this.rows.splice(0, count)) {
+      const { group } = row;
+      if (group) {
+        if (group.rows[0] === row) {
+          group.open?.remove();
+          group.open = null;
+          for (const other of group.rows) if (other !== row) other.element = null;
+          without.add(group);
+        }
+        group.rows.splice(group.rows.indexOf(row), 1);
+      }
+      row.element?.remove();
+    }
+    let next = null;
+    const heads = new Set([...without].flatMap((group) => group.rows.slice(0, 1)));
+    for (let i = this.rows.length - 1; i >= 0 && heads.size; i--) {
+      const row = this.rows[i];
+      if (heads.delete(row)) {
+        const built = this.build(row);
+        if (next) next.before(built);
+        else if (this.bottom) this.bottom.before(built);
+        else this.list.append(built);
+        this.mark(row.group);
+      }
+      if (row.element?.parentNode === this.list) next = row.element;
+    }
+    this.found.forget();
+    this.from = this.rows[0].position;
+  }
+
+  /* All rows anew, after what is folded has changed. */
+  async redraw() {
+    const turn = ++this.turn;
+    this.loading = true;
+    await this.fillList(this.following, turn);
+    if (turn !== this.turn) return;
+    this.loading = false;
+    this.paintSoon();
+    this.ask();
   }
 
   clock(ms) {
@@ -150,30 +308,30 @@ class OutputWindow extends Frames {
     const [time, day] = this.clock(row.ms);
     const clock = make("span", "at", time);
     clock.title = day;
-    const ranked = row.rank !== "";
-    const mark = make(
-      ranked ? "abbr" : "span",
-      "rk",
-      ranked ? `r${row.rank}${row.stream === 2 ? " err" : ""}` : MARKS[row.stream],
-    );
     row.element = li;
-    li.append(make("span", "no"), clock, mark, make("span", "x"));
-    if (ranked) {
-      this.nameRank(row);
-      if (!this.ranked) this.showRanks();
-    }
+    const no = make("a", "no");
+    no.tabIndex = -1;
+    li.append(no, clock, this.whose(row), make("span", "x"));
+    if (row.rank !== "" && !this.ranked) this.showRanks();
     this.fill(row);
     return li;
   }
 
-  nameRank(row) {
+  whose(row) {
+    if (row.rank === "") return make("span", "rk", MARKS[row.stream]);
+    const mark = make("abbr", "rk", `r${row.rank}${row.stream === 2 ? " err" : ""}`);
     const node = this.nodes.of.get(row.rank);
-    row.element.children[2].title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+    mark.title = `rank ${row.rank}${node ? ` on ${node}` : ""}${row.stream === 2 ? ", stderr" : ""}`;
+    return mark;
   }
 
   fill(row) {
-    const x = row.element.lastChild;
-    row.element.firstChild.textContent = row.line ?? "";
+    const x = row.element.children[3];
+    if (row.line !== null) {
+      row.element.id = `L${row.line}`;
+      row.element.firstChild.textContent = row.line;
+      row.element.firstChild.href = `#L${row.line}`;
+    }
     const parts = row.parts.map(([look, text]) => (look ? make("span", look, text) : document.createTextNode(text)));
     if (row.restLength) {
       const whole = row.restLength <= KEPT;
@@ -372,20 +530,19 @@ class OutputWindow extends Frames {
       this.shownTo = at;
       if (!this.moving) this.screen = new Screen();
       this.searching = false;
-      const part = document.createDocumentFragment();
-      for (const row of rows) part.append(this.build(row));
-      this.list.replaceChildren(part);
-      this.edges();
+      this.unshown = [];
+      clearTimeout(slow);
+      await this.fillList(Boolean(end), turn);
+      if (turn !== this.turn) return;
       if (end) this.toEnd();
       else if (keep) {
-        const same = rows.findLast((row) => row.position <= keep.position);
+        const same = rows.findLast((row) => row.element && row.position <= keep.position);
         if (same) this.place(same, offset);
       }
-      this.found.again();
     } catch {
       if (turn === this.turn) {
         say("The lines could not be loaded; try again");
-        if (this.searching) this.list.replaceChildren(...this.rows.map((row) => row.element));
+        if (this.searching) await this.fillList(false, turn);
       }
     } finally {
       clearTimeout(slow);
@@ -413,17 +570,65 @@ class OutputWindow extends Frames {
   }
 
   earlier() {
-    if (this.rows.length) this.load({ reach: this.from, keep: this.rows[0] });
+    if (this.rows.length) this.load({ reach: this.from, keep: this.rows.find((row) => row.element) });
     this.log.focus();
   }
 
   later() {
-    const keep = this.rows.at(-1);
+    const keep = this.rows.findLast((row) => row.element);
     if (keep) this.load({ from: this.rows[this.rows.length >> 1].position, keep });
     this.log.focus();
   }
 
+  /* Go to a line by its number, from wherever it is. */
+  async goToLine(wanted) {
+    const find = () => this.rows.find((row) => row.line === wanted);
+    if (!find()) {
+      let position = null;
+      try {
+        ({ position } = await (await this.get(this.root.dataset.reach, `line=${wanted}`)).json());
+      } catch {
+        return say("The line could not be loaded; try again");
+      }
+      if (position === null) {
+        this.ask();
+        return say(`There is no line ${number(wanted)} yet`);
+      }
+      if (!this.header) this.cursor = Number(this.root.dataset.head);
+      await this.load({ from: Math.max(0, position - 64 * 1024) }); // it may have begun before
+    }
+    const row = find();
+    return row ? this.show(row) : say(`Line ${number(wanted)} is not among what is shown`);
+  }
+
+  /* Go to what a rank wrote last before it failed: its last traceback, or its last line. */
+  async goToFailure(rank) {
+    const head = Math.max(this.header?.head ?? 0, Number(this.root.dataset.head));
+    let at = { found: 0 };
+    try {
+      for (const stream of ["stderr", "stdout"]) {
+        const query = new URLSearchParams({ rank, stream, before: head, enough: 2000 });
+        if (!at.found) at = await (await fetch(`${this.root.dataset.reach}?${query}`, { cache: "no-store" })).json();
+      }
+    } catch {
+      return say("The lines could not be loaded; try again");
+    }
+    if (!at.found) return say(`Rank ${rank} has written nothing`);
+    if (this.wanted) this.everything();
+    if (!this.header) this.cursor = head;
+    await this.load({ from: Math.max(0, at.position - 32 * 1024) });
+    const its = this.rows.filter((row) => row.rank === rank);
+    const row = its.findLast((one) => textOf(one).startsWith("Traceback")) ?? its.at(-1);
+    if (row) this.show(row);
+    this.log.focus();
+    return undefined;
+  }
+
   show(row) {
+    if (!row.element) {
+      const { group } = row;
+      if (!group.open) this.unfold(group);
+    }
     this.here?.classList.remove("is-here");
     this.here = row.element;
     this.here.classList.add("is-here");

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.aws import owner
+from tests.aws.box import CUSTOMER, PORTAL, REGION, Emulator
 from tests.gitserver import served
 from tests.running import RunningPortal, until
 from tests.web import Client, code_of, hidden
@@ -21,9 +23,23 @@ print(os.environ, *(path.read_bytes() for path in pathlib.Path(".git").glob("*")
 
 
 @pytest.fixture(scope="module")
-def portal():
+def moto(tmp_path_factory):
+    made = Emulator(tmp_path_factory.mktemp("moto"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def portal(moto):
     folder = Path(tempfile.mkdtemp(prefix="cx-canary-"))
-    portal = RunningPortal(folder).start()
+    portal = RunningPortal(
+        folder,
+        AWS_ACCESS_KEY_ID="AKIAOFTHEPORTALSOWNS",
+        AWS_SECRET_ACCESS_KEY="a canary, which is the portal's own in AWS",
+        PORTAL_AWS_ENDPOINT=moto.endpoint,
+        PORTAL_AWS_PRINCIPAL=f"arn:aws:iam::{PORTAL}:role/portal",
+        PORTAL_AWS_ADDRESSES="127.0.0.0/8",
+    ).start()
     yield portal
     portal.stop()
     shutil.rmtree(folder, ignore_errors=True)
@@ -49,8 +65,56 @@ def set_up_app(client):
     return secret
 
 
+def work_in_aws(portal, moto, client):
+    """An account that is connected with an access key, a workspace in it and a role of theirs. Name → secret.
+
+    On the configuration's own pages, the external id is shown on purpose.
+    """
+    iam = moto.client("iam")
+    iam.create_user(UserName="owner")
+    key = iam.create_access_key(UserName="owner")["AccessKey"]
+    typed = {"kind": "aws", "name": "Ours", "account": CUSTOMER, "region": REGION}
+    connect = client.post("/cloud-configurations/new/", typed)
+    page = client.get(connect).decode()
+    external_id = re.search(r'id="external-id">([^<]+)<', page)[1]
+    way = {**hidden(page), "way": "key"}
+    wrong = {"key": "AKIACANARYOFANOTHERONE", "secret": "a canary of a key that is of another account"}
+    pages = [client.send(connect, way | wrong | {"token": "a canary of a session that is of another account"})]
+    assert b"the configuration is for 222233334444" in pages[0]
+    pages.append(client.send(connect, way | {"key": key["AccessKeyId"], "secret": key["SecretAccessKey"]}))
+    config = client.at.split("/")[2]
+    pages.append(client.get(f"/cloud-configurations/{config}/"))
+    pages = [page.replace(external_id.encode(), b"") for page in pages]
+    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=60, what="the account")
+    workspace = portal.call("make_workspace", name="in AWS", uuid=config)
+    until(lambda: portal.call("state", kind="workspace", uuid=workspace)["status"] == "ready", what="the workspace")
+    roles = f"/workspaces/{workspace}/instance-roles/"
+    for name in ("coxswain-none", owner.role(iam).rpartition("/")[2]):
+        client.post(roles + "new/", {"name": name, "arn": f"arn:aws:iam::{CUSTOMER}:role/{name}"})
+        role = client.at
+        until(lambda at=role: re.search(rb"ACTIVE|FAILED", client.get(at)), what="what becomes of the role")
+        pages.append(client.get(role))
+    assert b"There is no role coxswain-none in the account." in pages[-2]
+    assert b"ACTIVE" in pages[-1]
+    asked = "\n".join(call.text for call in moto.recording() if call.is_ours)
+    tokens = set(re.findall(r'"x-amz-security-token": "([^"]+)"', asked, re.I))
+    tokens -= {"a canary of a session that is of another account"}
+    assert tokens
+    portal.pages = b"".join([*pages, client.get(roles)])
+    return {
+        "the portal's own key in AWS": portal.env["AWS_SECRET_ACCESS_KEY"],
+        "external id": external_id,
+        **{f"access key, {name}": word for name, word in wrong.items()},
+        "access key": key["AccessKeyId"],
+        "secret of the access key": key["SecretAccessKey"],
+        "session of the access key": "a canary of a session that is of another account",
+        **{f"session {n}": token for n, token in enumerate(sorted(tokens))},
+        **{f"key of a session {n}": key for n, key in enumerate(sorted(set(re.findall("ASIA[A-Z0-9]{16}", asked))))},
+    }
+
+
 @pytest.fixture(scope="module")
-def canaries(portal):
+def canaries(portal, moto):
     """Name → secret, after a day's work with each."""
     who = portal.call("setup")
     workspace = portal.call("make_workspace")
@@ -64,6 +128,7 @@ def canaries(portal):
         until(lambda: portal.call("run_state", run=made["run"])["kept"], what="the run")
         assert portal.call("run_state", run=made["run"])["status"] == "finished"
     client = Client(portal.url).sign_in(who["email"], who["password"])
+    in_aws = work_in_aws(portal, moto, client)
     shown_once = {
         "invitation": on_page(client, "/people/", r"/invitations/([^/<]+)/", emails="canary@example.org"),
         "API token": on_page(client, "/organization/tokens/new/", r'id="secret"[^>]*>([^<]+)<', name="canary"),
@@ -78,17 +143,21 @@ def canaries(portal):
             "/accounts/security/", "/accounts/sessions/",
         )
     ]  # fmt: skip
-    portal.pages = b"".join(pages)
+    portal.pages += b"".join(pages)
     kept = portal.call("secrets_kept", workspace=workspace, cluster=cluster)
     var = portal.var
-    return shown_once | {
-        "git password": git[1],
-        "password": who["password"],
-        "session": client.cookie.split("=", 1)[1],
-        "the portal's secret key": (var / "secret_key").read_text().strip(),
-        "encryption key": (var / "encryption_key").read_text().strip(),
-        **{name: clear_lines(private) for name, private in kept.items()},
-    }
+    return (
+        shown_once
+        | in_aws
+        | {
+            "git password": git[1],
+            "password": who["password"],
+            "session": client.cookie.split("=", 1)[1],
+            "the portal's secret key": (var / "secret_key").read_text().strip(),
+            "encryption key": (var / "encryption_key").read_text().strip(),
+            **{name: clear_lines(private) for name, private in kept.items()},
+        }
+    )
 
 
 def found(canaries, data):

@@ -26,6 +26,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from portal.clouds.aws import policy
 from tests.aws.recording import ROOM, Call, Recording
 from tests.machines.computers import why_not as no_computers
 from tests.running import ROOT, free_port, until
@@ -33,6 +34,7 @@ from tests.running import ROOT, free_port, until
 PORTAL = "123456789012"  # whose principal the portal is: moto's own
 CUSTOMER, OTHER = "222233334444", "555566667777"
 REGION = "us-east-2"
+NEEDS_NOTHING = {"sts:GetCallerIdentity"}  # whoever asks, whatever they may do
 # moto checks what it is asked as far as it can.
 STRICT = {
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
@@ -55,6 +57,31 @@ def end_with_us() -> None:
 def plain_environment(**more: str) -> dict[str, str]:
     """Nothing that would lead an SDK to a real account."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))} | more
+
+
+def settings(endpoint: str) -> dict[str, str]:
+    """Of a portal whose AWS is there, and reaches nodes at the addresses that they have in their network."""
+    return {
+        "AWS_ACCESS_KEY_ID": "portal",
+        "AWS_SECRET_ACCESS_KEY": "portal",
+        "PORTAL_AWS_ENDPOINT": endpoint,
+        "PORTAL_AWS_PRINCIPAL": f"arn:aws:iam::{PORTAL}:role/portal",
+        "PORTAL_AWS_ADDRESSES": "127.0.0.0/8",
+        "PORTAL_AWS_REACH": "private",
+    }
+
+
+def client(endpoint: str, service: str, account: str = CUSTOMER, *, region: str = REGION, **options: Any) -> Any:
+    """As the owner of an account of moto's has it, who may do everything."""
+    session = boto3.Session("owner", "owner", region_name=region)
+    config = Config(
+        user_agent_extra=ROOM, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **options
+    )
+    made = session.client(service, endpoint_url=endpoint, config=config)
+    made.meta.events.register(
+        "before-sign.*.*", lambda request, **_: request.headers.add_header("x-moto-account-id", account)
+    )
+    return made
 
 
 class Octet:
@@ -86,7 +113,7 @@ class Emulator:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "tests.aws.emulator", str(self.port), str(folder / "consoles")],
                 cwd=ROOT, env=plain_environment(**STRICT, **record), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=end_with_us,
+                preexec_fn=end_with_us, start_new_session=True,
             )  # fmt: skip
         until(self._answers, seconds=60, what="moto")
 
@@ -98,25 +125,22 @@ class Emulator:
         except OSError:
             return False
 
-    def client(self, service: str, account: str = CUSTOMER, *, region: str = REGION, **options: Any) -> Any:
-        """As the owner of an account has it, who may do everything."""
-        session = boto3.Session("owner", "owner", region_name=region)
-        config = Config(
-            user_agent_extra=ROOM, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **options
-        )
-        made = session.client(service, endpoint_url=self.endpoint, config=config)
-        made.meta.events.register(
-            "before-sign.*.*", lambda request, **_: request.headers.add_header("x-moto-account-id", account)
-        )
-        return made
+    def client(self, service: str, account: str = CUSTOMER, **more: Any) -> Any:
+        return client(self.endpoint, service, account, **more)
 
     def recording(self) -> list[Call]:
         """All that was asked since it was started."""
         return Recording(self.folder / "recording").more()
 
+    def asked(self) -> set[str]:
+        """The actions that were asked for in the name of a configuration's role."""
+        return {call.action for call in self.recording() if call.is_of_a_role}
+
     def close(self) -> None:
+        """Whatever the portal asked for until now is in the policy: the emulator itself would not have refused."""
         self.process.kill()
         self.process.wait()
+        assert self.asked() - policy.ACTIONS - NEEDS_NOTHING == set()
 
 
 class Box:
@@ -137,7 +161,11 @@ class Box:
         self.folder = Path(tempfile.mkdtemp(prefix="cx-aws-"))
         self.room: subprocess.Popen[str] | None = None
         self.lock = threading.Lock()
-        self.emulator = Emulator(self.folder)
+        try:
+            self.emulator = Emulator(self.folder)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.endpoint = self.emulator.endpoint
         order = {
             "endpoint": self.endpoint,
@@ -153,7 +181,7 @@ class Box:
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                  sys.executable, "-m", "tests.aws.room", json.dumps(order)],
                 cwd=ROOT, env=plain_environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                preexec_fn=end_with_us,
+                preexec_fn=end_with_us, start_new_session=True,
             )  # fmt: skip
         try:
             assert self._hear() == "open"
@@ -176,6 +204,11 @@ class Box:
             self.room.stdin.write(json.dumps({"do": do, **words}) + "\n")
             self.room.stdin.flush()
             return self._hear()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a portal whose AWS this is."""
+        return settings(self.endpoint)
 
     def client(self, service: str, account: str = CUSTOMER, **more: Any) -> Any:
         return self.emulator.client(service, account, **more)
@@ -201,6 +234,8 @@ class Box:
             with contextlib.suppress(BrokenPipeError):
                 self.room.kill()
             self.room.communicate()
-        self.emulator.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.octet.name.close()
+        try:
+            self.emulator.close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.octet.name.close()

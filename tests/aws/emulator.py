@@ -2,7 +2,8 @@
 
 What is added here is ours, so it shows nothing about AWS but that the portal asks and reads as AWS's service model
 says: placement groups; what a node said while it booted, of the machine room's file in CONSOLES; the simulation of
-policies, where a condition is `StringEquals` or its like; and one quota. Everything else is moto's.
+policies, where a condition is `StringEquals` or its like; one quota; where Ubuntu's images are; and
+what of a stack's bucket and role moto leaves out. Everything else is moto's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import fnmatch
 import json
+import re
 import sys
 import uuid
 from collections.abc import Iterable, Mapping
@@ -22,11 +24,15 @@ from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
 from moto.iam.exceptions import InvalidInput
-from moto.iam.models import IAMBackend
+from moto.iam.models import IAMBackend, Role, iam_backends
 from moto.iam.responses import IamResponse
+from moto.s3.models import FakeBucket, s3_backends
 from moto.server import main as serve
 from moto.servicequotas.models import ServiceQuotasBackend
+from moto.ssm.models import SimpleSystemManagerBackend
+from moto.utilities.utils import get_partition
 
+UBUNTU = re.compile(r"/aws/service/canonical/ubuntu/server/24\.04/stable/current/(amd64|arm64)/hvm/ebs-gp3/ami-id")
 VCPUS = 640  # of on-demand standard instances, in each account and region
 
 
@@ -167,10 +173,47 @@ def get_service_quota(self: ServiceQuotasBackend, service_code: str, quota_code:
             "Value": float(VCPUS), "Unit": "None", "Adjustable": True, "GlobalQuota": False}  # fmt: skip
 
 
+_parameter_of_moto = SimpleSystemManagerBackend.get_parameter
+
+
+def get_parameter(self: SimpleSystemManagerBackend, name: str) -> Any:
+    """Canonical's public parameters lead to an image of moto's, of the same architecture."""
+    if found := UBUNTU.fullmatch(name):
+        machine = {"amd64": "x86_64", "arm64": "arm64"}[found[1]]
+        name = f"/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{machine}"
+    return _parameter_of_moto(self, name)
+
+
+_bucket_of_moto = FakeBucket.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
+_role_of_moto = Role.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
+
+
+def bucket_of_a_stack(cls: Any, name: str, resource: Any, account: str, region: str, **more: Any) -> FakeBucket:
+    """With what moto leaves out of it: how it is kept from the public, and its versions."""
+    made: FakeBucket = _bucket_of_moto(cls, name, resource, account, region, **more)
+    backend, wanted = s3_backends[account][get_partition(region)], resource["Properties"]
+    if blocked := wanted.get("PublicAccessBlockConfiguration"):
+        backend.put_public_access_block(name, {key: str(value).lower() for key, value in blocked.items()})
+    if versions := wanted.get("VersioningConfiguration"):
+        backend.put_bucket_versioning(name, versions["Status"])
+    return made
+
+
+def role_of_a_stack(cls: Any, name: str, resource: Any, account: str, region: str, **more: Any) -> Role:
+    """With its managed policies, which moto leaves out."""
+    made: Role = _role_of_moto(cls, name, resource, account, region, **more)
+    for arn in resource["Properties"].get("ManagedPolicyArns", []):
+        iam_backends[account][get_partition(region)].attach_role_policy(arn, made.name)
+    return made
+
+
 if __name__ == "__main__":
     for added in (get_console_output, create_placement_group, describe_placement_groups, delete_placement_group):
         setattr(EC2Response, added.__name__, added)
     EC2Backend.delete_nat_gateway = delete_nat_gateway  # type: ignore[assignment, method-assign]
     setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)
+    FakeBucket.create_from_cloudformation_json = classmethod(bucket_of_a_stack)  # type: ignore[arg-type, assignment]
+    Role.create_from_cloudformation_json = classmethod(role_of_a_stack)  # type: ignore[arg-type, assignment]
+    SimpleSystemManagerBackend.get_parameter = get_parameter  # type: ignore[method-assign]
     ServiceQuotasBackend.get_service_quota = get_service_quota  # type: ignore[method-assign]
     serve(["-H", "127.0.0.1", "-p", sys.argv[1]])

@@ -52,6 +52,11 @@ class Call:
         """Whether the portal asked, or something on a node."""
         return ROOM not in self.agent
 
+    @property
+    def is_of_a_role(self) -> bool:
+        """Whether the portal asked in the name of a configuration's role, and not in its own or by an access key."""
+        return "app/coxswain" in self.agent and "Credential=ASIA" in self.text
+
 
 class Recording:
     """Reads on from where it was."""

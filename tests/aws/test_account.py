@@ -13,6 +13,7 @@ from django.urls import reverse
 from portal.clouds import Refused, connect
 from portal.clouds.aws import keyed, policy, session
 from portal.errors import Conflict
+from tests.aws import owner
 from tests.aws.box import CUSTOMER, PORTAL, REGION, Emulator
 from tests.clouds import hands
 from tests.clouds import test_contract as contract
@@ -58,30 +59,7 @@ def begun(portal, client, alice):
 
 def made_by_its_owner(moto, config, leave_out=()):
     """By hand, as its page says."""
-    wanted = aws.setup(config)
-    owner = moto.client
-    owner("s3").create_bucket(Bucket=wanted.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    owner("s3").put_public_access_block(
-        Bucket=wanted.bucket,
-        PublicAccessBlockConfiguration=dict.fromkeys(
-            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
-        ),
-    )
-    owner("s3").put_bucket_versioning(Bucket=wanted.bucket, VersioningConfiguration={"Status": "Enabled"})
-    owner("dynamodb").create_table(
-        TableName=wanted.table,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "LockID", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "LockID", "KeyType": "HASH"}],
-    )
-    owner("iam").create_role(RoleName=wanted.role, AssumeRolePolicyDocument=json.dumps(wanted.trust))
-    for name, document in wanted.policies.items():
-        for statement in document["Statement"]:
-            if isinstance(statement["Action"], list):
-                statement["Action"] = [one for one in statement["Action"] if one not in leave_out]
-        arn = owner("iam").create_policy(PolicyName=name, PolicyDocument=json.dumps(document))["Policy"]["Arn"]
-        owner("iam").attach_role_policy(RoleName=wanted.role, PolicyArn=arn)
-    return aws.derived(config)
+    return owner.everything(moto.client, config, leave_out)
 
 
 def validate(client, config, options, **more):
@@ -201,8 +179,15 @@ def test_a_stack_that_is_launched_finishes_the_configuration(moto, begun, client
     assert begun.pk in checks.due()
     watch(begun)
     assert begun.badge.word == "INCOMPLETE"
-    made_by_its_owner(moto, begun)
-    assert watch(begun).badge.word == "ACTIVE"
+    stacks = moto.client("cloudformation")
+    more = {"Capabilities": ["CAPABILITY_NAMED_IAM"]}
+    stacks.create_stack(StackName=aws.setup(begun).role, TemplateBody=json.dumps(template), **more)
+    assert watch(begun).badge.word == "ACTIVE", begun.findings
+
+
+def test_in_a_template_no_two_things_have_one_name(begun):
+    template = json.loads(aws.setup(begun).template)
+    assert template["Parameters"].keys() & template["Resources"].keys() == set(), "CloudFormation takes none that has"
 
 
 def test_an_external_id_is_of_one_configuration_and_stays(begun, client):

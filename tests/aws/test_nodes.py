@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import uuid
 from collections import Counter
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from portal.clouds import NodeState, NoRoom, Passing, Refused
-from portal.clouds.aws import leftovers, nodes, policy, roles, templates
+from portal.clouds.aws import leftovers, nodes, roles, templates
 from portal.clouds.aws.brake import Brake
 from portal.clouds.types import RoleSpec, WorkspaceSpec
-from tests.aws.box import REGION
+from tests.aws import owner
+from tests.aws.box import REGION, client
 from tests.aws.test_network import account, emulator, made, region  # noqa: F401 (fixtures)
 from tests.clouds import hands
 
@@ -38,9 +37,7 @@ def where(at):
 
 def with_role(at, workspace):
     """A cluster of the workspace that has its role."""
-    iam = at.session.client("iam", at.name)
-    with suppress(iam.exceptions.EntityAlreadyExistsException):
-        iam.create_policy(PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES))
+    owner.node_policy(client(at.session.options.endpoint, "iam", at.session.options.account))
     found = hands.tags(workspace.workspace, str(uuid.uuid4()))
     roles.ensure(at.session, RoleSpec(found))
     return found
@@ -217,13 +214,13 @@ def test_spot_nodes_are_asked_for_once_and_never_stopped(at, where, calls):
     assert calls.made.total() - before == 2
 
 
-def test_two_hundred_nodes_take_one_request_each_and_one_question_a_look(at, where, calls):
+def test_sixty_nodes_take_one_request_each_and_one_question_a_look(at, where, calls):
     """In portions, of which each ends soon; and so many calls as there have to be."""
-    ensure(at, spec(where, 200))
-    assert calls.made["RunInstances"] == 200
+    ensure(at, spec(where, 60))
+    assert calls.made["RunInstances"] == 60
     assert calls.made["CreateLaunchTemplate"] == 1
     before = Counter(calls.made)
-    assert len(nodes.inventory(at, where.portal)[where]) == 200
+    assert len(nodes.inventory(at, where.portal)[where]) == 60
     assert (calls.made - before).total() <= 2
     before = Counter(calls.made)
     ask(lambda _: nodes.stop(at, where))

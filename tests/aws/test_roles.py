@@ -11,6 +11,7 @@ import pytest
 from portal.clouds import Refused
 from portal.clouds.aws import leftovers, policy, roles
 from portal.clouds.types import HostKey, NodesSpec, RoleSpec
+from tests.aws import owner
 from tests.aws.test_network import account, at, emulator  # noqa: F401 (fixtures)
 from tests.clouds import hands
 
@@ -18,9 +19,10 @@ EC2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action
 
 
 @pytest.fixture
-def iam(at):  # noqa: F811
-    client = at.session.client("iam", at.name)
-    client.create_policy(PolicyName=policy.NODE_POLICY, Path=policy.NODE_PATH, PolicyDocument=json.dumps(policy.NODES))
+def iam(emulator, account):  # noqa: F811
+    """As the account's owner has it."""
+    client = emulator.client("iam", account)
+    owner.node_policy(client)
     return client
 
 
@@ -61,7 +63,8 @@ def test_a_cluster_has_a_role_of_its_own_until_it_is_gone(at, iam):  # noqa: F81
 def test_a_role_that_was_half_made_is_finished_or_taken_away(at, iam, after, monkeypatch):  # noqa: F811
     where = hands.tags()
     calls = 0
-    real = iam._make_api_call
+    portals = at.session.client("iam", at.name)
+    real = portals._make_api_call
 
     class Died(Exception):
         """The process that asked."""
@@ -74,7 +77,7 @@ def test_a_role_that_was_half_made_is_finished_or_taken_away(at, iam, after, mon
             raise Died
         return answer
 
-    monkeypatch.setattr(iam, "_make_api_call", dies)
+    monkeypatch.setattr(portals, "_make_api_call", dies)
     with suppress(Died):
         roles.ensure(at.session, RoleSpec(where))
     monkeypatch.undo()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.aws.box import CUSTOMER, PORTAL, REGION
+from portal.clouds.aws import policy
+from tests.aws.box import CUSTOMER, REGION
+from tests.aws.test_traffic import ELSEWHERE, HERE
 from tests.running import RunningPortal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -17,16 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture
 def portal(box):
     folder = Path(tempfile.mkdtemp(prefix="cx-aws-portal-"))
-    portal = RunningPortal(
-        folder,
-        AWS_ACCESS_KEY_ID="portal",
-        AWS_SECRET_ACCESS_KEY="portal",
-        PORTAL_AWS_ENDPOINT=box.endpoint,
-        PORTAL_AWS_PRINCIPAL=f"arn:aws:iam::{PORTAL}:role/portal",
-        PORTAL_AWS_ADDRESSES="127.0.0.0/8",
-        PORTAL_AWS_REACH="private",
-        PORTAL_AWS_IMAGE="/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{architecture}",
-    )
+    portal = RunningPortal(folder, **box.settings)
     portal.patience = 300
     portal.start()
     try:
@@ -74,3 +67,4 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal):
     assert left == [foreign]
     assert box.client("efs").describe_file_systems()["FileSystems"] == []
     assert box.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+    assert policy.ACTIONS - box.emulator.asked() - HERE - ELSEWHERE.keys() == set(), "no test uses what it grants"

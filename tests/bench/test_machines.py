@@ -6,6 +6,7 @@ The computers are those of tests/machines, on this one.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from statistics import median
 from uuid import uuid4
@@ -21,7 +22,7 @@ from tests.bench.conftest import PROGRAMS
 from tests.bench.test_bench import launch, ms
 from tests.machines.computers import SHARED, USER, Computers, why_not
 from tests.machines.conftest import Lab
-from tests.machines.house import make_repository, serving
+from tests.machines.house import make_repository
 from tests.running import until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
@@ -55,18 +56,20 @@ def test_cluster_of_own_machines(portal, desks, table):
 
 
 def test_launch_on_own_machines(portal, client, desks, small, job, table, tmp_path):
-    """One node, as the local cluster has; in turns."""
+    """One node, as the local cluster has, and a source that is fetched in the same way; in turns."""
     make_repository(tmp_path / "bench", {"hello.py": PROGRAMS["hello.py"]})
+    for one in desks.computers:
+        shutil.copytree(tmp_path / "bench", one.path("/srv/bench"))
+        one.run("setsid python3 -m http.server --bind 127.0.0.1 --directory /srv 8123 > /dev/null 2>&1 &")
     cluster = desks.cluster(1, name="single")
     firsts = {"own": [], "local": []}
-    with serving(desks.computers, tmp_path) as address:
-        run = desks.run(cluster, f"{address}/bench/.git", "hello.py", name="on own machines")
-        desks.becomes("run", run, "finished")
-        jobs = {"own": portal.call("job_of", run=run), "local": job}
-        for _ in range(LAUNCHES):
-            for where, one in jobs.items():
-                until(lambda one=one: not portal.call("busy", job=one), what="the run before")
-                firsts[where].append(asyncio.run(launch(client, one))[0])
+    run = desks.run(cluster, "http://127.0.0.1:8123/bench/.git", "hello.py", name="on own machines")
+    desks.becomes("run", run, "finished")
+    jobs = {"own": portal.call("job_of", run=run), "local": job}
+    for _ in range(LAUNCHES):
+        for where, one in jobs.items():
+            until(lambda one=one: not portal.call("busy", job=one), what="the run before")
+            firsts[where].append(asyncio.run(launch(client, one))[0])
     desks.drop(cluster)
     own, local = (median(measured.samples(f"a launch, {where}", firsts[where], least=LAUNCHES)) for where in firsts)
     table.add("launch_first_line_own_machines p50", ms(own), ms(local), "<= 1.3 × local", good=own <= 1.3 * local)

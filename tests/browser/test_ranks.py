@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+
 import pytest
 
 from tests.browser.conftest import faults, rows
@@ -227,3 +230,93 @@ def test_what_has_ended_waits_for_no_output(page, say):
     page.wait_for_selector(".ln:has-text('zero')")
     page.evaluate("document.querySelector('main').setAttribute('data-ended', ''); line.show()")
     assert page.text_content("[data-state]").strip() == "Ended; keeping the output…"
+
+
+TRACEBACK = ["Traceback (most recent call last):\n", '  File "tide.py", line 4\n', "ValueError: {}\n"]
+
+
+def test_lines_that_are_the_same_on_many_ranks_are_one_until_asked_for(page, say):
+    say([0, "begins\n"])
+    for text in TRACEBACK:
+        say(*([rank, text.format("bad"), "stderr"] for rank in (3, 1, 0, 2)))
+    say([5, "on its own\n"], [1, "begins\n"])
+    error = [("×4 err", text.format("bad").rstrip("\n")) for text in TRACEBACK]
+    until(lambda: shown(page) == [("×2", "begins"), *error, ("r5", "on its own")], what="folded lines")
+    button = page.get_by_role("button", name="×4 err").first
+    assert (button.get_attribute("title"), button.get_attribute("aria-expanded")) == ("ranks 0\u20133", "false")
+    button.focus()
+    page.keyboard.press("Enter")
+    until(lambda: [mark for mark, _ in shown(page)][2:6] == ["r3 err", "r1 err", "r0 err", "r2 err"], what="its ranks")
+    assert faults(page, [1280]) == []
+    page.get_by_label("Find in output").fill("ValueError")
+    page.wait_for_selector("[data-hits]:has-text('1 of 1 in the lines shown')")
+    page.click("button:has-text('Fold')")
+    until(lambda: len(shown(page)) == 15, what="each line of each rank")
+    assert [number for number, _, _ in rows(page)] == [str(number) for number in range(1, 16)]
+
+
+def test_words_far_away_are_found_and_a_line_has_an_address(open_desk, page, task, say):
+    say([3, "a <b>needle</b> early\n"])
+    for _ in range(3):
+        say([0, ("x" * 99 + "\n") * 20_000])
+    say([3, "needle late, without end"])
+    page.get_by_label("Find in output").fill("NEEDLE")
+    page.click("button:has-text('Search all')")
+    page.wait_for_selector("[data-found]:has-text('2 lines have “NEEDLE”, in all 6,000,')")
+    assert page.locator("[data-found] li").all_inner_texts()[0].endswith("r3 a <b>needle</b> early")
+    assert faults(page, [1280]) == []
+    page.click("[data-found] a:has-text('Line 1')")
+    page.wait_for_selector(".ln.is-here:has-text('needle')")
+    assert page.url.endswith("#L1")
+    for javascript in (True, False):
+        other = open_desk(f"/outputs/{task['output']}/?line=40001#L40001", java_script_enabled=javascript)
+        other.wait_for_selector("#L40001:has-text('xxx')")
+        assert int(rows(other)[0][0]) > 30_000
+    other.get_by_label("Find in output").fill("needle")
+    other.click("button:has-text('Search all')")
+    assert other.locator(".hits li").count() == 2
+    other.click("text=Line 1")
+    assert "needle" in other.text_content("#L1")
+
+
+def test_a_strip_says_who_wrote_when_and_who_has_fallen_silent(portal, page, task, say):
+    portal.call("say_over_time", output=task["output"], ranks=6, minutes=20, silent={"4": 5})
+    page.get_by_text("Activity by rank").click()
+    page.wait_for_selector("[data-activity] [data-words]:has-text('r4 is silent since')")
+    page.wait_for_selector("[role=img][aria-label*='Output of 6 ranks']")
+    assert faults(page) == []
+    page.click("button:has-text('r4 is silent since')")
+    until(lambda: {mark for mark, _ in shown(page)} == {"r4"}, what="rank 4 alone")
+
+
+def longest_task(trace):
+    """Of the page's own thread, in ms of the processor's time: that of the clock would be everybody's."""
+    of_thread = defaultdict(list)
+    for event in json.loads(trace)["traceEvents"]:
+        if event["name"] == "ThreadControllerImpl::RunTask" and "tdur" in event:
+            of_thread[event["pid"], event["tid"]].append(event["tdur"] / 1000)
+    return max(max(of_thread.values(), key=sum))
+
+
+def test_500_ranks_cost_no_long_task_and_a_bounded_page(portal, browser, open_desk, task, say):
+    say(nodes={"hosts": ["a", "b"], "of": {str(rank): rank % 2 for rank in range(500)}})
+    portal.call("say_over_time", output=task["output"], ranks=500, minutes=20, silent={"17": 5})
+    page = open_desk("/")
+    browser.start_tracing(page=page, categories=["toplevel"])
+    page.goto(f"{portal.url}/outputs/{task['output']}/")
+    page.wait_for_selector(".ln >> nth=10")
+    page.click(".follow")
+    page.wait_for_selector(".ln .no:text-is('19970')")
+    page.get_by_text("Activity by rank").click()
+    page.wait_for_selector("[data-strip] svg")
+    page.locator(".log").hover()
+    for fold in (False, True):
+        for _ in range(10):
+            page.mouse.wheel(0, -600)
+            page.wait_for_timeout(30)
+        if not fold:
+            page.click("button:has-text('Fold')")
+            page.wait_for_selector(".log .rk:text-is('r499')", state="attached")
+    longest = longest_task(browser.stop_tracing())
+    assert longest <= 200
+    assert page.locator("*").count() < 40_000

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from portal.clouds.local import processes
 from tests.chaos.conftest import ended
 from tests.chaos.test_kills import came_back, is_right, kill_node, nodes_of, nothing_left, repair, start_run
 from tests.clouds import hands
@@ -24,7 +25,7 @@ ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "24"))
 PARTS = ("web", "watch", "worker", "valkey-server")
 PATTERNS = {
     "a rank": "COXSWAIN_RUNNER",
-    "a rank's wrapper": "COXSWAIN_WRAPPER",
+    "a rank's wrapper": "COXSWAIN_RUNNER",
     "mpiexec": "/bin/mpiexec ",
     "a proxy": "hydra_pmi_proxy",
     "the keeper or the launcher": " detach wait job",
@@ -32,14 +33,14 @@ PATTERNS = {
 NODES = ("the head node", "a node")
 
 
-def victims(portal, cluster, pattern):
+def victims(portal, cluster, what):
     found = hands.of_people(nodes_of(portal, cluster))
-    # A wrapper names the rank's command too, and Hydra's processes that of both: the first word tells.
-    wanted = [pid for pid, words in found.items() if pattern in words]
-    if pattern == PATTERNS["a rank"]:
-        return [pid for pid in wanted if "COXSWAIN_WRAPPER" not in found[pid]]
-    if pattern == PATTERNS["a rank's wrapper"]:
-        return [pid for pid in wanted if "hydra" not in found[pid] and "mpiexec" not in found[pid].split(" -ISc")[0]]
+    wanted = [pid for pid, words in found.items() if PATTERNS[what] in words]
+    if what in ("a rank", "a rank's wrapper"):
+        # Hydra's processes name the rank's command too. A rank has the words of its wrapper, whose child it is.
+        wanted = [pid for pid in wanted if found[pid].split()[0].endswith("/python")]
+        ranks = [pid for pid in wanted if (one := processes.look(pid)) and one.parent in wanted]
+        return ranks if what == "a rank" else [pid for pid in wanted if pid not in ranks]
     return wanted
 
 
@@ -55,7 +56,7 @@ def strike(portal, cluster, what, dice):
     if what in NODES:
         kill_node(portal, cluster, 0 if what == "the head node" else dice.choice((1, 2)))
         return True
-    for pid in victims(portal, cluster, PATTERNS[what])[:1]:
+    for pid in victims(portal, cluster, what)[:1]:
         os.kill(pid, signal.SIGKILL)
         return True
     return False

@@ -301,7 +301,8 @@ class Slow(_Around):
         asked = self._asked[key] = self._asked.get(key, 0) + 1
         if asked == 1:
             assert not token, f"{name}: another operation's token"
-            getattr(self.inner, name)(*arguments)
+            while getattr(self.inner, name)(*arguments):
+                time.sleep(0.05)
         else:
             assert token in ("", f"operation {name}"), f"{name}: another operation's token"
         if asked > self.looks:

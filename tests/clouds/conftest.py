@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import tempfile
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from portal.clouds import Refused
+from portal.clouds.aws import keyed
+from portal.clouds.aws.account import AwsAccount
+from portal.clouds.aws.options import AwsOptions, Reach
+from portal.clouds.aws.setup import Setup
 from portal.clouds.local import LocalCloud, LocalOptions
+from tests.aws.box import CUSTOMER, REGION, Box, settings
+from tests.aws.box import why_not as no_nodes
 from tests.machines.computers import HOME, SHARED, Computers
 from tests.machines.computers import why_not as no_computers
 
@@ -57,6 +64,54 @@ def local():
                 cloud.delete_nodes(hands.tags(workspace.path.name, cluster.path.name))
         cloud.power_off()
     shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def box():
+    if why := no_nodes():
+        pytest.skip(why)
+    with Box() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def whole_account(box):
+    """Of AWS: connected with an access key of its owner, who has a role called reader."""
+    portal = settings(box.endpoint)
+    principal = portal["PORTAL_AWS_PRINCIPAL"]
+    wanted = Setup(CUSTOMER, REGION, principal, "portal-1", *["coxswain-test"] * 3, "external")
+    options = AwsOptions(
+        wanted.role_arn, wanted.bucket, wanted.table, REGION, principal, Reach.PRIVATE, ("127.0.0.0/8",), "",
+        box.endpoint, "portal-1",
+    )  # fmt: skip
+    iam = box.client("iam")
+    iam.create_user(UserName="owner")
+    made = iam.create_access_key(UserName="owner")["AccessKey"]
+    by_ec2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    trust = {"Version": "2012-10-17", "Statement": by_ec2}
+    iam.create_role(RoleName="reader", AssumeRolePolicyDocument=json.dumps(trust))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, portal[name])
+        keyed.make(wanted, options, key=made["AccessKeyId"], secret=made["SecretAccessKey"])
+        yield AwsAccount(options, "external")
+
+
+@pytest.fixture
+def aws(whole_account):
+    """Empty again afterwards."""
+    yield whole_account
+    cloud = whole_account.cloud(REGION)
+    for portal in ("portal-1", "portal-2"):
+        # Clusters first: their workspace has the network that they are in.
+        for tags in sorted(cloud.owners(portal), key=lambda tags: tags.subject == tags.workspace):
+            hands.ask(cloud.delete_nodes, tags)
+            hands.ask(whole_account.delete_role, tags)
+            if tags.subject == tags.workspace:
+                hands.clear(cloud, tags)
+        assert cloud.owners(portal) == set()
+    for name in whole_account.store.list():
+        whole_account.store.delete(name)
 
 
 @pytest.fixture(scope="session")

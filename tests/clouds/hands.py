@@ -28,8 +28,12 @@ def until(look, seconds=30):
 
 
 @cache
+def _key(name, kind):
+    return asyncssh.generate_private_key(kind, comment=name)
+
+
 def key(name):
-    return asyncssh.generate_private_key("ssh-ed25519", comment=name)
+    return _key(name, HOST_KEY if name.startswith("host ") else "ssh-ed25519")
 
 
 def private(name):
@@ -45,7 +49,10 @@ def tags(workspace=None, subject=None, portal="portal-1"):
     return Tags(portal, "organization-1", workspace, subject or workspace)
 
 
-KIND = "local.1"  # of which everything is made, where a test does not say otherwise
+# Of what everything is made, where a test does not say otherwise: a kind of cloud may have its own.
+KIND = "local.1"
+HOST_KEY = "ssh-ed25519"
+CHOICES = ()  # of each workspace, in turn
 
 
 def spec(where, nodes=3, *, name="demo", kind="", **more):
@@ -55,6 +62,8 @@ def spec(where, nodes=3, *, name="demo", kind="", **more):
 
 
 def site(where, **more):
+    if CHOICES and "choices" not in more:
+        more["choices"] = CHOICES[hash(where) % len(CHOICES)]
     return WorkspaceSpec(where, **more)
 
 
@@ -130,6 +139,14 @@ def run(node, command, env=None, *, who="portal", **options):
             return await connection.run(command, **options)
 
     return asyncio.run(asyncio.wait_for(go(), 60))
+
+
+def answers(node, command):
+    """Whether it takes connections, and says yes."""
+    try:
+        return run(node, command).exit_status == 0
+    except (OSError, asyncssh.Error):
+        return False
 
 
 def said(node, command):

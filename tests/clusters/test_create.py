@@ -16,7 +16,7 @@ from clusters import offers
 from clusters.actions import create_cluster, pause_cluster
 from clusters.forms.create import MOST_ROWS
 from clusters.life import possible
-from clusters.models import Cluster, EngineVersion
+from clusters.models import Cluster, EngineVersion, InstanceRole
 from portal import ssh
 from portal.clouds import Can, NoRoom, Refused
 from portal.errors import Alternative, Conflict, Passing, PortalError
@@ -39,6 +39,8 @@ def cloud(monkeypatch, lab):
     # It is of the kind “This computer”, and as large as a cloud.
     monkeypatch.setattr("clusters.forms.create.room_for", lambda *_: None)
     made.account = account
+    for name, status in (("reader", "active"), ("writer", "active"), ("broken", "failed")):
+        InstanceRole.objects.create(workspace=lab, name=name, arn=name, status=status)
     return made
 
 
@@ -179,7 +181,7 @@ def test_spot_nodes_cost_what_the_cloud_says_of_them_and_cannot_be_paused(ask, t
         ("engine_version", "0", ""),
         ("auto_pause_0", "0", "choose Never"),
         ("auto_shutdown_0", "99", "At most 60 days."),
-        ("role", "writer", "There is no role writer."),
+        ("role", "broken", "This cannot be chosen here."),
         ("zone", "south-9z", ""),
         ("extra_tags", "project", "write name=value, one a line"),
         ("extra_tags", "=waves", "write name=value"),

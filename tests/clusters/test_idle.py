@@ -675,3 +675,37 @@ def test_no_run_is_started_where_a_timer_deletes_it_at_that_moment(tide, job, al
     with pytest.raises(PortalError, match="is TERMINATING"):
         start_run(job, by=alice)
     assert not Run.objects.exists()
+
+
+def test_a_run_whose_time_is_in_weeks_lets_its_cluster_be_paused_and_has_it_back_then(tide, job, bob):
+    run = start_run(job, by=bob, due=now() + timedelta(weeks=3))
+    warned_and_due(tide)
+    idle.look()
+    go_on(tide)
+    assert is_now(tide) == "paused"
+    dispatch_all()
+    assert is_now(tide) == "paused"
+    Run.objects.filter(pk=run.pk).update(due=now() - timedelta(seconds=1))
+    dispatch_all()
+    assert tide.last_task.title == "Resume cluster tide for flights, run 1"
+
+
+def test_a_cluster_is_kept_awake_for_a_run_whose_time_is_soon(tide, job, bob):
+    start_run(job, by=bob, due=now() + timedelta(minutes=50))
+    warned_and_due(tide)
+    idle.look()
+    assert is_now(tide) == "running"
+
+
+def test_no_timer_deletes_a_cluster_that_a_run_is_to_begin_on_in_weeks(tide, job, bob, client):
+    run = start_run(job, by=bob, due=now() + timedelta(weeks=3))
+    timed(tide, pause=0, shutdown=60)
+    warned_and_due(tide)
+    idle.look()
+    assert is_now(tide) == "running"
+    client.force_login(bob)
+    assert "flights, run 1 waits for it" in client.get(tide.get_absolute_url()).content.decode()
+    Run.objects.filter(pk=run.pk).update(status="cancelled")
+    warned_and_due(tide)
+    idle.look()
+    assert tide.last_task.kind == "clusters.delete"

@@ -74,6 +74,15 @@ def test_what_a_rank_said_before_it_aborted_is_the_cause():
     assert cause.code == "no_engine"
 
 
+def test_bodo_pandas_on_several_ranks_is_told_the_number_that_helps():
+    """As the launcher found it with Bodo 2026.10 on three nodes."""
+    error = "AssertionError: Spawner and worker 0 must be on the same machine"
+    cause = of_ranks([failure(0, world=1, words="", status=1, error=error)], 1, 2)
+    assert "status 1: bodo.pandas starts ranks of its own, and the job has started several already." in cause.message
+    assert cause.advice.startswith("Give the job 1 rank")
+    assert cause.code == "bodo_ranks"
+
+
 def test_a_rank_that_only_aborted_has_no_evidence():
     words = ABORTED.splitlines()[-1]
     cause = of_ranks([failure(1, words=words, aborts=7)], 1, 6)

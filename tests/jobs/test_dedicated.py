@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from uuid import uuid4
 
 import pytest
 from django.utils.timezone import now
 
 from clusters import actions, idle, life
-from clusters.actions import delete_cluster, end_dedicated
-from clusters.models import Cluster, EngineVersion
+from clusters.actions import begin_dedicated, delete_cluster, end_dedicated
+from clusters.models import Cluster, EngineVersion, Node
 from clusters.specification import Specification
 from jobs.actions import cancel_run, change_job, create_job, delete_job, start_run
 from jobs.dispatch import dispatch_all
@@ -19,6 +21,8 @@ from portal.clouds import InstanceType
 from portal.errors import PortalError
 from portal.tasks import ledger
 from portal.tasks.models import Task
+from tests.accounts.test_at_once import at_once
+from workspaces.models import Workspace
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -33,7 +37,7 @@ def no_queue(monkeypatch):
 
 @pytest.fixture
 def wanted(db):
-    engine = EngineVersion.objects.get(kind="mpi")
+    engine, _ = EngineVersion.objects.get_or_create(kind="mpi", defaults={"version": "5", "packages": []})
     return Specification(TYPE, 3, (engine.kind, engine.version), extra_tags={"project": "tides"})
 
 
@@ -45,6 +49,7 @@ def job(lab, bob, wanted):
 
 @pytest.fixture
 def run(job):
+    dispatch_all()
     return job.runs.select_related("cluster__workspace").get()
 
 
@@ -263,6 +268,170 @@ def test_a_job_moves_to_a_cluster_that_is_there_and_back(lab, job, bob, wanted):
         change_job(job, cluster=None, by=bob)
 
 
+def since(run, minutes):
+    """Its cluster's task has ended so long ago."""
+    Task.objects.filter(kind="clusters.create").update(finished=now() - timedelta(minutes=minutes))
+    dispatch_all()
+    run.refresh_from_db()
+    return run.status
+
+
+@pytest.mark.parametrize(
+    ("status", "silent", "why"),
+    [
+        ("running", True, "tidal-harmonics-1-0 cannot be reached"),
+        ("stopped", False, "it is STOPPED"),
+        ("paused", False, "it is PAUSED"),
+    ],
+)
+def test_a_cluster_that_cannot_take_its_run_for_a_quarter_of_an_hour_is_ended_and_the_run_says_why(
+    run, status, silent, why
+):
+    task_ends(run.cluster)
+    Cluster.objects.update(status=status)
+    if silent:
+        Node.objects.create(cluster=run.cluster, rank=0, hostname="tidal-harmonics-1-0", state="silent")
+    assert since(run, 14) == "new"
+    assert of(run)[1] == "clusters.create"
+    assert since(run, 16) == "failed"
+    assert run.cause == f"tidal-harmonics-1, which was made for this run, could not take it for 15 min: {why}."
+    assert of(run) == ("terminating", "clusters.delete")
+
+
+def test_a_cluster_that_is_free_takes_its_run_however_long_the_portal_was_away(run):
+    task_ends(run.cluster)
+    assert since(run, 600) == "new"
+    assert run.turn
+
+
+def test_a_cluster_that_others_use_is_waited_for_however_long_that_takes(lab, bob, job, run):
+    Cluster.objects.update(dedicated=False)
+    task_ends(run.cluster)
+    Cluster.objects.update(occupied_by=uuid4())
+    assert since(run, 600) == "new"
+    assert not run.turn
+
+
+def test_an_output_is_fetched_to_its_end_before_the_cluster_goes_but_not_for_ever(run):
+    is_running(run)
+    Run.objects.filter(pk=run.pk).update(status="finished", is_on_node=True, ended=now())
+    task_ends(run)
+    dispatch_all()
+    assert of(run) == ("running", "clusters.create")
+    Run.objects.filter(pk=run.pk).update(ended=now() - timedelta(minutes=11))
+    dispatch_all()
+    assert of(run) == ("terminating", "clusters.delete")
+
+
+def started(job, bob, count):
+    runs = [start_run(job, by=bob) for _ in range(count)]
+    dispatch_all()
+    return runs
+
+
+def begun():
+    return set(Task.objects.filter(kind="clusters.create").values_list("title", flat=True))
+
+
+def test_so_many_clusters_of_runs_are_there_at_once_and_the_others_wait_in_their_order(settings, job, run, bob):
+    settings.DEDICATED_PER_WORKSPACE = 2
+    second, third, fourth = started(job, bob, 3)
+    assert len(begun()) == 2
+    assert why(second) == "its cluster tidal-harmonics-2 is about to be made"
+    assert why(third) == "lab has 2 clusters of runs, and no more may be there at once; it is the next"
+    assert why(fourth).endswith("at once; 1 run waits before it")
+    with pytest.raises(PortalError, match="and no more may be there at once"):
+        begin_dedicated(fourth.cluster, by=bob, why="")
+    cancel_run(run, by=bob)
+    dispatch_all()
+    task_ends(run.cluster, status="cancelled")
+    dispatch_all()
+    dispatch_all()
+    assert of(run)[0] == "terminated"
+    assert of(third)[1] == "clusters.create"
+    assert of(fourth) == ("new", None)
+    assert why(fourth).endswith("it is the next")
+
+
+def test_an_organization_has_so_many_in_all_its_workspaces(settings, job, run, bob):
+    settings.DEDICATED_PER_ORGANIZATION = 1
+    (second,) = started(job, bob, 1)
+    assert of(second) == ("new", None)
+    assert why(second).startswith(f"{job.workspace.organization} has the cluster of a run")
+
+
+def test_runs_of_a_workspace_that_is_broken_are_in_nobodys_way(lab, bob, wanted, job, settings):
+    settings.DEDICATED_PER_WORKSPACE = 1
+    broken = Workspace.objects.create(
+        organization=lab.organization, cloud_config=lab.cloud_config, name="reef", region=lab.region, status="ready"
+    )
+    Run.objects.update(status="cancelled")
+    dispatch_all()
+    _, first = create_job(broken, name="first", dedicated=wanted.kept, by=bob, **WORDS)
+    _, second = create_job(lab, name="second", dedicated=wanted.kept, by=bob, **WORDS)
+    Workspace.objects.filter(pk=broken.pk).update(status="failed")
+    dispatch_all()
+    assert of(first) == ("new", None)
+    assert of(second) == ("new", "clusters.create")
+    assert why(first) == f"{broken} is FAILED, and its cluster is made once that is READY"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "why"),
+    [
+        ({"ranks": 7}, "The run wants 7 ranks, and a cluster of 3 × local.2 has 6 cores."),
+        ({"ranks_per_node": 3}, "The run wants 3 ranks, and each node of a cluster of 3 × local.2 has 2 cores."),
+    ],
+)
+def test_more_ranks_than_its_cluster_would_have_are_refused_before_there_is_a_run(lab, bob, wanted, ranks, why):
+    with pytest.raises(PortalError) as caught:
+        create_job(lab, name="tides", dedicated=wanted.kept, by=bob, due=now() + timedelta(days=1), **ranks, **WORDS)
+    assert (str(caught.value), caught.value.field) == (why, "ranks")
+    assert not Cluster.objects.exists()
+    assert not Job.objects.exists()
+
+
+def test_more_ranks_than_a_cluster_has_are_refused_unless_somebody_scales_it_or_may(lab, bob):
+    tide = Cluster.objects.create(
+        workspace=lab, name="tide", engine_version=EngineVersion.objects.get(kind="mpi"), status="running",
+        node_count=2, cores_per_node=2,
+    )  # fmt: skip
+    words = WORDS | {"cluster": tide, "by": bob, "ranks": 6}
+    with pytest.raises(PortalError, match="The run wants 6 ranks, and tide has 4 cores"):
+        create_job(lab, name="now", **words)
+    create_job(lab, name="later", due=now() + timedelta(days=1), **words)
+    Cluster.objects.update(scale_to=3)
+    create_job(lab, name="scaled", **words)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_that_are_called_alike_have_clusters_that_are_called_otherwise(lab, bob, wanted):
+    names = ["Tidal harmonics", "tidal-harmonics", "Tidal, harmonics", "Tidal harmonics!"]
+    acts = [partial(create_job, lab, name=name, dedicated=wanted.kept, by=bob, **WORDS) for name in names]
+    assert at_once(*acts) == [None] * len(names)
+    assert {name[: len("tidal-harmonics-1")] for name in Cluster.objects.values_list("name", flat=True)} == {
+        "tidal-harmonics-1"
+    }
+    assert Cluster.objects.count() == len(names)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_watch_processes_that_look_at_once_make_no_more_than_there_is_room_for(settings, lab, bob, wanted):
+    settings.DEDICATED_PER_WORKSPACE = 2
+    made = [create_job(lab, name=f"tides {n}", dedicated=wanted.kept, by=bob, **WORDS)[1] for n in range(5)]
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    assert len(begun()) == 2
+    for run in made[:2]:
+        cancel_run(run, by=bob)
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    for run in made[:2]:
+        task_ends(run.cluster, status="cancelled")
+    assert at_once(*[dispatch_all] * 3) == [None] * 3
+    dispatch_all()
+    assert len(begun()) == 4
+    assert Cluster.objects.filter(status="terminated").count() == 2
+
+
 def test_nobody_ends_a_cluster_twice(run, bob):
     cancel_run(run, by=bob)
     assert end_dedicated(run.cluster)
@@ -283,6 +452,8 @@ def test_who_manages_clusters_fills_one_in_and_others_run_the_job(client, lab, a
     assert not Job.objects.exists()
     client.force_login(alice)
     assert client.post(address, words | {"own-node_count": "0"}).status_code == 200
+    page = client.post(address, words | {"ranks": "2"}).content.decode()
+    assert "The run wants 2 ranks, and each node of a cluster of 2 × local.1 has 1 core." in page
     assert not Job.objects.exists()
     assert client.post(address, words).status_code == 302
     job = Job.objects.get()

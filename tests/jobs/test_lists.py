@@ -171,7 +171,7 @@ def test_jobs_are_in_the_order_in_which_they_ran_or_by_name(client, bob, filled)
 
     def shown(query):
         answer = client.get(reverse("jobs", args=[filled.uuid]) + f"?{query}")
-        return [job.name for job, _ in answer.context["rows"]]
+        return [job.name for job, *_ in answer.context["rows"]]
 
     assert shown("") == ["short", "long"]
     assert shown("sort=name") == ["long", "short"]
@@ -266,3 +266,62 @@ def test_why_runs_of_a_cluster_wait_and_who_is_on_it_cost_a_query_each_however_m
     Node.objects.update(state="silent")
     assert counted(path) <= before + 2
     assert "tide is DEGRADED, tide-0 cannot be reached" in client.get(path).content.decode()
+
+
+def test_jobs_that_run_or_wait_are_first_and_no_job_is_there_twice(client, bob, filled, monkeypatch):
+    tide = Cluster.objects.get(name="tide")
+    for n in range(12):
+        job = Job.objects.create(
+            workspace=filled, cluster=tide, name=f"j{n:02}", git_url="https://h/x", command="a.py",
+            ran=now() - timedelta(days=n),
+        )  # fmt: skip
+        status = {5: "new", 11: "inprogress"}.get(n, "finished")
+        took = timedelta(minutes=n)
+        for number in (1, 2):
+            Run.objects.create(
+                job=job, cluster=tide, number=number, output=Output.objects.create(), started=now() - took, turn=now(),
+                status="failed" if number == 1 else status, ended=None if number == 2 and n in (5, 11) else now(),
+            )  # fmt: skip
+    client.force_login(bob)
+    path = reverse("jobs", args=[filled.uuid])
+    first = client.get(path)
+    names = [job.name for job, *_ in first.context["rows"]]
+    assert names[:2] == ["j11", "j05"]
+    assert "The last 2 runs took 3 min 00 s to 3 min 00 s; 1 of them failed" in first.content.decode()
+    second = client.get(path, {"after": first.context["older"]})
+    names += [job.name for job, *_ in second.context["rows"]]
+    assert sorted(names) == sorted({"long", "short", *(f"j{n:02}" for n in range(12))})
+    by_name = client.get(path, {"sort": "name"})
+    assert [job.name for job, *_ in by_name.context["rows"]][:2] == ["j00", "j01"]
+
+
+def test_what_a_run_cost_is_said_where_its_nodes_have_a_price(client, bob, filled):
+    Cluster.objects.filter(name="tide").update(hourly_price="0.5", node_count=4)
+    run = Run.objects.filter(cluster__name="tide").last()
+    Run.objects.filter(pk=run.pk).update(started=now() - timedelta(minutes=30), ended=now())
+    client.force_login(bob)
+    page = client.get(reverse("runs", args=[filled.uuid])).content.decode()
+    assert page.count("$1.00") == 1
+
+
+def test_several_runs_are_cancelled_or_run_again_at_once(client, bob, vera, filled, monkeypatch):
+    began = []
+    monkeypatch.setattr("jobs.views.several.start_run", lambda job, by, uuid: began.append((job.name, uuid)))
+    monkeypatch.setattr("jobs.views.several.cancel_run", lambda run, by: began.append(run.number) or True)
+    runs = list(Run.objects.filter(job__name="long").order_by("-pk")[:2])
+    Run.objects.filter(pk=runs[0].pk).update(status="inprogress")
+    path = reverse("change-runs", args=[filled.uuid])
+    sent = {"run": [str(run.uuid) for run in runs], "what": "cancel"}
+    client.force_login(bob)
+    asked = client.get(path, sent)
+    assert asked.context["runs"] == runs[:1]
+    assert [why for _, why in asked.context["left_out"]] == [f"{runs[1]} has ended"]
+    client.post(path, sent)
+    assert began == [runs[0].number]
+    key = asked.context["key"]
+    for _ in range(2):
+        client.post(path, {**sent, "what": "again", "key": key})
+    assert [name for name, _ in began[1:]] == ["long", "long"]
+    assert began[1] == began[2], "asked twice with one form, it is one run"
+    client.force_login(vera)
+    assert client.post(path, sent).status_code == 403

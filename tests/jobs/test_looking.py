@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from accounts.models import User
+from jobs import looking
 from jobs.actions import Credential
-from jobs.looking import file_of, look
+from jobs.looking import file_of
+from jobs.models import Job
+from tests.gitserver import git, serving
 from workspaces.models import CloudConfig
+
+
+def look(*words, by=1):
+    return looking.look(*words, by=User(pk=by))
 
 
 @pytest.fixture
@@ -52,3 +60,29 @@ def test_a_private_network_is_looked_into_by_nodes_alone(settings, server, repos
 
 def test_the_file_of_a_command():
     assert [file_of(text) for text in ("a/b.py 1", "-m pkg", "'x y.py'")] == ["a/b.py", "", "x y.py"]
+
+
+@pytest.mark.django_db
+def test_the_button_says_what_is_there_and_makes_nothing(client, settings, lab, bob, vera, server, repository):
+    settings.GIT_FROM_THIS_MACHINE = True
+    address = f"/workspaces/{lab.uuid}/jobs/new/"
+    words = {"look": "check", "git_url": f"{server.url}/source/.git", "command": "ex.py 1", "reference": "v1"}
+    client.force_login(vera)
+    assert client.post(address, words).status_code in (403, 404)
+    assert not server.asked
+    client.force_login(bob)
+    page = client.post(address, words, headers={"HX-Target": "checked"}).content.decode()
+    assert "v1 is " in page
+    assert "It has ex.py." in page
+    assert not Job.objects.exists()
+
+
+def test_commits_are_found_by_their_whole_name_and_by_its_beginning(here, server, repository, tmp_path):
+    first = git(repository, "rev-parse", "v1")
+    with serving(tmp_path) as smart:
+        for base in (server.url, smart.url):
+            for reference in (first, first[:8]):
+                found = look(here, f"{base}/source/.git", reference, "ex.py", None)
+                assert found.message.startswith(f"{reference} is {first[:10]}, “First”"), found
+        missing = look(here, f"{smart.url}/source/.git", "0" * 40, "ex.py", None)
+        assert missing.message == f"The repository has no branch, tag or commit {'0' * 40}."

@@ -302,6 +302,23 @@ def test_a_node_that_says_nothing_is_silent_all_the_same(runs, monkeypatch):
     assert run.silent_since <= now()
 
 
+def test_a_head_node_that_hangs_is_not_paid_for_after_the_time_limit_of_its_run(runs, monkeypatch):
+    run, *_ = runs
+    monkeypatch.setattr(watch, "SILENCE", 0.3)
+    long_ago = now() - timedelta(hours=2)
+    type(run).objects.filter(pk=run.pk).update(started=long_ago, time_limit=3600)
+    type(run.cluster).objects.filter(pk=run.cluster_id).update(dedicated=True)
+
+    async def go():
+        async with asyncio.timeout(20):
+            await Observer(run.pk, ssh.Connections()).run()
+
+    asyncio.run(go())
+    run.refresh_from_db()
+    assert (run.status, run.observed) == ("failed", True)
+    assert run.cause == "The head node does not answer, and the time limit of 1 h is over."
+
+
 def test_what_a_cloud_refuses_is_not_taken_for_a_node_that_is_gone(runs, monkeypatch):
     run, *_ = runs
 

@@ -31,7 +31,7 @@ def test_the_task_of_a_run_that_failed_to_start_cannot_start_it_once_more(begun_
     monkeypatch.setattr(Workspace, "cloud", Cloud())
     Run.objects.filter(pk=begun_run.pk).update(observed=True)
     monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "")
-    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: ssh.Answer(0, b"", b""))
     run_task(task.pk)
     begun_run.refresh_from_db()
     task.refresh_from_db()
@@ -63,7 +63,7 @@ def test_what_a_run_left_is_looked_for_once_so_that_the_next_run_is_not_ended_by
         return [ssh.Answer(0, b"0", b"") for _ in hosts]
 
     monkeypatch.setattr(plans.detached, "sweep", sweep)
-    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: None)
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: ssh.Answer(0, b"", b""))
     cluster = begun_run.cluster
     Cluster.objects.filter(pk=cluster.pk).update(occupied_by=begun_run.uuid)
     following = Run.objects.create(job=begun_run.job, cluster=cluster, number=2, output=Output.objects.create())
@@ -145,3 +145,58 @@ def test_who_cancels_a_run_on_the_page_of_its_task_is_named(client, begun_run, b
     client.post(f"/tasks/{begun_run.last_task.uuid}/cancel/")
     begun_run.refresh_from_db()
     assert begun_run.cancelled_by == bob
+
+
+class Waits(Exception):
+    pass
+
+
+class Told:
+    """What a step is given, which notes what it says, and ends where it would wait."""
+
+    def __init__(self, run):
+        self.subject, self.said, self.memo = run, [], {"looked": True}
+
+    def log(self, sentence):
+        self.said.append(sentence)
+
+    def wait(self, seconds, detail):
+        raise Waits(detail)
+
+    def save(self):
+        pass
+
+    lives = save
+
+
+class FullCloud:
+    def nodes(self, tags):
+        return [type("Node", (), {"refuses": "the disk is full"})]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_a_cluster_of_its_own_with_a_full_disk_is_not_waited_for_for_ever(begun_run, monkeypatch, dedicated):
+    monkeypatch.setattr(Workspace, "cloud", FullCloud())
+    Cluster.objects.update(dedicated=dedicated)
+    for minutes in (14, 16):
+        Run.objects.filter(pk=begun_run.pk).update(turn=now() - timedelta(minutes=minutes), started=None)
+        run = Run.objects.get(pk=begun_run.pk)
+        ends = dedicated and minutes > 15
+        with pytest.raises(Refused if ends else Waits, match=r"takes no run.*: the disk is full"):
+            plans.launch(Told(run))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("dedicated", [True, False])
+def test_an_output_whose_end_nobody_tells_is_said_to_be_without_it_and_its_own_cluster_goes(begun_run, dedicated):
+    Cluster.objects.update(dedicated=dedicated)
+    for minutes in (9, 11):
+        Run.objects.filter(pk=begun_run.pk).update(ended=now() - timedelta(minutes=minutes))
+        work = Told(begun_run)
+        if dedicated and minutes > 10:
+            plans.keep(work)
+            assert work.said == ["The head node has told no checksums: the end of the output may be missing."]
+        else:
+            with pytest.raises(Waits, match="checksums"):
+                plans.keep(work)

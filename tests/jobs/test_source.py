@@ -8,12 +8,16 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
 from tests.gitserver import git, serving
+from tests.machines.house import serving_at
 from tests.running import ROOT, until
+
+from .conftest import PLACES
 
 
 @pytest.fixture
@@ -501,6 +505,28 @@ def test_mirrors_together_are_no_larger_than_they_may_be(run, smart, tmp_path, r
     assert len(list((tmp_path / "shared" / ".sources").glob("*.lock"))) == 2
 
 
+@pytest.mark.parametrize("reference", ["", "main"])
+def test_what_is_known_is_checked_out_while_the_server_is_asked(run, smart, tmp_path, repository, reference):
+    url = f"{smart.url}/source/.git"
+    run(url=url)
+    smart.before = lambda _: until((tmp_path / "run-1" / "src" / ".git" / "index").exists, what="the files")
+    smart.asked.clear()
+    done, facts, setup = run(url=url, reference=reference)
+    assert (done.returncode, facts["commit"]) == (0, git(repository, "rev-parse", "main"))
+    assert "Cloning" not in setup
+    assert ex(tmp_path / "run-1") == "print('second')\n"
+    # And it is not what is run where the server has something else.
+    smart.before = lambda _: until((tmp_path / "run-2" / "src" / ".git" / "index").exists, what="the files")
+    (repository / "ex.py").unlink()
+    (repository / "other.py").write_text("")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "-m", "Third")
+    _, facts, _ = run(url=url, reference=reference)
+    assert facts["commit"] == git(repository, "rev-parse", "main")
+    assert {path.name for path in (tmp_path / "run-2" / "src").iterdir()} == {".git", "other.py"}
+    assert git(tmp_path / "run-2" / "src", "status", "--porcelain") == ""
+
+
 # What other runs of the workspace may have left where mirrors are kept
 
 
@@ -530,3 +556,35 @@ def test_whatever_lies_in_the_place_of_a_mirror_the_next_run_has_its_source(run,
     process.wait(30)
     assert process.returncode == 0, (process.folder / "out").read_text()
     assert ex(process.folder)
+
+
+# Whom git trusts
+
+ASK = f"""
+import pathlib, sys
+sys.path[:0] = {PLACES!r}
+import addresses, source
+source.AUTHORITIES = sys.argv[1:2]
+order = {{"environment": {{"COXSWAIN_RUN": "r"}}, "allow_this_machine": True}}
+git, server = source.Git(order, pathlib.Path(sys.argv[2]), print), addresses.Server(sys.argv[3], True)
+try:
+    print(git("ls-remote", "--", server.url, server=server).decode())
+except source.ProgramFailed as failure:
+    print(failure)
+print("one file" if git.trust else "all of them")
+"""
+
+
+@pytest.mark.parametrize(
+    ("trusts", "said"), [("certificate", r"refs/tags/v1\n\none file$"), ("other", r"(?s)certificate.*all of them$")]
+)
+def test_git_looks_into_one_file_for_whom_to_trust_and_elsewhere_before_it_refuses(tmp_path, repository, trusts, said):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "other").write_text("")
+    plain = {name: value for name, value in os.environ.items() if "SSL" not in name}
+    with serving_at("127.0.0.1", tmp_path) as url:
+        words = [str(tmp_path / trusts), str(tmp_path / "home"), f"{url}/source/.git"]
+        done = subprocess.run(
+            [sys.executable, "-ISc", ASK, *words], env=plain, capture_output=True, text=True, check=True
+        )
+    assert re.search(said, done.stdout.strip())

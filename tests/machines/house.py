@@ -21,7 +21,8 @@ from cryptography.x509.oid import NameOID
 from tests.machines.computers import Computers
 
 
-def _certificate(address: str, folder: Path) -> Path:
+def certificate(address: str, folder: Path) -> Path:
+    """The file with it and its key; `certificate`, beside it, has it alone."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the house")])
     now = datetime.datetime.now(datetime.UTC)
@@ -43,21 +44,27 @@ def _certificate(address: str, folder: Path) -> Path:
 @contextlib.contextmanager
 def serving(computers: Computers, folder: Path) -> Iterator[str]:
     """The beginning of the addresses of repositories that lie in the folder."""
-    pem = _certificate(computers.here, folder)
-    computers.trust((folder / "certificate").read_text())
+    with serving_at(computers.here, folder) as address:
+        computers.trust((folder / "certificate").read_text())
+        yield address
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
 
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer((computers.here, 0), handler)
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving_at(host: str, folder: Path) -> Iterator[str]:
+    """The same without anybody's trust. Its certificate is in the folder."""
+    pem = certificate(host, folder)
+    server = http.server.ThreadingHTTPServer((host, 0), functools.partial(_Quiet, directory=str(folder)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield f"https://{computers.here}:{server.server_port}"
+        yield f"https://{host}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -19,14 +19,16 @@ from django.utils.timezone import now
 
 from accounts import audit
 from accounts.actions import create_token
-from clusters.models import Cluster, EngineVersion, Node
+from clusters.models import Cluster, EngineVersion, InstanceRole, Node
+from jobs.cron import Cron
 from jobs.models import Job, Run
+from jobs.schedules import create_schedule
 from portal.clouds.machines.models import Pool
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
 from tests.web import words
 from usage.models import Record
-from workspaces.models import CloudConfig
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 QUERIES = Path(__file__).parent / "queries.json"
 
@@ -89,6 +91,14 @@ def make_run(job, number, status, **fields):
     return run
 
 
+def make_schedule(job, by, run=None):
+    schedule = create_schedule(job, Cron("0 9 * * 1-5", "Europe/Berlin"), by=by)
+    if run:
+        schedule.firings.create(due=now(), outcome="ran", run=run)
+        schedule.firings.create(due=now(), outcome="missed", reason="The portal was not there at that time.", count=3)
+    return schedule
+
+
 def make_pool(workspace, cluster):
     """Three computers of own machines; the cluster has the first one, and the last one is to be confirmed."""
     regions = {"regions": [{"name": "desks", "title": "desks"}]}
@@ -145,7 +155,8 @@ def filled(lab, alice, rings):
         )
         make_run(job, 1, "finished", ended=now())
         make_run(job, 2, "failed", ended=now(), cause="Rank 1 ended with exit status 2.", evidence="Traceback")
-        make_run(job, 3, "inprogress")
+        run = make_run(job, 3, "inprogress")
+        make_schedule(job, alice, run)
     return lab
 
 
@@ -194,12 +205,31 @@ def test_every_page_is_well_made_and_offers_only_what_is_there_and_may_be_done(r
                 assert client.post(urljoin(path, action)).status_code != 403, (path, action)
 
 
+def pages_of_a_role(filled):
+    """Of a workspace whose other pages would ask an account."""
+    config = CloudConfig.objects.create(
+        organization=filled.organization, name="AWS", kind="aws",
+        options={"role": "arn:aws:iam::222233334444:role/portal", "region": "us-east-2"},
+    )  # fmt: skip
+    place = Workspace.objects.create(
+        organization=filled.organization, cloud_config=config, name="in AWS", region="us-east-2", status="ready"
+    )
+    WorkspaceMember.objects.bulk_create(
+        WorkspaceMember(workspace=place, user=one.user, role=one.role) for one in filled.members.all()
+    )
+    for n in range(5):
+        role = InstanceRole.objects.create(workspace=place, name=f"r{n}", arn=f"arn:aws:iam::222233334444:role/r{n}")
+    of = {"instance-roles": place, "new-instance-role": place, "instance-role": role, "remove-instance-role": role}
+    return {name: reverse(name, args=[one.uuid]) for name, one in of.items()}
+
+
 def named_pages(filled):
     cluster = Cluster.objects.get(name="tide")
     run = Run.objects.filter(status="failed").first()
     pool = Pool.objects.get()
     of = {
         "workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid,
+        "schedule": run.job.schedules.get().uuid,
         "pool": pool.uuid, "computer": pool.computers.get(hostname="desk1").uuid,
     }  # fmt: skip
     names = {
@@ -211,6 +241,7 @@ def named_pages(filled):
         "workspace-dashboard": "workspace", "runs": "workspace", "edit-job": "job", "delete-job": "job",
         "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
         "workspace-usage": "workspace", "organization-usage": None, "pool": "pool", "computer": "computer",
+        "new-schedule": "job", "schedule": "schedule", "edit-schedule": "schedule", "excluded-days": "workspace",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -231,11 +262,12 @@ def test_the_number_of_queries_of_each_page_is_on_record(client, filled, alice, 
     """When a page needs more, look why; COUNT_QUERIES=1 writes the record anew."""
     client.force_login(alice)
     counted = {}
-    for name, path in named_pages(filled).items():
-        client.get(path)  # content types are remembered from here on
-        with django_assert_max_num_queries(200) as context:
-            client.get(path)
-        counted[name] = len(context)
+    for pages in (named_pages, pages_of_a_role):  # one after the other: the second adds to what is in lists
+        for name, path in pages(filled).items():
+            client.get(path)  # content types are remembered from here on
+            with django_assert_max_num_queries(200) as context:
+                client.get(path)
+            counted[name] = len(context)
     if os.environ.get("COUNT_QUERIES"):
         QUERIES.write_text(json.dumps(counted, indent=2) + "\n")
     recorded = json.loads(QUERIES.read_text())
@@ -253,7 +285,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
 
     lists = (
         *("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster"),
-        *("workspace-usage", "organization-usage", "pool", "computer"),
+        *("workspace-usage", "organization-usage", "pool", "computer", "schedule"),
     )
     for name in lists:
         count(name)
@@ -270,7 +302,8 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
         other = Job.objects.create(
             workspace=filled, cluster=cluster, name=f"j{n}", git_url="https://e.org/a", command="a"
         )
-        make_run(other, 1, "finished", ended=now())
+        make_schedule(other, alice, make_run(other, 1, "finished", ended=now()))
+        make_schedule(job, alice)
         make_run(job, 10 + n, "failed", ended=now(), cause="x")
         Cluster.objects.create(
             workspace=filled, name=f"c{n}", instance_type="local.2", cores_per_node=1, node_count=1,

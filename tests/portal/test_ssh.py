@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 
 import asyncssh
@@ -224,3 +225,30 @@ async def test_a_node_that_lets_us_in_and_begins_nothing_is_not_waited_for(node,
         with pytest.raises(Passing, match="has begun nothing"):
             await connections.run(host, "true", seconds=0.3)
     assert not connections.has(host)
+
+
+def blob(*parts):
+    return base64.b64encode(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).decode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "no key",
+        "-----BEGIN PUBLIC KEY-----\n(\n-----END PUBLIC KEY-----",
+        "-----BEGIN )(-----\n-----END )(-----",
+        f"ssh-rsa {blob(b'ssh-rsa', bytes([255]), bytes([255] * 33))}",  # negative numbers
+        f"ssh-ed25519 {blob(b'ssh-ed25519', bytes(31))}",
+        f"ssh-ed25519 {'A' * 100_000}",
+    ],
+)
+def test_what_a_node_calls_its_key_and_is_none_is_refused_in_words(said):
+    with pytest.raises(Refused, match="says of something that it is its host key"):
+        ssh.public_key(said)
+
+
+def test_a_key_that_a_node_says_is_known_without_its_comment():
+    for kind in ("ssh-ed25519", "ecdsa-sha2-nistp256"):
+        _, public = ssh.new_key("a node", kind)
+        assert ssh.public_key(public) == " ".join(public.split()[:2])

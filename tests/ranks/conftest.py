@@ -116,7 +116,7 @@ class Nodes:
         )
         return here
 
-    def start_job(self, url, *command, size=None, **more):
+    def start_job(self, url, *command, size=None, program="python", **more):
         """As the portal starts one: with its source, and what its source asks for. Its folder, as this computer sees
         it."""
         run, head = str(uuid.uuid4()), self.nodes[0]
@@ -124,6 +124,7 @@ class Nodes:
         order = {
             "git_url": url,
             "reference": "",
+            "program": program,
             "command": list(command),
             "cores": size or self.cores * len(self.nodes),
             "hostfile": f"{head.home}/hostfile",

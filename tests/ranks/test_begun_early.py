@@ -234,3 +234,27 @@ def test_a_run_that_is_ended_while_packages_are_installed_leaves_nothing(three):
         detached.send_signal(three.host(), f"/shared/.runs/{folder.name}", "TERM")
         assert end_of(folder, 8)["signal"] == 15
     until(lambda: not three.processes(), seconds=5, what="the end of what waited")
+
+
+def test_a_shell_command_may_start_ranks_on_all_nodes_itself(three, server):
+    server.gate.set()
+    hosts = f"{three.nodes[0].home}/hostfile"
+    program = "import mpi4py.MPI as m; print(m.COMM_WORLD.size)"
+    command = f'echo first; mpiexec -n 6 -f {hosts} python -c "{program}" | sort'
+    ended = good(three.start_job(server.url, "-c", command, program="/bin/sh", size=1))
+    assert ended.out(0).split() == [b"first", *[b"6"] * 6]
+    assert not three.processes()
+
+
+@pytest.mark.parametrize("password", [{}, {"username": "a", "password": "b"}])
+def test_ranks_have_secret_variables_and_what_they_print_of_them_is_hidden(three, server, password):
+    server.gate.set()
+    program = "import os; t = os.environ['TOKEN']; print('t:', t, len(t)); raise ValueError(t)"
+    secret = json.dumps({**password, "variables": {"TOKEN": "s3cret-token"}})
+    folder = three.start_job(server.url, "-c", program, secret=secret)
+    until((folder / "exit").exists, what="its end")
+    ended = Ended(folder)
+    assert {ended.out(rank) for rank in range(6)} == {b"t: [hidden] 12\n"}
+    assert ended.verdict["failures"][0]["error"] == "ValueError: [hidden]"
+    for file in folder.rglob("*"):
+        assert not file.is_file() or b"s3cret-token" not in file.read_bytes(), file

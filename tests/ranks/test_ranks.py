@@ -112,6 +112,31 @@ def test_a_program_is_run_as_python_runs_it(three):
     assert inside.splitlines() == plain.splitlines()
 
 
+def test_a_rank_that_is_its_wrappers_python_finds_what_one_finds_that_is_started_anew(three):
+    of_engine = three.shared / "engine" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "threads.pth"
+
+    def found(**env):
+        ended = three.run("python", "finds.py", "a b", files=["finds.py"], size=1, env=env)
+        assert ended.verdict["good"], (ended.why, ended.err(0))
+        lines = re.sub(r"[0-9a-f-]{36}", "RUN", ended.out(0).decode()).splitlines()
+        told, more = map(json.loads, lines)
+        assert told["environment"].pop("PYTHONX", "") == env.get("PYTHONX", "")
+        return told, set(more["modules"]), more["program"]
+
+    forked, modules, program = found()
+    anew, of_anew, _ = found(PYTHONX="a variable that says Python what to be")
+    assert forked == anew
+    assert program == ["finds.py", "a b"]
+    assert modules - of_anew <= {"_ctypes", "_socket", "fcntl", "select"}
+    assert not of_anew - modules
+    # A thread that a package begins would not be in the child.
+    of_engine.write_text("import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n")
+    try:
+        assert found()[0]["threads"] > 1
+    finally:
+        of_engine.unlink()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

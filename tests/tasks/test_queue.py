@@ -17,8 +17,8 @@ redis_only = pytest.mark.skipif("REDIS_URL" not in os.environ, reason="needs Red
 
 
 @pytest.fixture
-def redis():
-    client = Redis.from_url(os.environ["REDIS_URL"])
+def redis(settings):
+    client = Redis.from_url(next(iter(settings.RQ_QUEUES.values()))["URL"])
     client.flushdb()
     yield client
     client.flushdb()

@@ -1,4 +1,4 @@
-"""How a cloud configuration of AWS is connected with its account. The external id is on these pages alone."""
+"""How a cloud configuration of AWS is connected with its account. These pages, and its own, show the external id."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from django.conf import settings
@@ -43,6 +45,7 @@ class Command(BaseCommand):
     help = "Start the portal, make an organization, a workspace, a 3-node cluster and a job, and run it."
     up: subprocess.Popen[str] | None = None  # the portal, if we started it
     stopping = False
+    choices: Mapping[str, str] = MappingProxyType({})  # of the workspace
     requires_system_checks = [Tags.security]
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -115,10 +118,7 @@ class Command(BaseCommand):
         organization = Organization.objects.filter(memberships__user=user).first() or create_organization(
             "Demo", by=user
         )
-        config = organization.cloud_configs.live().filter(kind=CloudConfig.Kind.LOCAL).first() or create_cloud_config(
-            organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user
-        )
-        workspace = self._workspace(organization, config, user)
+        workspace = self._workspace(organization, self.configuration(organization, user), user)
         cluster = self._cluster(workspace, engine, user)
         run = self._run(workspace, cluster, example, url, user)
         good = run.status == Run.Status.FINISHED
@@ -134,6 +134,11 @@ class Command(BaseCommand):
             self.say(f"with the password of the first demo; a new one: manage.py changepassword {user.email}")
         return good and (example != "flights" or answer.startswith("answer: right"))
 
+    def configuration(self, organization: Organization, user: User) -> CloudConfig:
+        """Where the workspace is made."""
+        found = organization.cloud_configs.live().filter(kind=CloudConfig.Kind.LOCAL).first()
+        return found or create_cloud_config(organization, name="This computer", kind=CloudConfig.Kind.LOCAL, by=user)
+
     def _administrator(self) -> tuple[User, str]:
         user = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
         if user:
@@ -147,9 +152,13 @@ class Command(BaseCommand):
         if found:
             self.say(f"Workspace {found.name} is READY")
             return found
-        region = config.account.regions()[0].name
         workspace = create_workspace(
-            organization, name=_free_name("demo", Workspace), cloud_config=config, region=region, by=user
+            organization,
+            name=_free_name("demo", Workspace),
+            cloud_config=config,
+            region=config.options.get("region") or config.account.regions()[0].name,
+            choices=self.choices,
+            by=user,
         )
         self._follow_task(workspace.last_task)
         workspace.refresh_from_db()
@@ -220,7 +229,7 @@ class Command(BaseCommand):
                 if task.cause:
                     self.say(f"  {task.badge.word}: {task.cause}\n{task.evidence}\n{task.advice}")
                 return
-            self._pause()
+            self.wait()
 
     def _follow_output(self, run: Run) -> None:
         """Print what comes, with the cursor that live pages use."""
@@ -238,9 +247,10 @@ class Command(BaseCommand):
                 agrees = ", sha256 agrees with the node's files" if run.output.agrees else ""
                 self.say(f"  complete: {at:,} of {run.output.head:,} bytes{agrees}")
                 return
-            self._pause()
+            self.wait()
 
-    def _pause(self) -> None:
+    def wait(self) -> None:
+        """A moment, for what others do."""
         if self.up and self.up.poll() is not None:
             raise Stopped
         if time.monotonic() - self.said > PATIENCE:

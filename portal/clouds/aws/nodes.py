@@ -102,7 +102,10 @@ def inventory(at: Region, portal: str) -> dict[Tags, list[CloudNode]]:
 
 def console(at: Region, whose: Tags, rank: int) -> str:
     """And first, why the portal may not reach it: what it said itself is the same then as where all is well."""
-    return "\n".join(filter(None, [_out_of_reach(at, whose), _said(at, whose, rank)]))
+    one = states.chosen(_listed(at, tags.filters(whose, rank=str(rank)))).get(rank)
+    if one is None:
+        return ""
+    return "\n".join(filter(None, [_out_of_reach(at, whose), _said(at, one)]))
 
 
 def _out_of_reach(at: Region, whose: Tags) -> str:
@@ -112,10 +115,7 @@ def _out_of_reach(at: Region, whose: Tags) -> str:
         return f"{error.message} {error.evidence}".strip()
 
 
-def _said(at: Region, whose: Tags, rank: int) -> str:
-    one = states.chosen(_listed(at, tags.filters(whose, rank=str(rank)))).get(rank)
-    if one is None:
-        return ""
+def _said(at: Region, one: Instance) -> str:
     said = ""
     with passed_over("UnsupportedOperation", missing=True):  # older types keep it for themselves until they are up
         said = at.ec2.get_console_output(InstanceId=one["InstanceId"], Latest=True).get("Output", "")

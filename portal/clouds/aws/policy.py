@@ -532,5 +532,24 @@ def trust(principal: str, external_id: str) -> dict[str, Any]:
     )
 
 
+def trust_of_nodes(partition: str = "aws") -> dict[str, Any]:
+    """Who may take on a role of nodes: EC2, in their name."""
+    top = "amazonaws.com.cn" if partition == "aws-cn" else "amazonaws.com"
+    allowed = {"Effect": "Allow", "Principal": {"Service": f"ec2.{top}"}, "Action": "sts:AssumeRole"}
+    return _policy([allowed])
+
+
+def use_of_a_bucket(bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """What programs on nodes need that read and write a bucket of the account's owner."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:PutObjectAcl"]
+    return _policy(
+        [
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn},
+            {"Effect": "Allow", "Action": objects, "Resource": f"{arn}/*"},
+        ]
+    )
+
+
 def as_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1)

@@ -20,6 +20,7 @@ from portal.clouds.aws.trouble import code_of, is_missing, passed_over, told
 from portal.clouds.types import Identity, NodesSpec, RoleSpec, Tags
 from portal.errors import Passing, Pending, PortalError, Refused
 
+_FORBIDDEN = {"AccessDenied", "AccessDeniedException"}
 _HOME = "us-east-1"  # where IAM is asked, if nothing else is said
 
 
@@ -59,7 +60,7 @@ def ensure(session: Session, spec: RoleSpec) -> Pending | None:
         iam.create_role(
             RoleName=name,
             Path=policy.NODE_PATH,
-            AssumeRolePolicyDocument=json.dumps(_trust(session)),
+            AssumeRolePolicyDocument=json.dumps(policy.trust_of_nodes(session.options.partition)),
             Description="Nodes of a cluster of Coxswain",
             Tags=keys,
         )
@@ -148,6 +149,7 @@ def _short(session: Session, name: str) -> str:
     if found[2] != session.options.account:
         raise Refused(
             f"This role is in the account {found[2]}, and the cloud configuration is of {session.options.account}.",
+            advice=f"Use a role of {session.options.account}: nodes cannot have one of another account.",
             code="other_account",
         )
     return found[3].rpartition("/")[2]
@@ -156,11 +158,21 @@ def _short(session: Session, name: str) -> str:
 def _role(session: Session, name: str) -> dict[str, Any]:
     """Raises `Refused` where there is none that nodes could have."""
     short = _short(session, name)
+    if name == session.options.role or f":role{policy.NODE_PATH}" in name:
+        whose = "the portal's own" if name == session.options.role else "one that the portal has made for a cluster"
+        raise Refused(f"The role {short} is {whose}.", advice="Make one of your own for nodes.", code="not_allowed")
     try:
         role: dict[str, Any] = _iam(session).get_role(RoleName=short)["Role"]
     except ClientError as error:
         if is_missing(code_of(error)) or code_of(error) == "ValidationError":
-            raise Refused(f"There is no role {short} in the account.", evidence=str(error), code="not_found") from error
+            raise Refused(
+                f"There is no role {short} in the account.",
+                evidence=str(error),
+                advice="Copy the ARN from the role's page in IAM.",
+                code="not_found",
+            ) from error
+        if code_of(error) in _FORBIDDEN:
+            raise _not_ours_to_give(name, error) from error
         raise
     if name.startswith("arn:") and role["Arn"] != name:
         raise Refused(f"There is no role {name} in the account.", evidence=f"There is {role['Arn']}.", code="not_found")
@@ -168,7 +180,7 @@ def _role(session: Session, name: str) -> dict[str, Any]:
         raise Refused(
             f"EC2 is not trusted by the role {short}, so that nodes cannot have it.",
             evidence=json.dumps(_document(role["AssumeRolePolicyDocument"])),
-            advice=f"Make this its trust policy: {json.dumps(_trust(session))}",
+            advice=f"Make this its trust policy: {json.dumps(policy.trust_of_nodes(session.options.partition))}",
             code="not_trusted",
         )
     return role
@@ -198,12 +210,6 @@ def _several(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _trust(session: Session) -> dict[str, Any]:
-    top = "amazonaws.com.cn" if session.options.partition == "aws-cn" else "amazonaws.com"
-    allowed = {"Effect": "Allow", "Principal": {"Service": f"ec2.{top}"}, "Action": "sts:AssumeRole"}
-    return {"Version": policy.VERSION, "Statement": [allowed]}
-
-
 def _not_attached(session: Session, role: str, error: ClientError) -> PortalError:
     code = code_of(error)
     if code == "LimitExceeded":
@@ -220,15 +226,20 @@ def _not_attached(session: Session, role: str, error: ClientError) -> PortalErro
             advice="The page of the cloud configuration has the command that makes it.",
             code="not_allowed",
         )
-    if code in {"AccessDenied", "AccessDeniedException", "UnmodifiableEntity"}:
-        return Refused(
-            "The portal may not give this role the policy that nodes need.",
-            evidence=str(error),
-            advice="Call the role coxswain-…, or let the portal's role do iam:AttachRolePolicy and iam:PassRole on "
-            f"{role}.",
-            code="not_allowed",
-        )
+    if code in {*_FORBIDDEN, "UnmodifiableEntity"}:
+        return _not_ours_to_give(role, error)
     return told(error)
+
+
+def _not_ours_to_give(role: str, error: ClientError) -> Refused:
+    return Refused(
+        "The portal may not give this role the policy that nodes need.",
+        evidence=str(error),
+        advice="Call the role coxswain-…, which the portal's role may give to nodes; or let that one do iam:GetRole, "
+        "iam:ListInstanceProfilesForRole, iam:AttachRolePolicy, iam:DetachRolePolicy and iam:PassRole on "
+        f"{role} too.",
+        code="not_allowed",
+    )
 
 
 def _profiles(session: Session, role: str) -> list[str]:

@@ -165,7 +165,7 @@ class Setup:
             }
             resources["Role"]["Properties"]["ManagedPolicyArns"].append({"Ref": f"Policy{number}"})
         # One an account: the second stack in an account leaves it out.
-        resources["NodePolicy"] = {
+        resources["PolicyOfNodes"] = {  # a parameter and a resource may not have one name
             "Type": "AWS::IAM::ManagedPolicy",
             "Condition": "MakesNodePolicy",
             "DeletionPolicy": "Retain",

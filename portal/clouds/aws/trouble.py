@@ -208,7 +208,9 @@ def _answered(error: ClientError) -> PortalError:
         return Refused(
             "AWS does not let the portal take on its role in the account.",
             evidence=evidence,
-            advice="Compare the role's trust policy with the one on the page of the cloud configuration.",
+            advice="Compare the role's trust policy with the one on the page of the cloud configuration. A role that "
+            "another configuration is connected by cannot be this one's too: each has an external id of its own, and "
+            "AWS refuses the others.",
             code="not_trusted",
         )
     if code in NOT_ALLOWED:

@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("clusters", "0016_dedicated")]
+    dependencies = [("clusters", "0017_roles")]
 
     operations = [
         migrations.AddField(

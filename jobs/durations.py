@@ -1,0 +1,51 @@
+"""How long the last runs of jobs took, as small charts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from jobs.models import Run, newest_of_each
+from portal.templatetags.portal import duration
+
+MOST = 12  # runs of a job
+HIGH = 20  # of the chart; each bar is 4 wide, with 1 between two
+LEAST = 2  # the height of a bar
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars of runs, the oldest first: `good` and `bad` are paths of those that FINISHED, and of the others."""
+
+    good: str
+    bad: str
+    words: str
+
+    @classmethod
+    def of(cls, runs: Sequence[tuple[str, timedelta]]) -> Chart | None:
+        """Of status and time of each, the newest first. One alone says no more than its time."""
+        if len(runs) < 2:
+            return None
+        longest, shortest = (pick(took for _, took in runs) for pick in (max, min))
+        paths: dict[bool, list[str]] = {True: [], False: []}
+        for n, (status, took) in enumerate(reversed(runs)):
+            height = max(LEAST, round(HIGH * (took / longest))) if longest else LEAST
+            paths[status == Run.Status.FINISHED].append(f"M{5 * n} {HIGH}v-{height}h4v{height}z")
+        failed = sum(status == Run.Status.FAILED for status, _ in runs)
+        said = f"The last {len(runs)} runs took {duration(shortest)} to {duration(longest)}"
+        if failed:
+            said += f"; {failed} of them failed"
+        return cls("".join(paths[True]), "".join(paths[False]), said)
+
+
+def charts(jobs: Collection[int]) -> dict[int, Chart]:
+    """By job, of those that ended after they had begun."""
+    ended = Run.objects.filter(started__isnull=False, ended__isnull=False)
+    rows = newest_of_each("job", jobs, MOST, ended).order_by("-pk").values_list("job", "status", "started", "ended")
+    found: defaultdict[int, list[tuple[str, timedelta]]] = defaultdict(list)
+    for job, status, started, at in rows:
+        if started and at:
+            found[job].append((status, max(timedelta(0), at - started)))
+    return {job: chart for job, runs in found.items() if (chart := Chart.of(runs))}

@@ -1,0 +1,563 @@
+"""Schedules: what people do with them, and how their times come.
+
+A time is claimed by the UPDATE that moves its schedule on, in the transaction that makes the run: two processes that
+come to it at once make one run, and one that dies in between has made none. Whoever changes a schedule, or fires it,
+has locked its job before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db.models import Count, Exists, F, Max, OuterRef, Q
+from django.db.models.functions import Now
+
+from accounts import audit
+from accounts.access import Can
+from accounts.models import User, database_now
+from clusters.life import give_way
+from clusters.models import Cluster
+from jobs import calendar
+from jobs.actions import MOST_WAITING, Program, cancel_run, check_ranks, new_run, start_run
+from jobs.cron import Cron
+from jobs.dispatch import GONE
+from jobs.models import Calendar, Firing, Job, Run, Schedule
+from portal.bulk import insert
+from portal.errors import PortalError
+from portal.failpoints import failpoint
+from portal.once import uuid_for
+from portal.tasks import live
+from portal.tasks.pace import Pace
+from portal.tasks.threads import DATABASE
+from portal.tasks.watch import Bell
+from workspaces.models import Workspace
+
+logger = logging.getLogger(__name__)
+
+LATE = timedelta(minutes=5)  # a time that is older when somebody comes to it was missed
+MOST_MADE_UP = 10  # runs for times that were missed
+MOST_TIMES = 1000  # since somebody looked last; of more, those of the last hours are taken
+ABOUT_A_DAY = timedelta(minutes=MOST_TIMES)
+MOST_QUEUED = 100  # times of a schedule that wait for room
+AT_ONCE = 500  # schedules in one transaction
+EVERY = 1.0  # seconds between looks
+RAN, QUEUED, SKIPPED, MISSED = Firing.Outcome.RAN, Firing.Outcome.QUEUED, Firing.Outcome.SKIPPED, Firing.Outcome.MISSED
+
+
+@audit.atomic()
+def create_schedule(job: Job, clock: Cron, *, by: User, uuid: UUID | None = None, **rules: Any) -> Schedule:
+    """Active, and in the name of who makes it. Asked twice with one `uuid`, it is made once. Raises `PortalError`.
+
+    `rules`: what a `Schedule` has besides.
+    """
+    found = _locked(job)
+    schedule, made = Schedule.objects.get_or_create(
+        uuid=uuid_for(Schedule, uuid, job=found),
+        job=found,
+        defaults={
+            "workspace": found.workspace,
+            "cron": clock.expression,
+            "zone": clock.zone,
+            "owner": by,
+            "next_at": clock.next(database_now()),
+            **rules,
+        },
+    )
+    if made:
+        _told("created", schedule, by=by, after=_said(schedule))
+    return schedule
+
+
+@audit.atomic()
+def change_schedule(schedule: Schedule, clock: Cron, *, by: User, **rules: Any) -> None:
+    """From its next time on, and in the name of who changes it. Raises `PortalError`."""
+    found = _held(schedule)
+    before = _said(found)
+    found.cron, found.zone, found.owner, found.trouble = clock.expression, clock.zone, by, ""
+    for name, value in rules.items():
+        setattr(found, name, value)
+    if found.next_at:
+        found.next_at = clock.next(database_now())
+    found.save()
+    after = _said(found)
+    changed = {name for name in after if after[name] != before[name]}
+    _told(
+        "changed", found, by=by, before={name: before[name] for name in changed}, after={n: after[n] for n in changed}
+    )
+
+
+@audit.atomic()
+def switch_schedule(schedule: Schedule, *, on: bool, by: User) -> bool:
+    """Activate it, in the name of who does, or deactivate it: what waits for room is left out. False: it was so."""
+    found = _held(schedule)
+    if (found.next_at is not None) == on:
+        return False
+    found.next_at = found.clock.next(database_now()) if on else None
+    found.trouble = ""
+    if on:
+        found.owner = by
+    else:
+        _leave_queued(found, f"Deactivated by {by}.")
+    found.save()
+    _told("activated" if on else "deactivated", found, by=by)
+    return True
+
+
+@audit.atomic()
+def delete_schedule(schedule: Schedule, *, by: User) -> None:
+    """No time of it comes any more; its history and its runs stay."""
+    found = _held(schedule)
+    _leave_queued(found, f"Deleted by {by}.")
+    Schedule.objects.filter(pk=found.pk).update(next_at=None, deleted=Now())
+    _told("deleted", found, by=by)
+
+
+@audit.atomic()
+def run_now(schedule: Schedule, *, by: User, uuid: UUID | None = None) -> Run:
+    """A run of it besides its times, in the name of who asks; whatever its rules are. Raises `PortalError`."""
+    found = _held(schedule)
+    run = start_run(found.job, by=by, uuid=uuid, schedule=found)
+    Firing.objects.get_or_create(
+        run=run, defaults={"schedule": found, "due": database_now(), "outcome": RAN, "reason": f"Run now, by {by}."}
+    )
+    return run
+
+
+@audit.atomic()
+def change_calendar(workspace: Workspace, days: calendar.Days, *, by: User) -> None:
+    """The days on which no schedule of the workspace begins a run."""
+    found, _ = Calendar.objects.select_for_update(no_key=True).get_or_create(workspace=workspace)
+    if found.days == days:
+        return
+    before, found.days = found.days, days
+    found.save()
+    audit.record(
+        "changed excluded days",
+        workspace,
+        organization=workspace.organization,
+        by=by,
+        workspace=workspace,
+        before={"days": calendar.written(before)},
+        after={"days": calendar.written(days)},
+    )
+
+
+def _locked(job: Job) -> Job:
+    place = ("workspace__organization", "workspace__cloud_config")
+    found = Job.objects.select_for_update(of=("self",), no_key=True).select_related(*place).get(pk=job.pk)
+    if found.deleted:
+        raise PortalError(f"{found} was deleted.")
+    return found
+
+
+def _held(schedule: Schedule) -> Schedule:
+    job = _locked(schedule.job)
+    found = Schedule.objects.get(pk=schedule.pk)
+    if found.deleted:
+        raise PortalError("This schedule was deleted.")
+    found.job = job
+    return found
+
+
+def _leave_queued(schedule: Schedule, why: str) -> None:
+    schedule.firings.filter(outcome=QUEUED).update(outcome=SKIPPED, reason=why)
+
+
+def _said(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "when": schedule.clock.words,
+        "runs at once": schedule.most_runs,
+        "overlap": schedule.get_overlap_display(),
+        "missed": schedule.get_missed_display(),
+        "excluded": calendar.written(schedule.excluded),
+        "heeds the workspace's excluded days": "yes" if schedule.heeds_calendar else "no",
+        "in the name of": str(schedule.owner or ""),
+    }
+
+
+def _told(verb: str, schedule: Schedule, *, by: User, **said: Any) -> None:
+    workspace = schedule.job.workspace
+    live.ring(*workspace.live_names())
+    audit.record(verb, schedule, organization=workspace.organization, by=by, workspace=workspace, **said)
+
+
+@dataclass
+class Left:
+    """Times that bring no run now."""
+
+    outcome: str
+    reason: str
+    first: datetime
+    last: datetime
+    count: int = 1
+
+
+@dataclass
+class Turn:
+    """What is to be done for a schedule now, and when its next time is."""
+
+    next_at: datetime
+    runs: list[datetime] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+
+def turn_of(schedule: Schedule, days: calendar.Days, at: datetime) -> Turn:
+    """Of one whose `next_at` has come; `days` are those of its workspace's calendar."""
+    assert schedule.next_at
+    times, following = _times(schedule.cron, schedule.zone, schedule.next_at, at)
+    turn, on_time = Turn(following), times[-1:] if times and times[-1] > at - LATE else []
+    missed = times[: len(times) - len(on_time)]
+    if heeded := schedule.excluded + (days if schedule.heeds_calendar else []):
+        place = schedule.clock.place
+        why = {time: calendar.why_excluded(time.astimezone(place).date(), heeded) for time in times}
+        missed = [time for time in missed if not why[time]]
+        if on_time and (words := why[on_time[0]]):
+            turn.left.append(Left(SKIPPED, f"Excluded: {words}.", on_time[0], on_time[0]))
+            on_time = []
+    away = "The portal was not there at that time"
+    match schedule.missed:
+        case Schedule.Missed.ONCE if missed and on_time:
+            _leave(turn, missed, f"{away}; the next run stands for it.")
+        case Schedule.Missed.ONCE if missed:
+            _leave(turn, missed[:-1], f"{away}; the next run stands for it.")
+            on_time = missed[-1:]
+        case Schedule.Missed.ALL:
+            _leave(turn, missed[:-MOST_MADE_UP], f"{away}, and no more than {MOST_MADE_UP} are made up for.")
+            on_time = missed[-MOST_MADE_UP:] + on_time
+        case _:
+            _leave(turn, missed, f"{away}.")
+    turn.runs = on_time
+    return turn
+
+
+@lru_cache(maxsize=4096)
+def _times(expression: str, zone: str, first: datetime, at: datetime) -> tuple[list[datetime], datetime]:
+    """Those from `first` until now, and the next one. After a long time, the last `MOST_TIMES` of them."""
+    clock = Cron(expression, zone)
+    found: deque[datetime] = deque(maxlen=MOST_TIMES)
+    for time in clock.after(first - timedelta(microseconds=1)):
+        if time > at:
+            return list(found), time
+        found.append(time)
+        if len(found) == MOST_TIMES and at - time > ABOUT_A_DAY:
+            return _times(expression, zone, at - ABOUT_A_DAY, at)
+    raise RuntimeError("a schedule's times have come to an end")
+
+
+def _leave(turn: Turn, times: Sequence[datetime], reason: str) -> None:
+    if times:
+        turn.left.append(Left(MISSED, reason, times[0], times[-1], len(times)))
+
+
+def fire_due(at: datetime | None = None) -> int:
+    """Have all times that have come by now, which is the database's, begin their runs. Returns how many begun.
+
+    What is made one by one (a cluster of its own, an older run to be cancelled) has a transaction each.
+    """
+    at = at or database_now()
+    coming = Schedule.objects.coming().filter(next_at__lte=at)
+    slow = Q(job__dedicated__isnull=False) | Q(overlap=Schedule.Overlap.CANCEL)
+    begun = 0
+    for rows, most in ((coming.exclude(slow), AT_ONCE), (coming.filter(slow), 1)):
+        tried: set[int] = set()
+        while pks := list(rows.exclude(pk__in=tried).values_list("pk", flat=True)[:most]):
+            tried |= set(pks)
+            begun += _fire(pks, at)
+    return begun + _fire_queued()
+
+
+@audit.atomic()
+def _fire(pks: Collection[int], at: datetime) -> int:
+    schedules = _claimable(Schedule.objects.filter(pk__in=pks, next_at__lte=at))
+    of = {schedule.job.workspace_id for schedule in schedules}
+    days = dict(Calendar.objects.filter(workspace__in=of).values_list("workspace", "days"))
+    turns = {one.pk: turn_of(one, days.get(one.job.workspace_id, []), at) for one in schedules}
+    moves: defaultdict[tuple[datetime | None, datetime], list[int]] = defaultdict(list)
+    for one in schedules:
+        moves[one.next_at, turns[one.pk].next_at].append(one.pk)
+    for (before, after), those in moves.items():
+        claimed = Schedule.objects.filter(pk__in=those, next_at=before).update(next_at=after)
+        if claimed != len(those):
+            raise RuntimeError("a schedule was changed by somebody who has not locked its job")
+    failpoint("jobs.schedules.claimed")
+    firing = _Firing(schedules)
+    for one in schedules:
+        firing.take(one, turns[one.pk])
+    begun = firing.done()
+    failpoint("jobs.schedules.made")
+    return begun
+
+
+def _fire_queued() -> int:
+    """Times that have waited for room, where there is some now."""
+    queued = Firing.objects.filter(schedule=OuterRef("pk"), outcome=QUEUED)
+    begun = 0
+    for pk in list(Schedule.objects.filter(Exists(queued)).values_list("pk", flat=True)):
+        begun += _fire_queued_of(pk)
+    return begun
+
+
+@audit.atomic()
+def _fire_queued_of(pk: int) -> int:
+    firing = _Firing(_claimable(Schedule.objects.filter(pk=pk)))
+    for one in firing.schedules:
+        firing.take_queued(one)
+    return firing.done()
+
+
+def _claimable(rows: Any) -> list[Schedule]:
+    """Those whose jobs nobody else holds, which are locked then: their schedules are ours to change."""
+    jobs = Job.objects.filter(pk__in=rows.values("job")).order_by("pk")
+    held = {job.pk: job for job in jobs.select_for_update(no_key=True, skip_locked=True)}
+    place = ("organization", "cloud_config")
+    workspaces = Workspace.objects.select_related(*place).in_bulk({job.workspace_id for job in held.values()})
+    clusters = Cluster.objects.in_bulk({job.cluster_id for job in held.values() if job.cluster_id})
+    found = list(rows.filter(job__in=held, deleted=None).order_by("pk"))
+    owners = User.objects.in_bulk({schedule.owner_id for schedule in found if schedule.owner_id})
+    for cluster in clusters.values():
+        cluster.workspace = workspaces[cluster.workspace_id]
+    for job in held.values():
+        job.workspace = workspaces[job.workspace_id]
+        if job.cluster_id:
+            job.cluster = clusters[job.cluster_id]
+    for schedule in found:
+        schedule.job, schedule.owner = held[schedule.job_id], owners.get(schedule.owner_id or 0)
+    return found
+
+
+class _Firing:
+    """Some schedules at once, whose jobs are locked: their runs are made by a few statements for all of them."""
+
+    def __init__(self, schedules: list[Schedule]) -> None:
+        self.schedules = schedules
+        unfinished = Run.objects.unfinished().filter(schedule__in=schedules).order_by()
+        queued = Firing.objects.filter(schedule__in=schedules, outcome=QUEUED).order_by()
+        self.going = _counted(unfinished, "schedule")
+        self.queued = _counted(queued, "schedule")
+        clusters = {schedule.job.cluster_id for schedule in schedules}
+        self.waiting = _counted(Run.objects.waiting().filter(cluster__in=clusters - {None}).order_by(), "cluster")
+        numbered = Run.objects.filter(job__in={schedule.job_id for schedule in schedules}).order_by()
+        self.numbers = dict(numbered.values_list("job").annotate(last=Max("number")))
+        self.refusals = _refusals(schedules)
+        places = {schedule.job.workspace for schedule in schedules}
+        self.stores = {workspace.pk: workspace.cloud_config.output_store for workspace in places}
+        self.runs: list[Run] = []
+        self.firings: list[Firing] = []
+        self.troubles: dict[int, str] = {}
+        self.begun = 0
+
+    def take(self, schedule: Schedule, turn: Turn) -> None:
+        for left in turn.left:
+            self._note(schedule, left)
+        for due in turn.runs:
+            queues = schedule.overlap == Schedule.Overlap.QUEUE
+            if why := self._refused(schedule):
+                self._refuse(schedule, due, why)
+            elif self._has_room(schedule) and not (queues and self.queued[schedule.pk]):
+                self._begin(schedule, due)
+            elif schedule.overlap == Schedule.Overlap.CANCEL:
+                self._cancel_oldest(schedule)
+                self._begin(schedule, due)
+            elif queues and self.queued[schedule.pk] < MOST_QUEUED:
+                self.queued[schedule.pk] += 1
+                words = f"It waits until fewer than {schedule.most_runs} of its runs go on."
+                self.firings.append(Firing(schedule=schedule, due=due, outcome=QUEUED, reason=words))
+            elif queues:
+                self._note(schedule, Left(SKIPPED, f"{MOST_QUEUED} times wait already.", due, due))
+            else:
+                more = "A run of it had" if schedule.most_runs == 1 else f"{schedule.most_runs} runs of it had"
+                self._note(schedule, Left(SKIPPED, f"{more} not ended.", due, due))
+
+    def take_queued(self, schedule: Schedule) -> None:
+        """As many as there is room for, the oldest first."""
+        room = schedule.most_runs - self.going[schedule.pk]
+        for firing in schedule.firings.filter(outcome=QUEUED).order_by("pk")[: max(0, room)]:
+            if why := self._refused(schedule):
+                self.troubles[schedule.pk] = why
+                Firing.objects.filter(pk=firing.pk).update(outcome=SKIPPED, reason=why)
+            else:
+                firing.reason = "It has waited for room."
+                self._begin(schedule, firing.due, firing)
+
+    def _refused(self, schedule: Schedule) -> str:
+        """What a person would be told who started a run now, as `start_run` does; a cluster of its own is not made."""
+        cluster = schedule.job.cluster
+        if why := self.refusals.get(schedule.pk):
+            return why
+        if cluster and cluster.status in GONE:
+            return f"{cluster.name} is {cluster.badge.word}. Choose another cluster for the job."
+        if cluster and self.waiting[cluster.pk] >= MOST_WAITING:
+            return f"{MOST_WAITING} runs wait for {cluster.name} already."
+        try:
+            check_ranks(Program.of(schedule.job), is_due=True)
+        except PortalError as error:
+            return str(error.message)
+        return ""
+
+    def _has_room(self, schedule: Schedule) -> bool:
+        return self.going[schedule.pk] < schedule.most_runs
+
+    def _refuse(self, schedule: Schedule, due: datetime, why: str) -> None:
+        self.troubles[schedule.pk] = why
+        self._note(schedule, Left(SKIPPED, why, due, due))
+
+    def _note(self, schedule: Schedule, left: Left) -> None:
+        """A row of its own; where the last one of the schedule says the same, that goes on."""
+        last = schedule.firings.order_by("-pk").first()
+        if last and (last.outcome, last.reason) == (left.outcome, left.reason):
+            Firing.objects.filter(pk=last.pk).update(until=left.last, count=F("count") + left.count)
+            return
+        until = left.last if left.last != left.first else None
+        said = {"outcome": left.outcome, "reason": left.reason, "count": left.count, "until": until}
+        self.firings.append(Firing(schedule=schedule, due=left.first, **said))
+
+    def _cancel_oldest(self, schedule: Schedule) -> None:
+        too_many = self.going[schedule.pk] - schedule.most_runs + 1
+        of = ("job__workspace__organization", "cluster__workspace__organization", "output")
+        for run in schedule.runs.unfinished().select_related(*of).order_by("pk")[:too_many]:
+            assert schedule.owner
+            cancel_run(run, by=schedule.owner)
+            self.going[schedule.pk] -= 1
+
+    def _begin(self, schedule: Schedule, due: datetime, firing: Firing | None = None) -> None:
+        job = schedule.job
+        self.going[schedule.pk] += 1
+        self.begun += 1
+        if firing is None:
+            firing = Firing(schedule=schedule, due=due)
+        firing.outcome = RAN
+        if job.dedicated:
+            try:
+                firing.run = start_run(job, by=schedule.owner, schedule=schedule)
+            except PortalError as error:
+                self.going[schedule.pk] -= 1
+                self.begun -= 1
+                firing.outcome, firing.reason = SKIPPED, error.message
+                self.troubles[schedule.pk] = error.message
+        else:
+            assert job.cluster
+            number = (self.numbers.get(job.pk) or 0) + 1
+            self.numbers[job.pk] = number
+            store = self.stores[job.workspace_id]
+            run = new_run(job, number, job.cluster, Program.of(job), store, by=schedule.owner, uuid=uuid4())
+            run.schedule = schedule
+            self.waiting[job.cluster.pk] += 1
+            self.runs.append(run)
+            firing.run = run
+        if firing.outcome == RAN and schedule.trouble:
+            self.troubles[schedule.pk] = ""
+        self.firings.append(firing)
+
+    def done(self) -> int:
+        """Everything that was taken, written down. Returns how many runs have begun."""
+        insert([run.output for run in self.runs])
+        for run in self.runs:
+            run.output_id = run.output.pk
+        insert(self.runs)
+        new = []
+        for firing in self.firings:
+            if firing.run:
+                firing.run_id = firing.run.pk
+            if firing.pk:
+                firing.save()
+            else:
+                new.append(firing)
+        insert(new)
+        for why in set(self.troubles.values()):
+            of = [pk for pk, trouble in self.troubles.items() if trouble == why]
+            Schedule.objects.filter(pk__in=of).update(trouble=why)
+        if self.runs:
+            Job.objects.filter(pk__in={run.job_id for run in self.runs}).update(ran=Now())
+            self._wake_clusters()
+            live.ring(live.WATCH_WAITING)
+        live.ring(*{name for one in self.schedules for name in one.job.workspace.live_names()})
+        self._record()
+        return self.begun
+
+    def _wake_clusters(self) -> None:
+        """As a person's start does: their timers begin again, and a pause by itself gives way."""
+        held = Cluster.objects.select_for_update(of=("self",), no_key=True)
+        clusters = list(held.filter(pk__in={run.cluster_id for run in self.runs}).order_by("pk"))
+        Cluster.objects.filter(pk__in=[cluster.pk for cluster in clusters], status__in=Cluster.TIMED).update(
+            last_active=Now()
+        )
+        for cluster in clusters:
+            if cluster.status == Cluster.Status.PAUSING:
+                give_way(cluster)
+
+    def _record(self) -> None:
+        """One entry in each workspace, however many begin there at once: each has its own in the schedule's history."""
+        in_it: defaultdict[Workspace, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            in_it[run.job.workspace].append(run)
+        for workspace, runs in in_it.items():
+            said: dict[str, Any] = {"organization": workspace.organization, "workspace": workspace}
+            run = runs[0]
+            if len(runs) == 1 and run.schedule:
+                audit.record(
+                    "started", run, by=run.started_by, after={"by its schedule": run.schedule.clock.words}, **said
+                )
+            else:
+                some = ", ".join(str(run) for run in runs[:20])
+                more = f" and {len(runs) - 20} more" if len(runs) > 20 else ""
+                audit.record("started by schedules", workspace, by=None, after={"runs": f"{some}{more}"}, **said)
+
+
+def _counted(rows: Any, of: str) -> Counter[int]:
+    return Counter(dict(rows.values_list(of).annotate(count=Count("pk"))))
+
+
+def _refusals(schedules: Iterable[Schedule]) -> dict[int, str]:
+    """Why those whose owner may not start runs bring none: the same is asked of a person who presses the button."""
+    owners: dict[int, User] = {}
+    of: defaultdict[int, set[int]] = defaultdict(set)
+    found = {}
+    for schedule in schedules:
+        if schedule.owner is None:
+            found[schedule.pk] = "Whoever it belonged to is gone. Somebody who may run jobs has to take it over."
+        else:
+            owner = owners.setdefault(schedule.owner.pk, schedule.owner)
+            of[owner.pk].add(schedule.job.workspace_id)
+    allowed = {
+        pk: set(Workspace.objects.where(owners[pk], Can.RUN_JOBS).filter(pk__in=places).values_list("pk", flat=True))
+        for pk, places in of.items()
+    }
+    for schedule in schedules:
+        whose = schedule.owner
+        if whose is not None and schedule.job.workspace_id not in allowed[whose.pk]:
+            if not whose.may_enter:
+                found[schedule.pk] = f"{whose} is locked out of the portal, so nothing begins in their name."
+            else:
+                found[schedule.pk] = f"{whose} may not run jobs in {schedule.job.workspace} any more."
+    return found
+
+
+def next_look() -> float:
+    """Seconds until a time comes, or something that waits for room may have it."""
+    soonest = Schedule.objects.coming().annotate(now=Now()).values_list("next_at", "now").first()
+    if soonest is None:
+        return EVERY
+    next_at, at = soonest
+    assert next_at
+    return float(min(EVERY, max(0.02, (next_at - at).total_seconds() + 0.005)))
+
+
+class ScheduleWatcher:
+    """Has the times of schedules begin their runs."""
+
+    rung_by = (live.WATCH_WAITING,)  # a run has ended: there may be room for another
+
+    async def run(self, bell: Bell) -> None:
+        pace = Pace()
+        while True:
+            await pace.turn()
+            if begun := await DATABASE(fire_due)():
+                logger.info("schedules have begun %s runs", begun)
+            await bell.wait(await DATABASE(next_look)())

@@ -1,0 +1,262 @@
+"""From an AWS account to the right answer of a job, and back to nothing, on the pages of a whole portal.
+
+AWS is an emulator with a real node behind each instance; the account's owner does by its API what the pages say.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.aws.box import CUSTOMER, REGION, Box, why_not
+from tests.browser.conftest import faults, sign_in
+from tests.running import RunningPortal, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+MINUTES = 60_000  # ms
+KIND = "m5.large"  # one core
+TOKEN = "canary-of-a-token-0123456789"
+
+
+@pytest.fixture(scope="session")
+def box():
+    if why := why_not():
+        pytest.skip(why)
+    with Box() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def portal(box):
+    folder = Path(tempfile.mkdtemp(prefix="cx-browser-aws-"))
+    portal = RunningPortal(folder, collected=True, **box.settings).start()
+    portal.who = portal.call("setup")
+    yield portal
+    portal.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_cookies(portal, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{portal.url}/accounts/login/")
+    expect(page.locator("aside.emulated")).to_contain_text("Emulated.")
+    sign_in(page, portal)
+    cookies = context.cookies()
+    context.close()
+    return cookies
+
+
+def look(page):
+    """A page at two widths and in both themes; and it says that nothing here is AWS."""
+    expect(page.locator("aside.emulated")).to_contain_text("Emulated.")
+    assert faults(page, preload=False) == []
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def begin(page, portal, name):
+    """A configuration of which only the account is known. Its id; the page says how to go on."""
+    page.goto(f"{portal.url}/cloud-configurations/new/?kind=aws")
+    page.fill("[name=name]", name)
+    page.fill("[name=account]", CUSTOMER)
+    page.fill("[name=region]", REGION)
+    page.click("button:has-text('Create cloud configuration')")
+    page.wait_for_selector("#external-id")
+    return page.url.split("/")[4]
+
+
+def is_active(page, portal, config):
+    """Without anybody touching it; then on its page."""
+    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=180, what="an ACTIVE one")
+    page.goto(f"{portal.url}/cloud-configurations/{config}/")
+    expect(page.locator("main .st").first).to_have_text("ACTIVE")
+
+
+def made_as_shown(page, box):
+    """What its owner makes, of what the page shows and has filled in: the role with its policies, bucket, table."""
+    role = page.input_value("[name=role]").rpartition("/")[2]
+    bucket, table = page.input_value("[name=bucket]"), page.input_value("[name=table]")
+    iam, s3 = box.client("iam"), box.client("s3")
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    blocked = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(blocked, True))
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    box.client("dynamodb").create_table(
+        TableName=table,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "LockID", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "LockID", "KeyType": "HASH"}],
+    )
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument=page.text_content("#trust"))
+    for heading in page.locator("h3:has-text('Permission policy')").all():
+        name = heading.text_content().rpartition(" ")[2]
+        arn = iam.create_policy(PolicyName=name, PolicyDocument=page.text_content(f"[id='{name}']"))["Policy"]["Arn"]
+        iam.attach_role_policy(RoleName=role, PolicyArn=arn)
+
+
+def test_an_account_is_connected_in_three_ways(open_desk, portal, box):
+    page = open_desk("/", reduced_motion="reduce")
+    config = begin(page, portal, "By hand")
+    page.click("a:has-text('Manually')")
+    page.click("button:has-text('Validate')")
+    expect(page.locator("[role=status] .note-bad, [role=status] .t-bad").first).to_be_visible()
+    expect(page.locator("button[name=finish]")).to_be_disabled()
+    look(page)
+    made_as_shown(page, box)
+    page.click("button:has-text('Validate')")
+    expect(page.locator("text=Everything is there. Finish it.")).to_be_visible()
+    page.click("button[name=finish]")
+    is_active(page, portal, config)
+    look(page)
+
+    config = begin(page, portal, "By a key")
+    page.click("a:has-text('With an access key')")
+    iam = box.client("iam")
+    iam.create_user(UserName="owner")
+    key = iam.create_access_key(UserName="owner")["AccessKey"]
+    page.fill("[name=key]", key["AccessKeyId"])
+    page.fill("[name=secret]", key["SecretAccessKey"])
+    look(page)
+    page.click("button:has-text('Make everything')")
+    is_active(page, portal, config)
+    assert key["SecretAccessKey"] not in portal.call("dump_database") + portal.call("dump_queue") + portal.log()
+
+    config = begin(page, portal, "By a stack")
+    with page.expect_download() as download:
+        page.click("a:has-text('Download the template')")
+    template = download.value.path().read_text()
+    stack = page.locator("#launch").text_content().partition("--stack-name ")[2].split()[0]
+    page.click("button:has-text('The stack is launched')")
+    expect(page.locator("#aws-live")).to_contain_text("The portal tries the role every few seconds")
+    look(page)
+    policies = [{"ParameterKey": "NodePolicy", "ParameterValue": "is there"}]  # by the key
+    box.client("cloudformation").create_stack(
+        StackName=stack, TemplateBody=template, Parameters=policies, Capabilities=["CAPABILITY_NAMED_IAM"]
+    )
+    expect(page.locator("#aws-live .st")).to_have_text("ACTIVE", timeout=3 * MINUTES)
+    is_active(page, portal, config)
+
+
+@pytest.fixture
+def workspace(open_desk, portal, box):
+    """In an account that is connected."""
+    words = {"account": CUSTOMER, "region": REGION}
+    iam = box.client("iam")
+    iam.create_user(UserName="second owner")
+    key = iam.create_access_key(UserName="second owner")["AccessKey"]
+    config = portal.call("open_account", **words, key=key["AccessKeyId"], secret=key["SecretAccessKey"])
+    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=180, what="an ACTIVE one")
+    page = open_desk("/workspaces/new/", reduced_motion="reduce")
+    page.fill("[name=name]", "in AWS")
+    page.select_option("[name=cloud_config]", config)
+    page.fill("[name=range]", box.net)
+    page.select_option("[name=region]", REGION)
+    look(page)
+    page.click("button:has-text('Create workspace')")
+    finished(page)
+    page.click("a:has-text('Open in AWS')")
+    page.wait_for_url("**/dashboard/")
+    return page.url.split("/")[4]
+
+
+def finished(page):
+    expect(page.locator("#task-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=6 * MINUTES)
+    head = page.locator("main").inner_text()
+    assert page.locator("#task-head .st").inner_text() == "FINISHED", head
+
+
+def changed(page, portal, cluster, button, word):
+    """By a button of its page."""
+    page.goto(f"{portal.url}/clusters/{cluster}/")
+    page.click(f"main button:has-text('{button}')")
+    until(lambda: portal.call("state", kind="cluster", uuid=cluster)["status"] == word, seconds=360, what=word)
+    page.goto(f"{portal.url}/clusters/{cluster}/")
+    expect(page.locator("#cluster-live .st").first).to_have_text(word.upper())
+
+
+def confirmed_by_name(page, name):
+    page.fill("main [name=name]", name)
+    page.click("main form.field button[type=submit]")
+
+
+def states(box):
+    """Of all instances of the account."""
+    pages = box.client("ec2").get_paginator("describe_instances").paginate()
+    return [one["State"]["Name"] for page in pages for many in page["Reservations"] for one in many["Instances"]]
+
+
+def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
+    foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
+    page.fill("[name=name]", "trio")
+    page.fill("#id_find", KIND)
+    page.click(f"[name=instance_type][value='{KIND}']")
+    page.fill("[name=node_count]", "3")
+    expect(page.locator("#estimate")).to_contain_text(f"3 × {KIND}")
+    look(page)
+    page.click("button:has-text('Create cluster')")
+    finished(page)
+    page.click("a:has-text('Open trio')")
+    page.wait_for_selector("h1:has-text('trio')")
+    cluster = page.url.split("/")[4]
+    look(page)
+
+    page.goto(f"{portal.url}/workspaces/{workspace}/jobs/new/?cluster={cluster}")
+    page.fill("[name=git_url]", f"{portal.url}/examples/flights")
+    page.fill("[name=command]", "flights.py")
+    page.fill("[name=name]", "flights")
+    page.click("#create")
+    page.wait_for_url("**/runs/**")
+    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=8 * MINUTES)
+    page.wait_for_selector("[data-state]:has-text('Complete: ')")
+    assert "answer: right" in page.text_content(".log")
+    look(page)
+
+    changed(page, portal, cluster, "Pause", "paused")
+    assert sorted(states(box)) == ["stopped"] * 3
+    changed(page, portal, cluster, "Resume", "running")
+    page.goto(f"{portal.url}/clusters/{cluster}/scale/")
+    page.fill("[name=node_count]", "4")
+    page.click("main form button[type=submit]")
+    finished(page)
+    assert states(box) == ["running"] * 4
+
+    made = portal.call(
+        "make_dedicated", workspace=workspace, git_url=f"{portal.url}/examples/hostnames", command="hostnames.py",
+        name="alone", instance_type=KIND, credential=["alice", TOKEN],
+    )  # fmt: skip
+    page.goto(f"{portal.url}/runs/{made['run']}/")
+    expect(page.locator("#run-head .st")).to_have_text("INPROGRESS", timeout=6 * MINUTES)
+    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=3 * MINUTES)
+    page.wait_for_selector("[data-state]:has-text('Complete: ')")
+    assert "answer: right, 2 ranks" in page.text_content(".log")
+    until(lambda: states(box).count("terminated") == 2, seconds=120, what="the end of its cluster")
+    kept = [portal.call("dump_database"), portal.call("dump_queue"), portal.log(), page.content()]
+    kept += [path.read_text(errors="replace") for path in (*box.folder.glob("consoles/*"), box.folder / "recording")]
+    assert [text[max(0, text.find(TOKEN) - 80) :][:200] for text in kept if TOKEN in text] == []
+
+    page.goto(f"{portal.url}/clusters/{cluster}/delete/")
+    confirmed_by_name(page, "trio")
+    finished(page)
+    page.goto(f"{portal.url}/workspaces/{workspace}/delete/")
+    confirmed_by_name(page, "in AWS")
+    finished(page)
+    assert left(box) == {"vpcs": [foreign], "instances": set(), "files": [], "profiles": [], "templates": []}
+
+
+def left(box):
+    ec2, iam = box.client("ec2"), box.client("iam")
+    return {
+        "vpcs": [one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if not one.get("IsDefault")],
+        "instances": set(states(box)) - {"terminated"},
+        "files": box.client("efs").describe_file_systems()["FileSystems"],
+        "profiles": iam.list_instance_profiles()["InstanceProfiles"],
+        "templates": ec2.describe_launch_templates()["LaunchTemplates"],
+    }
