@@ -74,11 +74,13 @@ class JobQuerySet(AccessQuerySet["Job"]):
         return self.filter(deleted=None)
 
     def for_lists(self) -> JobQuerySet:
-        """With their clusters, and without what is in no row of a list."""
+        """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
         again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
-        return self.select_related("cluster").defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+        coming = Schedule.objects.coming().filter(job=OuterRef("pk")).values("next_at")[:1]
+        rows = self.select_related("cluster").annotate(next_at=Subquery(coming))
+        return rows.defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
 
 
 class Kind(models.TextChoices):

@@ -340,6 +340,9 @@ LOGGING = {
         "django.server": {"level": "WARNING"},
         "asyncssh": {"level": "WARNING"},
         "botocore": {"level": "WARNING"},  # below that, it writes down what it signs
+        "botocore.credentials": {
+            "level": "ERROR"
+        },  # a role that may not be taken on is told where somebody asked for it
         "rq.worker": {"level": "WARNING"},
         "uvicorn.access": {"level": "WARNING"},
     },

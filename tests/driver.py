@@ -36,9 +36,9 @@ from django.utils.timezone import now  # noqa: E402
 
 from accounts.actions import create_first_administrator, invite_people  # noqa: E402
 from accounts.models import AuditEvent, Membership, Organization, User  # noqa: E402
-from clusters import actions  # noqa: E402
+from clusters import actions, roles  # noqa: E402
 from clusters.actions import create_cluster, delete_cluster, pause_cluster, repair_cluster, resume_cluster  # noqa: E402
-from clusters.models import Cluster, EngineVersion  # noqa: E402
+from clusters.models import Cluster, EngineVersion, InstanceRole  # noqa: E402
 from clusters.specification import Specification  # noqa: E402
 from jobs import repositories  # noqa: E402
 from jobs.actions import Credential, cancel_run, create_job, delete_job, start_run  # noqa: E402
@@ -255,7 +255,11 @@ def make_workspace(name="lab", choices=None, **of):
     return str(workspace.uuid)
 
 
-def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
+def register_role(workspace, arn, name="reader"):
+    return str(roles.register(Workspace.objects.get(uuid=workspace), name=name, arn=arn, by=alice()).uuid)
+
+
+def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False, role=""):
     workspace = Workspace.objects.get(uuid=workspace)
     offers = workspace.cloud_config.account.instance_types(workspace.region)
     offer = next((offer for offer in offers if offer.cores == cores), offers[0])
@@ -266,6 +270,7 @@ def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False):
         node_count=nodes,
         engine_version=EngineVersion.objects.get(kind="mpi"),
         auto_repair=auto_repair,
+        role=role,
         by=alice(),
     )
     return str(cluster.uuid)
@@ -394,7 +399,7 @@ def publish(name):
 
 
 def state(kind, uuid):
-    model = {"workspace": Workspace, "cluster": Cluster, "run": Run}[kind]
+    model = {"workspace": Workspace, "cluster": Cluster, "role": InstanceRole, "run": Run}[kind]
     row = model.objects.get(uuid=UUID(uuid))
     task = row.last_task  # None: a run that waits for its cluster
     row.refresh_from_db()  # after its task: what has ended with that has its status by then

@@ -20,12 +20,13 @@ from django.views.decorators.http import require_safe
 from accounts.access import Can, OrganizationRole, may
 from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.models import Run, newest_of_each, reasons
-from jobs.views.lists import MOST_WORKSPACES, coming, workspaces_of
+from jobs.models import Run, Schedule, newest_of_each, reasons
+from jobs.views.lists import MOST_WORKSPACES, workspaces_of
 from workspaces.models import Stray, Workspace
 from workspaces.place import workspace_for
 
 SHOWN = 8  # rows of each panel
+COMING = 5  # schedules whose time comes next
 WINDOW = 7  # days
 MOST_COUNTED = 1000  # of a figure; more is "1,000+"
 
@@ -120,12 +121,21 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
         "waits": waits[:SHOWN],
         "recent": [run for run in runs if run.is_finished][:SHOWN],
         "clusters": some,
-        "coming": coming(workspaces),
+        "coming": _coming(workspaces),
         "figures": {name: _figure(runs, f"count_{name}") for name in figures}
         | {"clusters": _figure(some, "count_running")},
         "window": WINDOW,
         "key": uuid4(),
     }
+
+
+def _coming(workspaces: Sequence[Workspace]) -> list[Schedule]:
+    """The schedules there whose time comes next."""
+    by_pk = {workspace.pk: workspace for workspace in workspaces}
+    found = list(Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job")[:COMING])
+    for schedule in found:
+        schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
+    return found
 
 
 def _count(rows: QuerySet[Any]) -> RawSQL | Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +18,7 @@ from accounts.place import enter_organization
 from clusters.models import Cluster
 from jobs.durations import Chart, charts
 from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
-from jobs.models import Job, JobQuerySet, Run, Schedule, newest_of_each
+from jobs.models import Job, JobQuerySet, Run, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
 from workspaces.models import Workspace
 from workspaces.place import workspace_for
@@ -26,7 +26,6 @@ from workspaces.place import workspace_for
 PAGE = 25
 MOST_WORKSPACES = 100  # of which a dashboard, or a list over all of them, is made: the newest
 MOST_BUSY = 50  # jobs that run or wait and are first in a list
-COMING = 5  # schedules whose time comes next
 MOST_JOBS = 30  # whose runs are looked through for a word in their names
 
 
@@ -128,15 +127,6 @@ def workspaces_of(request: HttpRequest, organization: Organization, **columns: A
     return found
 
 
-def coming(workspaces: Sequence[Workspace]) -> list[Schedule]:
-    """The schedules there whose time comes next."""
-    by_pk = {workspace.pk: workspace for workspace in workspaces}
-    found = list(Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job")[:COMING])
-    for schedule in found:
-        schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
-    return found
-
-
 def _order(request: HttpRequest) -> dict[str, str]:
     """For the heading of the times: the order that they are in, and the address of the same list in the other one."""
     query = request.GET.copy()
@@ -191,7 +181,6 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "form": form,
         "rows": [(job, lasts.get(job.pk), bars.get(job.pk)) for job in (*first, *page.rows)],
         **page.context,
-        "coming": coming([workspace]),
         "clusters": any(cluster.status != Cluster.Status.TERMINATED for cluster in clusters),
         "filtered": any(request.GET.get(name) for name in ("q", "cluster")),
         "key": uuid4(),

@@ -50,6 +50,18 @@ def why_not() -> str:
     return "only root can make nodes with disks, users and an SSH server at port 22" if "root" in why else why
 
 
+def unpacked(packages: Path, folder: Path) -> None:
+    """Debian packages as a layer over this computer's system: `Box(layers=...)`."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        link = Path("/", name)
+        if link.is_symlink():  # else a package that has files there would hide all others
+            (folder / link.readlink()).mkdir(parents=True)
+            (folder / name).symlink_to(link.readlink())
+    for package in sorted(packages.glob("*.deb")):
+        content = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True).stdout
+        subprocess.run(["tar", "--keep-directory-symlink", "-x", "-C", folder], input=content, check=True)
+
+
 def end_with_us() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -166,6 +166,8 @@ class Room:
         _mount("-t", "tmpfs", "-o", f"mode=700,size={order.mib}m", "room", str(self.folder))
         for name in ("efs", "hosts", "nodes"):
             (self.folder / name).mkdir(mode=0o700)
+        if order.layers:  # on another disk than what it lies over, or the kernel takes it for a loop
+            shutil.copytree(order.layers, self.folder / "layers", symlinks=True)
         self.places = [Place(order, account, region) for account in order.accounts for region in order.regions]
         self.recording = Recording(order.folder / "recording")
         self.nodes: dict[str, Node] = {}
@@ -313,7 +315,7 @@ class Room:
         with (self.consoles / node.id).open("ab") as console:
             node.process = subprocess.Popen(
                 [*own, "sh", str(HERE / "node.sh"), *map(str, words)],
-                env=env | {"LAYERS": self.order.layers},
+                env=env | {"LAYERS": str(self.folder / "layers") if self.order.layers else ""},
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console,
             )  # fmt: skip
         node.boots, node.server = self.starts[node.id], 0

@@ -191,5 +191,5 @@ def test_each_link_to_the_guide_leads_to_a_section_of_it(client, alice):
     assert {*causes.guides()["aws"].values()} | {"clean-up-by-hand"} == anchors
     assert all(f'<section id="{anchor}"' in page for anchor in anchors)
     assert "<code>InsufficientInstanceCapacity</code>" in page
-    assert page.count("<ol>") == 1
-    assert page.count("<li>", page.index("<ol>"), page.index("</ol>")) == 9
+    order = page.partition('<section id="clean-up-by-hand"')[2]
+    assert order.count("<li>", order.index("<ol>"), order.index("</ol>")) == 9

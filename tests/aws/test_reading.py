@@ -40,12 +40,21 @@ signed sts -d 'Action=GetCallerIdentity&Version=2011-06-15' "$AWS_ENDPOINT_URL" 
 """
 
 
-def test_a_program_on_a_node_with_a_registered_role_reads_a_bucket_without_keys(box, monkeypatch):
-    iam, s3 = box.client("iam"), box.client("s3")
-    owner.node_policy(iam)
-    bucket = f"flights-{uuid.uuid4().hex[:8]}"
+def flights(box, bucket):
+    s3 = box.client("s3")
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_object(Bucket=bucket, Key="flights/2019.csv", Body=b"ORD,EWR,14\n")
+
+
+def reads(bucket):
+    return READS.replace("REGION", REGION).replace("BUCKET", bucket)
+
+
+def test_a_program_on_a_node_with_a_registered_role_reads_a_bucket_without_keys(box, monkeypatch):
+    iam = box.client("iam")
+    owner.node_policy(iam)
+    bucket = f"flights-{uuid.uuid4().hex[:8]}"
+    flights(box, bucket)
     role = owner.role(iam)
     name = role.rpartition("/")[2]
     iam.put_role_policy(RoleName=name, PolicyName="a-bucket", PolicyDocument=json.dumps(policy.use_of_a_bucket(bucket)))
@@ -68,7 +77,7 @@ def test_a_program_on_a_node_with_a_registered_role_reads_a_bucket_without_keys(
             return None  # it boots
 
     hands.until(lambda: (answer := says(f"test -e {READY}")) and answer.status == 0, 60)
-    answer = says(READS.replace("REGION", REGION).replace("BUCKET", bucket))
+    answer = says(reads(bucket))
     assert answer.status == 0, answer
     assert answer.text.splitlines() == ["ORD,EWR,14", f"assumed-role/{name}/{node.id}"]
     nobody = says(f'curl -s -o /dev/null -w "%{{http_code}}" "$AWS_ENDPOINT_URL/{bucket}/flights/2019.csv"')

@@ -66,13 +66,13 @@ def test_cron10k(table, many):
         next_look()
         looks.append((time.perf_counter() - began) * 1000)
     floor = _bare_rows()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     assert fire_due(AT + timedelta(seconds=1)) == MANY
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, time.process_time() - worked
     assert Run.objects.count() == Firing.objects.filter(outcome="ran").count() == MANY
     assert fire_due(AT + timedelta(seconds=1)) == 0
     assert not Schedule.objects.filter(next_at__lte=AT).exists()
-    table.add("cron10k", f"{took:.2f} s", f"{floor:.2f} s", f"{BAR} s", good=took <= BAR)
+    table.add("cron10k", f"{took:.2f} s ({cpu:.2f} of CPU)", f"{floor:.2f} s", f"{BAR} s", good=took <= BAR)
     looks = measured.samples("a look with nothing due", looks, least=50)
     half = measured.percentile(looks, 0.5)
     table.add("cron, nothing due", f"{half:.1f} ms", f"{min(looks):.1f} ms", f"{LOOK} ms", good=half <= LOOK)

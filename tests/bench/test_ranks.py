@@ -56,8 +56,10 @@ def test_start(three, table, size, rounds):  # noqa: F811
 
 def test_memory(three, table):  # noqa: F811
     folder = three.start(["python", "-c", SLEEPS], size=60)
-    until(lambda: (folder / "log").read_bytes().count(b"is there") == 60, seconds=60, what="60 ranks")
-    wrappers = [process.pid for process in three.folder.processes() if _is_wrapper(process.pid)]
+    log = folder / "log"
+    until(lambda: log.exists() and log.read_bytes().count(b"is there") == 60, seconds=60, what="60 ranks")
+    found = {process.pid: process.parent for process in three.folder.processes() if _is_wrapper(process.pid)}
+    wrappers = [pid for pid, parent in found.items() if parent not in found]  # a rank is its wrapper's child
     sizes = measured.samples("wrappers", [_pss(pid) for pid in wrappers], least=60)
     table.add(
         "ranks_memory, a wrapper of 60",

@@ -195,6 +195,7 @@ def states(box):
 def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
     foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
     page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
+    until(lambda: page.reload() and page.locator("#id_find").count(), seconds=120, what="AWS's instance types")
     page.fill("[name=name]", "trio")
     page.fill("#id_find", KIND)
     page.click(f"[name=instance_type][value='{KIND}']")
@@ -213,7 +214,7 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     page.fill("[name=command]", "flights.py")
     page.fill("[name=name]", "flights")
     page.click("#create")
-    page.wait_for_url("**/runs/**")
+    page.wait_for_url("**/runs/**", timeout=2 * MINUTES)
     expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=8 * MINUTES)
     page.wait_for_selector("[data-state]:has-text('Complete: ')")
     assert "answer: right" in page.text_content(".log")

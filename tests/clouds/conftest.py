@@ -98,7 +98,7 @@ def whole_account(box):
 
 
 @pytest.fixture
-def aws(whole_account):
+def aws(whole_account, box):
     """Empty again afterwards."""
     yield whole_account
     cloud = whole_account.cloud(REGION)
@@ -112,6 +112,9 @@ def aws(whole_account):
         assert cloud.owners(portal) == set()
     for name in whole_account.store.list():
         whole_account.store.delete(name)
+    locks = box.client("dynamodb")
+    for item in locks.scan(TableName="coxswain-test")["Items"]:
+        locks.delete_item(TableName="coxswain-test", Key={"LockID": item["LockID"]})
 
 
 @pytest.fixture(scope="session")

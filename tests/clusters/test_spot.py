@@ -7,6 +7,7 @@ import pytest
 from clusters.models import Cluster, EngineVersion, Node
 from clusters.watch import note_announcements
 from portal.clouds import CloudNode, NodeState
+from portal.tasks import live
 from tests.web import words
 
 pytestmark = pytest.mark.django_db
@@ -23,7 +24,15 @@ def listed(cluster, **notices):
     }  # fmt: skip
 
 
-def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, vera, rings):
+@pytest.fixture
+def heard(monkeypatch):
+    """What pages are told of."""
+    names = []
+    monkeypatch.setattr(live, "ring", lambda *rung: names.extend(rung))
+    return names
+
+
+def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, vera, heard):
     tide = Cluster.objects.create(
         workspace=lab, name="tide", instance_type="m5.large", cores_per_node=1, node_count=2, status="running",
         engine_version=EngineVersion.objects.get(kind="mpi"), spot=True,
@@ -32,15 +41,15 @@ def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, v
         Node.objects.create(cluster=tide, rank=rank, hostname=f"tide-{rank}", cloud_id=f"i-{rank}", state="answers")
     client.force_login(vera)
     note_announcements([tide], listed(tide))
-    assert rings == []
+    assert heard == []
     assert NOTICE not in words(client.get(tide.get_absolute_url()))
     note_announcements([tide], listed(tide, tide_1=NOTICE))
-    assert f"cluster.{tide.uuid}" in rings
+    assert f"cluster.{tide.uuid}" in heard
     page = words(client.get(tide.get_absolute_url()))
     assert f'data-say="tide-1: {NOTICE}"' in page
     assert "tide-0: AWS" not in page
-    rings.clear()
+    heard.clear()
     note_announcements([tide], listed(tide, tide_1=NOTICE))
-    assert rings == [], "nothing is new"
+    assert heard == [], "nothing is new"
     note_announcements([tide], listed(tide))
     assert NOTICE not in words(client.get(tide.get_absolute_url()))
