@@ -18,10 +18,11 @@ if [ ! -e "$root/etc/an-image" ]; then # what an image is made with, once
     install -m 755 "$own/given/mount.nfs4" "$root/sbin/mount.nfs4"
     cp "$own/given/environment" "$root/etc/environment"
     : > "$root/etc/fstab"
+    echo "$name" > "$root/etc/hostname"
     : > "$root/etc/an-image"
 fi
 enter
-hostname "$name"
+hostname "$(cat /etc/hostname)" # as a system's own first program does; cloud-init writes it when it boots first
 echo "[$name] booting"
 case $fault in
 never)

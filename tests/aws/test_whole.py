@@ -105,4 +105,5 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal, reques
     assert left == [foreign]
     assert box.client("efs").describe_file_systems()["FileSystems"] == []
     assert box.client("iam").list_instance_profiles()["InstanceProfiles"] == []
-    assert policy.ACTIONS - box.emulator.asked() - HERE - ELSEWHERE.keys() == set(), "no test uses what it grants"
+    if request.node.callspec.params["box"] == "tiny":  # beside the other tests on the same emulator
+        assert policy.ACTIONS - box.emulator.asked() - HERE - ELSEWHERE.keys() == set(), "no test uses what it grants"

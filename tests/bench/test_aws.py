@@ -76,6 +76,6 @@ def test_cluster_in_emulated_aws(portal, box, table):
         f"its calls of AWS, {NODES} nodes, most",
         f"{max(asked)}",
         f"{NODES} RunInstances",
-        "<= 60",
-        good=max(asked) <= 60,
+        "<= 45",
+        good=max(asked) <= 45,
     )
