@@ -53,7 +53,10 @@ def _example(name: str) -> Example:
 def out_of_reach(config: CloudConfig) -> str:
     """Why nodes of this cloud configuration cannot clone the examples: a sentence. Empty where they can."""
     parts = urlsplit(settings.PORTAL_URL)
-    if config.kind == CloudConfig.Kind.LOCAL or (parts.scheme == "https" and not is_loopback(parts.hostname)):
+    is_here = config.kind == CloudConfig.Kind.LOCAL or (
+        config.kind == CloudConfig.Kind.AWS and settings.AWS["endpoint"]
+    )
+    if is_here or (parts.scheme == "https" and not is_loopback(parts.hostname)):
         return ""
     return (
         f"The examples are served by this portal at {settings.PORTAL_URL}, which nodes of {config} do not reach. Have "

@@ -52,7 +52,7 @@ def tags(workspace=None, subject=None, portal="portal-1"):
 # Of what everything is made, where a test does not say otherwise: a kind of cloud may have its own.
 KIND = "local.1"
 HOST_KEY = "ssh-ed25519"
-CHOICES = ()  # of each workspace, in turn
+CHOICES = None  # by a workspace's tags
 
 
 def spec(where, nodes=3, *, name="demo", kind="", **more):
@@ -62,8 +62,8 @@ def spec(where, nodes=3, *, name="demo", kind="", **more):
 
 
 def site(where, **more):
-    if CHOICES and "choices" not in more:
-        more["choices"] = CHOICES[hash(where) % len(CHOICES)]
+    if CHOICES is not None and "choices" not in more:
+        more["choices"] = CHOICES[where]
     return WorkspaceSpec(where, **more)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import signal
+from collections import defaultdict
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 
@@ -91,7 +92,7 @@ class Aws:
         setting(hands, "KIND", "m5.large")
         setting(hands, "HOST_KEY", "ecdsa-sha2-nistp256")
         parts = IPv4Network(self.box.net).subnets(new_prefix=18)
-        setting(hands, "CHOICES", tuple((("range", str(part)),) for part in parts))
+        setting(hands, "CHOICES", defaultdict(lambda: (("range", str(next(parts))),)))
         self.cloud = AsPlansAsk(self.account.cloud(REGION), self.account)
 
     def kill(self, where, rank):
