@@ -88,8 +88,8 @@ class ProgramForm(OnceForm):
     )
     command = forms.CharField(
         help_text="A Python file of the repository and its arguments: the portal puts the rest in front, and CORES are"
-        " all cores that the cluster has when the run starts. Or what /bin/sh is to run, with $COXSWAIN_CORES and"
-        " $COXSWAIN_HOSTFILE for an mpiexec of your own.",
+        " all cores that the cluster has when the run starts. Or what /bin/sh is to run, with COXSWAIN_CORES and"
+        " COXSWAIN_HOSTFILE for an mpiexec of your own.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono"}),
     )
     reference = forms.CharField(

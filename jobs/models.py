@@ -537,6 +537,13 @@ class Run(Subject):
         return self.status not in (self.Status.NEW, self.Status.INPROGRESS)
 
     @property
+    def command_line(self) -> str:
+        """What is typed to have the same by hand."""
+        if self.kind == Kind.SHELL:
+            return self.command
+        return f"mpiexec -n {self.cores or 'CORES'} python {self.command}"
+
+    @property
     def attempts(self) -> int:
         return self.retries + 1
 

@@ -41,7 +41,7 @@ class AwsChoices(forms.Form):
         required=False,
         max_length=40,
         help_text="Instead of a network that is made. Nothing in it that is not the portal's is changed or deleted. "
-        "The portal's role needs further rights for it, which docs/aws.md names.",
+        "The portal's role needs further rights for it, which the page of the cloud configuration shows.",
     )
     vpc_subnets = forms.CharField(
         label="Its subnets",
@@ -60,7 +60,7 @@ class AwsChoices(forms.Form):
         required=False,
         max_length=200,
         help_text="Its ARN: it encrypts the filesystem and the nodes' disks. The portal's role needs rights on it, "
-        "which docs/aws.md names. Empty: AWS's own keys encrypt.",
+        "which the page of the cloud configuration shows. Empty: AWS's own keys encrypt.",
     )
     tags = forms.CharField(
         label="Tags",

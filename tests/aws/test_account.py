@@ -181,6 +181,9 @@ def test_a_stack_that_is_launched_finishes_the_configuration(moto, begun, client
     assert begun.badge.word == "INCOMPLETE"
     stacks = moto.client("cloudformation")
     more = {"Capabilities": ["CAPABILITY_NAMED_IAM"]}
+    policies = moto.client("iam").list_policies(Scope="Local")["Policies"]
+    has = "is there" if any(one["PolicyName"] == policy.NODE_POLICY for one in policies) else "make"
+    more["Parameters"] = [{"ParameterKey": "NodePolicy", "ParameterValue": has}]
     stacks.create_stack(StackName=aws.setup(begun).role, TemplateBody=json.dumps(template), **more)
     assert watch(begun).badge.word == "ACTIVE", begun.findings
 

@@ -94,7 +94,7 @@ def test_only_with_its_external_id_a_role_is_the_portals(portal, alice, charlie,
         iam.update_assume_role_policy(RoleName=role, PolicyDocument=policy.as_text(document))
 
     found, page = validated(client, config, options)
-    assert [one for one in found["permissions"] if one["granted"] is not True] == []
+    assert [one for one in found["permissions"] if one["granted"] is False] == []
     assert "So no other organization can use the role through this portal." in page
     assert "Everything is there. Finish it." in page
 

@@ -15,7 +15,7 @@ def addresses(portal, lab, cluster):
     bad = portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command="missing.py", name="bad")
     for made in (good, bad):
         until(lambda made=made: portal.call("run_state", run=made["run"])["task_status"] != "inprogress", what="it")
-        until(lambda made=made: portal.call("run_state", run=made["run"])["kept"], what="its output")
+        until(lambda made=made: portal.call("run_state", run=made["run"])["kept"], seconds=120, what="its output")
     task = portal.call("state", kind="cluster", uuid=cluster)["task"]
     return {
         "cloud configurations": "/cloud-configurations/",
