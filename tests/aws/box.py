@@ -152,7 +152,8 @@ class Emulator:
         """Whatever the portal asked for until now is in the policy: the emulator itself would not have refused."""
         self.process.kill()
         self.process.wait()
-        assert sorted(self.asked() - policy.ACTIONS - NEEDS_NOTHING) == []
+        beyond = sorted(self.asked() - policy.ACTIONS - NEEDS_NOTHING)
+        assert not beyond, beyond
 
 
 class Box:

@@ -79,8 +79,19 @@ def at(emulator, account, monkeypatch):  # noqa: F811
 
 
 @pytest.fixture
-def theirs(at):
-    return Theirs(at.ec2)
+def as_owner(emulator, account):  # noqa: F811
+    """The clients of the account's owner, who does what the portal's role may not."""
+    return lambda service: emulator.client(service, account)
+
+
+@pytest.fixture
+def owner(as_owner):
+    return as_owner("ec2")
+
+
+@pytest.fixture
+def theirs(owner):
+    return Theirs(owner)
 
 
 def workspace(theirs, **more):
@@ -154,9 +165,9 @@ BAD = {
 }  # fmt: skip
 
 
-def test_what_stands_against_it_is_said_before_anything_is_made(at):
+def test_what_stands_against_it_is_said_before_anything_is_made(at, owner):
     for bad, (spoil, field, said) in BAD.items():
-        theirs = Theirs(at.ec2)
+        theirs = Theirs(owner)
         changed = spoil(theirs)
         what = WorkspaceSpec(hands.tags(), (), changed if isinstance(changed, tuple) else theirs.choices())
         with pytest.raises(Refused) as caught:
@@ -166,24 +177,23 @@ def test_what_stands_against_it_is_said_before_anything_is_made(at):
         assert firewall.listed(at, firewall.GROUP, tagging.filters(what.tags)) == [], bad
 
 
-def test_private_subnets_are_no_use_to_a_portal_that_reaches_nodes_at_public_addresses(at):
-    theirs = Theirs(at.ec2)
-    address = at.ec2.allocate_address(Domain="vpc")["AllocationId"]
-    gateway = at.ec2.create_nat_gateway(SubnetId=theirs.subnets[0], AllocationId=address)["NatGateway"]["NatGatewayId"]
-    table = at.ec2.create_route_table(VpcId=theirs.vpc)["RouteTable"]["RouteTableId"]
-    at.ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
+def test_private_subnets_are_no_use_to_a_portal_that_reaches_nodes_at_public_addresses(at, owner, theirs):
+    address = owner.allocate_address(Domain="vpc")["AllocationId"]
+    gateway = owner.create_nat_gateway(SubnetId=theirs.subnets[0], AllocationId=address)["NatGateway"]["NatGatewayId"]
+    table = owner.create_route_table(VpcId=theirs.vpc)["RouteTable"]["RouteTableId"]
+    owner.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
     inner = [theirs.subnet("10.50.11.0/24", "a"), theirs.subnet("10.50.12.0/24", "b")]
-    at.ec2.associate_route_table(RouteTableId=table, SubnetId=inner[0])
+    owner.associate_route_table(RouteTableId=table, SubnetId=inner[0])
     chosen = theirs.choices(vpc_subnets=" ".join(inner))
     with pytest.raises(Refused, match="Some of the subnets are public, and others are private"):
         existing.check(at, Choices.of(chosen, at.options))
-    at.ec2.associate_route_table(RouteTableId=table, SubnetId=inner[1])
+    owner.associate_route_table(RouteTableId=table, SubnetId=inner[1])
     with pytest.raises(Refused, match="this portal reaches nodes at public addresses"):
         existing.check(at, Choices.of(chosen, at.options))
 
 
-def test_a_kms_key_is_looked_at_first_and_encrypts_files_and_disks(at, theirs):
-    kms = at.session.client("kms", REGION)
+def test_a_kms_key_is_looked_at_first_and_encrypts_files_and_disks(at, theirs, as_owner):
+    kms = as_owner("kms")
     key = kms.create_key()["KeyMetadata"]["Arn"]
     what = workspace(theirs, kms_key=key)
     for spoil, mend, said in (
