@@ -33,6 +33,7 @@ ELSEWHERE = IMPLIED | {
     "ec2:CreateNatGateway": "private subnets, in test_network",
     "ec2:DeleteNatGateway": "private subnets, in test_network",
     "ec2:ReleaseAddress": "private subnets, in test_network",
+    "kms:DescribeKey": "a key of the account, in test_existing",
     "pricing:GetProducts": "of which moto knows nothing, and keeps no record: test_offers",
     "s3:AbortMultipartUpload": "an upload that breaks off, in test_account",
     "s3:DeleteObject": "the store, in test_account",
