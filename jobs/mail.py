@@ -14,6 +14,7 @@ from statistics import median
 
 from django.conf import settings
 from django.core.mail import send_mail
+from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
@@ -53,10 +54,10 @@ def send_due() -> int:
 def _send_to(pk: int) -> bool:
     person = User.objects.get(pk=pk)
     of = ("run__job__workspace__organization", "run__cluster")
-    letters = list(Letter.objects.filter(to=pk, sent=None).select_related(*of).order_by("pk"))
-    pks = [letter.pk for letter in letters]
-    if not letters or Letter.objects.filter(pk__in=pks, sent=None).update(sent=Now()) != len(pks):
-        return False
+    with transaction.atomic():  # what somebody else sends just now is theirs
+        mine = Letter.objects.select_for_update(of=("self",), skip_locked=True).filter(to=pk, sent=None)
+        letters = list(mine.select_related(*of).order_by("pk"))
+        Letter.objects.filter(pk__in=[letter.pk for letter in letters]).update(sent=Now())
     letters = _may_be_told(person, letters)
     if not letters:
         return False

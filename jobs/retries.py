@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from accounts.access import Can
 from jobs.actions import Program, start_run
-from jobs.models import Letter, Run
+from jobs.models import Job, Letter, Run
 from portal.errors import PortalError
 from portal.tasks import live
 
@@ -38,6 +38,8 @@ def retry_due() -> int:
 @audit.atomic()
 def _retry(run: Run) -> Run | None:
     """None where somebody else has begun it, or it cannot be begun: then its page says why."""
+    # Its job first, as whoever deletes that does.
+    Job.objects.select_for_update(no_key=True).get(pk=run.job_id)
     if not Run.objects.filter(pk=run.pk, retry_at__lte=Now()).update(retry_at=None):
         return None
     try:

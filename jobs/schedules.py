@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db.models import Count, Exists, F, Max, OuterRef, Q
-from django.db.models.functions import Now
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce, Now
 
 from accounts import audit
 from accounts.access import Can
@@ -269,8 +269,20 @@ def fire_due(at: datetime | None = None) -> int:
         tried: set[int] = set()
         while pks := list(rows.exclude(pk__in=tried).values_list("pk", flat=True)[:most]):
             tried |= set(pks)
-            begun += _fire(pks, at)
+            begun += _fire_guarded(pks, at)
     return begun + _fire_queued()
+
+
+def _fire_guarded(pks: Collection[int], at: datetime) -> int:
+    """As `_fire`; where that fails, each alone: whatever is wrong with one schedule, the others begin their runs."""
+    try:
+        return _fire(pks, at)
+    except Exception:
+        if len(pks) == 1:
+            logger.exception("schedule %s begins no run", *pks)
+            return 0
+        logger.exception("%s schedules are taken one by one", len(pks))
+        return sum(_fire_guarded([pk], at) for pk in pks)
 
 
 @audit.atomic()
@@ -299,8 +311,15 @@ def _fire_queued() -> int:
     """Times that have waited for room, where there is some now."""
     queued = Firing.objects.filter(schedule=OuterRef("pk"), outcome=QUEUED)
     begun = 0
-    for pk in list(Schedule.objects.filter(Exists(queued)).values_list("pk", flat=True)):
-        begun += _fire_queued_of(pk)
+    going = Run.objects.unfinished().filter(schedule=OuterRef("pk")).order_by().values("schedule")
+    with_room = Schedule.objects.filter(Exists(queued)).annotate(
+        going=Coalesce(Subquery(going.annotate(count=Count("pk")).values("count")), 0)
+    )
+    for pk in list(with_room.filter(going__lt=F("most_runs")).values_list("pk", flat=True)[:AT_ONCE]):
+        try:
+            begun += _fire_queued_of(pk)
+        except Exception:
+            logger.exception("schedule %s begins no run that waits for room", pk)
     return begun
 
 
@@ -477,7 +496,8 @@ class _Firing:
             Job.objects.filter(pk__in={run.job_id for run in self.runs}).update(ran=Now())
             self._wake_clusters()
             live.ring(live.WATCH_WAITING)
-        live.ring(*{name for one in self.schedules for name in one.job.workspace.live_names()})
+        if self.firings or self.troubles:
+            live.ring(*{name for one in self.schedules for name in one.job.workspace.live_names()})
         self._record()
         return self.begun
 

@@ -7,6 +7,7 @@ mistake. Standard library only, Python 3.9 or newer.
 import re
 
 HIDDEN = b"[hidden]"
+SHORT = 256  # bytes
 SHORTEST = 4  # bytes of a line of a value that is looked for: shorter ones are everywhere
 
 
@@ -17,6 +18,10 @@ class Hider:
         self.wanted = sorted((word for word in wanted if len(word) >= SHORTEST), key=len, reverse=True)
         self.pattern = re.compile(b"|".join(map(re.escape, self.wanted)))
         self.most = len(self.wanted[0]) - 1 if self.wanted else 0
+        # What may be held: of short values the beginnings, of long ones (whose beginnings are too many) themselves.
+        self.beginnings = {word[:end] for word in self.wanted if len(word) <= SHORT for end in range(1, len(word))}
+        self.long = [word for word in self.wanted if len(word) > SHORT]
+        self.firsts = {word[0] for word in self.long}
         self.held = {}  # by stream: what may be the beginning of a value
 
     def hide(self, stream, data):
@@ -39,11 +44,15 @@ class Hider:
 
     def _open(self, data, at):
         """Where, from here on, that begins what may be the beginning of a value; else the end."""
-        for start in range(max(at, len(data) - self.most), len(data)):
-            end = data[start:]
-            if any(word.startswith(end) and word != end for word in self.wanted):
+        size = len(data)
+        for start in range(max(at, size - self.most), size):
+            if size - start < SHORT and data[start:] in self.beginnings:
                 return start
-        return len(data)
+            if data[start] in self.firsts:
+                end = data[start:]
+                if any(word.startswith(end) and word != end for word in self.long):
+                    return start
+        return size
 
     def text(self, words):
         return (

@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
 
 def search(output: Output, words: str, wanted: Filter | None, after: Place, *, most: int) -> Found:
-    """Lines with these words from a place on, in the order in which they end: at most `most`, and a few more.
+    """Lines with these words from a place on, in the order in which they end: at most `most` that have ended.
 
     Capital letters of ASCII are as good as small ones. Colours and other control sequences between the characters do
     not count. At most `SCANNED` bytes are looked through, for about `SECONDS`. A line that is longer than `CARRIED` is
@@ -70,18 +70,23 @@ def search(output: Output, words: str, wanted: Filter | None, after: Place, *, m
     while at < end and len(hits) < most and (at < after.position + 2 * CARRIED or time.monotonic() < until):
         if wanted is None:
             found = blocks(output, at, limit=AT_ONCE, until=output.head)
-            hits += [hit for block in found for hit in sought.block(block)]
+            more = (hit for block in found for hit in sought.block(block))
             last = found[-1]
             at, line = last.end, last.line + last.data.count(b"\n")
         else:
             pieces, at = find(output, wanted, at, limit=AT_ONCE)
-            hits += [hit for piece in pieces for hit in sought.piece(piece)]
+            more = (hit for piece in pieces for hit in sought.piece(piece))
             line = pieces[-1].line + pieces[-1].data.count(b"\n") if pieces else line
-    hits = [hit for hit in hits if hit.line and hit.line > after.line]
+        hits += [hit for hit in more if hit.line and hit.line > after.line]
+    if len(hits) > most:  # the rest of them is in the same stretch, behind the last of these
+        hits = hits[:most]
+        return Found(hits, Place(after.position, hits[-1].line or 0), hits[-1].position)
     if at >= output.head:
         return Found(hits + [hit for hit in sought.begun_hits(0) if hit.position >= after.position], None, at)
     # What began in this stretch and has no end in it is looked through again with the next one, whole.
     again = max(sought.first_begun(at), at - CARRIED)
+    if again <= after.position and not hits:
+        again = at  # a line that is open for so long keeps nobody from what comes behind it
     return Found(hits + list(sought.begun_hits(again)), Place(again, max(line, after.line)), at)
 
 

@@ -229,6 +229,20 @@ def test_whoever_dies_in_between_has_done_nothing_and_the_next_one_does_it_once(
     assert history(schedule) == [("ran", 1)]
 
 
+def test_what_is_wrong_with_one_schedule_keeps_no_other_from_its_time(job, bob, monkeypatch):
+    bad, good = hourly(job, bob), hourly(job, bob)
+    real = schedules.turn_of
+
+    def turn_of(schedule, *more):
+        if schedule.pk == bad.pk:
+            raise RuntimeError("broken")
+        return real(schedule, *more)
+
+    monkeypatch.setattr(schedules, "turn_of", turn_of)
+    assert schedules.fire_due(AT) == 1
+    assert Run.objects.get().schedule == good
+
+
 def test_an_attempt_after_a_failure_counts_as_a_run_of_the_schedule(job, bob):
     Job.objects.update(retries=1, retry_delay=0)
     schedule = hourly(job, bob)

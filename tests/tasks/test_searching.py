@@ -66,6 +66,17 @@ def test_every_line_is_found_once_however_small_the_stretches(output, monkeypatc
     assert len(found(output, "Ä")) == sum(" Ä" in text for text in (hit[2] for hit in found(output, "row")))
 
 
+def test_a_line_that_stays_open_keeps_nobody_from_what_comes_behind_it_and_no_answer_is_long(output, monkeypatch):
+    log = [out(1, b"progress ..."), *(out(0, b"step %d\n" % n) for n in range(600)), out(0, b"the last step\n")]
+    output.append_log(log, offset=0, size=1)
+    for name, value in (("SCANNED", 3000), ("AT_ONCE", 1000), ("CARRIED", 1000)):
+        monkeypatch.setattr(searching, name, value)
+    assert len(search(output, "step", None, Place(), most=20).hits) == 20
+    hits = found(output, "step", most=20)
+    assert len({line for line, _, _ in hits}) == len(hits) == 601
+    assert hits[-1][2] == "the last step"
+
+
 def test_what_is_shown_of_a_hit_is_short_and_plain(output):
     output.append(Stream.STDOUT, b"x" * 5000 + b"<b>\x1b]8;;http://evil\x07needle\x1b]8;;\x07" + b"y" * 5000 + b"\n")
     ((_, _, text),) = found(output, "needle")
