@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from smtplib import SMTPException
+from smtplib import SMTPException, SMTPRecipientsRefused
 from statistics import median
 
 from django.conf import settings
@@ -64,6 +64,9 @@ def _send_to(pk: int) -> bool:
     subject, text = _one(letters[0]) if len(letters) == 1 else _many(letters)
     try:
         send_mail(f"{settings.ACCOUNT_EMAIL_SUBJECT_PREFIX}{subject}", text, None, [person.email])
+    except SMTPRecipientsRefused as error:  # asking again would be the same
+        logger.warning("a mail about %s runs is given up: %s", len(letters), error)
+        return False
     except (SMTPException, OSError, ValueError) as error:
         logger.warning("a mail about %s runs could not be sent now: %s", len(letters), error)
         Letter.objects.filter(pk__in=[letter.pk for letter in letters]).update(sent=None)
@@ -130,7 +133,7 @@ def find_slow() -> int:
     told = Letter.objects.filter(run=OuterRef("pk"), kind=Letter.Kind.SLOW)
     going = Run.objects.filter(~Exists(told), status=Run.Status.INPROGRESS, job__mail_slow=True, started__isnull=False)
     found = 0
-    for run in going.select_related("job")[:500]:
+    for run in going.select_related("job").order_by("pk"):  # no more than there are clusters
         usual = usual_time(run)
         assert run.elapsed is not None
         if usual and run.elapsed > max(usual * LONGER, usual + AT_LEAST):
@@ -159,10 +162,10 @@ class MailWatcher:
         looked = 0.0
         while True:
             if mail.goes_out():
-                if looked <= 0:
-                    await DATABASE(find_slow)()
-                    looked = SLOW_EVERY
                 try:
+                    if looked <= 0:
+                        looked = SLOW_EVERY
+                        await DATABASE(find_slow)()
                     await MAILS(send_due)()
                 except Exception:
                     logger.exception("mails about runs were not sent")

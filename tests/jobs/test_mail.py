@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from smtplib import SMTPRecipientsRefused
 
 import pytest
 from django.core import mail
@@ -139,6 +140,18 @@ def test_what_no_server_takes_is_sent_later(job, monkeypatch):
         patch.setattr(mails, "send_mail", away)
         assert mails.send_due() == 0
     assert mails.send_due() == 1
+
+
+def test_a_mail_to_somebody_whom_their_server_does_not_know_is_given_up(job, monkeypatch):
+    end(going(job), cause="x")
+
+    def refused(*_):
+        raise SMTPRecipientsRefused({"bob@example.org": (550, b"no such user")})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mails, "send_mail", refused)
+        assert mails.send_due() == 0
+    assert mails.send_due() == 0
 
 
 def test_of_what_a_job_mails_is_chosen_on_its_page(job, bob, client):
