@@ -503,7 +503,7 @@ class ScheduleForm(OnceForm):
     missed = forms.ChoiceField(
         label="What was missed while the portal was away",
         choices=Schedule.Missed.choices,
-        help_text="A time is missed when nobody came to it for five minutes.",
+        help_text="A time is missed when nobody came to it for five minutes, or until after the next one.",
     )
     excluded = DaysField(
         label="Not on these days",
