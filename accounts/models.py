@@ -25,8 +25,12 @@ LAST = "\U0010ffff"  # comes after every other character
 
 
 def database_now() -> datetime:
-    """The database's clock, in UTC: one for all processes, so that a lock falls at the same second for everybody."""
-    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'now')" if connection.vendor == "sqlite" else "SELECT now()"
+    """The database's clock, in UTC: one for all processes, so that a lock falls at the same second for everybody.
+
+    As it is now, and not when a transaction began that has waited since.
+    """
+    sqlite = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'now')"
+    sql = sqlite if connection.vendor == "sqlite" else "SELECT clock_timestamp()"
     with connection.cursor() as cursor:
         cursor.execute(sql.replace("%%", "%"))
         (found,) = cursor.fetchone()

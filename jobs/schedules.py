@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db.models import Count, Exists, F, Max, OuterRef, Q, Subquery
+from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Now
 
 from accounts import audit
@@ -362,8 +362,10 @@ class _Firing:
         self.queued = _counted(queued, "schedule")
         clusters = {schedule.job.cluster_id for schedule in schedules}
         self.waiting = _counted(Run.objects.waiting().filter(cluster__in=clusters - {None}).order_by(), "cluster")
-        numbered = Run.objects.filter(job__in={schedule.job_id for schedule in schedules}).order_by()
-        self.numbers = dict(numbered.values_list("job").annotate(last=Max("number")))
+        # The end of an index for each job: MAX of all of them would read every run that they ever had.
+        newest = Run.objects.filter(job=OuterRef("pk")).order_by("-number").values("number")[:1]
+        numbered = Job.objects.filter(pk__in={schedule.job_id for schedule in schedules})
+        self.numbers = dict(numbered.annotate(last=Subquery(newest)).values_list("pk", "last"))
         self.refusals = _refusals(schedules)
         places = {schedule.job.workspace for schedule in schedules}
         self.stores = {workspace.pk: workspace.cloud_config.output_store for workspace in places}
