@@ -45,6 +45,7 @@ LATE = timedelta(minutes=5)  # a time that is older when somebody comes to it wa
 MOST_MADE_UP = 10  # runs for times that were missed
 MOST_TIMES = 1000  # since somebody looked last; of more, those of the last hours are taken
 ABOUT_A_DAY = timedelta(minutes=MOST_TIMES)
+MOST_OF_A_JOB = 50  # schedules
 MOST_QUEUED = 100  # times of a schedule that wait for room
 AT_ONCE = 500  # schedules in one transaction
 EVERY = 1.0  # seconds between looks
@@ -58,6 +59,9 @@ def create_schedule(job: Job, clock: Cron, *, by: User, uuid: UUID | None = None
     `rules`: what a `Schedule` has besides.
     """
     found = _locked(job)
+    others = found.schedules.live().exclude(uuid=uuid) if uuid else found.schedules.live()
+    if others.count() >= MOST_OF_A_JOB:
+        raise PortalError(f"{found} has {MOST_OF_A_JOB} schedules already. Delete one of them first.")
     schedule, made = Schedule.objects.get_or_create(
         uuid=uuid_for(Schedule, uuid, job=found),
         job=found,

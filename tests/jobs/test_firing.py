@@ -243,6 +243,13 @@ def test_what_is_wrong_with_one_schedule_keeps_no_other_from_its_time(job, bob, 
     assert Run.objects.get().schedule == good
 
 
+def test_a_job_has_no_more_than_so_many_schedules(job, bob, monkeypatch):
+    monkeypatch.setattr(schedules, "MOST_OF_A_JOB", 2)
+    hourly(job, bob), hourly(job, bob)
+    with pytest.raises(PortalError, match="has 2 schedules already"):
+        schedules.create_schedule(job, Cron("0 * * * *", "UTC"), by=bob)
+
+
 def test_an_attempt_after_a_failure_counts_as_a_run_of_the_schedule(job, bob):
     Job.objects.update(retries=1, retry_delay=0)
     schedule = hourly(job, bob)
