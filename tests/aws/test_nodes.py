@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from portal.clouds import NodeState, NoRoom, Passing, Refused
-from portal.clouds.aws import leftovers, nodes, roles, templates
+from portal.clouds.aws import leftovers, nodes, roles, states, templates
 from portal.clouds.aws.brake import Brake
 from portal.clouds.types import RoleSpec, WorkspaceSpec
 from tests.aws import owner
@@ -156,8 +156,11 @@ def test_the_missing_one_is_made_and_of_two_the_first_is_kept(at, where, calls):
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, False, True]
     twin = nodes._listed(at, [{"Name": "instance-id", "Values": [after[2]]}])[0]
     nodes._run(at, what, 2, f"{REGION}a", nodes.network.found(at, _workspace(where)), templates.find(at, where), [twin])
+    of_two = [one for one in nodes._listed(at, nodes.tags.filters(where)) if states.rank(one) == 2]
+    first = min(of_two, key=lambda one: (one["LaunchTime"], one["InstanceId"]))  # EC2 says it in whole seconds
     ensure(at, what)
-    assert ids(at, where) == after
+    assert len(of_two) == 2
+    assert ids(at, where) == [*after[:2], first["InstanceId"]]
     assert len([one for one in nodes._listed(at, nodes.tags.filters(where)) if nodes.states.lives(one)]) == 3
 
 
