@@ -238,7 +238,8 @@ def clock(
     load: float | None,
 ) -> Clock:
     """`tasks`: the last ones of it, the newest first."""
-    runs = list(cluster.runs.unfinished().select_related("job").order_by("pk")[: NAMED + 1])
+    # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
+    runs = list(cluster.runs.unfinished().select_related("job").order_by("status", "pk")[: NAMED + 1])
     timer = cluster.timer
     if timer is None or timer.verb != "delete":  # which those whose time is far away have nothing against
         runs = [run for run in runs if run.due is None or run.due <= now() + SOON]

@@ -81,6 +81,7 @@ class Program:
         return cls(cluster=None, dedicated=Specification.of_cluster(run.cluster).kept, **same)
 
 
+_COPIED = tuple(Program.__dataclass_fields__.keys() - {"cluster", "dedicated", "time_limit", "environment"})
 MOST_WAITING = 100  # runs that may wait for one cluster
 CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
 
@@ -361,8 +362,10 @@ def start_run(
     else:
         cluster = _cluster_of(now_so, program, place)
     store = cluster.workspace.cloud_config.output_store
-    run = new_run(now_so, number, cluster, program, store, by=by, uuid=uuid_for(Run, uuid, job=now_so))
-    run.due, run.schedule = due, schedule
+    key = uuid_for(Run, uuid, job=now_so)
+    values, of_output = values_of_run(now_so, number, cluster, program, store, by=by, uuid=key)
+    run = Run(**values, output=Output(**of_output), due=due, schedule=schedule)
+    run.workspace, run.job, run.cluster, run.started_by = job.workspace, now_so, cluster, by
     if retry_of:
         run.retry_of, run.attempt = retry_of, retry_of.attempt + 1
     run.output.save()
@@ -404,34 +407,22 @@ def check_ranks(program: Program, is_due: bool) -> None:
         raise PortalError(why, advice="Ask for fewer ranks, or choose a larger cluster.", field="ranks", code="ranks")
 
 
-def new_run(
+def values_of_run(
     job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
-) -> Run:
-    """With its output, neither of them saved: what a run has of its job is copied here, and nowhere else."""
-    return Run(
-        uuid=uuid,
-        workspace=job.workspace,
-        job=job,
-        number=number,
-        cluster=cluster,
-        git_url=program.git_url,
-        reference=program.reference,
-        command=program.command,
-        time_limit=program.time_limit or settings.RUN_SECONDS,
-        resumes=program.resumes,
-        ranks=program.ranks,
-        ranks_per_node=program.ranks_per_node,
-        environment=dict(program.environment),
-        kind=program.kind,
-        retries=program.retries,
-        retry_delay=program.retry_delay,
-        retry_on_timeout=program.retry_on_timeout,
-        output=Output(
-            store=store,
-            folder=f"outputs/{cluster.workspace.uuid}/{uuid}",
-        ),
-        started_by=by,
-    )
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By the names of attributes, of a new run and of its output: what a run has of its job is copied here alone."""
+    run = {name: getattr(program, name) for name in _COPIED}
+    run |= {
+        "uuid": uuid,
+        "workspace_id": job.workspace_id,
+        "job_id": job.pk,
+        "number": number,
+        "cluster_id": cluster.pk,
+        "time_limit": program.time_limit or settings.RUN_SECONDS,
+        "environment": dict(program.environment),
+        "started_by_id": by.pk if by else None,
+    }
+    return run, {"uuid": uuid4(), "store": store, "folder": f"outputs/{cluster.workspace.uuid}/{uuid}"}
 
 
 def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:

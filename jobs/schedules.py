@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
+from django.db.models import BooleanField, Count, Exists, ExpressionWrapper, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce, Now
 
 from accounts import audit
@@ -25,15 +25,16 @@ from accounts.models import User, database_now
 from clusters.life import give_way
 from clusters.models import Cluster
 from jobs import calendar
-from jobs.actions import MOST_WAITING, Program, cancel_run, check_ranks, new_run, start_run
+from jobs.actions import MOST_WAITING, Program, cancel_run, check_ranks, start_run, values_of_run
 from jobs.cron import Cron
 from jobs.dispatch import GONE
 from jobs.models import Calendar, Firing, Job, Run, Schedule
-from portal.bulk import insert
+from portal.bulk import insert, move
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.once import uuid_for
 from portal.tasks import live
+from portal.tasks.models import Output
 from portal.tasks.pace import Pace
 from portal.tasks.threads import DATABASE
 from portal.tasks.watch import Bell
@@ -266,14 +267,16 @@ def fire_due(at: datetime | None = None) -> int:
     What is made one by one (a cluster of its own, an older run to be cancelled) has a transaction each.
     """
     at = at or database_now()
-    coming = Schedule.objects.coming().filter(next_at__lte=at)
     slow = Q(job__dedicated__isnull=False) | Q(overlap=Schedule.Overlap.CANCEL)
+    come: dict[bool, list[int]] = {False: [], True: []}
+    for pk, is_slow in (
+        Schedule.objects.coming().filter(next_at__lte=at).values_list("pk", ExpressionWrapper(slow, BooleanField()))
+    ):
+        come[is_slow].append(pk)
     begun = 0
-    for rows, most in ((coming.exclude(slow), AT_ONCE), (coming.filter(slow), 1)):
-        tried: set[int] = set()
-        while pks := list(rows.exclude(pk__in=tried).values_list("pk", flat=True)[:most]):
-            tried |= set(pks)
-            begun += _fire_guarded(pks, at)
+    for pks, most in ((come[False], AT_ONCE), (come[True], 1)):
+        for start in range(0, len(pks), most):
+            begun += _fire_guarded(pks[start : start + most], at)
     return begun + _fire_queued()
 
 
@@ -295,13 +298,9 @@ def _fire(pks: Collection[int], at: datetime) -> int:
     of = {schedule.job.workspace_id for schedule in schedules}
     days = dict(Calendar.objects.filter(workspace__in=of).values_list("workspace", "days"))
     turns = {one.pk: turn_of(one, days.get(one.job.workspace_id, []), at) for one in schedules}
-    moves: defaultdict[tuple[datetime | None, datetime], list[int]] = defaultdict(list)
-    for one in schedules:
-        moves[one.next_at, turns[one.pk].next_at].append(one.pk)
-    for (before, after), those in moves.items():
-        claimed = Schedule.objects.filter(pk__in=those, next_at=before).update(next_at=after)
-        if claimed != len(those):
-            raise RuntimeError("a schedule was changed by somebody who has not locked its job")
+    claimed = move(Schedule, "next_at", [(one.pk, one.next_at, turns[one.pk].next_at) for one in schedules])
+    if claimed != len(schedules):
+        raise RuntimeError("a schedule was changed by somebody who has not locked its job")
     failpoint("jobs.schedules.claimed")
     firing = _Firing(schedules)
     for one in schedules:
@@ -355,6 +354,16 @@ def _claimable(rows: Any) -> list[Schedule]:
     return found
 
 
+@dataclass
+class _Begin:
+    """A run that is to be written down, by its attributes, and the row of its time: a new one, or one that waited."""
+
+    schedule: Schedule
+    run: dict[str, Any]
+    firing: dict[str, Any] | None
+    queued: Firing | None
+
+
 class _Firing:
     """Some schedules at once, whose jobs are locked: their runs are made by a few statements for all of them."""
 
@@ -373,8 +382,9 @@ class _Firing:
         self.refusals = _refusals(schedules)
         places = {schedule.job.workspace for schedule in schedules}
         self.stores = {workspace.pk: workspace.cloud_config.output_store for workspace in places}
-        self.runs: list[Run] = []
-        self.firings: list[Firing] = []
+        self.begins: list[_Begin] = []
+        self.outputs: list[dict[str, Any]] = []
+        self.firings: list[dict[str, Any]] = []
         self.troubles: dict[int, str] = {}
         self.begun = 0
 
@@ -393,7 +403,7 @@ class _Firing:
             elif queues and self.queued[schedule.pk] < MOST_QUEUED:
                 self.queued[schedule.pk] += 1
                 words = f"It waits until fewer than {schedule.most_runs} of its runs go on."
-                self.firings.append(Firing(schedule=schedule, due=due, outcome=QUEUED, reason=words))
+                self._new_firing(schedule, due, QUEUED, words)
             elif queues:
                 self._note(schedule, Left(SKIPPED, f"{MOST_QUEUED} times wait already.", due, due))
             else:
@@ -408,7 +418,6 @@ class _Firing:
                 self.troubles[schedule.pk] = why
                 Firing.objects.filter(pk=firing.pk).update(outcome=SKIPPED, reason=why)
             else:
-                firing.reason = "It has waited for room."
                 self._begin(schedule, firing.due, firing)
 
     def _refused(self, schedule: Schedule) -> str:
@@ -440,8 +449,14 @@ class _Firing:
             Firing.objects.filter(pk=last.pk).update(until=left.last, count=F("count") + left.count)
             return
         until = left.last if left.last != left.first else None
-        said = {"outcome": left.outcome, "reason": left.reason, "count": left.count, "until": until}
-        self.firings.append(Firing(schedule=schedule, due=left.first, **said))
+        self._new_firing(schedule, left.first, left.outcome, left.reason, until=until, count=left.count)
+
+    def _new_firing(
+        self, schedule: Schedule, due: datetime, outcome: str, reason: str = "", *, count: int = 1, **values: Any
+    ) -> dict[str, Any]:
+        said = {"due": due, "outcome": outcome, "reason": reason, "count": count, "until": None, "run_id": None}
+        self.firings.append({"uuid": uuid4(), "schedule_id": schedule.pk, **said, **values})
+        return self.firings[-1]
 
     def _cancel_oldest(self, schedule: Schedule) -> None:
         too_many = self.going[schedule.pk] - schedule.most_runs + 1
@@ -451,58 +466,56 @@ class _Firing:
             cancel_run(run, by=schedule.owner)
             self.going[schedule.pk] -= 1
 
-    def _begin(self, schedule: Schedule, due: datetime, firing: Firing | None = None) -> None:
-        job = schedule.job
-        self.going[schedule.pk] += 1
-        self.begun += 1
-        if firing is None:
-            firing = Firing(schedule=schedule, due=due)
-        firing.outcome = RAN
+    def _begin(self, schedule: Schedule, due: datetime, queued: Firing | None = None) -> None:
+        job, outcome, reason, run = schedule.job, RAN, "It has waited for room." if queued else "", None
         if job.dedicated:
             try:
-                firing.run = start_run(job, by=schedule.owner, schedule=schedule)
+                run = start_run(job, by=schedule.owner, schedule=schedule)
             except PortalError as error:
-                self.going[schedule.pk] -= 1
-                self.begun -= 1
-                firing.outcome, firing.reason = SKIPPED, error.message
-                self.troubles[schedule.pk] = error.message
+                outcome, reason = SKIPPED, str(error.message)
+                self.troubles[schedule.pk] = reason
+        if outcome == RAN:
+            self.going[schedule.pk] += 1
+            self.begun += 1
+            if schedule.trouble:
+                self.troubles[schedule.pk] = ""
+        if queued:
+            queued.outcome, queued.reason, queued.run = outcome, reason, run
+            queued.save()
+            firing = None
         else:
+            firing = self._new_firing(schedule, due, outcome, reason, run_id=run.pk if run else None)
+        if not job.dedicated:
             assert job.cluster
             number = (self.numbers.get(job.pk) or 0) + 1
             self.numbers[job.pk] = number
-            store = self.stores[job.workspace_id]
-            run = new_run(job, number, job.cluster, Program.of(job), store, by=schedule.owner, uuid=uuid4())
-            run.schedule = schedule
             self.waiting[job.cluster.pk] += 1
-            self.runs.append(run)
-            firing.run = run
-        if firing.outcome == RAN and schedule.trouble:
-            self.troubles[schedule.pk] = ""
-        self.firings.append(firing)
+            store, program = self.stores[job.workspace_id], Program.of(job)
+            values, output = values_of_run(job, number, job.cluster, program, store, by=schedule.owner, uuid=uuid4())
+            self.outputs.append(output)
+            self.begins.append(_Begin(schedule, values | {"schedule_id": schedule.pk}, firing, queued))
 
     def done(self) -> int:
         """Everything that was taken, written down. Returns how many runs have begun."""
-        insert([run.output for run in self.runs])
-        for run in self.runs:
-            run.output_id = run.output.pk
-        insert(self.runs)
-        new = []
-        for firing in self.firings:
-            if firing.run:
-                firing.run_id = firing.run.pk
-            if firing.pk:
-                firing.save()
-            else:
-                new.append(firing)
-        insert(new)
+        outputs = insert(Output, self.outputs)
+        for begin, output in zip(self.begins, self.outputs, strict=True):
+            begin.run["output_id"] = outputs[output["uuid"]]
+        runs = insert(Run, [begin.run for begin in self.begins])
+        for begin in self.begins:
+            pk = runs[begin.run["uuid"]]
+            if begin.firing:
+                begin.firing["run_id"] = pk
+            elif begin.queued:
+                Firing.objects.filter(pk=begin.queued.pk).update(run=pk)
+        insert(Firing, self.firings)
         for why in set(self.troubles.values()):
             of = [pk for pk, trouble in self.troubles.items() if trouble == why]
             Schedule.objects.filter(pk__in=of).update(trouble=why)
-        if self.runs:
-            Job.objects.filter(pk__in={run.job_id for run in self.runs}).update(ran=Now())
+        if self.begins:
+            Job.objects.filter(pk__in={begin.schedule.job_id for begin in self.begins}).update(ran=Now())
             self._wake_clusters()
             live.ring(live.WATCH_WAITING)
-        if self.firings or self.troubles:
+        if self.firings or self.begins or self.troubles:
             live.ring(*{name for one in self.schedules for name in one.job.workspace.live_names()})
         self._record()
         return self.begun
@@ -510,7 +523,7 @@ class _Firing:
     def _wake_clusters(self) -> None:
         """As a person's start does: their timers begin again, and a pause by itself gives way."""
         held = Cluster.objects.select_for_update(of=("self",), no_key=True)
-        clusters = list(held.filter(pk__in={run.cluster_id for run in self.runs}).order_by("pk"))
+        clusters = list(held.filter(pk__in={begin.run["cluster_id"] for begin in self.begins}).order_by("pk"))
         Cluster.objects.filter(pk__in=[cluster.pk for cluster in clusters], status__in=Cluster.TIMED).update(
             last_active=Now()
         )
@@ -520,19 +533,19 @@ class _Firing:
 
     def _record(self) -> None:
         """One entry in each workspace, however many begin there at once: each has its own in the schedule's history."""
-        in_it: defaultdict[Workspace, list[Run]] = defaultdict(list)
-        for run in self.runs:
-            in_it[run.job.workspace].append(run)
-        for workspace, runs in in_it.items():
+        in_it: defaultdict[Workspace, list[_Begin]] = defaultdict(list)
+        for begin in self.begins:
+            in_it[begin.schedule.job.workspace].append(begin)
+        for workspace, begins in in_it.items():
             said: dict[str, Any] = {"organization": workspace.organization, "workspace": workspace}
-            run = runs[0]
-            if len(runs) == 1 and run.schedule:
-                audit.record(
-                    "started", run, by=run.started_by, after={"by its schedule": run.schedule.clock.words}, **said
-                )
+            if len(begins) == 1:
+                (begin,) = begins
+                run = Run.objects.select_related("job").get(uuid=begin.run["uuid"])
+                after = {"by its schedule": begin.schedule.clock.words}
+                audit.record("started", run, by=begin.schedule.owner, after=after, **said)
             else:
-                some = ", ".join(str(run) for run in runs[:20])
-                more = f" and {len(runs) - 20} more" if len(runs) > 20 else ""
+                some = ", ".join(f"{begin.schedule.job}, run {begin.run['number']}" for begin in begins[:20])
+                more = f" and {len(begins) - 20} more" if len(begins) > 20 else ""
                 audit.record("started by schedules", workspace, by=None, after={"runs": f"{some}{more}"}, **said)
 
 
