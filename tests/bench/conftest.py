@@ -36,6 +36,28 @@ while (now := time.time()) - began < seconds:
         n = due
     time.sleep(0.01)
 """,
+    # What makes many small writes of little: bytes one by one, a line of a MB, and a burst of lines.
+    "chatty.py": """
+import os, sys, time
+if os.environ["PMI_RANK"] != "0":
+    sys.exit()
+print("waiting for the viewer", flush=True)
+end = time.time() + 120
+while not os.path.exists(sys.argv[1]):
+    if time.time() > end:
+        sys.exit("nobody came")
+    time.sleep(0.05)
+began = time.time()
+while time.time() - began < 5:
+    for _ in range(20):
+        os.write(1, b".")
+    time.sleep(0.001)
+os.write(1, b"\\n" + b"m" * 1_000_000 + b"\\n")
+for n in range(0, 300_000, 1000):
+    os.write(1, b"".join(b"%08d a line of a burst\\n" % k for k in range(n, n + 1000)))
+    time.sleep(max(0, began + 5 + n / 100_000 - time.time()))
+print("THE END", flush=True)
+""",
     # A million lines of 100 bytes from all ranks, in whole lines of a pipe's size.
     "flood.py": """
 import os, sys
