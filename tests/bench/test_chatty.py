@@ -14,7 +14,7 @@ from tests.running import until
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
 MOST_FRAMES, MOST_HEAP = 10, 100  # a second; MB, after the browser has thrown away what it can
-WINDOW = 3  # seconds, of which the busiest counts
+AT_ONCE = 3  # frames more than that may come after a quiet time: see portal.tasks.pace
 
 
 def test_chatty(portal, client, small, job, table, browser):
@@ -39,13 +39,14 @@ def test_chatty(portal, client, small, job, table, browser):
     page.get_by_text("THE END").wait_for(timeout=120_000)
     state = until(lambda: (s := portal.call("run_state", run=run))["kept"] and s, seconds=60, what="kept")
     assert state["stdout"] > 1_000_000 + 300_000 * 20
-    busiest = max(sum(frames[start + n] for n in range(WINDOW)) for start in range(max(frames) + 1))
-    most = measured.amount("frames a second", busiest / WINDOW)
+    most = measured.amount("frames in a second", max(frames.values()))
     heap = measured.amount("the page's heap", _heap(devtools))
     context.close()
-    good = most <= MOST_FRAMES and heap <= MOST_HEAP
-    bar = f"{MOST_FRAMES} frames, {MOST_HEAP} MB"
-    table.add("log_chatty", f"{most:.1f} frames/s, {heap:.0f} MB of heap", f"{before:.0f} MB before", bar, good=good)
+    good = most <= MOST_FRAMES + AT_ONCE and heap <= MOST_HEAP
+    bar = f"{MOST_FRAMES} + {AT_ONCE} frames, {MOST_HEAP} MB"
+    table.add(
+        "log_chatty", f"{most} frames in a second, {heap:.0f} MB of heap", f"{before:.0f} MB before", bar, good=good
+    )
 
 
 def _heap(devtools):
