@@ -29,7 +29,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, dispatch, resume_for
-from jobs.models import Firing, Job, Kind, Run, Schedule
+from jobs.models import Firing, Job, Kind, Run, Schedule, Template
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
@@ -109,11 +109,13 @@ def create_job(
     due: datetime | None = None,
     secrets: Mapping[str, str | None] | None = None,
     credential: Credential | None = None,
+    template: Template | None = None,
+    template_values: Mapping[str, str] | None = None,
     uuid: UUID | None = None,
 ) -> tuple[Job, Run]:
     """The job and its first run. Asked twice with one `uuid`, both are made once. Raises `PortalError`.
 
-    As for `Program`. `due`: when the run begins, at the earliest.
+    As for `Program`. `due`: when the run begins, at the earliest. `template`: what it was made of, with which values.
     """
     _check_cluster(workspace, cluster, dedicated)
     job, made = Job.objects.get_or_create(
@@ -135,6 +137,8 @@ def create_job(
             "retries": retries,
             "retry_delay": retry_delay,
             "retry_on_timeout": retry_on_timeout,
+            "template": template,
+            "template_values": dict(template_values or {}),
             "created_by": by,
         },
     )
@@ -150,6 +154,8 @@ def create_job(
             after[_WORDS[name]] = _in_words(name, value)
     if secrets:
         after["secret variables"] = ", ".join(job.secret_names)
+    if template:
+        after["template"] = str(template)
     if credential:
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)

@@ -60,6 +60,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
     *("job__secret_values", "job__secret_names"),
+    *("job__template", "job__template_values"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
@@ -77,10 +78,11 @@ class JobQuerySet(AccessQuerySet["Job"]):
         """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
+        of = ("template", "template_values")
         again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         coming = Schedule.objects.coming().filter(job=OuterRef("pk")).values("next_at")[:1]
         rows = self.select_related("cluster").annotate(next_at=Subquery(coming))
-        return rows.defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
+        return rows.defer(*mine, *more, *of, *again, *_IN_NO_ROW_OF_JOBS)
 
 
 class Kind(models.TextChoices):
@@ -125,6 +127,8 @@ class Job(models.Model):
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
+    template = models.ForeignKey("Template", models.PROTECT, null=True, related_name="jobs")  # that it was made of
+    template_values = models.JSONField(default=dict)  # of its parameters, as text; none of the secret ones
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     ran = models.DateTimeField(default=now)  # when a run of it was last asked for, or it was made
@@ -181,6 +185,52 @@ class Job(models.Model):
     @property
     def last_run(self) -> Run | None:
         return self.runs.order_by("-number").first()
+
+
+class TemplateQuerySet(AccessQuerySet["Template"]):
+    workspace_path = "workspace"
+    changes = Can.RUN_JOBS
+
+    def live(self) -> TemplateQuerySet:
+        return self.filter(deleted=None)
+
+
+class Template(models.Model):
+    """What jobs are made of, again and again, with other values of its parameters each time: see `parameters`.
+
+    A deleted one is kept for its jobs; its name is free again.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="templates")
+    name = models.CharField(max_length=80)
+    description = models.TextField(blank=True)
+    parameters = models.JSONField(default=list)
+    program = models.JSONField()  # what a job has, by the names of its attributes, but for its cluster
+    cluster = models.ForeignKey(Cluster, models.PROTECT, null=True, related_name="+")  # that its jobs are offered first
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+    deleted = models.DateTimeField(null=True)
+
+    objects = TemplateQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace", "name"], condition=Q(deleted=None), name="live_template_names_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("template", args=[self.uuid])
+
+    @property
+    def job(self) -> Job:
+        """What a form of a job is filled in with; not saved."""
+        return Job(workspace=self.workspace, name=self.name, cluster=self.cluster, **self.program)
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):

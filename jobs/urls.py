@@ -1,6 +1,6 @@
 from django.urls import path
 
-from jobs.views import dashboard, examples, jobs, lists, runs, schedules, several
+from jobs.views import dashboard, examples, jobs, lists, runs, schedules, several, templates
 from jobs.views.goto import go_to
 
 urlpatterns = [
@@ -12,7 +12,13 @@ urlpatterns = [
     path("workspaces/<uuid:uuid>/jobs/new/", jobs.new_job, name="new-job"),
     path("workspaces/<uuid:uuid>/runs/", lists.runs, name="runs"),
     path("workspaces/<uuid:uuid>/runs/change/", several.change_runs, name="change-runs"),
+    path("workspaces/<uuid:uuid>/templates/", templates.templates, name="templates"),
+    path("workspaces/<uuid:uuid>/templates/new/", templates.new_template, name="new-template"),
+    path("templates/<uuid:uuid>/", templates.template, name="template"),
+    path("templates/<uuid:uuid>/edit/", templates.edit_template, name="edit-template"),
+    path("templates/<uuid:uuid>/delete/", templates.remove_template, name="delete-template"),
     path("jobs/<uuid:uuid>/", jobs.job, name="job"),
+    path("jobs/<uuid:uuid>/template/", templates.template_of_job, name="template-of-job"),
     path("jobs/<uuid:uuid>/edit/", jobs.edit_job, name="edit-job"),
     path("jobs/<uuid:uuid>/delete/", jobs.remove_job, name="delete-job"),
     path("jobs/<uuid:uuid>/cluster/", jobs.move_job, name="move-job"),

@@ -46,6 +46,7 @@ from tests.doors import (
     status,
     terminal_closed_with,
 )
+from tests.jobs.conftest import make_template
 from tests.running import ROOT
 from tests.sockets import Page
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
@@ -113,6 +114,7 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         "workspace": lab.uuid, "cluster": cluster.uuid, "job": job.uuid, "run": run.uuid, "task": task.uuid,
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid, "schedule": create_schedule(job, Cron("0 9 * * *", "UTC"), by=alice).uuid,
+        "template": make_template(lab, alice).uuid,
         "cloud config": this_computer.uuid,
         "aws config": aws_config.uuid,
         "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,

@@ -162,7 +162,7 @@ def _wanted(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
 
 def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
     queryset = Job.objects.select_related(
-        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by")
+        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by", "template")
     )
     job = get_for(queryset, request.user, can, uuid=uuid)
     enter(request, job.workspace)

@@ -274,7 +274,7 @@ _SECTIONS = {
     "security": ("/accounts/security/", "/accounts/password/", "/accounts/connections/"),
     "sessions": ("/accounts/sessions/",),
     "clusters": ("/clusters/",),
-    "jobs": ("/jobs/", "/runs/", "/schedules/", "/excluded-days/"),
+    "jobs": ("/jobs/", "/runs/", "/schedules/", "/excluded-days/", "/templates/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
     "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/"),
     "workspaces": ("/workspaces/",),

@@ -11,13 +11,17 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 from django.utils.timezone import now
 
 from clusters.models import Cluster, EngineVersion, Node
+from jobs.actions import Program
 from jobs.models import Job, Run
+from jobs.parameters import Parameter
+from jobs.templates import create_template
 from portal import detached, ssh
 from portal.secrets import seal
 from portal.tasks.ledger import start_task
@@ -38,6 +42,23 @@ boot.execute = lambda python, module, words: os.execv(sys.argv[3], [module, *wor
 job.launcher.main = lambda words: boot.execute("", "launcher", words)
 job.main(sys.argv[1:3])
 """
+
+
+def make_template(workspace, by, *parameters, name="training", **program):
+    """Of `train.py --steps {steps}`, unless said otherwise."""
+    known = {field.name: field for field in fields(Program)}
+    values = {name: field.default if field.default is not MISSING else "" for name, field in known.items()}
+    values |= {"git_url": "https://example.org/a", "command": "train.py --steps {steps}", "environment": {}}
+    del values["cluster"]
+    return create_template(
+        workspace,
+        name=name,
+        description="",
+        parameters=parameters or [Parameter("steps", "whole", "How many", "10", (), "1", "500")],
+        program=values | {"time_limit": None} | program,
+        cluster=None,
+        by=by,
+    )
 
 
 def said_in(folder):

@@ -21,11 +21,12 @@ from accounts import audit
 from accounts.actions import create_token
 from clusters.models import Cluster, EngineVersion, InstanceRole, Node
 from jobs.cron import Cron
-from jobs.models import Job, Run
+from jobs.models import Job, Run, Template
 from jobs.schedules import create_schedule
 from portal.clouds.machines.models import Pool
 from portal.tasks.keeping import keep
 from portal.tasks.models import Output, Segment, Step, Stream, Task
+from tests.jobs.conftest import make_template
 from tests.web import words
 from usage.models import Record
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
@@ -157,6 +158,7 @@ def filled(lab, alice, rings):
         make_run(job, 2, "failed", ended=now(), cause="Rank 1 ended with exit status 2.", evidence="Traceback")
         run = make_run(job, 3, "inprogress")
         make_schedule(job, alice, run)
+    make_template(lab, alice)
     return lab
 
 
@@ -229,7 +231,7 @@ def named_pages(filled):
     pool = Pool.objects.get()
     of = {
         "workspace": filled.uuid, "cluster": cluster.uuid, "job": run.job.uuid, "run": run.uuid,
-        "schedule": run.job.schedules.get().uuid,
+        "schedule": run.job.schedules.get().uuid, "template": Template.objects.first().uuid,
         "pool": pool.uuid, "computer": pool.computers.get(hostname="desk1").uuid,
     }  # fmt: skip
     names = {
@@ -242,6 +244,8 @@ def named_pages(filled):
         "run-job-with-changes": "job", "run-with-changes": "run", "terminal": "cluster",
         "workspace-usage": "workspace", "organization-usage": None, "pool": "pool", "computer": "computer",
         "new-schedule": "job", "schedule": "schedule", "edit-schedule": "schedule", "excluded-days": "workspace",
+        "templates": "workspace", "new-template": "workspace", "template": "template", "edit-template": "template",
+        "template-of-job": "job", "delete-template": "template",
     }  # fmt: skip
     pages = {name: reverse(name, args=[of[kind]] if kind else []) for name, kind in names.items()}
     return pages | {"task": reverse("task", args=[cluster.last_task.uuid])}
@@ -286,6 +290,7 @@ def test_more_rows_do_not_need_more_queries(client, filled, alice, django_assert
     lists = (
         *("dashboard", "all-runs", "workspace-dashboard", "clusters", "jobs", "runs", "job", "cluster"),
         *("workspace-usage", "organization-usage", "pool", "computer", "schedule"),
+        "templates",
     )
     for name in lists:
         count(name)
