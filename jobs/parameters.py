@@ -61,20 +61,17 @@ class Parameter:
         return self.name.upper()
 
     @property
-    def type_words(self) -> str:
-        return str(Type(self.type).label)
-
-    @property
     def words(self) -> str:
-        """What it may be."""
-        match self.type:
-            case Type.CHOICE:
-                return ", ".join(self.choices)
-            case Type.WHOLE | Type.DECIMAL if self.least and self.most:
-                return f"{self.least} to {self.most}"
-            case Type.WHOLE | Type.DECIMAL if self.least or self.most:
-                return f"{self.least} or more" if self.least else f"{self.most} or less"
-        return ""
+        """What it may be, and usually is: “Whole number: 1 to 64, usually 8”."""
+        may_be = ""
+        if self.type == Type.CHOICE:
+            may_be = ", ".join(self.choices)
+        elif self.least and self.most:
+            may_be = f"{self.least} to {self.most}"
+        elif self.least or self.most:
+            may_be = f"{self.least} or more" if self.least else f"{self.most} or less"
+        said = f"{Type(self.type).label}: {may_be}" if may_be else str(Type(self.type).label)
+        return f"{said}, usually {self.default}" if self.default else said
 
 
 def name(text: str) -> str:

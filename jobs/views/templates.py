@@ -43,7 +43,9 @@ def templates(request: HttpRequest, uuid: UUID) -> HttpResponse:
     every = Template.objects.live().filter(workspace=workspace)
     rows = behind(every, cursor_of(request.GET), "-pk", among=every)
     page = page_of(rows.annotate(made=Count("jobs"))[: PAGE + 1], PAGE, request.GET)
-    return render(request, "jobs/templates.html", {"workspace": workspace, "templates": page.rows, **page.context})
+    part = "#list" if request.headers.get("HX-Target") == "template-list" else ""
+    context = {"workspace": workspace, "templates": page.rows, **page.context}
+    return render(request, f"jobs/templates.html{part}", context)
 
 
 def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, job: Job | None) -> HttpResponse:
@@ -75,6 +77,9 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
                     uuid=form.cleaned_data["key"],
                 )
                 return redirect("template", uuid=made.uuid)
+    for number, row in enumerate(rows.forms if sent and not look else (), 1):  # said above the form, too
+        for why in (one for errors in row.errors.values() for one in errors):
+            form.add_error(None, f"Parameter {number}: {why}")
     if sent and look:  # one more row, and nothing is wrong with what is not done yet
         typed = sent.copy()
         typed["p-TOTAL_FORMS"] = str(min(int(typed.get("p-TOTAL_FORMS") or 0) + 1, parameters.MOST))
