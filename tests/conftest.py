@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import django.test.client
 import pytest
 from django.conf import settings
 from django.core.management.color import no_style
-from django.db import connections
+from django.db import connection, connections
 from django.http import SimpleCookie
 from django.test import Client, TransactionTestCase
 from xdist.scheduler import LoadScopeScheduling
@@ -18,6 +19,7 @@ from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
 from portal.sessions import SessionKey, SessionStore
 from portal.tasks import ledger, live
+from tests import migrated
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -90,6 +92,15 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("django_db") or "db" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(django_db_modify_db_settings):
+    """SQLite's is there, as migrations leave it; Django looks whether one is missing. It goes with its folder."""
+    if connection.vendor != "sqlite":
+        return False
+    migrated.copy(Path(connection.creation._get_test_db_name()))
+    return True
 
 
 @pytest.fixture
