@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import django.test.client
 import pytest
 from django.conf import settings
 from django.core.management.color import no_style
-from django.db import connections
+from django.db import connection, connections
 from django.http import SimpleCookie
 from django.test import Client, TransactionTestCase
 from xdist.scheduler import LoadScopeScheduling
@@ -18,6 +19,7 @@ from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
 from portal.sessions import SessionKey, SessionStore
 from portal.tasks import ledger, live
+from tests import migrated
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -61,10 +63,15 @@ def _empty_what_was_filled(self):
 setattr(TransactionTestCase, "_fixture_teardown", _empty_what_was_filled)  # noqa: B010
 
 
+BROWSER = "browser"
+TOGETHER = ("tests/aws",)  # folders whose files share what takes seconds to start
+
+
 class InOrder(LoadScopeScheduling):  # type: ignore[misc]
     """Gives what stands together in a file to one process, and to each process all in the order of a single one.
 
-    Which is that of their databases: tests that roll back come before those that commit and leave it empty.
+    Which is that of their databases: tests that roll back come before those that commit and leave it empty. One process
+    has the browser's tests, and with them one portal and one cluster; it begins at once and does nothing else.
     """
 
     def add_node_collection(self, node, collection):
@@ -72,11 +79,28 @@ class InOrder(LoadScopeScheduling):  # type: ignore[misc]
         self.units, before, number = {}, "", 0
         for name in collection:
             file = name.partition("::")[0]
-            number, before = number + (file != before), file
-            self.units[name] = f"{number} {file}"
+            unit = next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+            number, before = number + (unit != before), unit
+            self.units[name] = BROWSER if file.startswith("tests/browser/") else f"{number} {unit}"
 
     def _split_scope(self, nodeid):
         return self.units[nodeid]
+
+    def _assign_work_unit(self, node):
+        if BROWSER in self.workqueue and not self.assigned_work[node] and len(self.nodes) > 1:
+            self.workqueue.move_to_end(BROWSER, last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node):
+        if BROWSER in self.assigned_work[node] and not node.shutting_down:
+            node.shutdown()  # after what it has
+        super()._reschedule(node)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are processors: tests wait for other processes much of their time."""
+    return (yield) + 1
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -90,6 +114,15 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("django_db") or "db" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.database)
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(django_db_modify_db_settings):
+    """SQLite's is there, as migrations leave it; Django looks whether one is missing. It goes with its folder."""
+    if connection.vendor != "sqlite":
+        return False
+    migrated.copy(Path(connection.creation._get_test_db_name()))
+    return True
 
 
 @pytest.fixture

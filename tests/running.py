@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests import migrated
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,6 +66,9 @@ class RunningPortal:
         self.driver = None
 
     def start(self):
+        if not self.var.exists() and "DATABASE_URL" not in self.env:
+            self.var.mkdir(mode=0o700)
+            migrated.copy(self.var / "portal.sqlite3")
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "up", "--port", str(self.port)],

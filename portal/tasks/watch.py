@@ -181,7 +181,7 @@ class Keeper:
         self.watcher, self.life, self.bell = watcher, life, bell
         self.pace = Pace()
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.taken: dict[str, float] = {}  # when each lease was, by time.monotonic
+        self.taken: dict[str, float] = {}  # when each lease was known to be ours, by time.monotonic
         self.life_of: UUID | None = None  # the life in which all of them were
         self.not_before: dict[str, float] = {}  # of things whose work has ended too early
 
@@ -220,9 +220,9 @@ class Keeper:
             await live.send(live.WATCH_LEASES)
         mine = {one for one in wanted if leases.owner_of(one, state.living) == state.pk}
         if new := mine - self.taken.keys():
-            taken = time.monotonic()
             got = await LEASES(Lease.take)(new, state.pk)
-            self.taken |= dict.fromkeys(got, taken)
+            # Known since now: what the life found a moment ago may lack it, and it is not lost for that.
+            self.taken |= dict.fromkeys(got, time.monotonic())
             self.life_of = state.pk
         for one in self.taken.keys() & wanted.keys():
             if one not in self.tasks and self.not_before.get(one, 0) <= time.monotonic():

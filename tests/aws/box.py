@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 
 from portal.clouds.aws import policy
 from tests.aws.recording import ROOM, Call, Recording
@@ -42,6 +44,11 @@ STRICT = {
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
 }
+
+
+# Descriptions of AWS's services are megabytes of JSON, which each session of boto3 would read anew.
+_description = functools.cache(JSONFileLoader().load_file)
+setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))  # noqa: B010 (mypy believes the stubs)
 
 
 def why_not() -> str:

@@ -14,7 +14,10 @@ from tests.aws.account import go_on, more
 from tests.aws.box import REGION
 from workspaces.actions import create_workspace, delete_workspace
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings"), pytest.mark.timeout(600)]
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.timeout(600)),
+    *(pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")),
+]
 
 # What AWS is asked to change by each plan, in the order in which that comes first.
 NETWORK = [

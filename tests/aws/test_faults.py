@@ -158,6 +158,7 @@ def check(fault, faults, client, task):
             yield f"{way!r} is on the page and does not help"
 
 
+@pytest.mark.slow
 def test_each_fault_is_said_with_its_cause_aws_words_and_a_way_on_or_is_got_over_and_nothing_is_there_twice(
     moto, faults, portal, harbor, alice, client
 ):

@@ -42,7 +42,7 @@ from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_heartbeat", "rings")]
 
-SCHEDULES = int(os.environ.get("SCHEDULES", "25"))
+SCHEDULES = int(os.environ.get("SCHEDULES", "10"))
 SEED = int(os.environ.get("SCHEDULE_SEED", "1"))
 STEPS = 40
 CHANGES = (

@@ -146,6 +146,50 @@ def test_a_flood_of_rings_is_a_few_looks_and_each_look_asks_once(monkeypatch):
     assert 3 <= len(asked) <= 10 + 2 * AT_ONCE < rings
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_is_held_is_looked_at_while_a_lease_is_taken_and_it_is_not_lost_by_that(monkeypatch):
+    """Renewing and taking are done by threads that do not wait for each other."""
+    me = WatchProcess.begin()
+    begun, ended = [], []
+
+    class One(watch.SharingWatcher):
+        kind, rung_by = "thing", ()
+
+        async def wanted(self):
+            return {1}
+
+        async def look_after(self, pk):
+            begun.append(pk)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(pk)
+
+    class Alive:
+        state = watch.State(me, frozenset({me}), frozenset(), 0, float("inf"))
+
+    life, take = Alive(), Lease.take
+
+    def renewed_meanwhile(things, holder):
+        life.state = life.state._replace(at=time.monotonic(), held=leases.held_by(me))
+        return take(things, holder)
+
+    monkeypatch.setattr(Lease, "take", renewed_meanwhile)
+
+    async def go():
+        keeper = watch.Keeper(One(), life, watch.Bell())
+        for _ in range(2):
+            await keeper.look()
+            await asyncio.sleep(0)
+        assert (begun, ended) == ([1], [])
+        life.state = life.state._replace(at=time.monotonic(), held=frozenset())
+        monkeypatch.setattr(Lease, "take", lambda *_: set())  # by another one, who lives
+        await keeper.look()
+        assert ended == [1]
+
+    asyncio.run(go())
+
+
 # Processes
 
 
