@@ -56,7 +56,7 @@ from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E40
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
 from workspaces import aws, pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
+from workspaces.models import CloudConfig, Listing, Workspace, WorkspaceMember  # noqa: E402
 
 _connections = ssh.Connections()
 EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
@@ -527,6 +527,11 @@ def nodes(cluster):
         {"name": n.hostname, "state": n.state, "address": n.address, "port": n.port, "id": n.cloud_id}
         for n in Cluster.objects.get(uuid=cluster).nodes.all()
     ]
+
+
+def forget_lists():
+    """As if no cloud had been asked yet what there is."""
+    Listing.objects.all().delete()
 
 
 def on_node(cluster, command, rank=0):

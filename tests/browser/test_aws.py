@@ -225,12 +225,19 @@ def reader(page, portal, box, workspace, bucket):
 
 def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
     foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    portal.call("forget_lists")
     page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
-    until(lambda: page.reload() and page.locator("#id_find").count(), seconds=120, what="AWS's instance types")
+    expect(page.locator("#types")).to_contain_text("It is still being asked")
     page.fill("[name=name]", "trio")
+    page.fill("[name=node_count]", "3")
+    expect(page.locator("#id_find")).to_be_visible(timeout=MINUTES)
+    assert (page.input_value("[name=name]"), page.input_value("[name=node_count]")) == ("trio", "3")
+    expect(page.locator("[name=node_count]")).to_be_focused()
+    assert page.locator("[name=zone] option").count() == 4, "any, and three of the region"
+    expect(page.locator("#starts summary")).to_be_visible()
+    expect(page.locator("#estimate")).to_contain_text("3 × ")
     page.fill("#id_find", KIND)
     page.click(f"[name=instance_type][value='{KIND}']")
-    page.fill("[name=node_count]", "3")
     expect(page.locator("#estimate")).to_contain_text(f"3 × {KIND}")
     look(page)
     page.click("button:has-text('Create cluster')")
@@ -265,7 +272,9 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     reef, arn = reader(page, portal, box, workspace, bucket)
     read = portal.call("on_node", cluster=reef, command=reads(bucket))
     line, who = read["out"].splitlines()
-    assert (read["status"], line, who.split("/")[:2]) == (0, "ORD,EWR,14", ["assumed-role", arn.partition("/")[2]]), read
+    assert (read["status"], line, who.split("/")[:2]) == (0, "ORD,EWR,14", ["assumed-role", arn.partition("/")[2]]), (
+        read
+    )
     nobody = portal.call("on_node", cluster=reef, command=f'curl -sf "$AWS_ENDPOINT_URL/{bucket}/flights/2019.csv"')
     assert nobody["status"] != 0, "the bucket is everybody's"
     page.goto(f"{portal.url}/clusters/{reef}/delete/")

@@ -245,7 +245,7 @@ def _elsewhere(
 def _zones(at: Region, spec: NodesSpec, of_workspace: Network | None) -> list[str]:
     """Those of the workspace that have the type. Raises `NoRoom` where none has."""
     of_workspace = of_workspace or network.found(at, replace(spec.tags, subject=spec.tags.workspace))
-    having = offers.having(at, spec.instance_type)
+    having = offers.having(at, spec.instance_type).get(spec.instance_type, [])
     if found := [zone for zone in of_workspace.zones if zone in having]:
         return found
     raise NoRoom(
