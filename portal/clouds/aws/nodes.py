@@ -74,6 +74,9 @@ def delete(at: Region, of: Tags, ranks: Collection[int] | None) -> Pending | Non
     listed = _listed(at, tags.filters(of))
     theirs = [one for one in listed if ranks is None or states.rank(one) in ranks]
     _end(at, [one for one in theirs if states.lives(one)])
+    # Of one that had gone by itself, nobody is to be told any more.
+    with passed_over(missing=True):
+        _mark(at, states.ENDED, [one["InstanceId"] for one in theirs if _has_died(one)])
     if going := [one for one in theirs if states.word(one) != "terminated"]:
         return Pending(f"{len(going)} of {len(theirs)} nodes still go", LOOK_IN)
     if ranks is None:
@@ -169,6 +172,10 @@ def _end(at: Region, these: Iterable[Instance]) -> None:
 def _mark(at: Region, word: str, names: Sequence[str]) -> None:
     for some in _portions(names):
         at.ec2.create_tags(Resources=some, Tags=[{"Key": f"{tags.PREFIX}{word}", "Value": "by the portal"}])
+
+
+def _has_died(instance: Instance) -> bool:
+    return states.word(instance) == "terminated" and not states.was_ended(instance)
 
 
 def _portions(names: Sequence[str]) -> Iterable[list[str]]:
