@@ -1,7 +1,7 @@
 """What clouds offer, for pages: asked in a thread beside them, kept for a while, and waited for only so long.
 
 A list of 1,400 instance types takes a cloud many seconds, and one that hangs takes a minute. Of clouds that are far,
-lists are rows, which the watch process reads anew: see `workspaces.listings`. What else was answered is kept by the
+all of it is rows, which the watch process reads anew: see `workspaces.listings`. What others answered is kept by the
 process, beside the account that was asked: where its configuration changes, that is another account.
 """
 
@@ -211,6 +211,13 @@ def _catalogue_of(listing: Listing) -> Catalogue:
     return known[1]
 
 
+def _offer_of(listing: Listing, instance_type: str, nodes: int, zone: str, *, spot: bool) -> Offer:
+    kind = _catalogue_of(listing).named.get(instance_type)
+    if kind is None:
+        return Offer(None, impossible=f"{instance_type} cannot be had in {listing.region}.")
+    return listings.offer(listing, kind, nodes, zone=zone, spot=spot)
+
+
 def zones(workspace: Workspace) -> Answer[list[Zone]]:
     region = workspace.region
     if workspace.cloud_config.kind in CloudConfig.FAR:
@@ -221,6 +228,8 @@ def zones(workspace: Workspace) -> Answer[list[Zone]]:
 def offer(workspace: Workspace, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Answer[Offer]:
     """What so many nodes would cost, and what stands in the way."""
     region = workspace.region
+    if workspace.cloud_config.kind in CloudConfig.FAR:
+        return _kept_in(workspace.listing, lambda listing: _offer_of(listing, instance_type, nodes, zone, spot=spot))
     return _ask(
         workspace,
         ("offer", instance_type, nodes, zone, spot),

@@ -38,6 +38,7 @@ GAP = 0.005  # seconds from one question to the next; less, where all nodes coul
 SPREAD = 4.0  # seconds of EVERY over which the questions of a round are spread
 COMPARE_EVERY = 60.0
 SPOT_EVERY = 15.0  # seconds; clouds take a spot node back two minutes after they have said so
+SPOT_AT_ONCE = 8  # accounts
 SELDOM = 60  # every so many looks, also where nothing of ours should be: a worker may have been too slow there
 MOST_STRAYS = 20  # that are looked at between two comparisons: each is a call to the cloud
 REFRESH_ENGINES = 24 * 3600.0
@@ -216,16 +217,32 @@ async def _send(mails: Sequence[EmailMessage]) -> None:
 class SpotWatcher:
     """Sees what clouds have announced of spot nodes, while these answer as ever. One question for all of a region."""
 
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(SPOT_AT_ONCE)
+        self.asking: set[tuple[int, str]] = set()
+
     async def run(self, bell: Bell) -> None:
-        while True:
-            for clusters in await DATABASE(_spot)():
-                try:
-                    listed = await apart(partial(clusters[0].workspace.cloud.inventory, clusters[0].tags.portal))
-                except (PortalError, CannotDecrypt) as error:
-                    logger.warning("spot nodes of %s: %s", clusters[0].workspace.cloud_config, error)
-                else:
-                    await DATABASE(note_announcements)(clusters, listed)
-            await asyncio.sleep(SPOT_EVERY)
+        """An account that does not answer holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for place, clusters in (await DATABASE(_spot)()).items():
+                    if place not in self.asking:
+                        self.asking.add(place)
+                        group.create_task(self._ask(place, clusters))
+                await asyncio.sleep(SPOT_EVERY)
+
+    async def _ask(self, place: tuple[int, str], clusters: Sequence[Cluster]) -> None:
+        of = clusters[0]
+        try:
+            async with self.turns:
+                listed = await apart(lambda: of.workspace.cloud.inventory(of.tags.portal))
+            await DATABASE(note_announcements)(clusters, listed)
+        except (PortalError, CannotDecrypt) as error:
+            logger.warning("spot nodes of %s: %s", of.workspace.cloud_config, error)
+        except Exception:  # of one place; the others are asked all the same
+            logger.exception("spot nodes of %s could not be looked at", of.workspace.cloud_config)
+        finally:
+            self.asking.discard(place)
 
 
 class FailedWatcher:
@@ -321,13 +338,13 @@ def _running() -> set[int]:
     return set(Cluster.objects.filter(status=Cluster.Status.RUNNING).values_list("pk", flat=True))
 
 
-def _spot() -> list[list[Cluster]]:
+def _spot() -> dict[tuple[int, str], list[Cluster]]:
     """Running clusters of spot nodes, by where they are."""
     running = Cluster.objects.filter(status=Cluster.Status.RUNNING, spot=True)
     places: dict[tuple[int, str], list[Cluster]] = {}
     for one in running.select_related("workspace__organization", "workspace__cloud_config__organization"):
         places.setdefault((one.workspace.cloud_config_id, one.workspace.region), []).append(one)
-    return list(places.values())
+    return places
 
 
 def note_announcements(clusters: Sequence[Cluster], listed: Listed) -> None:

@@ -6,6 +6,7 @@ mail says is on the run's page as well.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
@@ -32,6 +33,8 @@ from portal.tasks.watch import Bell
 logger = logging.getLogger(__name__)
 
 EVERY = 5.0  # seconds between looks
+LONGEST = 300.0  # … at a server that takes nothing
+TRIED = 3  # people one after another whose mail it does not take, before the others are not tried
 SLOW_EVERY = 60.0
 WINDOW = timedelta(minutes=15)  # after a mail, in which further ones wait to be told as one
 GIVEN_UP = timedelta(days=1)  # after which what no server has taken is of no use
@@ -43,12 +46,29 @@ AT_LEAST = timedelta(minutes=1)  # longer than usual
 MAILS = Threads("mails", 1)  # a mail server may take its time
 
 
+class Unsent(Exception):
+    """The mail server did not take a mail now. What it tells is kept for later."""
+
+
 def send_due() -> int:
-    """To everybody who has waited long enough. Returns how many mails have left. No transaction is open meanwhile."""
+    """To everybody who has waited long enough. Returns how many mails have left; raises `Unsent` where some were to,
+    and none has. No transaction is open meanwhile.
+    """
     Letter.objects.filter(sent=None, created__lt=now() - GIVEN_UP).update(sent=Now())
     lately = Letter.objects.filter(to=OuterRef("to"), sent__gt=now() - WINDOW)
     people = Letter.objects.filter(~Exists(lately), sent=None).values_list("to", flat=True).distinct()
-    return sum(_send_to(pk) for pk in list(people))
+    sent, refused = 0, list[Unsent]()
+    for pk in list(people):
+        try:
+            sent += _send_to(pk)
+        except Unsent as error:
+            refused.append(error)
+            logger.warning("a mail about runs could not be sent now: %s", error)
+        if len(refused) == TRIED and not sent:
+            break
+    if refused and not sent:
+        raise refused[-1]
+    return sent
 
 
 def _send_to(pk: int) -> bool:
@@ -68,9 +88,8 @@ def _send_to(pk: int) -> bool:
         logger.warning("a mail about %s runs is given up: %s", len(letters), error)
         return False
     except (SMTPException, OSError, ValueError) as error:
-        logger.warning("a mail about %s runs could not be sent now: %s", len(letters), error)
         Letter.objects.filter(pk__in=[letter.pk for letter in letters]).update(sent=None)
-        return False
+        raise Unsent(str(error)) from error
     return True
 
 
@@ -156,18 +175,26 @@ def usual_time(run: Run) -> timedelta | None:
 
 
 class MailWatcher:
-    """Sends what is to be told of runs. The mail server may take its time."""
+    """Sends what is to be told of runs. The mail server may take its time; one that takes nothing is asked less and
+    less often.
+    """
 
     async def run(self, bell: Bell) -> None:
-        looked = 0.0
+        clock = asyncio.get_running_loop().time
+        find_at = send_at = clock()
+        pause = EVERY
         while True:
             if mail.goes_out():
                 try:
-                    if looked <= 0:
-                        looked = SLOW_EVERY
+                    if clock() >= find_at:
+                        find_at = clock() + SLOW_EVERY
                         await DATABASE(find_slow)()
-                    await MAILS(send_due)()
+                    if clock() >= send_at:
+                        await MAILS(send_due)()
+                        pause = EVERY
+                except Unsent:
+                    pause = min(LONGEST, 2 * pause)
+                    send_at = clock() + pause
                 except Exception:
                     logger.exception("mails about runs were not sent")
             await bell.wait(EVERY)
-            looked -= EVERY

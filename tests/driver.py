@@ -54,9 +54,10 @@ from portal.tasks import keeping, ledger, live, output  # noqa: E402
 from portal.tasks.leases import Lease, WatchProcess  # noqa: E402
 from portal.tasks.models import Output, Segment, Step, Stream, Task  # noqa: E402
 from tests.clusters.market import MarketAccount, MarketCloud  # noqa: E402
-from workspaces import aws, pools  # noqa: E402
+from tests.running import until  # noqa: E402
+from workspaces import aws, listings, pools  # noqa: E402
 from workspaces.actions import create_cloud_config, create_workspace, delete_workspace  # noqa: E402
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember  # noqa: E402
+from workspaces.models import CloudConfig, Listing, Workspace, WorkspaceMember  # noqa: E402
 
 _connections = ssh.Connections()
 EMAIL, PASSWORD = "alice@example.org", "correct horse battery staple"
@@ -261,7 +262,12 @@ def register_role(workspace, arn, name="reader"):
 
 def make_cluster(workspace, name="tide", nodes=3, cores=2, auto_repair=False, role=""):
     workspace = Workspace.objects.get(uuid=workspace)
-    offers = workspace.cloud_config.account.instance_types(workspace.region)
+    if workspace.cloud_config.kind in CloudConfig.FAR:  # the watch process asks for its list, as for pages
+        listed = Listing.objects.filter(cloud_config=workspace.cloud_config, region=workspace.region)
+        until(lambda: listed.exclude(read=None).exists(), seconds=180, what="its instance types")
+        offers = listings.types(listed.get())
+    else:
+        offers = workspace.cloud_config.account.instance_types(workspace.region)
     offer = next((offer for offer in offers if offer.cores == cores), offers[0])
     cluster = create_cluster(
         workspace,
@@ -527,6 +533,11 @@ def nodes(cluster):
         {"name": n.hostname, "state": n.state, "address": n.address, "port": n.port, "id": n.cloud_id}
         for n in Cluster.objects.get(uuid=cluster).nodes.all()
     ]
+
+
+def forget_lists():
+    """As if no cloud had been asked yet what there is."""
+    Listing.objects.all().delete()
 
 
 def on_node(cluster, command, rank=0):

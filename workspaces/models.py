@@ -321,12 +321,16 @@ class Workspace(Subject):
 
 
 class Listing(models.Model):
-    """The instance types and zones of a region, as its account gave them last. See `listings`."""
+    """What may be had in a region, as its account said last. See `listings`."""
 
     cloud_config = models.ForeignKey(CloudConfig, models.CASCADE, related_name="listings")
     region = models.CharField(max_length=40)
     types = models.JSONField(default=list)
     zones = models.JSONField(default=list)
+    market = models.JSONField(default=dict)
+    running = models.JSONField(default=dict)  # what counts against quotas
+    counted = models.DateTimeField(null=True)  # when that was
+    count_due = models.DateTimeField(db_default=Now())  # when it is asked for again
     read = models.DateTimeField(null=True)  # when there was an answer last
     trouble = models.JSONField(default=dict)  # why there was none since
     due = models.DateTimeField(db_default=Now())  # when it is asked for again

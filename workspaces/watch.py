@@ -6,6 +6,8 @@ import asyncio
 import logging
 from functools import partial
 
+from django.db.models.functions import Now
+
 from portal.clouds import Account
 from portal.errors import Passing, PortalError
 from portal.secrets import CannotDecrypt
@@ -66,11 +68,11 @@ class ListingWatcher(SharingWatcher):
         return await LEASES(listings.due)()
 
     async def look_after(self, pk: int) -> None:
-        listing = await DATABASE(_listing)(pk)
+        listing, whole = await DATABASE(_listing)(pk)
         try:
             account = await DATABASE(_account)(listing.cloud_config)
             async with asyncio.timeout(listings.PATIENCE):
-                found = await apart(partial(listings.ask, account, listing.region))
+                found = await apart(partial(listings.ask, account, listing.region, whole=whole))
         except TimeoutError:
             found = {"trouble": checks.trouble(Passing("The cloud has not answered for minutes."))}
         except PortalError as error:
@@ -79,8 +81,10 @@ class ListingWatcher(SharingWatcher):
             logger.error("lists of %s: %s", listing, error)
             words = Passing("Its credentials cannot be opened.", advice="Ask whoever runs this portal.")
             found = {"trouble": checks.trouble(words)}
-        await DATABASE(listings.write_down)(listing, found)
+        await DATABASE(listings.write_down)(listing, found, whole=whole)
 
 
-def _listing(pk: int) -> Listing:
-    return Listing.objects.select_related("cloud_config__organization").get(pk=pk)
+def _listing(pk: int) -> tuple[Listing, bool]:
+    """Whether all of it is due, and not what counts alone."""
+    row = Listing.objects.select_related("cloud_config__organization")
+    return row.get(pk=pk), row.filter(pk=pk, due__lte=Now()).exists()

@@ -97,6 +97,8 @@ class TypesForm(forms.Form):
         if not any(one.accelerated_network for one in types):
             del self.fields["quick"]
         self._of = of
+        # A page that was opened while the cloud was still being asked gets all that follows from the answer.
+        self.is_filled = "awaited" in data and bool(types)
         self.total = len(types)
         self.found: list[InstanceType] = []
         self.full_clean()

@@ -7,6 +7,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
+from django_htmx.http import trigger_client_event
 
 from accounts.access import Can, get_for
 from accounts.place import person
@@ -63,15 +64,17 @@ def new_cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
             task = cluster.last_task
             return redirect("task", uuid=task.uuid) if task else redirect("cluster", uuid=cluster.uuid)
     part = request.headers.get("HX-Target", "")
+    types = TypesForm(asked, of=form)
     context = {
         "workspace": workspace,
         "form_page": reverse("new-cluster", args=[workspace.uuid]),
         "form": form,
         "like": like,
-        "types": TypesForm(asked, of=form),
+        "types": types,
         "estimate": estimate(workspace, form.wanted, form.room, seen_by=person(request))
         if form.wanted and part != "types"
         else None,
         "plan": plans.CREATE.on(workspace.can),
     }
-    return render(request, PARTS.get(part, "clusters/cluster_new.html"), context)
+    response = render(request, PARTS.get(part, "clusters/cluster_new.html"), context)
+    return trigger_client_event(response, "filled", after="swap") if types.is_filled else response

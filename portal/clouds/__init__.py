@@ -26,6 +26,7 @@ from typing import Protocol, TypeAlias, assert_never
 from portal.clouds.aws.options import AwsOptions
 from portal.clouds.local.options import LocalOptions
 from portal.clouds.machines.options import MachinesOptions
+from portal.clouds.market import Market, Running
 from portal.clouds.stores import Lock, Store
 from portal.clouds.types import (
     Can,
@@ -59,6 +60,7 @@ __all__ = [
     "Identity",
     "InstanceType",
     "Lock",
+    "Market",
     "NoRoom",
     "NodeState",
     "NodesSpec",
@@ -73,6 +75,7 @@ __all__ = [
     "Region",
     "Resource",
     "RoleSpec",
+    "Running",
     "Store",
     "Tags",
     "WorkspaceSpec",
@@ -183,6 +186,14 @@ class Cloud(Protocol):
 
     def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
         """What so many nodes would cost, count against, and whether they can be had. Nothing is asked for."""
+        ...
+
+    def market(self) -> Market:
+        """What `offer` is made of, of all instance types, however long that takes. Needs `Can.PRICES`."""
+        ...
+
+    def running(self) -> Running:
+        """What counts against the quotas now, whoever has made it. Needs `Can.PRICES`."""
         ...
 
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:

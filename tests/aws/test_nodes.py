@@ -168,6 +168,17 @@ def _workspace(where):
     return hands.tags(where.workspace, portal=where.portal)
 
 
+def test_a_node_that_had_died_is_listed_until_its_cluster_is_deleted_and_no_longer(at, where):
+    ensure(at, spec(where, 3))
+    at.ec2.terminate_instances(InstanceIds=ids(at, where)[1:])
+    assert [node.state for node in nodes.inventory(at, where.portal)[where]][1:] == [NodeState.GONE] * 2
+    ask(lambda _: nodes.delete(at, where, [2]))
+    assert [node.rank for node in nodes.inventory(at, where.portal)[where]] == [0, 1]
+    ask(lambda _: nodes.delete(at, where, None))
+    assert nodes.inventory(at, where.portal) == {}
+    assert nodes.of(at, where) == []
+
+
 def test_a_node_that_ends_again_and_again_is_not_made_for_ever(at, where):
     what = spec(where, 1)
     for _ in range(nodes.DEATHS):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import asdict
 from decimal import Decimal
 
 import boto3
@@ -17,6 +18,7 @@ from portal.clouds.aws import offers, prices, quotas, types
 from portal.clouds.aws.options import AwsOptions
 from portal.clouds.aws.region import Region
 from portal.clouds.aws.session import Session, portal_session
+from portal.clouds.market import Limit, Market
 
 ROLE = "arn:aws:iam::123456789012:role/Coxswain"
 
@@ -140,8 +142,11 @@ def test_an_offer_says_price_and_quota_of_all_nodes(at):
 def test_what_others_run_in_the_account_is_not_left(at):
     run("c5.large", 3)
     run("p3.2xlarge", 1)  # of another class
-    with saying(at, "service-quotas", "us-east-2", limit(8)):
-        quota = quotas.ask(at, "c5.xlarge", 8, spot=False)
+    with (
+        saying(at, "pricing", "us-east-1", priced("c5.xlarge", product("c5.xlarge", "0.17"))),
+        saying(at, "service-quotas", "us-east-2", limit(8)),
+    ):
+        (quota,) = offers.offer(at, "c5.xlarge", 2, zone="", spot=False).quotas
     assert (quota.left, quota.is_enough) == (2, False)
 
 
@@ -153,8 +158,8 @@ def test_an_offer_says_what_aws_does_not_tell(at):
         found = offers.offer(at, "c5.large", 1, zone="", spot=False)
     assert found.hourly_price is None
     assert found.warnings == (
-        "AWS did not say what it costs. AWS is asked too often just now.",
-        "AWS does not say how many vCPUs the account may have.",
+        "The cloud does not say what it costs.",
+        "The cloud does not say how many vCPUs the account may have.",
     )
 
 
@@ -164,3 +169,19 @@ def test_what_cannot_be_had_is_said_with_where_it_can(at):
     assert said.startswith("c5.large cannot be had in us-east-2z. Those that have it: us-east-2a, ")
     said = offers.offer(at, "hpc7a.96xlarge", 1, zone="", spot=True).impossible
     assert said == "hpc7a.96xlarge cannot be had as a spot node."
+
+
+def test_all_that_a_region_has_to_say_is_kept_at_once(at, monkeypatch):
+    run("c5.large", 2)
+    monkeypatch.setattr(quotas, "_most", lambda at, code: 8 if code == "L-1216C47A" else None)
+    kind = types.describe(at, "c5.large")
+    kept = json.loads(json.dumps(asdict(offers.market(at))))
+    known = Market(**kept | {"limits": [Limit(**one) for one in kept["limits"]]})
+    assert len(known.limits) == 2 * len(quotas.CLASSES) - 2, "two classes have no spot instances"
+    running = quotas.running(at)
+    assert running == {"c5.large": [2, 0]}
+    found = known.offer(kind, 3, zone="us-east-2b", running=running, vcpus={"c5.large": 2})
+    assert (found.impossible, found.quotas[0].asked, found.quotas[0].left) == ("", 6, 4)
+    assert "us-east-2z" in known.offer(kind, 1, zone="us-east-2z", running={}, vcpus={}).impossible
+    spot = known.offer(kind, 2, spot=True, running=running, vcpus={"c5.large": 2})
+    assert spot.hourly_price == 2 * max(map(Decimal, known.spot_prices["c5.large"].values()))

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.aws import owner
 from tests.aws.box import CUSTOMER, REGION, Box, why_not
+from tests.aws.test_reading import flights, reads
 from tests.browser.conftest import faults, sign_in
 from tests.running import RunningPortal, until
 
@@ -192,14 +194,50 @@ def states(box):
     return [one["State"]["Name"] for page in pages for many in page["Reservations"] for one in many["Instances"]]
 
 
-def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
-    foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
-    page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
-    until(lambda: page.reload() and page.locator("#id_find").count(), seconds=120, what="AWS's instance types")
-    page.fill("[name=name]", "trio")
+def reader(page, portal, box, workspace, bucket):
+    """A cluster of one node with a role that is registered on the page; its id and the role's."""
+    arn = owner.role(box.client("iam"))
+    page.goto(f"{portal.url}/workspaces/{workspace}/instance-roles/new/")
+    page.fill("[name=name]", "reader")
+    page.fill("[name=arn]", arn)
+    look(page)
+    page.click("main button:has-text('Create instance role')")
+    page.wait_for_url(re.compile("/(tasks|instance-roles)/[0-9a-f-]{36}/"))
+    page.goto(f"{portal.url}/workspaces/{workspace}/instance-roles/")
+    page.click("main a:has-text('reader')")
+    expect(page.locator("#role-live .st").first).to_have_text("ACTIVE", timeout=2 * MINUTES)
+    role = page.url.split("/")[4]
+    look(page)
+    flights(box, bucket)
+    page.click("a:has-text('Create a cluster with it')")
+    page.fill("[name=name]", "reef")
     page.fill("#id_find", KIND)
     page.click(f"[name=instance_type][value='{KIND}']")
+    page.fill("[name=node_count]", "1")
+    assert page.input_value("[name=role]") == arn
+    page.click("button:has-text('Create cluster')")
+    finished(page)
+    page.click("a:has-text('Open reef')")
+    page.wait_for_selector("h1:has-text('reef')")
+    expect(page.locator("main a:has-text('reader')").first).to_have_attribute("href", f"/instance-roles/{role}/")
+    return page.url.split("/")[4], arn
+
+
+def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
+    foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
+    portal.call("forget_lists")
+    page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
+    expect(page.locator("#types")).to_contain_text("It is still being asked")
+    page.fill("[name=name]", "trio")
     page.fill("[name=node_count]", "3")
+    expect(page.locator("#id_find")).to_be_visible(timeout=MINUTES)
+    assert (page.input_value("[name=name]"), page.input_value("[name=node_count]")) == ("trio", "3")
+    expect(page.locator("[name=node_count]")).to_be_focused()
+    assert page.locator("[name=zone] option").count() == 4, "any, and three of the region"
+    expect(page.locator("#starts summary")).to_be_visible()
+    expect(page.locator("#estimate")).to_contain_text("3 × ")
+    page.fill("#id_find", KIND)
+    page.click(f"[name=instance_type][value='{KIND}']")
     expect(page.locator("#estimate")).to_contain_text(f"3 × {KIND}")
     look(page)
     page.click("button:has-text('Create cluster')")
@@ -230,6 +268,19 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     finished(page)
     assert states(box) == ["running"] * 4
 
+    bucket = f"flights-{workspace[:8]}"
+    reef, arn = reader(page, portal, box, workspace, bucket)
+    read = portal.call("on_node", cluster=reef, command=reads(bucket))
+    line, who = read["out"].splitlines()
+    assert (read["status"], line, who.split("/")[:2]) == (0, "ORD,EWR,14", ["assumed-role", arn.partition("/")[2]]), (
+        read
+    )
+    nobody = portal.call("on_node", cluster=reef, command=f'curl -sf "$AWS_ENDPOINT_URL/{bucket}/flights/2019.csv"')
+    assert nobody["status"] != 0, "the bucket is everybody's"
+    page.goto(f"{portal.url}/clusters/{reef}/delete/")
+    confirmed_by_name(page, "reef")
+    finished(page)
+
     made = portal.call(
         "make_dedicated", workspace=workspace, git_url=f"{portal.url}/examples/hostnames", command="hostnames.py",
         name="alone", instance_type=KIND, credential=["alice", TOKEN],
@@ -239,7 +290,7 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=3 * MINUTES)
     page.wait_for_selector("[data-state]:has-text('Complete: ')")
     assert "answer: right, 2 ranks" in page.text_content(".log")
-    until(lambda: states(box).count("terminated") == 2, seconds=120, what="the end of its cluster")
+    until(lambda: states(box).count("terminated") == 3, seconds=120, what="the end of its cluster")
     kept = [portal.call("dump_database"), portal.call("dump_queue"), portal.log(), page.content()]
     kept += [path.read_text(errors="replace") for path in (*box.folder.glob("consoles/*"), box.folder / "recording")]
     assert [text[max(0, text.find(TOKEN) - 80) :][:200] for text in kept if TOKEN in text] == []
@@ -250,6 +301,8 @@ def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(op
     page.goto(f"{portal.url}/workspaces/{workspace}/delete/")
     confirmed_by_name(page, "in AWS")
     finished(page)
+    assert owner.attached(box.client("iam"), arn) == []
+    assert box.client("s3").get_object(Bucket=bucket, Key="flights/2019.csv")["Body"].read() == b"ORD,EWR,14\n"
     assert left(box) == {"vpcs": [foreign], "instances": set(), "files": [], "profiles": [], "templates": []}
 
 

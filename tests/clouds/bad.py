@@ -16,6 +16,7 @@ from portal.clouds import (
     Identity,
     InstanceType,
     Lock,
+    Market,
     NodeState,
     NoRoom,
     Offer,
@@ -179,6 +180,14 @@ class MemoryCloud:
         taken = sum(self.taken.values())
         price = Decimal(nodes) if Can.PRICES in self.can else None
         return Offer(price, (Quota("cores", cores[instance_type] * nodes, 40 - taken),))
+
+    def market(self):
+        self._refuse_what_is_not_here(prices=True)
+        return Market()
+
+    def running(self):
+        self._refuse_what_is_not_here(prices=True)
+        return {}
 
     def ensure_network(self, spec, *, token=""):
         tags = self._allowed(spec)

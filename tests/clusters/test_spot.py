@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from types import SimpleNamespace
+
 import pytest
 
+from clusters import watch
 from clusters.models import Cluster, EngineVersion, Node
-from clusters.watch import note_announcements
+from clusters.watch import SpotWatcher, note_announcements
 from portal.clouds import CloudNode, NodeState
 from portal.tasks import live
 from tests.web import words
@@ -53,3 +58,38 @@ def test_what_is_announced_is_said_once_and_is_over_with_the_node(client, lab, v
     assert heard == [], "nothing is new"
     note_announcements([tide], listed(tide))
     assert NOTICE not in words(client.get(tide.get_absolute_url()))
+
+
+async def test_an_account_that_does_not_answer_holds_up_no_other_and_is_not_asked_twice(monkeypatch):
+    go, asked, seen = threading.Event(), [], []
+
+    def place(name, answer):
+        def inventory(_):
+            asked.append(name)
+            return answer()
+
+        tags = SimpleNamespace(portal="p")
+        return [SimpleNamespace(workspace=SimpleNamespace(cloud=SimpleNamespace(inventory=inventory)), tags=tags)]
+
+    places = {(1, "stuck"): place("stuck", lambda: go.wait(30)), (2, "well"): place("well", dict)}
+
+    def threads(call):
+        async def run(*words):
+            return call(*words)
+
+        return run
+
+    monkeypatch.setattr(watch, "DATABASE", threads)
+    monkeypatch.setattr(watch, "SPOT_EVERY", 0.01)
+    monkeypatch.setattr(watch, "_spot", lambda: places)
+    monkeypatch.setattr(watch, "note_announcements", lambda clusters, listed: seen.append(clusters))
+    running = asyncio.create_task(SpotWatcher().run(None))
+    async with asyncio.timeout(20):
+        while len(seen) < 3:
+            await asyncio.sleep(0.01)
+    assert asked.count("stuck") == 1
+    assert {id(clusters) for clusters in seen} == {id(places[2, "well"])}
+    go.set()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from itertools import pairwise
 from smtplib import SMTPRecipientsRefused
 
 import pytest
@@ -15,6 +17,7 @@ from clusters.models import Cluster, EngineVersion
 from jobs import mail as mails
 from jobs.models import Job, Letter, Run
 from portal.tasks.models import Output
+from workspaces.models import WorkspaceMember
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
@@ -133,13 +136,64 @@ def test_without_a_mail_server_nothing_is_kept_for_later_and_the_page_says_so(jo
 def test_what_no_server_takes_is_sent_later(job, monkeypatch):
     end(going(job), cause="x")
 
-    def away(*_):
-        raise OSError("no route")
-
     with monkeypatch.context() as patch:
         patch.setattr(mails, "send_mail", away)
-        assert mails.send_due() == 0
+        with pytest.raises(mails.Unsent, match="no route"):
+            mails.send_due()
     assert mails.send_due() == 1
+
+
+def away(*_):
+    raise OSError("no route")
+
+
+def test_a_server_that_takes_nothing_is_not_tried_with_everybodys_mail(job, lab, monkeypatch):
+    for n in range(5):
+        person = User.objects.create_user(f"{n}@example.org", "x")
+        run = going(job)
+        Letter.objects.create(to=person, run=run, kind="failed")
+        WorkspaceMember.objects.create(workspace=lab, user=person, role="user")
+    tried = []
+    monkeypatch.setattr(mails, "_may_be_told", lambda person, letters: letters)
+    monkeypatch.setattr(mails, "send_mail", lambda *mail: tried.append(mail) or away())
+    with pytest.raises(mails.Unsent):
+        mails.send_due()
+    assert len(tried) == mails.TRIED
+    assert Letter.objects.filter(sent=None).count() == 5
+
+
+async def test_a_server_that_takes_nothing_is_asked_less_and_less_often_and_then_as_ever(monkeypatch):
+    asked, clock, works_from = [], [0.0], 4000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock[0])
+
+    def threads(call):
+        async def run():
+            return call()
+
+        return run
+
+    def send():
+        asked.append(clock[0])
+        if clock[0] < works_from:
+            raise mails.Unsent("no route")
+        return 0
+
+    class Bell:
+        async def wait(self, seconds):
+            clock[0] += seconds
+            if clock[0] > 4600:
+                raise EOFError
+
+    monkeypatch.setattr(mails, "MAILS", threads)
+    monkeypatch.setattr(mails, "DATABASE", threads)
+    monkeypatch.setattr(mails, "find_slow", lambda: 0)
+    monkeypatch.setattr(mails, "send_due", send)
+    with pytest.raises(EOFError):
+        await mails.MailWatcher().run(Bell())
+    waits = [after - before for before, after in pairwise(asked)]
+    assert waits[:6] == [10, 20, 40, 80, 160, 300]
+    assert max(waits) == 300
+    assert waits[-1] == 5, "as soon as it takes something"
 
 
 def test_a_mail_to_somebody_whom_their_server_does_not_know_is_given_up(job, monkeypatch):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from portal.clouds.aws import filesystem, leftovers, network, nodes, offers
+from portal.clouds.aws import filesystem, leftovers, network, nodes, offers, quotas
 from portal.clouds.aws.region import Region
 from portal.clouds.aws.trouble import in_words
+from portal.clouds.market import Market, Running
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -36,6 +37,14 @@ class AwsCloud:
     @in_words
     def offer(self, instance_type: str, nodes: int, *, zone: str = "", spot: bool = False) -> Offer:
         return offers.offer(self._at, instance_type, nodes, zone=zone, spot=spot)
+
+    @in_words
+    def market(self) -> Market:
+        return offers.market(self._at)
+
+    @in_words
+    def running(self) -> Running:
+        return quotas.running(self._at)
 
     @in_words
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> Pending | None:

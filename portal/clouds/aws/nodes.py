@@ -74,6 +74,9 @@ def delete(at: Region, of: Tags, ranks: Collection[int] | None) -> Pending | Non
     listed = _listed(at, tags.filters(of))
     theirs = [one for one in listed if ranks is None or states.rank(one) in ranks]
     _end(at, [one for one in theirs if states.lives(one)])
+    # Of one that had gone by itself, nobody is to be told any more.
+    with passed_over(missing=True):
+        _mark(at, states.ENDED, [one["InstanceId"] for one in theirs if _has_died(one)])
     if going := [one for one in theirs if states.word(one) != "terminated"]:
         return Pending(f"{len(going)} of {len(theirs)} nodes still go", LOOK_IN)
     if ranks is None:
@@ -171,6 +174,10 @@ def _mark(at: Region, word: str, names: Sequence[str]) -> None:
         at.ec2.create_tags(Resources=some, Tags=[{"Key": f"{tags.PREFIX}{word}", "Value": "by the portal"}])
 
 
+def _has_died(instance: Instance) -> bool:
+    return states.word(instance) == "terminated" and not states.was_ended(instance)
+
+
 def _portions(names: Sequence[str]) -> Iterable[list[str]]:
     return (list(names[start : start + AT_ONCE]) for start in range(0, len(names), AT_ONCE))
 
@@ -245,7 +252,7 @@ def _elsewhere(
 def _zones(at: Region, spec: NodesSpec, of_workspace: Network | None) -> list[str]:
     """Those of the workspace that have the type. Raises `NoRoom` where none has."""
     of_workspace = of_workspace or network.found(at, replace(spec.tags, subject=spec.tags.workspace))
-    having = offers.having(at, spec.instance_type)
+    having = offers.having(at, spec.instance_type).get(spec.instance_type, [])
     if found := [zone for zone in of_workspace.zones if zone in having]:
         return found
     raise NoRoom(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+import logging
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from portal.clouds.aws import prices, quotas, types
 from portal.clouds.aws.region import Region
-from portal.clouds.aws.trouble import told
+from portal.clouds.market import Market
 from portal.clouds.types import Offer, Zone
+
+logger = logging.getLogger(__name__)
 
 
 def zones(at: Region) -> list[Zone]:
@@ -20,43 +25,42 @@ def zones(at: Region) -> list[Zone]:
     return [Zone(one["ZoneName"], f"({one['ZoneId']})") for one in sorted(found, key=lambda one: one["ZoneName"])]
 
 
-def having(at: Region, instance_type: str) -> list[str]:
-    """The zones that have this type."""
+def having(at: Region, instance_type: str = "") -> dict[str, list[str]]:
+    """The zones that have this type, or each."""
+    only = {"Filters": [{"Name": "instance-type", "Values": [instance_type]}]} if instance_type else {}
     pages = at.ec2.get_paginator("describe_instance_type_offerings").paginate(
-        LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [instance_type]}]
+        LocationType="availability-zone", PaginationConfig={"PageSize": 1000}, **only
     )
-    return sorted(one["Location"] for page in pages for one in page["InstanceTypeOfferings"])
+    found = defaultdict(list)
+    for page in pages:
+        for one in page["InstanceTypeOfferings"]:
+            found[one["InstanceType"]].append(one["Location"])
+    return {name: sorted(where) for name, where in found.items()}
+
+
+def market(at: Region, instance_type: str = "", *, spot: Collection[bool] = (False, True)) -> Market:
+    """Of this type, or of all, some thirty calls; on demand, as spot nodes, or both. What AWS does not say is left out,
+    for it keeps nobody from trying.
+    """
+    spot_prices: dict[str, dict[str, str]] = {}
+    if True in spot:
+        try:
+            spot_prices = prices.spot(at, instance_type)
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("spot prices in %s: %s", at.name, error)
+    return Market(having(at, instance_type), spot_prices, quotas.limits(at, instance_type, spot=spot))
 
 
 def offer(at: Region, instance_type: str, nodes: int, *, zone: str, spot: bool) -> Offer:
+    """As it is now. Pages read what is kept instead: see `Market`."""
     kind = types.describe(at, instance_type)
     if kind is None:
         return Offer(None, impossible=f"{instance_type} cannot be had in {at.name}.")
-    where = having(at, instance_type)
-    if zone and zone not in where:
-        others = f"Those that have it: {', '.join(where)}." if where else ""
-        return Offer(None, impossible=f"{instance_type} cannot be had in {zone}. {others}".strip())
-    if spot and not kind.spot:
-        return Offer(None, impossible=f"{instance_type} cannot be had as a spot node.")
-    warnings = []
-    try:
-        price = _price(at, instance_type, [zone] if zone else where, spot=spot)
-    except (ClientError, BotoCoreError) as error:
-        price = None
-        warnings.append(f"AWS did not say what it costs. {told(error).message}")
-    else:
-        if price is None:
-            warnings.append("AWS does not say what it costs." + (" There may be no spot nodes." if spot else ""))
-    quota = quotas.ask(at, instance_type, kind.vcpus * nodes, spot=spot)
-    if quota and quota.left is None:
-        warnings.append("AWS does not say how many vCPUs the account may have.")
-    if len(where) == 1 and not zone:
-        warnings.append(f"Only {where[0]} has this type.")
-    return Offer(price * nodes if price is not None else None, (quota,) if quota else (), tuple(warnings))
-
-
-def _price(at: Region, instance_type: str, where: list[str], *, spot: bool) -> Decimal | None:
-    """Of spot nodes the highest of the zones in which they may come to be: nobody is promised less."""
-    if spot:
-        return max(prices.spot(at, instance_type, where).values(), default=None)
-    return prices.on_demand(at, instance_type).get(instance_type)
+    if not spot:
+        try:
+            kind = replace(kind, hourly_price=prices.on_demand(at, instance_type).get(instance_type))
+        except (ClientError, BotoCoreError) as error:
+            logger.warning("prices in %s: %s", at.name, error)
+    running = quotas.running(at)
+    vcpus = types.vcpus(at, running)
+    return market(at, instance_type, spot=[spot]).offer(kind, nodes, zone=zone, spot=spot, running=running, vcpus=vcpus)

@@ -7,7 +7,7 @@ nothing is said.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -62,15 +62,23 @@ def _hourly(product: Mapping[str, Any]) -> Iterator[Decimal]:
                 yield price
 
 
-def spot(at: Region, instance_type: str, zones: Sequence[str] = ()) -> dict[str, Decimal]:
-    """What a spot instance costs now, in dollars an hour, by zone; those without any are left out."""
-    pages = at.ec2.get_paginator("describe_spot_price_history")
-    found: dict[str, tuple[datetime, Decimal]] = {}
-    for page in pages.paginate(
-        InstanceTypes=[instance_type], ProductDescriptions=[_SPOT_PRODUCT], StartTime=datetime.now(UTC)
-    ):
+def spot(at: Region, instance_type: str = "") -> dict[str, dict[str, str]]:
+    """What a spot instance costs now, in dollars an hour, by type and zone: of this one or of all; those without any
+    price are left out.
+    """
+    pages = at.ec2.get_paginator("describe_spot_price_history").paginate(
+        ProductDescriptions=[_SPOT_PRODUCT],
+        StartTime=datetime.now(UTC),
+        PaginationConfig={"PageSize": 1000},
+        **({"InstanceTypes": [instance_type]} if instance_type else {}),
+    )
+    found: dict[tuple[str, str], tuple[datetime, str]] = {}
+    for page in pages:
         for one in page["SpotPriceHistory"]:
-            zone, when = one["AvailabilityZone"], one["Timestamp"]
-            if (not zones or zone in zones) and (zone not in found or found[zone][0] < when):
-                found[zone] = when, Decimal(one["SpotPrice"])
-    return {zone: price for zone, (_, price) in found.items()}
+            place, when = (one["InstanceType"], one["AvailabilityZone"]), one["Timestamp"]
+            if place not in found or found[place][0] < when:
+                found[place] = when, one["SpotPrice"]
+    prices: dict[str, dict[str, str]] = {}
+    for (name, zone), (_, price) in found.items():
+        prices.setdefault(name, {})[zone] = price
+    return prices

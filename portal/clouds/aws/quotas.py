@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from portal.clouds.aws.region import Region
-from portal.clouds.types import Quota
+from portal.clouds.market import Limit
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +51,23 @@ def class_of(instance_type: str) -> Class | None:
     return next((one for one in CLASSES if one.families.match(instance_type)), None)
 
 
-def ask(at: Region, instance_type: str, vcpus: int, *, spot: bool) -> Quota | None:
-    """What so many vCPUs of this type count against. None where AWS has no quota for it that we know of."""
-    found = class_of(instance_type)
-    code = (found.spot if spot else found.on_demand) if found else ""
-    if found is None or not code:
-        return None
-    name = f"vCPUs of {'spot' if spot else 'on-demand'} instances, {found.title}"
-    limit = _limit(at, code)
-    return Quota(name, vcpus, None if limit is None else max(0, limit - _used(at, found, spot=spot)))
+def limits(at: Region, instance_type: str = "", *, spot: Collection[bool] = (False, True)) -> list[Limit]:
+    """What this type counts against, or what any does. A call for each."""
+    known = [of] if (of := class_of(instance_type)) else [] if instance_type else CLASSES
+    return [
+        Limit(
+            f"vCPUs of {'spot' if is_spot else 'on-demand'} instances, {one.title}",
+            one.families.pattern,
+            is_spot,
+            _most(at, code),
+        )
+        for one in known
+        for is_spot in spot
+        if (code := one.spot if is_spot else one.on_demand)
+    ]
 
 
-def _limit(at: Region, code: str) -> int | None:
+def _most(at: Region, code: str) -> int | None:
     """None where AWS does not say, or not to us: nobody is kept from trying by that, and the plan says so."""
     try:
         found = at.session.client("service-quotas", at.name).get_service_quota(ServiceCode="ec2", QuotaCode=code)
@@ -71,18 +77,13 @@ def _limit(at: Region, code: str) -> int | None:
     return int(found["Quota"]["Value"])
 
 
-def _used(at: Region, of: Class, *, spot: bool) -> int:
-    """By everything that runs in the region of the account, whoever has made it."""
+def running(at: Region) -> dict[str, list[int]]:
+    """What counts, by instance type, on demand and spot: everything in the region of the account."""
     states = {"Name": "instance-state-name", "Values": ["pending", "running"]}
     pages = at.ec2.get_paginator("describe_instances").paginate(Filters=[states], PaginationConfig={"PageSize": 1000})
-    counts: Counter[str] = Counter()
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for page in pages:
         for reservation in page["Reservations"]:
             for one in reservation["Instances"]:
-                if of.families.match(one["InstanceType"]) and (one.get("InstanceLifecycle") == "spot") == spot:
-                    counts[one["InstanceType"]] += 1
-    if not counts:
-        return 0
-    vcpus = at.ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=sorted(counts)[:100])
-    sizes = {one["InstanceType"]: one["VCpuInfo"]["DefaultVCpus"] for page in vcpus for one in page["InstanceTypes"]}
-    return sum(count * int(sizes.get(name, 0)) for name, count in counts.items())
+                counts[one["InstanceType"]][one.get("InstanceLifecycle") == "spot"] += 1
+    return dict(counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -46,6 +46,17 @@ def describe(at: Region, name: str) -> InstanceType | None:
         Filters=[*_FILTERS, {"Name": "instance-type", "Values": [name]}],
     )["InstanceTypes"]
     return read(found[0]) if found else None
+
+
+def vcpus(at: Region, names: Collection[str]) -> dict[str, int]:
+    """Of each of these that the region knows."""
+    if not names:
+        return {}
+    named = {"Name": "instance-type", "Values": sorted(names)[:200]}
+    pages = at.ec2.get_paginator("describe_instance_types").paginate(Filters=[named])
+    return {
+        one["InstanceType"]: int(one["VCpuInfo"]["DefaultVCpus"]) for page in pages for one in page["InstanceTypes"]
+    }
 
 
 def read(one: Mapping[str, Any]) -> InstanceType | None:

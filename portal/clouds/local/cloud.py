@@ -50,6 +50,7 @@ from portal.clouds.local.records import NodeState as WrittenState
 from portal.clouds.local.sessions import GOODBYE
 from portal.clouds.local.sizes import MOST_NODES, cores, instance_types
 from portal.clouds.local.trouble import told
+from portal.clouds.market import Market, Running
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -142,6 +143,12 @@ class LocalCloud:
             return Offer(None, (quota,), () if quota.is_enough else (slow,))
 
     # -- network and filesystem
+
+    def market(self) -> Market:
+        raise not_here(Can.PRICES, _COMPUTER)
+
+    def running(self) -> Running:
+        raise not_here(Can.PRICES, _COMPUTER)
 
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> None:
         with told():

@@ -22,6 +22,7 @@ from portal.clouds.machines.folders import Place
 from portal.clouds.machines.models import Computer, Event, Pool
 from portal.clouds.machines.rows import briefly
 from portal.clouds.machines.shapes import shape
+from portal.clouds.market import Market, Running
 from portal.clouds.types import (
     Can,
     CloudKind,
@@ -90,6 +91,12 @@ class MachinesCloud:
         return pool
 
     # -- filesystem
+
+    def market(self) -> Market:
+        raise not_here(Can.PRICES, OWN)
+
+    def running(self) -> Running:
+        raise not_here(Can.PRICES, OWN)
 
     def ensure_network(self, spec: WorkspaceSpec, *, token: str = "") -> NoReturn:
         raise not_here(Can.NETWORK, OWN)
