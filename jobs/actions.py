@@ -29,7 +29,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, dispatch, resume_for
-from jobs.models import Firing, Job, Kind, Run, Schedule
+from jobs.models import Firing, Job, Kind, Run, Schedule, Tag
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
@@ -105,6 +105,7 @@ def create_job(
     retries: int = 0,
     retry_delay: int = 60,
     retry_on_timeout: bool = False,
+    tags: Collection[str] = (),
     due: datetime | None = None,
     secrets: Mapping[str, str | None] | None = None,
     credential: Credential | None = None,
@@ -134,17 +135,19 @@ def create_job(
             "retries": retries,
             "retry_delay": retry_delay,
             "retry_on_timeout": retry_on_timeout,
+            "tags": list(tags),
             "created_by": by,
         },
     )
     if not made:
         return job, job.runs.earliest("number")
+    _index_tags(job)
     if credential:
         _keep_credential(job, credential)
     if secrets:
         _keep_secrets(job, {name: value for name, value in secrets.items() if value is not None})
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
-    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries"):
+    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries", "tags"):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
     if secrets:
@@ -153,6 +156,11 @@ def create_job(
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
     return job, start_run(job, by=by, due=due)
+
+
+def _index_tags(job: Job) -> None:
+    Tag.objects.filter(job=job).delete()
+    Tag.objects.bulk_create(Tag(workspace_id=job.workspace_id, job=job, word=word) for word in job.tags)
 
 
 def _check_cluster(workspace: Workspace, cluster: Cluster | None, dedicated: Mapping[str, Any] | None) -> None:
@@ -219,7 +227,7 @@ def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
 
 @audit.atomic()
 def change_job(job: Job, *, by: User, **changes: Any) -> bool:
-    """Its name, or what `Program` has: what is given, for runs from now on.
+    """Its name, its tags, or what `Program` has: what is given, for runs from now on.
 
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
@@ -240,6 +248,8 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     for name in changed:
         setattr(found, name, changes[name])
     found.save(update_fields=[*changed, "git_username", "git_password"])
+    if "tags" in changed:
+        _index_tags(found)
     for name in (*changed, "git_username", "git_password"):
         setattr(job, name, getattr(found, name))
     live.ring(*job.workspace.live_names())
@@ -264,6 +274,7 @@ _WORDS = {
     "retries": "retries",
     "retry_delay": "seconds to the next attempt",
     "retry_on_timeout": "retries after the time limit",
+    "tags": "tags",
 }
 
 
@@ -287,6 +298,8 @@ def _in_words(field: str, value: Any) -> str:
             return value or ""
         case "kind":
             return str(Kind(value).label)
+        case "tags":
+            return " ".join(value)
         case "environment":  # what they are may be a secret
             return ", ".join(value)
         case "time_limit":
@@ -377,7 +390,7 @@ def start_run(
         live.ring(live.WATCH_WAITING)
     if begun != run:  # else its task has rung
         live.ring(*run.live_names())
-    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
+    changed = [name for name in program.__dataclass_fields__ if getattr(program, name) != getattr(now_so, name)]
     after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     if due:
         after["not before"] = due.isoformat()

@@ -21,7 +21,7 @@ from jobs import calendar, repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
 from jobs.cron import Cron, NotCron, zones
-from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
+from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField, TagsField
 from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
 from portal.clouds import InstanceType
@@ -284,8 +284,13 @@ class EditJobForm(ProgramForm):
         help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
         " are. Whoever may run jobs here can have a program use them.",
     )
-    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:])
-    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:])
+    tags = TagsField(
+        required=False,
+        label="Tags",
+        help_text=f"Short words by which the job is found, at most {rules.MOST_TAGS}.",
+    )
+    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:], "tags")
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:], "tags")
 
     def __init__(
         self,
@@ -298,7 +303,7 @@ class EditJobForm(ProgramForm):
     ) -> None:
         """`look`: `data` is only to be shown again, and in it the cluster to be filled in (`own`) or done with."""
         if of:
-            kwargs["initial"] = {"name": of.name, "secrets": of.secret_names} | kwargs.get("initial", {})
+            kwargs["initial"] = {"name": of.name, "secrets": of.secret_names, "tags": of.tags} | kwargs.get("initial", {})
         if look:
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
@@ -578,13 +583,26 @@ class FilterForm(forms.Form):
 
 
 class JobFilterForm(FilterForm):
+    """Of the jobs of a workspace."""
+
+    tag = forms.CharField(
+        max_length=rules.LONGEST_TAG,
+        required=False,
+        widget=forms.TextInput(attrs={"placeholder": "Tag", "aria-label": "Tag", "autocapitalize": "none"}),
+    )
     sort = forms.ChoiceField(
         choices=[("", "Ran last"), ("name", "Name")], required=False, widget=forms.Select(attrs={"aria-label": "Order"})
     )
 
+    def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.workspace = workspace
+
     def narrow(self, rows: JobQuerySet) -> JobQuerySet:
         if word := self.cleaned_data["q"]:
             rows = rows.filter(name__icontains=word)
+        if tag := self.cleaned_data["tag"].lower():
+            rows = rows.tagged(self.workspace, tag)
         return rows.filter(cluster=self.chosen) if self.chosen else rows
 
 

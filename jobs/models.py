@@ -59,7 +59,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
-    *("job__secret_values", "job__secret_names"),
+    *("job__secret_values", "job__secret_names", "job__tags"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
     *_IN_NO_ROW_OF_JOBS,
@@ -72,6 +72,10 @@ class JobQuerySet(AccessQuerySet["Job"]):
 
     def live(self) -> JobQuerySet:
         return self.filter(deleted=None)
+
+    def tagged(self, workspace: Workspace, word: str) -> JobQuerySet:
+        """Those of the workspace that have this tag."""
+        return self.filter(pk__in=Tag.objects.filter(workspace=workspace, word=word).values("job"))
 
     def for_lists(self) -> JobQuerySet:
         """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
@@ -125,6 +129,7 @@ class Job(models.Model):
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
+    tags = models.JSONField(default=list)  # as `rules.tags` gives them; found by the `Tag`s, which `actions` keeps
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     ran = models.DateTimeField(default=now)  # when a run of it was last asked for, or it was made
@@ -181,6 +186,20 @@ class Job(models.Model):
     @property
     def last_run(self) -> Run | None:
         return self.runs.order_by("-number").first()
+
+
+class Tag(models.Model):
+    """By which a job is found: a row for each of its `tags`, the same on every database."""
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+", db_index=False)  # its job's
+    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    word = models.CharField(max_length=30)
+
+    class Meta:
+        indexes = [models.Index(fields=["workspace", "word", "job"], name="job_by_tag")]
+
+    def __str__(self) -> str:
+        return self.word
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):
