@@ -59,6 +59,7 @@ class Program:
     command: str
     time_limit: int | None
     resumes: bool = False  # whether its cluster is resumed for it, if that is PAUSED
+    pauses: bool = False  # whether its cluster, which is not its own, is paused when it has ended
     dedicated: Mapping[str, Any] | None = None
     ranks: int | None = None  # None: one on each core, or so many on each node
     ranks_per_node: int | None = None
@@ -98,6 +99,7 @@ def create_job(
     dedicated: Mapping[str, Any] | None = None,
     time_limit: int | None = None,
     resumes: bool = False,
+    pauses: bool = False,
     ranks: int | None = None,
     ranks_per_node: int | None = None,
     environment: Mapping[str, str] | None = None,
@@ -128,6 +130,7 @@ def create_job(
             "command": command,
             "time_limit": time_limit,
             "resumes": resumes,
+            "pauses": pauses,
             "ranks": ranks,
             "ranks_per_node": ranks_per_node,
             "environment": dict(environment or {}),
@@ -147,7 +150,17 @@ def create_job(
     if secrets:
         _keep_secrets(job, {name: value for name, value in secrets.items() if value is not None})
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
-    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries", "tags"):
+    for name in (
+        "cluster",
+        "dedicated",
+        "resumes",
+        "pauses",
+        "ranks",
+        "ranks_per_node",
+        "environment",
+        "retries",
+        "tags",
+    ):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
     if secrets:
@@ -267,6 +280,7 @@ _WORDS = {
     "command": "command",
     "time_limit": "time limit",
     "resumes": "resumes a paused cluster",
+    "pauses": "pauses the cluster when finished",
     "ranks": "ranks",
     "ranks_per_node": "ranks on each node",
     "environment": "environment",
@@ -304,7 +318,7 @@ def _in_words(field: str, value: Any) -> str:
             return ", ".join(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
-        case "resumes" | "retry_on_timeout":
+        case "resumes" | "pauses" | "retry_on_timeout":
             return "yes" if value else "no"
     return redact(value)
 
@@ -432,6 +446,7 @@ def new_run(
         command=program.command,
         time_limit=program.time_limit or settings.RUN_SECONDS,
         resumes=program.resumes,
+        pauses=program.pauses and not program.dedicated,
         ranks=program.ranks,
         ranks_per_node=program.ranks_per_node,
         environment=dict(program.environment),

@@ -56,6 +56,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
     *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
+    *("pauses", "paused", "job__pauses"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
@@ -81,7 +82,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
         """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
-        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
+        again = ("pauses", "retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         coming = Schedule.objects.coming().filter(job=OuterRef("pk")).values("next_at")[:1]
         rows = self.select_related("cluster").annotate(next_at=Subquery(coming))
         return rows.defer(*mine, *more, *again, *_IN_NO_ROW_OF_JOBS)
@@ -122,6 +123,7 @@ class Job(models.Model):
     secret_values = secrets.EncryptedField(blank=True, editable=False)
     secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    pauses = models.BooleanField(default=False)  # a run of it has its cluster paused when it has ended
     # Of what the person who made it is mailed.
     mail_failure = models.BooleanField(default=True)
     mail_success = models.BooleanField(default=False)
@@ -451,6 +453,8 @@ class Run(Subject):
         null=True
     )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
+    pauses = models.BooleanField(default=False)  # as its job had it; see `dispatch.pause_clusters`
+    paused = models.CharField(max_length=400, blank=True)  # what became of that, in a sentence; empty: not decided
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
     environment = models.JSONField(default=dict)
@@ -508,6 +512,7 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["id"], name="run_to_pause_after", condition=Q(pauses=True, paused="")),
             models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
             models.Index(
                 fields=["schedule"],

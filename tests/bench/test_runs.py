@@ -118,7 +118,9 @@ def a_workspace(name, runs):
         )
         for n in range(200)
     ]  # fmt: skip
-    rare = Job.objects.create(workspace=lab, cluster=clusters[3], name="rare", git_url="https://h/x", created_by=me, tags=["rare"])
+    rare = Job.objects.create(
+        workspace=lab, cluster=clusters[3], name="rare", git_url="https://h/x", created_by=me, tags=["rare"]
+    )
     Tag.objects.bulk_create(Tag(workspace=lab, job=job, word=word) for job in [*jobs, rare] for word in job.tags)
     first = a_run(rare, 1, status="finished", started=now(), ended=now())
     base = (Output.objects.order_by("-pk").values_list("pk", flat=True).first() or 0) + 1000
