@@ -187,12 +187,13 @@ def repair_cluster(cluster: Cluster, *, by: User | None) -> Task:
 
 
 @audit.atomic()
-def pause_cluster(cluster: Cluster, *, by: User | None, timer: Timer | None = None) -> Task:
+def pause_cluster(cluster: Cluster, *, by: User | None, timer: Timer | None = None, unused: str = "") -> Task:
     """Its nodes stop and keep their disks. Raises `PortalError`, also while a run is on it.
 
-    With a `timer`, not unless that is due and nothing uses the cluster.
+    With a `timer`, not unless that is due and nothing uses the cluster. `unused`: why it is paused, half a sentence;
+    then not while something uses it, either.
     """
-    return _start(cluster, life.PAUSE, by=by, timer=timer)
+    return _start(cluster, life.PAUSE, by=by, timer=timer, unused=unused)
 
 
 @audit.atomic()
@@ -257,6 +258,7 @@ def _start(
     title: str = "",
     alone: bool = False,
     timer: Timer | None = None,
+    unused: str = "",
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> Task:
@@ -272,6 +274,8 @@ def _start(
         raise why
     if timer:
         title, after = f"{plan.title} {cluster}: {timer.why}", {"why": timer.why}
+    elif unused:
+        title, after = f"{plan.title} {cluster} {unused}"[:200], {"why": unused}
     task = start_task(cluster, plan.kind, by=by, title=title, cloud=cluster.workspace.cloud_config.kind)
     if alone or plan.alone:
         cluster.refresh_from_db(fields=["occupied_by"])
@@ -279,6 +283,8 @@ def _start(
             raise why
     if timer:
         _look_again(cluster, timer)
+    elif unused and Cluster.objects.filter(pk=cluster.pk).in_use(life.verb(plan)).exists():
+        raise Conflict(f"{cluster} is in use.")
     own = Cluster.objects.filter(pk=cluster.pk)
     own.update(warned=None) if by is None else own.update(last_active=Now())
     _record(plan.participle, cluster, by=by, before=before, after=after)

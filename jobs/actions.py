@@ -29,7 +29,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.causes import span
 from jobs.dispatch import GONE, dispatch, resume_for
-from jobs.models import Firing, Job, Kind, Run, Schedule, Template
+from jobs.models import Firing, Job, Kind, Run, Schedule, Tag, Template
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
@@ -59,6 +59,7 @@ class Program:
     command: str
     time_limit: int | None
     resumes: bool = False  # whether its cluster is resumed for it, if that is PAUSED
+    pauses: bool = False  # whether its cluster, which is not its own, is paused when it has ended
     dedicated: Mapping[str, Any] | None = None
     ranks: int | None = None  # None: one on each core, or so many on each node
     ranks_per_node: int | None = None
@@ -99,6 +100,7 @@ def create_job(
     dedicated: Mapping[str, Any] | None = None,
     time_limit: int | None = None,
     resumes: bool = False,
+    pauses: bool = False,
     ranks: int | None = None,
     ranks_per_node: int | None = None,
     environment: Mapping[str, str] | None = None,
@@ -106,6 +108,7 @@ def create_job(
     retries: int = 0,
     retry_delay: int = 60,
     retry_on_timeout: bool = False,
+    tags: Collection[str] = (),
     due: datetime | None = None,
     secrets: Mapping[str, str | None] | None = None,
     credential: Credential | None = None,
@@ -130,6 +133,7 @@ def create_job(
             "command": command,
             "time_limit": time_limit,
             "resumes": resumes,
+            "pauses": pauses,
             "ranks": ranks,
             "ranks_per_node": ranks_per_node,
             "environment": dict(environment or {}),
@@ -139,17 +143,29 @@ def create_job(
             "retry_on_timeout": retry_on_timeout,
             "template": template,
             "template_values": dict(template_values or {}),
+            "tags": list(tags),
             "created_by": by,
         },
     )
     if not made:
         return job, job.runs.earliest("number")
+    _index_tags(job)
     if credential:
         _keep_credential(job, credential)
     if secrets:
         _keep_secrets(job, {name: value for name, value in secrets.items() if value is not None})
     after = {_WORDS[name]: _in_words(name, getattr(job, name)) for name in ("git_url", "reference", "command")}
-    for name in ("cluster", "dedicated", "resumes", "ranks", "ranks_per_node", "environment", "retries"):
+    for name in (
+        "cluster",
+        "dedicated",
+        "resumes",
+        "pauses",
+        "ranks",
+        "ranks_per_node",
+        "environment",
+        "retries",
+        "tags",
+    ):
         if value := getattr(job, name):
             after[_WORDS[name]] = _in_words(name, value)
     if secrets:
@@ -160,6 +176,11 @@ def create_job(
         after["signs in as"] = credential.username
     _record_job("created", job, by=by, after=after)
     return job, start_run(job, by=by, due=due)
+
+
+def _index_tags(job: Job) -> None:
+    Tag.objects.filter(job=job).delete()
+    Tag.objects.bulk_create(Tag(workspace_id=job.workspace_id, job=job, word=word) for word in job.tags)
 
 
 def _check_cluster(workspace: Workspace, cluster: Cluster | None, dedicated: Mapping[str, Any] | None) -> None:
@@ -226,7 +247,7 @@ def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
 
 @audit.atomic()
 def change_job(job: Job, *, by: User, **changes: Any) -> bool:
-    """Its name, or what `Program` has: what is given, for runs from now on.
+    """Its name, its tags, or what `Program` has: what is given, for runs from now on.
 
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
@@ -247,6 +268,8 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     for name in changed:
         setattr(found, name, changes[name])
     found.save(update_fields=[*changed, "git_username", "git_password"])
+    if "tags" in changed:
+        _index_tags(found)
     for name in (*changed, "git_username", "git_password"):
         setattr(job, name, getattr(found, name))
     live.ring(*job.workspace.live_names())
@@ -264,6 +287,7 @@ _WORDS = {
     "command": "command",
     "time_limit": "time limit",
     "resumes": "resumes a paused cluster",
+    "pauses": "pauses the cluster when finished",
     "ranks": "ranks",
     "ranks_per_node": "ranks on each node",
     "environment": "environment",
@@ -271,6 +295,7 @@ _WORDS = {
     "retries": "retries",
     "retry_delay": "seconds to the next attempt",
     "retry_on_timeout": "retries after the time limit",
+    "tags": "tags",
 }
 
 
@@ -294,11 +319,13 @@ def _in_words(field: str, value: Any) -> str:
             return value or ""
         case "kind":
             return str(Kind(value).label)
+        case "tags":
+            return " ".join(value)
         case "environment":  # what they are may be a secret
             return ", ".join(value)
         case "time_limit":
             return span(value or settings.RUN_SECONDS)
-        case "resumes" | "retry_on_timeout":
+        case "resumes" | "pauses" | "retry_on_timeout":
             return "yes" if value else "no"
     return redact(value)
 
@@ -386,7 +413,7 @@ def start_run(
         live.ring(live.WATCH_WAITING)
     if begun != run:  # else its task has rung
         live.ring(*run.live_names())
-    changed = [name for name in _WORDS if name != "name" and getattr(program, name) != getattr(now_so, name)]
+    changed = [name for name in program.__dataclass_fields__ if getattr(program, name) != getattr(now_so, name)]
     after: dict[str, Any] = {_WORDS[name]: _in_words(name, getattr(program, name)) for name in changed}
     if due:
         after["not before"] = due.isoformat()
@@ -426,6 +453,7 @@ def values_of_run(
         "cluster_id": cluster.pk,
         "time_limit": program.time_limit or settings.RUN_SECONDS,
         "environment": dict(program.environment),
+        "pauses": program.pauses and not program.dedicated,
         "started_by_id": by.pk if by else None,
     }
     return run, {"uuid": uuid4(), "store": store, "folder": f"outputs/{cluster.workspace.uuid}/{uuid}"}

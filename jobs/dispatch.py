@@ -16,13 +16,13 @@ from datetime import timedelta
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, Min, OuterRef, Q
+from django.db.models import Exists, F, Min, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
 from accounts import audit
 from clusters import ceiling
-from clusters.actions import begin_dedicated, end_dedicated, resume_cluster
+from clusters.actions import begin_dedicated, end_dedicated, pause_cluster, resume_cluster
 from clusters.models import Cluster
 from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion, span
 from jobs.models import Run, RunQuerySet
@@ -115,6 +115,7 @@ def dispatch_all() -> int:
     # After the portal was away, a cluster may be free that has waited for its run for long: so only now.
     for run in _hopeless().select_related("cluster__workspace")[:500]:
         _give_up(run)
+    pause_clusters()
     end_clusters()
     return begun
 
@@ -166,6 +167,49 @@ def end_clusters() -> None:
             logger.info("cluster %s is not ended now: %s", cluster.uuid, error)
         except Exception:  # whatever is wrong with one, the others are ended: they cost money
             logger.exception("cluster %s is not ended", cluster.uuid)
+
+
+def pause_clusters() -> None:
+    """Those whose run has ended and wants that, once for each run, where nothing else uses them then.
+
+    Not before its task is over, nor while it is to be tried again: the last attempt decides. That it is decided is
+    written down with the pause, so that whoever dies in between has done nothing. A run that was called off before its
+    time had no cluster.
+    """
+    kind = ContentType.objects.get_for_model(Run)
+    tasks = Task.objects.unfinished().filter(subject_type=kind, subject_id=OuterRef("pk"))
+    ended = Run.objects.filter(pauses=True, paused="", retry_at=None).exclude(status__in=("new", "inprogress"))
+    over = ended.filter(~Exists(tasks)).exclude(cluster__occupied_by=F("uuid"))
+    for run in over.select_related(*_WITH_CLUSTER)[:500]:
+        failpoint("jobs.dispatch.pause.before")
+        try:
+            _pause_after(run)
+        except Exception:  # whatever is wrong with one, the others are paused: they cost money
+            logger.exception("cluster %s is not paused after run %s", run.cluster.uuid, run.uuid)
+        failpoint("jobs.dispatch.pause.after")
+
+
+@audit.atomic()
+def _pause_after(run: Run) -> None:
+    """A run that is asked for at the same moment wins: `clusters.actions.pause_cluster` says how."""
+    rows = Run.objects.select_for_update(of=("self",), no_key=True, skip_locked=True)
+    if not rows.filter(pk=run.pk, pauses=True, paused="", retry_at=None).exists():
+        return
+    cluster = run.cluster
+    if run.due and run.ended and run.due > run.ended:
+        said = f"{cluster} was not paused: the run was called off before its time."
+    elif cluster.status != Cluster.Status.RUNNING:
+        said = f"{cluster} was not paused: it was {cluster.badge.word}."
+    else:
+        try:
+            pause_cluster(cluster, by=None, unused=f"after {run}, as its job has it")
+        except PortalError as error:
+            said = f"{cluster} was not paused. {error}"
+        else:
+            said = f"{cluster} was paused: nothing else used it when the run had ended."
+    logger.info("run %s: %s", run.uuid, said)
+    Run.objects.filter(pk=run.pk).update(paused=said[:400])
+    live.ring(*run.live_names())
 
 
 def resume_for(run: Run) -> bool:

@@ -48,6 +48,18 @@ class ClusterField(forms.ModelChoiceField):  # type: ignore[type-arg]
         return OWN if self.own and value == OWN else super().to_python(value)
 
 
+class TagsField(forms.CharField):
+    """The tags of a job, in one line."""
+
+    widget = forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"})
+
+    def prepare_value(self, value: Any) -> Any:
+        return " ".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        return rules.tags(super().clean(value))
+
+
 class _Rows(forms.Widget):
     """A row for each variable, and an empty one."""
 

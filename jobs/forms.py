@@ -21,7 +21,7 @@ from jobs import calendar, repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
 from jobs.cron import Cron, NotCron, zones
-from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField
+from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField, TagsField
 from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
 from portal.clouds import InstanceType
@@ -140,8 +140,13 @@ class ProgramForm(OnceForm):
         label="Resume the cluster if it is paused",
         help_text="Without this, a run waits until somebody resumes it.",
     )
+    pauses = forms.BooleanField(
+        required=False,
+        label="Pause the cluster when finished",
+        help_text="However the run ends, unless another run waits for the cluster or somebody is on it.",
+    )
     field_order: tuple[str, ...] = (
-        *("key", "name", "cluster", "resumes", "due", "kind", "command", "git_url"),
+        *("key", "name", "cluster", "resumes", "pauses", "due", "kind", "command", "git_url"),
         *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
@@ -163,6 +168,7 @@ class ProgramForm(OnceForm):
                 "reference": of.reference,
                 "time_limit": of.time_limit // 60 if of.time_limit else None,
                 "resumes": of.resumes,
+                "pauses": of.pauses,
                 "environment": of.environment,
                 "kind": of.kind,
                 "retries": of.retries or None,
@@ -180,7 +186,9 @@ class ProgramForm(OnceForm):
         own = f"A new one for each run: {self.specification}" if self.specification else ""
         field.offer(workspace, None if on_its_own or not of else of.cluster, own)
         if clouds.Can.PAUSE not in workspace.can:
-            del self.fields["resumes"]
+            del self.fields["resumes"], self.fields["pauses"]
+        elif (on_its_own and isinstance(of, Run)) or (of and of.cluster and of.cluster.spot):
+            del self.fields["pauses"]  # it is deleted afterwards, or cannot be paused
 
     @property
     def advanced(self) -> list[forms.BoundField]:
@@ -218,6 +226,9 @@ class ProgramForm(OnceForm):
             numbers = (None, data["ranks"]) if data.get("ranks_are") == "node" else (data["ranks"], None)
             if why := rules.too_many_ranks(*numbers, **size):
                 self.add_error("ranks", why)
+        cluster = data.get("cluster")
+        if data.get("pauses") and isinstance(cluster, Cluster) and cluster.spot:
+            self.add_error("pauses", f"{cluster} has spot nodes, and these cannot be paused.")
         return data
 
     def _size(self, chosen: Any) -> dict[str, Any] | None:
@@ -253,7 +264,8 @@ class ProgramForm(OnceForm):
             "reference": data["reference"],
             "command": data["command"],
             "time_limit": data["time_limit"],
-            **({"resumes": data["resumes"]} if "resumes" in self.fields else {}),  # what is not asked stays
+            # What is not asked stays.
+            **{name: data[name] for name in ("resumes", "pauses") if name in self.fields},
             "ranks": None if on_each else data["ranks"],
             "ranks_per_node": data["ranks"] if on_each else None,
             "environment": data["environment"],
@@ -284,8 +296,13 @@ class EditJobForm(ProgramForm):
         help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
         " are. Whoever may run jobs here can have a program use them.",
     )
-    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:])
-    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:])
+    tags = TagsField(
+        required=False,
+        label="Tags",
+        help_text=f"Short words by which the job is found, at most {rules.MOST_TAGS}.",
+    )
+    field_order = (*ProgramForm.field_order[:13], "secrets", *ProgramForm.field_order[13:], "tags")
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:], "tags")
 
     def __init__(
         self,
@@ -298,7 +315,8 @@ class EditJobForm(ProgramForm):
     ) -> None:
         """`look`: `data` is only to be shown again, and in it the cluster to be filled in (`own`) or done with."""
         if of:
-            kwargs["initial"] = {"name": of.name, "secrets": of.secret_names} | kwargs.get("initial", {})
+            filled = {"name": of.name, "secrets": of.secret_names, "tags": of.tags}
+            kwargs["initial"] = filled | kwargs.get("initial", {})
         if look:
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
@@ -578,13 +596,26 @@ class FilterForm(forms.Form):
 
 
 class JobFilterForm(FilterForm):
+    """Of the jobs of a workspace."""
+
+    tag = forms.CharField(
+        max_length=rules.LONGEST_TAG,
+        required=False,
+        widget=forms.TextInput(attrs={"placeholder": "Tag", "aria-label": "Tag", "autocapitalize": "none"}),
+    )
     sort = forms.ChoiceField(
         choices=[("", "Ran last"), ("name", "Name")], required=False, widget=forms.Select(attrs={"aria-label": "Order"})
     )
 
+    def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.workspace = workspace
+
     def narrow(self, rows: JobQuerySet) -> JobQuerySet:
         if word := self.cleaned_data["q"]:
             rows = rows.filter(name__icontains=word)
+        if tag := self.cleaned_data["tag"].lower():
+            rows = rows.tagged(self.workspace, tag)
         return rows.filter(cluster=self.chosen) if self.chosen else rows
 
 

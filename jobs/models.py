@@ -56,10 +56,11 @@ _IN_NO_ROW_OF_RUNS = (
     *("may_be_left", "observed", "ended_ranks", "failures", "digests", "evidence", "advice", "silent_since"),
     *("head_rank", "place", "cancelled_by", "ranks", "ranks_per_node", "environment", "schedule"),
     *("kind", "retries", "retry_delay", "retry_on_timeout", "attempt", "retry_of", "retry_at", "packages", "hosts"),
+    *("pauses", "paused", "job__pauses"),
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
-    *("job__secret_values", "job__secret_names"),
+    *("job__secret_values", "job__secret_names", "job__tags"),
     *("job__template", "job__template_values"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
@@ -74,12 +75,16 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def live(self) -> JobQuerySet:
         return self.filter(deleted=None)
 
+    def tagged(self, workspace: Workspace, word: str) -> JobQuerySet:
+        """Those of the workspace that have this tag."""
+        return self.filter(pk__in=Tag.objects.filter(workspace=workspace, word=word).values("job"))
+
     def for_lists(self) -> JobQuerySet:
         """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
         of = ("template", "template_values")
-        again = ("retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
+        again = ("pauses", "retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         coming = Schedule.objects.coming().filter(job=OuterRef("pk")).values("next_at")[:1]
         rows = self.select_related("cluster").annotate(next_at=Subquery(coming))
         return rows.defer(*mine, *more, *of, *again, *_IN_NO_ROW_OF_JOBS)
@@ -120,6 +125,7 @@ class Job(models.Model):
     secret_values = secrets.EncryptedField(blank=True, editable=False)
     secret_names = models.JSONField(default=list)
     resumes = models.BooleanField(default=False)  # a run of it has its cluster resumed, if that is PAUSED
+    pauses = models.BooleanField(default=False)  # a run of it has its cluster paused when it has ended
     # Of what the person who made it is mailed.
     mail_failure = models.BooleanField(default=True)
     mail_success = models.BooleanField(default=False)
@@ -129,6 +135,7 @@ class Job(models.Model):
     git_password = secrets.EncryptedField(blank=True, editable=False)
     template = models.ForeignKey("Template", models.PROTECT, null=True, related_name="jobs")  # that it was made of
     template_values = models.JSONField(default=dict)  # of its parameters, as text; none of the secret ones
+    tags = models.JSONField(default=list)  # as `rules.tags` gives them; found by the `Tag`s, which `actions` keeps
     created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
     ran = models.DateTimeField(default=now)  # when a run of it was last asked for, or it was made
@@ -231,6 +238,20 @@ class Template(models.Model):
     def job(self) -> Job:
         """What a form of a job is filled in with; not saved."""
         return Job(workspace=self.workspace, name=self.name, cluster=self.cluster, **self.program)
+
+
+class Tag(models.Model):
+    """By which a job is found: a row for each of its `tags`, the same on every database."""
+
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+", db_index=False)  # its job's
+    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    word = models.CharField(max_length=30)
+
+    class Meta:
+        indexes = [models.Index(fields=["workspace", "word", "job"], name="job_by_tag")]
+
+    def __str__(self) -> str:
+        return self.word
 
 
 class ScheduleQuerySet(AccessQuerySet["Schedule"]):
@@ -482,6 +503,8 @@ class Run(Subject):
         null=True
     )  # it failed, and is tried again then; by one UPDATE, which takes this away
     resumes = models.BooleanField(default=False)  # as its job had it; see `dispatch.resume_for`
+    pauses = models.BooleanField(default=False)  # as its job had it; see `dispatch.pause_clusters`
+    paused = models.CharField(max_length=400, blank=True)  # what became of that, in a sentence; empty: not decided
     ranks = models.PositiveIntegerField(null=True)
     ranks_per_node = models.PositiveIntegerField(null=True)
     environment = models.JSONField(default=dict)
@@ -539,6 +562,7 @@ class Run(Subject):
             models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
+            models.Index(fields=["id"], name="run_to_pause_after", condition=Q(pauses=True, paused="")),
             models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
             models.Index(
                 fields=["schedule"],

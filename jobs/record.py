@@ -76,6 +76,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Packages", "\n".join(run.packages)),
         ("Time limit", span(run.time_limit) if run.time_limit else "none"),
         ("Retries", again(run.retries, run.retry_delay, run.retry_on_timeout) or "none"),
+        ("Pauses its cluster when finished", "yes" if run.pauses else "no"),
         ("Asked for by", str(run.started_by or "")),
     ]
 

@@ -22,6 +22,7 @@ LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 2
 MOST_MINUTES = 60 * 24 * 365
 MOST_RANKS = 100_000
 MOST_RETRIES = 20
+MOST_TAGS, LONGEST_TAG = 10, 30  # of a job; characters
 SHORTEST_SECRET = 4  # bytes: as jobs/onnode/hiding.py
 MOST_VARIABLES = 100
 MOST_ENVIRONMENT = 32_000  # bytes: it is handed on in one argument
@@ -54,6 +55,23 @@ def name(text: str) -> str:
     if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for character in text):
         raise ValidationError("A name cannot have characters in it that cannot be seen.", code="invisible")
     return text
+
+
+def tags(text: str) -> list[str]:
+    """Of a job, by which it is found: words with spaces or commas between them, in small letters, each once."""
+    words = list(dict.fromkeys(text.lower().replace(",", " ").split()))
+    for word in words:
+        if not re.fullmatch(r"\w[\w.:-]*", word):
+            raise ValidationError(
+                f"“{word[:LONGEST_TAG]}” is no tag: it has letters, digits, and . : - _ within.", code="no_tag"
+            )
+        if len(word) > LONGEST_TAG:
+            raise ValidationError(
+                f"A tag has at most {LONGEST_TAG} characters, “{word[:LONGEST_TAG]}…” has {len(word)}.", code="too_long"
+            )
+    if len(words) > MOST_TAGS:
+        raise ValidationError(f"At most {MOST_TAGS} tags; these are {len(words)}.", code="too_many")
+    return words
 
 
 def command(text: str) -> str:

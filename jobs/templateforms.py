@@ -117,7 +117,7 @@ class TemplateForm(EditJobForm):
         required=False, max_length=2000, widget=forms.Textarea(attrs={"rows": 2}), help_text="For whoever uses it."
     )
     field_order = ("key", "name", "description", *EditJobForm.field_order[2:])
-    LACKS: ClassVar = ("cluster", "resumes", "secrets")
+    LACKS: ClassVar = ("cluster", "resumes", "pauses", "secrets", "tags")
 
     def __init__(self, *args: Any, template: Template | None = None, of: Job | None = None, **kwargs: Any) -> None:
         self.template = template
@@ -156,6 +156,7 @@ class TemplateForm(EditJobForm):
             "cluster": None,
             "dedicated": base.dedicated if base else None,
             "resumes": base.resumes if base else False,
+            "pauses": base.pauses if base else False,
         }
 
     def add_wrong(self, wrong: dict[str, str]) -> None:
@@ -198,8 +199,8 @@ class FromTemplateForm(JobForm):
     """A job of a template: its name, its parameters, and on what it runs. What else it is, the template says."""
 
     KEEPS: ClassVar = (
-        *("key", "name", "cluster", "resumes", "due", "git_username", "git_password"),
-        *("ranks", "ranks_are", "time_limit"),
+        *("key", "name", "cluster", "resumes", "pauses", "due", "git_username", "git_password"),
+        *("ranks", "ranks_are", "time_limit", "tags"),
     )
 
     def __init__(self, data: Any = None, *, template: Template, look: str = "", **kwargs: Any) -> None:
@@ -236,6 +237,7 @@ class FromTemplateForm(JobForm):
             "cluster": None if is_own else data["cluster"],
             "dedicated": self.specification.kept if is_own and self.specification else None,
             "resumes": data.get("resumes", False),
+            "pauses": data.get("pauses", False),
             "ranks": None if on_each else data["ranks"],
             "ranks_per_node": data["ranks"] if on_each else None,
             "time_limit": data["time_limit"],

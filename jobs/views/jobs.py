@@ -79,6 +79,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 name=data["name"],
                 git_url=data["git_url"],
                 **_wanted(form, request),
+                tags=data["tags"],
                 due=data["due"],
                 secrets=data["secrets"],
                 by=person(request),
@@ -253,6 +254,8 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         had_password = bool(found.git_password)
         with refusals_in(form):
             wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
+            if "tags" in request.POST:  # what is not asked stays
+                wanted["tags"] = form.cleaned_data["tags"]
             changed = change_job(found, by=person(request), **wanted)
             if "secrets_name" in request.POST:  # what is not asked stays
                 changed = change_secrets(found, form.cleaned_data["secrets"], by=person(request)) or changed

@@ -157,7 +157,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What can be run, with the last run of each: first, unless they are asked for by name, those that do or wait."""
     workspace = workspace_for(request, uuid, Can.VIEW)
     clusters = _clusters(workspace, request.GET.get("cluster"))
-    form = JobFilterForm(request.GET, clusters=clusters)
+    form = JobFilterForm(request.GET, clusters=clusters, workspace=workspace)
     page: Page[Job] = Page([])
     lasts: dict[int, Run] = {}
     first: list[Job] = []
@@ -182,7 +182,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "rows": [(job, lasts.get(job.pk), bars.get(job.pk)) for job in (*first, *page.rows)],
         **page.context,
         "clusters": any(cluster.status != Cluster.Status.TERMINATED for cluster in clusters),
-        "filtered": any(request.GET.get(name) for name in ("q", "cluster")),
+        "filtered": any(request.GET.get(name) for name in ("q", "cluster", "tag")),
         "key": uuid4(),
     }
     part = "jobs/jobs.html#list" if request.headers.get("HX-Target") == "job-list" else ""

@@ -144,6 +144,7 @@ def template(request: HttpRequest, uuid: UUID) -> HttpResponse:
                     git_url=found.program["git_url"],
                     **_wanted(form, request),
                     due=data["due"],
+                    tags=data["tags"],
                     secrets=form.secret_values,
                     by=person(request),
                     credential=form.credential,

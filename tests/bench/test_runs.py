@@ -14,7 +14,7 @@ from django.utils.timezone import now
 from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
 from clusters.models import Cluster, EngineVersion, Node
-from jobs.models import Job, Run
+from jobs.models import Job, Run, Tag
 from portal.tasks.models import Output
 from tests.bench.test_lists import MOST_CPU, MOST_QUERIES, get, measure
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.django_db(transaction=True), pytest
 PAGES = (
     "/", "/runs/", "/runs/?after={middle}", "/runs/?sort=old", "/runs/?status=needs", "/runs/?status=failed&days=7",
     "/runs/?who=me", "/runs/?who={nobody}", "{lab}/dashboard/", "{quiet}/dashboard/", "{lab}/jobs/",
-    "{lab}/jobs/?sort=name", "{lab}/jobs/?q=job-1", "{lab}/jobs/?cluster={cluster}", "{lab}/jobs/?after={job}",
+    "{lab}/jobs/?sort=name", "{lab}/jobs/?q=job-1", "{lab}/jobs/?cluster={cluster}", "{lab}/jobs/?tag=odd",
+    "{lab}/jobs/?tag=rare", "{lab}/jobs/?tag=nothing", "{lab}/jobs/?after={job}",
     "{lab}/runs/", "{lab}/runs/?sort=old", "{lab}/runs/?after={middle}", "{lab}/runs/?status=failed",
     "{lab}/runs/?status=failed&after={middle}", "{lab}/runs/?status=needs", "{lab}/runs/?status=going",
     "{lab}/runs/?status=cancelled&cluster={cluster}", "{lab}/runs/?cluster={cluster}", "{lab}/runs/?cluster={gone}",
@@ -113,11 +114,14 @@ def a_workspace(name, runs):
     jobs = [
         Job.objects.create(
             workspace=lab, cluster=clusters[n % 20], name=f"job-{n}", git_url="https://h/x", command="a.py",
-            created_by=me, ran=now() - timedelta(minutes=n),
+            created_by=me, ran=now() - timedelta(minutes=n), tags=["odd"] if n % 2 else ["even"],
         )
         for n in range(200)
     ]  # fmt: skip
-    rare = Job.objects.create(workspace=lab, cluster=clusters[3], name="rare", git_url="https://h/x", created_by=me)
+    rare = Job.objects.create(
+        workspace=lab, cluster=clusters[3], name="rare", git_url="https://h/x", created_by=me, tags=["rare"]
+    )
+    Tag.objects.bulk_create(Tag(workspace=lab, job=job, word=word) for job in [*jobs, rare] for word in job.tags)
     first = a_run(rare, 1, status="finished", started=now(), ended=now())
     base = (Output.objects.order_by("-pk").values_list("pk", flat=True).first() or 0) + 1000
     copies(Output, first.output, runs, id=f"{base} + i")

@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('clusters', '0018_notice'),
-        ('jobs', '0015_record'),
+        ('jobs', '0017_pause_when_finished'),
         ('workspaces', '0010_listings'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
