@@ -26,12 +26,19 @@ from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
 from portal.clouds import InstanceType
 from workspaces.forms import OnceForm
-from workspaces.models import Workspace
+from workspaces.models import GitCredential, Workspace
 
 
 class CredentialForm(forms.Form):
     """What a private repository asks for. The password is never shown again, not even in this form."""
 
+    git_credential = forms.TypedChoiceField(
+        label="Saved Git credential",
+        required=False,
+        empty_value=None,
+        error_messages={"invalid_choice": "It was deleted meanwhile. Choose another one."},
+        help_text="One that the workspace keeps, for the server that it names. Or give a user name and password here.",
+    )
     git_username = forms.CharField(
         label="Workspace username",
         max_length=200,
@@ -48,27 +55,45 @@ class CredentialForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
 
-    def __init__(self, *args: Any, git_url: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, git_url: str = "", offered: Workspace | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.address = git_url  # where it is no field of the form
+        if offered:
+            self.offer_credentials(offered)
+
+    def offer_credentials(self, workspace: Workspace) -> None:
+        """Those that the workspace keeps; where it keeps none, nothing is asked."""
+        saved = {str(one.uuid): one for one in workspace.git_credentials.live().order_by("name")}
+        if not saved and not self.data.get("git_credential"):
+            del self.fields["git_credential"]
+            return
+        field: Any = self.fields["git_credential"]
+        field.choices = [("", "None"), *((uuid, one.words) for uuid, one in saved.items())]
+        field.coerce = saved.__getitem__
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         username, password = data.get("git_username", ""), data.get("git_password", "")
+        saved, url = data.get("git_credential"), data.get("git_url", self.address)
         for name, value in (("git_username", username), ("git_password", password)):
             if re.search(r"[\x00-\x1f\x7f]", value):
                 self.add_error(name, "This cannot have line breaks or control characters in it.")
-        if username and not password and "git_password" not in self.errors:
+        if saved and password:
+            self.add_error("git_credential", "Choose one that is saved, or give a password: not both.")
+        elif saved and url and (why := rules.why_not_with(saved.server, url, str(saved))):
+            self.add_error("git_credential", why)
+        if username and not password and not saved and "git_password" not in self.errors:
             self.add_error("git_password", "Give the password or access token of this user name.")
-        if password and urlsplit(data.get("git_url", self.address)).scheme == "ssh":
+        if password and urlsplit(url).scheme == "ssh":
             self.add_error("git_password", "A password is for an address that begins with https://.")
         return data
 
     @property
-    def credential(self) -> Credential | None:
-        """What was typed; servers take any user name with a token, but none at all."""
+    def credential(self) -> Credential | GitCredential | None:
+        """What was chosen or typed; servers take any user name with a token, but none at all."""
+        saved: GitCredential | None = self.cleaned_data.get("git_credential")
         password: str = self.cleaned_data["git_password"]
-        return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
+        return saved or (Credential(self.cleaned_data["git_username"] or "git", password) if password else None)
 
 
 def _is_filled(value: Any) -> bool:
@@ -142,11 +167,29 @@ class ProgramForm(OnceForm):
     )
     field_order: tuple[str, ...] = (
         *("key", "name", "cluster", "resumes", "due", "kind", "command", "git_url"),
-        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *(
+            "git_credential",
+            "git_username",
+            "git_password",
+            "reference",
+            "environment",
+            "ranks",
+            "ranks_are",
+            "time_limit",
+        ),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
     ADVANCED: ClassVar[tuple[str, ...]] = (
-        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *(
+            "git_credential",
+            "git_username",
+            "git_password",
+            "reference",
+            "environment",
+            "ranks",
+            "ranks_are",
+            "time_limit",
+        ),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
 
@@ -284,8 +327,8 @@ class EditJobForm(ProgramForm):
         help_text="Their values are kept encrypted, never shown again, and hidden where the program prints them as they"
         " are. Whoever may run jobs here can have a program use them.",
     )
-    field_order = (*ProgramForm.field_order[:12], "secrets", *ProgramForm.field_order[12:])
-    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:])
+    field_order = (*ProgramForm.field_order[:13], "secrets", *ProgramForm.field_order[13:])
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:5], "secrets", *ProgramForm.ADVANCED[5:])
 
     def __init__(
         self,
@@ -444,6 +487,7 @@ class JobForm(EditJobForm, CredentialForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.offer_credentials(self.workspace)
         self.fields["due"].help_text = f"When it begins, by the time of {get_current_timezone_name()}. Empty: now."
 
     def clean_due(self) -> datetime | None:

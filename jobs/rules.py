@@ -291,11 +291,19 @@ def secrets(pairs: Sequence[tuple[str, str]], kept: Collection[str], others: Col
     return found
 
 
+_PORTS = {"https": 443, "http": 80, "ssh": 22}
+
+
 def same_server(one: str, other: str) -> bool:
     """Whether two addresses are of one server, so that what signs in to it may go to both."""
     return _server(one) == _server(other)
 
 
+def why_not_with(server: str, url: str, name: str) -> str:
+    """Why what is called so, and kept for this server, cannot sign in at this address; empty where it can."""
+    return "" if same_server(server, url) else f"{name} is for {server}, and goes to no other server."
+
+
 def _server(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
