@@ -84,7 +84,7 @@ class CredentialForm(forms.Form):
             self.add_error("git_credential", why)
         if username and not password and not saved and "git_password" not in self.errors:
             self.add_error("git_password", "Give the password or access token of this user name.")
-        if password and urlsplit(url).scheme == "ssh":
+        if password and (urlsplit(url).scheme == "ssh" or rules.is_shared(url)):
             self.add_error("git_password", "A password is for an address that begins with https://.")
         return data
 
@@ -317,7 +317,8 @@ class EditJobForm(ProgramForm):
     git_url = forms.CharField(
         label="Path",
         help_text="The repository's Git URL, as the browser's address bar has it; that of a branch, a folder or a file"
-        " in it says the reference and the folder too.",
+        " in it says the reference and the folder too. Or a folder of the workspace's filesystem, such as"
+        " /shared/team/project: each run gets a copy of it as it is then, of 1 GB and 20,000 files at most.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
@@ -428,6 +429,8 @@ class EditJobForm(ProgramForm):
                     "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
                 )
             data["reference"] = page.reference
+        if page and rules.is_shared(page.git_url) and data.get("reference"):
+            self.add_error("reference", "A folder has no branches, tags and commits: leave this empty.")
         if page and page.path and data.get("kind") == Kind.SHELL:
             self.add_error("git_url", "A shell command begins in the top folder: give the repository's own address.")
         elif page and page.path and "command" in data:

@@ -170,6 +170,11 @@ class Job(models.Model):
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
 
     @property
+    def is_of_a_folder(self) -> bool:
+        """In the workspace's filesystem, and of no repository."""
+        return self.git_url.startswith("/")
+
+    @property
     def signs_in_as(self) -> str:
         """In words; empty where everybody may read its repository."""
         saved = self.git_credential
@@ -538,6 +543,11 @@ class Run(Subject):
 
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Jobs", reverse("jobs", args=[self.workspace.uuid])), (str(self), self.get_absolute_url())]
+
+    @property
+    def is_of_a_folder(self) -> bool:
+        """See `Job`. Its `commit` is then the start of the SHA-256 of what was copied."""
+        return self.git_url.startswith("/")
 
     @property
     def is_waiting(self) -> bool:

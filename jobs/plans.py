@@ -181,7 +181,7 @@ def _credential(run: Run) -> str:
     """As it is now; for no other server than the one that it is for, which that of an earlier run may have been."""
     job = run.job
     saved = job.git_credential
-    if not rules.same_server(run.git_url, job.signs_in_at):
+    if not job.signs_in_at or not rules.same_server(run.git_url, job.signs_in_at):
         return ""
     if saved and saved.deleted:
         Run.objects.filter(pk=run.pk).update(code="credential")  # for what its task says of it, when that ends

@@ -131,6 +131,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
         command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
+    if rules.is_shared(page.git_url):
+        return Found(False, f"Whether {page.git_url} is there is seen when the job runs: nodes alone have /shared.")
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
         return Found(False, why)
     try:
@@ -151,7 +153,7 @@ def _signing_in(typed: QueryDict, git_url: str, workspace: Workspace, job: Job |
             raise PortalError("The saved Git credential was deleted meanwhile.")
         if why := rules.why_not_with(saved.server, git_url, str(saved)):
             raise PortalError(why)
-    elif job and rules.same_server(git_url, job.signs_in_at):
+    elif job and job.signs_in_at and rules.same_server(git_url, job.signs_in_at):
         saved = job.git_credential
         if saved and saved.deleted:
             raise PortalError(f"The Git credential {saved}, which the job signs in with, was deleted.")
