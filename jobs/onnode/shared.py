@@ -12,7 +12,7 @@ from addresses import shown
 from programs import SetupFailed
 
 ROOT = "/shared"
-MOST_BYTES = 1 << 30
+MOST_BYTES = 10**9
 MOST_FILES = 20_000
 CODE = "address"  # of what another path would mend
 PIECE = 1 << 20
@@ -82,13 +82,10 @@ def beside(path):
 
 
 def size(count):
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = "GB"
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+    if count < 1000:
+        return f"{count} bytes"
+    power = min(3, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.1f} {('kB', 'MB', 'GB')[power - 1]}"
 
 
 class Copy:
@@ -135,7 +132,7 @@ class Copy:
         return SetupFailed(
             f"{shown(self.path)} {what}.",
             "",
-            "Each run gets a copy of its source. Name a folder that has the program alone; data it can read in /shared.",
+            "Each run gets a copy of its source. Name a folder with the program alone; data it can read in /shared.",
             CODE,
         )
 
@@ -165,8 +162,8 @@ class Copy:
                     f"{shown(self.name(origin))} in {shown(self.path)} is neither a file nor a folder.", code=CODE
                 )
             runs = bool(about.st_mode & stat.S_IXUSR)
-            content = hashlib.sha256()
-            with open(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700 if runs else 0o600), "wb", 0) as copy:
+            content, new = hashlib.sha256(), os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with open(os.open(to, new, 0o700 if runs else 0o600), "wb", 0) as copy:
                 while data := file.read(PIECE):
                     self.bytes += len(data)
                     self.check()
