@@ -35,7 +35,7 @@ from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
-from workspaces.models import Workspace
+from workspaces.models import GitCredential, Workspace
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Program:
         return cls(cluster=None, dedicated=Specification.of_cluster(run.cluster).kept, **same)
 
 
+SignIn = Credential | GitCredential | None  # typed for one job, or saved in its workspace
 _COPIED = tuple(Program.__dataclass_fields__.keys() - {"cluster", "dedicated", "time_limit", "environment"})
 MOST_WAITING = 100  # runs that may wait for one cluster
 CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
@@ -111,7 +112,7 @@ def create_job(
     tags: Collection[str] = (),
     due: datetime | None = None,
     secrets: Mapping[str, str | None] | None = None,
-    credential: Credential | None = None,
+    credential: SignIn = None,
     template: Template | None = None,
     template_values: Mapping[str, str] | None = None,
     uuid: UUID | None = None,
@@ -173,7 +174,7 @@ def create_job(
     if template:
         after["template"] = str(template)
     if credential:
-        after["signs in as"] = credential.username
+        after["signs in as"] = job.signs_in_as
     _record_job("created", job, by=by, after=after)
     return job, start_run(job, by=by, due=due)
 
@@ -194,22 +195,31 @@ def _check_cluster(workspace: Workspace, cluster: Cluster | None, dedicated: Map
 
 
 @audit.atomic()
-def change_credential(job: Job, credential: Credential | None, *, by: User) -> None:
-    """What the next run signs in to the repository with; nothing for one that everybody may read."""
-    if credential is None and not job.git_password:
+def change_credential(job: Job, credential: SignIn, *, by: User) -> None:
+    """What the next run signs in to the repository with; nothing for one that everybody may read.
+
+    Raises `PortalError` where it is for another server, or was deleted.
+    """
+    if credential is None and not job.signs_in_at:
         return
-    before = {"signs in as": job.git_username} if job.git_password else {}
+    before = {"signs in as": job.signs_in_as} if job.signs_in_at else {}
     _keep_credential(job, credential)
-    after = {"signs in as": credential.username} if credential else {}
+    after = {"signs in as": job.signs_in_as} if credential else {}
     _record_job("changed credential", job, by=by, before=before, after=after)
 
 
-def _keep_credential(job: Job, credential: Credential | None) -> None:
-    job.git_username = credential.username if credential else ""
-    job.git_password = ""
-    if credential:
+def _keep_credential(job: Job, credential: SignIn) -> None:
+    job.git_username, job.git_password, job.git_credential = "", "", None
+    if isinstance(credential, GitCredential):
+        if why := rules.why_not_with(credential.server, job.git_url, str(credential)):
+            raise PortalError(why, field="git_credential")
+        job.git_credential = GitCredential.objects.live().filter(pk=credential.pk, workspace=job.workspace).first()
+        if job.git_credential is None:
+            raise PortalError(f"{credential} was deleted. Choose another.", field="git_credential")
+    elif credential:
+        job.git_username = credential.username
         seal(job, "git_password", credential.password)
-    job.save(update_fields=["git_username", "git_password"])
+    job.save(update_fields=["git_username", "git_password", "git_credential"])
 
 
 @audit.atomic()
@@ -252,7 +262,8 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
     """
-    found = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
+    rows = Job.objects.select_for_update(of=("self",), no_key=True)
+    found = rows.select_related("cluster", "git_credential").get(pk=job.pk)
     if found.deleted:
         raise PortalError(f"{found} was deleted.")
     if {"cluster", "dedicated"} & changes.keys():
@@ -262,15 +273,16 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     if not changed:
         return False
     before = {_WORDS[name]: _in_words(name, getattr(found, name)) for name in changed}
-    if found.git_password and not rules.same_server(changes.get("git_url", found.git_url), found.git_url):
-        before["signs in as"] = found.git_username
-        found.git_username = found.git_password = ""
+    signing = ("git_username", "git_password", "git_credential")
+    if found.signs_in_at and not rules.same_server(changes.get("git_url", found.git_url), found.signs_in_at):
+        before["signs in as"] = found.signs_in_as
+        found.git_username, found.git_password, found.git_credential = "", "", None
     for name in changed:
         setattr(found, name, changes[name])
-    found.save(update_fields=[*changed, "git_username", "git_password"])
+    found.save(update_fields=[*changed, *signing])
     if "tags" in changed:
         _index_tags(found)
-    for name in (*changed, "git_username", "git_password"):
+    for name in (*changed, *signing):
         setattr(job, name, getattr(found, name))
     live.ring(*job.workspace.live_names())
     after = {_WORDS[name]: _in_words(name, changes[name]) for name in changed}
@@ -336,10 +348,11 @@ def delete_job(job: Job, *, by: User) -> int:
 
     Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
     """
-    changes = {"deleted": Now(), "deleted_by": by, "git_username": "", "git_password": "", "secret_values": ""}
+    changes: dict[str, Any] = {"deleted": Now(), "deleted_by": by, "git_credential": None}
+    changes |= dict.fromkeys(("git_username", "git_password", "secret_values"), "")
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
-    job.refresh_from_db(fields=["deleted", "deleted_by", "git_username", "git_password", "secret_values"])
+    job.refresh_from_db(fields=[*changes])
     job.schedules.live().update(deleted=Now(), next_at=None)
     queued = Firing.objects.filter(schedule__job=job, outcome=Firing.Outcome.QUEUED)
     queued.update(outcome=Firing.Outcome.SKIPPED, reason="The job was deleted.")

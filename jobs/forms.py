@@ -26,12 +26,19 @@ from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
 from portal.clouds import InstanceType
 from workspaces.forms import OnceForm
-from workspaces.models import Workspace
+from workspaces.models import GitCredential, Workspace
 
 
 class CredentialForm(forms.Form):
     """What a private repository asks for. The password is never shown again, not even in this form."""
 
+    git_credential = forms.TypedChoiceField(
+        label="Saved Git credential",
+        required=False,
+        empty_value=None,
+        error_messages={"invalid_choice": "It was deleted meanwhile. Choose another one."},
+        help_text="One that the workspace keeps, for the server that it names. Or give a user name and password here.",
+    )
     git_username = forms.CharField(
         label="Workspace username",
         max_length=200,
@@ -48,27 +55,45 @@ class CredentialForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
 
-    def __init__(self, *args: Any, git_url: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, git_url: str = "", offered: Workspace | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.address = git_url  # where it is no field of the form
+        if offered:
+            self.offer_credentials(offered)
+
+    def offer_credentials(self, workspace: Workspace) -> None:
+        """Those that the workspace keeps; where it keeps none, nothing is asked."""
+        saved = {str(one.uuid): one for one in workspace.git_credentials.live().order_by("name")}
+        if not saved and not self.data.get("git_credential"):
+            del self.fields["git_credential"]
+            return
+        field: Any = self.fields["git_credential"]
+        field.choices = [("", "None"), *((uuid, one.words) for uuid, one in saved.items())]
+        field.coerce = saved.__getitem__
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         username, password = data.get("git_username", ""), data.get("git_password", "")
+        saved, url = data.get("git_credential"), data.get("git_url", self.address)
         for name, value in (("git_username", username), ("git_password", password)):
             if re.search(r"[\x00-\x1f\x7f]", value):
                 self.add_error(name, "This cannot have line breaks or control characters in it.")
-        if username and not password and "git_password" not in self.errors:
+        if saved and password:
+            self.add_error("git_credential", "Choose one that is saved, or give a password: not both.")
+        elif saved and url and (why := rules.why_not_with(saved.server, url, str(saved))):
+            self.add_error("git_credential", why)
+        if username and not password and not saved and "git_password" not in self.errors:
             self.add_error("git_password", "Give the password or access token of this user name.")
-        if password and urlsplit(data.get("git_url", self.address)).scheme == "ssh":
+        if password and (urlsplit(url).scheme == "ssh" or rules.is_shared(url)):
             self.add_error("git_password", "A password is for an address that begins with https://.")
         return data
 
     @property
-    def credential(self) -> Credential | None:
-        """What was typed; servers take any user name with a token, but none at all."""
+    def credential(self) -> Credential | GitCredential | None:
+        """What was chosen or typed; servers take any user name with a token, but none at all."""
+        saved: GitCredential | None = self.cleaned_data.get("git_credential")
         password: str = self.cleaned_data["git_password"]
-        return Credential(self.cleaned_data["git_username"] or "git", password) if password else None
+        return saved or (Credential(self.cleaned_data["git_username"] or "git", password) if password else None)
 
 
 def _is_filled(value: Any) -> bool:
@@ -147,11 +172,21 @@ class ProgramForm(OnceForm):
     )
     field_order: tuple[str, ...] = (
         *("key", "name", "cluster", "resumes", "pauses", "due", "kind", "command", "git_url"),
-        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *("git_credential", "git_username", "git_password", "reference", "environment"),
+        *("ranks", "ranks_are", "time_limit"),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
     ADVANCED: ClassVar[tuple[str, ...]] = (
-        *("git_username", "git_password", "reference", "environment", "ranks", "ranks_are", "time_limit"),
+        *(
+            "git_credential",
+            "git_username",
+            "git_password",
+            "reference",
+            "environment",
+            "ranks",
+            "ranks_are",
+            "time_limit",
+        ),
         *("retries", "retry_delay", "retry_on_timeout"),
     )
 
@@ -286,7 +321,8 @@ class EditJobForm(ProgramForm):
     git_url = forms.CharField(
         label="Path",
         help_text="The repository's Git URL, as the browser's address bar has it; that of a branch, a folder or a file"
-        " in it says the reference and the folder too.",
+        " in it says the reference and the folder too. Or a folder of the workspace's filesystem, such as"
+        " /shared/team/project: each run gets a copy of it as it is then, of 1 GB and 20,000 files at most.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "inputmode": "url"}),
     )
 
@@ -301,8 +337,8 @@ class EditJobForm(ProgramForm):
         label="Tags",
         help_text=f"Short words by which the job is found, at most {rules.MOST_TAGS}.",
     )
-    field_order = (*ProgramForm.field_order[:13], "secrets", *ProgramForm.field_order[13:], "tags")
-    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:4], "secrets", *ProgramForm.ADVANCED[4:], "tags")
+    field_order = (*ProgramForm.field_order[:14], "secrets", *ProgramForm.field_order[14:], "tags")
+    ADVANCED: ClassVar[tuple[str, ...]] = (*ProgramForm.ADVANCED[:5], "secrets", *ProgramForm.ADVANCED[5:], "tags")
 
     def __init__(
         self,
@@ -403,6 +439,8 @@ class EditJobForm(ProgramForm):
                     "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
                 )
             data["reference"] = page.reference
+        if page and rules.is_shared(page.git_url) and data.get("reference"):
+            self.add_error("reference", "A folder has no branches, tags and commits: leave this empty.")
         if page and page.path and data.get("kind") == Kind.SHELL:
             self.add_error("git_url", "A shell command begins in the top folder: give the repository's own address.")
         elif page and page.path and "command" in data:
@@ -462,6 +500,7 @@ class JobForm(EditJobForm, CredentialForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.offer_credentials(self.workspace)
         self.fields["due"].help_text = f"When it begins, by the time of {get_current_timezone_name()}. Empty: now."
 
     def clean_due(self) -> datetime | None:

@@ -30,7 +30,7 @@ from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.outputs import rank_name
 from portal.tasks.subjects import Subject
-from workspaces.models import Workspace
+from workspaces.models import GitCredential, Workspace
 
 _ANY = -1  # stands for an owner's key in `newest_of_each`; no row has it
 QUIET = timedelta(minutes=1)  # without output, after which a page says so
@@ -60,7 +60,7 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__git_url", "job__reference", "job__command", "job__time_limit", "job__git_username", "job__git_password"),
     *("job__created", "job__created_by", "job__ran", "job__deleted_by", "job__dedicated", "job__environment"),
     *("job__ranks", "job__ranks_per_node", "job__resumes", "job__mail_failure", "job__mail_success", "job__mail_slow"),
-    *("job__secret_values", "job__secret_names", "job__tags"),
+    *("job__secret_values", "job__secret_names", "job__tags", "job__git_credential"),
     *("job__template", "job__template_values"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
@@ -83,7 +83,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
         """With their clusters and when a schedule runs them next, and without what is in no row of a list."""
         mine = ("git_url", "reference", "time_limit", "git_username", "git_password", "created_by", "deleted_by")
         more = ("dedicated", "ranks", "ranks_per_node", "environment", "kind", "secret_values", "secret_names")
-        of = ("template", "template_values")
+        of = ("template", "template_values", "git_credential")
         again = ("pauses", "retries", "retry_delay", "retry_on_timeout", "mail_failure", "mail_success", "mail_slow")
         coming = Schedule.objects.coming().filter(job=OuterRef("pk")).values("next_at")[:1]
         rows = self.select_related("cluster").annotate(next_at=Subquery(coming))
@@ -133,6 +133,7 @@ class Job(models.Model):
     # Of a private repository; each run signs in with what is here when it starts.
     git_username = models.CharField(max_length=200, blank=True)
     git_password = secrets.EncryptedField(blank=True, editable=False)
+    git_credential = models.ForeignKey(GitCredential, models.PROTECT, null=True, related_name="jobs")  # or one saved
     template = models.ForeignKey("Template", models.PROTECT, null=True, related_name="jobs")  # that it was made of
     template_values = models.JSONField(default=dict)  # of its parameters, as text; none of the secret ones
     tags = models.JSONField(default=list)  # as `rules.tags` gives them; found by the `Tag`s, which `actions` keeps
@@ -155,6 +156,9 @@ class Job(models.Model):
                 | Q(cluster__isnull=True, dedicated__isnull=False),
                 name="job_has_one_cluster",
             ),
+            models.CheckConstraint(
+                condition=Q(git_credential__isnull=True) | Q(git_password=""), name="job_signs_in_with_one"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -166,6 +170,24 @@ class Job(models.Model):
     def belongs_to(self, field: str) -> str:
         """For `secrets.seal`: swapped between two rows, a ciphertext does not open."""
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
+
+    @property
+    def is_of_a_folder(self) -> bool:
+        """In the workspace's filesystem, and of no repository."""
+        return self.git_url.startswith("/")
+
+    @property
+    def signs_in_as(self) -> str:
+        """In words; empty where everybody may read its repository."""
+        saved = self.git_credential
+        return f"{saved.username}, with {saved}" if saved else self.git_username
+
+    @property
+    def signs_in_at(self) -> str:
+        """The address of whose server alone its password is for; empty where it has none."""
+        if self.git_credential:
+            return self.git_credential.server
+        return self.git_url if self.git_password else ""
 
     @property
     def tries_again(self) -> str:
@@ -586,6 +608,11 @@ class Run(Subject):
 
     def crumbs(self) -> list[tuple[str, str]]:
         return [("Jobs", reverse("jobs", args=[self.workspace.uuid])), (str(self), self.get_absolute_url())]
+
+    @property
+    def is_of_a_folder(self) -> bool:
+        """See `Job`. Its `commit` is then the start of the SHA-256 of what was copied."""
+        return self.git_url.startswith("/")
 
     @property
     def is_waiting(self) -> bool:

@@ -178,18 +178,30 @@ def _secrets(run: Run) -> str:
 
 
 def _credential(run: Run) -> str:
-    """Of the job, as it is now; for no other server than that of the job's address, which may have changed since."""
+    """As it is now; for no other server than the one that it is for, which that of an earlier run may have been."""
     job = run.job
-    if not job.git_password or not rules.same_server(run.git_url, job.git_url):
+    saved = job.git_credential
+    if not job.signs_in_at or not rules.same_server(run.git_url, job.signs_in_at):
         return ""
-    try:
-        return json.dumps({"username": job.git_username, "password": unseal(job, "git_password")})
-    except CannotDecrypt as error:
+    if saved and saved.deleted:
         Run.objects.filter(pk=run.pk).update(code="credential")  # for what its task says of it, when that ends
         raise Refused(
-            "The password of the job's repository cannot be decrypted with this portal's keys.",
-            advice="Give the job its password again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
+            f"The Git credential {saved}, which the job signs in with, was deleted.",
+            advice="Choose another one for the job, or give it a password or access token of its own.",
+        )
+    try:
+        if saved:
+            told = {"username": saved.username, "password": unseal(saved, "secret")}
+        else:
+            told = {"username": job.git_username, "password": unseal(job, "git_password")}
+    except CannotDecrypt as error:
+        Run.objects.filter(pk=run.pk).update(code="credential")
+        of, whom = (f"of {saved}", str(saved)) if saved else ("of the job's repository", "the job")
+        raise Refused(
+            f"The password {of} cannot be decrypted with this portal's keys.",
+            advice=f"Give {whom} its password again, or put back the key that is missing in PORTAL_ENCRYPTION_KEYS.",
         ) from error
+    return json.dumps(told)
 
 
 def stop(work: Work) -> None:

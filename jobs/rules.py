@@ -139,11 +139,33 @@ def _names_a_program(words: list[str]) -> bool:
     return False
 
 
+def is_shared(source: str) -> bool:
+    """Whether it is a folder of the workspace's filesystem, and no repository's address."""
+    return source.startswith("/")
+
+
+def _shared(path: str) -> str:
+    """`jobs/onnode/shared.py` looks where links in it lead."""
+    names = path.split("/")[1:]
+    if names[0] != "shared" or len(names) < 2:
+        raise ValidationError("A folder of the workspace's filesystem begins with /shared/.", code="not_shared")
+    if any(name in ("", ".", "..") for name in names):
+        raise ValidationError("Write the path without “.”, “..” and empty names in it.", code="not_plain")
+    if names[1].startswith("."):
+        raise ValidationError(f"/shared/{names[1]} is the portal's own.", code="not_shared")
+    if not path.isprintable():
+        raise ValidationError("This is not a path.", code="not_plain")
+    return path
+
+
 def git_url(text: str) -> str:
-    """The address of a repository: https, ssh, or http on this machine where a setting allows it."""
+    """The address of a repository: https, ssh, or http on this machine where a setting allows it. Or a folder's path
+    in /shared."""
     url = text.strip().rstrip("/")
     if len(url) > LONGEST_URL:
         raise ValidationError(f"An address has at most {LONGEST_URL} characters, this has {len(url)}.", code="too_long")
+    if is_shared(url):
+        return _shared(url)
     if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-"):
         raise ValidationError("This is not a web address.", code="no_address")
     try:
@@ -309,11 +331,19 @@ def secrets(pairs: Sequence[tuple[str, str]], kept: Collection[str], others: Col
     return found
 
 
+_PORTS = {"https": 443, "http": 80, "ssh": 22}
+
+
 def same_server(one: str, other: str) -> bool:
     """Whether two addresses are of one server, so that what signs in to it may go to both."""
     return _server(one) == _server(other)
 
 
+def why_not_with(server: str, url: str, name: str) -> str:
+    """Why what is called so, and kept for this server, cannot sign in at this address; empty where it can."""
+    return "" if same_server(server, url) else f"{name} is for {server}, and goes to no other server."
+
+
 def _server(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

@@ -199,7 +199,7 @@ class FromTemplateForm(JobForm):
     """A job of a template: its name, its parameters, and on what it runs. What else it is, the template says."""
 
     KEEPS: ClassVar = (
-        *("key", "name", "cluster", "resumes", "pauses", "due", "git_username", "git_password"),
+        *("key", "name", "cluster", "resumes", "pauses", "due", "git_credential", "git_username", "git_password"),
         *("ranks", "ranks_are", "time_limit", "tags"),
     )
 

@@ -49,6 +49,7 @@ from tests.doors import (
 from tests.jobs.conftest import make_template
 from tests.running import ROOT
 from tests.sockets import Page
+from workspaces.credentials import create_git_credential
 from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
 
 ADDRESSES = dict(named(get_resolver().url_patterns))
@@ -115,6 +116,9 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
         "output": task.output.uuid, "person": BOB, "invitation": invited.invitation.uuid,
         "token": token.uuid, "schedule": create_schedule(job, Cron("0 9 * * *", "UTC"), by=alice).uuid,
         "template": make_template(lab, alice).uuid,
+        "git credential": create_git_credential(
+            lab, name="bot", server="https://git.example.org", username="bot", secret="x", by=alice
+        ).uuid,
         "cloud config": this_computer.uuid,
         "aws config": aws_config.uuid,
         "own machines": own_machines.uuid, "pool": pool.uuid, "computer": pool.computers.get().uuid,

@@ -320,6 +320,52 @@ class Workspace(Subject):
         return [f"workspace.{self.uuid}", f"organization.{self.organization.uuid}"]
 
 
+class GitCredentialQuerySet(AccessQuerySet["GitCredential"]):
+    workspace_path = "workspace"
+
+    def live(self) -> GitCredentialQuerySet:
+        return self.filter(deleted=None)
+
+
+class GitCredential(models.Model):
+    """What jobs of a workspace sign in to one Git server with, chosen by its name and shown to nobody.
+
+    A deleted one is kept, without its secret, for the jobs that still name it; its own name is free again.
+    """
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    workspace = models.ForeignKey(Workspace, models.PROTECT, related_name="git_credentials")
+    name = models.CharField(max_length=80)
+    server = models.CharField(max_length=300)  # such as https://git.example.org:8443; it goes to no other
+    username = models.CharField(max_length=200)
+    secret = secrets.EncryptedField(blank=True, editable=False)  # a password, or an access token
+    created_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+    created = models.DateTimeField(auto_now_add=True)
+    replaced = models.DateTimeField(null=True)  # when the secret was, last
+    deleted = models.DateTimeField(null=True)
+    deleted_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
+
+    objects = GitCredentialQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                "workspace", Lower("name"), condition=Q(deleted=None), name="live_git_credential_names_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def belongs_to(self, field: str) -> str:
+        """With its server: one that was given another does not open, so that it cannot be sent there."""
+        return f"{self.workspace.organization.uuid}/git-credential/{self.uuid}/{self.server}/{field}"
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}: {self.username} at {self.server}"
+
+
 class Listing(models.Model):
     """What may be had in a region, as its account said last. See `listings`."""
 

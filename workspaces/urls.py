@@ -1,6 +1,6 @@
 from django.urls import path
 
-from workspaces.views import aws, computers, configs, people, workspaces
+from workspaces.views import aws, computers, configs, credentials, people, workspaces
 
 urlpatterns = [
     path("cloud-configurations/", configs.cloud_configs, name="cloud-configs"),
@@ -26,6 +26,9 @@ urlpatterns = [
     path("workspaces/new/", workspaces.new_workspace, name="new-workspace"),
     path("workspaces/<uuid:uuid>/", workspaces.workspace, name="workspace"),
     path("workspaces/<uuid:uuid>/settings/", workspaces.workspace_settings, name="workspace-settings"),
+    path("workspaces/<uuid:uuid>/git-credentials/new/", credentials.new_git_credential, name="new-git-credential"),
+    path("git-credentials/<uuid:uuid>/", credentials.replace_git_credential, name="replace-git-credential"),
+    path("git-credentials/<uuid:uuid>/delete/", credentials.remove_git_credential, name="delete-git-credential"),
     path("workspaces/<uuid:uuid>/update/", workspaces.update_infrastructure, name="update-workspace"),
     path("workspaces/<uuid:uuid>/people/", people.workspace_people, name="workspace-people"),
     path("workspaces/<uuid:uuid>/people/<uuid:member>/role/", people.change_member, name="change-workspace-person"),

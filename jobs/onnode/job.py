@@ -20,6 +20,7 @@ import time
 import boot
 import launcher
 import packages
+import shared
 import source
 import telling
 from detach import take_back
@@ -114,7 +115,8 @@ def main(argv, secret=None):
     setup = Setup(pathlib.Path(argv[0]), json.loads(argv[1]), secret and json.loads(secret))
     try:
         settle_in(setup.order.get("home", {}))
-        fetched = source.fetch(setup)
+        is_folder = setup.order["git_url"].startswith(f"{shared.ROOT}/")
+        fetched = (shared if is_folder else source).fetch(setup)
         setup.command(fetched, packages.fetch(setup, fetched))
     except SetupFailed as failure:
         setup.say(str(failure))

@@ -42,6 +42,7 @@ from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from portal.secrets import CannotDecrypt, unseal
+from portal.text import uuid_in
 from workspaces.models import Workspace
 from workspaces.place import enter, workspace_for
 
@@ -131,17 +132,42 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
         command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
+    if rules.is_shared(page.git_url):
+        return Found(False, f"Whether {page.git_url} is there is seen when the job runs: nodes alone have /shared.")
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
         return Found(False, why)
-    credential = None
-    if typed.get("git_password"):
-        credential = Credential(typed.get("git_username") or "git", typed["git_password"])
-    elif job and job.git_password and rules.same_server(page.git_url, job.git_url):
-        try:
-            credential = Credential(job.git_username, unseal(job, "git_password"))
-        except CannotDecrypt:
-            return Found(False, "The job's password cannot be decrypted with this portal's keys.")
+    try:
+        credential = _signing_in(typed, page.git_url, workspace, job)
+    except PortalError as error:
+        return Found(False, error.message)
     return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
+
+
+def _signing_in(typed: QueryDict, git_url: str, workspace: Workspace, job: Job | None) -> Credential | None:
+    """With what was typed or chosen, or the job has. Raises `PortalError`."""
+    if password := typed.get("git_password", ""):
+        return Credential(typed.get("git_username") or "git", password)
+    saved = None
+    if uuid := uuid_in(typed.get("git_credential", "")):
+        saved = workspace.git_credentials.live().filter(uuid=uuid).first()
+        if saved is None:
+            raise PortalError("The saved Git credential was deleted meanwhile.")
+        if why := rules.why_not_with(saved.server, git_url, str(saved)):
+            raise PortalError(why)
+    elif job and job.signs_in_at and rules.same_server(git_url, job.signs_in_at):
+        saved = job.git_credential
+        if saved and saved.deleted:
+            raise PortalError(f"The Git credential {saved}, which the job signs in with, was deleted.")
+    else:
+        return None
+    try:
+        if saved:
+            return Credential(saved.username, unseal(saved, "secret"))
+        assert job is not None
+        return Credential(job.git_username, unseal(job, "git_password"))
+    except CannotDecrypt as error:
+        whose = str(saved) if saved else "the job"
+        raise PortalError(f"The password of {whose} cannot be decrypted with this portal's keys.") from error
 
 
 def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
@@ -163,7 +189,8 @@ def _wanted(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
 
 def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
     queryset = Job.objects.select_related(
-        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by", "template")
+        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by"),
+        *("git_credential", "template"),
     )
     job = get_for(queryset, request.user, can, uuid=uuid)
     enter(request, job.workspace)
@@ -251,7 +278,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     )
     checked = _check(request, found.workspace, found) if look == "check" else None
     if not look and form.is_valid():
-        had_password = bool(found.git_password)
+        had_password = bool(found.signs_in_at)
         with refusals_in(form):
             wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             if "tags" in request.POST:  # what is not asked stays
@@ -259,9 +286,9 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
             changed = change_job(found, by=person(request), **wanted)
             if "secrets_name" in request.POST:  # what is not asked stays
                 changed = change_secrets(found, form.cleaned_data["secrets"], by=person(request)) or changed
-            if had_password and not found.git_password:
+            if had_password and not found.signs_in_at:
                 messages.warning(
-                    request, "Its password was for another server, and is gone. Give the job the one of this server."
+                    request, "Its password is for another server, and is not used. Give the job one of this server."
                 )
             elif changed:
                 messages.success(request, f"{found} is changed, from its next run on.")
@@ -333,13 +360,17 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
         change_credential(found, None, by=person(request))
         messages.success(request, f"{found} has no password any more.")
         return redirect("job", uuid=uuid)
-    form = CredentialForm(request.POST or None, initial={"git_username": found.git_username}, git_url=found.git_url)
+    saved = found.git_credential
+    initial = {"git_username": found.git_username, "git_credential": str(saved.uuid) if saved else ""}
+    form = CredentialForm(request.POST or None, initial=initial, git_url=found.git_url, offered=found.workspace)
     if request.method == "POST" and form.is_valid():
         if form.credential:
-            change_credential(found, form.credential, by=person(request))
-            messages.success(request, f"{found} signs in with what you have given, from its next run on.")
-            return redirect("job", uuid=uuid)
-        form.add_error("git_password", "Give the password or access token.")
+            with refusals_in(form):
+                change_credential(found, form.credential, by=person(request))
+                messages.success(request, f"{found} signs in with what you have given, from its next run on.")
+                return redirect("job", uuid=uuid)
+        else:
+            form.add_error("git_password", "Give the password or access token.")
     return render(request, "jobs/job_credential.html", {"job": found, "form": form})
 
 

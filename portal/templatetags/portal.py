@@ -276,7 +276,7 @@ _SECTIONS = {
     "clusters": ("/clusters/",),
     "jobs": ("/jobs/", "/runs/", "/schedules/", "/excluded-days/", "/templates/"),
     "cloud-configs": ("/cloud-configurations/", "/left-behind/", "/strays/", "/pools/", "/computers/"),
-    "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/"),
+    "settings": ("/settings/", "/delete/", "/instance-roles/", "/roles/", "/git-credentials/"),
     "workspaces": ("/workspaces/",),
 }
 

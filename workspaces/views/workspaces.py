@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.db.models import Exists, OuterRef
+from django.db.models import Count, Exists, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -148,8 +148,10 @@ def workspace_settings(request: HttpRequest, uuid: UUID) -> HttpResponse:
     last = tasks[0] if tasks else None
     failed = last if last and last.status == TaskStatus.FAILED else None
     why, manages = explain_task(failed) if failed else None, may(request, Can.MANAGE_ORGANIZATION)
+    credentials = found.git_credentials.live().annotate(users=Count("jobs", Q(jobs__deleted=None))).order_by("name")
     context = {
         "workspace": found,
+        "credentials": credentials if may(request, Can.VIEW) else None,
         "tasks": tasks,
         "last": last,
         "failed": failed,
