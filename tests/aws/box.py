@@ -11,6 +11,7 @@ import ctypes
 import functools
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -46,9 +47,10 @@ STRICT = {
 }
 
 
-# Descriptions of AWS's services are megabytes of JSON, which each session of boto3 would read anew.
-_description = functools.cache(JSONFileLoader().load_file)
-setattr(JSONFileLoader, "load_file", lambda _, path: _description(path))  # noqa: B010 (mypy believes the stubs)
+# Descriptions of AWS's services are megabytes of JSON, which each session of boto3 reads anew, and changes for itself.
+_read = JSONFileLoader().load_file
+_description = functools.cache(lambda path: pickle.dumps(_read(path)))
+setattr(JSONFileLoader, "load_file", lambda _, path: pickle.loads(_description(path)))  # noqa: B010, S301
 
 
 def why_not() -> str:
