@@ -80,6 +80,7 @@ class World:
         number, self.bucket = config.options["account"], config.options["bucket"]
         # Making a client takes longer than all that it is asked.
         self.ec2, self.efs, self.iam, self.s3 = (moto.client(name, number) for name in ("ec2", "efs", "iam", "s3"))
+        self.table, self.dynamodb = config.options["table"], moto.client("dynamodb", number)
 
     def things(self):
         """By kind, in its word: the ids."""
@@ -91,6 +92,11 @@ class World:
         objects = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         seen["object"] = {one["Key"] for one in objects}
         return seen
+
+    def locks_run_out(self):
+        """As if nobody had renewed one for long enough."""
+        for one in self.dynamodb.scan(TableName=self.table)["Items"]:
+            self.dynamodb.put_item(TableName=self.table, Item=one | {"until": {"N": "0.0"}})
 
     def every(self, operation, under, **asked):
         """As a `Region` has it."""
@@ -136,11 +142,12 @@ class Died(BaseException):
 
 
 class Deaths:
-    """The worker dies right after AWS has changed something: once for each operation that is named, or for all."""
+    """The worker dies right after AWS has changed something: see `begin`."""
 
     def __init__(self, monkeypatch):
         self.done: list[str] = []  # the operations after which it has died
         self._after: Collection[str] | None = ()
+        self._at: int | None = None
         make = session._client
 
         def client(*arguments):
@@ -150,17 +157,37 @@ class Deaths:
 
         monkeypatch.setattr(session, "_client", client)
 
-    def begin(self, *after):
-        self.done, self._after = [], after or None
+    def begin(self, *after, at=None):
+        """Once for each operation, or for each of those that are named; or after one call alone, before which there
+        are so many.
+        """
+        self.done, self._after, self._at = [], after or None, at
 
     def _called(self, model, http_response, **_):
-        if model.name.startswith(READS) or http_response.status_code >= 300 or model.name in self.done:
+        if model.name.startswith(READS) or http_response.status_code >= 300:
             return
         if threading.current_thread() is not threading.main_thread():  # whoever renews a lock
             return
-        if self._after is None or model.name in self._after:
+        if self._at is not None:
+            self._at -= 1
+            dies = self._at == -1
+        else:
+            dies = model.name not in self.done and (self._after is None or model.name in self._after)
+        if dies:
             self.done.append(model.name)
             raise Died(model.name)
+
+
+def until_death(subject, deaths, rounds=100):
+    """Do what is due of its last task. Whether somebody has died of it before it was over."""
+    task = Task.objects.get(pk=subject.last_task.pk)
+    for _ in range(rounds):
+        work(task)
+        if deaths.done or task.is_finished:
+            break
+        Task.objects.filter(pk=task.pk).update(wake_at=now() - timedelta(seconds=1))
+    subject.refresh_from_db()
+    return bool(deaths.done)
 
 
 def go_on(subject, rounds=400, patient=True):

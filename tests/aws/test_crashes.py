@@ -1,6 +1,10 @@
-"""Who works on a plan dies after each kind of thing that AWS has done: somebody goes on, or takes all of it away."""
+"""Who works on a plan dies after each kind of thing that AWS has done, and where a whole thing is made, after
+each single call: somebody goes on, or takes all of it away.
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 
@@ -172,4 +176,44 @@ def test_a_cluster_whose_worker_has_died_is_deleted_by_force_and_nothing_of_it_i
         delete_cluster(tide, by=alice, force=True)
         assert (go_on(tide).status, tide.status) == ("finished", "terminated"), operation
         deaths.begin("nothing")
+    assert more(empty, world.things()) == {}
+
+
+@pytest.mark.slow
+def test_a_workspace_is_cancelled_after_each_single_call_and_nothing_of_it_is_left(config, world, deaths, alice):
+    before = world.things()
+    for number in itertools.count():
+        deaths.begin(at=number)
+        sea = workspace(config, alice, f"sea-{number}")
+        if not account.until_death(sea, deaths):
+            break
+        is_cancelled = ledger.cancel_task(sea.last_task)
+        deaths.begin(at=number % 20)  # and whoever takes it away dies too
+        if not is_cancelled:  # all was done, and only its end was not written down
+            go_on(sea)
+            delete_workspace(sea, by=alice)
+        assert go_on(sea).is_finished
+        assert sea.status == "terminated", number
+    assert number > 2 * len(NETWORK)
+    delete_workspace(sea, by=alice)
+    go_on(sea)
+    assert world.things() == before
+
+
+@pytest.mark.slow
+def test_a_cluster_is_deleted_by_force_after_each_single_call_and_nothing_of_it_is_left(config, world, deaths, alice):
+    sea = workspace(config, alice)
+    go_on(sea)
+    empty = world.things()
+    for number in itertools.count():
+        deaths.begin(at=number)
+        tide = cluster(sea, alice, f"tide-{number}")
+        died = account.until_death(tide, deaths)
+        world.locks_run_out()
+        deaths.begin(at=number)  # and whoever deletes it dies too
+        delete_cluster(tide, by=alice, force=True)
+        assert (go_on(tide).status, tide.status) == ("finished", "terminated"), number
+        if not died:
+            break
+    assert number > len(NODES)
     assert more(empty, world.things()) == {}

@@ -228,6 +228,13 @@ def test_spot_nodes_are_asked_for_once_and_never_stopped(at, where, calls):
     assert calls.made.total() - before == 2
 
 
+def test_a_template_that_was_made_just_now_is_not_asked_for(at, where, calls):
+    ensure(at, spec(where, 2))
+    assert (calls.made["CreateLaunchTemplate"], calls.made["DescribeLaunchTemplateVersions"]) == (1, 0)
+    ensure(at, spec(where, 3))
+    assert (calls.made["CreateLaunchTemplate"], calls.made["DescribeLaunchTemplateVersions"]) == (1, 1)
+
+
 def test_sixty_nodes_take_one_request_each_and_one_question_a_look(at, where, calls):
     """In portions, of which each ends soon; and so many calls as there have to be."""
     ensure(at, spec(where, 60))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from contextlib import suppress
 
 import pytest
 
@@ -57,32 +56,6 @@ def test_a_cluster_has_a_role_of_its_own_until_it_is_gone(at, iam):  # noqa: F81
     assert leftovers.of(at, where) == []
     assert leftovers.owners(at, where.portal) == {other}
     assert len(iam.list_instance_profiles()["InstanceProfiles"]) == 1
-
-
-@pytest.mark.parametrize("after", range(1, 8))
-def test_a_role_that_was_half_made_is_finished_or_taken_away(at, iam, after, monkeypatch):  # noqa: F811
-    where = hands.tags()
-    calls = 0
-    portals = at.session.client("iam", at.name)
-    real = portals._make_api_call
-
-    class Died(Exception):
-        """The process that asked."""
-
-    def dies(*arguments):
-        nonlocal calls
-        answer = real(*arguments)
-        calls += 1
-        if calls == after:
-            raise Died
-        return answer
-
-    monkeypatch.setattr(portals, "_make_api_call", dies)
-    with suppress(Died):
-        roles.ensure(at.session, RoleSpec(where))
-    monkeypatch.undo()
-    roles.delete(at.session, where)
-    assert leftovers.of(at, where) == iam.list_instance_profiles()["InstanceProfiles"] == []
 
 
 def test_a_role_of_theirs_gets_one_policy_and_a_profile_and_loses_no_more(at, iam):  # noqa: F811

@@ -46,10 +46,11 @@ def ensure(at: Region, spec: NodesSpec, network: Network) -> Template:
     group = _ensure_group(at, spec) if kind.together else ""
     name = _name(spec.tags)
     written = tags.written(spec.tags, spec.extra_tags, name=spec.name)
+    data = _data(at, spec, network, kind, image, group)
     try:
-        at.ec2.create_launch_template(
+        made = at.ec2.create_launch_template(
             LaunchTemplateName=name,
-            LaunchTemplateData=_data(at, spec, network, kind, image, group),
+            LaunchTemplateData=data,
             TagSpecifications=tags.specified("launch-template", written),
         )
     except ClientError as error:
@@ -57,10 +58,9 @@ def ensure(at: Region, spec: NodesSpec, network: Network) -> Template:
             raise
         # Made by a call whose answer was lost, and not everywhere known yet.
         raise Passing("AWS does not list yet what it has made.", evidence=str(error), code="not_now") from error
-    found = find(at, spec.tags)
-    if found is None:
-        raise Passing("AWS does not list yet what it has made.", evidence=f"launch template {name}", code="not_now")
-    return found
+    return Template(
+        made["LaunchTemplate"]["LaunchTemplateId"], data["NetworkInterfaces"][0], data["IamInstanceProfile"]
+    )
 
 
 def find(at: Region, of: Tags) -> Template | None:
