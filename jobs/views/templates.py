@@ -84,7 +84,9 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
         typed = sent.copy()
         typed["p-TOTAL_FORMS"] = str(min(int(typed.get("p-TOTAL_FORMS") or 0) + 1, parameters.MOST))
         rows = parameters_form(typed, of)
-    context = {"workspace": workspace, "template": of, "job": job, "form": form, "rows": rows}
+    came_from = of or job
+    back = came_from.get_absolute_url() if came_from else reverse("templates", args=[workspace.uuid])
+    context = {"workspace": workspace, "template": of, "job": job, "form": form, "rows": rows, "back": back}
     return render(request, "jobs/template_form.html", context)
 
 
