@@ -15,6 +15,7 @@ from jobs.models import Template
 from jobs.parameters import Parameter
 from portal.errors import PortalError
 from portal.once import uuid_for
+from portal.secrets import redact
 from portal.tasks import live
 from workspaces.models import Workspace
 
@@ -95,8 +96,8 @@ def _said(template: Template) -> dict[str, Any]:
         "name": template.name,
         "description": template.description,
         "parameters": ", ".join(one["name"] for one in template.parameters),
-        "command": template.program["command"],
-        "source": template.program["git_url"],
+        "command": redact(template.program["command"]),
+        "source": redact(template.program["git_url"]),
     }
 
 
