@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import threading
 import uuid
@@ -176,6 +178,13 @@ class Deaths:
         if dies:
             self.done.append(model.name)
             raise Died(model.name)
+
+
+def calls():
+    """Before which calls somebody dies: every fifth, from the one on that CHAOS_SEED says; EACH_CALL=1: each."""
+    if os.environ.get("EACH_CALL"):
+        return itertools.count()
+    return itertools.count(int(os.environ.get("CHAOS_SEED", "0")) % 5, 5)
 
 
 def until_death(subject, deaths, rounds=100):

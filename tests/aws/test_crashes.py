@@ -1,10 +1,8 @@
-"""Who works on a plan dies after each kind of thing that AWS has done, and where a whole thing is made, after
-each single call: somebody goes on, or takes all of it away.
+"""Who works on a plan dies after each kind of thing that AWS has done, and where a whole thing is made, after single calls
+(every fifth; EACH_CALL=1: each): somebody goes on, or takes all of it away.
 """
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 
@@ -180,9 +178,9 @@ def test_a_cluster_whose_worker_has_died_is_deleted_by_force_and_nothing_of_it_i
 
 
 @pytest.mark.slow
-def test_a_workspace_is_cancelled_after_each_single_call_and_nothing_of_it_is_left(config, world, deaths, alice):
+def test_a_workspace_is_cancelled_after_single_calls_and_nothing_of_it_is_left(config, world, deaths, alice):
     before = world.things()
-    for number in itertools.count():
+    for number in account.calls():
         deaths.begin(at=number)
         sea = workspace(config, alice, f"sea-{number}")
         if not account.until_death(sea, deaths):
@@ -201,11 +199,11 @@ def test_a_workspace_is_cancelled_after_each_single_call_and_nothing_of_it_is_le
 
 
 @pytest.mark.slow
-def test_a_cluster_is_deleted_by_force_after_each_single_call_and_nothing_of_it_is_left(config, world, deaths, alice):
+def test_a_cluster_is_deleted_by_force_after_single_calls_and_nothing_of_it_is_left(config, world, deaths, alice):
     sea = workspace(config, alice)
     go_on(sea)
     empty = world.things()
-    for number in itertools.count():
+    for number in account.calls():
         deaths.begin(at=number)
         tide = cluster(sea, alice, f"tide-{number}")
         died = account.until_death(tide, deaths)
@@ -217,3 +215,49 @@ def test_a_cluster_is_deleted_by_force_after_each_single_call_and_nothing_of_it_
             break
     assert number > len(NODES)
     assert more(empty, world.things()) == {}
+
+
+@pytest.mark.slow
+def test_a_workspace_is_gone_on_with_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
+    before = world.things()
+    for number in account.calls():
+        deaths.begin(at=number)
+        sea = workspace(config, alice, f"sea-{number}")
+        died = account.until_death(sea, deaths)
+        world.locks_run_out()
+        deaths.begin("nothing")
+        assert (go_on(sea).status, sea.status) == ("finished", "ready"), number
+        assert more(before, world.things()) == OF_WORKSPACE, number
+        deaths.begin(at=number)  # and whoever deletes it dies too
+        delete_workspace(sea, by=alice)
+        account.until_death(sea, deaths)
+        world.locks_run_out()
+        assert (go_on(sea).status, sea.status) == ("finished", "terminated"), number
+        assert world.things() == before, number
+        if not died:
+            break
+    assert number > 2 * len(NETWORK)
+
+
+@pytest.mark.slow
+def test_a_cluster_is_gone_on_with_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
+    sea = workspace(config, alice)
+    go_on(sea)
+    empty = world.things()
+    for number in account.calls():
+        deaths.begin(at=number)
+        tide = cluster(sea, alice, f"tide-{number}")
+        died = account.until_death(tide, deaths)
+        world.locks_run_out()
+        deaths.begin("nothing")
+        assert (go_on(tide).status, tide.status) == ("finished", "running"), number
+        assert more(empty, world.things()) == OF_CLUSTER, number
+        deaths.begin(at=number)
+        delete_cluster(tide, by=alice)
+        account.until_death(tide, deaths)
+        world.locks_run_out()
+        assert (go_on(tide).status, tide.status) == ("finished", "terminated"), number
+        assert more(empty, world.things()) == {}, number
+        if not died:
+            break
+    assert number > len(NODES)
