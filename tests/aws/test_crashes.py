@@ -1,5 +1,5 @@
-"""Who works on a plan dies after each kind of thing that AWS has done, and where a whole thing is made, after single calls
-(every fifth; EACH_CALL=1: each): somebody goes on, or takes all of it away.
+"""Who works on a plan dies after each kind of thing that AWS has done, and while a whole thing is made, after single
+calls (every fifth; EACH_CALL=1: each): somebody goes on, or takes all of it away.
 """
 
 from __future__ import annotations
