@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db import transaction
 
-from jobs.models import Kind, Run
+from jobs.models import Run
 from portal import ssh
 from portal.errors import PortalError
 from portal.tasks import keeping, live
@@ -29,7 +29,7 @@ _PIECE = 3 * 1024 * 1024  # less than `ssh.MOST_ANSWER`
 MOST_SHOWN = 4 * 1024 * 1024  # characters on a page, of text and of images
 MOST_TEXT = 50_000  # characters of one text on it
 MOST_CELLS = 2000
-_NAME = "executed.ipynb"
+_WRITTEN, _KEPT = "executing.ipynb", "executed.ipynb"  # as jobs/onnode/notebook.py has them
 _IMAGES = ("image/png", "image/jpeg")
 
 
@@ -42,7 +42,7 @@ def command(text: str, folder: str) -> list[str]:
     # What cells print is the output of the run, in its own streams.
     streams = ["--stdout-file", "/dev/stdout", "--stderr-file", "/dev/stderr"]
     options = ["--kernel", "python3", "--language", "python", "--cwd", ".", "--no-progress-bar", *streams]
-    return ["-m", "papermill", *options, *parameters, path, f"{folder}/{_NAME}"]
+    return ["-m", "papermill", *options, *parameters, path, f"{folder}/{_WRITTEN}"]
 
 
 def environment(folder: str, engine: str) -> dict[str, str]:
@@ -62,10 +62,10 @@ def environment(folder: str, engine: str) -> dict[str, str]:
 
 def keep(run: Run) -> str:
     """Copy the result from the node that keeps the run; why there is none, in a sentence. Raises `Passing`."""
-    if run.kind != Kind.NOTEBOOK or run.notebook_id:
+    if run.notebook_id:
         return ""
     head, folder = run.kept_at()
-    place = shlex.quote(f"{folder}/{_NAME}")
+    place = shlex.quote(f"{folder}/{_KEPT}")
     answer = ssh.run(head.host, f"[ -f {place} ] && [ ! -L {place} ] && stat -c %s {place}", seconds=10)
     if answer.status or not answer.text.isdecimal():
         return "The run has left no executed notebook."

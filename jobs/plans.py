@@ -120,7 +120,8 @@ def launch(work: Work) -> None:
 def _words(run: Run, folder: str = "") -> dict[str, Any]:
     """What each rank becomes: the engine's Python, or a shell."""
     if run.kind == Kind.NOTEBOOK:
-        return {"program": "python", "command": notebooks.command(run.command, folder), "needs": notebooks.NEEDS}
+        words = notebooks.command(run.command, folder)
+        return {"program": "python", "command": words, "notebook": True, "needs": notebooks.NEEDS}
     if run.kind == Kind.SHELL:
         return {"program": "/bin/sh", "command": ["-c", run.command]}
     return {"program": "python", "command": shlex.split(run.command)}
@@ -258,7 +259,8 @@ def keep(work: Work) -> None:
         leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
         if why := record.keep(run):
             work.log(f"Which packages it had is not known: {why}")
-        _keep_notebook(work)
+    if run.started and run.kind == Kind.NOTEBOOK and not work.memo.get("notebook"):
+        _keep_notebook(work, run)
     is_late = run.cluster.dedicated and run.ended and now() - run.ended > MOST_COLLECTING
     if run.started and not run.observed and not is_late:
         work.wait(0.3, "waiting for the node's checksums")
@@ -279,17 +281,21 @@ def keep(work: Work) -> None:
         )
 
 
-def _keep_notebook(work: Work) -> None:
-    """While its node may answer: the run's folder is removed afterwards."""
-    run: Run = work.subject
-    try:
-        if why := notebooks.keep(run):
-            work.log(why)
-    except Passing as error:
-        if run.ended is None or now() - run.ended < MOST_COLLECTING:
-            work.memo["looked"] = False
-            work.wait(2, error.message)
-        work.log(f"{error.message} The executed notebook is not kept.")
+def _keep_notebook(work: Work, run: Run) -> None:
+    """Before its folder is removed. It is not waited for longer than a cluster of the run's own stays."""
+    why = "The executed notebook is not kept: the nodes are gone."
+    if run.cluster.nodes.exclude(address="").exists():
+        try:
+            why = notebooks.keep(run)
+        except Passing as error:
+            if run.ended is None or now() - run.ended < MOST_COLLECTING:
+                work.wait(2, error.message)
+            why = f"{error.message} The executed notebook is not kept."
+        except Refused as error:
+            why = f"{error.message} The executed notebook is not kept."
+    work.memo["notebook"] = True
+    if why:
+        work.log(why)
 
 
 def end_what_is_left(work: Work, run: Run) -> str:

@@ -48,6 +48,8 @@ class Setup:
         }
         if variables:
             self.ranks["hidden"] = list(variables)
+        if order.get("notebook"):
+            self.ranks["notebook"] = True
         self.credential = credential or None
         self.had_credential = bool(credential)
         self.launcher = None

@@ -122,7 +122,7 @@ class Requirements:
 
     `words`: all that they say; `is_local`: some of it is in the source itself; `floats`: why the same words may mean
     something else tomorrow, or ""; `lines`: the same as one file, in which nothing is editable; `hosts`: who is asked;
-    `title`: what they are, and what the run `needs` besides, where they do not say themselves of which version.
+    `title`: what they are. What a notebook `needs` is among it, where they do not name it themselves.
     """
 
     def __init__(self, source, needs=()):
@@ -136,8 +136,8 @@ class Requirements:
             self.read(self.source / FIRST, [], is_constraint=False)
         named = {re.split(r"[^\w.-]", line)[0].lower() for line in self.lines}
         if missing := [need for need in needs if need.split("==")[0] not in named]:
-            words = f"{' and '.join(missing)}, which notebooks need"
-            self.title = f"{self.title}, and {words}" if self.words else words
+            words = f"what notebooks need ({', '.join(missing)})"
+            self.title = f"{self.title} and {words}" if self.words else words
             self.words += missing
             self.lines += missing
             self.is_rewritten = True

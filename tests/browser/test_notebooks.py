@@ -10,6 +10,7 @@ from base64 import b64encode
 from playwright.sync_api import expect
 
 from tests.browser.conftest import faults
+from tests.browser.test_sources import asked_for
 from tests.gitserver import served
 
 
@@ -22,6 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"".join((
     chunk(b"IDAT", zlib.compress((b"\0" + b"\x20\x80\xc0" * 60) * 20)),
     chunk(b"IEND", b""),
 ))  # fmt: skip
+SECRET = "s3cret-of-the-notebook"
 CELLS = [
     ("markdown", "# Seven times"),
     ("code", "times = 6", {"tags": ["parameters"]}),
@@ -29,8 +31,8 @@ CELLS = [
     ("code", f"from IPython.display import Image, HTML, display\ndisplay(Image({PNG!r}))"),
     ("code", "display(HTML('<script>document.title = 1</script>'))"),
     ("code", "print(sys.prefix, [n for n in os.listdir(os.path.expanduser('~')) if 'upyter' in n or 'ipython' in n])"),
-    ("code", "1 / (times - 7)"),
-    ("code", "print('never')"),
+    ("code", "print('token', os.environ.get('TOKEN')); 1 / (times - 7)"),
+    ("code", "print('the last one')"),
 ]
 
 
@@ -44,43 +46,49 @@ def notebook():
 
 def ended(page, how):
     page.wait_for_url("**/runs/**")
-    expect(page.locator("#run-head .st")).to_have_text(re.compile(how), timeout=240_000)
+    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=240_000)
+    expect(page.locator("#run-head .st")).to_have_text(re.compile(how))
+
+
+def result(page):
+    page.get_by_role("link", name="The executed notebook").click()
+    page.wait_for_url("**/notebook/")
+    return page.locator("main")
 
 
 def test_an_executed_notebook_is_kept_and_shown(open_desk, portal, lab, cluster):
     with served({"seven.ipynb": notebook()}) as url:
         page = open_desk(f"/workspaces/{lab}/jobs/new/")
-        page.fill("[name=name]", "Seven")
-        page.select_option("[name=kind]", "ipynb")
-        page.fill("[name=command]", "seven.ipynb -p times 8")
-        page.fill("[name=git_url]", url)
+        asked_for(page, "Seven", "seven.ipynb -p times 8", url, "ipynb")
         page.click("#create")
-        ended(page, "FINISHED|FAILED")
+        ended(page, "FINISHED")
         expect(page.locator(".viewer")).to_contain_text("of the kernel: 56")
-        expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED"))
-        page.click("text=The executed notebook", timeout=30_000)
-        shown = page.locator("main")
-        expect(shown).to_contain_text("never")
-        expect(shown).to_contain_text("56")
+        cells = result(page)
+        expect(cells).to_contain_text("the last one")
+        expect(cells).to_contain_text(re.compile(r"/shared/\.engines/\S+ \[\]"))  # nothing of it is in the home
         assert page.locator("main img").evaluate("image => image.naturalWidth") == 60
-        page.screenshot(path="/tmp/nb.png", full_page=True)
+        assert page.title().startswith("Notebook of Seven")
         assert faults(page) == []
         with page.expect_download() as told:
             page.click("text=Download")
-        kept = json.loads(told.value.path().read_bytes())
-        assert b64encode(PNG).decode() in json.dumps(kept)
+        assert b64encode(PNG).decode() in told.value.path().read_text()
 
-        page.goto(f"{portal.url}/workspaces/{lab}/jobs/new/")
-        page.fill("[name=name]", "Seven fails")
-        page.select_option("[name=kind]", "ipynb")
-        page.fill("[name=command]", "seven.ipynb -p times 7")
-        page.fill("[name=git_url]", url)
+
+def test_a_cell_that_fails_is_named_and_the_notebook_shows_it_without_secrets(open_desk, portal, lab, cluster):
+    with served({"seven.ipynb": notebook()}) as url:
+        page = open_desk(f"/workspaces/{lab}/jobs/new/")
+        asked_for(page, "Seven fails", "seven.ipynb -p times 7", url, "ipynb")
+        page.click("text=Show advanced")
+        page.get_by_label("Secret name 1").fill("TOKEN")
+        page.get_by_label("Secret value 1").fill(SECRET)
         page.click("#create")
-        ended(page, "FINISHED|FAILED")
-        page.screenshot(path="/tmp/nbrun.png", full_page=True)
-        print(page.locator("#run-head").inner_text())
-        expect(page.locator("#run-head")).to_contain_text(re.compile(r"Cell \[\d\] of the notebook failed: ZeroDiv"))
-        page.click("text=The executed notebook", timeout=30_000)
-        expect(page.locator("main")).to_contain_text("ZeroDivisionError: division by zero")
-        page.screenshot(path="/tmp/nbfail.png", full_page=True)
+        ended(page, "FAILED")
+        expect(page.locator("#run-head")).to_contain_text("Cell [7] of the notebook failed: ZeroDivisionError: division")
+        cells = result(page)
+        expect(cells).to_contain_text("ZeroDivisionError: division by zero")
+        expect(cells).to_contain_text("token [hidden]")
+        expect(cells).not_to_contain_text(SECRET)
         assert faults(page) == []
+        with page.expect_download() as told:
+            page.click("text=Download")
+        assert SECRET not in told.value.path().read_text()

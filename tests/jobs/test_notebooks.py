@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import runpy
 from base64 import b64encode
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.urls import reverse
+from django.utils.timezone import now
 
 from clusters.models import Cluster, EngineVersion, Node
 from jobs import causes, notebooks, rules
 from jobs.actions import create_job
-from jobs.plans import _words, how_many_ranks
+from jobs.dispatch import MOST_COLLECTING
+from jobs.plans import _keep_notebook, _words, how_many_ranks
 from portal import ssh
 from portal.errors import Passing
 from portal.tasks.models import Output, Stream
+from tests.running import ROOT
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
 
+ONNODE = ROOT / "jobs" / "onnode"
+Hider = runpy.run_path(str(ONNODE / "hiding.py"))["Hider"]
+on_node = runpy.run_path(str(ONNODE / "notebook.py"))
 PNG = b64encode(b"\x89PNG\r\n\x1a\n...").decode()
 BAD = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 
@@ -91,7 +98,7 @@ def test_it_is_executed_once_by_the_engine_and_beside_the_source(run):
     words = _words(run, "/shared/.runs/1")
     assert (words["program"], how_many_ranks(run)) == ("python", 1)
     assert words["command"][:2] == ["-m", "papermill"]
-    assert words["command"][-5:] == ["-p", "days", "7", "a b.ipynb", "/shared/.runs/1/executed.ipynb"]
+    assert words["command"][-5:] == ["-p", "days", "7", "a b.ipynb", "/shared/.runs/1/executing.ipynb"]
     assert run.command_line == "papermill -p days 7 'a b.ipynb' executed.ipynb"
     places = notebooks.environment("/shared/.runs/1", "/shared/engine")
     assert all(place.startswith("/shared/") for value in places.values() for place in value.split(":"))
@@ -247,3 +254,70 @@ def test_what_is_not_kept_is_said(run, node, monkeypatch):
     with pytest.raises(Passing):
         notebooks.keep(run)
     assert run.notebook is None
+
+
+SECRET = 's3cret "quoted"\nin two lines'
+
+
+def test_values_of_secret_variables_are_in_no_result(tmp_path):
+    cells = [
+        code({"output_type": "stream", "name": "stdout", "text": ["a s3cret ", '"quoted"\n', "in two lines, b\n"]}),
+        code(data(text_plain=f"'{SECRET}'"), {"output_type": "error", "traceback": ["x", SECRET]}, source=SECRET),
+    ]
+    (tmp_path / "executing.ipynb").write_bytes(notebook(*cells))
+    on_node["publish"](tmp_path, Hider([SECRET]))
+    kept = (tmp_path / "executed.ipynb").read_text()
+    assert "s3cret" not in kept
+    assert "two lines" not in kept
+    first, second = notebooks.read(kept.encode())
+    assert first.pieces[0].text == "a [hidden], b"
+    assert second.source == "[hidden]"
+    assert [path.name for path in tmp_path.iterdir()] == ["executed.ipynb"]
+
+
+def test_without_secrets_it_stays_byte_for_byte_and_what_cannot_be_looked_through_is_no_result(tmp_path):
+    written, kept = tmp_path / "executing.ipynb", tmp_path / "executed.ipynb"
+    on_node["publish"](tmp_path, Hider([]))
+    written.write_text("{ anything")
+    on_node["publish"](tmp_path, Hider([SECRET]))
+    assert not kept.exists()
+    on_node["publish"](tmp_path, Hider([]))
+    assert kept.read_text() == "{ anything"
+    kept.unlink()
+    written.symlink_to("/etc/hostname")
+    on_node["publish"](tmp_path, Hider([]))
+    assert not kept.exists()
+
+
+class Waits(Exception):
+    pass
+
+
+class Work:
+    def __init__(self):
+        self.memo, self.said = {}, []
+
+    def wait(self, seconds, why):
+        raise Waits(why)
+
+    def log(self, words):
+        self.said.append(words)
+
+
+def test_a_node_that_is_away_is_asked_again_for_a_while(run, node):
+    work = Work()
+    node["file"] = Passing("tide-0 does not answer.")
+    run.ended = now()
+    with pytest.raises(Waits, match="tide-0 does not answer"):
+        _keep_notebook(work, run)
+    assert work.memo == {}
+    run.ended -= MOST_COLLECTING
+    _keep_notebook(work, run)
+    assert work.memo == {"notebook": True}
+    assert work.said == ["tide-0 does not answer. The executed notebook is not kept."]
+
+
+def test_where_the_nodes_are_gone_that_is_said(run, node):
+    run.cluster.nodes.update(address="")
+    _keep_notebook(work := Work(), run)
+    assert work.said == ["The executed notebook is not kept: the nodes are gone."]
