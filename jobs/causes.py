@@ -33,6 +33,8 @@ _ABORT = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): appl
 _FATAL = re.compile(r"^Abort\(-?\d+\) on node \d+ \(rank \d+ in comm \w+\): Fatal error in ", re.M)
 # A traceback that a program printed itself and that is the last of its words: libraries do so, and abort then.
 _RAISED = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)+[\w.]+(?::.*)?\s*\Z", re.M)
+# What papermill raises where a cell has.
+_CELL = re.compile(r'papermill\.exceptions\.PapermillExecutionError: \s*-+\s*Exception encountered at "In \[(\d+)\]"')
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,11 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     """Of ranks that failed, the first one first."""
     first = failures[0]
     words = str(first.get("words", ""))
+    cell = _CELL.match(str(first.get("error", "")))
     if "aborts" in first:
         words = _ABORT.sub("", words)
+    if cell:  # what papermill itself has gone through says nothing
+        words = words.rpartition("PapermillExecutionError:")[2]
     evidence = _lines(words)
     last = evidence.splitlines()[-1][:MOST_LINE] if evidence else ""
     same = [found for found in failures if _outcome(found) == _outcome(first)]
@@ -169,10 +174,13 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
     said = last or _line(first.get("error", ""), MOST_LINE)
+    begins = f"Cell [{cell[1]}] of the notebook failed" if cell else f"{who} {_how(first)}"
     for pattern, code, say in _COMMON:
         if found := re.search(pattern, said):
             message, advice = say(found)
-            return Cause(f"{who} {_how(first)}: {message}", evidence, advice, code)
+            return Cause(f"{begins}: {message}", evidence, advice, code)
+    if cell:
+        return Cause(_sentence(begins, last), evidence, "The executed notebook shows it in its place.", "cell")
     error = str(first.get("error") or "") or (last if _RAISED.search(words) else "")
     crashed = first.get("signal") in _CRASHES and "Fatal Python error" not in words  # that is faulthandler's
     advice, code = (_OF_CRASHES, "crash") if crashed else ("", "rank")
@@ -290,6 +298,14 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         "no_program",
         lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
+    ),
+    (
+        r"^nbclient\.exceptions\.DeadKernelError",
+        "kernel",
+        lambda _: (
+            "the notebook's kernel ended in the middle of a cell.",
+            "A library that crashes, or want of memory, is the usual reason. The executed notebook shows how far it came.",
+        ),
     ),
     (
         r"^([^:]+): No such file or directory$",

@@ -109,12 +109,13 @@ class ProgramForm(OnceForm):
         choices=Kind.choices,
         initial=Kind.PYTHON,
         required=False,
-        help_text="A Python program runs on every core, by MPI. A shell command runs once, on the first node.",
+        help_text="A Python program runs on every core, by MPI. A shell command, or a notebook, runs once, on the"
+        " first node; the notebook is kept with what its cells gave.",
     )
     command = forms.CharField(
         help_text="A Python file of the repository and its arguments: the portal puts the rest in front, and CORES are"
         " all cores that the cluster has when the run starts. Or what /bin/sh is to run, with COXSWAIN_CORES and"
-        " COXSWAIN_HOSTFILE for an mpiexec of your own.",
+        " COXSWAIN_HOSTFILE for an mpiexec of your own. Or a notebook, and its parameters: report.ipynb -p days 7.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono"}),
     )
     reference = forms.CharField(
@@ -242,8 +243,7 @@ class ProgramForm(OnceForm):
         return self.cleaned_data["kind"] or Kind.PYTHON
 
     def clean_command(self) -> str:
-        is_shell = self.cleaned_data.get("kind") == Kind.SHELL
-        return (rules.shell_command if is_shell else rules.command)(self.cleaned_data["command"])
+        return rules.command_of(self.cleaned_data.get("kind", ""), self.cleaned_data["command"])
 
     def clean_reference(self) -> str:
         return rules.reference(self.cleaned_data["reference"])
@@ -257,7 +257,9 @@ class ProgramForm(OnceForm):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
-        if data.get("ranks") and (size := self._size(data.get("cluster"))):
+        if data.get("ranks") and data.get("kind") == Kind.NOTEBOOK:
+            self.add_error("ranks", "A notebook runs once: leave this empty.")
+        elif data.get("ranks") and (size := self._size(data.get("cluster"))):
             numbers = (None, data["ranks"]) if data.get("ranks_are") == "node" else (data["ranks"], None)
             if why := rules.too_many_ranks(*numbers, **size):
                 self.add_error("ranks", why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -95,6 +96,12 @@ class Kind(models.TextChoices):
 
     PYTHON = "python", "Python program"
     SHELL = "shell", "Shell command"
+    NOTEBOOK = "ipynb", "Notebook"
+
+    @property
+    def is_once(self) -> bool:
+        """It is run by one rank, unless something else is asked for."""
+        return self != Kind.PYTHON
 
 
 class Job(models.Model):
@@ -118,7 +125,7 @@ class Job(models.Model):
     )  # how often a run that failed is tried again: see `retries.py`
     retry_delay = models.PositiveIntegerField(default=60)  # seconds from its end to the next attempt
     retry_on_timeout = models.BooleanField(default=False)  # also when it was ended by its time limit
-    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of a shell command
+    ranks = models.PositiveIntegerField(null=True)  # how many; None: one on each core, or one of what `is_once`
     ranks_per_node = models.PositiveIntegerField(null=True)  # in place of `ranks`
     environment = models.JSONField(default=dict)  # of the program, besides the portal's own
     # Secret variables, as JSON: each run has those that are here when it starts. Only their names are ever shown.
@@ -553,6 +560,7 @@ class Run(Subject):
     code = models.CharField(max_length=40, blank=True)  # of the cause, for programs: see `jobs/causes.py`
     silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
     output = models.OneToOneField(Output, models.PROTECT, related_name="run")
+    notebook = models.OneToOneField(Output, models.PROTECT, null=True, related_name="+")  # as executed; `notebooks.keep`
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     cancelled_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)
@@ -642,6 +650,9 @@ class Run(Subject):
         """What is typed to have the same by hand."""
         if self.kind == Kind.SHELL:
             return self.command
+        if self.kind == Kind.NOTEBOOK:
+            path, *parameters = shlex.split(self.command)
+            return shlex.join(["papermill", *parameters, path, "executed.ipynb"])
         return f"mpiexec -n {self.cores or 'CORES'} python {self.command}"
 
     @property

@@ -156,7 +156,9 @@ def bind(
     if program["kind"] == Kind.SHELL:
         environment |= {one.variable: values[one.name] for one in parameters if one.type != Type.SECRET}
     else:
-        bound["command"] = rules.command(shlex.join(put(word) for word in shlex.split(program["command"])))
+        bound["command"] = rules.command_of(
+            program["kind"], shlex.join(put(word) for word in shlex.split(program["command"]))
+        )
     bound["environment"] = rules.environment(list(environment.items()))
     secrets = {one.variable: values[one.name] for one in parameters if one.type == Type.SECRET and values[one.name]}
     return bound, secrets

@@ -21,7 +21,7 @@ from django.utils.timezone import now
 from clusters import hostfile
 from clusters.models import Cluster
 from clusters.plans import home_files
-from jobs import record, rules
+from jobs import notebooks, record, rules
 from jobs.dispatch import MOST_COLLECTING, MOST_UNUSED, dispatch
 from jobs.models import Kind, Run
 from jobs.repositories import where_it_is_now
@@ -76,20 +76,22 @@ def launch(work: Work) -> None:
     if run.ranks_per_node:
         listed = ".hostfile-of-run"
         home[listed] = hostfile.text(cluster, nodes, cores=a_node)
+    engine = cluster.engine_version.folder(head.shared)
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
-        **_words(run),
+        **_words(run, folder),
         "cores": size,
         "hostfile": f"{head.home}/{listed}",
         "home": home,
-        "engine": cluster.engine_version.folder(head.shared),
+        "engine": engine,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
             **run.environment,
             **cluster.engine_version.environment,
+            **(notebooks.environment(folder, engine) if run.kind == Kind.NOTEBOOK else {}),
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
@@ -115,8 +117,11 @@ def launch(work: Work) -> None:
     Run.objects.filter(pk=run.pk).update(is_on_node=True)
 
 
-def _words(run: Run) -> dict[str, Any]:
+def _words(run: Run, folder: str = "") -> dict[str, Any]:
     """What each rank becomes: the engine's Python, or a shell."""
+    if run.kind == Kind.NOTEBOOK:
+        words = notebooks.command(run.command, folder)
+        return {"program": "python", "command": words, "notebook": True, "needs": notebooks.NEEDS}
     if run.kind == Kind.SHELL:
         return {"program": "/bin/sh", "command": ["-c", run.command]}
     return {"program": "python", "command": shlex.split(run.command)}
@@ -135,7 +140,7 @@ def how_many_ranks(run: Run) -> int:
         raise Refused(why, advice="Ask for fewer ranks, or choose a larger cluster.")
     if run.ranks_per_node:
         return run.ranks_per_node * cluster.node_count
-    return run.ranks or (1 if run.kind == Kind.SHELL else cluster.cores)
+    return run.ranks or (1 if Kind(run.kind).is_once else cluster.cores)
 
 
 def fence(home: str) -> str:
@@ -254,6 +259,8 @@ def keep(work: Work) -> None:
         leave_cluster(run)  # before the checksums, which may take long: another run may wait for it
         if why := record.keep(run):
             work.log(f"Which packages it had is not known: {why}")
+    if run.started and run.kind == Kind.NOTEBOOK and not work.memo.get("notebook"):
+        _keep_notebook(work, run)
     is_late = run.cluster.dedicated and run.ended and now() - run.ended > MOST_COLLECTING
     if run.started and not run.observed and not is_late:
         work.wait(0.3, "waiting for the node's checksums")
@@ -272,6 +279,23 @@ def keep(work: Work) -> None:
             evidence=json.dumps({"stored": stored.digests, "node": sums}),
             advice="The files are left on the node; compare them before deleting the cluster.",
         )
+
+
+def _keep_notebook(work: Work, run: Run) -> None:
+    """Before its folder is removed. It is not waited for longer than a cluster of the run's own stays."""
+    why = "The executed notebook is not kept: the nodes are gone."
+    if run.cluster.nodes.exclude(address="").exists():
+        try:
+            why = notebooks.keep(run)
+        except Passing as error:
+            if run.ended is None or now() - run.ended < MOST_COLLECTING:
+                work.wait(2, error.message)
+            why = f"{error.message} The executed notebook is not kept."
+        except Refused as error:
+            why = f"{error.message} The executed notebook is not kept."
+    work.memo["notebook"] = True
+    if why:
+        work.log(why)
 
 
 def end_what_is_left(work: Work, run: Run) -> str:

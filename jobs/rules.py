@@ -115,6 +115,37 @@ def shell_command(text: str) -> str:
     return text
 
 
+def notebook(text: str) -> str:
+    """A notebook of the repository, and parameters of it as papermill has them: -p NAME VALUE, or -r for a text."""
+    text = _one_argument(text)
+    try:
+        path, *rest = shlex.split(text) or [""]
+    except ValueError as error:
+        raise ValidationError(f"A shell could not split this: {error}.", code="quotes") from error
+    if not path:
+        raise ValidationError("Name a notebook of the repository.", code="required")
+    if not path.endswith(".ipynb") or path.startswith("-") or "://" in path:
+        raise ValidationError(
+            f"“{path[:80]}” is no notebook of the repository. Name one that ends in .ipynb.", code="no_notebook"
+        )
+    for at in range(0, len(rest), 3):
+        option, *pair = rest[at : at + 3]
+        if option not in {"-p", "-r"}:
+            raise ValidationError(
+                f"“{option[:80]}” is not understood: after the notebook come its parameters, each as -p NAME VALUE, or"
+                " -r NAME VALUE for a value that is a text whatever it looks like.",
+                code="option",
+            )
+        if len(pair) != 2 or not pair[0].isidentifier():
+            raise ValidationError(f"{option} wants the name of a variable and a value.", code="parameter")
+    return text
+
+
+def command_of(kind: str, text: str) -> str:
+    """As a job of this `models.Kind` has it."""
+    return {"shell": shell_command, "ipynb": notebook}.get(kind, command)(text)
+
+
 def _one_argument(text: str) -> str:
     text = text.strip()
     if len(text) > LONGEST_COMMAND:
@@ -219,7 +250,7 @@ def in_folder(text: str, path: str) -> str:
     at = next((n for n, word in enumerate(words) if not word.startswith("-")), None)
     if not path or at != 0 or words[0].startswith((path.rpartition("/")[0] or path, "/")):
         return text
-    is_file = path.endswith((".py", ".pyz", ".pyc"))
+    is_file = path.endswith((".py", ".pyz", ".pyc", ".ipynb"))
     if is_file and path.rpartition("/")[2] != words[0]:
         raise ValidationError(
             f"The address leads to the file {path}, and the command names {words[0]}. Let both name the same.",

@@ -165,6 +165,8 @@ ROWS = {
     "excluded-days": Row("workspace", INSIDE, RUNNERS),
     "run": Row("run", INSIDE),
     "compare-runs": Row("run", INSIDE),
+    "notebook": Row("run", INSIDE),
+    "notebook-file": Row("run", INSIDE),
     "repeat-run": Row("run", NONE, RUNNERS),
     "dismiss-run": Row("run", NONE, RUNNERS),
     "run-with-changes": Row("run", RUNNERS, RUNNERS),

@@ -28,6 +28,7 @@ from portal.asgi import application
 from portal.clouds.machines.models import Pool
 from portal.tasks import registry
 from portal.tasks.ledger import start_task
+from portal.tasks.models import Output
 from tests.conftest import FreshClient, person
 from tests.doors import (
     CAST,
@@ -89,6 +90,8 @@ def things(lab, harbor, this_computer, monkeypatch, rings, alice, bob):
     task = start_task(cluster, "clusters.repair", title="Create cluster tide", by=alice)
     url = "https://git.example.org/x"
     job, run = create_job(lab, name="j", cluster=cluster, git_url=url, reference="", command="ex.py", by=alice)
+    run.notebook = Output.objects.create(ended=True)
+    run.save()
     own_machines = CloudConfig.objects.create(organization=harbor, name="Own machines", kind="machines")
     monkeypatch.setitem(settings.AWS, "principal", "arn:aws:iam::123456789012:role/portal")
     aws_config = CloudConfig.objects.create(

@@ -48,6 +48,8 @@ class Setup:
         }
         if variables:
             self.ranks["hidden"] = list(variables)
+        if order.get("notebook"):
+            self.ranks["notebook"] = True
         self.credential = credential or None
         self.had_credential = bool(credential)
         self.launcher = None
@@ -117,7 +119,7 @@ def main(argv, secret=None):
         settle_in(setup.order.get("home", {}))
         is_folder = setup.order["git_url"].startswith(f"{shared.ROOT}/")
         fetched = (shared if is_folder else source).fetch(setup)
-        setup.command(fetched, packages.fetch(setup, fetched))
+        setup.command(fetched, packages.fetch(setup, fetched, packages.lacking(setup.order)))
     except SetupFailed as failure:
         setup.say(str(failure))
         setup.know(failure=failure.facts)

@@ -1,7 +1,8 @@
 """On the head node: runs a command on all ranks, and decides how the run ended.
 
     main([FOLDER, ORDER])      ORDER in JSON: {"size", "hostfile", "engine", "source", "command": [...], "facts": {...},
-                                        "hidden": [names of variables whose values nobody is to see]}
+                                        "hidden": [names of variables whose values nobody is to see],
+                                        "notebook": whether papermill leaves one}
 
 `source` is the ranks' working directory. Parent of `mpiexec`, whose exit status says little: each rank stands under
 `rank.py`, which tells how it really ended. All that they print and tell comes through Hydra into a FIFO for each rank,
@@ -39,6 +40,7 @@ import time
 
 import boot
 import hiding
+import notebook
 import telling
 
 FRAME = struct.Struct(">cIQ")  # of rank.py
@@ -159,6 +161,7 @@ class Launcher:
         self.hider = hiding.Hider([environment[name] for name in order.get("hidden", ()) if name in environment])
         self.size = order["size"]
         self.command = order["command"]
+        self.notebook = order.get("notebook")
         self.engine = pathlib.Path(order["engine"])
         self.facts = {}
         self.mpiexec = None
@@ -403,6 +406,8 @@ class Launcher:
                 self.start(os.environ, source)
             self.listen()
             verdict = self.run()
+            if self.notebook:
+                notebook.publish(self.folder, self.hider)
             draft = self.folder / "verdict.new"
             draft.write_text(json.dumps(verdict))
             draft.replace(self.folder / "verdict.json")

@@ -42,15 +42,23 @@ SETTINGS = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.pip/pip.conf", "~/.con
 GOES_ON = re.compile(r" [+~-] |\s*(?:Resolved|Prepared|Installed|Audited|Building|Built|Down\w+|Updat\w+) ")
 
 
-def fetch(setup, source):
-    """The folder with the packages, or None where the source asks for none. Raises `SetupFailed`.
+def lacking(order):
+    """Of what the run itself `needs`, as NAME==VERSION each, what the engine has not."""
+    places = pathlib.Path(order["engine"], "lib")
+    return [
+        need for need in order.get("needs", ()) if not any(places.glob(f"python3*/site-packages/{need.split('==')[0]}"))
+    ]
+
+
+def fetch(setup, source, needs=()):
+    """The folder with the packages, or None where neither the source nor `needs` asks for one. Raises `SetupFailed`.
 
     While we run, and what we become, it is thrown away by nobody. Of `setup.order`: engine, shared, environment, and
     where given `packages_seconds`, and what `kept` reads. Of `setup.facts`: commit.
     """
-    if not (source / FIRST).is_file():
+    if not needs and not (source / FIRST).is_file():
         return None
-    wanted = Requirements(source)
+    wanted = Requirements(source, needs)
     if not wanted.words:
         return None
     setup.know()  # where it is: what follows may take long
@@ -65,13 +73,13 @@ def fetch(setup, source):
     store = kept.Store(pathlib.Path(setup.order["shared"], ".packages"), setup.order, installer.until, setup.say)
     while True:
         # Left open, and inherited by what we become: the run has it for its life.
-        lock = store.take(name, fcntl.LOCK_SH, f"the packages of {FIRST}")
+        lock = store.take(name, fcntl.LOCK_SH, wanted.title)
         if store.is_kept(name):
             store.use(name)
             os.set_inheritable(lock, True)
             return store.folder / name
         os.close(lock)
-        with store.locked(name, f"the packages of {FIRST}") as lock:
+        with store.locked(name, wanted.title) as lock:
             if not store.is_kept(name):
                 draft = store.folder / f"{name}.{setup.folder.name}"
                 installer.install(draft, lock)
@@ -113,16 +121,26 @@ class Requirements:
     """What requirements.txt asks for, with the files that it names, as pip reads them. Raises `SetupFailed`.
 
     `words`: all that they say; `is_local`: some of it is in the source itself; `floats`: why the same words may mean
-    something else tomorrow, or ""; `lines`: the same as one file, in which nothing is editable; `hosts`: who is asked.
+    something else tomorrow, or ""; `lines`: the same as one file, in which nothing is editable; `hosts`: who is asked;
+    `title`: what they are. What a notebook `needs` is among it, where they do not name it themselves.
     """
 
-    def __init__(self, source):
+    def __init__(self, source, needs=()):
         self.source = pathlib.Path(os.path.realpath(source))
         self.words, self.lines, self.hosts = [], [], []
         self.variables = set()
-        self.is_local = self.is_editable = False
+        self.is_local = self.is_rewritten = False
         self.floats = ""
-        self.read(self.source / FIRST, [], is_constraint=False)
+        self.title = f"the packages of {FIRST}"
+        if (self.source / FIRST).is_file():
+            self.read(self.source / FIRST, [], is_constraint=False)
+        named = {re.split(r"[^\w.-]", line)[0].lower() for line in self.lines}
+        if missing := [need for need in needs if need.split("==")[0] not in named]:
+            words = f"what notebooks need ({', '.join(missing)})"
+            self.title = f"{self.title} and {words}" if self.words else words
+            self.words += missing
+            self.lines += missing
+            self.is_rewritten = True
 
     def read(self, file, above, is_constraint):
         if os.path.realpath(file) in map(os.path.realpath, above):
@@ -176,7 +194,7 @@ class Requirements:
                 value = str(file.parent / place)
         elif option == "--editable":
             # An editable one would be in this run's folder, and the next run finds nothing there.
-            self.is_editable = True
+            self.is_rewritten = True
             lines.append(value)
             self.requirement(value, file)
             return
@@ -264,6 +282,7 @@ class Installer:
         self.setup = setup
         self.source = source
         self.wanted = wanted
+        self.title = f"{wanted.title[0].upper()}{wanted.title[1:]}"  # at the beginning of a sentence
         self.seconds = seconds
         self.until = time.monotonic() + seconds
         self.python = str(pathlib.Path(setup.order["engine"], "bin", "python"))
@@ -271,7 +290,7 @@ class Installer:
     def install(self, folder, *holds):
         """Into the folder. Raises `SetupFailed`, and leaves nothing there then."""
         self.setup.know(phase="packages")
-        self.setup.say(f"Installing the packages of {FIRST}")
+        self.setup.say(f"Installing {self.wanted.title}")
         began = time.monotonic()
         try:
             if not self.with_uv(folder, holds):
@@ -298,8 +317,10 @@ class Installer:
         pip = [self.python, "-m", "pip"]
         if not answers(pip):
             pip = ["python3", "-m", "pip", "--python", self.python]
-        message = f"The packages of {FIRST} could not be installed."
+        message = f"{self.title} could not be installed."
         advice = f"Read the end of the output, and mend {FIRST}."
+        if not (self.source / FIRST).is_file():
+            advice = "Have the head node reach its package index, or take an engine version that has them."
         if not answers(pip[:3]):
             raise SetupFailed(message, self.uv_said or "There is neither uv nor pip on the head node.", advice)
         quiet = ["--disable-pip-version-check", "--no-input", "--no-color", "--progress-bar", "off"]
@@ -312,7 +333,7 @@ class Installer:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         file = self.source / FIRST
-        if self.wanted.is_editable:
+        if self.wanted.is_rewritten:
             file = self.setup.folder / FIRST
             file.write_text("".join(f"{line}\n" for line in self.wanted.lines), errors="surrogateescape")
         try:
@@ -322,7 +343,7 @@ class Installer:
         except TookTooLong as error:
             hosts = ", ".join(dict.fromkeys(filter(None, self.wanted.hosts))) or index_of_settings()
             raise SetupFailed(
-                f"The packages of {FIRST} were waited for {self.seconds:.0f} s, from {hosts}.",
+                f"{self.title} were waited for {self.seconds:.0f} s, from {hosts}.",
                 error.said,
                 "Check that it answers; many packages take longer the first time.",
             ) from error

@@ -128,8 +128,9 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     try:
         page = rules.address(typed.get("git_url", ""))
         reference = rules.reference(typed.get("reference", "")) or page.reference
-        is_shell = typed.get("kind") == Kind.SHELL
-        command = "" if is_shell else rules.in_folder(rules.command(typed.get("command", "")), page.path)
+        kind = typed.get("kind", "")
+        command = rules.command_of(kind, typed.get("command", ""))
+        command = "" if kind == Kind.SHELL else rules.in_folder(command, page.path)
     except ValidationError as error:
         return Found(False, error.messages[0])
     if rules.is_shared(page.git_url):

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -15,12 +15,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import Can, get_for, may
 from accounts.place import person
-from jobs import causes, record
+from jobs import causes, notebooks, record
 from jobs.actions import cancel_run, dismiss_run, repeat_run
 from jobs.models import Run, reasons
 from jobs.plans import RUN
 from jobs.views.jobs import clusters_for, key_of, one_run
-from portal.errors import PortalError
+from portal.errors import Passing, PortalError
 from portal.tasks import permission
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
@@ -135,6 +135,40 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         return render(request, "jobs/_run_news.html", context)
     permission.learn(request, *found.live_names()[:2], found.output.live_name)
     return render(request, "jobs/run.html", {**context, "viewer": viewer(found.output)})
+
+
+@require_safe
+@login_required
+def notebook(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """As it was executed."""
+    found = _run_for(request, uuid, Can.VIEW, "notebook")
+    if found.notebook is None:
+        raise Http404
+    context: dict[str, Any] = {"run": found, "size": found.notebook.head}
+    try:
+        context["cells"] = notebooks.read(notebooks.content(found))
+    except PortalError as error:
+        context["trouble"] = error
+    return render(request, "jobs/notebook.html", context)
+
+
+@require_safe
+@login_required
+def notebook_file(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """To be opened elsewhere: whatever a program has put there, so never as a page of the portal's own."""
+    found = _run_for(request, uuid, Can.VIEW, "notebook")
+    if found.notebook is None:
+        raise Http404
+    try:
+        content = notebooks.content(found)
+    except Passing as error:
+        return HttpResponse(f"{error.message}\n", status=503, content_type="text/plain; charset=utf-8")
+    name = f"run-{str(found.uuid)[:8]}.ipynb"
+    return HttpResponse(
+        content,
+        content_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff"},
+    )
 
 
 @login_required

@@ -333,6 +333,26 @@ def test_what_neither_can_is_said_with_what_they_say(run, commit, index, tmp_pat
     assert not kept(tmp_path)
 
 
+def test_what_a_notebook_needs_is_installed_where_neither_source_nor_engine_has_it(have, commit, tmp_path, installer):
+    needs = ["red==1.0", "blue==1.0"]
+    commit({"other.txt": ""})
+    assert have(needs=needs) == {"red": "1.0", "blue": "1.0"}
+    assert "Installing what notebooks need (red==1.0, blue==1.0)" in have.last
+    commit({"requirements.txt": "Red==2.0  # ours\ngreen\n"})
+    assert have(needs=needs) == {"red": "2.0", "green": "1.0", "blue": "1.0"}
+    assert "Installing the packages of requirements.txt and what notebooks need (blue==1.0)" in have.last
+    (tmp_path / "engine" / "lib" / "python3.11" / "site-packages" / "blue").mkdir(parents=True)
+    assert have(needs=needs) == {"red": "2.0", "green": "1.0"}
+
+
+def test_where_it_cannot_be_had_that_is_said(run, commit, index, uv):
+    commit({"other.txt": ""})
+    done, facts, _ = run(env=index, needs=["red==9.9"])
+    assert done.returncode == 70
+    assert facts["failure"]["message"] == "What notebooks need (red==9.9) could not be installed."
+    assert facts["failure"]["advice"].startswith("Have the head node reach its package index")
+
+
 def test_an_index_that_never_answers_is_named(run, commit, index, tmp_path, installer):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         commit({"requirements.txt": f"--index-url http://127.0.0.1:{deaf.getsockname()[1]}/simple\nred"})
