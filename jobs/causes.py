@@ -304,7 +304,8 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         "kernel",
         lambda _: (
             "the notebook's kernel ended in the middle of a cell.",
-            "A library that crashes, or want of memory, is the usual reason. The executed notebook shows how far it came.",
+            "A library that crashes, or want of memory, is the usual reason. The executed notebook shows how far it"
+            " came.",
         ),
     ),
     (

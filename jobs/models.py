@@ -560,7 +560,7 @@ class Run(Subject):
     code = models.CharField(max_length=40, blank=True)  # of the cause, for programs: see `jobs/causes.py`
     silent_since = models.DateTimeField(null=True)  # when the head node stopped to answer, while it does not
     output = models.OneToOneField(Output, models.PROTECT, related_name="run")
-    notebook = models.OneToOneField(Output, models.PROTECT, null=True, related_name="+")  # as executed; `notebooks.keep`
+    notebook = models.OneToOneField(Output, models.PROTECT, null=True, related_name="+")  # as it was executed
     started_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     cancelled_by = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
     created = models.DateTimeField(auto_now_add=True)

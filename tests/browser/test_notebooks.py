@@ -83,7 +83,9 @@ def test_a_cell_that_fails_is_named_and_the_notebook_shows_it_without_secrets(op
         page.get_by_label("Secret value 1").fill(SECRET)
         page.click("#create")
         ended(page, "FAILED")
-        expect(page.locator("#run-head")).to_contain_text("Cell [7] of the notebook failed: ZeroDivisionError: division")
+        expect(page.locator("#run-head")).to_contain_text(
+            "Cell [7] of the notebook failed: ZeroDivisionError: division"
+        )
         cells = result(page)
         expect(cells).to_contain_text("ZeroDivisionError: division by zero")
         expect(cells).to_contain_text("token [hidden]")

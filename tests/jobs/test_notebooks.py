@@ -132,7 +132,14 @@ FAILED = 'papermill.exceptions.PapermillExecutionError: \n-----\nException encou
     ],
 )  # fmt: skip
 def test_why_it_failed_is_said_of_the_cell(last, error, message, code):
-    failure = {"rank": 0, "world": 0, "node": "n1", "status": 1, "error": error, "words": f"File papermill.py\n{error[:60]}\nTraceback\n{last}\n"}
+    failure = {
+        "rank": 0,
+        "world": 0,
+        "node": "n1",
+        "status": 1,
+        "error": error,
+        "words": f"File papermill.py\n{error[:60]}\nTraceback\n{last}\n",
+    }
     cause = causes.of_ranks([failure], 1, 1)
     assert (cause.message, cause.code) == (message, code)
     assert cause.evidence.endswith(f"Traceback\n{last}")
@@ -186,7 +193,8 @@ def test_the_file_is_never_a_page(client, run, vera, charlie):
     [
         b"", b"\xff\xfe", b"[]", b"{}", b"null", b'{"nbformat": 3, "cells": []}', b'{"nbformat": 4, "cells": {}}',
         b'{"nbformat": 4, "cells": [1]}', b"[" * 100_000, b"1" * 10_000, b'{"nbformat": 4, "cells": [{"metadata": 1}]}',
-        notebook(code(1)), notebook(code({"output_type": "error", "traceback": 1})), notebook(code(data()) | {"outputs": 1}),
+        notebook(code(1)), notebook(code({"output_type": "error", "traceback": 1})),
+        notebook(code(data()) | {"outputs": 1}),
         notebook({"cell_type": "code", "outputs": [{"output_type": "display_data", "data": []}]}),
     ],
 )  # fmt: skip
