@@ -115,7 +115,7 @@ def test_a_password_goes_to_no_other_server_than_the_one_it_was_given_for(lab, m
     change_job(job, by=bob, git_url="https://git.example.org/other")
     assert Job.objects.get(pk=job.pk).git_password
     answer = post("edit-job", job, **fields_of(job, git_url="https://evil.example.org/x", time_limit=""))
-    assert "is gone" in str(next(iter(answer.wsgi_request._messages)))
+    assert "is for another server, and is not used" in str(next(iter(answer.wsgi_request._messages)))
     job.refresh_from_db()
     assert (job.git_username, job.git_password) == ("", "")
     assert last_entry()[2]["signs in as"] == "bob"

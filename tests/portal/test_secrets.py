@@ -136,6 +136,7 @@ def test_after_a_rotation_the_old_key_is_useless_and_the_new_one_opens_everythin
         "machines.Pool.key_private: 1 encrypted anew, 0 were already",
         "mfa.Authenticator.data: 1 encrypted anew, 0 were already",
         "workspaces.CloudConfig.credentials: 1 encrypted anew, 0 were already",
+        "workspaces.GitCredential.secret: 0 encrypted anew, 0 were already",
         "workspaces.Workspace.login_private: 1 encrypted anew, 0 were already",
     ]
     settings.ENCRYPTION_KEYS = [NEW]
@@ -174,6 +175,8 @@ def test_whatever_is_called_a_secret_is_encrypted_or_a_hash():
     known = {"accounts.User.password", "clusters.Node.private_address", "tasks.Task.key", "jobs.Job.secret_names"}
     for model in apps.get_models():
         for column in model._meta.local_concrete_fields if model._meta.app_label in ours else ():
+            if column.is_relation:  # what it leads to is asked for itself
+                continue
             name = f"{model._meta.label}.{column.name}"
             if re.search("private|secret|password|credential|token|_key", column.name) and name not in known:
                 assert isinstance(column, EncryptedField) or column.name.endswith("_hash"), name
