@@ -126,6 +126,7 @@ def faults(page, widths=(1280, 320), *, preload=True):
         for theme, rules, loads in (("light", RULES, preload), ("dark", OF_COLOURS, False)):
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             page.evaluate(SETTLED)
+            page.evaluate("scrollTo(0, 0)")  # what lies half under the bar at the top is not too small
             found += [f"{width}, {theme}: {one}" for one in violations(page, rules, preload=loads)]
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
             found.append(f"{width}: it is {wide} pixels wide, by {page.evaluate(WIDEST)}")
