@@ -23,6 +23,9 @@ from jobs.models import Kind
 MOST = 30  # parameters of a template
 LONGEST = 1000  # characters of a value
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+DIGITS, PLACES = 30, 15  # of a number, and how many of them behind its point
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
+_NUMBER = re.compile(rf"{_WHOLE.pattern}(\.[0-9]{{1,15}})?")
 _PLACE = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]{0,39})\}")  # ${name} is a shell's
 
 
@@ -90,6 +93,17 @@ def choices(text: str) -> tuple[str, ...]:
     for one in found:
         value(one)
     return found
+
+
+def bounds(found: Sequence[str], *, whole: bool) -> tuple[str, str]:
+    """The least and the most of a number, of what `choices` has read; the second may be left out."""
+    if len(found) > 2 or not all((_WHOLE if whole else _NUMBER).fullmatch(one) for one in found):
+        kind = "whole number" if whole else "number"
+        raise ValidationError(f"Of a {kind}, give the least and the most: 1, 64.", code="bounds")
+    least, most = (*found, "", "")[:2]
+    if least and most and Decimal(least) > Decimal(most):
+        raise ValidationError(f"{least} is more than {most}: give the least first.", code="bounds")
+    return least, most
 
 
 def value(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -54,7 +54,7 @@ class ParameterForm(forms.Form):
                 if not found:
                     self.add_error("choices", "Give what may be chosen, with commas between.")
             elif kind in (Type.WHOLE, Type.DECIMAL) and found:
-                least, most = (*found, "")[:2]
+                least, most = parameters.bounds(found, whole=kind == Type.WHOLE)
                 made = Parameter(data["name"], kind, data["help"], data["default"], (), least, most)
             if not self.errors:
                 self._check_default(made)
@@ -65,12 +65,6 @@ class ParameterForm(forms.Form):
         return data
 
     def _check_default(self, made: Parameter) -> None:
-        try:
-            for bound in (made.least, made.most):
-                Decimal(bound or 0)
-        except InvalidOperation:
-            self.add_error("choices", "Of a number, give the least and the most: 1, 64.")
-            return
         if made.type == Type.SECRET and made.default:
             self.add_error("default", "Everybody would see it here: leave it empty.")
         elif made.default:
@@ -172,8 +166,9 @@ def field_of(one: Parameter) -> forms.Field:
     bounds: dict[str, Any] = {"min_value": one.least, "max_value": one.most}
     match one.type:
         case Type.WHOLE:
-            return forms.IntegerField(**about | {name: int(Decimal(text)) for name, text in bounds.items() if text})
+            return forms.IntegerField(**about | {name: int(text) for name, text in bounds.items() if text})
         case Type.DECIMAL:
+            about |= {"max_digits": parameters.DIGITS, "decimal_places": parameters.PLACES}
             return forms.DecimalField(**about | {name: Decimal(text) for name, text in bounds.items() if text})
         case Type.CHOICE:
             return forms.ChoiceField(**about, choices=[(text, text) for text in one.choices])

@@ -82,7 +82,7 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
             form.add_error(None, f"Parameter {number}: {why}")
     if sent and look:  # one more row, and nothing is wrong with what is not done yet
         typed = sent.copy()
-        typed["p-TOTAL_FORMS"] = str(min(int(typed.get("p-TOTAL_FORMS") or 0) + 1, parameters.MOST))
+        typed["p-TOTAL_FORMS"] = str(min(rows.total_form_count() + 1, parameters.MOST))
         rows = parameters_form(typed, of)
     came_from = of or job
     back = came_from.get_absolute_url() if came_from else reverse("templates", args=[workspace.uuid])

@@ -113,6 +113,24 @@ def test_a_value_that_it_may_not_have_is_said_at_its_field(client, bob, alice, l
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize("given", ["1e999999999", "NaN", "Infinity", "0.1234567890123456", "1" * 31])
+def test_a_number_that_would_fill_the_memory_is_none(client, bob, alice, lab, fields, given):
+    template = make_template(lab, alice, Parameter("rate", "decimal"), command="train.py {rate}")
+    client.force_login(bob)
+    page = client.post(reverse("template", args=[template.uuid]), fields | {"p-rate": given})
+    assert "one field needs a change" in words(page)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("count", ["", "many", "-1", "9" * 5000])
+def test_a_hostile_number_of_rows_is_said_to_be_wrong(client, bob, lab, count):
+    client.force_login(bob)
+    for look in ({}, {"look": "typed"}):
+        page = client.post(reverse("new-template", args=[lab.uuid]), {"name": "Flow", "p-TOTAL_FORMS": count, **look})
+        assert page.status_code == 200
+    assert not Template.objects.exists()
+
+
 def test_a_secret_is_a_secret_variable_of_the_job_and_nowhere_else(client, bob, alice, lab, fields, rings):
     template = make_template(lab, alice, Parameter("token", "secret"), command="train.py")
     client.force_login(bob)
@@ -155,6 +173,9 @@ def test_a_job_is_saved_as_a_template_without_its_secrets(client, bob, lab, clus
     [
         ({"p-0-name": "Depth!"}, "A name has small letters"),
         ({"p-0-type": "whole", "p-0-choices": "a, b"}, "the least and the most"),
+        ({"p-0-type": "whole", "p-0-choices": "1.5, 2"}, "Of a whole number, give"),
+        ({"p-0-type": "decimal", "p-0-choices": "NaN, 1e999999999"}, "the least and the most"),
+        ({"p-0-type": "decimal", "p-0-choices": "2, 1"}, "2 is more than 1"),
         ({"p-0-type": "whole", "p-0-choices": "1, 5", "p-0-default": "9"}, "At most 5."),
         ({"p-0-type": "choice", "p-0-choices": ""}, "what may be chosen"),
         ({"p-0-type": "secret", "p-0-default": "x"}, "Everybody would see it here"),
