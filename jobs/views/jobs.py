@@ -56,7 +56,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     workspace = workspace_for(request, uuid, Can.RUN_JOBS)
     examples = repositories.offered()
     asked: QueryDict = request.POST if request.method == "POST" else request.GET
-    look = _look(request)
+    look = looked(request)
     example = next((example for example in examples if example.name == asked.get("use")), None)
     if example:
         asked = filled = asked.copy()
@@ -79,7 +79,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
                 workspace,
                 name=data["name"],
                 git_url=data["git_url"],
-                **_wanted(form, request),
+                **wanted_of(form, request),
                 tags=data["tags"],
                 due=data["due"],
                 secrets=data["secrets"],
@@ -92,12 +92,12 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "workspace": workspace,
         "form": form,
         "checked": checked,
-        **_own(request, form, reverse("new-job", args=[workspace.uuid])),
+        **own_cluster(request, form, reverse("new-job", args=[workspace.uuid])),
         "examples": examples,
         "out_of_reach": repositories.out_of_reach(workspace.cloud_config),
         "plan": RUN,
     }
-    return render(request, _part(request, "jobs/job_new.html"), context)
+    return render(request, part_of(request, "jobs/job_new.html"), context)
 
 
 # Parts of the pages with the form of a job, by the id of what they replace.
@@ -108,11 +108,11 @@ _PARTS = {
 }
 
 
-def _part(request: HttpRequest, page: str) -> str:
+def part_of(request: HttpRequest, page: str) -> str:
     return _PARTS.get(request.headers.get("HX-Target", ""), page)
 
 
-def _look(request: HttpRequest) -> str:
+def looked(request: HttpRequest) -> str:
     """Why the page is only shown again, and nothing made: most because of the cluster that each run is to have."""
     asked = request.POST if request.method == "POST" else request.GET
     if request.headers.get("HX-Target") == "types" or asked.get("look") == "types":
@@ -171,7 +171,7 @@ def _signing_in(typed: QueryDict, git_url: str, workspace: Workspace, job: Job |
         raise PortalError(f"The password of {whose} cannot be decrypted with this portal's keys.") from error
 
 
-def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
+def own_cluster(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
     """What the pages say of a cluster that each run has for itself."""
     asked = request.POST if request.method == "POST" else request.GET
     types = TypesForm(asked, of=form.own) if form.own and form.is_open else None
@@ -179,7 +179,7 @@ def _own(request: HttpRequest, form: EditJobForm, page: str) -> dict[str, Any]:
     return {"own": form.own, "form_page": page, "types": types, "specification": known}
 
 
-def _wanted(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
+def wanted_of(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
     """As `ProgramForm.wanted`, with the cluster that was filled in."""
     wanted = form.wanted
     if form.cleaned_data["cluster"] == OWN:
@@ -268,7 +268,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _job_for(request, uuid, Can.RUN_JOBS)
     if found.deleted:
         return redirect("job", uuid=uuid)
-    look = _look(request)
+    look = looked(request)
     asked = request.POST if request.method == "POST" else request.GET
     form = EditJobForm(
         asked if look or request.method == "POST" else None,
@@ -281,7 +281,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     if not look and form.is_valid():
         had_password = bool(found.signs_in_at)
         with refusals_in(form):
-            wanted = _wanted(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
+            wanted = wanted_of(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
             if "tags" in request.POST:  # what is not asked stays
                 wanted["tags"] = form.cleaned_data["tags"]
             changed = change_job(found, by=person(request), **wanted)
@@ -302,10 +302,10 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "workspace": found.workspace,
         "form": form,
         "checked": checked,
-        **_own(request, form, here),
+        **own_cluster(request, form, here),
         "waiting": found.runs.waiting().count(),
     }
-    return render(request, _part(request, "jobs/job_edit.html"), context)
+    return render(request, part_of(request, "jobs/job_edit.html"), context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

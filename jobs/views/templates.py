@@ -21,7 +21,7 @@ from jobs.parameters import Parameter
 from jobs.plans import RUN
 from jobs.templateforms import FromTemplateForm, TemplateForm, parameters_form
 from jobs.templates import change_template, create_template, delete_template
-from jobs.views.jobs import _look, _own, _part, _wanted
+from jobs.views.jobs import looked, own_cluster, part_of, wanted_of
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.forms import refusals_in
@@ -127,7 +127,7 @@ def template(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "plan": RUN,
     }
     if not found.deleted and may(request, Can.RUN_JOBS):
-        look = _look(request)
+        look = looked(request)
         asked = request.POST if request.method == "POST" else request.GET
         form = FromTemplateForm(
             asked if look or request.method == "POST" else None,
@@ -144,7 +144,7 @@ def template(request: HttpRequest, uuid: UUID) -> HttpResponse:
                     workspace,
                     name=data["name"],
                     git_url=found.program["git_url"],
-                    **_wanted(form, request),
+                    **wanted_of(form, request),
                     due=data["due"],
                     tags=data["tags"],
                     secrets=form.secret_values,
@@ -155,8 +155,8 @@ def template(request: HttpRequest, uuid: UUID) -> HttpResponse:
                     uuid=data["key"],
                 )
                 return redirect("run", uuid=run.uuid)
-        context |= {"form": form, **_own(request, form, reverse("template", args=[uuid]))}
-    return render(request, _part(request, "jobs/template.html"), context)
+        context |= {"form": form, **own_cluster(request, form, reverse("template", args=[uuid]))}
+    return render(request, part_of(request, "jobs/template.html"), context)
 
 
 def _next_name(template: Template) -> str:
