@@ -291,26 +291,24 @@ class ProgramForm(OnceForm):
         return rules.retry_delay(self.cleaned_data["retry_delay"])
 
     @property
-    def wanted(self) -> dict[str, Any]:
-        """What a `Program` has, but for its source."""
+    def whereabouts(self) -> dict[str, Any]:
+        """On what, and for how long, a `Program` runs. What is not asked is not in it."""
         data = self.cleaned_data
         is_own, on_each = data["cluster"] == OWN, data["ranks_are"] == "node"
         return {
             "cluster": None if is_own else data["cluster"],
             "dedicated": self.specification.kept if is_own and self.specification else None,
-            "reference": data["reference"],
-            "command": data["command"],
             "time_limit": data["time_limit"],
-            # What is not asked stays.
             **{name: data[name] for name in ("resumes", "pauses") if name in self.fields},
             "ranks": None if on_each else data["ranks"],
             "ranks_per_node": data["ranks"] if on_each else None,
-            "environment": data["environment"],
-            "kind": data["kind"],
-            "retries": data["retries"],
-            "retry_delay": data["retry_delay"],
-            "retry_on_timeout": data["retry_on_timeout"],
         }
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What a `Program` has, but for its source. What is not asked stays."""
+        asked = ("reference", "command", "environment", "kind", "retries", "retry_delay", "retry_on_timeout")
+        return self.whereabouts | {name: self.cleaned_data[name] for name in asked}
 
     def program(self, git_url: str) -> Program:
         return Program(git_url=git_url, **self.wanted)

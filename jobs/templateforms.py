@@ -10,7 +10,6 @@ from django import forms
 
 from jobs import parameters, rules
 from jobs.actions import Program
-from jobs.fields import OWN
 from jobs.forms import EditJobForm, JobForm
 from jobs.models import Job, Template
 from jobs.parameters import Parameter, Type
@@ -137,21 +136,11 @@ class TemplateForm(EditJobForm):
 
     @property
     def program_values(self) -> dict[str, Any]:
-        """What a template keeps of a job."""
-        wanted = {**self.wanted, "git_url": self.cleaned_data["git_url"]}
-        return {name: wanted.get(name, getattr(self.base, name) if self.base else None) for name in PROGRAM}
-
-    @property
-    def wanted(self) -> dict[str, Any]:
+        """What a template keeps of a job: what is not asked is as it was, or as in a new one."""
+        base = self.base or Job()
         self.cleaned_data["cluster"] = None
-        found = super().wanted
-        base = self.base
-        return found | {
-            "cluster": None,
-            "dedicated": base.dedicated if base else None,
-            "resumes": base.resumes if base else False,
-            "pauses": base.pauses if base else False,
-        }
+        asked = self.wanted | {"git_url": self.cleaned_data["git_url"], "dedicated": base.dedicated}
+        return {name: asked.get(name, getattr(base, name)) for name in PROGRAM}
 
     def add_wrong(self, wrong: dict[str, str]) -> None:
         """Says at a field of this form what `parameters.check` found there."""
@@ -225,18 +214,7 @@ class FromTemplateForm(JobForm):
 
     @property
     def wanted(self) -> dict[str, Any]:
-        data = self.cleaned_data
-        is_own, on_each = data["cluster"] == OWN, data["ranks_are"] == "node"
-        return {
-            **{name: value for name, value in self.bound.items() if name != "git_url"},
-            "cluster": None if is_own else data["cluster"],
-            "dedicated": self.specification.kept if is_own and self.specification else None,
-            "resumes": data.get("resumes", False),
-            "pauses": data.get("pauses", False),
-            "ranks": None if on_each else data["ranks"],
-            "ranks_per_node": data["ranks"] if on_each else None,
-            "time_limit": data["time_limit"],
-        }
+        return {name: value for name, value in self.bound.items() if name != "git_url"} | self.whereabouts
 
     @property
     def shown_values(self) -> dict[str, str]:
