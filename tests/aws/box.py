@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import json
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -27,7 +25,6 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
 
 from portal.clouds.aws import policy
 from tests.aws.recording import ROOM, Call, Recording
@@ -45,12 +42,6 @@ STRICT = {
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
 }
-
-
-# Descriptions of AWS's services are megabytes of JSON, which each session of boto3 reads anew, and changes for itself.
-_read = JSONFileLoader().load_file
-_description = functools.cache(lambda path: pickle.dumps(_read(path)))
-setattr(JSONFileLoader, "load_file", lambda _, path: pickle.loads(_description(path)))  # noqa: B010, S301
 
 
 def why_not() -> str:
