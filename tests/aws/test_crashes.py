@@ -217,47 +217,47 @@ def test_a_cluster_is_deleted_by_force_after_single_calls_and_nothing_of_it_is_l
     assert more(empty, world.things()) == {}
 
 
-@pytest.mark.slow
-def test_a_workspace_is_gone_on_with_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
+def after_single_calls(make, delete, ready, made, world, deaths, alice):
+    """One is made, and deleted, again and again: each time both die after another call, and somebody goes on.
+
+    Returns after how many calls nobody died.
+    """
     before = world.things()
     for number in account.calls():
         deaths.begin(at=number)
-        sea = workspace(config, alice, f"sea-{number}")
-        died = account.until_death(sea, deaths)
+        one = make(number)
+        died = account.until_death(one, deaths)
         world.locks_run_out()
         deaths.begin("nothing")
-        assert (go_on(sea).status, sea.status) == ("finished", "ready"), number
-        assert more(before, world.things()) == OF_WORKSPACE, number
-        deaths.begin(at=number)  # and whoever deletes it dies too
-        delete_workspace(sea, by=alice)
-        account.until_death(sea, deaths)
+        assert (go_on(one).status, one.status) == ("finished", ready), number
+        assert more(before, world.things()) == made, number
+        deaths.begin(at=number)
+        delete(one, by=alice)
+        account.until_death(one, deaths)
         world.locks_run_out()
-        assert (go_on(sea).status, sea.status) == ("finished", "terminated"), number
+        assert (go_on(one).status, one.status) == ("finished", "terminated"), number
         assert world.things() == before, number
         if not died:
             break
-    assert number > 2 * len(NETWORK)
+    return number
+
+
+@pytest.mark.slow
+def test_a_workspace_is_gone_on_with_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
+    def make(number):
+        return workspace(config, alice, f"sea-{number}")
+
+    calls = after_single_calls(make, delete_workspace, "ready", OF_WORKSPACE, world, deaths, alice)
+    assert calls > 2 * len(NETWORK)
 
 
 @pytest.mark.slow
 def test_a_cluster_is_gone_on_with_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
     sea = workspace(config, alice)
     go_on(sea)
-    empty = world.things()
-    for number in account.calls():
-        deaths.begin(at=number)
-        tide = cluster(sea, alice, f"tide-{number}")
-        died = account.until_death(tide, deaths)
-        world.locks_run_out()
-        deaths.begin("nothing")
-        assert (go_on(tide).status, tide.status) == ("finished", "running"), number
-        assert more(empty, world.things()) == OF_CLUSTER, number
-        deaths.begin(at=number)
-        delete_cluster(tide, by=alice)
-        account.until_death(tide, deaths)
-        world.locks_run_out()
-        assert (go_on(tide).status, tide.status) == ("finished", "terminated"), number
-        assert more(empty, world.things()) == {}, number
-        if not died:
-            break
-    assert number > len(NODES)
+
+    def make(number):
+        return cluster(sea, alice, f"tide-{number}")
+
+    calls = after_single_calls(make, delete_cluster, "running", OF_CLUSTER, world, deaths, alice)
+    assert calls > len(NODES)
