@@ -32,6 +32,7 @@ never)
 slow:*) sleep "${fault#slow:}" ;;
 esac
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+/usr/bin/python3 -I /run/room/imds.py "$address"
 case $engine in
 tiny)
     boot() { /usr/bin/python3 -I /run/room/tiny.py "$1"; }
@@ -65,7 +66,6 @@ another-key)
     ;;
 esac
 [ "$fault" = no-ssh ] || /usr/sbin/sshd -E /var/log/auth.log -o "ListenAddress=$address" -o "HostKey=$key"
-/usr/bin/python3 -I /run/room/imds.py "$address" &
 boot last
 echo "[$name] is up"
 stay

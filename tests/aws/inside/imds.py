@@ -1,5 +1,6 @@
 """`imds.py ADDRESS`: the instance metadata service, version 2 alone, on the node's own address.
 
+It returns when it is served: on a real node it is there before anything else is.
 169.254.169.254 is no address of a node's own here: SDKs are sent by AWS_EC2_METADATA_SERVICE_ENDPOINT.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -50,4 +52,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    http.server.ThreadingHTTPServer((sys.argv[1], PORT), Handler).serve_forever()
+    server = http.server.ThreadingHTTPServer((sys.argv[1], PORT), Handler)
+    if os.fork() == 0:
+        server.serve_forever()
