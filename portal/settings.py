@@ -223,6 +223,7 @@ USERSESSIONS_TRACK_ACTIVITY = False  # accounts.middleware does so, now and then
 SOCIALACCOUNT_ADAPTER = "accounts.adapter.SocialAccountAdapter"
 SOCIALACCOUNT_EMAIL_AUTHENTICATION_AUTO_CONNECT = True
 SOCIALACCOUNT_EMAIL_VERIFICATION = "mandatory"
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 15  # seconds: a busy provider's first answer takes longer than allauth's 5
 OIDC_NAME = env.text("PORTAL_OIDC_NAME", "Single sign-on")
 SOCIALACCOUNT_PROVIDERS: dict[str, dict[str, Any]] = {}
 SIGN_ON_ORIGINS: list[str] = []
