@@ -35,6 +35,7 @@ from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
+from workspaces.ending import hold
 from workspaces.models import GitCredential, Workspace
 
 
@@ -85,6 +86,7 @@ class Program:
 SignIn = Credential | GitCredential | None  # typed for one job, or saved in its workspace
 _COPIED = tuple(Program.__dataclass_fields__.keys() - {"cluster", "dedicated", "time_limit", "environment"})
 MOST_WAITING = 100  # runs that may wait for one cluster
+_NOTHING_SECRET = {"git_username": "", "git_password": "", "git_credential": None, "secret_values": ""}
 CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
 
 
@@ -220,6 +222,8 @@ def _keep_credential(job: Job, credential: SignIn) -> None:
         job.git_username = credential.username
         seal(job, "git_password", credential.password)
     job.save(update_fields=["git_username", "git_password", "git_credential"])
+    if credential:
+        hold(job.workspace)
 
 
 @audit.atomic()
@@ -253,6 +257,14 @@ def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
     if values:
         seal(job, "secret_values", json.dumps(values))
     job.save(update_fields=["secret_names", "secret_values"])
+    if values:
+        hold(job.workspace)
+
+
+def forget_secrets(workspace: Workspace) -> None:
+    """At its end: what its jobs have, as if each were deleted."""
+    kept = ~Q(git_username="", git_password="", secret_values="", git_credential=None)
+    Job.objects.filter(kept, workspace=workspace).update(**_NOTHING_SECRET)
 
 
 @audit.atomic()
@@ -348,8 +360,7 @@ def delete_job(job: Job, *, by: User) -> int:
 
     Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
     """
-    changes: dict[str, Any] = {"deleted": Now(), "deleted_by": by, "git_credential": None}
-    changes |= dict.fromkeys(("git_username", "git_password", "secret_values"), "")
+    changes: dict[str, Any] = {"deleted": Now(), "deleted_by": by, **_NOTHING_SECRET}
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=[*changes])
