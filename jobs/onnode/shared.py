@@ -138,7 +138,8 @@ class Copy:
 
     def note(self, to, kind, content):
         name = os.fsencode(to.relative_to(self.into))
-        self.lines.append(b"%b\0%b\0%b\n" % (name, kind.encode(), os.fsencode(content)))
+        # Each ends with what no name has in it, as one may have line breaks: two trees never read the same.
+        self.lines.append(b"%b\0%b\0%b\0" % (name, kind.encode(), os.fsencode(content)))
 
     def link(self, origin, to):
         real = pathlib.Path(os.path.realpath(origin))

@@ -136,3 +136,16 @@ def test_a_job_of_it_is_made_with_the_form(client, lab, bob, monkeypatch, rings)
     page = client.get(reverse("job", args=[job.uuid])).content.decode()
     assert PROJECT in page
     assert "Signs in" not in page
+
+
+def test_two_folders_that_differ_never_have_one_checksum(run, project):
+    """A name, or where a link leads, may have a line break in it; it is not read as the next name."""
+    for name in ("one", "other"):
+        (project.parent / name).mkdir()
+    (project.parent / "one" / "a").symlink_to("x\ny")
+    (project.parent / "one" / "z").write_text("")
+    (project.parent / "other" / "a").symlink_to("x")
+    (project.parent / "other" / "y\nz").write_text("")
+    _, one, _ = run(url="/shared/team/one")
+    _, other, _ = run(url="/shared/team/other")
+    assert one["commit"] != other["commit"]
