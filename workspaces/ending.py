@@ -1,4 +1,4 @@
-"""What of a workspace is secret, and gone with it. The apps above tell what they keep, in `ready` of their `apps.py`."""
+"""What of a workspace is secret, and gone with it. The apps above tell what they keep, in `ready` of `apps.py`."""
 
 from __future__ import annotations
 
