@@ -16,7 +16,7 @@ def publish(folder, hider):
     written = folder / WRITTEN
     if written.is_symlink() or not written.is_file():
         return
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, RecursionError, MemoryError):  # the run's verdict is still to come
         if hider.wanted and written.stat().st_size <= MOST:
             hidden = json.dumps(_hidden(json.loads(written.read_bytes()), hider), indent=1, ensure_ascii=False)
             draft = folder / f"{WRITTEN}.new"

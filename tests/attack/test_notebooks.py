@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from jobs import notebooks
-from tests.jobs.test_notebooks import Hider, code, data, notebook, on_node
+from tests.jobs.test_notebooks import ONNODE, Hider, code, data, notebook, on_node
 
 
 def many(part, size=notebooks.MOST):
@@ -59,3 +61,23 @@ def test_secrets_are_neither_names_nor_numbers_of_what_is_kept(tmp_path):
     assert SECRET not in kept
     assert PIN not in kept
     assert json.loads(kept)["cells"][0]["execution_count"] == 12
+
+
+HURTS = """
+import json, pathlib, resource, runpy, sys
+top, folder = map(pathlib.Path, sys.argv[1:])
+hider = runpy.run_path(str(top / "hiding.py"))["Hider"](["hunter-22"])
+publish = runpy.run_path(str(top / "notebook.py"))["publish"]
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+publish(folder, hider)
+print("and the verdict is written")
+"""
+
+
+def test_one_for_which_the_node_has_no_memory_takes_no_verdict_with_it(tmp_path):
+    (tmp_path / "executing.ipynb").write_bytes(many(b"[]"))
+    done = subprocess.run(
+        [sys.executable, "-ISc", HURTS, str(ONNODE), str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert "and the verdict is written" in done.stdout, done.stderr[-300:]
+    assert not (tmp_path / "executed.ipynb").exists(), "nor is it kept with what may be secret"
