@@ -174,6 +174,12 @@ def end_dedicated(cluster: Cluster) -> bool:
     return True
 
 
+def forget_secrets(workspace: Workspace) -> None:
+    """At its end: the keys of its clusters, which are gone by then."""
+    Cluster.objects.filter(workspace=workspace).exclude(key_private="").update(key_private="")
+    Node.objects.filter(cluster__workspace=workspace).exclude(host_private="").update(host_private="")
+
+
 def locked(workspace: Workspace) -> Workspace:
     """As it is now; whoever deletes it waits until we have ended."""
     rows = Workspace.objects.select_for_update(of=("self",), no_key=True)

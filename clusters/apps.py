@@ -10,6 +10,7 @@ class ClustersConfig(AppConfig):
         from clusters.consumers import TerminalConsumer
         from clusters.models import Cluster, InstanceRole
         from portal.tasks import registry
+        from workspaces import ending
         from workspaces.models import Stray
 
         registry.add_subject(Cluster, *life.PLANS)
@@ -21,3 +22,4 @@ class ClustersConfig(AppConfig):
         )
         registry.add_socket("terminal/<uuid:uuid>/<int:rank>/", TerminalConsumer.as_asgi())
         holdings.tellers.append(actions.holdings)
+        ending.forgetters.append(actions.forget_secrets)

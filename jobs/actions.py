@@ -35,6 +35,7 @@ from portal.once import uuid_for
 from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
+from workspaces.ending import hold
 from workspaces.models import GitCredential, Workspace
 
 
@@ -85,6 +86,7 @@ class Program:
 SignIn = Credential | GitCredential | None  # typed for one job, or saved in its workspace
 _COPIED = tuple(Program.__dataclass_fields__.keys() - {"cluster", "dedicated", "time_limit", "environment"})
 MOST_WAITING = 100  # runs that may wait for one cluster
+_NOTHING_SECRET = {"git_username": "", "git_password": "", "git_credential": None, "secret_values": ""}
 CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
 
 
@@ -196,12 +198,19 @@ def _check_cluster(workspace: Workspace, cluster: Cluster | None, dedicated: Map
 
 @audit.atomic()
 def change_credential(job: Job, credential: SignIn, *, by: User) -> None:
-    """What the next run signs in to the repository with; nothing for one that everybody may read.
+    """What the next run signs in to the repository with, which is where it is in `job`; nothing for one that everybody
+    may read.
 
-    Raises `PortalError` where it is for another server, or was deleted.
+    Raises `PortalError` where it is for another server, or was deleted; and where the job is, or has another source by
+    now: whoever gave a password was asked for that of the one before.
     """
     if credential is None and not job.signs_in_at:
         return
+    if credential and (found := _held(job)).git_url != job.git_url:
+        raise PortalError(
+            f"The source of {found} was changed meanwhile, to {found.git_url}. What you gave is not kept.",
+            advice="Give what the job is to sign in with there.",
+        )
     before = {"signs in as": job.signs_in_as} if job.signs_in_at else {}
     _keep_credential(job, credential)
     after = {"signs in as": job.signs_in_as} if credential else {}
@@ -220,6 +229,8 @@ def _keep_credential(job: Job, credential: SignIn) -> None:
         job.git_username = credential.username
         seal(job, "git_password", credential.password)
     job.save(update_fields=["git_username", "git_password", "git_credential"])
+    if credential:
+        hold(job.workspace)
 
 
 @audit.atomic()
@@ -228,6 +239,7 @@ def change_secrets(job: Job, secrets: Mapping[str, str | None], *, by: User) -> 
 
     Raises `PortalError` where what is to stay cannot be decrypted.
     """
+    _held(job)
     had = job.secret_names
     if list(secrets) == had and not any(secrets.values()):
         return False
@@ -253,6 +265,14 @@ def _keep_secrets(job: Job, values: Mapping[str, str]) -> None:
     if values:
         seal(job, "secret_values", json.dumps(values))
     job.save(update_fields=["secret_names", "secret_values"])
+    if values:
+        hold(job.workspace)
+
+
+def forget_secrets(workspace: Workspace) -> None:
+    """At its end: what its jobs have, as if each were deleted."""
+    kept = ~Q(git_username="", git_password="", secret_values="", git_credential=None)
+    Job.objects.filter(kept, workspace=workspace).update(**_NOTHING_SECRET)
 
 
 @audit.atomic()
@@ -262,10 +282,7 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     Runs that wait keep what they were asked for with. A password goes to no other server than the one that it was
     given for: with an address of another one it is taken away. Says whether anything changed. Raises `PortalError`.
     """
-    rows = Job.objects.select_for_update(of=("self",), no_key=True)
-    found = rows.select_related("cluster", "git_credential").get(pk=job.pk)
-    if found.deleted:
-        raise PortalError(f"{found} was deleted.")
+    found = _held(job)
     if {"cluster", "dedicated"} & changes.keys():
         one = {name: changes.setdefault(name, None) for name in ("cluster", "dedicated")}
         _check_cluster(found.workspace, **one)
@@ -288,6 +305,15 @@ def change_job(job: Job, *, by: User, **changes: Any) -> bool:
     after = {_WORDS[name]: _in_words(name, changes[name]) for name in changed}
     _record_job("changed", job, by=by, before=before, after=after)
     return True
+
+
+def _held(job: Job) -> Job:
+    """Locked, as it is now. Raises `PortalError` where it was deleted."""
+    rows = Job.objects.select_for_update(of=("self",), no_key=True)
+    found = rows.select_related("cluster", "git_credential").get(pk=job.pk)
+    if found.deleted:
+        raise PortalError(f"{found} was deleted.")
+    return found
 
 
 _WORDS = {
@@ -348,8 +374,7 @@ def delete_job(job: Job, *, by: User) -> int:
 
     Runs of it that have not ended are cancelled. Returns how many. Nothing happens where it was deleted already.
     """
-    changes: dict[str, Any] = {"deleted": Now(), "deleted_by": by, "git_credential": None}
-    changes |= dict.fromkeys(("git_username", "git_password", "secret_values"), "")
+    changes: dict[str, Any] = {"deleted": Now(), "deleted_by": by, **_NOTHING_SECRET}
     if not Job.objects.live().filter(pk=job.pk).update(**changes):
         return 0
     job.refresh_from_db(fields=[*changes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import uuid
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from hashlib import sha256
 from typing import Any, ClassVar
 
 from django.contrib.contenttypes.models import ContentType
@@ -262,6 +264,11 @@ class Template(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("template", args=[self.uuid])
+
+    @property
+    def version(self) -> str:
+        """Another one whenever a job of it would be another."""
+        return sha256(json.dumps([self.parameters, self.program], sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def job(self) -> Job:

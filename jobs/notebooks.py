@@ -29,6 +29,8 @@ _PIECE = 3 * 1024 * 1024  # less than `ssh.MOST_ANSWER`
 MOST_SHOWN = 4 * 1024 * 1024  # characters on a page, of text and of images
 MOST_TEXT = 50_000  # characters of one text on it
 MOST_CELLS = 2000
+MOST_PARTS = 500_000  # values of JSON: each takes some hundred bytes of memory, whoever looks at the page
+_OF_A_PIECE, _OF_A_LINE = 200, 20  # characters that it counts for at least: a page of empty ones has an end too
 _WRITTEN, _KEPT = "executing.ipynb", "executed.ipynb"  # as jobs/onnode/notebook.py has them
 _IMAGES = ("image/png", "image/jpeg")
 
@@ -125,12 +127,18 @@ class Cell:
 
 def read(data: bytes) -> list[Cell]:
     """What is shown of each cell. Raises `Malformed`."""
+    if sum(map(data.count, (b"[", b"{", b","))) > MOST_PARTS:
+        raise Malformed("It is too long to be shown on a page.", advice="Download it.")
     try:
         found = json.loads(data)
         if not isinstance(found, dict) or found.get("nbformat") != 4 or not isinstance(found.get("cells"), list):
             raise Malformed("What the run has left is no notebook of format 4.")
         page = _Page()
-        return [page.cell(one) for one in found["cells"][:MOST_CELLS] if not _is_papermills(one)]
+        cells = [page.cell(one) for one in found["cells"][:MOST_CELLS] if not _is_papermills(one)]
+        if found["cells"][MOST_CELLS:]:
+            more = len(found["cells"]) - MOST_CELLS
+            cells.append(Cell(f"… {more:,} more cells, which the file has", is_code=False))
+        return cells
     except (ValueError, RecursionError, TypeError, AttributeError) as error:
         raise Malformed("What the run has left cannot be read as a notebook.") from error
 
@@ -149,8 +157,14 @@ class _Page:
         source = self.text(cell.get("source", ""))
         if cell.get("cell_type") != "code":
             return Cell(source, is_code=False)
-        count = cell.get("execution_count")
-        pieces = [piece for one in cell.get("outputs", []) for piece in self.pieces(one)]
+        count, outputs = cell.get("execution_count"), cell.get("outputs", [])
+        pieces: list[Piece] = []
+        for at, one in enumerate(outputs):
+            if self.room <= 0:
+                pieces.append(Piece(missing=f"{len(outputs) - at:,} more, for which there is no room on this page."))
+                break
+            pieces += self.pieces(one)
+            self.room -= _OF_A_PIECE
         return Cell(source, True, count if isinstance(count, int) else None, pieces)
 
     def pieces(self, output: dict[str, Any]) -> Iterator[Piece]:
@@ -185,7 +199,7 @@ class _Page:
         whole = _joined(given)
         most = max(0, min(MOST_TEXT, self.room))
         shown = "\n".join(plain_text(line.encode(errors="replace")) for line in whole[:most].split("\n"))
-        self.room -= len(shown)
+        self.room -= len(shown) + _OF_A_LINE * shown.count("\n")
         if len(whole) > most:
             shown += f"\n… {len(whole) - most:,} more characters, which the file has"
         return shown.rstrip("\n")

@@ -22,6 +22,7 @@ from jobs.models import Kind
 
 MOST = 30  # parameters of a template
 LONGEST = 1000  # characters of a value
+MOST_CHOICES = 100
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 DIGITS, PLACES = 30, 15  # of a number, and how many of them behind its point
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
@@ -90,6 +91,8 @@ def name(text: str) -> str:
 def choices(text: str) -> tuple[str, ...]:
     """One a line, or with commas between."""
     found = tuple(dict.fromkeys(part.strip() for part in re.split(r"[,\n]", text) if part.strip()))
+    if len(found) > MOST_CHOICES:
+        raise ValidationError(f"At most {MOST_CHOICES} choices; these are {len(found):,}.", code="too_many")
     for one in found:
         value(one)
     return found
@@ -175,4 +178,5 @@ def bind(
         )
     bound["environment"] = rules.environment(list(environment.items()))
     secrets = {one.variable: values[one.name] for one in parameters if one.type == Type.SECRET and values[one.name]}
+    rules.secrets(list(secrets.items()), (), bound["environment"])
     return bound, secrets

@@ -60,6 +60,8 @@ def name(text: str) -> str:
 def tags(text: str) -> list[str]:
     """Of a job, by which it is found: words with spaces or commas between them, in small letters, each once."""
     words = list(dict.fromkeys(text.lower().replace(",", " ").split()))
+    if len(words) > MOST_TAGS:
+        raise ValidationError(f"At most {MOST_TAGS} tags; these are {len(words):,}.", code="too_many")
     for word in words:
         if not re.fullmatch(r"\w[\w.:-]*", word):
             raise ValidationError(
@@ -69,8 +71,6 @@ def tags(text: str) -> list[str]:
             raise ValidationError(
                 f"A tag has at most {LONGEST_TAG} characters, “{word[:LONGEST_TAG]}…” has {len(word)}.", code="too_long"
             )
-    if len(words) > MOST_TAGS:
-        raise ValidationError(f"At most {MOST_TAGS} tags; these are {len(words)}.", code="too_many")
     return words
 
 

@@ -204,6 +204,10 @@ class FromTemplateForm(JobForm):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
+        if self.data.get("version", self.template.version) != self.template.version:
+            self.add_error(
+                None, "The template was changed since you opened it: look at what it runs now, and create the job then."
+            )
         self.values = {one.name: parameters.as_text(data.get(f"p-{one.name}")) for one in self.parameters}
         if not self.errors:
             try:

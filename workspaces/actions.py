@@ -25,6 +25,7 @@ from portal.tasks.ledger import cancel_task, start_task
 from portal.tasks.models import Task
 from portal.tasks.plans import Plan
 from workspaces import plans, pools
+from workspaces.ending import forget_secrets
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -227,6 +228,7 @@ def forget_workspace(workspace: Workspace, *, by: User) -> Task:
 
 
 def _end_workspace(workspace: Workspace, plan: Plan, *, by: User) -> Task:
+    forget_secrets(workspace)
     task = start_task(workspace, plan.kind, by=by, cloud=workspace.cloud_config.kind)
     # Looked for once the workspace is TERMINATING: whoever makes a cluster meanwhile has made it, or is refused.
     if workspace.clusters.live().exists():

@@ -11,6 +11,7 @@ from accounts.models import User
 from portal.errors import PortalError
 from portal.once import uuid_for
 from portal.secrets import seal
+from workspaces.ending import hold
 from workspaces.models import GitCredential, Workspace
 
 MOST = 100  # of a workspace: each is a choice in the form of a job
@@ -21,8 +22,7 @@ def create_git_credential(
     workspace: Workspace, *, name: str, server: str, username: str, secret: str, by: User, uuid: UUID | None = None
 ) -> GitCredential:
     """Asked twice with one `uuid`, it is made once. Raises `PortalError`, and `Taken` for a name."""
-    if workspace.status in Workspace.ENDING:
-        raise PortalError(f"{workspace} is {workspace.badge.word}.")
+    hold(workspace)
     if workspace.git_credentials.live().count() >= MOST:
         raise PortalError(f"A workspace has at most {MOST} Git credentials.", advice="Delete one first.")
     made = GitCredential(
@@ -44,6 +44,7 @@ def create_git_credential(
 @audit.atomic()
 def replace_git_secret(credential: GitCredential, *, username: str, secret: str, by: User) -> None:
     """For its server, as ever: runs that start from now on sign in with this. Raises `PortalError`."""
+    hold(credential.workspace)
     found = _held(credential)
     before = {"signs in as": found.username} if found.username != username else {}
     found.username = username

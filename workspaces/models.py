@@ -311,6 +311,11 @@ class Workspace(Subject):
         self.save(update_fields=["login_private", "login_public"])
 
     @property
+    def is_ending(self) -> bool:
+        """It is deleted, or was to be: it is never READY again."""
+        return self.status in self.ENDING or (self.status == self.Status.FAILED and self.may_be_forgotten)
+
+    @property
     def may_be_forgotten(self) -> bool:
         """Its deletion has failed: what it consists of may be out of reach for ever."""
         last = self.last_task

@@ -15,7 +15,7 @@ from portal.secrets import CannotDecrypt
 from portal.tasks.ledger import Work
 from portal.tasks.models import CANCELLED, FAILED, FINISHED, Task
 from portal.tasks.plans import Plan, StepPlan
-from workspaces import documents
+from workspaces import documents, ending
 from workspaces.models import Workspace
 
 Status = Workspace.Status
@@ -36,6 +36,13 @@ def make_keys(work: Work) -> None:
             organization = workspace.organization
             audit.record("kept login key of", workspace, organization=organization, workspace=workspace, by=None)
     work.log("The portal's key for the nodes of this workspace is made and kept encrypted.")
+
+
+def forget_keys(work: Work) -> None:
+    """Once more: who had something kept at the moment when the person asked was perhaps not seen then."""
+    with transaction.atomic():
+        ending.forget_secrets(work.subject)
+        work.prove()
 
 
 def write_document(work: Work) -> None:
@@ -96,8 +103,8 @@ def look_what_stays(work: Work) -> None:
 
 def forget(work: Work) -> None:
     with audit.atomic():
+        ending.forget_secrets(work.subject)
         work.prove()
-        work.subject.forget_login_key()
         for role in work.subject.instance_roles.live():
             if role.move(role.Status.TERMINATED):
                 work.log(f"The instance role {role} keeps what the portal gave it.")
@@ -113,6 +120,8 @@ CREATE = Plan(
             "keys",
             "Make the portal's key",
             make_keys,
+            forget_keys,
+            undo_title="Forget the portal's key, passwords and secret variables",
             why="for the nodes of this workspace; it is kept encrypted",
             icon="bi-key",
         ),
@@ -174,6 +183,9 @@ UPDATE = replace(
     undoes_on_cancel=False,
 )
 
+# Gone from the moment when a person asks, however it ends: what is to be deleted is never READY again.
+_SECRETS = "Saved Git credentials; passwords, access tokens and secret variables of its jobs"
+
 DELETE = Plan(
     "workspaces.delete",
     "Delete workspace",
@@ -202,8 +214,8 @@ DELETE = Plan(
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
     undoes=CREATE,
-    destroys=("The shared filesystem and everything in it", "The network and the portal's key"),
-    gives_back=("Its folder on the shared path, with everything in it", "The portal's key"),
+    destroys=("The shared filesystem and everything in it", "The network and the portal's key", _SECRETS),
+    gives_back=("Its folder on the shared path, with everything in it", "The portal's key", _SECRETS),
     spares=("Jobs, runs and their output", "The audit"),
 )
 
@@ -222,7 +234,11 @@ FORGET = Plan(
     then={FINISHED: Status.TERMINATED, FAILED: Status.FAILED, CANCELLED: Status.FAILED},
     undoes_on_cancel=False,
     undoes=CREATE,
-    destroys=("The workspace in the portal: nobody can enter it any more, or bring it back", "The portal's key"),
+    destroys=(
+        "The workspace in the portal: nobody can enter it any more, or bring it back",
+        "The portal's key",
+        _SECRETS,
+    ),
     spares=(
         "Whatever of it is in the cloud: nobody takes it away, and the account goes on paying for it",
         "Jobs, runs and their output",

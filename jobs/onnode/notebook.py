@@ -16,7 +16,7 @@ def publish(folder, hider):
     written = folder / WRITTEN
     if written.is_symlink() or not written.is_file():
         return
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, RecursionError, MemoryError):  # the run's verdict is still to come
         if hider.wanted and written.stat().st_size <= MOST:
             hidden = json.dumps(_hidden(json.loads(written.read_bytes()), hider), indent=1, ensure_ascii=False)
             draft = folder / f"{WRITTEN}.new"
@@ -29,8 +29,11 @@ def _hidden(found, hider):
     """The same without the values. Texts that are lines are looked through as a whole: a value may have several."""
     if isinstance(found, str):
         return hider.text(found)
+    if isinstance(found, (int, float)):
+        number = json.dumps(found)
+        return hider.text(number) if number.encode() in hider.wanted else found
     if isinstance(found, dict):
-        return {name: _hidden(one, hider) for name, one in found.items()}
+        return {hider.text(name): _hidden(one, hider) for name, one in found.items()}
     if isinstance(found, list) and found and all(isinstance(one, str) for one in found):
         whole = "".join(found)
         hidden = hider.text(whole)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import pathlib
 import re
@@ -108,25 +109,33 @@ class Copy:
         while folders:
             origin, into = folders.pop()
             into.mkdir(exist_ok=into == self.into)  # the ranks that wait may be there already
-            with os.scandir(origin) as entries:
-                for entry in sorted(entries, key=lambda one: one.name):
-                    self.check()
-                    to = into / entry.name
-                    if entry.is_symlink():
-                        self.link(entry.path, to)
-                    elif entry.is_dir():
-                        self.note(to, "d", "")
-                        folders.append((pathlib.Path(entry.path), to))
-                    else:
-                        self.file(entry.path, to)
+            for entry in self.listed(origin):
+                self.check()
+                to = into / entry.name
+                if entry.is_symlink():
+                    self.link(entry.path, to)
+                elif entry.is_dir():
+                    self.note(to, "d", "")
+                    folders.append((pathlib.Path(entry.path), to))
+                else:
+                    self.file(entry.path, to)
+
+    def listed(self, origin):
+        """What is in a folder, by its name. Of one in which millions are, no more is read than shows that."""
+        with os.scandir(origin) as entries:
+            found = list(itertools.islice(entries, self.most_files - len(self.lines) + 1))
+        if len(self.lines) + len(found) > self.most_files:
+            raise self.too_many()
+        return sorted(found, key=lambda one: one.name)
 
     def check(self):
         if time.monotonic() > self.until:
             raise self.too_much("takes too long to copy")
         if self.bytes > self.most_bytes:
             raise self.too_much(f"is more than {size(self.most_bytes)}")
-        if len(self.lines) >= self.most_files:
-            raise self.too_much(f"has more than {self.most_files:,} files and folders")
+
+    def too_many(self):
+        return self.too_much(f"has more than {self.most_files:,} files and folders")
 
     def too_much(self, what):
         return SetupFailed(
@@ -138,7 +147,8 @@ class Copy:
 
     def note(self, to, kind, content):
         name = os.fsencode(to.relative_to(self.into))
-        self.lines.append(b"%b\0%b\0%b\n" % (name, kind.encode(), os.fsencode(content)))
+        # Each ends with what no name has in it, as one may have line breaks: two trees never read the same.
+        self.lines.append(b"%b\0%b\0%b\0" % (name, kind.encode(), os.fsencode(content)))
 
     def link(self, origin, to):
         real = pathlib.Path(os.path.realpath(origin))

@@ -364,6 +364,8 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
     saved = found.git_credential
     initial = {"git_username": found.git_username, "git_credential": str(saved.uuid) if saved else ""}
     form = CredentialForm(request.POST or None, initial=initial, git_url=found.git_url, offered=found.workspace)
+    if request.method == "POST" and request.POST.get("source", found.git_url) != found.git_url:
+        form.add_error(None, "The job has another source since you opened this: look at where it signs in to now.")
     if request.method == "POST" and form.is_valid():
         if form.credential:
             with refusals_in(form):

@@ -375,8 +375,9 @@ class Row(NamedTuple):
 
 # CSI and OSC sequences, what is left of control characters, and those that turn the order of others round: a name could
 # be read as another. Pages with JavaScript show SGR colours; this one none.
+# None of it looks twice at a character, as a title up to its end would, of which a line may begin thousands.
 _CONTROL = re.compile(
-    r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
     r"|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]",
     re.S,
 )

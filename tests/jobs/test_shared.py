@@ -105,6 +105,18 @@ def test_too_much_is_said_with_what_to_do(run, project, most, words):
     assert done.returncode == 70
 
 
+def test_of_a_folder_in_which_too_many_are_nothing_is_copied(run, project):
+    """It is not read to its end, either, which would take memory and time for all that is there."""
+    many = project.parent / "many"
+    many.mkdir()
+    for n in range(20):
+        (many / f"{n:02}").write_text("x")
+    done, facts, _ = run(url="/shared/team/many", source_files=10)
+    assert facts["failure"]["message"] == "/shared/team/many has more than 10 files and folders."
+    assert not list(project.parent.parent.parent.rglob("src/0*"))
+    assert done.returncode == 70
+
+
 def test_a_folder_has_no_branches(run, project):
     assert "has no branch" in run(url=PROJECT, reference="main")[1]["failure"]["message"]
 
@@ -136,3 +148,16 @@ def test_a_job_of_it_is_made_with_the_form(client, lab, bob, monkeypatch, rings)
     page = client.get(reverse("job", args=[job.uuid])).content.decode()
     assert PROJECT in page
     assert "Signs in" not in page
+
+
+def test_two_folders_that_differ_never_have_one_checksum(run, project):
+    """A name, or where a link leads, may have a line break in it; it is not read as the next name."""
+    for name in ("one", "other"):
+        (project.parent / name).mkdir()
+    (project.parent / "one" / "a").symlink_to("x\ny")
+    (project.parent / "one" / "z").write_text("")
+    (project.parent / "other" / "a").symlink_to("x")
+    (project.parent / "other" / "y\nz").write_text("")
+    _, one, _ = run(url="/shared/team/one")
+    _, other, _ = run(url="/shared/team/other")
+    assert one["commit"] != other["commit"]

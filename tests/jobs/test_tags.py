@@ -52,6 +52,7 @@ def test_tags_are_words_in_small_letters_each_once():
         ("x\u202ey", "“x\u202ey” is no tag: it has letters, digits, and . : - _ within."),
         ("x" * 31, f"A tag has at most 30 characters, “{'x' * 30}…” has 31."),
         (" ".join(f"t{n}" for n in range(11)), "At most 10 tags; these are 11."),
+        (" ".join(f"<{n}" for n in range(10_000)), "At most 10 tags; these are 10,000."),
     ],
 )
 def test_what_is_no_tag_is_said_in_a_sentence(text, why):

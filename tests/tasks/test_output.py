@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import chain
@@ -138,6 +139,14 @@ def test_a_long_output_opens_near_its_end(output):
 )
 def test_a_line_as_plain_text(raw, shown):
     assert store.plain_text(raw) == shown
+
+
+@pytest.mark.parametrize("part", [b"\x1b]", b"\x1b]0;", b"\x1b[", b"\x1b[0;", b"\x1b[0 ", b"\x1b", b"\r", b"\x1b]\r"])
+def test_no_line_takes_longer_than_one_that_is_as_long(part):
+    """One of 256 kB, of titles that never end, held up all that the process does for hours."""
+    began = time.process_time()
+    store.plain_text(part * (60_000 // len(part)))
+    assert time.process_time() - began < 1
 
 
 def test_a_very_long_line_is_cut_with_words():
