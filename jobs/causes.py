@@ -270,7 +270,8 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         ),
     ),
     (
-        r"^AssertionError: Spawner and worker 0 must be on the same machine",  # of the workers that it spawns
+        # As `runner.py` tells it; and of the workers that it spawns.
+        r"^(?:bodo\.pandas on \d+ ranks: |AssertionError: Spawner and worker 0 must be on the same machine)",
         "bodo_ranks",
         lambda _: (
             "bodo.pandas starts ranks of its own, and the job has started several already.",

@@ -76,22 +76,29 @@ def launch(work: Work) -> None:
     if run.ranks_per_node:
         listed = ".hostfile-of-run"
         home[listed] = hostfile.text(cluster, nodes, cores=a_node)
+    started_by, workers = listed, {}
+    if size == 1 and cluster.engine_version.spawns:
+        # Hydra counts the rank itself: without a place more, the first worker could be on the second node.
+        started_by = ".hostfile-of-spawner"
+        home[started_by] = hostfile.text(cluster, nodes, more=1)
+        workers = {"BODO_NUM_WORKERS": str(cluster.cores)}
     engine = cluster.engine_version.folder(head.shared)
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         **_words(run, folder),
         "cores": size,
-        "hostfile": f"{head.home}/{listed}",
+        "hostfile": f"{head.home}/{started_by}",
         "home": home,
         "engine": engine,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
+            **workers,
             **run.environment,
             **cluster.engine_version.environment,
-            **(notebooks.environment(folder, engine) if run.kind == Kind.NOTEBOOK else {}),
+            **(notebooks.environment(folder, engine, f"{head.home}/{started_by}") if run.kind == Kind.NOTEBOOK else {}),
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
