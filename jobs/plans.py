@@ -37,7 +37,7 @@ from portal.text import uuid_in
 
 logger = logging.getLogger(__name__)
 
-_PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
+PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
 ANY_TIME = timedelta(days=36500)
 _ROUNDS = 4  # of looking through the nodes for what a run left
 STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them, of which it tells checksums
@@ -87,6 +87,7 @@ def launch(work: Work) -> None:
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         **_words(run, folder),
+        **_rights(run),
         "cores": size,
         "hostfile": f"{head.home}/{started_by}",
         "home": home,
@@ -113,7 +114,7 @@ def launch(work: Work) -> None:
             folder,
             argv=[folder, json.dumps(order)],
             program="job",
-            programs=_PROGRAMS,
+            programs=PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
             secret=_secrets(run),
             seconds=run.time_limit,
@@ -132,6 +133,14 @@ def _words(run: Run, folder: str = "") -> dict[str, Any]:
     if run.kind == Kind.SHELL:
         return {"program": "/bin/sh", "command": ["-c", run.command]}
     return {"program": "python", "command": shlex.split(run.command)}
+
+
+def _rights(run: Run) -> dict[str, str]:
+    """What is told of those that nodes want where they read a bucket; the rights themselves the nodes have."""
+    if not rules.is_bucket(run.git_url):
+        return {}
+    account = run.cluster.workspace.cloud_config.account
+    return {"role": run.cluster.role, "policy": account.reading(rules.bucket_of(run.git_url))}
 
 
 def how_many_ranks(run: Run) -> int:

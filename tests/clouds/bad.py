@@ -68,6 +68,9 @@ class AccountOf:
     def delete_role(self, tags, *, token=""):
         return self._cloud.delete_role(tags, token=token)
 
+    def reading(self, bucket):
+        raise not_here(Can.BUCKET, "Memory")
+
     @property
     def store(self):
         return self._store
