@@ -43,7 +43,8 @@ def fetch(setup):
     """
     copy = Copy(setup.order, setup.folder / "src")
     copy.find()
-    setup.say(f"Copying {len(copy.objects)} of the bucket {copy.bucket.name}, as the role {copy.bucket.keys.role}")
+    count, role = len(copy.objects), copy.bucket.keys.role
+    setup.say(f"Copying {count} file{'' if count == 1 else 's'} of the bucket {copy.bucket.name}, as the role {role}")
     setup.begin()
     try:
         copy.take()

@@ -50,9 +50,9 @@ def notebook():
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
 
 
-def ended(page, how):
+def ended(page, how, seconds=240):
     page.wait_for_url("**/runs/**")
-    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=240_000)
+    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=seconds * 1000)
     expect(page.locator("#run-head .st")).to_have_text(re.compile(how))
 
 

@@ -22,10 +22,11 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from clusters.models import Cluster, EngineVersion
-from jobs import rules
+from jobs import causes, rules
 from jobs.models import Job
 from jobs.plans import _rights
 from portal.clouds import Can
+from portal.clouds.aws import policy
 from tests.jobs.conftest import PLACES
 
 PROJECT = "s3://flights/team/project"
@@ -364,6 +365,16 @@ def test_where_a_bucket_is_asked(bucket, monkeypatch, name, region, place):
         monkeypatch.delenv(variable)
     keys = type("Keys", (), {"region": lambda self: region})()
     assert bucket.Bucket(name, keys, 0).place() == place
+
+
+def test_the_policy_that_is_to_be_pasted_has_what_is_asked_for_and_no_more():
+    text = policy.in_lines(policy.reading_of_a_bucket("flights", "aws-cn"))
+    assert len(text.splitlines()) < causes.MOST_EVIDENCE
+    found = [(one["Effect"], one["Action"], one["Resource"]) for one in json.loads(text)["Statement"]]
+    assert found == [
+        ("Allow", "s3:ListBucket", "arn:aws-cn:s3:::flights"),
+        ("Allow", "s3:GetObject", "arn:aws-cn:s3:::flights/*"),
+    ]
 
 
 # The form
