@@ -83,9 +83,10 @@ def test_bodo_pandas_on_several_ranks_is_told_the_number_that_helps():
     assert cause.code == "bodo_ranks"
 
 
-def test_bodo_pandas_on_several_ranks_is_told_so_whatever_it_failed_with():
+@pytest.mark.parametrize("words", ["", "pandas 3.0.6\n"])
+def test_bodo_pandas_on_several_ranks_is_told_so_whatever_it_failed_with(words):
     error = "bodo.pandas on 2 ranks: AttributeError: cannot access submodule 'distributed_api'"
-    cause = of_ranks([failure(1, words="", status=1, error=error)], 1, 2)
+    cause = of_ranks([failure(1, words=words, status=1, error=error)], 1, 2)
     assert (cause.code, cause.advice[:19]) == ("bodo_ranks", "Give the job 1 rank")
 
 
