@@ -69,7 +69,9 @@ class AccountOf:
         return self._cloud.delete_role(tags, token=token)
 
     def reading(self, bucket):
-        raise not_here(Can.BUCKET, "Memory")
+        if Can.BUCKET not in self.can:
+            raise not_here(Can.BUCKET, "Memory")
+        return f"to read {bucket}"
 
     @property
     def store(self):
