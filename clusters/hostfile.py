@@ -20,10 +20,12 @@ SCRIPT = "update_hostfile.sh"
 OLD = "old"
 
 
-def text(cluster: Cluster, nodes: Sequence[Node], *, cores: int = 0) -> str:
-    """`cores`: how many ranks a node gets, where these are not its cores."""
+def text(cluster: Cluster, nodes: Sequence[Node], *, cores: int = 0, more: int = 0) -> str:
+    """`cores`: how many ranks a node gets, where these are not its cores; and so many `more` the first one."""
     # Names, not addresses: given an address of its own loopback range, Hydra forks here instead of using ssh.
-    return "".join(f"{node.hostname}:{cores or cluster.cores_per_node}\n" for node in nodes)
+    return "".join(
+        f"{node.hostname}:{(cores or cluster.cores_per_node) + (0 if at else more)}\n" for at, node in enumerate(nodes)
+    )
 
 
 def script(cluster: Cluster, node: Node) -> str:

@@ -65,7 +65,12 @@ class EngineVersion(models.Model):
     @property
     def environment(self) -> dict[str, str]:
         """For `mpiexec -n N`: without it, every rank of a Bodo program tries to spawn workers of its own."""
-        return {"BODO_SPAWN_MODE": "0"} if self.kind == self.Kind.BODO else {}
+        return {"BODO_SPAWN_MODE": "0"} if self.spawns else {}
+
+    @property
+    def spawns(self) -> bool:
+        """Whether a program of one rank starts workers by itself: `bodo.pandas` does, the first beside the rank."""
+        return self.kind == self.Kind.BODO
 
 
 class ClusterQuerySet(AccessQuerySet["Cluster"]):

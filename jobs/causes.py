@@ -173,10 +173,10 @@ def of_ranks(failures: Sequence[Failure], failed: int, size: int) -> Cause:
         evidence = f"{evidence}\n({remark})" if evidence else ""
     elif failed > 1:
         evidence = f"{evidence}\n({failed - 1} more failed after it)".strip()
-    said = last or _line(first.get("error", ""), MOST_LINE)
+    told = _line(first.get("error", ""), MOST_LINE)  # the last words may be of something else
     begins = f"Cell [{cell[1]}] of the notebook failed" if cell else f"{who} {_how(first)}"
     for pattern, code, say in _COMMON:
-        if found := re.search(pattern, said):
+        if found := re.search(pattern, last) or re.search(pattern, told):
             message, advice = say(found)
             return Cause(f"{begins}: {message}", evidence, advice, code)
     if cell:
@@ -270,7 +270,8 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         ),
     ),
     (
-        r"^AssertionError: Spawner and worker 0 must be on the same machine",  # of the workers that it spawns
+        # As `runner.py` tells it; and of the workers that it spawns.
+        r"^(?:bodo\.pandas on \d+ ranks: |AssertionError: Spawner and worker 0 must be on the same machine)",
         "bodo_ranks",
         lambda _: (
             "bodo.pandas starts ranks of its own, and the job has started several already.",

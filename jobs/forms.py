@@ -84,7 +84,7 @@ class CredentialForm(forms.Form):
             self.add_error("git_credential", why)
         if username and not password and not saved and "git_password" not in self.errors:
             self.add_error("git_password", "Give the password or access token of this user name.")
-        if password and (urlsplit(url).scheme == "ssh" or rules.is_shared(url)):
+        if password and (urlsplit(url).scheme == "ssh" or rules.is_copied(url)):
             self.add_error("git_password", "A password is for an address that begins with https://.")
         return data
 
@@ -357,6 +357,11 @@ class EditJobForm(ProgramForm):
             kwargs["initial"] = kwargs.get("initial", {}) | _typed(type(self), data)
         super().__init__(None if look else data, *args, of=of, **kwargs)
         self.job, self.may_build = of, may_build
+        if clouds.Can.BUCKET in self.workspace.can:
+            self.fields["git_url"].help_text += (
+                " Or a folder or file in a bucket, such as s3://BUCKET/team/project: a node copies it, as much at most,"
+                " by the rights of the cluster's instance role."
+            )
         secrets: Any = self.fields["secrets"]
         secrets.widget.kept = of.secret_names if of else ()
         self.page: rules.Address | None = None  # that was given as the path
@@ -425,6 +430,12 @@ class EditJobForm(ProgramForm):
     def clean_git_url(self) -> str:
         self.page = rules.address(self.cleaned_data["git_url"])
         git_url = self.page.git_url
+        if rules.is_bucket(git_url) and clouds.Can.BUCKET not in self.workspace.can:
+            raise forms.ValidationError(
+                f"Nodes of {self.workspace.cloud_config} have no role by which they could read a bucket of S3. Give a"
+                " repository's address, or copy it to /shared and give the path of the folder.",
+                code="out_of_reach",
+            )
         if repositories.is_example(git_url) and (why := repositories.out_of_reach(self.workspace.cloud_config)):
             raise forms.ValidationError(why, code="out_of_reach")
         return git_url
@@ -439,8 +450,9 @@ class EditJobForm(ProgramForm):
                     "reference", f"The address leads to {page.reference}. Let both say the same, or leave this empty."
                 )
             data["reference"] = page.reference
-        if page and rules.is_shared(page.git_url) and data.get("reference"):
-            self.add_error("reference", "A folder has no branches, tags and commits: leave this empty.")
+        if page and rules.is_copied(page.git_url) and data.get("reference"):
+            what = "A bucket" if rules.is_bucket(page.git_url) else "A folder"
+            self.add_error("reference", f"{what} has no branches, tags and commits: leave this empty.")
         if page and page.path and data.get("kind") == Kind.SHELL:
             self.add_error("git_url", "A shell command begins in the top folder: give the repository's own address.")
         elif page and page.path and "command" in data:

@@ -27,6 +27,7 @@ from clusters import ceiling
 from clusters.life import PAUSE, RESUME
 from clusters.models import Cluster, Node, prefetch_lost_nodes
 from clusters.specification import Specification
+from jobs import rules
 from jobs.cron import Cron, Moment
 from portal import mail, secrets
 from portal.states import Badge, State
@@ -181,9 +182,9 @@ class Job(models.Model):
         return f"{self.workspace.organization.uuid}/job/{self.uuid}/{field}"
 
     @property
-    def is_of_a_folder(self) -> bool:
-        """In the workspace's filesystem, and of no repository."""
-        return self.git_url.startswith("/")
+    def is_copied(self) -> bool:
+        """From the workspace's filesystem or a bucket, and of no repository."""
+        return rules.is_copied(self.git_url)
 
     @property
     def signs_in_as(self) -> str:
@@ -625,9 +626,9 @@ class Run(Subject):
         return [("Jobs", reverse("jobs", args=[self.workspace.uuid])), (str(self), self.get_absolute_url())]
 
     @property
-    def is_of_a_folder(self) -> bool:
+    def is_copied(self) -> bool:
         """See `Job`. Its `commit` is then the start of the SHA-256 of what was copied."""
-        return self.git_url.startswith("/")
+        return rules.is_copied(self.git_url)
 
     @property
     def is_waiting(self) -> bool:

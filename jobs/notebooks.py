@@ -47,8 +47,10 @@ def command(text: str, folder: str) -> list[str]:
     return ["-m", "papermill", *options, *parameters, path, f"{folder}/{_WRITTEN}"]
 
 
-def environment(folder: str, engine: str) -> dict[str, str]:
-    """So that the kernel is the engine's with the run's packages, and nothing of it lies in the home."""
+def environment(folder: str, engine: str, hostfile: str) -> dict[str, str]:
+    """So that the kernel is the engine's with the run's packages, nothing of it lies in the home, and what it spawns by
+    MPI is on all nodes: it is no rank of the run's.
+    """
     place = f"{folder}/jupyter"
     return {
         "JUPYTER_PATH": f"{folder}/packages/share/jupyter:{engine}/share/jupyter",
@@ -56,6 +58,7 @@ def environment(folder: str, engine: str) -> dict[str, str]:
         "JUPYTER_CONFIG_DIR": f"{place}/config",
         "JUPYTER_RUNTIME_DIR": f"{place}/runtime",
         "IPYTHONDIR": f"{place}/ipython",
+        "HYDRA_HOST_FILE": hostfile,
     }
 
 

@@ -37,7 +37,7 @@ from portal.text import uuid_in
 
 logger = logging.getLogger(__name__)
 
-_PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
+PROGRAMS = detached.Programs(Path(__file__).parent / "onnode", loads=("job",))
 ANY_TIME = timedelta(days=36500)
 _ROUNDS = 4  # of looking through the nodes for what a run left
 STREAMS = {"o": "stdout", "e": "stderr", "s": "setup"}  # what a node calls them, of which it tells checksums
@@ -76,22 +76,30 @@ def launch(work: Work) -> None:
     if run.ranks_per_node:
         listed = ".hostfile-of-run"
         home[listed] = hostfile.text(cluster, nodes, cores=a_node)
+    started_by, workers = listed, {}
+    if size == 1 and cluster.engine_version.spawns:
+        # Hydra counts the rank itself: without a place more, the first worker could be on the second node.
+        started_by = ".hostfile-of-spawner"
+        home[started_by] = hostfile.text(cluster, nodes, more=1)
+        workers = {"BODO_NUM_WORKERS": str(cluster.cores)}
     engine = cluster.engine_version.folder(head.shared)
     order = {
         "git_url": where_it_is_now(run.git_url),
         "reference": run.reference,
         **_words(run, folder),
+        **_rights(run),
         "cores": size,
-        "hostfile": f"{head.home}/{listed}",
+        "hostfile": f"{head.home}/{started_by}",
         "home": home,
         "engine": engine,
         "shared": head.shared,
         "scratch": f"{head.home}/.scratch",  # on the node's own disk: /tmp may be memory, and small
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
+            **workers,
             **run.environment,
             **cluster.engine_version.environment,
-            **(notebooks.environment(folder, engine) if run.kind == Kind.NOTEBOOK else {}),
+            **(notebooks.environment(folder, engine, f"{head.home}/{started_by}") if run.kind == Kind.NOTEBOOK else {}),
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,
             "COXSWAIN_CORES": str(cluster.cores),
@@ -106,7 +114,7 @@ def launch(work: Work) -> None:
             folder,
             argv=[folder, json.dumps(order)],
             program="job",
-            programs=_PROGRAMS,
+            programs=PROGRAMS,
             env={"COXSWAIN_RUN": str(run.uuid)},
             secret=_secrets(run),
             seconds=run.time_limit,
@@ -125,6 +133,14 @@ def _words(run: Run, folder: str = "") -> dict[str, Any]:
     if run.kind == Kind.SHELL:
         return {"program": "/bin/sh", "command": ["-c", run.command]}
     return {"program": "python", "command": shlex.split(run.command)}
+
+
+def _rights(run: Run) -> dict[str, str]:
+    """What is told of those that nodes want where they read a bucket; the rights themselves the nodes have."""
+    if not rules.is_bucket(run.git_url):
+        return {}
+    account = run.cluster.workspace.cloud_config.account
+    return {"role": run.cluster.role, "policy": account.reading(rules.bucket_of(run.git_url))}
 
 
 def how_many_ranks(run: Run) -> int:

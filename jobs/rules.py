@@ -175,13 +175,49 @@ def is_shared(source: str) -> bool:
     return source.startswith("/")
 
 
+def is_bucket(source: str) -> bool:
+    """Whether it is the address of what is in a bucket of S3."""
+    return source.startswith("s3://")
+
+
+def is_copied(source: str) -> bool:
+    """Whether a run copies it as it is then: it has no history."""
+    return is_shared(source) or is_bucket(source)
+
+
+def bucket_of(source: str) -> str:
+    """Its name."""
+    return source.removeprefix("s3://").partition("/")[0]
+
+
+_BUCKET = re.compile(r"(?!.*\.\.)(?![\d.]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def _in_a_bucket(url: str) -> str:
+    """A slash at its end says that it is a folder. `jobs/onnode/bucket.py` looks which keys there are."""
+    name, _, key = url.removeprefix("s3://").partition("/")
+    if not _BUCKET.fullmatch(name):
+        raise ValidationError(
+            f"“{name[:80]}” is no name of a bucket: write s3://BUCKET/FOLDER, or s3://BUCKET/FOLDER/FILE.",
+            code="no_bucket",
+        )
+    _check_plain(key.removesuffix("/").split("/") if key else ())
+    if not url.isprintable():
+        raise ValidationError("This is not a path.", code="not_plain")
+    return url
+
+
+def _check_plain(names: Sequence[str]) -> None:
+    if any(name in ("", ".", "..") for name in names):
+        raise ValidationError("Write the path without “.”, “..” and empty names in it.", code="not_plain")
+
+
 def _shared(path: str) -> str:
     """`jobs/onnode/shared.py` looks where links in it lead."""
     names = path.split("/")[1:]
     if names[0] != "shared" or len(names) < 2:
         raise ValidationError("A folder of the workspace's filesystem begins with /shared/.", code="not_shared")
-    if any(name in ("", ".", "..") for name in names):
-        raise ValidationError("Write the path without “.”, “..” and empty names in it.", code="not_plain")
+    _check_plain(names)
     if names[1].startswith("."):
         raise ValidationError(f"/shared/{names[1]} is the portal's own.", code="not_shared")
     if not path.isprintable():
@@ -191,10 +227,13 @@ def _shared(path: str) -> str:
 
 def git_url(text: str) -> str:
     """The address of a repository: https, ssh, or http on this machine where a setting allows it. Or a folder's path
-    in /shared."""
-    url = text.strip().rstrip("/")
+    in /shared; or of a file or folder in a bucket, which not every kind of cloud can read."""
+    url = text.strip()
     if len(url) > LONGEST_URL:
         raise ValidationError(f"An address has at most {LONGEST_URL} characters, this has {len(url)}.", code="too_long")
+    if url[:5].lower() == "s3://":
+        return _in_a_bucket(f"s3://{url[5:]}")
+    url = url.rstrip("/")
     if is_shared(url):
         return _shared(url)
     if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-"):

@@ -210,6 +210,7 @@ class Launcher:
             "COXSWAIN_WRAP": WRAPPER,
             "COXSWAIN_WRAPPER": RANK,
             "COXSWAIN_RUNNER": RUNNER,
+            **({"COXSWAIN_ALONE": "1"} if self.notebook else {}),
             "PYTHONPATH": ":".join(filter(None, places)),
         }
         argv = [

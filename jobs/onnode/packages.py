@@ -38,6 +38,8 @@ VERSIONED = re.compile(r"(?:git|hg|svn|bzr)\+")
 # Settings of pip and uv, besides the variables that begin with their names.
 SETTINGS = ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf", "/etc/uv/uv.toml",
             "~/.config/uv/uv.toml")  # fmt: skip
+NO_SOLUTION = re.compile(r"No solution found|ResolutionImpossible|conflicting dependencies")
+DISTRIBUTION = re.compile(r"([\w.-]+)-([\w.+!]+)\.dist-info")
 # What uv says as it goes on; the rest of it is about what it cannot do, and pip may.
 GOES_ON = re.compile(r" [+~-] |\s*(?:Resolved|Prepared|Installed|Audited|Building|Built|Down\w+|Updat\w+) ")
 
@@ -48,6 +50,12 @@ def lacking(order):
     return [
         need for need in order.get("needs", ()) if not any(places.glob(f"python3*/site-packages/{need.split('==')[0]}"))
     ]
+
+
+def had_by(engine):
+    """What it has, as NAME==VERSION each."""
+    folders = sorted(path.name for path in pathlib.Path(engine, "lib").glob("python3*/site-packages/*.dist-info"))
+    return [f"{found[1]}=={found[2]}" for found in map(DISTRIBUTION.fullmatch, folders) if found]
 
 
 def fetch(setup, source, needs=()):
@@ -104,6 +112,7 @@ def key(wanted, engine, source, commit):
         [(name, os.environ.get(name)) for name in sorted(variables)],
         contents,
         project if "tool.uv" in project else "",
+        had_by(engine),
         [str(engine), python, about.st_size, about.st_mtime_ns],
         [os.uname().machine, os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else ""],
     ]
@@ -285,6 +294,10 @@ class Installer:
         self.title = f"{wanted.title[0].upper()}{wanted.title[1:]}"  # at the beginning of a sentence
         self.seconds = seconds
         self.until = time.monotonic() + seconds
+        # They come before the engine's own, which others of it may not bear: so the same ones, where that can be.
+        # With hashes nothing is taken that has none.
+        hashed = any("--require-hashes" in line or "--hash" in line for line in wanted.words)
+        self.engine_has = [] if hashed else had_by(setup.order["engine"])
         self.python = str(pathlib.Path(setup.order["engine"], "bin", "python"))
 
     def install(self, folder, *holds):
@@ -330,6 +343,21 @@ class Installer:
             raise SetupFailed(message, failure.said, advice) from failure
 
     def run(self, argv, folder, holds, tell):
+        """Together with what the engine has, or else without it. Raises `ProgramFailed`."""
+        if not self.engine_has:
+            self.call(argv, folder, holds, tell)
+            return
+        beside = self.setup.folder / "engine.txt"
+        beside.write_text("".join(f"{line}\n" for line in self.engine_has))
+        try:
+            self.call([*argv, "--constraint", str(beside)], folder, holds, tell)
+        except ProgramFailed as failure:
+            if not NO_SOLUTION.search(failure.said):
+                raise
+            self.call(argv, folder, holds, tell)
+            self.setup.say("Some are of other versions than the engine has them: its own packages may not bear that")
+
+    def call(self, argv, folder, holds, tell):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         file = self.source / FIRST

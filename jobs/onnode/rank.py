@@ -124,11 +124,16 @@ def become(command, folder, is_python, out, err, told, pmi):
     for fd, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
         os.dup2(fd, number)
     os.set_inheritable(told, True)
+    rank = os.environ.get("PMI_RANK", "0")
+    if os.environ.pop("COXSWAIN_ALONE", None):  # its kernel has Hydra's words and not its descriptor: MPI_Init fails
+        pmi = None
+        for name in [name for name in os.environ if name.startswith(("PMI_", "HYDI_", "MPI_LOCAL"))]:
+            del os.environ[name]
     if pmi is not None:
         os.set_inheritable(pmi, True)
         os.environ["PMI_FD"] = str(pmi)
     os.environ["COXSWAIN_TELL"] = str(told)
-    os.environ["COXSWAIN_RANK"] = os.environ.get("PMI_RANK", "0")
+    os.environ["COXSWAIN_RANK"] = rank
     for name in ("COXSWAIN_WRAPPER", "COXSWAIN_WRAP"):  # programs that it spawns get them from Hydra, as the hook
         os.environ.pop(name, None)
     try:

@@ -20,6 +20,12 @@ def _run():
         except OSError:
             return  # the program has closed it: how it ends is seen all the same
 
+    def spawns():
+        """How many ranks there are, where that is more than one and each has started workers, as bodo.pandas does."""
+        size = os.environ.get("PMI_SIZE", "1")
+        begun = getattr(sys.modules.get("bodo.spawn.spawner"), "spawner", None)
+        return size if size != "1" and begun is not None else ""
+
     def is_ours():
         """Programs that close all descriptors get this number for a file of theirs."""
         now = os.fstat(fd)
@@ -128,7 +134,7 @@ def _run():
             words = f"{name}: {error}" if str(error) else name
         except Exception:  # noqa: BLE001 (an exception that cannot be printed)
             words = name
-        tell(1, words)
+        tell(1, f"bodo.pandas on {size} ranks: {words}" if (size := spawns()) else words)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         sys.exit(1)

@@ -5,55 +5,33 @@ import hashlib
 import itertools
 import os
 import pathlib
-import re
 import stat
-import time
 
 from addresses import shown
+from copied import CODE, Contents
 from programs import SetupFailed
 
 ROOT = "/shared"
-MOST_BYTES = 10**9
-MOST_FILES = 20_000
-CODE = "address"  # of what another path would mend
 PIECE = 1 << 20
-DIGEST = re.compile(r"[0-9a-fA-F]{40,64}")
 
 
 def fetch(setup):
     """A copy of the folder, in FOLDER/src. Returns that folder.
 
-    Of `setup.order`: git_url, the path below /shared; reference, empty or what the contents have to be, as the start of
-    their SHA-256; shared, and where given `source_bytes`, `source_files` and `source_seconds`, which are the most.
+    Of `setup.order`: git_url, the path below /shared; shared, and what `Contents` reads.
     """
-    path, reference = setup.order["git_url"], setup.order["reference"]
-    if reference and not DIGEST.fullmatch(reference):
-        raise SetupFailed(
-            f"{shown(path)} is a folder, and has no branch, tag or commit {shown(reference)}.",
-            "",
-            "Leave the reference empty.",
-            "reference",
-        )
+    path, into = setup.order["git_url"], setup.folder / "src"
+    copy = Copy(setup.order, into)
     origin = found(setup.order["shared"], path)
     setup.begin()
-    copy = Copy(setup.order, path, origin, setup.folder / "src")
     try:
-        copy.folder(origin, setup.folder / "src")
+        copy.folder(origin, into)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise SetupFailed(f"{shown(path)} could not be copied.", str(error)) from error
-    digest = copy.digest()
-    if not digest.startswith(reference.lower()):
-        raise SetupFailed(
-            f"What is in {shown(path)} is no longer what it was.",
-            f"sha256 {digest}, not {shown(reference)}…",
-            "Run the job again to take it as it is now.",
-        )
-    words = f"{copy.count} file{'' if copy.count == 1 else 's'}, {size(copy.bytes)}, sha256 {digest}"
-    setup.facts.update(commit=digest[:40], subject=words)  # told with what comes next
-    setup.say(f"Copied {shown(path)}: {words}")
-    return setup.folder / "src"
+    copy.tell(setup)
+    return into
 
 
 def found(shared, path):
@@ -82,30 +60,11 @@ def beside(path):
     return f"Beside it: {', '.join(map(shown, names[:20]))}" if names else ""
 
 
-def size(count):
-    if count < 1000:
-        return f"{count} bytes"
-    power = min(3, (len(str(count)) - 1) // 3)
-    return f"{count / 1000**power:.1f} {('kB', 'MB', 'GB')[power - 1]}"
-
-
-class Copy:
+class Copy(Contents):
     """Of files and folders, with links that stay inside; what others change meanwhile is copied as it was read."""
 
-    def __init__(self, order, path, origin, into):
-        self.most_bytes = order.get("source_bytes", MOST_BYTES)
-        self.most_files = order.get("source_files", MOST_FILES)
-        self.until = time.monotonic() + order.get("source_seconds", 600)
-        self.path, self.origin, self.into = path, origin, into
-        self.count = self.bytes = 0
-        self.lines = []
-
-    def digest(self):
-        """Of all names, kinds and contents."""
-        return hashlib.sha256(b"".join(sorted(self.lines))).hexdigest()
-
     def folder(self, origin, into):
-        folders = [(origin, into)]
+        self.origin, folders = origin, [(origin, into)]
         while folders:
             origin, into = folders.pop()
             into.mkdir(exist_ok=into == self.into)  # the ranks that wait may be there already
@@ -123,32 +82,10 @@ class Copy:
     def listed(self, origin):
         """What is in a folder, by its name. Of one in which millions are, no more is read than shows that."""
         with os.scandir(origin) as entries:
-            found = list(itertools.islice(entries, self.most_files - len(self.lines) + 1))
-        if len(self.lines) + len(found) > self.most_files:
+            found = list(itertools.islice(entries, self.most_files - self.entries + 1))
+        if self.entries + len(found) > self.most_files:
             raise self.too_many()
         return sorted(found, key=lambda one: one.name)
-
-    def check(self):
-        if time.monotonic() > self.until:
-            raise self.too_much("takes too long to copy")
-        if self.bytes > self.most_bytes:
-            raise self.too_much(f"is more than {size(self.most_bytes)}")
-
-    def too_many(self):
-        return self.too_much(f"has more than {self.most_files:,} files and folders")
-
-    def too_much(self, what):
-        return SetupFailed(
-            f"{shown(self.path)} {what}.",
-            "",
-            "Each run gets a copy of its source. Name a folder with the program alone; data it can read in /shared.",
-            CODE,
-        )
-
-    def note(self, to, kind, content):
-        name = os.fsencode(to.relative_to(self.into))
-        # Each ends with what no name has in it, as one may have line breaks: two trees never read the same.
-        self.lines.append(b"%b\0%b\0%b\0" % (name, kind.encode(), os.fsencode(content)))
 
     def link(self, origin, to):
         real = pathlib.Path(os.path.realpath(origin))

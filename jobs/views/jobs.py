@@ -31,13 +31,13 @@ from jobs.actions import (
 )
 from jobs.dispatch import GONE
 from jobs.fields import OWN, ClusterField
-from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, ProgramForm
+from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, OwnClusterForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
 from jobs.models import Firing, Job, Kind, Run
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
-from portal import mail
+from portal import clouds, mail
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
@@ -135,6 +135,8 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
         return Found(False, error.messages[0])
     if rules.is_shared(page.git_url):
         return Found(False, f"Whether {page.git_url} is there is seen when the job runs: nodes alone have /shared.")
+    if rules.is_bucket(page.git_url):
+        return _check_bucket(page.git_url, workspace, typed)
     if repositories.is_example(page.git_url) and (why := repositories.out_of_reach(workspace.cloud_config)):
         return Found(False, why)
     try:
@@ -142,6 +144,26 @@ def _check(request: HttpRequest, workspace: Workspace, job: Job | None) -> Found
     except PortalError as error:
         return Found(False, error.message)
     return look_for(workspace.cloud_config, page.git_url, reference, command, credential, by=person(request))
+
+
+def _check_bucket(url: str, workspace: Workspace, typed: QueryDict) -> Found:
+    """The portal may not read it: nodes do, and what they may is known when they have tried."""
+    if clouds.Can.BUCKET not in workspace.can:
+        return Found(False, f"Nodes of {workspace.cloud_config} have no role by which they could read a bucket of S3.")
+    role = typed.get(f"{OwnClusterForm.PREFIX}-role", "")
+    if uuid := uuid_in(typed.get("cluster", "")):
+        role = workspace.clusters.filter(uuid=uuid).values_list("role", flat=True).first() or ""
+    if not role:
+        return Found(
+            False,
+            f"{url} would be read by a node with the cluster's own role, which may do nothing.",
+            advice="Choose a cluster that has an instance role of the workspace, unless the bucket itself lets it in.",
+        )
+    return Found(
+        False,
+        f"{url} is read by a node of the cluster, with the role {role}, when the job runs.",
+        advice="Whether it is there, and whether the role may read it, is seen then: the portal has no key to it.",
+    )
 
 
 def _signing_in(typed: QueryDict, git_url: str, workspace: Workspace, job: Job | None) -> Credential | None:

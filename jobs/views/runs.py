@@ -57,6 +57,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
 _MENDS = {
     "address": ("git_url",),
     "bodo_ranks": ("ranks",),
+    "bucket": ("cluster", "git_url"),
     "cluster_failed": ("repair", "cluster"),
     "cluster_gone": ("cluster",),
     "dedicated_failed": ("cluster",),

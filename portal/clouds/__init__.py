@@ -152,6 +152,12 @@ class Account(Protocol):
         """After the nodes: what has a role cannot do without. Needs `Can.ROLE`."""
         ...
 
+    def reading(self, bucket: str) -> str:
+        """The policy with which a role, and so nodes that have it, may read this bucket: to be pasted, in a few lines.
+        Needs `Can.BUCKET`.
+        """
+        ...
+
     @property
     def store(self) -> Store:
         """Where the account's owner has what the portal keeps for them. Needs `Can.STORE`."""

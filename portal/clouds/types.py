@@ -31,6 +31,7 @@ class Can(StrEnum):
     ZONE = "zone"  # choose where in a region nodes are
     SPOT = "spot"  # have nodes for less that may be taken away
     ROLE = "role"  # give nodes rights of their own in the cloud
+    BUCKET = "bucket"  # have nodes read buckets of the cloud by these rights
     OWN_KEYS = "own-keys"  # have nodes make host keys of their own: others can read the ones that they are given
     PRICES = "prices"  # say what things cost
 

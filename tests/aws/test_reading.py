@@ -1,4 +1,4 @@
-"""A program on a node of a cluster that was given a registered role reads a bucket of the account, without keys."""
+"""On a node of a cluster that was given a registered role, a program and a run's source read a bucket, without keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import uuid
 
 import pytest
 
-from portal import ssh
+from jobs.plans import PROGRAMS
+from portal import detached, ssh
 from portal.clouds import HostKey
 from portal.clouds.aws import leftovers, nodes, policy, roles
 from portal.clouds.bootstrap import READY
@@ -50,7 +51,7 @@ def reads(bucket):
     return READS.replace("REGION", REGION).replace("BUCKET", bucket)
 
 
-def test_a_program_on_a_node_with_a_registered_role_reads_a_bucket_without_keys(box, monkeypatch):
+def test_a_program_and_a_run_on_a_node_with_a_registered_role_read_a_bucket_without_keys(box, monkeypatch):
     iam = box.client("iam")
     owner.node_policy(iam)
     bucket = f"flights-{uuid.uuid4().hex[:8]}"
@@ -80,6 +81,13 @@ def test_a_program_on_a_node_with_a_registered_role_reads_a_bucket_without_keys(
     answer = says(reads(bucket))
     assert answer.status == 0, answer
     assert answer.text.splitlines() == ["ORD,EWR,14", f"assumed-role/{name}/{node.id}"]
+    order = {"git_url": f"s3://{bucket}/flights", "reference": "", "command": ["x"], "cores": 1, "hostfile": "hostfile",
+             "engine": "/usr", "shared": node.shared, "environment": {}, "allow_this_machine": False}  # fmt: skip
+    folder = f"{node.home}/run"
+    detached.start(host, folder, argv=[folder, json.dumps(order)], program="job", programs=PROGRAMS, env={})
+    hands.until(lambda: detached.look(host, folder)[0], 30)
+    assert says(f"cat {folder}/src/2019.csv").text.splitlines() == ["ORD,EWR,14"], says(f"cat {folder}/log")
+    assert "1 file, 11 bytes, sha256 " in says(f"cat {folder}/facts.json").text
     nobody = says(f'curl -s -o /dev/null -w "%{{http_code}}" "$AWS_ENDPOINT_URL/{bucket}/flights/2019.csv"')
     assert nobody.text != "200", "the bucket is not everybody's"
 

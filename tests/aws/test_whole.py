@@ -94,6 +94,10 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal, reques
     becomes(portal, "cluster", reef, "running")
     read = portal.call("on_node", cluster=reef, command=reads(bucket))
     assert (read["status"], read["out"].splitlines()[0]) == (0, "ORD,EWR,14"), read
+    box.client("s3").put_object(Bucket=bucket, Key="jobs/ex.py", Body=b"print('from a bucket')\n")
+    run = portal.call("make_job", workspace=workspace, cluster=reef, git_url=f"s3://{bucket}/jobs", command="ex.py")
+    becomes(portal, "run", run["run"], "finished")
+    assert portal.call("run_state", run=run["run"])["stdout"] == 2 * len("from a bucket\n")
     for one in (cluster, reef):
         portal.call("drop_cluster", cluster=one)
     for one in (cluster, reef):

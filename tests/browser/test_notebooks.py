@@ -24,6 +24,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"".join((
     chunk(b"IEND", b""),
 ))  # fmt: skip
 SECRET = "s3cret-of-the-notebook"
+# The kernel is no rank of the run's, and what it starts is on all nodes.
+SPAWNS = """from mpi4py import MPI
+says = "from mpi4py import MPI; from os import uname; MPI.Comm.Get_parent().send(uname().nodename, 0)"
+names = MPI.COMM_WORLD.Spawn(sys.executable, ["-c", says], maxprocs=1).recv(source=0)
+print("alone:", MPI.COMM_WORLD.size, "and spawned on node", names[-1])"""
 CELLS = [
     ("markdown", "# Seven times"),
     ("code", "times = 6", {"tags": ["parameters"]}),
@@ -31,6 +36,7 @@ CELLS = [
     ("code", f"from IPython.display import Image, HTML, display\ndisplay(Image({PNG!r}))"),
     ("code", "display(HTML('<script>document.title = 1</script>'))"),
     ("code", "print(sys.prefix, [n for n in os.listdir(os.path.expanduser('~')) if 'upyter' in n or 'ipython' in n])"),
+    ("code", SPAWNS),
     ("code", "print('token', os.environ.get('TOKEN')); 1 / (times - 7)"),
     ("code", "print('the last one')"),
 ]
@@ -44,9 +50,9 @@ def notebook():
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
 
 
-def ended(page, how):
+def ended(page, how, seconds=240):
     page.wait_for_url("**/runs/**")
-    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=240_000)
+    expect(page.locator("#run-head .st")).to_have_text(re.compile("FINISHED|FAILED"), timeout=seconds * 1000)
     expect(page.locator("#run-head .st")).to_have_text(re.compile(how))
 
 
@@ -63,6 +69,7 @@ def test_an_executed_notebook_is_kept_and_shown(open_desk, portal, lab, cluster)
         page.click("#create")
         ended(page, "FINISHED")
         expect(page.locator(".viewer")).to_contain_text("of the kernel: 56")
+        expect(page.locator(".viewer")).to_contain_text("alone: 1 and spawned on node 1")
         cells = result(page)
         expect(cells).to_contain_text("the last one")
         expect(cells).to_contain_text(re.compile(r"/shared/\.engines/\S+ \[\]"))  # nothing of it is in the home
@@ -84,7 +91,7 @@ def test_a_cell_that_fails_is_named_and_the_notebook_shows_it_without_secrets(op
         page.click("#create")
         ended(page, "FAILED")
         expect(page.locator("#run-head")).to_contain_text(
-            "Cell [7] of the notebook failed: ZeroDivisionError: division"
+            "Cell [8] of the notebook failed: ZeroDivisionError: division"
         )
         cells = result(page)
         expect(cells).to_contain_text("ZeroDivisionError: division by zero")

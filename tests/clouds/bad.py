@@ -68,6 +68,11 @@ class AccountOf:
     def delete_role(self, tags, *, token=""):
         return self._cloud.delete_role(tags, token=token)
 
+    def reading(self, bucket):
+        if Can.BUCKET not in self.can:
+            raise not_here(Can.BUCKET, "Memory")
+        return f"to read {bucket}"
+
     @property
     def store(self):
         return self._store

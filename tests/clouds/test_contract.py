@@ -211,6 +211,7 @@ def _requests(here, where):
             lambda: here.account.ensure_role(RoleSpec(where)),
             lambda: here.account.delete_role(hands.tags()),
         ],
+        Can.BUCKET: [lambda: here.account.reading("flights")],
     }
 
 

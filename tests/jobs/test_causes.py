@@ -83,6 +83,13 @@ def test_bodo_pandas_on_several_ranks_is_told_the_number_that_helps():
     assert cause.code == "bodo_ranks"
 
 
+@pytest.mark.parametrize("words", ["", "pandas 3.0.6\n"])
+def test_bodo_pandas_on_several_ranks_is_told_so_whatever_it_failed_with(words):
+    error = "bodo.pandas on 2 ranks: AttributeError: cannot access submodule 'distributed_api'"
+    cause = of_ranks([failure(1, words=words, status=1, error=error)], 1, 2)
+    assert (cause.code, cause.advice[:19]) == ("bodo_ranks", "Give the job 1 rank")
+
+
 def test_a_rank_that_only_aborted_has_no_evidence():
     words = ABORTED.splitlines()[-1]
     cause = of_ranks([failure(1, words=words, aborts=7)], 1, 6)

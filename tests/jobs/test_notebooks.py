@@ -100,7 +100,8 @@ def test_it_is_executed_once_by_the_engine_and_beside_the_source(run):
     assert words["command"][:2] == ["-m", "papermill"]
     assert words["command"][-5:] == ["-p", "days", "7", "a b.ipynb", "/shared/.runs/1/executing.ipynb"]
     assert run.command_line == "papermill -p days 7 'a b.ipynb' executed.ipynb"
-    places = notebooks.environment("/shared/.runs/1", "/shared/engine")
+    places = notebooks.environment("/shared/.runs/1", "/shared/engine", "/node/hostfile")
+    assert places.pop("HYDRA_HOST_FILE") == "/node/hostfile"
     assert all(place.startswith("/shared/") for value in places.values() for place in value.split(":"))
 
 

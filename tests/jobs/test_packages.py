@@ -133,6 +133,16 @@ def test_they_are_installed_and_the_next_run_has_them_at_once(have, commit, inst
     assert "Installing" not in have.last
 
 
+def test_what_the_engine_has_is_taken_in_the_same_version_where_that_can_be(have, commit, tmp_path, installer):
+    (tmp_path / "engine/lib/python3.11/site-packages/red-1.0.dist-info").mkdir(parents=True)
+    commit({"requirements.txt": "green\n"})  # which wants some red
+    assert have() == {"green": "1.0", "red": "1.0"}
+    assert "other versions" not in have.last
+    commit({"requirements.txt": "green\nred==2.0\n"})
+    assert have() == {"green": "1.0", "red": "2.0"}
+    assert "other versions than the engine has them" in have.last
+
+
 @pytest.mark.parametrize("text", [None, "", "\n# nothing\n  # at all \\\n", b"\xef\xbb\xbf# nothing\n"])
 def test_without_any_nothing_is_installed(have, commit, text, uv):
     commit({"other.txt": "", **({} if text is None else {"requirements.txt": text})})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 from django.utils.timezone import now
 
-from clusters.models import Cluster
+from clusters.models import Cluster, EngineVersion
 from jobs import plans, watch
 from jobs.dispatch import dispatch
 from jobs.models import Run
@@ -45,6 +46,30 @@ def test_the_task_of_a_run_that_failed_to_start_cannot_start_it_once_more(begun_
     client.post(f"/tasks/{task.uuid}/retry/")
     run_task(task.pk)
     assert len(started) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("kind", "ranks", "slots"), [("bodo", 1, 3), ("bodo", None, 2), ("mpi", 1, 2)])
+def test_the_first_worker_of_a_bodo_program_of_one_rank_has_a_place_beside_it(
+    begun_run, monkeypatch, kind, ranks, slots
+):
+    orders = []
+
+    def start(*_, argv, **__):
+        orders.append(json.loads(argv[1]))
+        raise Refused("That is enough.")
+
+    monkeypatch.setattr(plans.detached, "start", start)
+    monkeypatch.setattr(Workspace, "cloud", Cloud())
+    monkeypatch.setattr(plans, "end_what_is_left", lambda *_: "")
+    monkeypatch.setattr(plans.ssh, "run", lambda *_, **__: ssh.Answer(0, b"", b""))
+    EngineVersion.objects.filter(pk=begun_run.cluster.engine_version_id).update(kind=kind)
+    Run.objects.filter(pk=begun_run.pk).update(ranks=ranks, observed=True)
+    run_task(begun_run.last_task.pk)
+    (order,) = orders
+    assert order["home"][order["hostfile"].rpartition("/")[2]] == f"tide-1:{slots}\n"
+    assert order["environment"].get("BODO_NUM_WORKERS") == ("2" if slots == 3 else None)
+    assert order["home"][order["environment"]["COXSWAIN_HOSTFILE"].rpartition("/")[2]] == "tide-1:2\n"
 
 
 class Cloud:

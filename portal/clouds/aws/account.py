@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from threading import Lock
 
-from portal.clouds.aws import permissions, roles
+from portal.clouds.aws import permissions, policy, roles
 from portal.clouds.aws import types as instance_types
 from portal.clouds.aws.cloud import AwsCloud
 from portal.clouds.aws.options import AwsOptions
@@ -63,6 +63,9 @@ class AwsAccount:
     @in_words
     def delete_role(self, tags: Tags, *, token: str = "") -> Pending | None:
         return roles.delete(self._session, tags)
+
+    def reading(self, bucket: str) -> str:
+        return policy.in_lines(policy.reading_of_a_bucket(bucket, self._session.options.partition))
 
     @cached_property
     def store(self) -> Store:

@@ -551,5 +551,22 @@ def use_of_a_bucket(bucket: str, partition: str = "aws") -> dict[str, Any]:
     )
 
 
+def reading_of_a_bucket(bucket: str, partition: str = "aws") -> dict[str, Any]:
+    """What nodes need that take a job's source from it."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    return _policy(
+        [
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn},
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{arn}/*"},
+        ]
+    )
+
+
+def in_lines(document: Mapping[str, Any]) -> str:
+    """Of a policy: a line for each statement, where there is room for few."""
+    statements = ",\n".join(f"  {json.dumps(one)}" for one in document["Statement"])
+    return f'{{"Version": "{VERSION}", "Statement": [\n{statements}\n]}}'
+
+
 def as_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1)

@@ -84,6 +84,9 @@ class LocalAccount:
     def delete_role(self, tags: Tags, *, token: str = "") -> None:
         raise not_here(Can.ROLE, _HERE.title)
 
+    def reading(self, bucket: str) -> str:
+        raise not_here(Can.BUCKET, _HERE.title)
+
     @property
     def store(self) -> FolderStore:
         return self._store

@@ -77,6 +77,9 @@ class MachinesAccount:
     def delete_role(self, tags: Tags, *, token: str = "") -> None:
         raise not_here(Can.ROLE, OWN)
 
+    def reading(self, bucket: str) -> str:
+        raise not_here(Can.BUCKET, OWN)
+
     @property
     def store(self) -> Store:
         raise not_here(Can.STORE, OWN)
