@@ -170,7 +170,7 @@ def drop_nodes(work: Work) -> None:
     cloud = cluster.workspace.cloud
     work.ask(lambda token: cloud.delete_nodes(cluster.tags, token=token))
     if left := [node for node in cloud.nodes(cluster.tags) if node.state != NodeState.GONE]:
-        work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
+        work.wait(work.soon(max(1, cloud.look_in)), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
 
 
@@ -185,7 +185,7 @@ def drop_surplus(work: Work) -> None:
     work.ask(lambda token: cloud.delete_nodes(cluster.tags, surplus, token=token))
     there = [node for node in cloud.nodes(cluster.tags) if node.rank in surplus and node.state != NodeState.GONE]
     if there:
-        work.wait(max(1, cloud.look_in), f"{len(there)} of {len(surplus)} nodes still stop")
+        work.wait(work.soon(max(1, cloud.look_in)), f"{len(there)} of {len(surplus)} nodes still stop")
     names = dict(cluster.nodes.filter(rank__in=surplus).values_list("rank", "hostname"))
     with transaction.atomic():
         work.prove()
@@ -245,7 +245,7 @@ def reach_nodes(work: Work) -> None:
         called = dict(cluster.nodes.values_list("rank", "hostname"))
         work.log(f"Asked again for {', '.join(called[rank] for rank in missing)}. {why}".rstrip())
         _ask_for_missing(work)
-        work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
+        work.wait(work.soon(cloud.look_in), f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
@@ -253,9 +253,8 @@ def reach_nodes(work: Work) -> None:
     if len(booted) < cluster.node_count:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
-        work.wait(
-            cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words, code="silent"
-        )
+        detail = f"{len(booted)} of {cluster.node_count} nodes have booted"
+        work.wait(work.soon(cloud.look_in), detail, evidence=words, code="silent")
     nodes = list(cluster.members)
     ready = seen[0].ready
     greeting = f"test -e {shlex.quote(ready)} && hostname" if ready else "hostname"
@@ -278,7 +277,7 @@ def reach_nodes(work: Work) -> None:
         count = cluster.node_count - waiting
         detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
         words = partial(_last_words, cluster, rank)
-        work.wait(max(1, cloud.look_in), detail, evidence=words, code="silent")
+        work.wait(work.soon(max(1, cloud.look_in)), detail, evidence=words, code="silent")
 
 
 def _pin_own_keys(
@@ -536,7 +535,7 @@ def wait_until_gone(work: Work, cluster: Cluster) -> None:
     """But not for what its cloud takes away by itself."""
     cloud = cluster.workspace.cloud
     if left := [one for one in cloud.leftovers(cluster.tags) if not one.is_looked_after]:
-        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
+        work.wait(work.soon(max(2, cloud.look_in)), f"Still there: {', '.join(map(str, left))}")
 
 
 def note_end(task: Task) -> None:

@@ -530,15 +530,28 @@ class Work:
         Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
         where somebody has said when that will be. `evidence` is asked for then, and not before; `code` is the error's.
         """
-        record, step = self.record, self._step
+        record, step, waited = self.record, self._step, self._waited
         assert record is not None and step is not None  # noqa: PT018
-        since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
-        if since and now() - since > step.limit and not (starts and now() < starts):
+        if waited > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
             minutes = step.limit.total_seconds() / 60
             raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence(), code=code)
         record.deaths, record.faults, record.faulty_since = 0, 0, None
         self._give_back(seconds, detail)
+
+    def soon(self, most: float) -> float:
+        """After how many seconds to look again: a fourth of how long this step has waited, but 1 at least and so many
+        at most. Who looks like this loses no more than that fourth, and asks little of what takes long.
+        """
+        return min(most, max(1.0, self._waited.total_seconds() / 4))
+
+    @property
+    def _waited(self) -> timedelta:
+        """How long this step, or its undoing, goes on already."""
+        assert self.record is not None
+        undoing = self.record.memo.get("undoing")
+        since = datetime.fromisoformat(undoing) if undoing else self.record.started
+        return now() - since if since else timedelta()
 
     def _give_back(self, seconds: float, detail: str | None) -> NoReturn:
         """Somebody may have woken the task since it was claimed: then it is looked at again at once."""
