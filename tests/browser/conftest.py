@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.timeout(600))  # the first one waits for a portal, a cluster and its packages
+            if item.get_closest_marker("timeout") is None:  # the first one waits for a portal, a cluster, its packages
+                item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")
