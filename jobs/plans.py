@@ -90,7 +90,7 @@ def launch(work: Work) -> None:
         "allow_this_machine": settings.GIT_FROM_THIS_MACHINE,
         "environment": {
             **run.environment,
-            **cluster.engine_version.environment,
+            **cluster.environment,
             **(notebooks.environment(folder, engine) if run.kind == Kind.NOTEBOOK else {}),
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,
