@@ -61,7 +61,7 @@ def halt_nodes(work: Work) -> None:
     cloud = cluster.workspace.cloud
     work.ask(lambda token: cloud.stop_nodes(cluster.tags, token=token))
     if left := [node for node in cloud.nodes(cluster.tags) if node.is_coming or node.state == NodeState.STOPPING]:
-        work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
+        work.wait(work.soon(max(1, cloud.look_in)), f"{len(left)} of {cluster.node_count} nodes still stop")
     with transaction.atomic():
         work.prove()
         cluster.nodes.exclude(state=Node.State.GONE).update(state=Node.State.STOPPED)

@@ -29,6 +29,7 @@ from usage.models import Record
 from workspaces.models import Workspace
 
 SOON = timedelta(hours=1)  # before its time, a run has its cluster kept awake
+WITHOUT_VERBS = {"UCX_TLS": "self,sm,tcp"}  # what UCX may use, which MPICH goes by where it may choose
 
 
 def due_soon(path: str = "") -> Q:
@@ -245,6 +246,8 @@ class Cluster(Subject):
     hourly_price = models.DecimalField(max_digits=10, decimal_places=5, null=True)  # of a node, in US dollars
     key_public = models.TextField(blank=True)  # the nodes' key for each other, and for the person's ssh
     key_private = secrets.EncryptedField(blank=True, editable=False)
+    fabric = models.CharField(max_length=20, blank=True)  # by which MPI goes from node to node, in UCX's word
+    without_verbs = models.BooleanField(default=False, editable=False)  # MPI fails here where it may use EFA
     note = models.CharField(max_length=400, blank=True)  # what the cloud wants people to know of its nodes
     auto_repair = models.BooleanField(default=False)  # when a node is gone; see `actions.repair_what_is_gone`
     occupied_by = models.UUIDField(null=True, editable=False)  # what has it for itself: the uuid of a run
@@ -281,6 +284,18 @@ class Cluster(Subject):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whatever runs MPI on its nodes."""
+        return self.engine_version.environment | (WITHOUT_VERBS if self.without_verbs else {})
+
+    @property
+    def fabric_words(self) -> str:
+        """What MPI uses between nodes, for people; empty where that is not known."""
+        if self.without_verbs:
+            return "TCP: with EFA, the small MPI program failed"
+        return {"srd": "EFA", "tcp": "TCP"}.get(self.fabric, self.fabric)
 
     def get_absolute_url(self) -> str:
         return reverse("cluster", args=[self.uuid])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -170,7 +171,7 @@ def drop_nodes(work: Work) -> None:
     cloud = cluster.workspace.cloud
     work.ask(lambda token: cloud.delete_nodes(cluster.tags, token=token))
     if left := [node for node in cloud.nodes(cluster.tags) if node.state != NodeState.GONE]:
-        work.wait(max(1, cloud.look_in), f"{len(left)} of {cluster.node_count} nodes still stop")
+        work.wait(work.soon(max(1, cloud.look_in)), f"{len(left)} of {cluster.node_count} nodes still stop")
     cluster.nodes.update(state=Node.State.GONE)
 
 
@@ -185,7 +186,7 @@ def drop_surplus(work: Work) -> None:
     work.ask(lambda token: cloud.delete_nodes(cluster.tags, surplus, token=token))
     there = [node for node in cloud.nodes(cluster.tags) if node.rank in surplus and node.state != NodeState.GONE]
     if there:
-        work.wait(max(1, cloud.look_in), f"{len(there)} of {len(surplus)} nodes still stop")
+        work.wait(work.soon(max(1, cloud.look_in)), f"{len(there)} of {len(surplus)} nodes still stop")
     names = dict(cluster.nodes.filter(rank__in=surplus).values_list("rank", "hostname"))
     with transaction.atomic():
         work.prove()
@@ -245,7 +246,7 @@ def reach_nodes(work: Work) -> None:
         called = dict(cluster.nodes.values_list("rank", "hostname"))
         work.log(f"Asked again for {', '.join(called[rank] for rank in missing)}. {why}".rstrip())
         _ask_for_missing(work)
-        work.wait(cloud.look_in, f"{len(coming)} of {cluster.node_count} nodes run or boot")
+        work.wait(work.soon(cloud.look_in), f"{len(coming)} of {cluster.node_count} nodes run or boot")
     with transaction.atomic():
         work.prove()
         _write_down(cluster, seen)
@@ -253,9 +254,8 @@ def reach_nodes(work: Work) -> None:
     if len(booted) < cluster.node_count:
         late = next((node.rank for node in seen if not node.address), len(seen))
         words = partial(_last_words, cluster, late)
-        work.wait(
-            cloud.look_in, f"{len(booted)} of {cluster.node_count} nodes have booted", evidence=words, code="silent"
-        )
+        detail = f"{len(booted)} of {cluster.node_count} nodes have booted"
+        work.wait(work.soon(cloud.look_in), detail, evidence=words, code="silent")
     nodes = list(cluster.members)
     ready = seen[0].ready
     greeting = f"test -e {shlex.quote(ready)} && hostname" if ready else "hostname"
@@ -278,7 +278,7 @@ def reach_nodes(work: Work) -> None:
         count = cluster.node_count - waiting
         detail = f"{count} of {cluster.node_count} answer, waiting for {silent}"
         words = partial(_last_words, cluster, rank)
-        work.wait(max(1, cloud.look_in), detail, evidence=words, code="silent")
+        work.wait(work.soon(max(1, cloud.look_in)), detail, evidence=words, code="silent")
 
 
 def _pin_own_keys(
@@ -480,11 +480,15 @@ touch "$final/.complete"
 echo "installed"
 """
 
+# The first rank says how it reaches the others.
 _HELLO = (
+    "import os; os.environ.get('PMI_RANK') == '0' and os.environ.update(UCX_LOG_LEVEL='info', UCX_LOG_FILE='stderr'); "
     "from mpi4py import MPI; import socket; w = MPI.COMM_WORLD; "
     "t = w.allreduce(w.rank); names = w.gather(socket.gethostname(), 0); "
     "print(__import__('json').dumps([w.size, t, sorted(set(names))])) if w.rank == 0 else None"
 )
+_FABRIC = re.compile(r"inter-node cfg#\d+ tag\(([a-z0-9_]{1,20})/")
+MOST_WITH_EFA = 2  # times that the program may fail on nodes with EFA before it is tried without
 
 
 @_finding_again(introduce_nodes)
@@ -501,9 +505,10 @@ def try_mpi(work: Work) -> None:
         return
     head = cluster.nodes.get(rank=0)
     python = f"{cluster.engine_folder}/bin/python"
-    environment = {**cluster.engine_version.environment, "PATH": f"{cluster.engine_folder}/bin"}
+    cluster.without_verbs = _has_efa(cluster) and work.memo.get("failed", 0) >= MOST_WITH_EFA
+    environment = cluster.environment
     words = ["mpiexec", "-n", str(cluster.cores), "-f", f"{head.home}/hostfile", python, "-c", _HELLO]
-    path = environment.pop("PATH")
+    path = f"{cluster.engine_folder}/bin"
     seconds = 40 + cluster.cores // 20  # a rank takes about 12 ms to start
     command = (
         f"export PATH={shlex.quote(path)}:$PATH; {shlex.join(['env', *(f'{k}={v}' for k, v in environment.items())])} "
@@ -511,6 +516,7 @@ def try_mpi(work: Work) -> None:
     )
     answer = ssh.run(head.host, command, seconds=seconds + 10)
     if answer.status:
+        work.memo["failed"] = work.memo.get("failed", 0) + 1
         raise Passing(f"The MPI program ended with exit status {answer.status}.", evidence=answer.said)
     try:
         size, total, names = json.loads(answer.text.splitlines()[-1])
@@ -519,7 +525,20 @@ def try_mpi(work: Work) -> None:
     expected = [node.hostname for node in cluster.members]
     if (size, total) != (cluster.cores, cluster.cores * (cluster.cores - 1) // 2) or names != sorted(expected):
         raise Refused("The MPI program did not reach every core of every node.", evidence=answer.text)
-    work.log(f"{size} ranks on {len(names)} nodes added up their numbers: {total}, as it should be.")
+    found = _FABRIC.search(answer.err.decode(errors="replace"))
+    cluster.fabric = found[1] if found else ""
+    with transaction.atomic():
+        work.prove()
+        cluster.save(update_fields=["fabric", "without_verbs"])
+    between = f" Between nodes: {cluster.fabric_words}." if cluster.fabric_words else ""
+    work.log(f"{size} ranks on {len(names)} nodes added up their numbers: {total}, as it should be.{between}")
+
+
+def _has_efa(cluster: Cluster) -> bool:
+    """As far as the account's list of instance types says."""
+    listing = cluster.workspace.listing
+    types = listing.types if listing else ()
+    return any(one["name"] == cluster.instance_type and one.get("accelerated_network") for one in types)
 
 
 def check_nothing_is_left(work: Work) -> None:
@@ -536,7 +555,7 @@ def wait_until_gone(work: Work, cluster: Cluster) -> None:
     """But not for what its cloud takes away by itself."""
     cloud = cluster.workspace.cloud
     if left := [one for one in cloud.leftovers(cluster.tags) if not one.is_looked_after]:
-        work.wait(max(2, cloud.look_in), f"Still there: {', '.join(map(str, left))}")
+        work.wait(work.soon(max(2, cloud.look_in)), f"Still there: {', '.join(map(str, left))}")
 
 
 def note_end(task: Task) -> None:

@@ -387,7 +387,7 @@ def open_terminal(cluster: UUID, rank: int, who: Who, size: tuple[int, int]) -> 
 
 def _command(cluster: Cluster, size: tuple[int, int]) -> ssh.Command:
     """A person's shell, in which `python` and `mpiexec` are those of the engine version."""
-    words = {**cluster.engine_version.environment, "COLORTERM": "truecolor"}
+    words = {**cluster.environment, "COLORTERM": "truecolor"}
     line = (
         f"export PATH={shlex.quote(cluster.engine_folder)}/bin:$PATH {shlex.join(f'{k}={v}' for k, v in words.items())}"
         "; shell=$(command -v bash) && export PS1='\\h:\\w\\$ ' || shell=/bin/sh; exec \"$shell\" -i"

@@ -98,7 +98,7 @@ def launch(work: Work) -> None:
         "environment": {
             **workers,
             **run.environment,
-            **cluster.engine_version.environment,
+            **cluster.environment,
             **(notebooks.environment(folder, engine, f"{head.home}/{started_by}") if run.kind == Kind.NOTEBOOK else {}),
             "COXSWAIN_RUN": str(run.uuid),
             "COXSWAIN_CLUSTER": cluster.name,

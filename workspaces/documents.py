@@ -12,15 +12,15 @@ from typing import Any
 from django.utils.timezone import now
 
 from portal.clouds import Lock, Store
-from portal.errors import Passing
 from portal.models import installation
+from portal.tasks import locks
 from portal.tasks.ledger import Work
 
 _SECONDS = 60.0  # that a portal may take to write one
 
 
 def write(work: Work, **about: Any) -> None:
-    """Raises `Passing` while another portal writes it."""
+    """Raises `NotAlone` while somebody else writes it."""
     subject = work.subject
     workspace = subject.workspace
     document = {
@@ -42,7 +42,7 @@ def write(work: Work, **about: Any) -> None:
 
 
 def remove(work: Work) -> None:
-    """Raises `Passing` while another portal writes it."""
+    """Raises `NotAlone` while somebody else writes it."""
     store, lock = _locked(work)
     store.delete(lock.name, lock=lock)
 
@@ -51,7 +51,4 @@ def _locked(work: Work) -> tuple[Store, Lock]:
     subject = work.subject
     store: Store = subject.workspace.cloud_config.account.store
     name = f"deployments/{subject.workspace.uuid}/{subject.uuid}.json"
-    lock = store.lock(name, owner=f"{installation()}/{work.task.uuid}", seconds=_SECONDS)
-    if lock is None:
-        raise Passing("Another portal works on this just now.", evidence=name)
-    return store, lock
+    return store, locks.take(store, name, work.task, _SECONDS)

@@ -184,7 +184,7 @@ class Cloud(Protocol):
 
     kind: CloudKind
     can: frozenset[Can]
-    look_in: float  # seconds until a look at nodes that boot or go is worth it; clouds throttle who looks too often
+    look_in: float  # seconds, at most, until a look at nodes that boot or go is worth it: clouds throttle whoever asks
 
     def zones(self) -> list[Zone]:
         """Where nodes can be. Needs `Can.ZONE`."""

@@ -23,6 +23,8 @@ OWN_KEY = "/etc/ssh/coxswain_host_key.pub"  # the public half of the host key th
 READY = "/run/coxswain/ready"  # is there once a node is all that was promised; /run is empty after each start
 
 _PACKAGES = ("git", "nfs-common", "python3-venv")
+# MPICH's UCX uses EFA where it finds these libraries and a device, and TCP where it does not.
+_EFA = ("ibverbs-providers",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Boot:
     authorized_keys: tuple[str, ...]
     mount: Mount | None = None
     packages: tuple[str, ...] = _PACKAGES  # none for an image that has them: installing takes up to a minute
+    efa: bool = False  # it has an interface of that kind
 
 
 # The portal holds many sessions over one connection, and asks often. `AcceptEnv` is among the promises.
@@ -128,7 +131,10 @@ def user_data(boot: Boot) -> str:
         ],
     }
     if boot.packages:
-        config |= {"package_update": True, "packages": list(boot.packages)}
+        packages = [*boot.packages, *(_EFA if boot.efa else ())]
+        config |= {"package_update": True, "packages": packages}
+    if boot.efa:  # its memory is not swapped out while the device writes to it
+        files.append({"path": "/etc/security/limits.d/50-coxswain.conf", "content": "* - memlock unlimited\n"})
     if boot.mount:
         mount = boot.mount
         config["mounts"] = [[mount.source, mount.target, mount.kind, mount.options, "0", "0"]]

@@ -57,11 +57,16 @@ class Store(Protocol):
         """Quiet where there is none. Raises `Conflict` as `put` does. A lock of the same name is gone with it."""
         ...
 
-    def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:
+    def lock(self, name: str, *, owner: str, seconds: float, over: str = "") -> Lock | None:
         """Take the lock, or hold on to it for so long from now. None: somebody else has it.
 
-        Whose lock has run out has it again under the same fence, if nobody has had it in between.
+        Whose lock has run out has it again under the same fence, if nobody has had it in between. `over` is an owner
+        of whom it is known that nobody is left: the lock is taken from that one, but from no other.
         """
+        ...
+
+    def holder(self, name: str) -> Lock | None:
+        """The lock as somebody has it now. None: it is nobody's."""
         ...
 
     def release(self, lock: Lock) -> None:

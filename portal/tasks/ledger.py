@@ -41,10 +41,9 @@ from portal.clouds import Store
 from portal.errors import Conflict, Passing, Pending, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.logs import log_context
-from portal.models import installation
 from portal.secrets import redact
 from portal.tasks import causes, keeping, live, queue, registry
-from portal.tasks.locks import Alone, lost
+from portal.tasks.locks import Alone, NotAlone, lost
 from portal.tasks.models import LEASE, Output, Step, StepStatus, Stream, Task, TaskQuerySet, TaskStatus
 from portal.tasks.output import plain_text
 from portal.tasks.plans import LEFT, Plan, StepPlan
@@ -192,8 +191,11 @@ def break_off(task: Task) -> bool:
 
     Nothing is taken back, and its subject stays as it is: for whoever takes all of it away. False when it had ended.
     """
+    may_live = Case(When(lease_until__gt=Now(), then="lease_until"))  # in the middle of a call: see `locks.take`
     ended = Task.objects.unfinished().filter(pk=task.pk)
-    if not ended.update(status=TaskStatus.CANCELLED, finished=Now(), lease=None, lease_until=None, cancel_asked=True):
+    if not ended.update(
+        status=TaskStatus.CANCELLED, finished=Now(), lease=None, lease_until=may_live, cancel_asked=True
+    ):
         return False
     task.refresh_from_db()
     task.steps.filter(status=StepStatus.RUNNING).update(status=StepStatus.FAILED, finished=Now())
@@ -394,11 +396,6 @@ def _heartbeat(task: Task) -> Iterator[Callable[[], object]]:
         thread.join()
 
 
-def _owner(task: Task) -> str:
-    """Of the lock that it has in its account's store."""
-    return f"{installation()}/{task.uuid}"
-
-
 @dataclass
 class Work:
     """What a step is given to work with."""
@@ -463,26 +460,18 @@ class Work:
         self.record = None
 
     def _take_lock(self, store: Store, name: str) -> None:
-        alone = Alone.take(store, name, _owner(self.task))
-        if alone is None and self._release_of_the_dead(store, name):
-            alone = Alone.take(store, name, _owner(self.task))
         had = self.task.fence
-        if alone is None and had is None:
-            self.wait(5, "another portal that shares this cloud configuration's account works on it")
-        if alone is None or had not in (None, alone.lock.fence):
-            if alone:
-                alone.release()
+        try:
+            alone = Alone.take(store, name, self.task)
+        except NotAlone as error:
+            if had is not None:
+                raise lost(name) from error
+            self.wait(5, error.message.rstrip("."))
+        if had not in (None, alone.lock.fence):
+            alone.release()
             raise lost(name)
         self.alone = alone
         self.task.fence = self.unproved["fence"] = alone.lock.fence
-
-    def _release_of_the_dead(self, store: Store, name: str) -> bool:
-        """The worker of the task before this one may have died when that had ended, and its lock was not released."""
-        before = self.subject.tasks.filter(pk__lt=self.task.pk, fence__isnull=False).order_by("-pk").first()
-        left = store.lock(name, owner=_owner(before), seconds=1) if before and before.is_finished else None
-        if left:
-            store.release(left)
-        return left is not None
 
     def _prove_alone(self) -> None:
         if self.alone:
@@ -541,15 +530,28 @@ class Work:
         Raises `PortalError` when the step, or its undoing, has waited for longer than its limit; not before `starts`,
         where somebody has said when that will be. `evidence` is asked for then, and not before; `code` is the error's.
         """
-        record, step = self.record, self._step
+        record, step, waited = self.record, self._step, self._waited
         assert record is not None and step is not None  # noqa: PT018
-        since = datetime.fromisoformat(record.memo["undoing"]) if "undoing" in record.memo else record.started
-        if since and now() - since > step.limit and not (starts and now() < starts):
+        if waited > step.limit and not (starts and now() < starts):
             what = detail or record.detail or step.title
             minutes = step.limit.total_seconds() / 60
             raise PortalError(f"Gave up after {minutes:.0f} minutes: {what}.", evidence=evidence(), code=code)
         record.deaths, record.faults, record.faulty_since = 0, 0, None
         self._give_back(seconds, detail)
+
+    def soon(self, most: float) -> float:
+        """After how many seconds to look again: a fourth of how long this step has waited, but 1 at least and so many
+        at most. Who looks like this loses no more than that fourth, and asks little of what takes long.
+        """
+        return min(most, max(1.0, self._waited.total_seconds() / 4))
+
+    @property
+    def _waited(self) -> timedelta:
+        """How long this step, or its undoing, goes on already."""
+        assert self.record is not None
+        undoing = self.record.memo.get("undoing")
+        since = datetime.fromisoformat(undoing) if undoing else self.record.started
+        return now() - since if since else timedelta()
 
     def _give_back(self, seconds: float, detail: str | None) -> NoReturn:
         """Somebody may have woken the task since it was claimed: then it is looked at again at once."""

@@ -2,7 +2,8 @@
 
 A portal's own database sees to it that one task of a subject goes on at a time; another portal's knows nothing of it.
 The lock has the task for its owner, is taken by whichever worker goes on with it, and is renewed as long as one does.
-A task that waits is nobody's, and so it is taken for a while longer then. Of a portal that died it runs out.
+A task that waits is nobody's, and so it is taken for a while longer then. Of a portal that died it runs out; of a task
+that is over, and of which nobody can be at work any more, the next one of the same subject takes it at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import threading
 import time
 
 from portal.clouds import Lock, Store
-from portal.errors import Conflict, PortalError
+from portal.errors import Conflict, Passing, PortalError
+from portal.models import installation
+from portal.tasks.models import Task
+from portal.text import uuid_in
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,40 @@ def lost(name: str) -> Conflict:
     )
 
 
+class NotAlone(Passing):
+    """Somebody else has the lock; the message says who."""
+
+
+def take(store: Store, name: str, task: Task, seconds: float) -> Lock:
+    """The lock, for this task. Raises `NotAlone`, and `Passing` and `Refused` as stores do.
+
+    At most one task of a subject is unfinished, so an earlier one is over, and has nobody at work; but for one that was
+    broken off, whose worker may not have heard of it: `lease_until` is kept of that.
+    """
+    owner = _owner(task)
+    lock = store.lock(name, owner=owner, seconds=seconds)
+    if lock is None and (holder := store.holder(name)):
+        portal, _, number = holder.owner.partition("/")
+        if portal != installation():
+            message = "Another portal that shares this cloud configuration's account works on it."
+            raise NotAlone(message, evidence=holder.owner)
+        before = task.subject.tasks.filter(uuid=uuid_in(number), pk__lt=task.pk).first()
+        if before is None:
+            raise NotAlone("A portal that has this one's id, and is not this one, works on it.", evidence=holder.owner)
+        if before.lease_until is not None:
+            until = f"until {holder.until:%H:%M:%S} UTC at the latest"
+            message = f"“{before}” was broken off, and somebody may still be at work on it, {until}."
+            raise NotAlone(message, evidence=holder.owner)
+        lock = store.lock(name, owner=owner, seconds=seconds, over=holder.owner)
+    if lock is None:
+        raise NotAlone("Others have just taken the lock of this, or let go of it.", evidence=name)
+    return lock
+
+
+def _owner(task: Task) -> str:
+    return f"{installation()}/{task.uuid}"
+
+
 class Alone:
     """A lock that a worker has. `until` is of `time.monotonic`."""
 
@@ -40,11 +78,10 @@ class Alone:
         threading.Thread(target=self._go_on, name=f"lock-{lock.name}", daemon=True).start()
 
     @classmethod
-    def take(cls, store: Store, name: str, owner: str) -> Alone | None:
-        """It is renewed until `stop`. None: another portal has it. Raises `Passing` and `Refused`, as stores do."""
+    def take(cls, store: Store, name: str, task: Task) -> Alone:
+        """It is renewed until `stop`. Raises as `take` does."""
         began = time.monotonic()
-        lock = store.lock(name, owner=owner, seconds=TERM)
-        return None if lock is None else cls(store, lock, began + TERM)
+        return cls(store, take(store, name, task, TERM), began + TERM)
 
     def stop(self) -> None:
         """Renew it no more. That is not waited for: the store may take its time to answer."""

@@ -107,7 +107,7 @@ class Task(models.Model):
     advice = models.TextField(blank=True)
     cancel_asked = models.BooleanField(default=False)
     lease = models.UUIDField(null=True)
-    lease_until = models.DateTimeField(null=True)
+    lease_until = models.DateTimeField(null=True)  # kept of what was broken off while somebody had it
     worker = models.CharField(max_length=80, blank=True)
     resumed = models.PositiveSmallIntegerField(default=0)  # how often it was taken over from a dead worker
     wake_at = models.DateTimeField(default=now)  # by the database's clock, like `lease_until`

@@ -82,7 +82,6 @@ class World:
         number, self.bucket = config.options["account"], config.options["bucket"]
         # Making a client takes longer than all that it is asked.
         self.ec2, self.efs, self.iam, self.s3 = (moto.client(name, number) for name in ("ec2", "efs", "iam", "s3"))
-        self.table, self.dynamodb = config.options["table"], moto.client("dynamodb", number)
 
     def things(self):
         """By kind, in its word: the ids."""
@@ -94,11 +93,6 @@ class World:
         objects = self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])
         seen["object"] = {one["Key"] for one in objects}
         return seen
-
-    def locks_run_out(self):
-        """As if nobody had renewed one for long enough."""
-        for one in self.dynamodb.scan(TableName=self.table)["Items"]:
-            self.dynamodb.put_item(TableName=self.table, Item=one | {"until": {"N": "0.0"}})
 
     def every(self, operation, under, **asked):
         """As a `Region` has it."""
@@ -150,6 +144,7 @@ class Deaths:
         self.done: list[str] = []  # the operations after which it has died
         self._after: Collection[str] | None = ()
         self._at: int | None = None
+        self._every = 0
         make = session._client
 
         def client(*arguments):
@@ -159,11 +154,11 @@ class Deaths:
 
         monkeypatch.setattr(session, "_client", client)
 
-    def begin(self, *after, at=None):
+    def begin(self, *after, at=None, every=0):
         """Once for each operation, or for each of those that are named; or after one call alone, before which there
-        are so many.
+        are so many, and from then on after one of `every` so many.
         """
-        self.done, self._after, self._at = [], after or None, at
+        self.done, self._after, self._at, self._every = [], after or None, at, every
 
     def _called(self, model, http_response, **_):
         if model.name.startswith(READS) or http_response.status_code >= 300:
@@ -173,6 +168,8 @@ class Deaths:
         if self._at is not None:
             self._at -= 1
             dies = self._at == -1
+            if dies and self._every:
+                self._at += self._every
         else:
             dies = model.name not in self.done and (self._after is None or model.name in self._after)
         if dies:

@@ -2,8 +2,9 @@
 
 What is added here is ours, so it shows nothing about AWS but that the portal asks and reads as AWS's service model
 says: placement groups; what a node said while it booted, of the machine room's file in CONSOLES; the simulation of
-policies, where a condition is `StringEquals` or its like; one quota; where Ubuntu's images are; and
-what of a stack's bucket and role moto leaves out. Everything else is moto's.
+policies, where a condition is `StringEquals` or its like; one quota; where Ubuntu's images are; instance types by
+pages, all of which together take moto longer to write than anybody waits; and what of a stack's bucket and role moto
+leaves out. Everything else is moto's.
 """
 
 from __future__ import annotations
@@ -153,6 +154,14 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str, context: 
     )
 
 
+def describe_instance_types(self: Any) -> ActionResult:
+    names, filters = self._get_param("InstanceTypes", []), self._filters_from_querystring()
+    found = self.ec2_backend.describe_instance_types(names, filters)
+    start, most = int(self._get_param("NextToken") or 0), int(self._get_param("MaxResults") or len(found))
+    more = {"NextToken": str(start + most)} if start + most < len(found) else {}
+    return ActionResult({"InstanceTypes": found[start : start + most], **more})
+
+
 _delete_nat_gateway_of_moto = EC2Backend.delete_nat_gateway
 
 
@@ -208,7 +217,8 @@ def role_of_a_stack(cls: Any, name: str, resource: Any, account: str, region: st
 
 
 if __name__ == "__main__":
-    for added in (get_console_output, create_placement_group, describe_placement_groups, delete_placement_group):
+    groups = (create_placement_group, describe_placement_groups, delete_placement_group)
+    for added in (get_console_output, describe_instance_types, *groups):
         setattr(EC2Response, added.__name__, added)
     EC2Backend.delete_nat_gateway = delete_nat_gateway  # type: ignore[assignment, method-assign]
     setattr(IamResponse, simulate_principal_policy.__name__, simulate_principal_policy)

@@ -1,12 +1,24 @@
-"""Who works on a plan dies after each kind of thing that AWS has done, and while a whole thing is made, after single
-calls (every fifth; EACH_CALL=1: each): somebody goes on, or takes all of it away.
+"""Who works on a plan dies after each kind of thing that AWS has done, and after single calls (every fifth;
+EACH_CALL=1: each): somebody goes on, or takes all of it away.
 """
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import pytest
 
-from clusters.actions import create_cluster, delete_cluster, pause_cluster, resume_cluster, scale_cluster
+from clusters.actions import (
+    create_cluster,
+    delete_cluster,
+    pause_cluster,
+    restart_cluster,
+    resume_cluster,
+    scale_cluster,
+    start_cluster,
+    stop_cluster,
+)
 from clusters.models import EngineVersion
 from portal.clouds import connect
 from portal.clouds.aws import making, session
@@ -41,6 +53,15 @@ OF_CLUSTER = {  # of two nodes; moto makes two disks of each
     "instance": 2, "volume": 4, "network interface": 2, "launch template": 1, "placement group": 1, "role": 1,
     "instance profile": 1, "object": 1,
 }  # fmt: skip
+LIFE = [  # of a cluster of two nodes: what is asked for, what it is then, and how many nodes there are
+    (pause_cluster, "paused", 2),
+    (resume_cluster, "running", 2),
+    (partial(scale_cluster, nodes=3), "running", 3),
+    (partial(scale_cluster, nodes=2), "running", 2),
+    (restart_cluster, "running", 2),
+    (stop_cluster, "stopped", 0),
+    (start_cluster, "running", 2),
+]
 
 
 @pytest.fixture
@@ -78,6 +99,11 @@ def cluster(where, alice, name="tide"):
     )  # fmt: skip
 
 
+def with_nodes(count):
+    """What a cluster has that has so many."""
+    return OF_CLUSTER | {"instance": count, "volume": 2 * count, "network interface": count} if count else {}
+
+
 def changes(done):
     """What AWS was asked for, each once, but for the store's."""
     return [name for name in dict.fromkeys(done) if name not in STORE]
@@ -104,6 +130,7 @@ def test_a_life_in_which_the_worker_dies_after_every_change_has_nothing_twice_an
     for ask, status, asked in (
         (pause_cluster, "paused", ["StopInstances"]),
         (resume_cluster, "running", ["StartInstances"]),
+        (restart_cluster, "running", ["StopInstances", "StartInstances"]),
     ):
         deaths.begin()
         ask(tide, by=alice)
@@ -115,13 +142,13 @@ def test_a_life_in_which_the_worker_dies_after_every_change_has_nothing_twice_an
     scale_cluster(tide, 3, by=alice)
     assert (go_on(tide).status, tide.status, tide.node_count) == ("finished", "running", 3)
     assert {"RunInstances", "CreateTags"} < {*deaths.done}
-    assert more(empty, world.things()) == OF_CLUSTER | {"instance": 3, "volume": 6, "network interface": 3}
+    assert more(empty, world.things()) == with_nodes(3)
     assert world.things()["instance"] > nodes
     deaths.begin()
     scale_cluster(tide, 1, by=alice)
     assert (go_on(tide).status, tide.status, tide.node_count) == ("finished", "running", 1)
     assert {"CreateTags", "TerminateInstances"} < {*deaths.done}
-    assert more(empty, world.things()) == OF_CLUSTER | {"instance": 1, "volume": 2, "network interface": 1}
+    assert more(empty, world.things()) == with_nodes(1)
 
     deaths.begin()
     delete_cluster(tide, by=alice)
@@ -207,7 +234,6 @@ def test_a_cluster_is_deleted_by_force_after_single_calls_and_nothing_of_it_is_l
         deaths.begin(at=number)
         tide = cluster(sea, alice, f"tide-{number}")
         died = account.until_death(tide, deaths)
-        world.locks_run_out()
         deaths.begin(at=number)  # and whoever deletes it dies too
         delete_cluster(tide, by=alice, force=True)
         assert (go_on(tide).status, tide.status) == ("finished", "terminated"), number
@@ -226,15 +252,11 @@ def after_single_calls(make, delete, ready, made, world, deaths, alice):
     for number in account.calls():
         deaths.begin(at=number)
         one = make(number)
-        died = account.until_death(one, deaths)
-        world.locks_run_out()
-        deaths.begin("nothing")
         assert (go_on(one).status, one.status) == ("finished", ready), number
         assert more(before, world.things()) == made, number
+        died = deaths.done
         deaths.begin(at=number)
         delete(one, by=alice)
-        account.until_death(one, deaths)
-        world.locks_run_out()
         assert (go_on(one).status, one.status) == ("finished", "terminated"), number
         assert world.things() == before, number
         if not died:
@@ -261,3 +283,45 @@ def test_a_cluster_is_gone_on_with_after_single_calls_and_has_each_thing_once(co
 
     calls = after_single_calls(make, delete_cluster, "running", OF_CLUSTER, world, deaths, alice)
     assert calls > len(NODES)
+
+
+@pytest.mark.slow
+def test_a_cluster_lives_on_after_single_calls_and_has_each_thing_once(config, world, deaths, alice):
+    sea = workspace(config, alice)
+    go_on(sea)
+    empty = world.things()
+    tide = cluster(sea, alice)
+    go_on(tide)
+    nodes = world.things()["instance"] - empty["instance"]
+    every, died = 20, 0
+    for number in itertools.takewhile(lambda number: number < every, account.calls()):
+        deaths.begin(at=number, every=every)
+        for ask, status, count in LIFE:
+            ask(tide, by=alice)
+            assert (go_on(tide).status, tide.status) == ("finished", status), (number, ask, deaths.done)
+            things = world.things()
+            assert more(empty, things) == with_nodes(count), (number, ask, deaths.done)
+            before, nodes = nodes, things["instance"] - empty["instance"]
+            assert len(before & nodes) == min(len(before), count), "none takes another's place"
+        died += len(deaths.done)
+    assert died > len(LIFE)
+
+
+@pytest.mark.slow
+def test_a_cluster_is_deleted_by_force_after_single_calls_of_its_life(config, world, deaths, alice):
+    sea = workspace(config, alice)
+    go_on(sea)
+    empty = world.things()
+    for number in account.calls():
+        deaths.begin("nothing")
+        tide = cluster(sea, alice, f"tide-{number}")
+        go_on(tide)
+        deaths.begin(at=number)
+        died = any(ask(tide, by=alice) and account.until_death(tide, deaths) for ask, *_ in LIFE)
+        deaths.begin(at=number % 15)  # and whoever deletes it dies too
+        delete_cluster(tide, by=alice, force=True)
+        assert (go_on(tide).status, tide.status) == ("finished", "terminated"), number
+        assert more(empty, world.things()) == {}, number
+        if not died:
+            break
+    assert number > 3 * len(LIFE)

@@ -1,7 +1,8 @@
-"""What docs/aws.md says of EFA is true of the MPICH that nodes get: it goes by UCX, and does not find its plugin."""
+"""What docs/aws.md says of EFA is true of the MPICH that nodes get, and nodes with EFA get what it needs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,49 +10,47 @@ from pathlib import Path
 
 import pytest
 
-from portal.clouds import bootstrap
+from portal.clouds.bootstrap import user_data
+from tests.clouds.test_bootstrap import boot
 
 PREFIX = Path(sys.prefix)
-LIBFABRIC = PREFIX / "lib/mpich/libfabric.so.1"
-PLUGIN = PREFIX / "lib/mpich/libfabric/libefa-fi.so"
-ASK = """
-import ctypes
-lib = ctypes.CDLL({library!r})
-words = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p]
-lib.fi_getinfo.argtypes = words
-lib.fi_getinfo((1 << 16) | 20, None, None, 0, None, ctypes.byref(ctypes.c_void_p()))
-"""
+MODULE = PREFIX / "lib/mpich/ucx/libuct_ib_efa.so.0"
 
 
-def providers(**more):
-    """What its libfabric says of those that it has, while it is asked what there is."""
-    asked = [sys.executable, "-c", ASK.format(library=str(LIBFABRIC))]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FI_")} | more
-    done = subprocess.run(
-        asked, env=environment | {"FI_LOG_LEVEL": "info"}, capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stderr
+@pytest.fixture
+def wheel():
+    if not MODULE.exists():
+        pytest.skip("MPICH for this computer comes without UCX")
 
 
-@pytest.fixture(autouse=True)
-def _wheel():
-    if not LIBFABRIC.exists():
-        pytest.skip("MPICH for this computer comes without libfabric")
-
-
-def test_mpich_takes_ucx_before_libfabric():
+def test_mpich_takes_ucx_before_libfabric(wheel):
     said = subprocess.run([PREFIX / "bin/mpichversion"], capture_output=True, text=True, timeout=30, check=True).stdout
     (device,) = (line.split()[-2:] for line in said.splitlines() if line.startswith("MPICH Device:"))
     assert device == ["ch4:ucx", "ofi"]
 
 
-def test_its_libfabric_has_tcp_and_does_not_find_efa_by_itself():
-    assert "registering provider: tcp" in providers()
-    assert "libefa" not in providers()
-    assert "libefa" in providers(FI_PROVIDER_PATH=str(PLUGIN.parent)), "it is looked for there"
+def test_its_ucx_has_efa_as_a_module_that_needs_two_libraries_and_is_looked_for_by_itself(wheel):
+    module = MODULE.read_bytes()
+    assert all(name in module for name in (b"\0libefa.so.1\0", b"\0libibverbs.so.1\0"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCX_", "MPIR_"))}
+    said = subprocess.run(
+        [sys.executable, "-c", "from mpi4py import MPI; print(MPI.COMM_WORLD.size)"],
+        env=environment | {"UCX_LOG_LEVEL": "debug", "UCX_MODULE_LOG_LEVEL": "debug", "UCX_LOG_FILE": "stderr"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert said.stdout == "1\n", "it goes without, too"
+    tried = [line for line in said.stderr.splitlines() if f"{MODULE.parent}/libuct_ib.so" in line]
+    assert tried, "UCX does not look for its module"
 
 
-def test_its_efa_plugin_needs_what_nodes_do_not_have():
-    plugin = PLUGIN.read_bytes()
-    assert all(name in plugin for name in (b"\0libefa.so.1\0", b"\0libibverbs.so.1\0"))
-    assert not any("verbs" in package or "efa" in package for package in bootstrap._PACKAGES)
+def test_nodes_with_efa_get_those_libraries_and_may_lock_memory_and_others_do_not():
+    def told(**more):
+        config = json.loads(user_data(boot(**more)).partition("\n")[2])
+        return config.get("packages", []), {file["path"]: file["content"] for file in config["write_files"]}
+
+    packages, files = told(efa=True)
+    assert "ibverbs-providers" in packages, "it brings libefa.so.1 and depends on libibverbs1"
+    assert files["/etc/security/limits.d/50-coxswain.conf"] == "* - memlock unlimited\n"
+    packages, files = told()
+    assert "ibverbs-providers" not in packages
+    assert not any("limits" in path for path in files)

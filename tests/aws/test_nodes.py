@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from portal.clouds import NodeState, NoRoom, Passing, Refused
 from portal.clouds.aws import leftovers, nodes, roles, states, templates
 from portal.clouds.aws.brake import Brake
+from portal.clouds.bootstrap import user_data
 from portal.clouds.types import RoleSpec, WorkspaceSpec
 from tests.aws import owner
 from tests.aws.box import REGION, client
@@ -118,7 +119,9 @@ def test_nodes_come_stop_start_and_go(at, where):
     assert nodes.of(at, where) == left(at, where) == []
 
 
-def test_what_a_node_is_made_with(at, where):
+def test_what_a_node_is_made_with(at, where, monkeypatch):
+    boots = []
+    monkeypatch.setattr(nodes, "user_data", lambda boot: boots.append(boot) or user_data(boot))
     ensure(at, spec(where, 1, kind="c5n.18xlarge", extra_tags=(("team", "rowing"),)))
     (one,) = nodes._listed(at, nodes.tags.filters(where))
     keys = nodes.tags.read(one["Tags"])
@@ -133,6 +136,7 @@ def test_what_a_node_is_made_with(at, where):
     assert data["MetadataOptions"]["HttpTokens"] == "required"
     assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
     assert data["NetworkInterfaces"][0]["InterfaceType"] == "efa"
+    assert [boot.efa for boot in boots] == [True]
     assert data["Placement"]["GroupName"]
     root = data["BlockDeviceMappings"][0]["Ebs"]
     assert (root["Encrypted"], root["VolumeType"], root["DeleteOnTermination"]) == (True, "gp3", True)

@@ -34,7 +34,7 @@ def test_one_waits_for_the_other_and_what_the_first_still_writes_is_refused(
     first = theirs.lock(name, owner=OTHER, seconds=600)
     go_on(sea, rounds=3)
     task = sea.last_task
-    assert "another portal that shares this cloud configuration's account works on it" in {
+    assert "Another portal that shares this cloud configuration's account works on it" in {
         step.detail for step in task.steps.all()
     }
     assert world.things() == before, "nothing is made meanwhile"

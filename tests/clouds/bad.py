@@ -108,14 +108,17 @@ class MemoryStore:
         if lock and lock.name == name:
             del self.locks[name]
 
-    def lock(self, name, *, owner, seconds):
+    def lock(self, name, *, owner, seconds, over=""):
         held, now = self.locks.get(name), self.now()
-        lives = held is not None and held.until.timestamp() > now
-        if lives and held.owner != owner:
+        if self.holder(name) and held.owner not in (owner, over):
             return None
         fence = held.fence if held and held.owner == owner else (held.fence if held else 0) + 1
         self.locks[name] = Lock(checked(name), owner, fence, datetime.fromtimestamp(now + seconds, UTC))
         return self.locks[name]
+
+    def holder(self, name):
+        held = self.locks.get(name)
+        return held if held and held.until.timestamp() > self.now() else None
 
     def release(self, lock):
         held = self.locks.get(lock.name)

@@ -353,6 +353,7 @@ def test_of_two_owners_one_has_the_lock_and_who_lost_it_writes_nothing(store):
     mine = store.lock("deployments/a", owner="one", seconds=60)
     assert store.lock("deployments/a", owner="two", seconds=60) is None
     assert store.lock("deployments/b", owner="two", seconds=60)
+    assert (store.holder("deployments/a"), store.holder("deployments/c")) == (mine, None)
     again = store.lock("deployments/a", owner="one", seconds=0)
     assert again.fence == mine.fence
     store.put("a", b"mine", lock=again)
@@ -365,7 +366,15 @@ def test_of_two_owners_one_has_the_lock_and_who_lost_it_writes_nothing(store):
     store.put("a", b"theirs", lock=theirs)
     assert store.get("a") == b"theirs"
     store.release(theirs)
-    assert store.lock("deployments/a", owner="one", seconds=60).fence > theirs.fence
+    third = store.lock("deployments/a", owner="one", seconds=60)
+    assert third.fence > theirs.fence
+    assert store.lock("deployments/a", owner="two", seconds=60, over="three") is None
+    last = store.lock("deployments/a", owner="two", seconds=60, over="one")
+    assert last.fence > third.fence
+    with pytest.raises(Conflict):
+        store.put("a", b"late", lock=third)
+    store.release(last)
+    assert store.holder("deployments/a") is None
 
 
 def test_a_choice_that_the_cloud_does_not_know_is_refused(cloud):

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.core.files.storage import storages
@@ -14,10 +15,11 @@ from django.utils.timezone import now
 
 from portal.clouds import Can
 from portal.errors import Passing, Pending, PortalError, Refused
+from portal.models import installation
 from portal.tasks import ledger, locks, queue, registry
 from portal.tasks.history import progress
 from portal.tasks.keeping import keep_due
-from portal.tasks.ledger import cancel_task, retry_task, run_task, start_task
+from portal.tasks.ledger import break_off, cancel_task, retry_task, run_task, start_task
 from portal.tasks.models import STATES, Output, StepStatus, Stream, Task, TaskStatus
 from portal.tasks.output import read, stream_bytes
 from portal.tasks.plans import Plan, StepPlan
@@ -777,6 +779,17 @@ def test_a_step_that_its_cloud_cannot_do_is_left_out_and_never_undone(world, lab
     assert progress(task).steps == 2
 
 
+@pytest.mark.parametrize(("waited", "soon"), [(0, 1), (12, 3), (60, 5)])
+def test_who_waits_looks_again_the_sooner_the_shorter_that_has_taken(task, world, waited, soon):
+    world.do["two"] = lambda work: work.wait(work.soon(5), "not yet")
+    run_task(task.pk)
+    task.steps.filter(name="two").update(started=now() - timedelta(seconds=waited))
+    is_due(task)
+    run_task(task.pk)
+    left = Task.objects.get(pk=task.pk).wake_at - now()
+    assert soon - 0.5 < left.total_seconds() <= soon + 0.1
+
+
 # Alone among portals that share an account
 
 
@@ -798,7 +811,7 @@ def test_two_portals_do_not_work_on_one_subject_at_once(task, world, account):
     theirs = of_another(account)
     run_task(task.pk)
     assert (world.calls, Task.objects.get(pk=task.pk).status) == ([], "inprogress")
-    assert "another portal" in task.steps.first().detail
+    assert task.steps.first().detail.startswith("Another portal")
     account.release(theirs)
     world.do["two"] = lambda work: of_another(account) and pytest.fail("it was not alone")
     is_due(task)
@@ -877,6 +890,71 @@ def test_the_lock_of_a_task_that_had_ended_when_its_worker_died_holds_up_no_othe
     run_task(following.pk)
     assert Task.objects.get(pk=following.pk).status == "finished"
     assert of_another(account)
+
+
+def dies_alone(task, monkeypatch):
+    """Right after the store has said that it is alone, and before that is written down."""
+
+    def die(*_):
+        raise WorkerDied
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.Alone, "__init__", die)
+        with pytest.raises(WorkerDied):
+            run_task(task.pk)
+    assert Task.objects.get(pk=task.pk).fence is None
+
+
+def follows(lab, alice):
+    """Another task of the lab; what its step waits for."""
+    task = start_task(lab, "test", by=alice)
+    run_task(task.pk)
+    return task.steps.first().detail
+
+
+def test_the_lock_of_a_task_that_died_before_it_was_written_down_holds_up_no_other_of_this_portal(
+    task, world, lab, alice, account, monkeypatch
+):
+    dies_alone(task, monkeypatch)
+    lease_runs_out(task)
+    cancel_task(Task.objects.get(pk=task.pk))
+    run_task(task.pk)
+    assert world.settled == ["cancelled"]
+    assert of_another(account) is None
+    follows(lab, alice)
+    assert world.settled == ["cancelled", "finished"]
+
+
+def test_the_lock_of_a_task_that_was_broken_off_is_taken_where_nobody_can_be_at_work(
+    task, world, lab, alice, account, monkeypatch
+):
+    dies_alone(task, monkeypatch)
+    lease_runs_out(task)
+    assert break_off(Task.objects.get(pk=task.pk))
+    follows(lab, alice)
+    assert world.settled == ["finished"]
+
+
+def test_where_somebody_may_be_at_work_on_what_was_broken_off_the_lock_runs_out_and_that_is_said(
+    task, world, lab, alice, account, monkeypatch
+):
+    dies_alone(task, monkeypatch)
+    assert break_off(Task.objects.get(pk=task.pk))
+    ends = account.holder("workspaces/lab").until
+    said = f"“{task}” was broken off, and somebody may still be at work on it, until {ends:%H:%M:%S} UTC at the latest"
+    assert follows(lab, alice) == said
+    assert world.calls == []
+    account.now = lambda: ends.timestamp() + 1
+    is_due(lab.last_task)
+    run_task(lab.last_task.pk)
+    assert world.settled == ["finished"]
+
+
+def test_a_lock_of_this_portals_name_that_it_knows_nothing_of_is_another_portals(task, world, lab, account):
+    theirs = account.lock("workspaces/lab", owner=f"{installation()}/{uuid4()}", seconds=60)
+    run_task(task.pk)
+    assert task.steps.first().detail == "A portal that has this one's id, and is not this one, works on it"
+    assert (world.calls, account.holder("workspaces/lab")) == ([], theirs)
 
 
 def test_whose_lock_is_lost_stops_before_the_next_step_and_says_so(task, world, account):

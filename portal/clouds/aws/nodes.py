@@ -296,7 +296,7 @@ def _run(
         LaunchTemplate={"LaunchTemplateId": template.id, "Version": "1"},
         MinCount=1,
         MaxCount=1,
-        UserData=_user_data(at, spec, number, of_workspace),
+        UserData=_user_data(at, spec, number, of_workspace, efa=template.interface.get("InterfaceType") == "efa"),
         # Said again, because a place belongs to it: a request's own interfaces take the place of the template's.
         NetworkInterfaces=[
             {
@@ -313,10 +313,10 @@ def _run(
     return str(answer["Instances"][0]["InstanceId"])
 
 
-def _user_data(at: Region, spec: NodesSpec, number: int, of_workspace: Network) -> str:
+def _user_data(at: Region, spec: NodesSpec, number: int, of_workspace: Network, *, efa: bool) -> str:
     top = "amazonaws.com.cn" if at.options.partition == "aws-cn" else "amazonaws.com"
     mount = Mount(f"{of_workspace.filesystem}.efs.{at.name}.{top}:/", "nfs4", NFS)
-    return user_data(Boot(f"{spec.name}-{number}", spec.host_keys[number], spec.authorized_keys, mount))
+    return user_data(Boot(f"{spec.name}-{number}", spec.host_keys[number], spec.authorized_keys, mount, efa=efa))
 
 
 def _token(spec: NodesSpec, number: int, zone: str, listed: Iterable[Instance]) -> str:

@@ -124,10 +124,10 @@ class AwsStore:
             self._let_go(lock)
 
     @in_words
-    def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:
+    def lock(self, name: str, *, owner: str, seconds: float, over: str = "") -> Lock | None:
         for _ in range(_TRIES):
             held = self._held(name)
-            if held.owner not in (owner, "") and held.until > held.now:
+            if held.owner not in (owner, "", over) and held.until > held.now:
                 return None
             fence = held.fence + (held.owner != owner)
             # The Date of an answer is in whole seconds: it may have been up to one more when that was said.
@@ -135,6 +135,13 @@ class AwsStore:
             if self._write(name, held, owner, fence, until):
                 return Lock(name, owner, fence, datetime.fromtimestamp(until, UTC))
         return None
+
+    @in_words
+    def holder(self, name: str) -> Lock | None:
+        held = self._held(name)
+        if not held.owner or held.until <= held.now:
+            return None
+        return Lock(name, held.owner, held.fence, datetime.fromtimestamp(held.until, UTC))
 
     @in_words
     def release(self, lock: Lock) -> None:

@@ -91,14 +91,21 @@ class FolderStore:
             with contextlib.suppress(OSError):  # others are in there, or it is gone
                 path.parent.rmdir()
 
-    def lock(self, name: str, *, owner: str, seconds: float) -> Lock | None:
+    def lock(self, name: str, *, owner: str, seconds: float, over: str = "") -> Lock | None:
         with told(), self._turn():
             held, now = self._held(name), time.time()
-            if held.get("owner") not in (owner, "", None) and held["until"] > now:
+            if held.get("owner") not in (owner, "", over, None) and held["until"] > now:
                 return None
             fence = held.get("fence", 0) + (held.get("owner") != owner)
             self._write(name, owner=owner, fence=fence, until=now + seconds)
             return Lock(name, owner, fence, datetime.fromtimestamp(now + seconds, UTC))
+
+    def holder(self, name: str) -> Lock | None:
+        with told(), self._turn():
+            held = self._held(name)
+            if not held.get("owner") or held["until"] <= time.time():
+                return None
+            return Lock(name, held["owner"], held["fence"], datetime.fromtimestamp(held["until"], UTC))
 
     def release(self, lock: Lock) -> None:
         with told(), self._turn():
