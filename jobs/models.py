@@ -65,6 +65,9 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__template", "job__template_values"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
+    *("started_by__is_superuser", "started_by__is_staff", "started_by__is_active", "started_by__warned_days"),
+    *("started_by__time_zone", "started_by__theme", "started_by__notify_dormancy", "started_by__notify_membership"),
+    *("started_by__notify_idleness", "started_by__notify_runs"),
     *_IN_NO_ROW_OF_JOBS,
 )
 
