@@ -863,7 +863,7 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     left: dict[int, str] = {}
     lost: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
     fields = ("pk", "cluster", "uuid", "job__name", "number")
-    parts = [
+    parts: list[Any] = [
         rows.annotate(part=Value(part)).values_list("part", *fields)
         for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
     ]

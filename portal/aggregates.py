@@ -14,4 +14,4 @@ class Pairs(Aggregate):
     output_field = JSONField()
 
     def as_sqlite(self, *args: Any, **kwargs: Any) -> Any:
-        return super().as_sql(*args, **kwargs, function="JSON_GROUP_OBJECT")  # type: ignore[misc]
+        return super().as_sql(*args, **kwargs, function="JSON_GROUP_OBJECT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
@@ -20,7 +20,7 @@ def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
     place: Any = request
     place.organization, place.workspace = workspace.organization, workspace
-    # Both are for the template: what only answers with another address asks for neither.
+    # Both are for the template: what only answers with another address asks for neither, unless it knows them.
     place.roles = SimpleLazyObject(lambda: workspace.__dict__.get("_roles") or _roles_of(request, workspace))
     place.other_workspaces = SimpleLazyObject(lambda: _others(request, workspace))
     return workspace
@@ -28,14 +28,16 @@ def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
 
 def _others(request: HttpRequest, workspace: Workspace) -> list[tuple[UUID, str]]:
     """The first by their names; uuid and name."""
-    known = vars(workspace)
-    asked = _siblings(request.user, workspace.organization_id)
-    names: dict[str, str] = (known["_others"] if "_others" in known else next(iter(asked), {}).get("pairs")) or {}
-    others = [(UUID(uuid), name) for uuid, name in names.items()]
+    names: dict[str, str] | None
+    if "_others" in vars(workspace):
+        names = vars(workspace)["_others"]
+    else:
+        names = next((row["pairs"] for row in _siblings(request.user, workspace.organization_id)), None)
+    others = [(UUID(uuid), name) for uuid, name in (names or {}).items()]
     return sorted((one for one in others if one[0] != workspace.uuid), key=lambda one: one[1])[:8]
 
 
-def _siblings(user: Any, organization: Any) -> QuerySet[Workspace, dict[str, Any]]:
+def _siblings(user: Any, organization: Any) -> Any:
     """The names of all workspaces there into which this person may look, by uuid: one row, or none."""
     there = Workspace.objects.where(user, Can.VIEW).filter(organization=organization).live()
     return there.order_by().values("organization").annotate(pairs=Pairs("uuid", "name"))

@@ -255,9 +255,7 @@ def _input(field: BoundField, attrs: dict[str, Any]) -> SafeString:
     attrs = {"id": field.auto_id, **field.build_widget_attrs(attrs, widget)}
     of = widget.get_context(field.html_name, field.value(), attrs)["widget"]
     value = {} if of["value"] is None else {"value": of["value"]}
-    return format_html(
-        '<input type="{}" name="{}"{}{}>', of["type"], of["name"], flatatt(value), flatatt(of["attrs"])
-    )
+    return format_html('<input type="{}" name="{}"{}{}>', of["type"], of["name"], flatatt(value), flatatt(of["attrs"]))
 
 
 def _select(field: BoundField, attrs: dict[str, Any]) -> SafeString:
