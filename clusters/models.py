@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -20,6 +20,7 @@ from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters.durations import Timer
 from portal import clouds, secrets, ssh
+from portal.aggregates import Pairs
 from portal.states import Badge, State
 from portal.tasks.causes import Explanation, Way
 from portal.tasks.models import Task
@@ -121,8 +122,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         return Case(When(status__in=Cluster.TIMED, warned__gt=F("last_active"), then=0), default=1)
 
     def with_lost_nodes(self) -> ClusterQuerySet:
-        """For lists: the badges of all of them cost one query together."""
-        return self.prefetch_related(_lost_nodes())
+        """For lists: the badges of all of them cost no query."""
+        lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by().values("cluster")
+        return self.annotate(_lost_nodes=Subquery(lost.values(names=Pairs("rank", "hostname"))))
 
     def for_lists(self) -> ClusterQuerySet:
         """Without what is long and in no row of a list."""
@@ -140,16 +142,6 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
             "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
         )
         return {task.subject_id: task for task in tasks}
-
-
-def _lost_nodes() -> models.Prefetch:  # type: ignore[type-arg]
-    lost = Node.objects.lost().defer("host_private", "host_public")
-    return models.Prefetch("nodes", lost, to_attr="_lost_nodes")
-
-
-def prefetch_lost_nodes(clusters: Iterable[Cluster]) -> None:
-    """As `with_lost_nodes`, for clusters that were fetched without."""
-    models.prefetch_related_objects([cluster for cluster in clusters if not cluster.knows_lost_nodes], _lost_nodes())
 
 
 class Cluster(Subject):
@@ -431,16 +423,12 @@ class Cluster(Subject):
         return self.status == self.Status.RUNNING and self.occupied_by is None
 
     @property
-    def knows_lost_nodes(self) -> bool:
-        return "_lost_nodes" in self.__dict__
-
-    @property
-    def lost_nodes(self) -> list[Node]:
+    def lost_nodes(self) -> list[str]:
         """Those that answered once and do not any more, by rank; asked of the database, unless a list has done so."""
-        if self.knows_lost_nodes:
-            found: list[Node] = self.__dict__["_lost_nodes"]
-            return found
-        return list(Node.objects.lost().filter(cluster=self))
+        if "_lost_nodes" in self.__dict__:
+            names: dict[str, str] = self.__dict__["_lost_nodes"] or {}
+            return [names[rank] for rank in sorted(names, key=int)]
+        return list(Node.objects.lost().filter(cluster=self).values_list("hostname", flat=True))
 
     @property
     def is_degraded(self) -> bool:
@@ -605,7 +593,7 @@ class InstanceRole(Subject):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def lost(self) -> NodeQuerySet:
-        return self.filter(state__in=(Node.State.FROZEN, Node.State.SILENT, Node.State.GONE)).order_by("rank")
+        return self.filter(state__in=Node.LOST).order_by("rank")
 
 
 class Node(models.Model):
@@ -628,6 +616,7 @@ class Node(models.Model):
         State.GONE: Badge.bad("GONE"),
     }
     MUTE: ClassVar[set[str]] = {State.FROZEN, State.SILENT}  # it exists, as far as is known, and does not answer
+    LOST: ClassVar[set[str]] = {*MUTE, State.GONE}
     # What a lost one's state means, behind its name.
     MEANS: ClassVar[dict[str, str]] = {
         State.FROZEN: "takes connections and does not answer: it hangs, or is too busy",

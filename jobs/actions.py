@@ -594,8 +594,8 @@ def _record(verb: str, run: Run, *, by: User | None, after: dict[str, Any] | Non
     audit.record(verb, run, organization=workspace.organization, by=by, workspace=workspace, after=after)
 
 
-def _cancel(run: Run, by: User) -> None:
-    cancel_run(run, by=by)
+def _cancel(pk: int, by: User) -> None:
+    cancel_run(Run.objects.select_related("job__workspace__organization", "cluster", "output").get(pk=pk), by=by)
 
 
 def holdings(
@@ -612,7 +612,8 @@ def holdings(
         runs = runs.filter(started_by=started_by)
     if workspace:
         runs = runs.filter(workspace=workspace)
+    said = runs.for_lists().select_related(None).select_related("job", "workspace")
     return [
-        Holding(str(run), run.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(_cancel, run))
-        for run in runs.for_lists().select_related("job__workspace__organization", "workspace").order_by("-pk")
+        Holding(str(run), run.workspace.name, run.badge, reverse("run", args=[run.uuid]), partial(_cancel, run.pk))
+        for run in said.only("uuid", "number", "status", "turn", "job__name", "workspace__name").order_by("-pk")
     ]

@@ -263,7 +263,7 @@ def _give_up(run: Run) -> None:
 
 
 def _of_stuck(cluster: Cluster) -> Cause:
-    lost = ", ".join(node.hostname for node in cluster.lost_nodes)
+    lost = ", ".join(cluster.lost_nodes)
     why = f"{lost} cannot be reached" if lost else f"it is {cluster.badge.word}"
     return Cause(
         f"{cluster.name}, which was made for this run, could not take it for {span(MOST_UNUSED.seconds)}: {why}.",

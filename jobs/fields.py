@@ -21,7 +21,11 @@ OWN = "new"  # in the place of a cluster's uuid: one is made for each run
 
 class _WithOwn(ModelChoiceIterator):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[Any]:
-        yield from super().__iter__()
+        """The clusters are read once, however often this is gone through: Django's own reads them each time."""
+        if self.field.empty_label is not None:
+            yield "", self.field.empty_label
+        for cluster in self.queryset:
+            yield self.choice(cluster)
         if self.field.own:  # type: ignore[attr-defined]
             yield OWN, self.field.own  # type: ignore[attr-defined]
 

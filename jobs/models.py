@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import uuid
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -25,7 +25,7 @@ from accounts.access import AccessQuerySet, Can
 from accounts.models import User
 from clusters import ceiling
 from clusters.life import PAUSE, RESUME
-from clusters.models import Cluster, Node, prefetch_lost_nodes
+from clusters.models import Cluster, Node
 from clusters.specification import Specification
 from jobs import rules
 from jobs.cron import Cron, Moment
@@ -68,6 +68,9 @@ _IN_NO_ROW_OF_RUNS = (
     *("job__template", "job__template_values"),
     *("job__kind", "job__retries", "job__retry_delay", "job__retry_on_timeout"),
     *("started_by__password", "started_by__last_login", "started_by__date_joined", "started_by__unlocked_at"),
+    *("started_by__is_superuser", "started_by__is_staff", "started_by__is_active", "started_by__warned_days"),
+    *("started_by__time_zone", "started_by__theme", "started_by__notify_dormancy", "started_by__notify_membership"),
+    *("started_by__notify_idleness", "started_by__notify_runs"),
     *_IN_NO_ROW_OF_JOBS,
 )
 
@@ -475,23 +478,31 @@ class RunQuerySet(AccessQuerySet["Run"]):
         return found
 
 
-def newest_of_each(owner: str, owners: Collection[int], most: int, *parts: RunQuerySet) -> RunQuerySet:
-    """Of each part, the `most` newest runs of each owner (a job, a workspace).
+def newest_of_each(
+    owner: str, owners: Collection[int], most: int, *parts: RunQuerySet, of_all: bool = False
+) -> RunQuerySet:
+    """Of each part, the `most` newest runs of each owner (a job, a workspace); or, of these, as many `of_all` owners.
+
+    A part that is ordered by its primary key is about the oldest.
 
     A SELECT for each, one behind the other, which ends after so many steps of an index. No planner finds that way when
     it is asked for the newest of all of them: it sorts everything, or walks through what is others'.
     """
+    if not owners:
+        return Run.objects.none()
     sqls: list[str] = []
     params: list[Any] = []
-    for part in parts if owners else ():
+    for part in parts:
         one = part.filter(**{owner: _ANY})
         one = one if one.ordered else one.order_by("-pk")
         sql, values = one.values("pk")[:most].query.sql_with_params()
-        for pk in owners:
-            sqls.append(f"SELECT newest.pk FROM ({sql}) AS newest")  # noqa: S608 (Django's own SQL)
-            params += [pk if value == _ANY else value for value in values]
-    if not sqls:
-        return Run.objects.none()
+        each = " UNION ALL ".join([f"SELECT newest.pk FROM ({sql}) AS newest"] * len(owners))  # noqa: S608 (Django's)
+        if of_all:
+            way = "DESC" if one.query.order_by == ("-pk",) else "ASC"
+            some = f"SELECT found.pk FROM ({each}) AS found ORDER BY found.pk {way} LIMIT {most}"  # noqa: S608
+            each = f"SELECT newest.pk FROM ({some}) AS newest"  # noqa: S608
+        sqls.append(each)
+        params += [pk if value == _ANY else value for pk in owners for value in values]
     return Run.objects.filter(pk__in=RawSQL(" UNION ALL ".join(sqls), params))  # noqa: S611
 
 
@@ -835,8 +846,7 @@ def _only_the_last_needs_you(job: int) -> None:
 def reasons(runs: Collection[Run]) -> dict[int, str]:
     """Why each of those that wait does so, as half a sentence, by the run's number in the database.
 
-    One query for all of them, and one for the nodes of clusters that are free, unless their `cluster` was fetched
-    `with_lost_nodes`; one more where some of them have a cluster resumed that is PAUSED, or one made for them.
+    One query for all of them; one more where some of them have a cluster resumed that is PAUSED, or one made for them.
     """
     waiting = [run for run in runs if run.is_waiting]
     if not waiting:
@@ -845,7 +855,6 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     made = _being_made([cluster for cluster in clusters.values() if cluster.dedicated])
     made |= _not_begun([run for run in waiting if run.cluster.dedicated and run.cluster.status == Cluster.Status.NEW])
     at = now()
-    prefetch_lost_nodes(cluster for cluster in clusters.values() if cluster.is_free)
     paused = [
         run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
     ]
@@ -853,23 +862,29 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
     left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
     queue = Run.objects.waiting().due().filter(cluster__in=clusters).order_by()
+    nodes = Node.objects.lost().filter(cluster__in=[cluster for cluster in clusters.values() if cluster.is_free])
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
     resuming = {run.pk for run in waiting if run.cluster in paused and run.wakes(last.get(run.cluster_id))}
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
+    lost: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
     fields = ("pk", "cluster", "uuid", "job__name", "number")
-    parts = [
+    parts: list[Any] = [
         rows.annotate(part=Value(part)).values_list("part", *fields)
         for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
     ]
+    of_nodes = nodes.order_by().annotate(part=Value("lost"))
+    parts.append(of_nodes.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank"))
     waits = []
     for part, pk, cluster_pk, run_uuid, name, number in parts[0].union(*parts[1:], all=True):
         if part == "on":
             on[run_uuid] = f"{name}, run {number}"
         elif part == "left":
             left[cluster_pk] = f"{name}, run {number}"
+        elif part == "lost":
+            lost[cluster_pk].append((number, name))
         else:
             waits.append((pk, cluster_pk))
     later = {run.pk for run in waiting if run.due and run.due > at}
@@ -883,7 +898,9 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         if pk in wanted and (words := made.get(cluster_pk)):
             found[pk] = words
         elif pk in wanted:
-            found[pk] = _reason(clusters[cluster_pk], before[cluster_pk], on, left.get(cluster_pk), pk in resuming)
+            names = [name for _, name in sorted(lost[cluster_pk])]
+            others = before[cluster_pk]
+            found[pk] = _reason(clusters[cluster_pk], others, on, names, left.get(cluster_pk), pk in resuming)
         before[cluster_pk] += 1
     return found
 
@@ -929,7 +946,9 @@ _COMING = (Cluster.Status.NEW, Cluster.Status.INPROGRESS)
 _ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOPPED: "starts"}  # until somebody does
 
 
-def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str | None, resumes: bool) -> str:
+def _reason(
+    cluster: Cluster, before: int, on: dict[uuid.UUID, str], lost: Sequence[str], left: str | None, resumes: bool
+) -> str:
     others = f", and {before} more wait before it" if before else ""
     if resumes or cluster.status == Cluster.Status.RESUMING:
         return f"{cluster.name} resumes{others}"
@@ -939,9 +958,8 @@ def _reason(cluster: Cluster, before: int, on: dict[uuid.UUID, str], left: str |
         return f"{cluster.name} is {cluster.badge.word}{others}"
     if cluster.occupied_by and (holder := on.get(cluster.occupied_by)):
         return f"{holder} is on {cluster.name}{others}"
-    if lost := cluster.lost_nodes:
-        names = ", ".join(node.hostname for node in lost)
-        return f"{cluster.name} is DEGRADED, {names} cannot be reached; it begins when that is repaired"
+    if lost:
+        return f"{cluster.name} is DEGRADED, {', '.join(lost)} cannot be reached; it begins when that is repaired"
     if left:
         return f"the portal looks whether something of {left} is left on {cluster.name}"
     return f"{before} wait before it on {cluster.name}" if before else f"{cluster.name} is about to take it"

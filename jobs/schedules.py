@@ -29,7 +29,7 @@ from jobs.actions import MOST_WAITING, Program, cancel_run, check_ranks, start_r
 from jobs.cron import Cron
 from jobs.dispatch import GONE
 from jobs.models import Calendar, Firing, Job, Run, Schedule
-from portal.bulk import insert, move
+from portal.bulk import insert, move, primary_keys
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.once import uuid_for
@@ -336,12 +336,14 @@ def _fire_queued_of(pk: int) -> int:
 
 def _claimable(rows: Any) -> list[Schedule]:
     """Those whose jobs nobody else holds, which are locked then: their schedules are ours to change."""
-    jobs = Job.objects.filter(pk__in=rows.values("job")).order_by("pk")
-    held = {job.pk: job for job in jobs.select_for_update(no_key=True, skip_locked=True)}
+    jobs = Job.objects.filter(pk__in=rows.values("job")).only("workspace", "name", *Program.__dataclass_fields__)
+    held = {job.pk: job for job in jobs.select_for_update(no_key=True, skip_locked=True).order_by("pk")}
     place = ("organization", "cloud_config")
     workspaces = Workspace.objects.select_related(*place).in_bulk({job.workspace_id for job in held.values()})
-    clusters = Cluster.objects.in_bulk({job.cluster_id for job in held.values() if job.cluster_id})
-    found = list(rows.filter(job__in=held, deleted=None).order_by("pk"))
+    clusters = Cluster.objects.only("workspace", "name", "status", "node_count", "scale_to", "cores_per_node").in_bulk(
+        {job.cluster_id for job in held.values() if job.cluster_id}
+    )
+    found = list(rows.filter(job__in=held, deleted=None).defer("uuid", "created", "deleted").order_by("pk"))
     owners = User.objects.in_bulk({schedule.owner_id for schedule in found if schedule.owner_id})
     for cluster in clusters.values():
         cluster.workspace = workspaces[cluster.workspace_id]
@@ -369,8 +371,9 @@ class _Firing:
 
     def __init__(self, schedules: list[Schedule]) -> None:
         self.schedules = schedules
-        unfinished = Run.objects.unfinished().filter(schedule__in=schedules).order_by()
-        queued = Firing.objects.filter(schedule__in=schedules, outcome=QUEUED).order_by()
+        of = [schedule.pk for schedule in schedules]
+        unfinished = Run.objects.unfinished().filter(schedule__in=of).order_by()
+        queued = Firing.objects.filter(schedule__in=of, outcome=QUEUED).order_by()
         self.going = _counted(unfinished, "schedule")
         self.queued = _counted(queued, "schedule")
         clusters = {schedule.job.cluster_id for schedule in schedules}
@@ -381,6 +384,7 @@ class _Firing:
         self.numbers = dict(numbered.annotate(last=Subquery(newest)).values_list("pk", "last"))
         self.refusals = _refusals(schedules)
         places = {schedule.job.workspace for schedule in schedules}
+        self.programs = {schedule.job_id: Program.of(schedule.job) for schedule in schedules}
         self.stores = {workspace.pk: workspace.cloud_config.output_store for workspace in places}
         self.begins: list[_Begin] = []
         self.outputs: list[dict[str, Any]] = []
@@ -430,7 +434,7 @@ class _Firing:
         if cluster and self.waiting[cluster.pk] >= MOST_WAITING:
             return f"{MOST_WAITING} runs wait for {cluster.name} already."
         try:
-            check_ranks(Program.of(schedule.job), is_due=True)
+            check_ranks(self.programs[schedule.job_id], is_due=True)
         except PortalError as error:
             return str(error.message)
         return ""
@@ -490,17 +494,19 @@ class _Firing:
             number = (self.numbers.get(job.pk) or 0) + 1
             self.numbers[job.pk] = number
             self.waiting[job.cluster.pk] += 1
-            store, program = self.stores[job.workspace_id], Program.of(job)
+            store, program = self.stores[job.workspace_id], self.programs[job.pk]
             values, output = values_of_run(job, number, job.cluster, program, store, by=schedule.owner, uuid=uuid4())
             self.outputs.append(output)
             self.begins.append(_Begin(schedule, values | {"schedule_id": schedule.pk}, firing, queued))
 
     def done(self) -> int:
         """Everything that was taken, written down. Returns how many runs have begun."""
-        outputs = insert(Output, self.outputs)
+        insert(Output, self.outputs)
+        outputs = primary_keys(Output, [output["uuid"] for output in self.outputs])
         for begin, output in zip(self.begins, self.outputs, strict=True):
             begin.run["output_id"] = outputs[output["uuid"]]
-        runs = insert(Run, [begin.run for begin in self.begins])
+        insert(Run, [begin.run for begin in self.begins])
+        runs = primary_keys(Run, [begin.run["uuid"] for begin in self.begins])
         for begin in self.begins:
             pk = runs[begin.run["uuid"]]
             if begin.firing:
@@ -516,14 +522,16 @@ class _Firing:
             self._wake_clusters()
             live.ring(live.WATCH_WAITING)
         if self.firings or self.begins or self.troubles:
-            live.ring(*{name for one in self.schedules for name in one.job.workspace.live_names()})
+            workspaces = {one.job.workspace for one in self.schedules}
+            live.ring(*{name for workspace in workspaces for name in workspace.live_names()})
         self._record()
         return self.begun
 
     def _wake_clusters(self) -> None:
         """As a person's start does: their timers begin again, and a pause by itself gives way."""
         held = Cluster.objects.select_for_update(of=("self",), no_key=True)
-        clusters = list(held.filter(pk__in={begin.run["cluster_id"] for begin in self.begins}).order_by("pk"))
+        wanted = {begin.run["cluster_id"] for begin in self.begins}
+        clusters = list(held.filter(pk__in=wanted).only("status").order_by("pk"))
         Cluster.objects.filter(pk__in=[cluster.pk for cluster in clusters], status__in=Cluster.TIMED).update(
             last_active=Now()
         )

@@ -17,13 +17,13 @@ from django.db.models import Field, Model
 _ALIKE = (bool, int, str, datetime, type(None))  # worth to be remembered; what is a key of a dict
 
 
-def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> dict[UUID, int]:
-    """Values by the names of a model's attributes (`job_id`), the same names in each row, with its `uuid`.
+def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Values by the names of a model's attributes (`job_id`), the same names in each row.
 
-    What they do not name is as in a new object. Returns primary keys by uuid.
+    What they do not name is as in a new object.
     """
     if not rows:
-        return {}
+        return
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
     connection, blank = connections[DEFAULT_DB_ALIAS], model()
     quote = connection.ops.quote_name
@@ -40,7 +40,10 @@ def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> dict[UUID, 
             f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})",  # noqa: S608 (names of ours)
             list(zip(*values, strict=True)),
         )
-    uuids = [row["uuid"] for row in rows]
+
+
+def primary_keys(model: type[Model], uuids: Iterable[UUID]) -> dict[UUID, int]:
+    """Those of the rows that have these, by uuid."""
     return {uuid: pk for pk, uuid in model._base_manager.filter(uuid__in=uuids).values_list("pk", "uuid")}
 
 
@@ -53,19 +56,22 @@ def _prepared(field: Field[Any, Any], raws: Sequence[Any]) -> list[Any]:
     return [prepare(raw, connection) for raw in raws]
 
 
-def move(model: type[Model], name: str, moves: Iterable[tuple[int, Any, Any]]) -> int:
+def move(model: type[Model], name: str, moves: Sequence[tuple[int, Any, Any]]) -> int:
     """Have a field another value, each row its own, where it still has the one before: (primary key, before, after).
 
     Returns how many had.
     """
+    if not moves:
+        return 0
     (field,) = (field for field in model._meta.concrete_fields if field.name == name)
     connection = connections[DEFAULT_DB_ALIAS]
     quote = connection.ops.quote_name
     table, column, key = (quote(str(word)) for word in (model._meta.db_table, field.column, model._meta.pk.column))
-    rows = [(_prepared(field, [after])[0], pk, _prepared(field, [before])[0]) for pk, before, after in moves]
+    pks, *values = zip(*moves, strict=True)
+    before, after = (_prepared(field, of) for of in values)
     with connection.cursor() as cursor:
         cursor.executemany(
             f"UPDATE {table} SET {column} = %s WHERE {key} = %s AND {column} = %s",  # noqa: S608 (names of ours)
-            rows,
+            list(zip(after, pks, before, strict=True)),
         )
         return int(cursor.rowcount)

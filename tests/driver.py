@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -567,6 +568,67 @@ def floor_launch(cluster, command):
     return background.wait_for(go())
 
 
+def floor_cold(cluster, words, seconds=60):
+    """The floor of a start that has nothing yet: a connection of its own. Seconds to the stamp FIRST of a program."""
+    host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
+
+    async def go():
+        began = time.time()
+        async with await _connect(host) as connection:
+            told = await connection.run(words, check=True, timeout=seconds)
+        return float(next(line for line in told.stdout.splitlines() if line.startswith("FIRST")).split()[1]) - began
+
+    return background.wait_for(go())
+
+
+def begin_many(workspace, clusters, count, git_url, command):
+    """So many jobs with a run each, on these clusters in turns, as fast as they can be asked for."""
+    made = [make_job(workspace, clusters[n % len(clusters)], git_url, command, f"burst-{n}") for n in range(count)]
+    return [one["run"] for one in made]
+
+
+def ended_of(runs):
+    """How many of these have each status, how often their programs have ended, and when the last of them did."""
+    rows = Run.objects.filter(uuid__in=runs)
+    statuses = list(rows.values_list("status", flat=True))
+    ends = [end.timestamp() for end in rows.values_list("ended", flat=True) if end]
+    return {"status": {one: statuses.count(one) for one in statuses}, "last": max(ends, default=None)}
+
+
+def floor_many(clusters, command, each):
+    """The floor of many runs: so many on each cluster, one after the other, over kept connections. Seconds."""
+    heads = [Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host for cluster in clusters]
+    for head in heads:
+        ssh.run(head, "true")
+
+    def drain(head):
+        assert all(ssh.run(head, command).status == 0 for _ in range(each))
+
+    began = time.time()
+    with ThreadPoolExecutor(len(heads)) as pool:
+        list(pool.map(drain, heads))
+    return time.time() - began
+
+
+def engine_of(cluster):
+    """A shell's words with which mpiexec of the cluster's engine is found."""
+    return f"export PATH={Cluster.objects.get(uuid=cluster).engine_folder}/bin:$PATH"
+
+
+async def _connect(host):
+    """A connection of asyncssh alone, as nobody has kept it."""
+    where = {"sock": ssh.through(host.door)} if host.door else {"host": host.address, "port": host.port}
+    return await asyncssh.connect(
+        **where,
+        username=host.user,
+        client_keys=[asyncssh.import_private_key(host.key)],
+        known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
+        config=None,
+        agent_path=None,
+        compression_algs=None,
+    )
+
+
 def floor_terminal(cluster, rounds):
     """The floor of a terminal: asyncssh alone. Seconds to the first byte of new ones, and to the echo of each key."""
     host = Cluster.objects.get(uuid=cluster).nodes.get(rank=0).host
@@ -575,17 +637,7 @@ def floor_terminal(cluster, rounds):
         firsts, echoes = [], []
         for _ in range(rounds):
             began = time.perf_counter()
-            where = {"sock": ssh.through(host.door)} if host.door else {"host": host.address, "port": host.port}
-            connection = await asyncssh.connect(
-                **where,
-                username=host.user,
-                client_keys=[asyncssh.import_private_key(host.key)],
-                known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
-                config=None,
-                agent_path=None,
-                compression_algs=None,
-            )
-            async with connection:
+            async with await _connect(host) as connection:
                 process = await connection.create_process("exec bash -i", request_pty="force", encoding=None)
                 seen = await process.stdout.read(4096)
                 firsts.append(time.perf_counter() - began)

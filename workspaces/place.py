@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest
@@ -11,6 +12,7 @@ from django.utils.functional import SimpleLazyObject
 from accounts.access import Can, get_for
 from accounts.models import Membership
 from accounts.place import Switched, enter_organization, person
+from portal.aggregates import Pairs
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
@@ -18,15 +20,27 @@ def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
     """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
     place: Any = request
     place.organization, place.workspace = workspace.organization, workspace
-    # Both are for the template: what only answers with another address asks for neither.
+    # Both are for the template: what only answers with another address asks for neither, unless it knows them.
     place.roles = SimpleLazyObject(lambda: workspace.__dict__.get("_roles") or _roles_of(request, workspace))
     place.other_workspaces = SimpleLazyObject(lambda: _others(request, workspace))
     return workspace
 
 
-def _others(request: HttpRequest, workspace: Workspace) -> list[Workspace]:
-    siblings = Workspace.objects.where(request.user, Can.VIEW).filter(organization=workspace.organization_id)
-    return list(siblings.live().exclude(pk=workspace.pk).order_by("name")[:8])
+def _others(request: HttpRequest, workspace: Workspace) -> list[tuple[UUID, str]]:
+    """The first by their names; uuid and name."""
+    names: dict[str, str] | None
+    if "_others" in vars(workspace):
+        names = vars(workspace)["_others"]
+    else:
+        names = next((row["pairs"] for row in _siblings(request.user, workspace.organization_id)), None)
+    others = [(UUID(uuid), name) for uuid, name in (names or {}).items()]
+    return sorted((one for one in others if one[0] != workspace.uuid), key=lambda one: one[1])[:8]
+
+
+def _siblings(user: Any, organization: Any) -> Any:
+    """The names of all workspaces there into which this person may look, by uuid: one row, or none."""
+    there = Workspace.objects.where(user, Can.VIEW).filter(organization=organization).live()
+    return there.order_by().values("organization").annotate(pairs=Pairs("uuid", "name"))
 
 
 def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, str | None]:
@@ -44,6 +58,7 @@ def workspace_for(request: HttpRequest, uuid: Any, can: Can, *more: str) -> Work
             Membership.objects.filter(organization=OuterRef("organization"), **mine).values("role")
         ),
         _workspace_role=Subquery(WorkspaceMember.objects.filter(workspace=OuterRef("pk"), **mine).values("role")),
+        _others=Subquery(_siblings(request.user, OuterRef("organization")).values("pairs")),
     )
     found = get_for(queryset, request.user, can, uuid=uuid)
     known: Any = found

@@ -191,6 +191,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     context |= {
         "why": why,
         "announced": announced,
+        "lost": [node for node in nodes if node.state in Node.LOST],
         "ways_out": found.ways_out(why) if why and may_change else [],
         "owner": Owner.of([found]).get(found.pk),
         "ways": ways_in(found, nodes),

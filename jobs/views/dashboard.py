@@ -72,7 +72,7 @@ def workspace_dashboard(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, Any]:
-    """What goes on in these workspaces, in four queries: runs with their figures, clusters, lost nodes, reasons.
+    """What goes on in these workspaces, in four queries: runs with their figures, clusters, reasons, what comes next.
 
     In those that are `mine` the person may run jobs: only there does a run that failed need them.
     Each row has the figures as columns: where there is no row, they are nothing.
@@ -81,21 +81,23 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
     status = Run.Status
     of_these = Run.objects.filter(workspace__in=by_pk)
     lately = of_these.since(now() - timedelta(days=WINDOW))
+    needing = Run.objects.filter(workspace__in=mine, needs_you=True)
     shown = newest_of_each(
         "workspace",
         by_pk,
         SHOWN,
-        Run.objects.filter(needs_you=True),
+        *([needing] if mine else []),
         Run.objects.filter(status=status.INPROGRESS),
         Run.objects.filter(status=status.NEW).order_by("pk"),  # the one that waits longest first
         Run.objects.exclude(status__in=(status.NEW, status.INPROGRESS)),
+        of_all=True,
     )
     figures = {
         "going": of_these.filter(status=status.INPROGRESS),
         "waiting": of_these.filter(status=status.NEW),
         "failed": lately.filter(status=status.FAILED),
         "finished": lately.filter(status=status.FINISHED),
-        "needing": Run.objects.filter(workspace__in=mine, needs_you=True),
+        "needing": needing,
     }
     counted = {f"count_{name}": _count(rows) for name, rows in figures.items()}
     runs = list(shown.annotate(**counted).for_lists().order_by("-pk"))

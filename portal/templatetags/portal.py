@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from django import template
 from django.conf import settings
-from django.forms import BaseForm, BoundField, Select
+from django.forms import BaseForm, BoundField, Select, TextInput
 from django.forms.utils import flatatt
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -74,8 +74,9 @@ def clock(value: datetime | None) -> SafeString | str:
     """15:42:07 CET today; with the day for other days. In the person's time zone, as all times of pages."""
     if value is None:
         return ""
-    today = localtime(value).date() == localtime(now()).date()
-    return _time(value, "%H:%M:%S %Z" if today else "%-d %b %Y, %H:%M %Z")
+    here = localtime(value)
+    today = here.date() == localtime(now()).date()
+    return _time(here, "%H:%M:%S %Z" if today else "%-d %b %Y, %H:%M %Z")
 
 
 @register.filter
@@ -83,8 +84,9 @@ def short(value: datetime | None) -> SafeString | str:
     """24 Nov 15:42, with the year where it is another one; for columns, whose heading has `{% zone %}`."""
     if value is None:
         return ""
-    this_year = localtime(value).year == localtime(now()).year
-    return _time(value, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
+    here = localtime(value)
+    this_year = here.year == localtime(now()).year
+    return _time(here, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
 
 
 @register.inclusion_tag("_emulated.html")
@@ -99,11 +101,10 @@ def zone() -> str:
     return f"{localtime(now()):%Z}"
 
 
-def _time(value: datetime, form: str) -> SafeString:
-    here = localtime(value)
+def _time(here: datetime, form: str) -> SafeString:
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
-        value.isoformat(),
+        here.isoformat(),
         here.strftime("%A %-d %B %Y, %H:%M:%S %Z"),
         here.strftime(form),
     )
@@ -243,7 +244,18 @@ def control(field: BoundField) -> SafeString:
         described.append(f"{field.id_for_label}-error")
     if described:
         attrs["aria-describedby"] = " ".join(described)
-    return _select(field, attrs) if type(widget) is Select else field.as_widget(attrs=attrs)
+    if type(widget) is Select:
+        return _select(field, attrs)
+    return _input(field, attrs) if type(widget) is TextInput else field.as_widget(attrs=attrs)
+
+
+def _input(field: BoundField, attrs: dict[str, Any]) -> SafeString:
+    """As Django does it, without its four templates."""
+    widget = field.field.widget
+    attrs = {"id": field.auto_id, **field.build_widget_attrs(attrs, widget)}
+    of = widget.get_context(field.html_name, field.value(), attrs)["widget"]
+    value = {} if of["value"] is None else {"value": of["value"]}
+    return format_html('<input type="{}" name="{}"{}{}>', of["type"], of["name"], flatatt(value), flatatt(of["attrs"]))
 
 
 def _select(field: BoundField, attrs: dict[str, Any]) -> SafeString:

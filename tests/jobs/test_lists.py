@@ -226,6 +226,28 @@ def shelf(lab, filled):
     return shelf
 
 
+def test_a_dashboard_has_the_newest_of_all_workspaces_and_what_needs_others_takes_no_place(client, bob, filled, shelf):
+    shelf.members.create(user=bob, role="viewer")
+    Run.objects.filter(workspace=shelf).update(needs_you=True)
+    mine = Run.objects.get(workspace=filled, number=56)
+    Run.objects.filter(pk=mine.pk).update(needs_you=True)
+    own = Run.objects.get(workspace=shelf, number=101)
+    for n in range(201, 212):
+        Run.objects.create(
+            job=own.job, cluster=own.cluster, number=n, output=Output.objects.create(), status="failed", turn=now(),
+            ended=now(), needs_you=True,
+        )  # fmt: skip
+    client.force_login(bob)
+    context = client.get("/").context
+    assert [run.number for run in context["needs"]] == [56]
+    assert [run.number for run in context["recent"]] == list(range(211, 203, -1))
+    for n in range(301, 312):
+        Run.objects.create(
+            job=own.job, cluster=own.cluster, number=n, output=Output.objects.create(), status="new"
+        )  # fmt: skip
+    assert [run.number for run in client.get("/").context["waits"]] == list(range(301, 309)), "the longest first"
+
+
 def test_the_runs_of_all_workspaces_of_a_person_are_one_list(walk, bob, shelf):
     assert numbers(walk("", "all-runs")) == ALL, "bob is not in shelf"
     shelf.members.create(user=bob, role="viewer")
