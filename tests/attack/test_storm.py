@@ -92,6 +92,8 @@ def test_who_is_signed_in_is_served_while_very_many_sign_in(portal, addresses):
     else:
         assert told[200] >= 1
         assert told[503] >= MANY / 2, "they would wait for each other"
-        assert all("Many people sign in at this moment" in page for status, page in answers if status == 503)
+        # The other one is of SQLite, whose one writer may be waited for in vain on a busy machine.
+    said = ("Many people sign in at this moment", "The portal is being looked after")
+    assert [page for status, page in answers if status == 503 and not any(words in page for words in said)] == []
     assert len(meanwhile) >= 10, "each page waited for the storm"
     assert median(meanwhile) <= 10 * median(alone), (median(meanwhile), median(alone))

@@ -86,6 +86,8 @@ def test_a_cluster_in_aws_from_an_access_key_to_nothing_left(box, portal, reques
     becomes(portal, "cluster", cluster, "paused")
     portal.call("resume", cluster=cluster)
     becomes(portal, "cluster", cluster, "running")
+    portal.call("change", cluster=cluster, verb="scale", nodes=3)
+    becomes(portal, "cluster", cluster, "running")
     bucket, arn = f"flights-{workspace[:8]}", owner.role(iam)
     flights(box, bucket)
     role = portal.call("register_role", workspace=workspace, arn=arn)
