@@ -64,7 +64,7 @@ def result(page):
 
 def test_an_executed_notebook_is_kept_and_shown(open_desk, portal, lab, cluster):
     with served({"seven.ipynb": notebook()}) as url:
-        page = open_desk(f"/workspaces/{lab}/jobs/new/")
+        page = open_desk(f"/workspaces/{lab}/jobs/new/?cluster={cluster}")
         asked_for(page, "Seven", "seven.ipynb -p times 8", url, "ipynb")
         page.click("#create")
         ended(page, "FINISHED")

@@ -110,10 +110,13 @@ def test_a_burst_leaves_a_window_and_says_what_is_not_in_it(page, say):
     assert f"{shown[0] - 1:,} are not shown" in page.text_content(".gap-row")
 
     page.click("text=Load earlier")
-    until(lambda: int(rows(page)[0][0]) < shown[0], what="earlier lines")
-    earlier = [int(number) for number, _, _ in rows(page)]
-    assert earlier == list(range(earlier[0], earlier[-1] + 1))
-    assert shown[0] in earlier
+
+    def earlier():
+        numbers = [int(number) for number, _, _ in rows(page)]
+        return numbers if shown[0] in numbers[1:] else None
+
+    numbers = until(earlier, what="earlier lines before those")
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
 
 
 def test_somebody_who_reads_further_up_is_left_alone(page, say):

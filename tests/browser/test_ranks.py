@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import faults, rows
 from tests.running import until
@@ -113,7 +114,7 @@ def test_earlier_lines_of_a_rank_can_be_loaded_and_the_end_is_found_again(page, 
     page.wait_for_selector(".gap-row:has-text('There may be earlier lines of rank 1')")
     first = int(rows(page)[0][0])
     page.click("text=Load earlier")
-    until(lambda: int(rows(page)[0][0]) < first, what="earlier lines")
+    until(lambda: (now := rows(page)) and int(now[0][0]) < first, what="earlier lines")
     numbers = [int(number) for number, mark, _ in rows(page) if mark == "r1"]
     assert numbers == list(range(numbers[0], numbers[-1] + 1, 2))
     page.click(".follow")
@@ -172,7 +173,7 @@ def test_axe_finds_nothing_and_ranks_stay_in_sight(open_desk, task, say):
     say([0, "zero\n"], [17, "seventeen\n", "stderr"], [1, "part"])
     page = open_desk(f"/outputs/{task['output']}/?rank=0-99")
     wait_for(page, "zero", "seventeen", "part")
-    assert page.locator(".rk:visible").count() == 3
+    expect(page.locator(".rk:visible")).to_have_count(3)
     assert faults(page) == []
     assert page.locator(".rk:visible").count() == 3, "on a telephone too"
     page.get_by_label("Rank").fill("x")
