@@ -10,14 +10,13 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.urls import reverse
 
-from clusters.models import Cluster, EngineVersion
 from jobs import parameters
 from jobs.actions import Credential, change_credential, change_job, change_secrets, create_job, delete_job
 from jobs.models import Job, Template
 from jobs.parameters import Parameter
 from jobs.templates import change_template
 from portal.errors import PortalError
-from tests.jobs.conftest import make_template
+from tests.jobs.conftest import idle_cluster, make_template
 from tests.web import words
 
 pytestmark = pytest.mark.django_db
@@ -27,10 +26,7 @@ OURS, THEIRS = "https://git.example.org/x", "https://evil.example.net/x"
 @pytest.fixture
 def cluster(lab, monkeypatch, rings):
     monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return Cluster.objects.create(
-        workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, status="running",
-        engine_version=EngineVersion.objects.get(kind="mpi"),
-    )  # fmt: skip
+    return idle_cluster(lab)
 
 
 def hidden(page):

@@ -180,6 +180,20 @@ def run(tmp_path, server):
             process.wait()
 
 
+def idle_cluster(workspace):
+    """One that takes runs, on which nothing is done: a row."""
+    return Cluster.objects.create(
+        workspace=workspace, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, status="running",
+        engine_version=EngineVersion.objects.get(kind="mpi"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cluster(lab, monkeypatch, rings):
+    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
+    return idle_cluster(lab)
+
+
 @pytest.fixture
 def begun_run(lab, bob):
     """One that is on its cluster's head node, as far as the database knows."""

@@ -8,7 +8,6 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import AuditEvent
-from clusters.models import Cluster, EngineVersion
 from jobs.models import Job, Run
 from jobs.plans import launch
 from portal import detached
@@ -18,15 +17,6 @@ from tests.web import words
 
 pytestmark = pytest.mark.django_db
 TOKEN = 'ghp_a secret "token"'
-
-
-@pytest.fixture
-def cluster(lab, monkeypatch, rings):
-    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return Cluster.objects.create(
-        workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, status="running",
-        engine_version=EngineVersion.objects.get(kind="mpi"),
-    )  # fmt: skip
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from django.db import IntegrityError, transaction
 from django.urls import reverse
 
 from accounts.models import AuditEvent
-from clusters.models import Cluster, EngineVersion
 from jobs.models import Job, Run
 from jobs.plans import launch
 from portal import detached
@@ -25,15 +24,6 @@ from workspaces.models import GitCredential
 pytestmark = pytest.mark.django_db
 TOKEN = 'ghp_a saved "token"'
 SERVER = "https://git.example.org"
-
-
-@pytest.fixture
-def cluster(lab, monkeypatch, rings):
-    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return Cluster.objects.create(
-        workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, status="running",
-        engine_version=EngineVersion.objects.get(kind="mpi"),
-    )  # fmt: skip
 
 
 @pytest.fixture

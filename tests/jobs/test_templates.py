@@ -9,7 +9,6 @@ from django.core.exceptions import ValidationError
 from django.urls import reverse
 
 from accounts.models import AuditEvent
-from clusters.models import Cluster, EngineVersion
 from jobs import parameters
 from jobs.actions import Program, create_job
 from jobs.models import Job, Template
@@ -72,15 +71,6 @@ def test_a_value_that_would_make_a_reference_of_something_else_is_refused():
 )
 def test_what_is_wrong_with_a_template_is_said_where_it_is(some, of, at):
     assert set(parameters.check(some, program(**of))) == at
-
-
-@pytest.fixture
-def cluster(lab, monkeypatch, rings):
-    monkeypatch.setattr("portal.tasks.queue.push", lambda task: None)
-    return Cluster.objects.create(
-        workspace=lab, name="tide", instance_type="local.1", cores_per_node=1, node_count=1, status="running",
-        engine_version=EngineVersion.objects.get(kind="mpi"),
-    )  # fmt: skip
 
 
 @pytest.fixture
