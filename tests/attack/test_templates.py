@@ -90,7 +90,7 @@ def test_nor_where_that_changes_at_the_same_moment_nor_for_a_job_that_is_deleted
 
 @pytest.mark.parametrize(
     ("typed", "says"),
-    [("abc", "shorter than 4"), ("x" * 40_000, "at most 32 kB"), ("é" * 20_000, "at most 32 kB")],
+    [("☂", "shorter than 4"), ("x" * 40_000, "at most 32 kB"), ("é" * 20_000, "at most 32 kB")],
 )
 def test_a_secret_of_a_template_is_no_other_than_one_of_a_job(client, bob, alice, lab, cluster, typed, says):
     """A shorter one could not be kept out of what programs print; a longer one is no variable that a program has."""
