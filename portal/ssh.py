@@ -17,7 +17,7 @@ import resource
 import shlex
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -133,6 +133,17 @@ async def knock(host: Host) -> bool | None:
     return True
 
 
+@contextlib.contextmanager
+def _given_over(way: socket.socket | None) -> Iterator[None]:
+    """asyncssh closes a socket that it has, and prepares for a while before it takes it: who is ended then closes it."""
+    try:
+        yield
+    except BaseException:
+        if way is not None:
+            way.close()
+        raise
+
+
 async def host_key_of(address: str, port: int) -> str:
     """The public key that an SSH server shows, in OpenSSH's format. Nobody signs in. Raises `Passing`, and `Refused`
     for an address to which the portal does not connect.
@@ -143,7 +154,8 @@ async def host_key_of(address: str, port: int) -> str:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 way = await reach.connect(address, port)
-                key = await asyncssh.get_server_host_key(sock=way, server_host_key_algs=algorithms, config=None)
+                with _given_over(way):
+                    key = await asyncssh.get_server_host_key(sock=way, server_host_key_algs=algorithms, config=None)
         except asyncssh.KeyExchangeFailed:
             continue
         except (OSError, asyncssh.Error, TimeoutError) as error:
@@ -350,24 +362,26 @@ class Connections:
     @staticmethod
     async def _open(host: Host, tunnel: asyncssh.SSHClientConnection | None = None) -> asyncssh.SSHClientConnection:
         try:
-            where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
+            way: socket.socket | None = None
             if host.door:
-                where = {"sock": through(host.door)}
+                way = through(host.door)
             elif host.certificate and tunnel is None:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    where = {"sock": await reach.connect(host.address, host.port)}
-            return await asyncssh.connect(
-                **where,
-                username=host.user,
-                client_keys=[_identity(host)],
-                known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
-                config=None,  # nothing of the machine's own ssh_config
-                agent_path=None,
-                connect_timeout=CONNECT_SECONDS,
-                keepalive_interval=5,
-                keepalive_count_max=3,
-                compression_algs=None,
-            )
+                    way = await reach.connect(host.address, host.port)
+            where: dict[str, Any] = {"host": host.address, "port": host.port, "tunnel": tunnel or ()}
+            with _given_over(way):
+                return await asyncssh.connect(
+                    **({"sock": way} if way else where),
+                    username=host.user,
+                    client_keys=[_identity(host)],
+                    known_hosts=([asyncssh.import_public_key(host.host_key)], [], []),
+                    config=None,  # nothing of the machine's own ssh_config
+                    agent_path=None,
+                    connect_timeout=CONNECT_SECONDS,
+                    keepalive_interval=5,
+                    keepalive_count_max=3,
+                    compression_algs=None,
+                )
         except asyncssh.HostKeyNotVerifiable as error:
             raise Refused(
                 f"{host.name} shows another host key than the one it was given. Not connecting.",

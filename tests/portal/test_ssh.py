@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import ipaddress
 
 import asyncssh
 import pytest
@@ -215,6 +216,40 @@ async def test_a_way_that_is_cut_cuts_what_it_led_to_and_is_opened_again(node):
     lost = dataclasses.replace(behind, port=1)
     with pytest.raises(Passing, match="behind does not answer through node"):
         await connections.run(lost, "true")
+
+
+@pytest.mark.parametrize("asks", ["key", "command", "door"])
+async def test_who_is_ended_while_a_connection_is_prepared_leaves_none_open(monkeypatch, tmp_path, settings, asks):
+    settings.MACHINES_NETWORKS = [ipaddress.ip_network("127.0.0.0/8")]
+    prepares, ended = asyncio.Event(), asyncio.Queue()
+
+    async def prepare(*_, **__):
+        prepares.set()
+        await asyncio.Event().wait()
+
+    async def takes(reader, writer):
+        ended.put_nowait(await reader.read())
+        writer.close()
+
+    monkeypatch.setattr(asyncssh.SSHClientConnectionOptions, "construct", prepare)
+    door = str(tmp_path / "door") if asks == "door" else ""
+    server = await (asyncio.start_unix_server(takes, door) if door else asyncio.start_server(takes, "127.0.0.1", 0))
+    port = 0 if door else server.sockets[0].getsockname()[1]
+    private, public = ssh.new_key("host")
+    certificate = ssh.sign(private, public, name="portal", principals=["u"])
+    host = ssh.Host("node", "127.0.0.1", port, "u", private, public, door, certificate="" if door else certificate)
+    connections = ssh.Connections()
+    kept = []  # whoever looks at the fault has it, and the socket with it: nothing is collected
+    asking = asyncio.create_task(
+        ssh.host_key_of("127.0.0.1", port) if asks == "key" else connections.run(host, "true")
+    )
+    async with asyncio.timeout(30):
+        await prepares.wait()
+        asking.cancel()
+        connections.close()
+        kept.extend(await asyncio.gather(asking, return_exceptions=True))
+        assert await ended.get() == b""
+    server.close()
 
 
 async def test_a_node_that_lets_us_in_and_begins_nothing_is_not_waited_for(node, monkeypatch):
