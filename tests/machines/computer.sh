@@ -20,5 +20,6 @@ link set eth0 up
 address add $address/$bits dev eth0
 NETWORK
 /usr/sbin/sshd -E /var/log/auth.log
+until [ -s /run/sshd.pid ]; do sleep 0.02; done # it goes into the background before it listens
 echo up
 stay

@@ -228,12 +228,17 @@ class Computer:
 
     def kill_sshd(self) -> None:
         """The server and every session of it; what has left its session goes on."""
-        for process in self.processes():
-            if process.words.split(" ")[0].split("/")[-1].rstrip(":") == "sshd":
-                self.run(f"kill -9 {process.pid}", user="root", expect=None)
+        for process in self._servers():
+            self.run(f"kill -9 {process.pid}", user="root", expect=None)
+        until(lambda: not self._servers(), what="the end of its SSH server")
+
+    def _servers(self) -> list[Process]:
+        return [one for one in self.processes() if one.words.split(" ")[0].split("/")[-1].rstrip(":") == "sshd"]
 
     def start_sshd(self) -> None:
-        self.run(f"{SSHD} -E /var/log/auth.log", user="root")
+        # It goes into the background before it listens, and writes its number when it does.
+        listens = "until [ -s /run/sshd.pid ]; do sleep 0.02; done"
+        self.run(f"rm -f /run/sshd.pid; {SSHD} -E /var/log/auth.log && {listens}", user="root")
 
     def new_host_key(self) -> str:
         """As when the system was installed anew. Returns the public half, which `host_public` is from now on."""
