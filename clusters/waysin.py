@@ -17,6 +17,7 @@ def key_file(cluster: Cluster) -> str:
 def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     """What the cluster's page shows of them."""
     file = f"~/Downloads/{key_file(cluster)}"
+    by_rank = {node.rank: node for node in nodes}
     shared = nodes[0].shared if nodes else "/shared"
     path = f"{shared}/.hostfile-{cluster.uuid}"
     # A node with a door has a network of its own, unless all of them have this computer's.
@@ -35,10 +36,19 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
         "ssh_from_outside": [
             (
                 node,
-                f"ssh -i {file}{f' -p {node.port}' if node.port != 22 else ''} {node.user}@{node.address}",
+                f"ssh -i {file} {_through(by_rank.get(node.via), file)}{_at(node)}",
                 ssh.fingerprint(node.host_public),
             )
             for node in reached
         ],
         "mpiexec": [f"mpiexec -n {cluster.cores} -f {path} {program}" for program in ("hostname", "python --version")],
     }
+
+
+def _at(node: Node) -> str:
+    return f"{f'-p {node.port} ' if node.port != 22 else ''}{node.user}@{node.address}"
+
+
+def _through(other: Node | None, file: str) -> str:
+    """Not by -J: that other one would be signed in to with keys of the person's own."""
+    return f'-o ProxyCommand="ssh -i {file} -W %h:%p {_at(other)}" ' if other else ""

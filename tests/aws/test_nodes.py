@@ -110,6 +110,7 @@ def test_nodes_come_stop_start_and_go(at, where):
         (rank, f"demo-{rank}", NodeState.RUNNING, "coxswain", f"{REGION}a") for rank in range(3)
     ]
     assert all(node.address == node.private_address for node in seen), "an emulator's public addresses are strangers'"
+    assert {node.note for node in seen} == {"SSH gets to them from 127.0.0.1/32 alone; terminals here need no SSH."}
     ask(lambda _: nodes.stop(at, where))
     stopped = nodes.of(at, where)
     assert [(n.state, n.address, n.reason) for n in stopped] == [(NodeState.STOPPED, None, "")] * 3

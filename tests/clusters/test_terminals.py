@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from contextlib import asynccontextmanager
+from html import unescape
 
 import asyncssh
 import pytest
@@ -758,6 +759,20 @@ def test_the_commands_are_on_the_page_of_the_cluster_for_those_who_may_use_them(
     assert f"ssh -i ~/Downloads/id_ed25519-{tide.uuid} node@127.0.0.1" in page
     assert HOST_KEY.get_fingerprint() in page
     assert "Terminals</dt>" not in page
+    key = f"ssh -i ~/Downloads/id_ed25519-{tide.uuid}"
+    Node.objects.create(
+        cluster=tide,
+        rank=1,
+        hostname="tide-1",
+        user="node",
+        address="10.0.0.7",
+        port=2222,
+        via=0,
+        host_public=HOST_KEY.export_public_key().decode().strip(),
+    )
+    page = unescape(client.get(tide.get_absolute_url()).content.decode())
+    assert f'{key} -o ProxyCommand="{key} -W %h:%p node@127.0.0.1" -p 2222 node@10.0.0.7<' in page
+    Node.objects.filter(rank=1).delete()
     Terminal.objects.create(cluster=tide, hostname="tide-0", person=bob)
     Node.objects.update(door="/var/door", private_address="127.77.3.1")  # it has a network of its own
     page = client.get(tide.get_absolute_url()).content.decode()

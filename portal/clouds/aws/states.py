@@ -113,6 +113,7 @@ def node(instance: Instance, options: AwsOptions, notices: Mapping[str, str]) ->
         spot=instance.get("InstanceLifecycle") == "spot",
         notice=notices.get(instance["InstanceId"], ""),
         via=via,
+        note=f"SSH gets to them from {', '.join(options.addresses) or 'nowhere'} alone; terminals here need no SSH.",
         own_key=OWN_KEY,
         ready=READY,
     )
