@@ -36,7 +36,7 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
         "ssh_from_outside": [
             (
                 node,
-                f"ssh -i {file} {_through(by_rank.get(node.via), file)}{_at(node)}",
+                f"ssh -i {file} {_through(None if node.via is None else by_rank[node.via], file)}{_at(node)}",
                 ssh.fingerprint(node.host_public),
             )
             for node in reached

@@ -135,7 +135,7 @@ async def knock(host: Host) -> bool | None:
 
 @contextlib.contextmanager
 def _given_over(way: socket.socket | None) -> Iterator[None]:
-    """asyncssh closes a socket that it has, and prepares for a while before it takes it: who is ended then closes it."""
+    """asyncssh closes a socket once it has it, and prepares for a while before: who is ended then leaves it to us."""
     try:
         yield
     except BaseException:
@@ -394,8 +394,8 @@ class Connections:
                 f"{host.name} does not accept the portal's key.", evidence=str(error), code="not_let_in"
             ) from error
         except (OSError, asyncssh.Error) as error:  # a time that is over is an OSError
-            way = f" through {host.via.name}" if host.via else ""
-            raise Passing(f"{host.name} does not answer{way}.", evidence=_reason(error)) from error
+            through_it = f" through {host.via.name}" if host.via else ""
+            raise Passing(f"{host.name} does not answer{through_it}.", evidence=_reason(error)) from error
 
     def drop(self, host: Host) -> None:
         """Cut the connection, whoever uses it; the next command opens another one."""
