@@ -107,9 +107,15 @@ def take_back_home():
             os.makedirs(temporary, mode=0o700, exist_ok=True)
 
 
+def hide():
+    """Nobody of our account looks into our memory, files or environment: not of this process, until it executes
+    something, and not of those that it forks."""
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
 def start(folder, order):
     if "secret" in order:
-        _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
+        hide()
     take_back_home()
     take_back(folder.parent, stat.S_ISDIR)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
