@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
+import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import uuid
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from portal import detached
@@ -59,12 +60,8 @@ class Head:
         to = f"{self.node.shared}/spied"
         but = [os.getpid(), os.getppid()]
         order = json.dumps({"words": [word.hex() for word in WORDS], "but": but, "to": to})
-        words = f"exec python3 -ISc {json_quote(SPY)} {json_quote(order)}"
-
-        def go():
-            hands_run(self.node, words)
-
-        threading.Thread(target=go, daemon=True).start()
+        words = shlex.join(["exec", "python3", "-ISc", SPY, order])
+        threading.Thread(target=lambda: in_terminal(self.node, words), daemon=True).start()
         until(lambda: self.spied()["rounds"], what="the spy")
 
     def spied(self):
@@ -96,22 +93,19 @@ class Head:
         return facts, said_in(here)
 
 
-def hands_run(node, command):
+def in_terminal(node, command):
     async def go():
         async with hands.connect(node) as connection:
-            return await connection.run(command)
+            await connection.run(command)
 
-    return asyncio.run(go())
-
-
-def json_quote(text):
-    import shlex
-
-    return shlex.quote(text)
+    with contextlib.suppress(OSError, asyncssh.Error):
+        asyncio.run(go())
 
 
 @pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])
 def test_nobody_on_the_node_reads_it(local, rung, forge):
+    if rung == "plain" and os.getuid() == 0:
+        pytest.skip("there the programs of people are root's, who reads everything")
     head = Head(local(rung, git_here=True))
     head.spy()
 
@@ -121,7 +115,8 @@ def test_nobody_on_the_node_reads_it(local, rung, forge):
 
     forge.before = until_it_was_looked_for
     facts, said = head.fetch(f"{forge.url}/main")
-    print(head.spied())
+    print(rung, head.spied())
     assert facts.get("subject") == "Private", said
     assert [path for path, authorization in forge.asked if authorization]
     assert head.spied()["found"] == []
+    assert (head.spied()["open"] == [0, 0]) == (rung != "plain"), "it has seen what git has, and looked into it"
