@@ -2,9 +2,9 @@
 
     python3 spy.py ORDER        {"words": [hex, …], "but": [pid, …], "to": a file}
 
-Of every process of a fetch but those: its words and environment, what is in its open files, and its memory, to which it also keeps
-a way that it has found open once. Round after round, of which it writes {"rounds", "open", "found"} into the file: how
-many there were, how many processes showed their files and their memory, and where one of the words was.
+Of every process of a fetch but those: its words and environment, what is in its open files, and its memory, by
+what it opened for that as early as it could. Round after round, of which it writes {"rounds", "open", "found"} into the file: how many there were, how many processes showed
+their files and how many their memory, and where one of the words was.
 """
 
 import contextlib
@@ -16,15 +16,14 @@ import sys
 import time
 
 MOST = 64 << 20  # bytes of a process's memory
-ATTACH, DETACH = 16, 17
 
 
 class Spy:
     def __init__(self, words, but):
         self.words = [bytes.fromhex(word) for word in words]
         self.but = {os.getpid(), *but}
-        self.memories = {}  # {(pid, when it began): a descriptor of its memory}
-        self.found, self.files, self.attached = set(), set(), set()
+        self.found, self.files = set(), set()
+        self.memories = {}  # {(pid, when it began): what was opened once, and is kept}
 
     def look(self):
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
@@ -45,23 +44,26 @@ class Spy:
 
     def files_of(self, pid):
         for name in os.listdir(f"/proc/{pid}/fd"):
-            self.files.add(pid)
             path = f"/proc/{pid}/fd/{name}"
             with contextlib.suppress(OSError):
-                if stat.S_ISREG(os.stat(path).st_mode):
+                is_file = stat.S_ISREG(os.stat(path).st_mode)
+                self.files.add(pid)
+                if is_file:
                     with open(path, "rb") as file:
                         self.note("file", pid, file.read(1 << 20))
 
     def memory_of(self, pid):
         with open(f"/proc/{pid}/stat", "rb") as file:
-            began = file.read().rsplit(b")", 1)[1].split()[19]
-        if (pid, began) not in self.memories:
-            self.memories[pid, began] = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-        memory, left = self.memories[pid, began], MOST
-        with open(f"/proc/{pid}/maps") as file:
-            maps = file.read()
-        self.attached.add(pid)
-        for start, end in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw", maps, re.MULTILINE):
+            which = pid, file.read().rsplit(b")", 1)[1].split()[19]
+        if which not in self.memories:
+            with open(f"/proc/{pid}/maps") as file:
+                maps = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw", file.read(), re.MULTILINE)
+            self.memories[which] = os.open(f"/proc/{pid}/mem", os.O_RDONLY), maps
+        memory, maps = self.memories[which]
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as file:
+            maps = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw", file.read(), re.MULTILINE)
+        left = MOST
+        for start, end in maps:
             size = min(left, int(end, 16) - int(start, 16))
             left -= size
             with contextlib.suppress(OSError):
@@ -88,7 +90,7 @@ def main(order):
     while True:
         spy.look()
         rounds += 1
-        told = {"rounds": rounds, "found": sorted(spy.found), "open": [len(spy.files), len(spy.attached)]}
+        told = {"rounds": rounds, "found": sorted(spy.found), "open": [len(spy.files), len(spy.memories)]}
         with open(f"{order['to']}.new", "w") as file:
             json.dump(told, file)
         os.replace(f"{order['to']}.new", order["to"])
