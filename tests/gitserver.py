@@ -132,8 +132,8 @@ class _V6(http.server.ThreadingHTTPServer):
 @contextlib.contextmanager
 def serving(folder, address="127.0.0.1"):
     """A server of all repositories in the folder. It has `url`; `asked`: (path, Authorization) of each request;
-    `moved`: {start of a path: where it leads}; `asks_for`: (user name, password), in the way of `challenge`; `before(path)`: called first; `cuts`: packs end too
-    early, "chunked" or of a "length".
+    `moved`: {start of a path: where it leads}; `asks_for`: (user name, password), in the way of `challenge`;
+    `before(path)`: called first; `cuts`: packs end too early, "chunked" or of a "length".
     """
     kind = _V6 if ":" in address else http.server.ThreadingHTTPServer
     server = kind((address, 0), _Smart)

@@ -2,9 +2,9 @@
 
 Whoever runs programs of the same account can read what git has: its words, its environment, its files and its memory.
 Of the process that this is a part of they read nothing: see `hide` of `detach.py`. It listens on loopback, for what has
-descended from it and for nobody else. What git asks there for, by plain http, it asks the server for, and signs in where
-the server wants that: for one repository, for what a fetch needs, and while git is out for it. A redirect is handed on
-and not followed. Standard library only, Python 3.9 or newer.
+descended from it and for nobody else. What git asks there for, by plain http, it asks the server for, and signs in
+where the server wants that: for one repository, for what a fetch needs, and while git is out for it. A redirect is
+handed on and not followed. Standard library only, Python 3.9 or newer.
 """
 
 import base64
@@ -91,13 +91,12 @@ class Relay(socketserver.ThreadingTCPServer):
     def handle_error(self, request, client_address):
         pass  # git went away
 
-    def connection(self):
+    def connection(self, server):
         """One to the server, and whether it is new. Raises OSError."""
         with contextlib.suppress(IndexError):
             return self.idle.pop(), False
-        server = self.server
         port = urllib.parse.urlsplit(server.origin).port
-        if proxy := self.proxy():
+        if proxy := proxy_to(server):
             found = http.client.HTTPConnection(*proxy[:2], timeout=self.seconds)
             if server.scheme == "https":
                 found.set_tunnel(server.host, port, proxy[2])
@@ -115,7 +114,7 @@ class Relay(socketserver.ThreadingTCPServer):
                     raise
                 self.context.load_verify_locations(self.authorities)
                 self.authorities = None
-                return self.connection()
+                return self.connection(server)
             except BaseException:
                 found.close()
                 raise
@@ -136,21 +135,6 @@ class Relay(socketserver.ThreadingTCPServer):
             self.context = ssl.create_default_context(cafile=os.environ.get("GIT_SSL_CAINFO"))
             self.context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)  # of Python 3.13; git asks for less
         return self.context
-
-    def proxy(self):
-        """(host, port, headers for it) of what leads to the server, or None. Raises OSError."""
-        server = self.server
-        url = addresses.proxy_of(server.scheme, server.host, urllib.parse.urlsplit(server.origin).port)
-        if not url:
-            return None
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise OSError(f"Nobody signs in through a proxy of the kind {parts.scheme}://")
-        headers = {}
-        if parts.username is not None:
-            words = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(words.encode()).decode()}"
-        return parts.hostname, parts.port or 1080, headers  # as curl has it
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -187,7 +171,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.give_back(connection, answer, whole)
         self.close_connection = self.close_connection or not whole  # git sees what is missing
 
-    do_POST = do_GET
+    def do_POST(self):
+        self.do_GET()
 
     def body(self):
         """All of it, or what reads it piece by piece; None of what is too long, or none."""
@@ -211,9 +196,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         relay, whole = self.server, isinstance(body, bytes)
         while True:
             signs_in = relay.signs_in
-            connection, is_new = relay.connection()
+            connection, is_new = relay.connection(server)
             try:
-                proxy = relay.proxy() if server.scheme == "http" else None
+                proxy = proxy_to(server) if server.scheme == "http" else None
                 netloc = urllib.parse.urlsplit(server.url).netloc
                 at = f"http://{netloc}{target}" if proxy else target
                 connection.putrequest(self.command, at, skip_host=True, skip_accept_encoding=True)
@@ -299,6 +284,21 @@ def target_of(server, verb, path, kind):
     if "?" in base:
         path = path.replace("?", "&")  # as git has it
     return urllib.parse.quote(f"{base}{'' if base.endswith('/') else '/'}{path}", safe=IN_ASCII)
+
+
+def proxy_to(server):
+    """(host, port, headers for it) of what leads to the server, or None. Raises OSError."""
+    url = addresses.proxy_of(server.scheme, server.host, urllib.parse.urlsplit(server.origin).port)
+    if not url:
+        return None
+    parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise OSError(f"Nobody signs in through a proxy of the kind {parts.scheme}://")
+    headers = {}
+    if parts.username is not None:
+        words = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(words.encode()).decode()}"
+    return parts.hostname, parts.port or 1080, headers  # as curl has it
 
 
 def reach(pinned, port, seconds):

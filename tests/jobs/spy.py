@@ -2,9 +2,9 @@
 
     python3 spy.py ORDER        {"words": [hex, …], "but": [pid, …], "to": a file}
 
-Of every process of a fetch but those: its words and environment, what is in its open files, and its memory, by
-what it opened for that as early as it could. Round after round, of which it writes {"rounds", "open", "found"} into the file: how many there were, how many processes showed
-their files and how many their memory, and where one of the words was.
+Of every process of a fetch but those: its words and environment, what is in its open files, and its memory, by what it
+opened for that as early as it could. Round after round, of which it writes {"rounds", "open", "found"} into the file:
+how many there were, how many processes showed their files and how many their memory, and where one of the words was.
 """
 
 import contextlib
@@ -38,9 +38,8 @@ class Spy:
 
     def words_of(self, pid):
         for name in ("cmdline", "environ"):
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/{name}", "rb") as file:
-                    self.note(name, pid, file.read())
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+                self.note(name, pid, file.read())
 
     def files_of(self, pid):
         for name in os.listdir(f"/proc/{pid}/fd"):

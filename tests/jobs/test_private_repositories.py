@@ -120,7 +120,8 @@ def run(place, node, as_whom, repository):
         start = {"argv": [str(folder), json.dumps(order)], "program": "job", "env": env or {}}
         if credential:
             start["secret"] = json.dumps(dict(zip(("username", "password"), credential, strict=True)))
-        words = PROGRAMS.data + json.dumps(["start", str(folder), *(["secret"] if credential else [])]).encode() + b"\n" + json.dumps(start).encode()
+        verb = ["start", str(folder), *(["secret"] if credential else [])]
+        words = PROGRAMS.data + json.dumps(verb).encode() + b"\n" + json.dumps(start).encode()
         subprocess.run(["/bin/sh", "-c", waiting], input=words, check=True, capture_output=True,
                        env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")

@@ -170,7 +170,9 @@ def facts(said):
 
 
 def test_a_server_that_is_not_there_is_named(ask):
-    assert "unable to access 'http://127.0.0.1:9/x/': Connection refused" in facts(ask("http://127.0.0.1:9/x"))["evidence"]
+    assert (
+        "unable to access 'http://127.0.0.1:9/x/': Connection refused" in facts(ask("http://127.0.0.1:9/x"))["evidence"]
+    )
 
 
 def test_a_server_that_says_nothing_is_waited_for_no_longer_than_any(ask, forge):
