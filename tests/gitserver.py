@@ -9,6 +9,7 @@ import http.server
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -130,16 +131,21 @@ class _V6(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(folder, address="127.0.0.1"):
+def serving(folder, address="127.0.0.1", pem=None):
     """A server of all repositories in the folder. It has `url`; `asked`: (path, Authorization) of each request;
     `moved`: {start of a path: where it leads}; `asks_for`: (user name, password), in the way of `challenge`;
-    `before(path)`: called first; `cuts`: packs end too early, "chunked" or of a "length".
+    `before(path)`: called first; `cuts`: packs end too early, "chunked" or of a "length". With `pem`,
+    the file of its certificate and key, it speaks https.
     """
     kind = _V6 if ":" in address else http.server.ThreadingHTTPServer
     server = kind((address, 0), _Smart)
     server.folder, server.asked, server.moved, server.asks_for, server.before = str(folder), [], {}, None, None
     server.challenge, server.cuts = 'Basic realm="private"', ""
-    server.url = f"http://{f'[{address}]' if ':' in address else address}:{server.server_port}"
+    server.url = f"http{'s' if pem else ''}://{f'[{address}]' if ':' in address else address}:{server.server_port}"
+    if pem:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server
