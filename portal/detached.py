@@ -23,8 +23,11 @@ from portal import ssh
 from portal.errors import Passing, PortalError, Refused
 
 _ONNODE = Path(__file__).parent / "onnode"
-# Reads our modules from a descriptor, and begins with `boot.py`.
-_WORDS = "import sys,marshal;f=open(int(sys.argv[1]),'rb');m=marshal.loads(f.read(int(f.readline())));exec(m['boot'])"
+# Reads our modules from a descriptor, and not a byte more, for that may be secret; and begins with `boot.py`.
+_WORDS = (
+    "import sys,marshal;f=open(int(sys.argv[1]),'rb',0);n=int(f.readline());d=bytearray();"
+    "exec('while len(d)<n:d+=f.read(n-len(d))or sys.exit(1)');m=marshal.loads(d);exec(m['boot'])"
+)
 
 
 class Busy(Exception):
@@ -93,7 +96,8 @@ def start(
     order: dict[str, Any] = {"argv": argv, "env": env, "seconds": seconds}
     order |= {name: value for name, value in (("program", program), ("secret", secret), ("alone", alone)) if value}
     # COXSWAIN_DETACH: a node that ends what a session leaves behind makes this one last as long as its command.
-    answer = programs.call(host, "start", folder, more=json.dumps(order).encode(), COXSWAIN_DETACH="1")
+    words = ["start", folder, *(["secret"] if secret else [])]
+    answer = programs.call(host, *words, more=json.dumps(order).encode(), COXSWAIN_DETACH="1")
     if answer.text.startswith("busy "):
         raise Busy(answer.text.removeprefix("busy "))
 

@@ -9,6 +9,7 @@ import http.server
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -85,7 +86,7 @@ class _Smart(http.server.BaseHTTPRequestHandler):
         kind, _, given = self.headers.get("Authorization", "").partition(" ")
         asks_for = self.server.asks_for
         if asks_for and (kind != "Basic" or base64.b64decode(given).decode() != ":".join(asks_for)):
-            return self.answer(401, {"WWW-Authenticate": 'Basic realm="private"'})
+            return self.answer(401, {"WWW-Authenticate": self.server.challenge})
         env = {
             "PATH": os.environ["PATH"], "HOME": self.server.folder, "GIT_PROJECT_ROOT": self.server.folder,
             "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
@@ -98,7 +99,17 @@ class _Smart(http.server.BaseHTTPRequestHandler):
         said = subprocess.run(["git", "http-backend"], input=body, env=env, capture_output=True, check=False).stdout
         head, _, data = said.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
-        return self.answer(int(headers.pop("Status", "200").split()[0]), headers, data)
+        status = int(headers.pop("Status", "200").split()[0])
+        if not self.server.cuts or not path.endswith("/git-upload-pack"):
+            return self.answer(status, headers, data)
+        self.close_connection = True
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        chunked = self.server.cuts == "chunked"
+        self.send_header(*("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(data))))
+        self.end_headers()
+        return self.wfile.write((b"%x\r\n" % len(data) if chunked else b"") + data[:-10])
 
     def do_POST(self):
         self.do_GET()
@@ -120,14 +131,21 @@ class _V6(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(folder, address="127.0.0.1"):
+def serving(folder, address="127.0.0.1", pem=None):
     """A server of all repositories in the folder. It has `url`; `asked`: (path, Authorization) of each request;
-    `moved`: {start of a path: where it leads}; `asks_for`: (user name, password); `before(path)`: called first.
+    `moved`: {start of a path: where it leads}; `asks_for`: (user name, password), in the way of `challenge`;
+    `before(path)`: called first; `cuts`: packs end too early, "chunked" or of a "length". With `pem`,
+    the file of its certificate and key, it speaks https.
     """
     kind = _V6 if ":" in address else http.server.ThreadingHTTPServer
     server = kind((address, 0), _Smart)
     server.folder, server.asked, server.moved, server.asks_for, server.before = str(folder), [], {}, None, None
-    server.url = f"http://{f'[{address}]' if ':' in address else address}:{server.server_port}"
+    server.challenge, server.cuts = 'Basic realm="private"', ""
+    server.url = f"http{'s' if pem else ''}://{f'[{address}]' if ':' in address else address}:{server.server_port}"
+    if pem:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server

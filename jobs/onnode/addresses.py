@@ -37,15 +37,17 @@ class Server:
         # As git is to see it, so that it is the host that was checked and pinned and no other spelling of one.
         whom = f"{parts.username}@" if parts.username else ""
         self.url = parts._replace(netloc=f"{whom}{bracketed}{f':{parts.port}' if parts.port else ''}").geturl()
-        self.options, self.addresses = [], []  # those that were checked, as far as it was looked up here
+        # Those that were checked, as far as it was looked up here; and as text, where one is connected to.
+        self.options, self.addresses, self.pinned = [], [], []
         try:
             found = socket.getaddrinfo(self.host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            if self.scheme == "https" and _goes_through_proxy(self.host, port):
+            if self.scheme == "https" and proxy_of(self.scheme, self.host, port):
                 return  # which looks it up itself, and has rules of its own
             raise SetupFailed(f"{self.host} is not known.", str(error), CHECK, ADDRESS) from error
         addresses = [ipaddress.ip_address(entry[4][0].split("%")[0]) for entry in found]
         self.addresses = [_inner(address) for address in addresses]
+        self.pinned = list(dict.fromkeys(map(str, addresses)))
         here = True
         for address in self.addresses:
             here = here and address.is_loopback and allow_this_machine
@@ -60,7 +62,7 @@ class Server:
         if self.scheme == "http" and not here:
             raise SetupFailed(HERE_ONLY, code=ADDRESS)
         if self.scheme != "ssh" and not _is_address(self.host):
-            pinned = ",".join(dict.fromkeys(f"[{a}]" if a.version == 6 else str(a) for a in addresses))
+            pinned = ",".join(f"[{address}]" if ":" in address else address for address in self.pinned)
             self.options = ["-c", f"http.curloptResolve={self.host}:{port}:{pinned}"]
 
     def redirected(self, location, allow_this_machine):
@@ -109,6 +111,16 @@ def of_submodule(text, parent):
     return text
 
 
+def proxy_of(scheme, host, port):
+    """The address of what leads to a server from here, as curl takes it from the environment; "" where nothing does."""
+    names = ("https_proxy", "HTTPS_PROXY") if scheme == "https" else ("http_proxy",)
+    found = next(filter(None, map(os.environ.get, (*names, "all_proxy", "ALL_PROXY"))), "")
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if exceptions == "*" or any(_is_within(host, port, word.strip()) for word in exceptions.split(",")):
+        return ""
+    return found
+
+
 def shown(text):
     """For a sentence: of a bounded length, without control characters and without what may be a password."""
     text = re.sub(r"//[^/@]*@", "//", text)
@@ -153,14 +165,17 @@ def _is_address(host):
     return True
 
 
-def _goes_through_proxy(host, port):
-    if not any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
+def _is_within(host, port, name):
+    """Whether NO_PROXY means a host by this name: of its own, of a domain or of a network."""
+    name = name.lstrip(".")
+    if not name:
         return False
-    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    return exceptions != "*" and not any(
-        host == name or f"{host}:{port}" == name or (name and host.endswith(f".{name}"))
-        for name in (word.strip().lstrip(".") for word in exceptions.split(","))
-    )
+    if host == name or f"{host}:{port}" == name or host.endswith(f".{name}"):
+        return True
+    try:
+        return "/" in name and ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
 
 
 def _rest(failure):

@@ -25,6 +25,7 @@ import sys
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[2] / "portal" / "onnode")]
 
 import addresses  # noqa: E402
+import detach  # noqa: E402
 import programs  # noqa: E402
 import source  # noqa: E402
 from programs import ProgramFailed, SetupFailed  # noqa: E402
@@ -215,6 +216,7 @@ if __name__ == "__main__":
     for kind, most in BOUNDS:
         resource.setrlimit(kind, (most, most))
     programs.MOST_OUTPUT = LISTING
+    detach.hide()  # before a password is read
     try:
         found = look(json.load(sys.stdin))
     except SetupFailed as failure:

@@ -86,7 +86,7 @@ class Terminated(BaseException):
 def a_place_of_our_own(parent):
     """A folder on this node that nobody else has, gone at the end, also at that by a signal.
 
-    All that git touches while it knows a password lies in it. What lies on /shared, a run of another cluster may change
+    All that git touches while it is signed in lies in it. What lies on /shared, a run of another cluster may change
     at any moment, and a repository's configuration, for one, names programs that git starts.
     """
 
@@ -139,7 +139,7 @@ def closing(descriptor):
 class Git:
     """Calls git: `git("fetch", …)`. Returns its output in bytes; raises `ProgramFailed` with what it said.
 
-    With a server, it may go there, and signs in where that is the one to sign in at.
+    With a server, it may go there: by the relay, which signs in, where that is the one to sign in at.
     """
 
     SETTINGS = (
@@ -171,7 +171,7 @@ class Git:
         for setting in (*self.SETTINGS, f"http.lowSpeedTime={self.silence}"):
             self.argv += ["-c", setting]
         self.holds = []  # descriptors
-        self.sign_in = (None, [], [])  # where, with which options and descriptors
+        self.relay = None  # which signs in to the servers of one origin
         self.meanwhile = None  # called while git is out for the first time
         self.said = ""
         # Built from nothing: neither the person's variables nor the node's configuration reach git.
@@ -203,32 +203,52 @@ class Git:
         return {"GIT_SSL_CAINFO": found, "GIT_SSL_CAPATH": str(nothing)}
 
     def __call__(self, *words, server=None, seconds=None, env=None):
-        origin, options, holds = self.sign_in
-        here = bool(server) and server.origin == origin
-        argv = [*self.argv, *(server.options if server else ()), *(options if here else ()), *words]
+        if server and self.relay and server.origin == self.relay.origin:
+            return self.by_relay(words, server, seconds, env)
+        return self.go(words, server.options if server else (), server, seconds, {**self.env, **(env or {})}, str)
+
+    def by_relay(self, words, server, seconds, env):
+        """As git would ask the server itself, and say so."""
+        relay, at = self.relay, server.url if server.url.endswith("/") else f"{server.url}/"
+        words = [relay.url if word == server.url else word for word in words]
+        own = {name: value for name, value in self.env.items() if name not in self.KEPT}
+        own.update(env or {}, GIT_ALLOW_PROTOCOL="http")
+        try:
+            with relay.asking(server):
+                return self.go(words, (), server, seconds, own, lambda said: said.replace(relay.url, at))
+        except ProgramFailed as failure:
+            if relay.refused:
+                raise ProgramFailed(f"fatal: Authentication failed for '{at}'") from failure
+            if relay.trouble:
+                raise ProgramFailed(f"fatal: unable to access '{at}': {relay.trouble}") from failure
+            raise
+
+    def go(self, words, options, server, seconds, env, as_it_is):
+        """`as_it_is(text)` is what it says, in words that mean something elsewhere."""
         until = min(self.until, time.monotonic() + (seconds or self.seconds))
-        began = time.monotonic()
+        began, progress = time.monotonic(), Progress(self.say)
         meanwhile, self.meanwhile = self.meanwhile, None
         try:
             # In the root folder, for git looks for a repository in each folder above the one that it is called in.
-            output, self.said = run(
-                argv,
-                env={**self.env, **self.trust, **(env or {})},
+            output, said = run(
+                [*self.argv, *options, *words],
+                env={**self.trust, **env},
                 cwd="/",
                 until=until,
-                tell=Progress(self.say),
-                holds=[*self.holds, *(holds if here else ())],
+                tell=lambda line: progress(as_it_is(line)),
+                holds=self.holds,
                 meanwhile=meanwhile,
             )
         except TookTooLong as error:
-            raise self.waited(server, time.monotonic() - began, error.said) from error
+            raise self.waited(server, time.monotonic() - began, as_it_is(error.said)) from error
         except ProgramFailed as error:
             if server and self.trust and UNTRUSTED.search(error.said):
                 self.trust = {}  # an authority may be in the folder alone
-                return self(*words, server=server, seconds=seconds, env=env)
+                return self.go(words, options, server, seconds, env, as_it_is)
             if server and SILENT.search(error.said):
-                raise self.waited(server, time.monotonic() - began, error.said) from error
-            raise
+                raise self.waited(server, time.monotonic() - began, as_it_is(error.said)) from error
+            raise ProgramFailed(as_it_is(error.said)) from error
+        self.said = as_it_is(said)
         return output
 
     def waited(self, server, seconds, said):
@@ -257,23 +277,20 @@ class Fetcher:
 
     @contextlib.contextmanager
     def signed_in(self, url, credential):
-        """Meanwhile git signs in where `url` is, and nowhere else; and nothing that it touches is on /shared.
-
-        What it signs in with is in memory without a name. Only the helper that git asks reads it.
-        """
+        """Meanwhile git is signed in where `url` is, and nowhere else; and nothing that it touches is on /shared."""
         server = addresses.Server(url, self.here)
         if server.scheme == "ssh":
             raise SetupFailed("A user name and a password are for addresses that begin with https://.", code="source")
         self.advice = "Check that the Git URL, and the user name and password or access token of the job, are right."
         self.store.folder = self.place / "mirrors"
-        with closing(os.memfd_create("credential")) as memory:
-            os.write(memory, "username={username}\npassword={password}\n".format(**credential).encode())
-            helper = f'!f() {{ test "$1" != get || cat /proc/self/fd/{memory}; }}; f'
-            self.git.sign_in = (server.origin, ["-c", f"credential.{server.origin}.helper={helper}"], [memory])
+        import relay  # here: no other run is to wait for what it loads
+
+        trust = self.git.trust.get("GIT_SSL_CAINFO")
+        with relay.Relay(server.origin, credential, self.git.silence, trust).listening() as self.git.relay:
             try:
                 yield
             finally:
-                self.git.sign_in = (None, [], [])
+                self.git.relay = None
 
     def bring(self, url, reference, folder):
         """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
@@ -304,7 +321,7 @@ class Fetcher:
                 return server, {ref: commit.decode("ascii", "replace") for commit, _, ref in lines}
             before, server = server, server.redirected(location, self.here)
             self.say(f"{shown(before.url)} is at {shown(server.url)} now")
-            if self.git.sign_in[0] == before.origin != server.origin:
+            if self.git.relay and self.git.relay.origin == before.origin != server.origin:
                 self.say(f"The password is for {before.origin} and is not given to {server.origin}")
         raise SetupFailed(f"{server.host} redirects more than {HOPS} times.", "", addresses.CHECK, addresses.ADDRESS)
 
@@ -314,8 +331,7 @@ class Fetcher:
         trace.write_bytes(b"")
         env = {"GIT_TRACE_CURL": str(trace), "GIT_TRACE_CURL_NO_DATA": "1"}
         with contextlib.suppress(ProgramFailed):
-            # Of HTTP/2, older git traces the password too.
-            self.git("-c", "http.version=HTTP/1.1", *words, server=server, seconds=self.git.silence, env=env)
+            self.git(*words, server=server, seconds=self.git.silence, env=env)
         found = re.findall(rb"(?mi)<= Recv header: location:[ \t]*([^\r\n]+)", trace.read_bytes())
         return found[-1].decode(errors="replace").strip() if found else None
 

@@ -1,6 +1,7 @@
 """Runs on a node: starts a command that belongs to the node and not to whoever started it, and tells how it goes.
 
-    start FOLDER     < {"argv": [...], "program": module, "env": {...}, "secret": text, "seconds": N,
+    start FOLDER [secret]
+                     < {"argv": [...], "program": module, "env": {...}, "secret": text, "seconds": N,
                         "alone": path}
                      starts it, once in this folder's life; prints "started", "ran already" or "busy FOLDER"
     observe FOLDER N streams what is new in its log from byte N on, until the end
@@ -13,9 +14,10 @@
 
 `boot.py` brings it there. A command is an argv, or `main(argv)` of a module that was brought too; with a secret it is
 `main(argv, secret)`, and the memory that had it is nobody's to read, although the command's own processes belong to the
-same user. `wait` is started before it is needed, with everything loaded, because that takes longer than all that
-follows. `seconds` is how long the command may take; `alone` names a file that only one command of this node holds at
-a time, whoever starts them and whatever became of the answers.
+same user. (Whoever may trace the others of his account, and has taken hold of `wait` before that, is inside all the
+same.) `wait` is started before it is needed, with everything loaded, because that takes longer than all that follows.
+`seconds` is how long the command may take; `alone` names a file that only one command of this node holds at a time,
+whoever starts them and whatever became of the answers.
 
 The folder holds `lock` (held by the keeper for its life), `begun` (when, and on which node), `control` (a FIFO: words
 for the keeper), `life` (a FIFO that the keeper holds open, and that is rung at news), `out`, `err`, `log`,
@@ -107,9 +109,29 @@ def take_back_home():
             os.makedirs(temporary, mode=0o700, exist_ok=True)
 
 
+def hide():
+    """Nobody of our account looks into our memory, files or environment: not of this process, until it executes
+    something, and not of those that it forks."""
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def become_hidden():
+    """Go on in a process that was never anybody's to look into: what was opened of this one before, and is kept open,
+    shows nothing of what comes. This one waits for its end, and ends as it does."""
+    hide()
+    if not (child := os.fork()):
+        return
+    _prctl(PR_SET_DUMPABLE, 1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # its answer ends when it closes that
+        os.dup2(null, number)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(status if status >= 0 else 1)
+
+
 def start(folder, order):
     if "secret" in order:
-        _prctl(PR_SET_DUMPABLE, 0)  # nobody looks into our memory, until we execute something
+        hide()
     take_back_home()
     take_back(folder.parent, stat.S_ISDIR)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -577,6 +599,8 @@ def main(words, stream):
         words = json.loads(line)
     verb, target, *rest = words
     if verb == "start":
+        if rest == ["secret"]:
+            become_hidden()  # before it is read
         start(pathlib.Path(target), json.load(stream))
     elif verb == "observe":
         with contextlib.suppress(BrokenPipeError):

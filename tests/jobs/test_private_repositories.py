@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pwd
@@ -21,6 +22,7 @@ from tests.running import ROOT, until
 # Not the tests' own where they are root's: somebody without privilege cannot read that.
 PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") if os.getuid() == 0 else sys.executable
 PROGRAMS = detached.Programs(ROOT / "jobs" / "onnode", loads=("job",))
+SPY = (ROOT / "tests" / "jobs" / "spy.py").read_text()
 USERNAME, PASSWORD = "me@example.org", "t0ken: with/ö\"dd'$(touch pwned)%0asigns"
 
 # In the place of mpiexec: looks for the password wherever a program of the same person can look.
@@ -118,7 +120,8 @@ def run(place, node, as_whom, repository):
         start = {"argv": [str(folder), json.dumps(order)], "program": "job", "env": env or {}}
         if credential:
             start["secret"] = json.dumps(dict(zip(("username", "password"), credential, strict=True)))
-        words = PROGRAMS.data + json.dumps(["start", str(folder)]).encode() + b"\n" + json.dumps(start).encode()
+        verb = ["start", str(folder), *(["secret"] if credential else [])]
+        words = PROGRAMS.data + json.dumps(verb).encode() + b"\n" + json.dumps(start).encode()
         subprocess.run(["/bin/sh", "-c", waiting], input=words, check=True, capture_output=True,
                        env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")
@@ -137,6 +140,32 @@ def test_it_is_cloned_and_the_program_finds_the_password_nowhere(run, place, nod
     assert "KEEPER True True" in out, "what sweeps the node sees it by its environment"
     assert "t0ken" not in out + said + json.dumps(facts)
     assert not list(place.rglob("pwned"))
+
+
+def test_who_looks_into_every_process_of_the_account_while_it_is_fetched_finds_it_nowhere(run, place, forge, as_whom):
+    to = place / "spied"
+    told = f"{USERNAME}:{PASSWORD}".encode()
+    words = [PASSWORD[:12].encode(), base64.b64encode(told)[4:-4], base64.b64encode(told)]
+    order = {"words": [word.hex() for word in words], "but": [os.getpid()], "to": str(to)}
+    spy = subprocess.Popen([PYTHON, "-ISc", SPY, json.dumps(order)], **as_whom)
+
+    def spied():
+        return json.loads(to.read_text()) if to.exists() else {"rounds": 0}
+
+    def look(path):
+        rounds = spied()["rounds"]
+        until(lambda: spied()["rounds"] > rounds + 1, seconds=30, what="two more looks")
+
+    try:
+        look("")
+        forge.before = look
+        facts, _, said = run(url=f"{forge.url}/main")
+        assert facts.get("subject") == "With a submodule", said
+    finally:
+        spy.kill()
+        spy.wait()
+    assert spied()["found"] == []
+    assert min(spied()["open"]) > 0, "it has seen what git has, and looked into it"
 
 
 def test_nothing_of_it_stays_for_other_runs(run, place, node):
@@ -274,14 +303,15 @@ def test_where_it_is_sent_is_in_no_file_that_another_run_could_change(run, place
     assert forge.url not in (place / "run" / "facts.json").read_text()
 
 
-def test_it_would_where_it_reaches_what_git_uses(run, place, node, forge, hostile):
-    """That what the test above shows is not the hostile program's weakness."""
+def test_not_even_where_it_reaches_what_git_uses(run, place, node, forge, hostile):
+    """Its programs are started then, by git itself: which has nothing that they could take."""
     hostile(node)
     for n in range(10):
         run(url=f"{forge.url}/main", name=f"run-{n}")
-        if "t0ken" in loot(place):
+        assert "t0ken" not in loot(place)
+        if (place / "LOOT").exists():
             return
-    pytest.fail(loot(place))
+    pytest.fail("The hostile program is too weak to show anything.")
 
 
 def test_what_an_earlier_run_left_in_the_home_does_not_get_it(run, place, as_whom, forge):

@@ -75,7 +75,7 @@ def test_an_admin_of_the_workspace_adds_replaces_and_deletes_it_and_nobody_is_sh
     settings = reverse("workspace-settings", args=[lab.uuid])
     typed = {"name": "build bot", "server": "git.example.org", "username": "", "secret": TOKEN}
     asked = words(client.get(reverse("new-git-credential", args=[lab.uuid])))
-    assert "on a node that just signs in with it, a terminal or a program of theirs can take it" in asked
+    assert "somebody who lays hands on it as it starts can take the secret" in asked
     answer = client.post(reverse("new-git-credential", args=[lab.uuid]), typed)
     assert answer["Location"] == f"{settings}#git-credentials"
     made = GitCredential.objects.get()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import shlex
 import threading
 import uuid
@@ -21,10 +23,14 @@ from portal.clouds.machines import certificates, cloud, folders, leaving
 from portal.clouds.machines.account import MachinesAccount
 from portal.clouds.machines.models import Computer, Event, Pool
 from tests.clouds import hands, pools
+from tests.gitserver import serving
 from tests.machines.computers import HOME, SHARED, USER, Computers, why_not
-from tests.running import until
+from tests.machines.house import certificate, make_repository
+from tests.running import ROOT, until
 
 pytestmark = pytest.mark.django_db
+JOBS = detached.Programs(ROOT / "jobs" / "onnode", loads=("job",))
+SPY = (ROOT / "tests" / "jobs" / "spy.py").read_text()
 
 
 @pytest.fixture
@@ -489,3 +495,42 @@ def test_a_run_s_processes_are_found_on_every_node_by_its_mark(here, computers):
     words = [process.words for process in of(computers, second).processes(USER)]
     assert "sleep 1008" in words
     assert "sleep 1007" not in words
+
+
+def test_who_looks_into_every_process_of_the_account_finds_no_password_of_a_repository(here, computers, tmp_path):
+    _, (node,) = make(here, 1)
+    one, run, to = of(computers, node), str(uuid.uuid4()), f"{SHARED}/spied"
+    folder = f"{node.shared}/.runs/{run}"
+    one.run("mkdir -p ~/engine/bin; printf '#!/bin/sh\n' > ~/engine/bin/mpiexec; chmod 755 ~/engine/bin/mpiexec")
+    repository = tmp_path / "private"
+    make_repository(repository, {"ex.py": "X = 1\n"})
+    words = [word.hex() for word in (b"t0ken-of", base64.b64encode(b"somebody:t0ken-of-somebody")[4:-4])]
+    spy = shlex.join(["python3", "-ISc", SPY, json.dumps({"words": words, "but": [], "to": to})])
+    one.run(f"setsid {spy} > /dev/null 2>&1 < /dev/null &")
+
+    def spied():
+        return json.loads(one.path(to).read_text()) if one.path(to).exists() else {"rounds": 0}
+
+    def look(path):
+        rounds = spied()["rounds"]
+        until(lambda: spied()["rounds"] > rounds + 1, seconds=50, what="two more looks")
+
+    with serving(tmp_path, computers.here, certificate(computers.here, tmp_path)) as server:
+        computers.trust((tmp_path / "certificate").read_text())
+        server.asks_for, server.before = ("somebody", "t0ken-of-somebody"), look
+        order = {
+            "git_url": f"{server.url}/private/.git", "reference": "", "command": ["ex.py"], "cores": 1,
+            "hostfile": "hostfile", "engine": f"{HOME}/engine", "shared": node.shared, "allow_this_machine": False,
+            "scratch": f"{node.home}/.scratch", "environment": {"COXSWAIN_RUN": run},
+        }  # fmt: skip
+        look("")
+        detached.start(
+            host(node), folder, argv=[folder, json.dumps(order)], env={}, program="job", programs=JOBS,
+            secret=json.dumps({"username": "somebody", "password": "t0ken-of-somebody"}),
+        )  # fmt: skip
+        until(lambda: detached.look(host(node), folder)[0], seconds=90, what="the end")
+    facts = json.loads(one.path(f"{folder}/facts.json").read_text())
+    assert facts.get("subject") == "Files", facts
+    assert [path for path, authorization in server.asked if authorization]
+    assert spied()["found"] == []
+    assert min(spied()["open"]) > 0, "it has seen what git has, and looked into it"
