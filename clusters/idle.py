@@ -4,7 +4,7 @@
 a terminal ends, a person changes something) writes it down in its own transaction, and `look` does so again and again
 for what goes on. A timer acts once people have been warned and as much time as that warning has said has passed, also
 where no watch process was there meanwhile; and only where in the transaction that does it nothing uses the cluster.
-What a timer began and what then failed is told to the same people, once.
+What a timer began, or the end of a run, and what then failed is told to the same people, once.
 
 A cluster that belongs to a run has no timers: it is ended with that.
 
@@ -34,7 +34,7 @@ from django.utils.timezone import localtime, now, override
 from accounts.access import Can, WorkspaceRole
 from accounts.models import User
 from clusters.actions import delete_cluster, pause_cluster
-from clusters.durations import Timer, in_words, shutdown
+from clusters.durations import Timer, in_words
 from clusters.life import PAUSE
 from clusters.models import SOON, Cluster, Node, Terminal
 from clusters.plans import DELETE
@@ -48,7 +48,7 @@ from portal.tasks.models import Task, TaskStatus
 logger = logging.getLogger(__name__)
 
 OFTEN = timedelta(seconds=20)  # how exact `last_active` is while something goes on
-BY_TIMERS = (PAUSE.kind, DELETE.kind)  # kinds of tasks that only a timer begins, where nobody has asked for them
+BY_ITSELF = (PAUSE.kind, DELETE.kind)  # kinds of tasks that timers and the ends of runs begin, asked by nobody
 NAMED = 3  # runs that a page names
 
 
@@ -121,27 +121,30 @@ def _act(cluster: Cluster, timer: Timer) -> None:
 
 
 def _with_failures() -> list[Cluster]:
-    """Those that a timer has begun to pause or delete, which failed, and of which nobody has been told."""
+    """Those that the portal has begun to pause or delete by itself, which failed, and of which nobody has been told.
+
+    The end of one that belonged to a run is tried again and again, and is told of once.
+    """
     kind = ContentType.objects.get_for_model(Cluster)
     last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
-    failed = Task.objects.filter(kind__in=BY_TIMERS, asked_by=None, status=TaskStatus.FAILED)
+    failed = Task.objects.filter(kind__in=BY_ITSELF, asked_by=None, status=TaskStatus.FAILED)
     rows = Cluster.objects.filter(status=Cluster.Status.FAILED).annotate(last=Subquery(last))
-    untold = rows.filter(last__in=failed.values("pk")).filter(Q(told_of=None) | ~Q(told_of=F("last")))
+    untold = rows.filter(last__in=failed.values("pk")).filter(
+        Q(told_of=None) | Q(dedicated=False) & ~Q(told_of=F("last"))
+    )
     return list(untold.select_related("workspace__organization", "workspace__cloud_config", "created_by"))
 
 
 def _tell(cluster: Cluster) -> list[EmailMessage]:
     """Where several do so at once, one does."""
     task = cluster.last_task
-    if task and (task.kind not in BY_TIMERS or task.asked_by_id is not None or task.status != TaskStatus.FAILED):
+    if task and (task.kind not in BY_ITSELF or task.asked_by_id is not None or task.status != TaskStatus.FAILED):
         return []  # somebody has begun to mend it since we looked
     untold = Cluster.objects.filter(Q(told_of=None) | Q(told_of__lt=task.pk), pk=cluster.pk) if task else None
     if not task or not untold or not untold.update(told_of=task.pk):
         return []
     logger.warning("cluster %s: %s failed: %s", cluster.uuid, task.title, task.cause)
-    name = "auto pause" if task.kind == PAUSE.kind else shutdown(cluster.takes)
-    subject = f"{name.capitalize()} of {cluster} failed"
-    return _to_responsible(cluster, "clusters/mail/timer_failed.txt", lambda: (subject, {"task": task}))
+    return _to_responsible(cluster, "clusters/mail/failed.txt", lambda: (f"Failed: {task.title}", {"task": task}))
 
 
 def _mails(cluster: Cluster, timer: Timer) -> list[EmailMessage]:
@@ -212,8 +215,8 @@ class Clock:
     timer: Timer | None
     since: datetime
     changed: Task | None  # what people asked for last
-    paused: Task | None  # the auto pause because of which it is PAUSED
-    failed: Task | None  # what a timer has begun, and because of which it is FAILED
+    paused: Task | None  # what the portal has begun by itself, and because of which it is PAUSED
+    failed: Task | None  # … or FAILED
     guests: list[str]  # sessions by ssh, by node
     tells_guests: bool  # whether the nodes say so
     ssh_counts: bool
@@ -249,7 +252,7 @@ def clock(
     uses += [f"{terminal.person or 'Somebody'} has a terminal on {terminal}" for terminal in terminals]
     uses += [f"{task.title} is going on" for task in tasks[:1] if not task.is_finished]
     last = tasks[0] if tasks else None
-    is_auto = last and last.kind in BY_TIMERS and last.asked_by_id is None
+    is_auto = last and last.kind in BY_ITSELF and last.asked_by_id is None
     told = [node for node in nodes if node.guests is not None and node.state == Node.State.ANSWERS]
     guests = [f"{node.guests} on {node}" for node in told if node.guests]
     if guests and settings.SSH_IS_ACTIVITY:

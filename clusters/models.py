@@ -230,7 +230,7 @@ class Cluster(Subject):
     auto_shutdown = models.PositiveIntegerField(default=0)  # as above; then it is deleted
     last_active = models.DateTimeField(db_default=Now(), editable=False)  # see `clusters.idle`
     warned = models.DateTimeField(null=True, editable=False)  # that a timer is about to act; over once it is active
-    told_of = models.BigIntegerField(null=True, editable=False)  # the timer's task of whose failure people know
+    told_of = models.BigIntegerField(null=True, editable=False)  # the task of whose failure people know
     zone = models.CharField(max_length=40, blank=True)  # empty: the cloud chooses
     spot = models.BooleanField(default=False)
     role = models.CharField(max_length=620, blank=True)  # of an `InstanceRole`; empty: its nodes have one of its own

@@ -242,6 +242,10 @@ def config_badge(config):
     return found.badge.word, found.findings.get("trouble", ""), [one["name"] for one in found.missing_permissions]
 
 
+def bucket_of(config):
+    return CloudConfig.objects.get(uuid=config).options["bucket"]
+
+
 def make_workspace(name="lab", choices=None, **of):
     """In a cloud configuration that is so; the first one."""
     organization = Organization.objects.earliest("pk")
@@ -344,6 +348,12 @@ def make_dedicated(
         by=alice(),
     )
     return {"job": str(job.uuid), "run": str(run.uuid), "cluster": str(run.cluster.uuid)}
+
+
+def bring_near(run, seconds):
+    """A run that waits for its time has only so many left."""
+    near = now() + timedelta(seconds=seconds)
+    assert Run.objects.filter(uuid=run, status="new", due__gt=near).update(due=near), "it was nearer"
 
 
 def drop_job(job):

@@ -102,7 +102,7 @@ def new_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 # Parts of the pages with the form of a job, by the id of what they replace.
 _PARTS = {
-    "types": "clusters/_types.html#types",
+    "types": "jobs/_types.html",
     "cluster-choice": "jobs/_cluster_choice.html",
     "checked": "jobs/_checked.html",
 }

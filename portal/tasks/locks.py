@@ -93,10 +93,11 @@ class Alone:
             raise lost(self.lock.name)
 
     def wait(self, seconds: float) -> None:
-        """Nobody renews it for so long, and then somebody goes on."""
+        """Nobody renews it for so long, and then somebody goes on, who may be half a term late for that."""
         self.stop()
         with self._turn:
-            self._renew(seconds + TERM)
+            if time.monotonic() + seconds + TERM / 2 > self._until:
+                self._renew(seconds + TERM)
 
     def release(self) -> None:
         """Let other portals have it. Where that cannot be said, it runs out."""

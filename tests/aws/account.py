@@ -78,8 +78,8 @@ def configuration(moto, harbor, alice, *, number=""):
 class World:
     """What there is in an account, as its owner sees it."""
 
-    def __init__(self, moto, config):
-        number, self.bucket = config.options["account"], config.options["bucket"]
+    def __init__(self, moto, number, bucket):
+        self.bucket = bucket
         # Making a client takes longer than all that it is asked.
         self.ec2, self.efs, self.iam, self.s3 = (moto.client(name, number) for name in ("ec2", "efs", "iam", "s3"))
 

@@ -127,7 +127,12 @@ class Emulator:
                 cwd=ROOT, env=plain_environment(**STRICT, **record), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 preexec_fn=end_with_us, start_new_session=True,
             )  # fmt: skip
-        until(self._answers, seconds=60, what="moto")
+        try:
+            until(self._answers, seconds=180, what="moto")  # five seconds of a core, which others may want too
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.folder / "moto.log").read_text()
@@ -178,6 +183,7 @@ class Box:
             self.emulator = Emulator(self.folder)
         except BaseException:
             shutil.rmtree(self.folder)
+            self.octet.name.close()
             raise
         self.endpoint = self.emulator.endpoint
         order = {

@@ -351,6 +351,21 @@ class Room:
                 among += children
         return found
 
+    def holding(self, words: list[bytes]) -> list[str]:
+        """Files on disks, in filesystems and in the memory of nodes in which one of these is."""
+        places = [self.folder]
+        for node in self.nodes.values():
+            for pid in self.kin(node)[:1]:
+                root = Path(f"/proc/{pid}/root")
+                places += [
+                    root / "tmp",
+                    root / "dev/shm",
+                    *set(root.glob("run/*")) - {root / "run/room", root / "run/efs"},
+                ]
+        files = [file for place in places for file in (place, *place.rglob("*"))]
+        plain = [file for file in files if file.is_file() and not file.is_symlink()]
+        return [str(file) for file in plain if any(word in _content(file) for word in words)]
+
     # What tests ask.
 
     def answer(self, told: dict[str, Any]) -> Any:
@@ -372,6 +387,8 @@ class Room:
             case {"do": "files", "filesystem": name}:
                 root = self.folder / "efs" / name
                 return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+            case {"do": "holding", "words": words}:
+                return self.holding([word.encode() for word in words])
             case _:
                 raise ValueError(f"What is {told}?")
         self.changed = time.monotonic()
@@ -415,6 +432,12 @@ def _replace(path: Path, text: str, *, in_place: bool = False) -> None:
 
 def _is_process(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def _content(file: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return file.read_bytes()
+    return b""
 
 
 def _words(pid: int) -> str:

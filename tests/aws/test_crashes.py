@@ -83,7 +83,7 @@ def config(moto, harbor, alice, deaths):
 
 @pytest.fixture
 def world(moto, config):
-    return account.World(moto, config)
+    return account.World(moto, config.options["account"], config.options["bucket"])
 
 
 def workspace(config, alice, name="sea"):

@@ -163,7 +163,7 @@ def test_each_fault_is_said_with_its_cause_aws_words_and_a_way_on_or_is_got_over
     moto, faults, portal, harbor, alice, client
 ):
     config = account.configuration(moto, harbor, alice)
-    world = account.World(moto, config)
+    world = account.World(moto, config.options["account"], config.options["bucket"])
     client.force_login(alice)
     before = world.things()
     sea = workspace(config, alice)

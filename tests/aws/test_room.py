@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import uuid
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from portal.clouds import HostKey
 from portal.clouds.bootstrap import Boot, Mount, user_data
-from tests.aws.box import REGION, Box, why_not
+from tests.aws.box import REGION, Box, Emulator, why_not
 from tests.clouds import hands
 from tests.running import until
 
@@ -276,3 +277,11 @@ def test_nothing_of_a_room_outlives_its_process():
         until(lambda: site.ask(name, "true", seconds=1) is None, what="the end of the node")
         assert str(box.folder) not in Path("/proc/self/mounts").read_text()
         assert list((box.folder / "room").iterdir()) == []
+
+
+def test_nothing_of_an_emulator_that_does_not_answer_stays(monkeypatch, tmp_path):
+    monkeypatch.setattr(Emulator, "_answers", lambda self: pytest.fail("it does not"))
+    with pytest.raises(pytest.fail.Exception):
+        Emulator(tmp_path)
+    there = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in there

@@ -14,9 +14,13 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.aws import owner
+from tests.aws.account import World, more
 from tests.aws.box import CUSTOMER, REGION, Box, why_not
 from tests.aws.test_reading import flights, reads
+from tests.aws.test_whole import becomes
+from tests.browser import private
 from tests.browser.conftest import faults, sign_in
+from tests.browser.test_dedicated import has_no_job_clusters
 from tests.running import RunningPortal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -158,15 +162,20 @@ def test_an_account_is_connected_in_three_ways(open_desk, portal, box):
     is_active(page, portal, config)
 
 
-@pytest.fixture
-def workspace(open_desk, portal, box):
-    """In an account that is connected."""
+@pytest.fixture(scope="session")
+def config(portal, box):
+    """An account that is connected."""
     words = {"account": CUSTOMER, "region": REGION}
     iam = box.client("iam")
     iam.create_user(UserName="second owner")
     key = iam.create_access_key(UserName="second owner")["AccessKey"]
-    config = portal.call("open_account", **words, key=key["AccessKeyId"], secret=key["SecretAccessKey"])
-    until(lambda: portal.call("config_badge", config=config)[0] == "ACTIVE", seconds=180, what="an ACTIVE one")
+    made = portal.call("open_account", **words, key=key["AccessKeyId"], secret=key["SecretAccessKey"])
+    until(lambda: portal.call("config_badge", config=made)[0] == "ACTIVE", seconds=180, what="an ACTIVE one")
+    return made
+
+
+@pytest.fixture
+def workspace(open_desk, box, config):
     page = open_desk("/workspaces/new/", reduced_motion="reduce")
     page.fill("[name=name]", "in AWS")
     page.select_option("[name=cloud_config]", config)
@@ -327,3 +336,57 @@ def left(box):
         "profiles": iam.list_instance_profiles()["InstanceProfiles"],
         "templates": ec2.describe_launch_templates()["LaunchTemplates"],
     }
+
+
+def choose(page):
+    expect(page.locator("#id_find")).to_be_visible(timeout=4 * MINUTES)
+    page.fill("#id_find", KIND)
+    page.click(f"[name=own-instance_type][value='{KIND}']")
+
+
+def test_a_private_program_on_a_cluster_of_its_own_at_its_time_and_its_token_is_nowhere(
+    open_desk, portal, box, config, tmp_path
+):
+    workspace = portal.call("make_workspace", name="private", uuid=config, choices={"range": box.net})
+    becomes(portal, "workspace", workspace, "ready")
+    world = World(box, CUSTOMER, portal.call("bucket_of", config=config))
+    page = open_desk(f"/workspaces/{workspace}/jobs/new/", timezone_id="UTC")
+    with private.forge(tmp_path) as forge:
+        private.asked(page, forge, choose, checked="which only the nodes can look into")
+        run = page.url.split("/")[4]
+        beside = open_desk(f"/workspaces/{workspace}/clusters/?tab=jobs")
+        row = beside.locator("tbody tr", has_text="private-1")
+        expect(row).to_have_count(1)
+        before = world.things()
+        portal.call("bring_near", run=run, seconds=5)
+        expect(page.locator("#run-head")).to_contain_text(re.compile("is (about to be|being) made"))
+        private.is_running(page, forge, minutes=6)
+        assert more(before, world.things())["instance"] == 2
+        beside.reload()
+        expect(row).to_contain_text("RUNNING")
+        cluster = row.locator("a.name").get_attribute("href")
+        job = f"/jobs/{portal.call('job_of', run=run)}/"
+        for path in (cluster, job, f"/workspaces/{workspace}/jobs/", f"/workspaces/{workspace}/clusters/?tab=jobs"):
+            beside.goto(portal.url + path)
+            private.is_not_in(forge, beside.content())
+        is_nowhere(portal, box, forge)
+        assert box.tell("holding", words=[forge.asks_for[1][::-1]]), "whoever looks finds what the program was told"
+
+        private.ends(page, forge, minutes=4)
+        has_no_job_clusters(beside, portal, workspace)
+        after = world.things()
+        kept = after.pop("object") - before.pop("object")
+        assert (more(before, after), [name for name in kept if "deployments/" in name]) == ({}, []), "outputs alone"
+        is_nowhere(portal, box, forge)
+        page.reload()
+        expect(page.locator(".log")).to_contain_text(private.FOUND_NOTHING)
+    portal.call("drop_workspace", workspace=workspace)
+    becomes(portal, "workspace", workspace, "terminated")
+
+
+def is_nowhere(portal, box, forge):
+    """In what the portal keeps and writes, on a node, in a filesystem, in what was asked of AWS."""
+    words = [word.decode() for word in private.shapes(forge)]
+    assert box.tell("holding", words=words) == []
+    private.is_not_in(forge, portal.call("dump_database"), portal.call("dump_queue"))
+    assert private.holding(forge, [portal.folder / "log", *portal.var.rglob("*"), *box.folder.rglob("*")]) == []

@@ -406,11 +406,13 @@ def test_an_auto_pause_that_fails_is_mailed_once_and_on_the_page(client, tide, a
     for _ in range(3):
         idle.send(idle.look())
     assert sorted(message.to[0] for message in mail.outbox) == ["alice@example.org", "bob@example.org"]
-    assert {message.subject for message in mail.outbox} == {"[Coxswain] Auto pause of tide failed"}
+    assert {message.subject for message in mail.outbox} == {
+        "[Coxswain] Failed: Pause cluster tide: auto pause after 1 hour without activity"
+    }
     assert "The cloud does not accept these credentials." in mail.outbox[0].body
     assert "its nodes may run still" in mail.outbox[0].body
     client.force_login(bob)
-    assert "Nobody has asked for it: Pause cluster tide: auto pause after 1 hour" in page(client, tide)
+    assert "The portal began it by itself: Pause cluster tide: auto pause after 1 hour" in page(client, tide)
 
 
 def test_a_pause_that_somebody_asked_for_and_that_fails_is_mailed_to_nobody(tide, alice, cloud, mail_goes_out):  # noqa: F811

@@ -188,3 +188,18 @@ def test_a_form_that_was_opened_before_the_answer_gets_all_that_follows_from_it(
     assert '<option value="north-1b" selected>' in late.text, "what was chosen stays"
     found = client.get(where, {"find": "c1n"}, headers={"HX-Target": "types"})
     assert "hx-swap-oob" not in found.text, "who looks among them loses nothing that was typed"
+
+
+def test_the_form_of_a_job_with_a_cluster_of_its_own_gets_it_too(client, far, lab, alice):
+    client.force_login(alice)
+    where = reverse("new-job", args=[lab.uuid])
+    early = client.get(where)
+    assert "It is still being asked" in early.text
+    watch()
+    late = client.get(where, {"awaited": "yes", "own-zone": "north-1b"}, headers={"HX-Target": "types"})
+    for part in ("finder", "zone-of-nodes"):
+        assert f'id="{part}" hx-swap-oob' in late.text, part
+    assert 'name="own-instance_type"' in late.text
+    assert '<option value="north-1b" selected>' in late.text, "what was chosen stays"
+    found = client.get(where, {"find": "c1n"}, headers={"HX-Target": "types"})
+    assert ("c1n.large" in found.text, "m1.large" in found.text) == (True, False)

@@ -209,6 +209,22 @@ def test_a_deletion_that_fails_is_tried_again_after_a_pause_and_longer_ones(run,
         assert Task.objects.filter(kind="clusters.delete").count() == tries + 1
 
 
+def test_a_deletion_that_fails_again_and_again_is_mailed_once_and_not_as_a_timers(settings, run, bob):
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    task_ends(run.cluster)
+    cancel_run(run, by=bob)
+    Run.objects.update(status="cancelled")
+    Task.objects.filter(kind="jobs.run").update(status="cancelled")
+    mails = []
+    for _ in range(2):
+        dispatch_all()
+        task = task_ends(Cluster.objects.get(), failed="The cloud does not answer.")
+        Task.objects.filter(pk=task.pk).update(finished=now() - timedelta(days=1))
+        mails += [one.subject for one in idle.look() if one.to == ["bob@example.org"]]
+    assert Task.objects.filter(kind="clusters.delete", status="failed").count() == 2
+    assert mails == ["[Coxswain] Failed: Delete cluster tidal-harmonics-1"]
+
+
 def test_people_cannot_pause_scale_edit_or_share_it(lab, job, run, alice, bob):
     task_ends(run.cluster)
     cluster = Cluster.objects.get()

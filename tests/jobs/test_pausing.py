@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from accounts.models import AuditEvent
+from clusters import idle
 from clusters.models import Cluster, Terminal
 from jobs import dispatch
 from jobs.actions import cancel_run, dismiss_run, start_run
@@ -16,8 +17,9 @@ from jobs.dispatch import dispatch_all
 from jobs.models import Job, Run
 from portal.clouds import Can
 from portal.tasks.models import Task
+from tests.clouds.bad import Refusing
 from tests.clusters.test_bad_clouds import go_on
-from tests.clusters.test_idle import is_now
+from tests.clusters.test_idle import is_now, mail_goes_out  # noqa: F401
 from tests.clusters.test_life import cloud, make, nodes  # noqa: F401
 from tests.web import words
 from workspaces.models import CloudConfig
@@ -79,6 +81,21 @@ def test_its_cluster_is_paused_when_it_has_ended_in_whatever_way(client, tide, j
     assert (is_now(tide), pauses()) == ("paused", 1)
     assert said(run) == "tide was paused: nothing else used it when the run had ended."
     assert said(run) in words(client.get(run.get_absolute_url()))
+
+
+def test_where_the_pause_fails_a_mail_and_its_page_say_what_it_was(client, tide, job, bob, cloud, mail_goes_out):  # noqa: F811
+    Cluster.objects.update(created_by=bob)
+    ends(start_run(job, by=bob))
+    dispatch_all()
+    cloud.inner = Refusing(cloud.memory)
+    cloud.inner.stop_nodes = cloud.inner._refuse
+    assert go_on(tide).status == "failed"
+    mails = [one for _ in range(2) for one in idle.look() if one.to == ["bob@example.org"]]
+    title = "Pause cluster tide after flights, run 1, as its job has it"
+    assert [one.subject for one in mails] == [f"[Coxswain] Failed: {title}"]
+    assert "auto pause" not in mails[0].body.lower()
+    client.force_login(bob)
+    assert f"The portal began it by itself: {title}." in words(client.get(tide.get_absolute_url()))
 
 
 def test_without_that_choice_it_stays_as_it_is(tide, job, bob):

@@ -852,6 +852,19 @@ def test_a_task_that_waits_keeps_other_portals_out(task, world, account):
     assert world.settled == ["finished"]
 
 
+def test_who_waits_for_a_moment_again_and_again_asks_for_the_lock_once_each_time(task, world, account, monkeypatch):
+    monkeypatch.setattr(locks, "RENEW_EVERY", 600)
+    asked, lock = [], account.lock
+    monkeypatch.setattr(account, "lock", lambda name, **how: asked.append(how["seconds"]) or lock(name, **how))
+    world.do["two"] = lambda work: None if len(world.calls) > 5 else work.wait(2, "not yet")
+    for _ in range(3):
+        run_task(task.pk)
+        is_due(task)
+    assert asked == [locks.TERM] * 3
+    account.now = lambda: time.time() + 40
+    assert of_another(account) is None, "whoever goes on may be late"
+
+
 def test_what_a_portal_has_locked_that_died_is_free_after_a_while(task, world, account):
     def die(work):
         raise WorkerDied
