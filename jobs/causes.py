@@ -284,7 +284,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         "no_module",
         lambda m: (
             f"there is no module {m[1]}.",
-            f"If {m[1].split('.')[0]} is a package, name it in requirements.txt of the repository.",
+            f"If {m[1].split('.')[0]} is a package, name it in requirements.txt, in the top folder of the source.",
         ),
     ),
     (
@@ -319,7 +319,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         "no_file",
         lambda m: (
             f"there is no file {m[1]}.",
-            "A path that does not begin with / is looked up in the repository. All nodes see what is in /shared.",
+            "A path that does not begin with / is looked up in the source. What all nodes see is at $COXSWAIN_SHARED.",
         ),
     ),
     (

@@ -132,7 +132,7 @@ class ProgramForm(OnceForm):
     ranks = forms.IntegerField(
         required=False,
         label="Number of ranks",
-        help_text="Empty: one on each core. Not more than there are cores.",
+        help_text="Empty: one on each core; of a shell command, one. Not more than there are cores.",
         widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
     )
     ranks_are = forms.ChoiceField(

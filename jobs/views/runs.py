@@ -78,7 +78,7 @@ _FIELDS = {
     "cluster": ("edit-job", "id_cluster", "Choose another cluster"),
     "command": ("edit-job", "id_command", "Change the command"),
     "credential": ("job-credential", "id_git_password", "Change how it signs in"),
-    "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
+    "git_url": ("edit-job", "id_git_url", "Change the path"),
     "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
     "secrets": ("edit-job", "id_secrets", "Give the secret variables anew"),

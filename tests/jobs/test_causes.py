@@ -124,7 +124,7 @@ def test_a_file_that_is_missing_is_named_with_where_it_is_looked_up():
     words = "FileNotFoundError: [Errno 2] No such file or directory: 'data/in.csv'\n"
     cause = of_ranks([failure(1, words=words)], 1, 6)
     assert cause.message == "Rank 1 on tide-0 ended with exit status 1: there is no file 'data/in.csv'."
-    assert "looked up in the repository" in cause.advice
+    assert "looked up in the source" in cause.advice
 
 
 def test_a_time_limit_tells_of_ranks_that_had_ended_before():
