@@ -288,7 +288,8 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         ),
     ),
     (
-        r"^\S*python\S*: No module named ([\w.]+)$",  # of python -m
+        r"^\S*python\S*: (?:Error while finding module specification for '[\w.]+' \(ModuleNotFoundError: )?"
+        r"No module named '?([\w.]+)'?\)?$",  # of python -m
         "no_program_module",
         lambda m: (
             f"there is no module {m[1]}.",
@@ -298,7 +299,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         "no_program",
-        lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
+        lambda m: (f"{m[1]} is not in the source.", "Check the command of the job, and its reference."),
     ),
     (
         r"^nbclient\.exceptions\.DeadKernelError",

@@ -449,7 +449,7 @@ RUN = Plan(
             "clean",
             "Clean up on the nodes",
             clean_up,
-            why="its folder goes: what is to stay belongs onto the shared filesystem, at $COXSWAIN_SHARED",
+            why="the run's folder goes: what is to stay belongs onto the shared filesystem, at $COXSWAIN_SHARED",
             icon="bi-eraser",
             always=True,
         ),

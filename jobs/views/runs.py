@@ -90,6 +90,8 @@ def _mends(run: Run) -> list[tuple[str, str]]:
     """Words and addresses of what mends the cause of a run that failed: none for one of before causes had codes."""
     found = []
     for mend in _MENDS.get(run.code, ()):
+        if run.is_copied and mend in ("credential", "reference"):
+            continue  # it has neither
         if mend == "repair":
             found.append((f"Open {run.cluster}", run.cluster.get_absolute_url()))
         else:

@@ -115,6 +115,20 @@ def test_both_live_parts_of_a_runs_page_follow_it_from_new_to_finished(open_desk
     assert page.evaluate("window.isTheSame")
 
 
+def test_enter_in_the_command_is_a_line_of_a_shell_and_sends_any_other(open_desk, portal, lab):
+    page = open_desk(f"/workspaces/{lab}/jobs/new/")
+    page.select_option("[name=kind]", "shell")
+    hands = Hands(page)
+    hands.to("^Command").type("cd tides").press()
+    page.keyboard.type("make")
+    assert page.input_value("[name=command]") == "cd tides\nmake"
+    assert not page.locator(".only-python").is_visible()
+    page.select_option("[name=kind]", "ipynb")
+    assert not page.locator(".only-python").is_visible(), "no notebook is run by it"
+    hands.to("^Command").press()
+    page.wait_for_selector(".error-summary")
+
+
 def test_filters_work_without_a_script(open_desk, lab, made):
     page = open_desk(f"/workspaces/{lab}/runs/", java_script_enabled=False)
     page.select_option("[name=status]", "failed")

@@ -284,6 +284,8 @@ def test_the_advice_of_a_failed_run_leads_to_what_it_speaks_of(client, bob, vera
     page = client_get(client, bob, "run", run)
     assert re.findall(rf"{edit}#(\w+)", page) == ["id_command", "id_reference"]
     assert edit not in client_get(client, vera, "run", run)
+    Run.objects.filter(pk=run.pk).update(git_url="/shared/tides")  # which has no reference
+    assert re.findall(rf"{edit}#(\w+)", client_get(client, bob, "run", run)) == ["id_command"]
     Run.objects.filter(pk=run.pk).update(code="")  # of before causes had codes
     page = client_get(client, bob, "run", run)
     assert words in page
