@@ -299,7 +299,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         "no_program",
-        lambda m: (f"{m[1]} is not in the source.", "Check the command of the job, and its reference."),
+        lambda m: (f"{m[1]} is not in the source.", "Check the command of the job, its path and its reference."),
     ),
     (
         r"^nbclient\.exceptions\.DeadKernelError",
