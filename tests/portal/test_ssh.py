@@ -240,9 +240,7 @@ async def test_who_is_ended_while_a_connection_is_prepared_leaves_none_open(monk
     host = ssh.Host("node", "127.0.0.1", port, "u", private, public, door, certificate="" if door else certificate)
     connections = ssh.Connections()
     kept = []  # whoever looks at the fault has it, and the socket with it: nothing is collected
-    asking = asyncio.create_task(
-        ssh.host_key_of("127.0.0.1", port) if asks == "key" else connections.run(host, "true")
-    )
+    asking = asyncio.create_task(ssh.host_key_of("127.0.0.1", port) if asks == "key" else connections.run(host, "true"))
     async with asyncio.timeout(30):
         await prepares.wait()
         asking.cancel()
