@@ -284,11 +284,12 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         "no_module",
         lambda m: (
             f"there is no module {m[1]}.",
-            f"If {m[1].split('.')[0]} is a package, name it in requirements.txt of the repository.",
+            f"If {m[1].split('.')[0]} is a package, name it in requirements.txt, in the top folder of the source.",
         ),
     ),
     (
-        r"^\S*python\S*: No module named ([\w.]+)$",  # of python -m
+        r"^\S*python\S*: (?:Error while finding module specification for '[\w.]+' \(ModuleNotFoundError: )?"
+        r"No module named '?([\w.]+)'?\)?$",  # of python -m
         "no_program_module",
         lambda m: (
             f"there is no module {m[1]}.",
@@ -298,7 +299,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
     (
         r"can't open file '(?:.*/)?([^/']+)': \[Errno 2\]",
         "no_program",
-        lambda m: (f"{m[1]} is not in the repository.", "Check the command of the job, and its reference."),
+        lambda m: (f"{m[1]} is not in the source.", "Check the command of the job, its path and its reference."),
     ),
     (
         r"^nbclient\.exceptions\.DeadKernelError",
@@ -319,7 +320,7 @@ _COMMON: list[tuple[str, str, Callable[[re.Match[str]], tuple[str, str]]]] = [
         "no_file",
         lambda m: (
             f"there is no file {m[1]}.",
-            "A path that does not begin with / is looked up in the repository. All nodes see what is in /shared.",
+            "A path that does not begin with / is looked up in the source. What all nodes see is at $COXSWAIN_SHARED.",
         ),
     ),
     (

@@ -116,7 +116,7 @@ class ProgramForm(OnceForm):
         help_text="A Python file of the repository and its arguments: the portal puts the rest in front, and CORES are"
         " all cores that the cluster has when the run starts. Or what /bin/sh is to run, with COXSWAIN_CORES and"
         " COXSWAIN_HOSTFILE for an mpiexec of your own. Or a notebook, and its parameters: report.ipynb -p days 7.",
-        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off", "class": "mono"}),
+        widget=forms.Textarea(attrs={"rows": 1, "spellcheck": "false", "autocomplete": "off", "class": "mono"}),
     )
     reference = forms.CharField(
         required=False,
@@ -132,7 +132,7 @@ class ProgramForm(OnceForm):
     ranks = forms.IntegerField(
         required=False,
         label="Number of ranks",
-        help_text="Empty: one on each core. Not more than there are cores.",
+        help_text="Empty: one on each core; of a shell command, one. Not more than there are cores.",
         widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
     )
     ranks_are = forms.ChoiceField(

@@ -57,7 +57,7 @@ def environment(folder: str, engine: str, hostfile: str) -> dict[str, str]:
         "JUPYTER_DATA_DIR": f"{place}/data",
         "JUPYTER_CONFIG_DIR": f"{place}/config",
         "JUPYTER_RUNTIME_DIR": f"{place}/runtime",
-        "IPYTHONDIR": f"{place}/ipython",
+        "IPYTHONDIR": f"{folder}/ipython",  # in a folder that is there: IPython says much where it is not
         "HYDRA_HOST_FILE": hostfile,
     }
 

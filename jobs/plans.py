@@ -105,6 +105,7 @@ def launch(work: Work) -> None:
             "COXSWAIN_CORES": str(cluster.cores),
             "COXSWAIN_NODES": str(cluster.node_count),
             "COXSWAIN_HOSTFILE": f"{head.home}/{listed}",
+            "COXSWAIN_SHARED": head.shared,
         },
     }
     try:
@@ -444,7 +445,14 @@ RUN = Plan(
             limit=ANY_TIME,
             always=True,
         ),
-        StepPlan("clean", "Clean up on the nodes", clean_up, icon="bi-eraser", always=True),
+        StepPlan(
+            "clean",
+            "Clean up on the nodes",
+            clean_up,
+            why="the run's folder goes: what is to stay belongs onto the shared filesystem, at $COXSWAIN_SHARED",
+            icon="bi-eraser",
+            always=True,
+        ),
     ],
     queue="launch",
     settle=settle,

@@ -147,7 +147,7 @@ def command_of(kind: str, text: str) -> str:
 
 
 def _one_argument(text: str) -> str:
-    text = text.strip()
+    text = text.replace("\r\n", "\n").strip()  # as browsers send lines
     if len(text) > LONGEST_COMMAND:
         raise ValidationError(
             f"A command has at most {LONGEST_COMMAND:,} characters, this has {len(text):,}.", code="too_long"

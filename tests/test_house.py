@@ -68,3 +68,16 @@ def test_every_setting_is_told_to_whoever_operates_a_portal():
     told = re.findall(r"`([A-Z_]+)`", "".join(names))
     assert set(read) - set(told) == {"PORTAL_FAILPOINTS"}  # for tests
     assert set(told) <= set(read)
+
+
+def test_the_usual_value_of_each_setting_that_is_a_number_is_told():
+    source = (ROOT / "portal" / "settings.py").read_text()
+    rows = (ROOT / "docs" / "operating.md").read_text().partition("## Settings")[2].splitlines()
+    usual = {name: eval(text) for name, text in re.findall(r'env\.number\("([A-Z_]+)", ([\d_ *]+)\)', source)}  # noqa: S307
+    wrong = {
+        name: number
+        for name, number in usual.items()
+        if number and not any(f"`{name}`" in row and re.search(rf"\b{number}\b", row) for row in rows)
+    }
+    assert len(usual) > 10
+    assert wrong == {}

@@ -15,7 +15,7 @@ METADATA = {ipaddress.ip_address(text) for text in ("fd00:ec2::254", "168.63.129
 EMBEDDED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 in IPv6, RFC 6052
 HOST = re.compile(r"[\w](?:[\w.-]*[\w])?|[0-9a-f:.]+")
 SCP = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!//)(?!\d+/)[^:]+")  # what ssh's users write for ssh://
-CHECK = "Check the Git URL of the job."
+CHECK = "Check the address in the job's path."
 ADDRESS = "address"  # the code of what that would mend
 HERE_ONLY = "Plain http is only for a Git server on this machine. Use https."
 

@@ -271,7 +271,7 @@ class Fetcher:
         self.here = order["allow_this_machine"]
         self.git = Git(order, place, self.say)
         self.store = kept.Store(pathlib.Path(order["shared"], ".sources"), order, self.git.until, self.say)
-        self.advice = "Check that the Git URL is right and may be read without a password; or give the job one."
+        self.advice = "Check that the path of the job is right and may be read without a password; or give the job one."
         self.submodules = 0
         self.expected = None  # (mirror, what was listed, commit, folder) of what is checked out already; its subject
 
@@ -281,7 +281,7 @@ class Fetcher:
         server = addresses.Server(url, self.here)
         if server.scheme == "ssh":
             raise SetupFailed("A user name and a password are for addresses that begin with https://.", code="source")
-        self.advice = "Check that the Git URL, and the user name and password or access token of the job, are right."
+        self.advice = "Check that the path of the job, and its user name and password or access token, are right."
         self.store.folder = self.place / "mirrors"
         import relay  # here: no other run is to wait for what it loads
 

@@ -78,7 +78,7 @@ _FIELDS = {
     "cluster": ("edit-job", "id_cluster", "Choose another cluster"),
     "command": ("edit-job", "id_command", "Change the command"),
     "credential": ("job-credential", "id_git_password", "Change how it signs in"),
-    "git_url": ("edit-job", "id_git_url", "Change the Git URL"),
+    "git_url": ("edit-job", "id_git_url", "Change the path"),
     "ranks": ("edit-job", "id_ranks", "Change the number of ranks"),
     "reference": ("edit-job", "id_reference", "Change the reference"),
     "secrets": ("edit-job", "id_secrets", "Give the secret variables anew"),
@@ -90,6 +90,8 @@ def _mends(run: Run) -> list[tuple[str, str]]:
     """Words and addresses of what mends the cause of a run that failed: none for one of before causes had codes."""
     found = []
     for mend in _MENDS.get(run.code, ()):
+        if run.is_copied and mend in ("credential", "reference"):
+            continue  # it has neither
         if mend == "repair":
             found.append((f"Open {run.cluster}", run.cluster.get_absolute_url()))
         else:

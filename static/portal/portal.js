@@ -125,11 +125,13 @@ document.addEventListener("change", (event) => {
 });
 
 /* data-enter of a form: the button that Enter in a field presses, where an earlier one only looks for something.
-   What is in data-find belongs to that one. */
+   What is in data-find belongs to that one, and the command of a shell has lines. */
 document.addEventListener("keydown", (event) => {
-  const button = document.getElementById(event.target.form?.dataset.enter);
+  const form = event.target.form;
+  const button = document.getElementById(form?.dataset.enter);
   if (!button || event.key !== "Enter" || event.isComposing) return;
-  if (!event.target.matches("input") || event.target.closest("[data-find]")) return;
+  const isLine = event.target.matches("input") || (event.target.name === "command" && form.kind?.value !== "shell");
+  if (!isLine || event.target.closest("[data-find]")) return;
   event.preventDefault();
   button.click();
 });

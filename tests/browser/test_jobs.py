@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import faults, violations
 from tests.browser.test_journey import Hands
@@ -115,6 +116,23 @@ def test_both_live_parts_of_a_runs_page_follow_it_from_new_to_finished(open_desk
     assert page.evaluate("window.isTheSame")
 
 
+def test_enter_in_the_command_is_a_line_of_a_shell_and_sends_any_other(open_desk, portal, lab):
+    page = open_desk(f"/workspaces/{lab}/jobs/new/")
+    page.fill("[name=name]", "lines")
+    page.fill("[name=git_url]", f"{portal.url}/examples/hostnames")
+    page.select_option("[name=kind]", "shell")
+    command = page.locator("[name=command]")
+    command.press_sequentially("cd tides")
+    command.press("Enter")
+    command.press_sequentially("make")
+    assert page.input_value("[name=command]") == "cd tides\nmake"
+    assert not page.locator(".only-python").is_visible()
+    page.select_option("[name=kind]", "ipynb")
+    assert not page.locator(".only-python").is_visible(), "no notebook is run by it"
+    command.press("Enter")
+    page.wait_for_selector(".error-summary:has-text('is no notebook')")
+
+
 def test_filters_work_without_a_script(open_desk, lab, made):
     page = open_desk(f"/workspaces/{lab}/runs/", java_script_enabled=False)
     page.select_option("[name=status]", "failed")
@@ -143,6 +161,6 @@ def test_an_example_keeps_what_was_typed(open_desk, lab, cluster):
     page.click("text=Show advanced")
     page.fill("[name=time_limit]", "5")
     page.click("text=Use the example chatty")
-    page.wait_for_selector("[name=command][value='chatty.py']")
+    expect(page.locator("[name=command]")).to_have_value("chatty.py")
     assert page.input_value("[name=name]") == "my own name"
     assert page.input_value("[name=time_limit]") == "5"

@@ -41,8 +41,14 @@ internal_Send_c(234): Invalid rank has value 99 but must be nonnegative and less
     [
         (STACK, "mpi", "Invalid rank has value 99 but must be nonnegative and less than 6."),
         ("/engines/mpi/bin/python: No module named sim.main", "no_program_module", "there is no module sim.main."),
+        (
+            "python3: Error while finding module specification for 'sim.main' (ModuleNotFoundError: No module named"
+            " 'sim')",
+            "no_program_module",
+            "there is no module sim.",
+        ),
         ("ModuleNotFoundError: No module named 'yaml'", "no_module", "there is no module yaml."),
-        ("python3: can't open file '/x/a.py': [Errno 2]", "no_program", "a.py is not in the repository."),
+        ("python3: can't open file '/x/a.py': [Errno 2]", "no_program", "a.py is not in the source."),
         ("solve: No such file or directory", "no_command", "there is no program solve."),
         ("MemoryError", "no_memory", "there was no memory left (MemoryError)."),
     ],
@@ -124,7 +130,7 @@ def test_a_file_that_is_missing_is_named_with_where_it_is_looked_up():
     words = "FileNotFoundError: [Errno 2] No such file or directory: 'data/in.csv'\n"
     cause = of_ranks([failure(1, words=words)], 1, 6)
     assert cause.message == "Rank 1 on tide-0 ended with exit status 1: there is no file 'data/in.csv'."
-    assert "looked up in the repository" in cause.advice
+    assert "looked up in the source" in cause.advice
 
 
 def test_a_time_limit_tells_of_ranks_that_had_ended_before():

@@ -12,6 +12,7 @@ from django.utils.timezone import now
 from accounts.models import AuditEvent
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import Credential, Program, change_job, create_job, delete_job, start_run
+from jobs.forms import EditJobForm
 from jobs.models import Job, Run
 from jobs.plans import _credential
 from jobs.views import runs
@@ -283,6 +284,8 @@ def test_the_advice_of_a_failed_run_leads_to_what_it_speaks_of(client, bob, vera
     page = client_get(client, bob, "run", run)
     assert re.findall(rf"{edit}#(\w+)", page) == ["id_command", "id_reference"]
     assert edit not in client_get(client, vera, "run", run)
+    Run.objects.filter(pk=run.pk).update(git_url="/shared/tides")  # which has no reference
+    assert re.findall(rf"{edit}#(\w+)", client_get(client, bob, "run", run)) == ["id_command"]
     Run.objects.filter(pk=run.pk).update(code="")  # of before causes had codes
     page = client_get(client, bob, "run", run)
     assert words in page
@@ -292,8 +295,11 @@ def test_the_advice_of_a_failed_run_leads_to_what_it_speaks_of(client, bob, vera
 def test_what_mends_each_cause_is_a_field_that_its_form_has(client, bob, job):
     wanted = {mend for mends in runs._MENDS.values() for mend in mends} - {"repair"}
     assert wanted == set(runs._FIELDS)
-    for name, field, _ in runs._FIELDS.values():
+    for name, field, words in runs._FIELDS.values():
         assert f'id="{field}"' in client_get(client, bob, name, job)
+        if name == "edit-job":  # the button calls the field what the form calls it
+            label = EditJobForm.base_fields[field.removeprefix("id_")].label or field.removeprefix("id_")
+            assert {*label.lower().split()} & {*words.lower().split()}
 
 
 def test_advice_that_nobody_can_follow_any_more_is_not_given(client, bob, job, make_cluster):

@@ -102,6 +102,7 @@ def test_it_is_executed_once_by_the_engine_and_beside_the_source(run):
     assert run.command_line == "papermill -p days 7 'a b.ipynb' executed.ipynb"
     places = notebooks.environment("/shared/.runs/1", "/shared/engine", "/node/hostfile")
     assert places.pop("HYDRA_HOST_FILE") == "/node/hostfile"
+    assert places["IPYTHONDIR"] == "/shared/.runs/1/ipython", "IPython warns where what it is in is not there"
     assert all(place.startswith("/shared/") for value in places.values() for place in value.split(":"))
 
 

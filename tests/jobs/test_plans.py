@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils.timezone import now
 
 from clusters.models import Cluster, EngineVersion
@@ -70,6 +71,7 @@ def test_the_first_worker_of_a_bodo_program_of_one_rank_has_a_place_beside_it(
     assert order["home"][order["hostfile"].rpartition("/")[2]] == f"tide-1:{slots}\n"
     assert order["environment"].get("BODO_NUM_WORKERS") == ("2" if slots == 3 else None)
     assert order["home"][order["environment"]["COXSWAIN_HOSTFILE"].rpartition("/")[2]] == "tide-1:2\n"
+    assert order["environment"]["COXSWAIN_SHARED"] == order["shared"]
 
 
 class Cloud:
@@ -161,6 +163,14 @@ def test_the_page_of_a_cancelled_run_says_of_no_step_that_it_was_undone(client, 
     begun_run.last_task.steps.filter(name="launch").update(status=StepStatus.UNDONE)
     client.force_login(bob)
     assert ", undone" not in client.get(begun_run.get_absolute_url()).content.decode()
+
+
+@pytest.mark.django_db
+def test_who_asks_for_a_run_or_cancels_it_is_told_what_of_it_stays(client, begun_run, bob):
+    client.force_login(bob)
+    asks = client.get(reverse("new-job", args=[begun_run.workspace.uuid])).content.decode()
+    assert "belongs onto the shared filesystem, at $COXSWAIN_SHARED" in asks
+    assert "its own folder goes" in client.get(f"{begun_run.get_absolute_url()}cancel/").content.decode()
 
 
 @pytest.mark.django_db

@@ -188,17 +188,19 @@ def test_a_shell_command_is_one_rank_of_a_shell_and_a_python_program_one_on_each
 def test_the_form_takes_a_shell_command_as_it_is_and_keeps_retries_in_seconds(client, lab, tide, bob):
     client.force_login(bob)
     typed = {"name": "build", "cluster": tide.uuid, "git_url": "https://git.test/a", "kind": "shell"}
-    typed |= {"command": "make && ./run > out", "retries": "3", "retry_delay": "5", "retry_on_timeout": "on"}
+    typed |= {"command": "make\r\n./run > out", "retries": "3", "retry_delay": "5", "retry_on_timeout": "on"}
     answer = client.post(reverse("new-job", args=[lab.uuid]), typed)
     job = Job.objects.get(name="build")
     assert answer.url == reverse("run", args=[job.runs.get().uuid])
-    assert (job.kind, job.command) == ("shell", "make && ./run > out")
+    assert (job.kind, job.command) == ("shell", "make\n./run > out"), "each line is one"
     assert (job.retries, job.retry_delay, job.retry_on_timeout) == (3, 300, True)
     run = job.runs.get()
     assert (run.kind, run.retries, run.retry_delay, run.retry_on_timeout) == ("shell", 3, 300, True)
     page = client.get(reverse("job", args=[job.uuid])).content.decode()
     assert "up to 3 times, 5 minutes later, also after its time limit" in page
-    form = client.get(reverse("edit-job", args=[job.uuid])).context["form"]
+    edit = client.get(reverse("edit-job", args=[job.uuid]))
+    assert "make\n./run &gt; out</textarea>" in edit.content.decode()
+    form = edit.context["form"]
     assert [form[name].value() for name in ("kind", "retries", "retry_delay")] == ["shell", 3, 5]
 
 

@@ -96,9 +96,11 @@ def test_bad_ones_get_their_sentence_at_the_field(create, name, value, more, wor
     assert value == "" or value not in form.errors["secrets"][0] or name == ""
 
 
-def test_with_the_job_they_are_gone(create, bob):
+def test_with_the_job_they_are_gone_and_its_page_says_so_before(client, create, bob):
     create(["A"], [TOKEN])
     job = Job.objects.get()
+    asks = client.get(reverse("delete-job", args=[job.uuid])).content.decode()
+    assert "The values of its secret variables are gone" in asks
     delete_job(job, by=bob)
     assert Job.objects.get().secret_values == ""
 
