@@ -183,6 +183,11 @@ def may(request: HttpRequest, can: Can) -> bool:
     return organization_role in _ORGANIZATION.get(can, ()) or workspace_role in _WORKSPACE.get(can, ())
 
 
+def gives(role: str | None, can: Can) -> bool:
+    """Whether a role in a workspace is enough to have this right there."""
+    return role in _WORKSPACE.get(can, ())
+
+
 def rights(request: HttpRequest) -> dict[str, Any]:
     """For templates: `{% if may.run_jobs %}`. The roles are asked for by the first one that does."""
     return {"may": SimpleLazyObject(lambda: {can.name.lower(): may(request, can) for can in Can})}

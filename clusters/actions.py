@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -344,11 +344,13 @@ def _somebody_is_on(cluster: Cluster, plan: Plan) -> PortalError | None:
     return Conflict(f"{cluster} cannot be {plan.participle} now: {on_it}.", advice=WAIT) if on_it else None
 
 
-def who_is_on(cluster: Cluster) -> str:
-    """Half a sentence; empty where nobody is."""
+def who_is_on(cluster: Cluster, known: Iterable[Any] | None = None) -> str:
+    """Half a sentence; empty where nobody is. `known`: runs, with the one that has it among them."""
     if cluster.occupied_by is None:
         return ""
-    run = cluster.runs.filter(uuid=cluster.occupied_by).select_related("job").first()
+    if known is None:
+        known = cluster.runs.filter(uuid=cluster.occupied_by).select_related("job")
+    run = next((run for run in known if run.uuid == cluster.occupied_by), None)
     return f"{run} is on it" if run else "the portal clears its nodes, which takes some seconds"
 
 

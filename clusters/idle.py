@@ -239,10 +239,9 @@ def clock(
     terminals: Sequence[Terminal],
     tasks: Sequence[Task],
     load: float | None,
+    runs: Sequence[Any],
 ) -> Clock:
-    """`tasks`: the last ones of it, the newest first."""
-    # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
-    runs = list(cluster.runs.unfinished().select_related("job").order_by("status", "pk")[: NAMED + 1])
+    """`tasks`: its last ones, the newest first. `runs`: those that are on it, then the first of those that wait."""
     timer = cluster.timer
     if timer is None or timer.verb != "delete":  # which those whose time is far away have nothing against
         runs = [run for run in runs if run.due is None or run.due <= now() + SOON]

@@ -460,6 +460,17 @@ class RunQuerySet(AccessQuerySet["Run"]):
         first = Run.objects.filter(created__gte=moment).order_by("created").values("pk")[:1]
         return self.filter(pk__gte=Subquery(first))
 
+    def around(self, cluster: Cluster, most: int) -> RunQuerySet:
+        """Of this cluster's: the newest, those that are on it or wait, and the one that has it for itself.
+
+        At most so many of each.
+        """
+        # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
+        parts = [self.all(), self.unfinished().order_by("status", "pk")]
+        if cluster.occupied_by:
+            parts.append(self.filter(uuid=cluster.occupied_by))
+        return newest_of_each("cluster", [cluster.pk], most, *parts)
+
     def for_lists(self) -> RunQuerySet:
         """With what a row of a list says of them: their badges cost no query each."""
         of_runs = ContentType.objects.get_for_model(Run)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from django.db.models import OuterRef, Subquery
+from django.db.models import Model, OuterRef, Subquery
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from accounts.access import Can, get_for
+from accounts.access import AccessQuerySet, Can, get_for
 from accounts.models import Membership
 from accounts.place import Switched, enter_organization, person
 from portal.aggregates import Pairs
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
+M = TypeVar("M", bound=Model)
+
 
 def enter(request: HttpRequest, workspace: Workspace) -> Workspace:
-    """Remember that the page is in this workspace, which the caller has fetched with `get_for`."""
+    """Remember that the page is in this workspace, which the caller has fetched with `get_for`: see `row_for`."""
     place: Any = request
     place.organization, place.workspace = workspace.organization, workspace
     # Both are for the template: what only answers with another address asks for neither, unless it knows them.
@@ -50,20 +52,30 @@ def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, s
     return mine.values_list("role", Subquery(inside)).first() or (None, None)
 
 
+def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can) -> M:
+    """The row of the address; its workspace is entered. Raises Http404 or PermissionDenied.
+
+    One query, also for what the frame says of the workspace.
+    """
+    at = f"{rows.workspace_path}__" if rows.workspace_path else ""
+    mine = {"user": person(request)}
+    of_organization = Membership.objects.filter(organization=OuterRef(f"{at}organization"), **mine)
+    of_workspace = WorkspaceMember.objects.filter(workspace=OuterRef(f"{at}pk"), **mine)
+    asked = rows.select_related(f"{at}organization").annotate(
+        _organization_role=Subquery(of_organization.values("role")),
+        _workspace_role=Subquery(of_workspace.values("role")),
+        _others=Subquery(_siblings(request.user, OuterRef(f"{at}organization")).values("pairs")),
+    )
+    found: Any = get_for(asked, request.user, can, uuid=uuid)
+    workspace = found.workspace
+    workspace._roles, workspace._others = (found._organization_role, found._workspace_role), found._others
+    enter(request, workspace)
+    return cast("M", found)
+
+
 def workspace_for(request: HttpRequest, uuid: Any, can: Can, *more: str) -> Workspace:
     """The workspace of the address, entered; read with what else is named. Raises Http404 or PermissionDenied."""
-    mine = {"user": person(request)}
-    queryset = Workspace.objects.select_related("organization", "cloud_config", *more).annotate(
-        _organization_role=Subquery(
-            Membership.objects.filter(organization=OuterRef("organization"), **mine).values("role")
-        ),
-        _workspace_role=Subquery(WorkspaceMember.objects.filter(workspace=OuterRef("pk"), **mine).values("role")),
-        _others=Subquery(_siblings(request.user, OuterRef("organization")).values("pairs")),
-    )
-    found = get_for(queryset, request.user, can, uuid=uuid)
-    known: Any = found
-    known._roles = (known._organization_role, known._workspace_role)
-    return enter(request, found)
+    return row_for(request, Workspace.objects.select_related("cloud_config", *more), uuid, can)
 
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from clusters import actions, charts, idle, life, samples
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.charts import NodeRow
@@ -23,9 +23,10 @@ from portal.tasks.causes import explain_task
 from portal.tasks.history import Progress, progress
 from portal.tasks.models import Task
 from workspaces.models import Workspace
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 PAGE = 25
+MOST_RUNS = 10  # of a cluster, on its page
 MOST_OPEN = 5  # clusters of a list whose details are shown at once
 
 
@@ -136,9 +137,7 @@ def cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
     queryset = Cluster.objects.with_lost_nodes().select_related(
         "workspace__organization", "workspace__cloud_config", "engine_version", "created_by"
     )
-    cluster = get_for(queryset, request.user, can, uuid=uuid)
-    enter(request, cluster.workspace)
-    return cluster
+    return row_for(request, queryset, uuid, can)
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,9 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     announced = [node for node in nodes if running and node.notice]
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
+    runs = found.runs.around(found, MOST_RUNS).for_lists().order_by("-pk").with_reasons()
+    # What is on it comes before what waits.
+    unfinished = sorted((run for run in runs if not run.is_finished), key=lambda run: (run.status, run.pk))
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
     failed = tasks[0] if tasks and found.status == Cluster.Status.FAILED else None
     why, may_change = explain_task(failed) if failed else None, may(request, Can.MANAGE_CLUSTERS)
@@ -196,13 +198,13 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
         "owner": Owner.of([found]).get(found.pk),
         "ways": ways_in(found, nodes),
         "terminals": terminals,
-        "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known)),
+        "idle": idle.clock(found, nodes, terminals, tasks, idle.load(known), unfinished),
         "gave_up": found.auto_repair and lacks_something and len(own_repairs(found)) >= OWN_REPAIRS,
         "most_repairs": OWN_REPAIRS,
         "tasks": tasks,
-        "runs": found.runs.for_lists().order_by("-pk")[:10].with_reasons(),
+        "runs": runs[:MOST_RUNS],
         "may_change": may_change,
-        "on_it": actions.who_is_on(found),
+        "on_it": actions.who_is_on(found, runs),
     }
     part = "clusters/cluster.html#live" if request.headers.get("HX-Target") == "cluster-live" else ""
     return render(request, part or "clusters/cluster.html", context)

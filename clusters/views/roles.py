@@ -15,7 +15,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from accounts.place import person
 from clusters import roles
 from clusters.forms.roles import InstanceRoleForm
@@ -27,7 +27,7 @@ from portal.forms import refusals_in
 from portal.tasks.causes import explain_task
 from portal.tasks.models import TaskStatus
 from workspaces.models import CloudConfig, Workspace
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 MOST = 200  # of a workspace, that a page shows
 BUCKET = "YOUR-BUCKET"
@@ -43,9 +43,7 @@ def _workspace(request: HttpRequest, uuid: UUID, can: Can) -> Workspace:
 
 def _role(request: HttpRequest, uuid: UUID, can: Can) -> InstanceRole:
     rows = InstanceRole.objects.select_related("workspace__organization", "workspace__cloud_config", "created_by")
-    found = get_for(rows, request.user, can, uuid=uuid)
-    enter(request, found.workspace)
-    return found
+    return row_for(request, rows, uuid, can)
 
 
 @require_safe

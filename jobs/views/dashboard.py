@@ -134,7 +134,9 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
 def _coming(workspaces: Sequence[Workspace]) -> list[Schedule]:
     """The schedules there whose time comes next."""
     by_pk = {workspace.pk: workspace for workspace in workspaces}
-    found = list(Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job")[:COMING])
+    fields = ("uuid", "workspace", "cron", "zone", "next_at", "trouble", "job__name")
+    coming = Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job").only(*fields)
+    found = list(coming[:COMING])
     for schedule in found:
         schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
     return found

@@ -44,7 +44,7 @@ from portal.forms import refusals_in
 from portal.secrets import CannotDecrypt, unseal
 from portal.text import uuid_in
 from workspaces.models import Workspace
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 SHOWN = 5  # times of a job's schedules, and what became of them
 
@@ -215,9 +215,7 @@ def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
         *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by"),
         *("git_credential", "template"),
     )
-    job = get_for(queryset, request.user, can, uuid=uuid)
-    enter(request, job.workspace)
-    return job
+    return row_for(request, queryset, uuid, can)
 
 
 def _back(request: HttpRequest, job: Job, error: PortalError) -> HttpResponse:

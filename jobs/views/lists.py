@@ -7,20 +7,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from accounts.access import Can, may
+from accounts.access import Can, gives, may
 from accounts.models import Organization
-from accounts.place import enter_organization
+from accounts.place import enter_organization, person
 from clusters.models import Cluster
 from jobs.durations import Chart, charts
 from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
 from jobs.models import Job, JobQuerySet, Run, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
-from workspaces.models import Workspace
+from workspaces.models import Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
 PAGE = 25
@@ -107,23 +107,19 @@ def workspaces_of(request: HttpRequest, organization: Organization, **columns: A
     `columns`: what each of them is to have besides.
     """
 
-    def may_there(can: Can) -> Exists:
-        return Exists(Workspace.objects.where(request.user, can).filter(pk=OuterRef("pk")))
-
+    role = WorkspaceMember.objects.filter(workspace=OuterRef("pk"), user=person(request)).values("role")
     found: list[Any] = list(
         Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
         .filter(organization=organization)
         .live()
-        .annotate(
-            inside=may_there(Can.VIEW),
-            may_run=may_there(Can.RUN_JOBS),
-            may_build=may_there(Can.MANAGE_CLUSTERS),
-            **columns,
-        )
+        .annotate(role=Subquery(role), **columns)
         .order_by("-pk")[:MOST_WORKSPACES]
     )
     for workspace in found:
         workspace.organization = organization
+        workspace.inside = gives(workspace.role, Can.VIEW)
+        workspace.may_run = gives(workspace.role, Can.RUN_JOBS)
+        workspace.may_build = gives(workspace.role, Can.MANAGE_CLUSTERS)
     return found
 
 
@@ -172,9 +168,12 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
         else:
             found, first = _busy_first(workspace, rows, cursor, order, among=all_jobs)
         page = page_of(found, PAGE, request.GET)
-        shown = [job.pk for job in (*first, *page.rows)]
-        last = newest_of_each("job", shown, 1, Run.objects.all())
-        lasts = {run.job_id: run for run in last.for_lists().with_reasons()}
+        shown = {job.pk: job for job in (*first, *page.rows)}
+        last = newest_of_each("job", shown, 1, Run.objects.all()).for_lists()
+        # The jobs are here already, and who asked for a run is in no row.
+        lasts = {run.job_id: run for run in last.select_related(None).select_related("cluster").with_reasons()}
+        for run in lasts.values():
+            run.job = shown[run.job_id]
         bars = charts(shown)
     context: dict[str, Any] = {
         "workspace": workspace,

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from accounts.place import person
 from jobs import causes, notebooks, record
 from jobs.actions import cancel_run, dismiss_run, repeat_run
@@ -24,17 +24,16 @@ from portal.errors import Passing, PortalError
 from portal.tasks import permission
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
-from workspaces.place import enter
+from workspaces.place import row_for
 
 
 def _run_for(request: HttpRequest, uuid: UUID, can: Can, *more: str) -> Run:
     """With its job and cluster, and with what else is named."""
     queryset = Run.objects.select_related("workspace__organization", "job", "cluster", "started_by", *more)
-    run = get_for(queryset, request.user, can, uuid=uuid)
+    run = row_for(request, queryset, uuid, can)
     run.job.workspace = run.cluster.workspace = run.workspace
     if run.job.cluster_id == run.cluster_id:
         run.job.cluster = run.cluster
-    enter(request, run.workspace)
     return run
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.timezone import now
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from accounts.place import person
 from jobs import calendar
 from jobs.cron import Cron, Moment, NotCron
@@ -33,7 +33,7 @@ from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
 from workspaces.models import Workspace
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 SHOWN = 10  # times that come
 EXAMPLES = (
@@ -48,9 +48,8 @@ EXAMPLES = (
 
 def _schedule_for(request: HttpRequest, uuid: UUID, can: Can) -> Schedule:
     of = ("workspace__organization", "workspace__cloud_config", "job__cluster", "owner")
-    found = get_for(Schedule.objects.select_related(*of), request.user, can, uuid=uuid)
+    found = row_for(request, Schedule.objects.select_related(*of), uuid, can)
     found.job.workspace = found.workspace
-    enter(request, found.workspace)
     return found
 
 
@@ -119,13 +118,8 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_schedule(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    job = get_for(
-        Job.objects.select_related("workspace__organization", "workspace__cloud_config", "cluster"),
-        request.user,
-        Can.RUN_JOBS,
-        uuid=uuid,
-    )
-    enter(request, job.workspace)
+    rows = Job.objects.select_related("workspace__organization", "workspace__cloud_config", "cluster")
+    job = row_for(request, rows, uuid, Can.RUN_JOBS)
     if job.deleted:
         return redirect("job", uuid=uuid)
     return _form_page(request, job, None)

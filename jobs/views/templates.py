@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from accounts.place import person
 from jobs import parameters
 from jobs.actions import create_job
@@ -26,14 +26,12 @@ from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.forms import refusals_in
 from workspaces.models import Workspace
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 
 def _template_for(request: HttpRequest, uuid: UUID, can: Can) -> Template:
     of = ("workspace__organization", "workspace__cloud_config", "cluster", "created_by")
-    found = get_for(Template.objects.select_related(*of), request.user, can, uuid=uuid)
-    enter(request, found.workspace)
-    return found
+    return row_for(request, Template.objects.select_related(*of), uuid, can)
 
 
 @require_safe
@@ -101,8 +99,7 @@ def new_template(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def template_of_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """A template that begins as what the job is."""
     of = ("workspace__organization", "workspace__cloud_config", "cluster")
-    job = get_for(Job.objects.select_related(*of), request.user, Can.RUN_JOBS, uuid=uuid)
-    enter(request, job.workspace)
+    job = row_for(request, Job.objects.select_related(*of), uuid, Can.RUN_JOBS)
     return _form_page(request, job.workspace, None, job)
 
 

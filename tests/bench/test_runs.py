@@ -1,4 +1,4 @@
-"""Jobs, runs, clusters and dashboards of a workspace with 1,000,000 runs, beside one with 10,000."""
+"""Jobs, runs, clusters, dashboards and staff pages with 1,000,000 runs, beside those with 10,000."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accounts.access import OrganizationRole, WorkspaceRole
 from accounts.models import Membership, Organization, User
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.models import Job, Run, Tag
-from portal.tasks.models import Output
+from portal.tasks.models import Output, Task
 from tests.bench.test_lists import MOST_CPU, MOST_QUERIES, get, measure
 from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
@@ -34,9 +34,11 @@ PAGES = (
     "{lab}/runs/?q=job&status=cancelled", "{lab}/runs/?job={job}", "{quiet}/runs/", "{quiet}/runs/?status=failed",
     "/jobs/{job}/", "/jobs/{job}/?after={middle}", "/jobs/{rare}/", "/runs/{middle}/", "/clusters/{cluster}/",
     "{lab}/clusters/", "{lab}/clusters/?q=c-1", "{lab}/clusters/?tab=gone", "{lab}/clusters/?tab=gone&after={gone}",
+    "/admin/jobs/run/", "/admin/jobs/run/?status__exact=failed", "/admin/jobs/run/?q=job-1", "/admin/jobs/job/",
+    "/admin/tasks/task/", "/admin/tasks/task/?status__exact=failed", "/admin/clusters/cluster/",
 )  # fmt: skip
 # Pages of one thing: they are measured, and what they may cost is said in tests/pages/queries.json.
-OF_ONE = ("/jobs/{", "/runs/{", "/clusters/{")
+OF_ONE = ("/jobs/{", "/runs/{")
 
 
 def copies(model, row, count, **columns):
@@ -79,9 +81,12 @@ def one_in(of):
 
 
 def a_workspace(name, runs):
-    """With 200 jobs and 20 clusters, half of the runs in the first and on the first; 500 clusters are gone."""
+    """With 200 jobs and 20 clusters, half of the runs in the first and on the first; 500 clusters are gone.
+
+    Each run has the task that ran it.
+    """
     organization = Organization.objects.create(name=name)
-    me = User.objects.create_user(f"me.{name}@example.org", "correct horse battery")
+    me = User.objects.create_superuser(f"me.{name}@example.org", "correct horse battery")
     nobody = User.objects.create_user(f"nobody.{name}@example.org", "correct horse battery")
     Membership.objects.create(organization=organization, user=me, role=OrganizationRole.ADMIN)
     config = CloudConfig.objects.create(organization=organization, name="here", kind="local")
@@ -132,6 +137,13 @@ def a_workspace(name, runs):
         started_by_id=f"CASE WHEN i % 7 = 0 THEN {me.pk} ELSE NULL END", cause="'Rank 1 ended with exit status 2.'",
         created=ago(f"({runs} - i) * 40"), turn=ago(f"({runs} - i) * 40"), started=ago(f"({runs} - i) * 40"),
         ended=ago(f"({runs} - i) * 40 - 30"),
+    )  # fmt: skip
+    task = Task.objects.create(
+        kind="jobs.run", title="Run a job", subject=first, queue="launch", output=first.output, status="finished"
+    )
+    copies(
+        Task, task, runs, subject_id=f"{first.pk} + i", created=ago(f"({runs} - i) * 40"),
+        status="CASE WHEN i % 50 < 5 THEN 'failed' ELSE 'finished' END",
     )  # fmt: skip
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:

@@ -36,6 +36,7 @@ from portal.tasks.models import Task
 from tests.clouds.bad import Refusing
 from tests.clusters.test_bad_clouds import go_on
 from tests.clusters.test_life import cloud, make, nodes  # noqa: F401
+from tests.pages.test_pages import make_run
 from tests.running import until
 from workspaces.models import WorkspaceMember
 
@@ -711,3 +712,17 @@ def test_no_timer_deletes_a_cluster_that_a_run_is_to_begin_on_in_weeks(tide, job
     warned_and_due(tide)
     idle.look()
     assert tide.last_task.kind == "clusters.delete"
+
+
+def test_who_is_on_a_cluster_is_named_however_many_runs_came_after(tide, job, alice, client):
+    on = make_run(job, 1, "inprogress", turn=now())
+    Cluster.objects.filter(pk=tide.pk).update(occupied_by=on.uuid)
+    for number in range(2, 14):
+        make_run(job, number, "finished", turn=now(), ended=now())
+    make_run(job, 14, "new", started=None)
+    client.force_login(alice)
+    page = client.get(tide.get_absolute_url())
+    assert "flights, run 1 is on it" in page.content.decode()
+    assert "flights, run 14 waits for it" in page.content.decode()
+    assert [run.number for run in page.context["runs"]] == [*range(14, 4, -1)]
+    assert page.context["on_it"] == "flights, run 1 is on it"

@@ -82,7 +82,7 @@ def make_run(job, number, status, **fields):
     output.append(Stream.STDOUT, b"out\n")
     run = Run.objects.create(
         job=job, number=number, cluster=job.cluster, git_url=job.git_url, command=job.command, status=status,
-        cores=4, output=output, started=now(), **fields,
+        cores=4, output=output, **{"started": now(), **fields},
     )  # fmt: skip
     task = Task.objects.create(
         kind="jobs.run", title=str(run), subject=run, queue="launch", output=output,

@@ -11,13 +11,13 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from accounts.access import Can, get_for
+from accounts.access import Can
 from accounts.place import person
 from portal.forms import refusals_in
 from workspaces.credentialforms import GitCredentialForm, GitSecretForm
 from workspaces.credentials import create_git_credential, delete_git_credential, replace_git_secret
 from workspaces.models import GitCredential
-from workspaces.place import enter, workspace_for
+from workspaces.place import row_for, workspace_for
 
 MOST_NAMED = 50  # jobs, on the page before a deletion
 
@@ -50,9 +50,7 @@ def new_git_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 def _credential_for(request: HttpRequest, uuid: UUID) -> GitCredential:
     rows = GitCredential.objects.select_related("workspace__organization", "workspace__cloud_config")
-    found = get_for(rows, request.user, Can.MANAGE_WORKSPACE, uuid=uuid)
-    enter(request, found.workspace)
-    return found
+    return row_for(request, rows, uuid, Can.MANAGE_WORKSPACE)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
