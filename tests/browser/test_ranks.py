@@ -290,13 +290,16 @@ def test_a_strip_says_who_wrote_when_and_who_has_fallen_silent(portal, page, tas
     until(lambda: {mark for mark, _ in shown(page)} == {"r4"}, what="rank 4 alone")
 
 
-def longest_task(trace):
-    """Of the page's own thread, in ms of the processor's time: that of the clock would be everybody's."""
+def longest_task(trace, by=sum):
+    """Of the page's own thread, in ms of the processor's time: that of the clock would be everybody's.
+
+    Other pages of the browser are in the trace: the page's thread is that which does most, or `by` the longest task.
+    """
     of_thread = defaultdict(list)
     for event in json.loads(trace)["traceEvents"]:
         if event["name"] == "ThreadControllerImpl::RunTask" and "tdur" in event:
             of_thread[event["pid"], event["tid"]].append(event["tdur"] / 1000)
-    return max(max(of_thread.values(), key=sum))
+    return max(max(of_thread.values(), key=by))
 
 
 # 1,000 plain rows, made and laid out at once: what this browser needs on this machine.
@@ -334,6 +337,6 @@ def test_500_ranks_cost_no_long_task_and_a_bounded_page(portal, browser, open_de
     plain = open_desk("/")
     browser.start_tracing(page=plain, categories=["toplevel"])
     assert plain.evaluate(ROWS) > 0
-    floor = longest_task(browser.stop_tracing())
+    floor = longest_task(browser.stop_tracing(), by=max)
     assert longest <= 3 * floor, f"{longest:.0f} ms, and {floor:.0f} ms for 1,000 plain rows"
     assert page.locator("*").count() < 40_000

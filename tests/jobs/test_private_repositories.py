@@ -180,7 +180,7 @@ def test_what_is_not_accepted_is_said(run, credential):
     facts, _, said = run(credential)
     assert facts["failure"]["message"] == "The source could not be cloned."
     assert "Authentication failed" in facts["failure"]["evidence"]
-    assert "the user name and password or access token of the job" in facts["failure"]["advice"]
+    assert "its user name and password or access token" in facts["failure"]["advice"]
     assert credential[1] not in said + json.dumps(facts)
 
 
