@@ -45,6 +45,7 @@ class Call:
     action: str  # as a policy has it: ec2:RunInstances
     parameters: dict[str, str]  # of the query protocol, flat; of JSON, what is on its top
     agent: str
+    session: str  # the id of the access key: of a role, each process has one of its own
     text: str  # all of it, its headers too
 
     @property
@@ -55,7 +56,7 @@ class Call:
     @property
     def is_of_a_role(self) -> bool:
         """Whether the portal asked in the name of a configuration's role, and not in its own or by an access key."""
-        return "app/coxswain" in self.agent and "Credential=ASIA" in self.text
+        return "app/coxswain" in self.agent and self.session.startswith("ASIA")
 
 
 class Recording:
@@ -78,10 +79,10 @@ class Recording:
 def _call(entry: dict[str, Any]) -> Call | None:
     """None for what is not AWS's: the emulator's own pages."""
     headers = {name.lower(): value for name, value in entry["headers"].items()}
-    scope = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/aws4_request", headers.get("authorization", ""))
+    scope = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", headers.get("authorization", ""))
     if not scope:
         return None
-    service = scope[1]
+    service = scope[2]
     data = entry.get("body") or ""
     body = base64.b64decode(data).decode(errors="replace") if entry.get("body_encoded") else data
     url = urllib.parse.urlsplit(entry["url"])
@@ -94,7 +95,8 @@ def _call(entry: dict[str, Any]) -> Call | None:
     else:
         name = _operation(_SERVICES.get(service, service), entry["method"], url.path, url.query, headers)
     action = f"{service}:{name}"
-    return Call(_ACTIONS.get(action, action), parameters, headers.get("user-agent", ""), json.dumps(entry) + body)
+    agent, text = headers.get("user-agent", ""), json.dumps(entry) + body
+    return Call(_ACTIONS.get(action, action), parameters, agent, scope[1], text)
 
 
 @functools.cache
