@@ -17,7 +17,7 @@ def key_file(cluster: Cluster) -> str:
 def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     """What the cluster's page shows of them."""
     file = f"~/Downloads/{key_file(cluster)}"
-    by_rank = {node.rank: node for node in nodes}
+    by_rank = {node.rank: node for node in nodes if node.address}
     shared = nodes[0].shared if nodes else "/shared"
     path = f"{shared}/.hostfile-{cluster.uuid}"
     # A node with a door has a network of its own, unless all of them have this computer's.
@@ -25,7 +25,10 @@ def ways_in(cluster: Cluster, nodes: list[Node]) -> dict[str, Any]:
     reached = [
         node
         for node in nodes
-        if node.address and not node.certificate and (not node.door or settings.LOCAL_NODES["network"] == "host")
+        if node.address
+        and (node.via is None or node.via in by_rank)
+        and not node.certificate
+        and (not node.door or settings.LOCAL_NODES["network"] == "host")
     ]
     return {
         "shared": shared,

@@ -772,6 +772,9 @@ def test_the_commands_are_on_the_page_of_the_cluster_for_those_who_may_use_them(
     )
     page = unescape(client.get(tide.get_absolute_url()).content.decode())
     assert f'{key} -o ProxyCommand="{key} -W %h:%p node@127.0.0.1" -p 2222 node@10.0.0.7<' in page
+    Node.objects.filter(rank=0).update(address="")  # it is being made anew
+    assert key not in client.get(tide.get_absolute_url()).content.decode()
+    Node.objects.filter(rank=0).update(address="127.0.0.1")
     Node.objects.filter(rank=1).delete()
     Terminal.objects.create(cluster=tide, hostname="tide-0", person=bob)
     Node.objects.update(door="/var/door", private_address="127.77.3.1")  # it has a network of its own
