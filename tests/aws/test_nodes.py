@@ -110,7 +110,7 @@ def test_nodes_come_stop_start_and_go(at, where):
         (rank, f"demo-{rank}", NodeState.RUNNING, "coxswain", f"{REGION}a") for rank in range(3)
     ]
     assert all(node.address == node.private_address for node in seen), "an emulator's public addresses are strangers'"
-    assert {node.note for node in seen} == {"SSH gets to them from 127.0.0.1/32 alone; terminals here need no SSH."}
+    assert {node.note for node in seen} == {"The portal has SSH let in from 127.0.0.1/32; its terminals need no more."}
     ask(lambda _: nodes.stop(at, where))
     stopped = nodes.of(at, where)
     assert [(n.state, n.address, n.reason) for n in stopped] == [(NodeState.STOPPED, None, "")] * 3

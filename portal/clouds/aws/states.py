@@ -113,7 +113,7 @@ def node(instance: Instance, options: AwsOptions, notices: Mapping[str, str]) ->
         spot=instance.get("InstanceLifecycle") == "spot",
         notice=notices.get(instance["InstanceId"], ""),
         via=via,
-        note=f"SSH gets to them from {', '.join(options.addresses) or 'nowhere'} alone; terminals here need no SSH.",
+        note=f"The portal has SSH let in from {', '.join(options.addresses) or 'nowhere'}; its terminals need no more.",
         own_key=OWN_KEY,
         ready=READY,
     )
