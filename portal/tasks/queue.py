@@ -7,6 +7,7 @@ with one Redis do not take each other's hints; the names of hints and workers ar
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from rq import Queue, Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from redis import Redis
     from rq.worker import BaseWorker
 
     from portal.tasks.models import Task
@@ -29,7 +31,14 @@ logger = logging.getLogger(__name__)
 
 def queue(name: str) -> Queue:
     """One of settings.QUEUES."""
-    return django_rq.get_queue(f"{settings.REDIS_PREFIX}-{name}")
+    name = f"{settings.REDIS_PREFIX}-{name}"
+    return django_rq.get_queue(name, connection=_redis(name, settings.RQ_QUEUES[name]["URL"]))
+
+
+@functools.cache
+def _redis(name: str, url: str) -> Redis:
+    """Kept by this process, for all its threads: to connect takes as long as three hints."""
+    return django_rq.get_connection(name)
 
 
 def new_ticket() -> str:

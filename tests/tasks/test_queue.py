@@ -41,6 +41,20 @@ def test_two_portals_with_one_redis_leave_each_others_hints_and_workers_alone(se
     assert (theirs.job_ids, others.job_ids) == (["theirs"], ["second"])
 
 
+@redis_only
+def test_hints_go_by_one_connection_and_by_another_when_that_is_cut(settings, redis):
+    def opened():
+        return redis.info("stats")["total_connections_received"]
+
+    queue.queue("launch").enqueue("portal.tasks.ledger.run_task", 1)
+    before = opened()
+    queue.queue("launch").enqueue("portal.tasks.ledger.run_task", 2)
+    assert opened() == before
+    redis.client_kill_filter(_type="normal", skipme=True)
+    queue.queue("launch").enqueue("portal.tasks.ledger.run_task", 3)
+    assert (opened(), queue.lengths()["launch"]) == (before + 1, 3)
+
+
 def test_the_prefix_is_in_the_name_of_every_queue(settings):
     assert {queue.queue(name).name for name in settings.QUEUES} == {
         f"{settings.REDIS_PREFIX}-{name}" for name in settings.QUEUES
