@@ -416,11 +416,12 @@ def start_run(
     `retry_of`: the attempt before.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
-    place = ("cluster__workspace__organization", "cluster__workspace__cloud_config")
-    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related(*place).get(pk=job.pk)
+    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
     now_so.workspace = job.workspace
-    if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
-        return found
+    if uuid and Run.objects.filter(uuid=uuid).exists():
+        if found := Run.objects.filter(uuid=uuid, job=job).first():
+            return found
+        uuid = None  # another job's has it
     if now_so.deleted:
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)
@@ -431,9 +432,9 @@ def start_run(
     if program.dedicated:
         cluster = _cluster_for(now_so, number, Specification.read(program.dedicated), by)
     else:
-        cluster = _cluster_of(now_so, program, place)
+        cluster = _cluster_of(now_so, program)
     store = cluster.workspace.cloud_config.output_store
-    key = uuid_for(Run, uuid, job=now_so)
+    key = uuid or uuid4()
     values, of_output = values_of_run(now_so, number, cluster, program, store, by=by, uuid=key)
     run = Run(**values, output=Output(**of_output), due=due, schedule=schedule)
     run.workspace, run.job, run.cluster, run.started_by = job.workspace, now_so, cluster, by
@@ -497,14 +498,13 @@ def values_of_run(
     return run, {"uuid": uuid4(), "store": store, "folder": f"outputs/{cluster.workspace.uuid}/{uuid}"}
 
 
-def _cluster_of(job: Job, program: Program, place: Collection[str]) -> Cluster:
+def _cluster_of(job: Job, program: Program) -> Cluster:
     """That of the program, as it is now, where it may take one more run. Raises `PortalError`."""
     assert program.cluster is not None
     cluster = job.cluster
     if cluster is None or program.cluster != cluster:
-        cluster = Cluster.objects.select_related(*(path.removeprefix("cluster__") for path in place)).get(
-            pk=program.cluster.pk
-        )
+        cluster = Cluster.objects.get(pk=program.cluster.pk)
+    cluster.workspace = job.workspace
     if cluster.status in GONE:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
     if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:

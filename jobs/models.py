@@ -522,7 +522,7 @@ class Run(Subject):
 
     runs_programs = True
     fetched_with = (
-        "job__workspace__organization",
+        "job",
         "cluster__workspace__organization",
         "cluster__workspace__cloud_config",
         "cluster__engine_version",
@@ -663,13 +663,17 @@ class Run(Subject):
 
     @property
     def is_cancelling(self) -> bool:
-        """Whether somebody wants it to end; asked of the database, unless `for_lists` has done so."""
+        """Whether somebody wants it to end; asked of the database, unless that is known."""
         if self.is_finished or self.is_waiting:
             return False
-        if "_is_cancelling" in self.__dict__:
+        if "_is_cancelling" in self.__dict__:  # `for_lists` has asked, or a page knows its last task
             return bool(self.__dict__["_is_cancelling"])
         task = self.last_task
         return bool(task and task.is_cancelling)
+
+    def know_task(self, last: Task | None) -> None:
+        """Its badge, which a page shows more than once, does not ask for it again."""
+        self.__dict__["_is_cancelling"] = bool(last and last.is_cancelling)
 
     @property
     def is_finished(self) -> bool:
@@ -700,6 +704,10 @@ class Run(Subject):
         if price is None or took is None:
             return None
         return price * self.cluster.node_count * Decimal(max(0.0, took.total_seconds())) / 3600
+
+    def fetched(self) -> None:
+        """Job and cluster are in one workspace, which is read once."""
+        self.workspace = self.job.workspace = self.cluster.workspace
 
     def folder(self, shared: str) -> str:
         """Where it is to be started on the nodes."""

@@ -634,8 +634,7 @@ def _of_head(message: str, evidence: str = "") -> Cause:
 def _held(pk: int) -> Run:
     """Locked to the end of the transaction, after its task: a worker may just write how that has ended."""
     ledger.hold(Task.objects.of(Run, Run.objects.filter(pk=pk)))
-    rows = Run.objects.select_for_update(of=("self",), no_key=True)
-    return rows.select_related("output", "cluster", "job").get(pk=pk)
+    return Run.objects.select_for_update(of=("self",), no_key=True).get(pk=pk)
 
 
 def _outcome(run: Run, status: Run.Status) -> None:

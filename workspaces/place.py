@@ -52,10 +52,10 @@ def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, s
     return mine.values_list("role", Subquery(inside)).first() or (None, None)
 
 
-def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can) -> M:
+def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can, *, framed: bool = True) -> M:
     """The row of the address; its workspace is entered. Raises Http404 or PermissionDenied.
 
-    One query, also for what the frame says of the workspace.
+    One query, also for what the frame says of the workspace, where the answer is a whole page.
     """
     at = f"{rows.workspace_path}__" if rows.workspace_path else ""
     mine = {"user": person(request)}
@@ -64,11 +64,15 @@ def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can) 
     asked = rows.select_related(f"{at}organization").annotate(
         _organization_role=Subquery(of_organization.values("role")),
         _workspace_role=Subquery(of_workspace.values("role")),
-        _others=Subquery(_siblings(request.user, OuterRef(f"{at}organization")).values("pairs")),
     )
+    if framed:
+        others = _siblings(request.user, OuterRef(f"{at}organization"))
+        asked = asked.annotate(_others=Subquery(others.values("pairs")))
     found: Any = get_for(asked, request.user, can, uuid=uuid)
     workspace = found.workspace
-    workspace._roles, workspace._others = (found._organization_role, found._workspace_role), found._others
+    workspace._roles = found._organization_role, found._workspace_role
+    if framed:
+        workspace._others = found._others
     enter(request, workspace)
     return cast("M", found)
 

@@ -401,7 +401,8 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     # Without what pages show of it: somebody waits for the first line of the run.
-    job = get_for(Job.objects.select_related("workspace__organization"), request.user, Can.RUN_JOBS, uuid=uuid)
+    rows = Job.objects.select_related("workspace__organization", "workspace__cloud_config")
+    job = get_for(rows, request.user, Can.RUN_JOBS, uuid=uuid)
     return _run(request, job, key_of(request))
 
 

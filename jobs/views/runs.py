@@ -27,10 +27,10 @@ from portal.tasks.views import viewer
 from workspaces.place import row_for
 
 
-def _run_for(request: HttpRequest, uuid: UUID, can: Can, *more: str) -> Run:
-    """With its job and cluster, and with what else is named."""
+def _run_for(request: HttpRequest, uuid: UUID, can: Can, *more: str, framed: bool = True) -> Run:
+    """With its job and cluster, and with what else is named. `framed`: see `row_for`."""
     queryset = Run.objects.select_related("workspace__organization", "job", "cluster", "started_by", *more)
-    run = row_for(request, queryset, uuid, can)
+    run = row_for(request, queryset, uuid, can, framed=framed)
     run.job.workspace = run.cluster.workspace = run.workspace
     if run.job.cluster_id == run.cluster_id:
         run.job.cluster = run.cluster
@@ -41,7 +41,7 @@ def _steps(run: Run, task: Task | None) -> list[tuple[Step, None]]:
     """As the page shows them. The task of a run that failed has done all its steps; for the person, this one failed."""
     if task is None:  # it waits for its turn, or has never had one
         return [(Step(title=step.title, name=step.name), None) for step in RUN.steps]
-    steps = list(task.steps.select_related("task"))
+    steps = list(task.steps.all())
     for step in steps:
         if step.status == StepStatus.UNDONE:  # nothing brings back what a run has done: it was ended
             step.status = StepStatus.DONE
@@ -108,8 +108,10 @@ def _is_mended(run: Run) -> bool:
 @login_required
 def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
     is_news = request.headers.get("HX-Target") == "run-head"
-    found = _run_for(request, uuid, Can.VIEW, "cluster__engine_version", *(() if is_news else ("output",)))
+    more = () if is_news else ("output",)
+    found = _run_for(request, uuid, Can.VIEW, "cluster__engine_version", *more, framed=not is_news)
     task = found.last_task
+    found.know_task(task)
     may_change = may(request, Can.RUN_JOBS)
     may_run = may_change and found.job.deleted is None
     is_mended = _is_mended(found)

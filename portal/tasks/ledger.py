@@ -168,7 +168,7 @@ def _not_now(subject: Subject, plan: Plan) -> Conflict:
 
 def hold(tasks: TaskQuerySet) -> None:
     """Lock those of the tasks that are unfinished: before their subjects, by whoever may write to both."""
-    for _ in tasks.unfinished().select_for_update(of=("self",), no_key=True).order_by("pk"):
+    for _ in tasks.unfinished().select_for_update(of=("self",), no_key=True).order_by("pk").only("pk"):
         pass
 
 

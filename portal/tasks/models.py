@@ -175,6 +175,7 @@ class Task(models.Model):
         model: Any = ContentType.objects.get_for_id(self.subject_type_id).model_class()
         rows = model._default_manager.select_related(*getattr(model, "fetched_with", ()))
         if (subject := rows.filter(pk=self.subject_id).first()) is not None:
+            subject.fetched()
             self.subject = subject
 
     @classmethod

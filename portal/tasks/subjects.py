@@ -36,6 +36,9 @@ class Subject(HasStatus):
     class Meta:
         abstract = True
 
+    def fetched(self) -> None:
+        """Called when it was read with all that a worker needs of it."""
+
     @property
     def workspace(self) -> Any:
         """The workspace that it is in, or is; None for what is an organization's alone."""

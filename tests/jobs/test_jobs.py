@@ -156,6 +156,28 @@ def test_a_run_is_asked_for_once_however_often_its_form_is_sent(post, job):
     assert job.runs.count() == 2
 
 
+def test_a_run_is_not_that_of_another_job_whoever_gives_its_uuid(lab, job, make_cluster, bob):
+    other, run = create_job(
+        lab, name="other", cluster=make_cluster("ebb"), git_url="https://git.example.org/x", reference="v1",
+        command="ex.py", by=bob,
+    )  # fmt: skip
+    ours = start_run(job, by=bob, uuid=run.uuid)
+    assert (ours.job, run.job) == (job, other)
+    assert ours.uuid != run.uuid
+
+
+@pytest.mark.parametrize(("target", "most"), [("", 8), ("run-head", 7)])  # its page, and the news of that
+def test_a_run_that_goes_on_is_shown_with_few_questions(client, bob, job, target, most, django_assert_max_num_queries):
+    run = job.runs.get()
+    assert run.move("inprogress", started=now())
+    client.force_login(bob)
+    client.get("/")  # which writes down that it is this session's first page
+    with django_assert_max_num_queries(most):
+        page = client.get(f"/runs/{run.uuid}/", headers={"HX-Request": "true", "HX-Target": target} if target else {})
+    assert page.status_code == 200
+    assert b"INPROGRESS" in page.content
+
+
 def test_a_deleted_job_keeps_its_runs_frees_its_name_and_runs_no_more(client, post, lab, job, bob, make_cluster):
     waiting = start_run(job, by=bob)
     assert waiting.is_waiting
