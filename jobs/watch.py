@@ -41,7 +41,7 @@ from portal.text import storable
 logger = logging.getLogger(__name__)
 
 HOLD_SETUP = 0.05  # seconds that what was prepared is held back, hoping for the command's first line
-MOST_BUFFERED = 1024 * 1024
+MOST_BUFFERED = 2 * 1024 * 1024
 MOST_LINE = 256 * 1024  # bytes of a line of the node's words
 SILENCE = 10.0  # seconds without a beat before a head node counts as silent
 LOOK_FOR_LEFTOVERS = 5.0  # seconds between looks

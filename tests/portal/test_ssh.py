@@ -15,8 +15,8 @@ from portal.errors import Passing, Refused
 
 
 @pytest.fixture
-async def node(monkeypatch):
-    """An SSH server whose command says which start of it this is, and the line it was given."""
+async def node(monkeypatch, request):
+    """An SSH server whose command says which start of it this is, and the line it was given. It may know few ciphers."""
     monkeypatch.setattr(ssh, "AHEAD_AFTER", 0.0)
     started: asyncio.Queue[asyncssh.SSHServerProcess[bytes]] = asyncio.Queue()
     count = iter(range(1, 100))
@@ -54,6 +54,7 @@ async def node(monkeypatch):
         server_host_keys=[asyncssh.import_private_key(private)],
         process_factory=command,
         encoding=None,
+        encryption_algs=getattr(request, "param", ()),
     )
     host = ssh.Host("node", "127.0.0.1", server.get_port(), "u", ours, public)
     connections = ssh.Connections()
@@ -70,6 +71,20 @@ async def test_the_next_call_finds_its_command_started(node):
         assert answer.text == f"{n} a line"
         await started.get()
         await asyncio.wait_for(_not_empty(started), 30)
+
+
+@pytest.mark.parametrize(
+    ("node", "spoken"),
+    [((), "aes"), ("chacha20-poly1305@openssh.com", "chacha20"), ("aes128-ctr", "aes128-ctr")],
+    indirect=["node"],
+)
+async def test_the_cipher_that_costs_least_is_spoken_and_any_other_that_the_node_knows(node, spoken):
+    host, connections, started = node
+    async with connections.stream(host, "stay"):
+        process = await started.get()
+        cipher = process.channel.get_connection().get_extra_info("recv_cipher")
+    assert cipher.startswith(spoken)
+    assert spoken != "aes" or cipher.endswith("-gcm@openssh.com")
 
 
 async def _not_empty(queue):
