@@ -48,7 +48,10 @@ class Programs:
         self.loads = loads
         files = [file for place in (_ONNODE, folder) if place for file in sorted(place.glob("*.py"))]
         sources = {file.stem: file.read_text() for file in files}
-        codes = {name: marshal.dumps(compile(text, f"{name}.py", "exec")) for name, text in sources.items()}
+        codes = {
+            name: marshal.dumps(compile(text, f"<portal>/{name}.py", "exec", dont_inherit=True))
+            for name, text in sources.items()
+        }
         packed = marshal.dumps({"words": _WORDS, "compiled": (MAGIC_NUMBER, codes), **sources}, 2)
         self.data = b"%d\n%b" % (len(packed), packed)
 

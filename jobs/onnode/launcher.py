@@ -21,10 +21,8 @@ Writes FOLDER/verdict.json (`Launcher.verdict`) and exits with 0, or with what t
 
 import collections
 import contextlib
-import ctypes
 import errno
 import json
-import marshal
 import os
 import pathlib
 import re
@@ -42,6 +40,7 @@ import boot
 import hiding
 import notebook
 import telling
+from prctl import prctl
 
 FRAME = struct.Struct(">cIQ")  # of rank.py
 MOST = 1 << 20  # bytes of one frame; a rank may write into the pipe of its own wrapper
@@ -61,7 +60,6 @@ WRAPPER = (
     "exec(marshal.loads(bytes.fromhex(os.environ.pop('COXSWAIN_RUNNER'))))"
 )
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-PRCTL = ctypes.CDLL(None).prctl
 # What MPI says in a rank whose peer went away: it follows from another's failure, and explains nothing.
 FOLLOWS = re.compile(
     rb"UCX +(ERROR|WARN)|Connection reset|Other MPI error|Fatal error in internal_|MPIDI_|assert \(!closed\)"
@@ -91,13 +89,6 @@ _next()
 """
 
 
-def coded(module):
-    """A module that was brought here, as what a variable of the environment can hold."""
-    source = boot.source(module)
-    code = compile(source, "<portal>", "exec", dont_inherit=True)
-    return marshal.dumps(code).hex()  # which is read without loading anything
-
-
 def place_of_our_own():
     """A folder of this node. Those of launchers that were killed go: one at a time is on a node."""
     for parent in filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")):  # noqa: S108
@@ -108,8 +99,8 @@ def place_of_our_own():
     raise FileNotFoundError(errno.ENOENT, "no folder for what is temporary")
 
 
-# Once, when this is loaded, which is before anybody waits for it.
-RANK, RUNNER = coded("rank"), coded("runner")
+# As what a variable of the environment can hold, and is read without loading anything.
+RANK, RUNNER = (boot.brought.code(module).hex() for module in ("rank", "runner"))
 
 
 class Hosts:
@@ -230,7 +221,7 @@ class Launcher:
             env=env,
             cwd=source,
             start_new_session=True,  # signals of our group are for us; we tell it
-            preexec_fn=lambda: PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL),
+            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
 
     def is_python(self, env):
@@ -258,7 +249,7 @@ class Launcher:
 
     def listen(self):
         # Its ssh clients become our children when it dies: they last as long as their nodes' processes.
-        PRCTL(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
         self.wake, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)

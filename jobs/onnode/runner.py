@@ -124,7 +124,7 @@ def _run():
         raise
     except BaseException as error:  # noqa: BLE001 (as the interpreter itself would)
         trace = error.__traceback__
-        while trace and trace.tb_frame.f_code.co_filename in ("<portal>", "<frozen runpy>"):
+        while trace and trace.tb_frame.f_code.co_filename.startswith(("<portal>", "<frozen runpy>")):
             trace = trace.tb_next
         kind = type(error)
         name = kind.__qualname__  # as the last line of a traceback has it

@@ -26,22 +26,20 @@ class Brought:
         self.codes = codes if magic == _frozen_importlib_external.MAGIC_NUMBER else {}
 
     def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self, origin=f"{name}.py") if name in self.sources else None
+        return ModuleSpec(name, self, origin=f"<portal>/{name}.py") if name in self.sources else None
 
     def create_module(self, spec):
         return None
 
     def exec_module(self, module):
-        code = self.codes.get(module.__name__)
-        if code:
-            exec(marshal.loads(code), module.__dict__)  # noqa: S102, S302
-        else:
-            exec(compile(self.sources[module.__name__], module.__spec__.origin, "exec"), module.__dict__)  # noqa: S102
+        exec(marshal.loads(self.code(module.__name__)), module.__dict__)  # noqa: S102, S302
 
-
-def source(module):
-    """Of a module that came with us."""
-    return m[module]  # noqa: F821 (WORDS have made it)
+    def code(self, name):
+        """Of a module, as `marshal` has it."""
+        if name not in self.codes:
+            source = compile(self.sources[name], f"<portal>/{name}.py", "exec", dont_inherit=True)
+            self.codes[name] = marshal.dumps(source)
+        return self.codes[name]
 
 
 def execute(python, module, words):
@@ -56,7 +54,8 @@ def execute(python, module, words):
 
 if __name__ == "__main__":
     sys.modules["boot"] = sys.modules[__name__]
-    sys.meta_path.insert(0, Brought(m))  # noqa: F821
+    brought = Brought(m)  # noqa: F821
+    sys.meta_path.insert(0, brought)
     if f.fileno() > 2:  # noqa: F821
         f.close()  # noqa: F821
     importlib.import_module(sys.argv[2]).main(sys.argv[3:], f)  # noqa: F821

@@ -29,11 +29,9 @@ of any of these; what is no file, or no FIFO, is taken for nothing.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
-import hashlib
 import importlib
 import io
 import json
@@ -46,6 +44,7 @@ import sys
 import time
 
 import boot
+from prctl import prctl
 from telling import FRAME
 
 BLOCK = 256 * 1024
@@ -55,8 +54,6 @@ ROOM = 16 * 1024  # bytes that are kept free, so that the end can be written dow
 GRACE = 5.0  # seconds between TERM and KILL
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("TERM", "KILL", "INT")}
-
-_prctl = ctypes.CDLL(None).prctl
 
 
 def write_whole(path, text):
@@ -112,7 +109,7 @@ def take_back_home():
 def hide():
     """Nobody of our account looks into our memory, files or environment: not of this process, until it executes
     something, and not of those that it forks."""
-    _prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 def become_hidden():
@@ -121,7 +118,7 @@ def become_hidden():
     hide()
     if not (child := os.fork()):
         return
-    _prctl(PR_SET_DUMPABLE, 1)
+    prctl(PR_SET_DUMPABLE, 1)
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # its answer ends when it closes that
         os.dup2(null, number)
@@ -207,7 +204,7 @@ def keep(keeper, begun, told=None):
         os.dup2(file, number)
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind becomes our child
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind becomes our child
     keeper.control, keeper.life = (
         os.open(folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC) for name in ("control", "life")
     )
@@ -335,7 +332,7 @@ def become(keeper, parent):
         for file in keeper.files():
             os.close(file)
         os.setsid()
-        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
         for name in ("SIGTERM", "SIGHUP", "SIGINT"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
         if os.getppid() != parent:
@@ -513,6 +510,8 @@ def tail(path, size=2000, at=None):
 
 def digests(path, beat):
     """{kind: sha256} over the payloads of the frames; what MPI says at the end counts with what was said before."""
+    import hashlib  # here: nobody else waits for what it loads
+
     sums, told = {}, time.monotonic()
     with contextlib.suppress(OSError), io.BufferedReader(open_file(path), 1 << 20) as file:
         while len(head := file.read(FRAME.size)) == FRAME.size:

@@ -36,7 +36,7 @@ PROGRAM = f"""
 import os, sys
 sys.path[:0] = {PLACES!r}
 import boot
-boot.source = lambda module: ""
+boot.brought = boot.Brought(dict(compiled=(None, dict()), rank="", runner=""))
 import job
 boot.execute = lambda python, module, words: os.execv(sys.argv[3], [module, *words])
 job.launcher.main = lambda words: boot.execute("", "launcher", words)

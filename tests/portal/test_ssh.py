@@ -16,7 +16,7 @@ from portal.errors import Passing, Refused
 
 @pytest.fixture
 async def node(monkeypatch, request):
-    """An SSH server whose command says which start of it this is, and the line it was given. It may know few ciphers."""
+    """An SSH server, perhaps of few ciphers, whose command says which start of it this is and the line it was given."""
     monkeypatch.setattr(ssh, "AHEAD_AFTER", 0.0)
     started: asyncio.Queue[asyncssh.SSHServerProcess[bytes]] = asyncio.Queue()
     count = iter(range(1, 100))
