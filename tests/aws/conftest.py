@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
+import botocore.session
 import pytest
 
 from tests.aws import outsiders
 from tests.aws.box import Box, Emulator, why_not
+
+# What botocore knows of EC2 alone is megabytes, and each session would read it anew.
+setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))  # noqa: B010
 
 
 @contextlib.contextmanager
