@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from tests.browser.conftest import violations
 from tests.running import until
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 LOOKS = (("light", 1280), ("dark", 390))
 
 
@@ -48,7 +50,7 @@ def choose(page, words):
 
 
 def test_the_whole_life_of_a_cluster(open_desk, portal, lab, reef):
-    page = open_desk(f"/clusters/{reef}/", reduced_motion="reduce")  # else colours are caught on their way
+    page = open_desk(f"/clusters/{reef}/")
     page.click("#menu > summary")
     look(page)
     page.reload()
