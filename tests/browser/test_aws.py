@@ -120,7 +120,7 @@ def made_as_shown(page, box):
 
 
 def test_an_account_is_connected_in_three_ways(open_desk, portal, box):
-    page = open_desk("/", reduced_motion="reduce")
+    page = open_desk("/")
     config = begin(page, portal, "By hand")
     page.click("a:has-text('Manually')")
     page.click("button:has-text('Validate')")
@@ -176,7 +176,7 @@ def config(portal, box):
 
 @pytest.fixture
 def workspace(open_desk, box, config):
-    page = open_desk("/workspaces/new/", reduced_motion="reduce")
+    page = open_desk("/workspaces/new/")
     page.fill("[name=name]", "in AWS")
     page.select_option("[name=cloud_config]", config)
     page.fill("[name=range]", box.net)
@@ -247,7 +247,7 @@ def reader(page, portal, box, workspace, bucket):
 def test_a_job_finds_the_right_answer_on_a_cluster_in_aws_and_nothing_is_left(open_desk, portal, box, workspace):
     foreign = box.client("ec2").create_vpc(CidrBlock="10.99.0.0/16")["Vpc"]["VpcId"]
     portal.call("forget_lists")
-    page = open_desk(f"/workspaces/{workspace}/clusters/new/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{workspace}/clusters/new/")
     expect(page.locator("#types")).to_contain_text("It is still being asked")
     page.fill("[name=name]", "trio")
     page.fill("[name=node_count]", "3")

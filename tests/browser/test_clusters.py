@@ -26,7 +26,7 @@ def focused(page):
 
 
 def test_a_task_drops_down_by_keyboard_and_stays_open_through_what_happens(open_desk, portal, lab, two):
-    page = open_desk(f"/workspaces/{lab}/clusters/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{lab}/clusters/")
     page.evaluate(
         """heard = [], new MutationObserver(() => heard.push(document.getElementById('said').textContent))
         .observe(document.getElementById('said'), {childList: true, characterData: true, subtree: true})"""
@@ -73,7 +73,7 @@ def test_the_list_without_javascript(open_desk, lab, two):
 
 
 def test_nodes_have_charts_with_words(open_desk, portal, two):
-    page = open_desk(f"/clusters/{two['cod']}/", reduced_motion="reduce")
+    page = open_desk(f"/clusters/{two['cod']}/")
     chart = page.locator("#cluster-nodes svg.spark").first
     chart.wait_for(timeout=60_000)
     assert chart.get_attribute("aria-label").startswith("CPU of cod-0: ")
@@ -81,7 +81,7 @@ def test_nodes_have_charts_with_words(open_desk, portal, two):
 
 
 def test_several_clusters_are_deleted_by_keyboard(open_desk, portal, lab, two):
-    page = open_desk(f"/workspaces/{lab}/clusters/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{lab}/clusters/")
     for cluster in two.values():
         page.locator(f"#choose-{cluster}").focus()
         page.keyboard.press("Space")

@@ -34,7 +34,7 @@ def market(open_desk, portal, lab):
         )
 
     def open_one(**options):
-        page = open_desk("/", reduced_motion="reduce", **options)
+        page = open_desk("/", **options)
         page.route("**/clusters/new/**", answer)
         page.goto(f"{portal.url}/workspaces/{lab}/clusters/new/")
         page.asked = asked
@@ -44,7 +44,7 @@ def market(open_desk, portal, lab):
 
 
 def test_a_cluster_is_made_by_keyboard_alone(open_desk, portal, lab):
-    page = open_desk(f"/workspaces/{lab}/clusters/new/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{lab}/clusters/new/")
     look(page)
     tab_to(page, "#id_name")
     page.keyboard.type("laver")

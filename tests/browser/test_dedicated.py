@@ -24,7 +24,7 @@ def has_no_job_clusters(page, portal, lab):
 def test_a_cluster_for_one_run_is_asked_for_by_keyboard_and_is_gone_when_the_run_is_over(
     open_desk, portal, lab, cluster
 ):
-    page = open_desk(f"/workspaces/{lab}/jobs/new/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{lab}/jobs/new/")
     hands = Hands(page)
     hands.to("^Job name").type("On its own")
     hands.to("^New cluster, for this job alone").press()

@@ -12,7 +12,7 @@ from tests.running import until
 
 def test_a_warning_comes_by_itself_and_one_click_takes_it_back(portal, lab, cluster, open_desk):
     portal.call("set_timers", cluster=cluster, pause=60, shutdown=180)
-    page = open_desk(f"/clusters/{cluster}/", reduced_motion="reduce")
+    page = open_desk(f"/clusters/{cluster}/")
     expect(page.locator("#activity")).to_contain_text("Idle since")
     portal.call("leave_alone", cluster=cluster, minutes=51)
     warning = page.locator("#idle-warning")

@@ -46,7 +46,7 @@ def confirmed_by_name(page, name):
 def test_three_computers_become_a_cluster_that_finds_the_right_answer_and_are_as_before(
     open_desk, portal, computers, flights
 ):
-    page = open_desk("/cloud-configurations/new/?kind=machines", reduced_motion="reduce")
+    page = open_desk("/cloud-configurations/new/?kind=machines")
     page.set_default_timeout(60_000)
     page.fill("[name=name]", "The desks")
     page.click("button:has-text('Create cloud configuration')")

@@ -16,7 +16,7 @@ def test_a_schedule_is_made_by_keyboard_runs_and_is_deactivated(open_desk, porta
     job = portal.call("make_job", workspace=lab, cluster=cluster, name="timely", git_url=url, command="hostnames.py")[
         "job"
     ]
-    page = open_desk(f"/jobs/{job}/", reduced_motion="reduce")
+    page = open_desk(f"/jobs/{job}/")
     hands = Hands(page)
     hands.to("^Add a schedule").press()
     page.wait_for_url("**/schedules/new/")

@@ -11,7 +11,7 @@ from tests.browser.test_journey import Hands
 
 
 def test_a_template_is_made_and_a_job_of_it_runs(open_desk, portal, lab, cluster):
-    page = open_desk(f"/workspaces/{lab}/templates/new/", reduced_motion="reduce")
+    page = open_desk(f"/workspaces/{lab}/templates/new/")
     assert faults(page) == []
     page.set_viewport_size({"width": 1280, "height": 900})
     hands = Hands(page)
