@@ -418,10 +418,8 @@ def start_run(
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
     now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
     now_so.workspace = job.workspace
-    if uuid and Run.objects.filter(uuid=uuid).exists():
-        if found := Run.objects.filter(uuid=uuid, job=job).first():
-            return found
-        uuid = None  # another job's has it
+    if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
+        return found
     if now_so.deleted:
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)
@@ -434,7 +432,7 @@ def start_run(
     else:
         cluster = _cluster_of(now_so, program)
     store = cluster.workspace.cloud_config.output_store
-    key = uuid or uuid4()
+    key = uuid_for(Run, uuid, job=now_so)
     values, of_output = values_of_run(now_so, number, cluster, program, store, by=by, uuid=key)
     run = Run(**values, output=Output(**of_output), due=due, schedule=schedule)
     run.workspace, run.job, run.cluster, run.started_by = job.workspace, now_so, cluster, by
