@@ -37,7 +37,7 @@ def queue(name: str) -> Queue:
 
 @functools.cache
 def _redis(name: str, url: str) -> Redis:
-    """Kept by this process, for all its threads: to connect takes as long as three hints."""
+    """Kept by this process, for all its threads: to connect anew takes about as long as to give a hint."""
     return django_rq.get_connection(name)
 
 

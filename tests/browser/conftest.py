@@ -99,7 +99,7 @@ def open_desk(portal, browser, session_cookies):
             complaints.append(message.text)
 
     def open_one(path="/", **options):
-        # Still, because what turns is drawn 60 times a second, by the processor.
+        # Still: else colours are caught on their way, and what turns is drawn 60 times a second, by the processor.
         still = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
         context = browser.new_context(**{**still, **options})
         context.add_cookies(session_cookies)
