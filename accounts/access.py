@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from django.apps import apps
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models import BooleanField, ExpressionWrapper, Q, Value
 from django.http import Http404, HttpRequest
 from django.utils.functional import SimpleLazyObject
 
@@ -107,6 +108,10 @@ class AccessQuerySet(models.QuerySet[M]):
     sees: Can = Can.VIEW  # the right that makes a row exist for a person
     changes: Can = Can.MANAGE_WORKSPACE  # the right to cancel or retry what is done to a row
 
+    def whole(self) -> Self:
+        """With what a page of one row says of it, besides its columns."""
+        return self
+
     def where(self, user: Person, can: Can) -> Self:
         """The rows on which this person has this right. Nobody signed in, an inactive or locked account: none."""
         granted = self.granted(user, can)
@@ -117,17 +122,33 @@ class AccessQuerySet(models.QuerySet[M]):
         if isinstance(user, AnonymousUser) or user is None or not user.may_enter:
             return None
         token = getattr(user, "token", None)  # an `accounts.tokens.Acting` has one, and does no more than it allows
-        person = token.owner if token else user
+        return self._held((token.owner if token else user).pk, can, token)
+
+    def asked_by(self, person: Any, can: Can) -> Self:
+        """What `judged` is given. `person`: the primary key of somebody who may enter, whom it does not look at."""
+        return self._asked(self._held(person, self.sees), self._held(person, can), can)
+
+    def _asked(self, sees: Q, may: Q, can: Can) -> Self:
+        if can == self.sees:
+            return self.filter(sees).annotate(_may=Value(True))
+        return self.filter(sees).annotate(_may=ExpressionWrapper(may, BooleanField()))
+
+    def held_by(self, person: Any, can: Can) -> Self:
+        """As `where`, by the primary key of somebody who may enter."""
+        return self.filter(self._held(person, can))
+
+    def _held(self, person: Any, can: Can, token: Any = None) -> Q:
         allowed = Q(pk__in=[])
-        for path, place, roles, table in (
-            (self.workspace_path, "workspace", person.workspace_memberships, _WORKSPACE),
-            (self.organization_path, "organization", person.memberships, _ORGANIZATION),
+        for path, place, members, table in (
+            (self.workspace_path, "workspace", "workspaces.WorkspaceMember", _WORKSPACE),
+            (self.organization_path, "organization", "accounts.Membership", _ORGANIZATION),
         ):
             if path is None or can not in table or (token and (token.place != place or token.role not in table[can])):
                 continue
             at = f"{path}__" if path else ""
             # Subqueries of the person's own few roles: joins to both kinds of members would multiply them.
-            granted = Q(**{f"{at}pk__in": roles.filter(role__in=table[can]).values(place)})
+            roles = apps.get_model(members)._default_manager.filter(user=person, role__in=table[can])
+            granted = Q(**{f"{at}pk__in": roles.values(place)})
             if token:
                 granted &= Q(**{f"{at}pk": getattr(token, f"{place}_id")})
             allowed |= granted
@@ -163,13 +184,18 @@ def get_for(queryset: AccessQuerySet[M], user: Person, can: Can, **lookup: Any) 
 
     One query, whichever of the two it is.
     """
-    rows = queryset.where(user, queryset.sees).filter(**lookup)
-    granted = queryset.granted(user, can) if can != queryset.sees else None
-    asked = rows if granted is None else rows.annotate(_may=ExpressionWrapper(granted, BooleanField()))
-    row = cast("M | None", asked.first())
+    sees, granted = queryset.granted(user, queryset.sees), queryset.granted(user, can)
+    if sees is None or granted is None:
+        raise Http404
+    return judged(queryset._asked(sees, granted, can).filter(**lookup)[:1])
+
+
+def judged(rows: Iterable[M]) -> M:
+    """The first of what `asked_by` has found, or what `get_for` raises."""
+    row = next(iter(rows), None)
     if row is None:
         raise Http404
-    if can != queryset.sees and not row.__dict__.pop("_may", False):
+    if not row.__dict__.pop("_may"):
         raise PermissionDenied
     return row
 

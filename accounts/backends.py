@@ -11,6 +11,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.db.models import Exists, OuterRef, QuerySet
 
 from accounts.models import Organization, User
+from portal.prepared import prepared
 
 _at_hand: ContextVar[dict[str, User] | None] = ContextVar("people_at_hand", default=None)
 
@@ -20,20 +21,21 @@ class PersonBackend(AuthenticationBackend):  # type: ignore[misc]
 
     def get_user(self, user_id: Any) -> User | None:
         at_hand = _at_hand.get()
-        return at_hand.get(str(user_id)) if at_hand is not None else self._people([user_id]).first()
+        return at_hand.get(str(user_id)) if at_hand is not None else next(iter(_people([user_id])), None)
 
     @contextmanager
     def reading_together(self, sessions: Iterable[SessionBase]) -> Iterator[None]:
         """Meanwhile `get_user` knows the people of these sessions, which are read with one query, and nobody else."""
-        people = self._people({session[SESSION_KEY] for session in sessions if SESSION_KEY in session})
+        people = _people([int(session[SESSION_KEY]) for session in sessions if SESSION_KEY in session])
         token = _at_hand.set({str(user.pk): user for user in people})
         try:
             yield
         finally:
             _at_hand.reset(token)
 
-    @staticmethod
-    def _people(ids: Iterable[Any]) -> QuerySet[User]:
-        asking = Organization.objects.filter(memberships__user=OuterRef("pk"), second_factor_required=True)
-        people: QuerySet[Any] = User.objects.annotate(is_asked_for_second_factor=Exists(asking))
-        return people.filter(pk__in=list(ids), is_active=True)
+
+@prepared
+def _people(ids: list[int]) -> QuerySet[User]:
+    asking = Organization.objects.filter(memberships__user=OuterRef("pk"), second_factor_required=True)
+    people: QuerySet[Any] = User.objects.annotate(is_asked_for_second_factor=Exists(asking))
+    return people.filter(pk__in=ids, is_active=True)

@@ -11,11 +11,13 @@ from uuid import UUID
 
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
 from accounts.access import Can, may
 from accounts.models import Membership, Organization, User
+from portal.prepared import prepared
 
 FIELD = "in_organization"  # of the forms
 KEY = "organization"  # of the session
@@ -42,9 +44,7 @@ def enter_if_any(request: HttpRequest) -> Organization | None:
     """The organization that the person has chosen, or else their first; for the frame of pages that need none."""
     if isinstance(request.user, AnonymousUser):
         return None
-    memberships = list(
-        Membership.objects.filter(user=person(request)).select_related("organization").order_by("created", "pk")
-    )
+    memberships = _memberships(person(request).pk)
     if not memberships:
         return None
     chosen = request.session.get(KEY)
@@ -55,6 +55,11 @@ def enter_if_any(request: HttpRequest) -> Organization | None:
     place.organization, place.roles = active.organization, (active.role, None)
     place.other_organizations = [one.organization for one in memberships if one is not active]
     return active.organization
+
+
+@prepared
+def _memberships(user: int) -> QuerySet[Membership]:
+    return Membership.objects.filter(user=user).select_related("organization").order_by("created", "pk")
 
 
 def enter_organization(request: HttpRequest, can: Can = Can.SEE_ORGANIZATION) -> Organization:

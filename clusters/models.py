@@ -79,6 +79,9 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
     workspace_path = "workspace"
     changes = Can.MANAGE_CLUSTERS
 
+    def whole(self) -> ClusterQuerySet:
+        return self.with_lost_nodes()
+
     def live(self) -> ClusterQuerySet:
         return self.exclude(status=Cluster.Status.TERMINATED)
 

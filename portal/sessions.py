@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.cache import patch_vary_headers
+from django.utils.timezone import now
+
+from portal.prepared import prepared
 
 
 class SessionKey(str):
@@ -32,11 +37,23 @@ class SessionKey(str):
 class SessionStore(DatabaseStore):
     """Django's, in the database. SESSION_ENGINE looks for this name."""
 
+    def _get_session_from_db(self) -> Any:
+        found = _sessions(self.session_key, now()) if self.session_key else []
+        if not found:
+            self._session_key = None
+        return found[0] if found else None
+
     def _get_new_session_key(self) -> SessionKey:
         return SessionKey.of(secrets.token_urlsafe(32))
 
     async def _aget_new_session_key(self) -> SessionKey:
         return self._get_new_session_key()
+
+
+@prepared
+def _sessions(key: str, at: datetime) -> QuerySet[Any]:
+    """The one that goes on."""
+    return SessionStore.get_model_class().objects.filter(session_key=key, expire_date__gt=at)
 
 
 class SessionCookieMiddleware:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from django.db.models import Model, OuterRef, Subquery
+from django.db.models import Model, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from accounts.access import AccessQuerySet, Can, get_for
+from accounts.access import AccessQuerySet, Can, judged
 from accounts.models import Membership
 from accounts.place import Switched, enter_organization, person
 from portal.aggregates import Pairs
-from workspaces.models import CloudConfig, Workspace, WorkspaceMember
+from portal.prepared import prepared
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember, WorkspaceQuerySet
 
 M = TypeVar("M", bound=Model)
 
@@ -34,14 +35,15 @@ def _others(request: HttpRequest, workspace: Workspace) -> list[tuple[UUID, str]
     if "_others" in vars(workspace):
         names = vars(workspace)["_others"]
     else:
-        names = next((row["pairs"] for row in _siblings(request.user, workspace.organization_id)), None)
+        mine = Workspace.objects.where(request.user, Can.VIEW)
+        names = next((row["pairs"] for row in _names(mine, workspace.organization_id)), None)
     others = [(UUID(uuid), name) for uuid, name in (names or {}).items()]
     return sorted((one for one in others if one[0] != workspace.uuid), key=lambda one: one[1])[:8]
 
 
-def _siblings(user: Any, organization: Any) -> Any:
-    """The names of all workspaces there into which this person may look, by uuid: one row, or none."""
-    there = Workspace.objects.where(user, Can.VIEW).filter(organization=organization).live()
+def _names(workspaces: WorkspaceQuerySet, organization: Any) -> Any:
+    """Of those that are there, by uuid: one row, or none."""
+    there = workspaces.filter(organization=organization).live()
     return there.order_by().values("organization").annotate(pairs=Pairs("uuid", "name"))
 
 
@@ -52,23 +54,29 @@ def _roles_of(request: HttpRequest, workspace: Workspace) -> tuple[str | None, s
     return mine.values_list("role", Subquery(inside)).first() or (None, None)
 
 
-def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can, *, framed: bool = True) -> M:
-    """The row of the address; its workspace is entered. Raises Http404 or PermissionDenied.
-
-    One query, also for what the frame says of the workspace, where the answer is a whole page.
-    """
+@prepared
+def _rows(uuid: UUID, user: int, *, model: type[Model], of: tuple[str, ...], can: Can, framed: bool) -> QuerySet[Any]:
+    rows: AccessQuerySet[Any] = cast("Any", model)._default_manager.all().whole()
     at = f"{rows.workspace_path}__" if rows.workspace_path else ""
-    mine = {"user": person(request)}
-    of_organization = Membership.objects.filter(organization=OuterRef(f"{at}organization"), **mine)
-    of_workspace = WorkspaceMember.objects.filter(workspace=OuterRef(f"{at}pk"), **mine)
-    asked = rows.select_related(f"{at}organization").annotate(
+    of_organization = Membership.objects.filter(organization=OuterRef(f"{at}organization"), user=user)
+    of_workspace = WorkspaceMember.objects.filter(workspace=OuterRef(f"{at}pk"), user=user)
+    asked = rows.select_related(f"{at}organization", *of).annotate(
         _organization_role=Subquery(of_organization.values("role")),
         _workspace_role=Subquery(of_workspace.values("role")),
     )
     if framed:
-        others = _siblings(request.user, OuterRef(f"{at}organization"))
+        others = _names(Workspace.objects.held_by(user, Can.VIEW), OuterRef(f"{at}organization"))
         asked = asked.annotate(_others=Subquery(others.values("pairs")))
-    found: Any = get_for(asked, request.user, can, uuid=uuid)
+    return asked.asked_by(user, can).filter(uuid=uuid)
+
+
+def row_for(request: HttpRequest, model: type[M], uuid: UUID, can: Can, *of: str, framed: bool = True) -> M:
+    """The row of the address, read with what is named; its workspace is entered. Raises Http404 or PermissionDenied.
+
+    One query, also for what the frame says of the workspace, where the answer is a whole page.
+    """
+    user = person(request)
+    found: Any = judged(_rows(uuid, user.pk, model=model, of=of, can=can, framed=framed) if user.may_enter else [])
     workspace = found.workspace
     workspace._roles = found._organization_role, found._workspace_role
     if framed:
@@ -77,9 +85,9 @@ def row_for(request: HttpRequest, rows: AccessQuerySet[M], uuid: Any, can: Can, 
     return cast("M", found)
 
 
-def workspace_for(request: HttpRequest, uuid: Any, can: Can, *more: str) -> Workspace:
+def workspace_for(request: HttpRequest, uuid: UUID, can: Can, *more: str) -> Workspace:
     """The workspace of the address, entered; read with what else is named. Raises Http404 or PermissionDenied."""
-    return row_for(request, Workspace.objects.select_related("cloud_config", *more), uuid, can)
+    return row_for(request, Workspace, uuid, can, "cloud_config", *more)
 
 
 def enter_subject(request: HttpRequest, subject: Any) -> None:

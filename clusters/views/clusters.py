@@ -134,10 +134,7 @@ def _rows(request: HttpRequest, workspace: Workspace, found: list[Cluster]) -> l
 
 
 def cluster_for(request: HttpRequest, uuid: UUID, can: Can) -> Cluster:
-    queryset = Cluster.objects.with_lost_nodes().select_related(
-        "workspace__organization", "workspace__cloud_config", "engine_version", "created_by"
-    )
-    return row_for(request, queryset, uuid, can)
+    return row_for(request, Cluster, uuid, can, "workspace__cloud_config", "engine_version", "created_by")
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ def _workspace(request: HttpRequest, uuid: UUID, can: Can) -> Workspace:
 
 
 def _role(request: HttpRequest, uuid: UUID, can: Can) -> InstanceRole:
-    rows = InstanceRole.objects.select_related("workspace__organization", "workspace__cloud_config", "created_by")
-    return row_for(request, rows, uuid, can)
+    return row_for(request, InstanceRole, uuid, can, "workspace__cloud_config", "created_by")
 
 
 @require_safe

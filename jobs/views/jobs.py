@@ -211,11 +211,8 @@ def wanted_of(form: EditJobForm, request: HttpRequest) -> dict[str, Any]:
 
 
 def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
-    queryset = Job.objects.select_related(
-        *("workspace__organization", "workspace__cloud_config", "cluster", "created_by", "deleted_by"),
-        *("git_credential", "template"),
-    )
-    return row_for(request, queryset, uuid, can)
+    of = ("workspace__cloud_config", "cluster", "created_by", "deleted_by", "git_credential", "template")
+    return row_for(request, Job, uuid, can, *of)
 
 
 def _back(request: HttpRequest, job: Job, error: PortalError) -> HttpResponse:

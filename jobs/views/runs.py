@@ -29,8 +29,7 @@ from workspaces.place import row_for
 
 def _run_for(request: HttpRequest, uuid: UUID, can: Can, *more: str, framed: bool = True) -> Run:
     """With its job and cluster, and with what else is named. `framed`: see `row_for`."""
-    queryset = Run.objects.select_related("workspace__organization", "job", "cluster", "started_by", *more)
-    run = row_for(request, queryset, uuid, can, framed=framed)
+    run = row_for(request, Run, uuid, can, "job", "cluster", "started_by", *more, framed=framed)
     run.job.workspace = run.cluster.workspace = run.workspace
     if run.job.cluster_id == run.cluster_id:
         run.job.cluster = run.cluster

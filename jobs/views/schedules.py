@@ -47,8 +47,7 @@ EXAMPLES = (
 
 
 def _schedule_for(request: HttpRequest, uuid: UUID, can: Can) -> Schedule:
-    of = ("workspace__organization", "workspace__cloud_config", "job__cluster", "owner")
-    found = row_for(request, Schedule.objects.select_related(*of), uuid, can)
+    found = row_for(request, Schedule, uuid, can, "workspace__cloud_config", "job__cluster", "owner")
     found.job.workspace = found.workspace
     return found
 
@@ -118,8 +117,7 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def new_schedule(request: HttpRequest, uuid: UUID) -> HttpResponse:
-    rows = Job.objects.select_related("workspace__organization", "workspace__cloud_config", "cluster")
-    job = row_for(request, rows, uuid, Can.RUN_JOBS)
+    job = row_for(request, Job, uuid, Can.RUN_JOBS, "workspace__cloud_config", "cluster")
     if job.deleted:
         return redirect("job", uuid=uuid)
     return _form_page(request, job, None)

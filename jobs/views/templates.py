@@ -30,8 +30,7 @@ from workspaces.place import row_for, workspace_for
 
 
 def _template_for(request: HttpRequest, uuid: UUID, can: Can) -> Template:
-    of = ("workspace__organization", "workspace__cloud_config", "cluster", "created_by")
-    return row_for(request, Template.objects.select_related(*of), uuid, can)
+    return row_for(request, Template, uuid, can, "workspace__cloud_config", "cluster", "created_by")
 
 
 @require_safe
@@ -98,8 +97,7 @@ def new_template(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def template_of_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """A template that begins as what the job is."""
-    of = ("workspace__organization", "workspace__cloud_config", "cluster")
-    job = row_for(request, Job.objects.select_related(*of), uuid, Can.RUN_JOBS)
+    job = row_for(request, Job, uuid, Can.RUN_JOBS, "workspace__cloud_config", "cluster")
     return _form_page(request, job.workspace, None, job)
 
 

@@ -49,8 +49,7 @@ def new_git_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 def _credential_for(request: HttpRequest, uuid: UUID) -> GitCredential:
-    rows = GitCredential.objects.select_related("workspace__organization", "workspace__cloud_config")
-    return row_for(request, rows, uuid, Can.MANAGE_WORKSPACE)
+    return row_for(request, GitCredential, uuid, Can.MANAGE_WORKSPACE, "workspace__cloud_config")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -1,0 +1,91 @@
+"""Queries that are built and compiled once in a process, and then asked with other values each time.
+
+Django takes several times longer to build and compile the query of a page than the database takes to answer it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from copy import copy
+from datetime import datetime
+from functools import lru_cache, wraps
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from django.db import connection, connections
+from django.db.models import DateTimeField, Expression, QuerySet, UUIDField
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_OF_ONE = re.compile(r"\d{4}|[0-9a-f]{8}")  # a time, a uuid, or a row's number that is no small one
+
+
+class Given(Expression):
+    """Stands in a query for a value that is given when it is asked; behind `__in`, for a list of them.
+
+    Of an empty list no row is one: it is behind no `exclude`. `given[n]` is the nth of a list.
+    """
+
+    def __init__(self, place: int, item: int | None = None) -> None:
+        super().__init__()
+        self.place, self.item = place, item
+
+    def __getitem__(self, item: int) -> Given:
+        return Given(self.place, item)
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        return "%s", [self]
+
+    def of(self, values: tuple[Any, ...]) -> Any:
+        value = values[self.place]
+        return value if self.item is None else value[self.item]
+
+
+def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
+    """What `build` takes by position are values: it is called with a `Given` for each, and never sees one of them.
+
+    So nothing that belongs to one person or to one moment stays in a query by which others are answered. What it takes
+    by name decides the query's shape, and there is one query for each: those are few.
+    """
+    count = sum(one.kind is not Parameter.KEYWORD_ONLY for one in signature(build).parameters.values())
+
+    @lru_cache(maxsize=500)
+    def compiled(**shape: Any) -> tuple[QuerySet[Any, R], Any, list[str], list[Any]]:
+        holes: Any = [Given(place) for place in range(count)]
+        rows = build(*holes, **shape)
+        compiler: Any = rows.query.get_compiler(connection=connections[rows.db])
+        sql, params = compiler.as_sql()
+        pieces = sql.split("%s")
+        assert len(pieces) == len(params) + 1
+        kept = [str(value) for value in params if not isinstance(value, Given)]
+        assert not any(map(_OF_ONE.search, kept)), f"somebody's, or of one moment: {kept}"
+        return rows, compiler, pieces, list(params)
+
+    @wraps(build)
+    def ask(*values: P.args, **shape: P.kwargs) -> list[R]:
+        rows, made, pieces, holes = compiled(**shape)
+        sql, params = [pieces[0]], []
+        for hole, piece in zip(holes, pieces[1:], strict=True):
+            value = hole.of(values) if isinstance(hole, Given) else hole
+            several = value if isinstance(value, list) else [value]
+            params += [_adapted(one) for one in several] if isinstance(hole, Given) else several
+            sql += [", ".join(["%s"] * len(several)) or "NULL", piece]
+        compiler = copy(made)
+        compiler.connection = connections[rows.db]
+        compiler.as_sql = lambda: ("".join(sql), params)
+        asked: Any = rows.all()
+        asked.query.get_compiler = lambda *_, **__: compiler
+        return list(asked)
+
+    return ask
+
+
+def _adapted(value: Any) -> Any:
+    match value:
+        case UUID():
+            return UUIDField().get_db_prep_value(value, connection)
+        case datetime():
+            return DateTimeField().get_db_prep_value(value, connection)
+    return value
