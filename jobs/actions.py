@@ -13,7 +13,7 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db.models import Max, Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -32,6 +32,7 @@ from jobs.dispatch import GONE, dispatch, resume_for
 from jobs.models import Firing, Job, Kind, Run, Schedule, Tag, Template
 from portal.errors import PortalError
 from portal.once import uuid_for
+from portal.prepared import prepared
 from portal.secrets import CannotDecrypt, redact, seal, unseal
 from portal.tasks import ledger, live
 from portal.tasks.models import Output, Task
@@ -398,6 +399,22 @@ def _record_job(verb: str, job: Job, *, by: User, **said: dict[str, Any]) -> Non
     audit.record(verb, job, organization=job.workspace.organization, by=by, workspace=job.workspace, **said)
 
 
+@prepared
+def _to_hold(job: int) -> QuerySet[Job]:
+    return Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").filter(pk=job)
+
+
+@prepared
+def _last_number(job: int) -> QuerySet[Run, int]:
+    return Run.objects.filter(job=job).order_by("-number").values_list("number", flat=True)[:1]
+
+
+@prepared
+def _waiting_for(cluster: int) -> QuerySet[Run, int]:
+    """As many as matter."""
+    return Run.objects.filter(cluster=cluster, status=Run.Status.NEW).values_list("pk", flat=True)[:MOST_WAITING]
+
+
 @audit.atomic()
 def start_run(
     job: Job,
@@ -416,7 +433,7 @@ def start_run(
     `retry_of`: the attempt before.
     """
     # Locked, so that two at once get two numbers, or one run, and none is started of a job that is being deleted.
-    now_so = Job.objects.select_for_update(of=("self",), no_key=True).select_related("cluster").get(pk=job.pk)
+    (now_so,) = _to_hold(job.pk)
     now_so.workspace = job.workspace
     if uuid and (found := Run.objects.filter(uuid=uuid, job=job).first()):
         return found
@@ -424,7 +441,7 @@ def start_run(
         raise PortalError(f"{now_so} was deleted. Create a job anew to run it.")
     program = program or Program.of(now_so)
     _check_cluster(job.workspace, program.cluster, program.dedicated)
-    number = (job.runs.aggregate(last=Max("number"))["last"] or 0) + 1
+    number = sum(_last_number(job.pk)) + 1
     is_due = due is None or due <= now()
     check_ranks(program, is_due)
     if program.dedicated:
@@ -505,7 +522,7 @@ def _cluster_of(job: Job, program: Program) -> Cluster:
     cluster.workspace = job.workspace
     if cluster.status in GONE:
         raise PortalError(f"{cluster.name} is {cluster.badge.word}. Choose another cluster.", code=CLUSTER_GONE)
-    if cluster.runs.filter(status=Run.Status.NEW).count() >= MOST_WAITING:
+    if len(_waiting_for(cluster.pk)) >= MOST_WAITING:
         raise PortalError(f"{MOST_WAITING} runs wait for {cluster.name} already.")
     return cluster
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
-from django.db.models import Exists, F, Min, OuterRef, Q
+from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -28,6 +29,7 @@ from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion, span
 from jobs.models import Run, RunQuerySet
 from portal.errors import PortalError
 from portal.failpoints import failpoint
+from portal.prepared import prepared
 from portal.tasks import ledger, live, registry
 from portal.tasks.models import Task, TaskStatus
 from workspaces.models import Workspace
@@ -38,6 +40,16 @@ MOST_UNUSED = timedelta(minutes=15)  # that a cluster of a run's own is there, a
 MOST_COLLECTING = timedelta(minutes=10)  # that it stays for the end of the run's output, once the run has ended
 _WITH_CLUSTER = ("job", "cluster__workspace__organization", "cluster__workspace__cloud_config", "started_by")
 GONE = (Cluster.Status.FAILED, Cluster.Status.TERMINATING, Cluster.Status.TERMINATED)  # nothing will begin there
+
+
+def _of_cluster(pk: int) -> QuerySet[Run, tuple[int, UUID]]:
+    """Those that wait for it, and might begin, in their turn."""
+    return Run.objects.waiting().due().filter(cluster=pk).values_list("pk", "uuid")
+
+
+@prepared
+def _next(cluster: int) -> QuerySet[Run, tuple[int, UUID]]:
+    return _of_cluster(cluster)[:1]
 
 
 def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
@@ -58,11 +70,10 @@ def dispatch(cluster_pk: int, fresh: Run | None = None) -> Run | None:
     """
     held: list[int] = []
     while True:
-        waiting = Run.objects.waiting().due().filter(cluster=cluster_pk).exclude(pk__in=held)
-        first = waiting.values_list("pk", "uuid").first()
-        if first is None:
+        found = _of_cluster(cluster_pk).exclude(pk__in=held)[:1] if held else _next(cluster_pk)
+        if not found:
             return None
-        pk, uuid = first
+        ((pk, uuid),) = found
         with transaction.atomic():
             # What may be left of another run would be in its way; and whoever looks for that ends all that it finds.
             left = Run.objects.filter(cluster=OuterRef("pk"), may_be_left=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, DataError, IntegrityError, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
@@ -30,6 +30,7 @@ from portal.clouds import CloudNode
 from portal.detached import Alive, Spoilt
 from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
+from portal.prepared import prepared
 from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.output import plain_text
@@ -165,6 +166,11 @@ def _sweep(pk: int) -> None:
 
 def _to_observe() -> set[int]:
     return set(Run.objects.filter(started__isnull=False, observed=False).values_list("pk", flat=True))
+
+
+@prepared
+def _observed(pk: int) -> QuerySet[Run]:
+    return Run.objects.select_related("cluster__workspace__organization", "output").filter(pk=pk)
 
 
 @dataclass
@@ -307,7 +313,7 @@ class Observer:
 
     @DATABASE
     def _target(self) -> tuple[ssh.Host, str, int] | None:
-        run = Run.objects.select_related("cluster__workspace__organization", "output").get(pk=self.pk)
+        (run,) = _observed(self.pk)
         if run.observed:
             return None
         # Anew each time: while the connection was away, another observer may have stored something.
@@ -631,10 +637,21 @@ def _of_head(message: str, evidence: str = "") -> Cause:
     return Cause(message, evidence, "Look at the cluster, repair it, and run the job again.", "head_lost")
 
 
+@prepared
+def _task_to_hold(kind: int, run: int) -> QuerySet[Task]:
+    return ledger.to_hold(Task.objects.filter(subject_type=kind, subject_id=run))
+
+
+@prepared
+def _to_hold(run: int) -> QuerySet[Run]:
+    return Run.objects.select_for_update(of=("self",), no_key=True).filter(pk=run)
+
+
 def _held(pk: int) -> Run:
     """Locked to the end of the transaction, after its task: a worker may just write how that has ended."""
-    ledger.hold(Task.objects.of(Run, Run.objects.filter(pk=pk)))
-    return Run.objects.select_for_update(of=("self",), no_key=True).get(pk=pk)
+    _task_to_hold(ContentType.objects.get_for_model(Run).pk, pk)
+    (run,) = _to_hold(pk)
+    return run
 
 
 def _outcome(run: Run, status: Run.Status) -> None:

@@ -52,7 +52,7 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
     count = sum(one.kind is not Parameter.KEYWORD_ONLY for one in signature(build).parameters.values())
 
     @lru_cache(maxsize=500)
-    def compiled(**shape: Any) -> tuple[QuerySet[Any, R], Any, list[str], list[Any]]:
+    def compiled(**shape: Any) -> tuple[QuerySet[Any, R], Any, list[str], list[Any], Any]:
         holes: Any = [Given(place) for place in range(count)]
         rows = build(*holes, **shape)
         compiler: Any = rows.query.get_compiler(connection=connections[rows.db])
@@ -61,11 +61,12 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
         assert len(pieces) == len(params) + 1
         kept = [str(value) for value in params if not isinstance(value, Given)]
         assert not any(map(_OF_ONE.search, kept)), f"somebody's, or of one moment: {kept}"
-        return rows, compiler, pieces, list(params)
+        converters = compiler.get_converters([column[0] for column in compiler.select[: compiler.col_count]])
+        return rows, compiler, pieces, list(params), converters
 
     @wraps(build)
     def ask(*values: P.args, **shape: P.kwargs) -> list[R]:
-        rows, made, pieces, holes = compiled(**shape)
+        rows, made, pieces, holes, converters = compiled(**shape)  # type: ignore[arg-type]
         sql, params = [pieces[0]], []
         for hole, piece in zip(holes, pieces[1:], strict=True):
             value = hole.of(values) if isinstance(hole, Given) else hole
@@ -75,6 +76,7 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
         compiler = copy(made)
         compiler.connection = connections[rows.db]
         compiler.as_sql = lambda: ("".join(sql), params)
+        compiler.get_converters = lambda _: converters
         asked: Any = rows.all()
         asked.query.get_compiler = lambda *_, **__: compiler
         return list(asked)

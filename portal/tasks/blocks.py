@@ -18,6 +18,7 @@ from django.db.models import QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from portal.errors import Passing
+from portal.prepared import prepared
 from portal.tasks.outputs import BLOCK, ENTRY, LONGEST_SPAN, NO_RANK, Chunk, Output, Part
 from portal.tasks.stores import Store
 
@@ -210,7 +211,7 @@ def _chunk_blocks(output: Output, after: int, end: int, limit: int, until: int |
     found: list[Block] = []
     total = entries = 0
     at = after
-    for chunk in _chunks(output, after, end)[:MOST_CHUNKS]:
+    for chunk in _some_chunks(output.pk, after, end):
         if not chunk.position <= at < chunk.end:
             break  # before the first: moved; later: what is missing is said to who asks for it
         at = chunk.end
@@ -237,11 +238,17 @@ def _part_blocks(output: Output, after: int, end: int, limit: int, until: int | 
     return [block.between(after, block.end if until is None else until) for block in load(output, wanted)]
 
 
-def _chunks(output: Output, after: int, end: int) -> QuerySet[Chunk]:
-    """Those that hold what lies between two positions."""
+def _chunks(output: int, after: int, end: int) -> QuerySet[Chunk]:
+    """Those of an output that hold what lies between two positions."""
+    of_it = Chunk.objects.filter(output=output)
     # An upper bound on the position, not only on the number: each row brings up to 64 KiB with it.
-    first = output.chunks.filter(position__lte=after).order_by("-position").values("position")[:1]
-    return output.chunks.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end).order_by("position")
+    first = of_it.filter(position__lte=after).order_by("-position").values("position")[:1]
+    return of_it.filter(position__gte=Coalesce(Subquery(first), 0), position__lt=end).order_by("position")
+
+
+@prepared
+def _some_chunks(output: int, after: int, end: int) -> QuerySet[Chunk]:
+    return _chunks(output, after, end)[:MOST_CHUNKS]
 
 
 def _data_of(output: Output, chunk: Chunk) -> bytes:
@@ -266,7 +273,7 @@ def outline(output: Output, after: int, end: int, most: int) -> list[Stub]:
 def _chunk_stubs(output: Output, after: int, end: int, most: int) -> list[Stub]:
     found: list[Stub] = []
     at = after
-    for chunk in _chunks(output, after, end).defer("data")[:most]:
+    for chunk in _chunks(output.pk, after, end).defer("data")[:most]:
         if not chunk.position <= at < chunk.end:
             break
         at = chunk.end

@@ -18,8 +18,10 @@ from uuid import UUID
 from weakref import WeakValueDictionary, ref
 
 from channels.layers import get_channel_layer
+from django.db.models import QuerySet
 
 from portal.database import for_sockets
+from portal.prepared import prepared
 from portal.tasks import output as store
 from portal.tasks.blocks import FRAME, MOST_PIECES, Block, blocks
 from portal.tasks.outputs import ENTRY, Output
@@ -168,13 +170,18 @@ async def _hear(layer: Any, channel: str, rang: asyncio.Event) -> None:
         rang.set()
 
 
+@prepared
+def _outputs(uuid: UUID) -> QuerySet[Output]:
+    return Output.objects.filter(uuid=uuid)
+
+
 @for_sockets
 def _news(uuid: UUID, after: int | None) -> tuple[Output, int, list[Block], bool]:
     """The output, what is new of it and where that begins, and whether there is still more.
 
     `after` None: what a page opens with. When there is more, the output's `head` is where we have come to.
     """
-    output = Output.objects.get(uuid=uuid)
+    (output,) = _outputs(uuid)
     found: list[Block] = []
     at = begin = store.tail_position(output) if after is None else after
     while at < output.head and at - begin < KEPT_BYTES:

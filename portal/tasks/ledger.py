@@ -33,7 +33,7 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.db import DatabaseError, IntegrityError, connections, transaction
-from django.db.models import Case, When
+from django.db.models import Case, QuerySet, When
 from django.db.models.functions import Now
 from django.utils.timezone import now
 
@@ -41,6 +41,7 @@ from portal.clouds import Store
 from portal.errors import Conflict, Passing, Pending, PortalError, Refused
 from portal.failpoints import failpoint
 from portal.logs import log_context
+from portal.prepared import prepared
 from portal.secrets import redact
 from portal.tasks import causes, keeping, live, queue, registry
 from portal.tasks.locks import Alone, NotAlone, lost
@@ -168,8 +169,13 @@ def _not_now(subject: Subject, plan: Plan) -> Conflict:
 
 def hold(tasks: TaskQuerySet) -> None:
     """Lock those of the tasks that are unfinished: before their subjects, by whoever may write to both."""
-    for _ in tasks.unfinished().select_for_update(of=("self",), no_key=True).order_by("pk").only("pk"):
+    for _ in to_hold(tasks):
         pass
+
+
+def to_hold(tasks: TaskQuerySet) -> TaskQuerySet:
+    """Whoever reads these has locked them, as `hold` does."""
+    return tasks.unfinished().select_for_update(of=("self",), no_key=True).order_by("pk").only("pk")
 
 
 @transaction.atomic
@@ -497,7 +503,7 @@ class Work:
 
     def look_for_cancel(self) -> None:
         # Only what still goes forward is cancelled; taking back is never interrupted.
-        if not self.is_ending and Task.objects.filter(pk=self.task.pk, cancel_asked=True).exists():
+        if not self.is_ending and _cancel_asked(self.task.pk):
             self.task.cancel_asked = True
             raise Cancelled
 
@@ -566,7 +572,7 @@ class Work:
         raise GivenBack
 
     def match(self, plan: Plan) -> list[tuple[Step, StepPlan]]:
-        records = {record.name: record for record in self.task.steps.all()}
+        records = {record.name: record for record in _steps(self.task.pk)}
         if [step.name for step in plan.steps] != list(records):
             raise PortalError(
                 "The portal was upgraded in the middle of this task, and its steps have changed.",
@@ -736,3 +742,13 @@ class Work:
         plan = registry.plans.get(task.kind)
         if plan and plan.settle:
             plan.settle(task)
+
+
+@prepared
+def _cancel_asked(pk: int) -> QuerySet[Task, tuple[int]]:
+    return Task.objects.filter(pk=pk, cancel_asked=True).values_list("pk")
+
+
+@prepared
+def _steps(task: int) -> QuerySet[Step]:
+    return Step.objects.filter(task=task)

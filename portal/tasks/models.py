@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
+from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live, registry
@@ -165,7 +166,7 @@ class Task(models.Model):
         )
         if not claimed:
             return None
-        task = cls.objects.select_related("output").get(pk=pk)
+        (task,) = _with_output(pk)
         task.taken_over = was_left
         task._fetch_subject()
         return task
@@ -173,8 +174,7 @@ class Task(models.Model):
     def _fetch_subject(self) -> None:
         """With all that a worker needs of it, in one query."""
         model: Any = ContentType.objects.get_for_id(self.subject_type_id).model_class()
-        rows = model._default_manager.select_related(*getattr(model, "fetched_with", ()))
-        if (subject := rows.filter(pk=self.subject_id).first()) is not None:
+        for subject in _subjects(self.subject_id, model=model):
             subject.fetched()
             self.subject = subject
 
@@ -230,6 +230,17 @@ class Task(models.Model):
     def changed(self) -> None:
         """Tell open pages, once what was written is there to read."""
         live.ring(*self.live_names())
+
+
+@prepared
+def _with_output(pk: int) -> models.QuerySet[Task]:
+    return Task.objects.select_related("output").filter(pk=pk)
+
+
+@prepared
+def _subjects(pk: int, *, model: Any) -> models.QuerySet[Any]:
+    rows: models.QuerySet[Any] = model._default_manager.select_related(*getattr(model, "fetched_with", ()))
+    return rows.filter(pk=pk)
 
 
 class StepStatus(models.TextChoices):

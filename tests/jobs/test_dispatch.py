@@ -144,16 +144,14 @@ def test_a_run_that_is_cancelled_while_its_turn_comes_leaves_the_cluster_to_the_
     Cluster.objects.update(status="inprogress")
     first, second = ask(job, bob, 2)
     Cluster.objects.update(status="running")
-    looked = []
-    waiting = type(Run.objects.all()).waiting
+    still_waiting = jobs.dispatch._still_waiting
 
-    def meanwhile(queryset):
-        looked.append(1)
-        if len(looked) == 2:  # the run was chosen and the cluster taken
-            Run.objects.filter(pk=first.pk).update(status="cancelled")
-        return waiting(queryset)
+    def meanwhile(pk):
+        """The run was chosen, and the cluster taken."""
+        Run.objects.filter(pk=first.pk).update(status="cancelled")
+        return still_waiting(pk)
 
-    monkeypatch.setattr(type(Run.objects.all()), "waiting", meanwhile)
+    monkeypatch.setattr(jobs.dispatch, "_still_waiting", meanwhile)
     assert dispatch(tide.pk) == second
     assert Cluster.objects.get().occupied_by == second.uuid
 
