@@ -14,7 +14,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, get_for, may
+from accounts.access import Can, may
 from accounts.place import person
 from clusters.forms.create import TypesForm
 from jobs import causes, repositories, rules
@@ -398,8 +398,7 @@ def job_credential(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @login_required
 def run_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     # Without what pages show of it: somebody waits for the first line of the run.
-    rows = Job.objects.select_related("workspace__organization", "workspace__cloud_config")
-    job = get_for(rows, request.user, Can.RUN_JOBS, uuid=uuid)
+    job = row_for(request, Job, uuid, Can.RUN_JOBS, "workspace__cloud_config", framed=False)
     return _run(request, job, key_of(request))
 
 
