@@ -30,6 +30,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.cron import Cron, Moment
 from portal import mail, secrets
+from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.outputs import rank_name
@@ -878,10 +879,6 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
     ]
     last = Cluster.objects.last_tasks(paused)
-    on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
-    left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
-    queue = Run.objects.waiting().due().filter(cluster__in=clusters).order_by()
-    nodes = Node.objects.lost().filter(cluster__in=[cluster for cluster in clusters.values() if cluster.is_free])
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
@@ -889,15 +886,10 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     lost: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    fields = ("pk", "cluster", "uuid", "job__name", "number")
-    parts: list[Any] = [
-        rows.annotate(part=Value(part)).values_list("part", *fields)
-        for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
-    ]
-    of_nodes = nodes.order_by().annotate(part=Value("lost"))
-    parts.append(of_nodes.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank"))
+    occupied = [cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by]
+    free = [cluster.pk for cluster in clusters.values() if cluster.is_free]
     waits = []
-    for part, pk, cluster_pk, run_uuid, name, number in parts[0].union(*parts[1:], all=True):
+    for part, pk, cluster_pk, run_uuid, name, number in _in_the_way(list(clusters), occupied, free):
         if part == "on":
             on[run_uuid] = f"{name}, run {number}"
         elif part == "left":
@@ -922,6 +914,22 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
             found[pk] = _reason(clusters[cluster_pk], others, on, names, left.get(cluster_pk), pk in resuming)
         before[cluster_pk] += 1
     return found
+
+
+@prepared
+def _in_the_way(clusters: list[int], occupied: list[uuid.UUID], free: list[int]) -> models.QuerySet[Any, Any]:
+    """What is on these clusters, what may be left there, what waits, and which nodes of the `free` ones are lost."""
+    parts: list[Any] = [
+        rows.annotate(part=Value(part)).values_list("part", "pk", "cluster", "uuid", "job__name", "number")
+        for part, rows in (
+            ("on", Run.objects.filter(uuid__in=occupied)),
+            ("left", Run.objects.filter(cluster__in=clusters, may_be_left=True)),
+            ("waits", Run.objects.waiting().due().filter(cluster__in=clusters).order_by()),
+        )
+    ]
+    lost = Node.objects.lost().filter(cluster__in=free).order_by().annotate(part=Value("lost"))
+    nodes: Any = lost.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank")
+    return parts[0].union(*parts[1:], nodes, all=True)
 
 
 def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:
