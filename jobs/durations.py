@@ -6,8 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
+
+from django.db.models import QuerySet
 
 from jobs.models import Run, newest_of_each
+from portal.prepared import prepared
 from portal.templatetags.portal import duration
 
 MOST = 12  # runs of a job
@@ -40,12 +44,17 @@ class Chart:
         return cls("".join(paths[True]), "".join(paths[False]), said)
 
 
+@prepared
+def _ended(jobs: tuple[int, ...]) -> QuerySet[Any, Any]:
+    ended = Run.objects.filter(started__isnull=False, ended__isnull=False)
+    rows = newest_of_each("job", jobs, MOST, ended).order_by("-pk")
+    return rows.values_list("job", "status", "started", "ended")
+
+
 def charts(jobs: Collection[int]) -> dict[int, Chart]:
     """By job, of those that ended after they had begun."""
-    ended = Run.objects.filter(started__isnull=False, ended__isnull=False)
-    rows = newest_of_each("job", jobs, MOST, ended).order_by("-pk").values_list("job", "status", "started", "ended")
     found: defaultdict[int, list[tuple[str, timedelta]]] = defaultdict(list)
-    for job, status, started, at in rows:
+    for job, status, started, at in _ended(tuple(jobs)):
         if started and at:
             found[job].append((status, max(timedelta(0), at - started)))
     return {job: chart for job, runs in found.items() if (chart := Chart.of(runs))}

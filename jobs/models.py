@@ -83,7 +83,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def live(self) -> JobQuerySet:
         return self.filter(deleted=None)
 
-    def tagged(self, workspace: Workspace, word: str) -> JobQuerySet:
+    def tagged(self, workspace: int, word: str) -> JobQuerySet:
         """Those of the workspace that have this tag."""
         return self.filter(pk__in=Tag.objects.filter(workspace=workspace, word=word).values("job"))
 
@@ -461,16 +461,12 @@ class RunQuerySet(AccessQuerySet["Run"]):
         first = Run.objects.filter(created__gte=moment).order_by("created").values("pk")[:1]
         return self.filter(pk__gte=Subquery(first))
 
-    def around(self, cluster: Cluster, most: int) -> RunQuerySet:
+    def around(self, cluster: Cluster, most: int) -> list[Run]:
         """Of this cluster's: the newest, those that are on it or wait, and the one that has it for itself.
 
-        At most so many of each.
+        At most so many of each, the newest first, as `explained`.
         """
-        # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
-        parts = [self.all(), self.unfinished().order_by("status", "pk")]
-        if cluster.occupied_by:
-            parts.append(self.filter(uuid=cluster.occupied_by))
-        return newest_of_each("cluster", [cluster.pk], most, *parts)
+        return explained(_around(cluster.pk, cluster.occupied_by, most=most))
 
     def for_lists(self) -> RunQuerySet:
         """With what a row of a list says of them: their badges cost no query each."""
@@ -481,13 +477,22 @@ class RunQuerySet(AccessQuerySet["Run"]):
         rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
         return rows.defer(*_IN_NO_ROW_OF_RUNS)
 
-    def with_reasons(self) -> list[Run]:
-        """Those that wait say why, in `waits_for`."""
-        found = list(self)
-        why = reasons(found)
-        for run in found:
-            run.waits_for = why.get(run.pk, "")
-        return found
+
+def explained(runs: list[Run]) -> list[Run]:
+    """Those that wait say why, in `waits_for`."""
+    why = reasons(runs)
+    for run in runs:
+        run.waits_for = why.get(run.pk, "")
+    return runs
+
+
+@prepared
+def _around(cluster: int, on: uuid.UUID | None, *, most: int) -> RunQuerySet:
+    # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
+    parts = [Run.objects.all(), Run.objects.unfinished().order_by("status", "pk")]
+    if on:
+        parts.append(Run.objects.filter(uuid=on))
+    return newest_of_each("cluster", [cluster], most, *parts).for_lists().order_by("-pk")
 
 
 def newest_of_each(
@@ -605,7 +610,7 @@ class Run(Subject):
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
-    waits_for = ""  # why it is NEW, where a list has asked `with_reasons`
+    waits_for = ""  # why it is NEW, where a list has it `explained`
 
     objects = RunQuerySet.as_manager()
 

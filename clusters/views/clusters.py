@@ -181,7 +181,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     announced = [node for node in nodes if running and node.notice]
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
-    runs = found.runs.around(found, MOST_RUNS).for_lists().order_by("-pk").with_reasons()
+    runs = found.runs.around(found, MOST_RUNS)
     # What is on it comes before what waits.
     unfinished = sorted((run for run in runs if not run.is_finished), key=lambda run: (run.status, run.pk))
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED
