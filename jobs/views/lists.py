@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -117,26 +118,30 @@ def _runs_of_all(
     return newest_of_each("workspace", workspaces, PAGE + 1, rows).order_by(order).for_lists()[: PAGE + 1]
 
 
-def workspaces_of(request: HttpRequest, organization: Organization, **columns: Any) -> list[Any]:
+Columns = Callable[[int], dict[str, Any]]
+
+
+def workspaces_of(request: HttpRequest, organization: Organization, columns: Columns | None = None) -> list[Any]:
     """The newest that the person may see, the newest first; with what they may do: `inside`, `may_run`, `may_build`.
 
-    `columns`: what each of them is to have besides.
+    `columns`: what each of them is to have besides, by the primary key of the organization.
     """
-
-    role = WorkspaceMember.objects.filter(workspace=OuterRef("pk"), user=person(request)).values("role")
-    found: list[Any] = list(
-        Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
-        .filter(organization=organization)
-        .live()
-        .annotate(role=Subquery(role), **columns)
-        .order_by("-pk")[:MOST_WORKSPACES]
-    )
+    user = person(request)
+    found: list[Any] = _workspaces(user.pk, organization.pk, columns=columns) if user.may_enter else []
     for workspace in found:
         workspace.organization = organization
         workspace.inside = gives(workspace.role, Can.VIEW)
         workspace.may_run = gives(workspace.role, Can.RUN_JOBS)
         workspace.may_build = gives(workspace.role, Can.MANAGE_CLUSTERS)
     return found
+
+
+@prepared
+def _workspaces(user: int, organization: int, *, columns: Columns | None) -> QuerySet[Workspace]:
+    role = WorkspaceMember.objects.filter(workspace=OuterRef("pk"), user=user).values("role")
+    seen = Workspace.objects.held_by(user, Can.SEE_WORKSPACE).filter(organization=organization).live()
+    more = columns(organization) if columns else {}
+    return seen.annotate(role=Subquery(role), **more).order_by("-pk")[:MOST_WORKSPACES]
 
 
 def _order(request: HttpRequest) -> dict[str, str]:
