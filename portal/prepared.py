@@ -19,7 +19,7 @@ from django.db.models import DateTimeField, Expression, QuerySet, UUIDField
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_OF_ONE = re.compile(r"\d{4}|[0-9a-f]{8}")  # a time, a uuid, or a row's number that is no small one
+_OF_ONE = re.compile(r"\d{4}-\d\d|[0-9a-f]{8}")  # a time, or a uuid
 
 
 class Given(Expression):

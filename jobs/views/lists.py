@@ -47,7 +47,7 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
             jobs = list(Job.objects.filter(named, workspace=workspace).order_by("-ran")[: MOST_JOBS + 1])
         of = None if jobs is None else tuple(job.pk for job in jobs[:MOST_JOBS])
         order = "pk" if said["sort"] == "old" else "-pk"
-        found = _runs(workspace.pk, of, form.asked, cursor_of(request.GET), order=order)
+        found = _runs(workspace.pk, of, form.asked, cursor_of(request.GET), order=order, most=PAGE + 1)
         page = page_of(explained(found), PAGE, request.GET)
     context = {
         "workspace": workspace,
@@ -66,13 +66,19 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @prepared
 def _runs(
-    workspace: int, jobs: tuple[int, ...] | None, asked: dict[str, Any], cursor: UUID | None, *, order: str
+    workspace: int,
+    jobs: tuple[int, ...] | None,
+    asked: dict[str, Any],
+    cursor: UUID | None,
+    *,
+    order: str,
+    most: int,
 ) -> RunQuerySet:
     among = Run.objects.filter(workspace=workspace)
     rows = behind(RunFilterForm.narrow(among, asked), cursor, order, among=among)
     if jobs is not None:
-        rows = newest_of_each("job", jobs, PAGE + 1, rows).order_by(order)
-    return rows.for_lists()[: PAGE + 1]
+        rows = newest_of_each("job", jobs, most, rows).order_by(order)
+    return rows.for_lists()[:most]
 
 
 @require_safe
@@ -91,7 +97,7 @@ def all_runs(request: HttpRequest) -> HttpResponse:
         order = "pk" if form.cleaned_data["sort"] == "old" else "-pk"
         asked = form.asked
         of = may_change if "needs" in asked and may_change else inside
-        found = _runs_of_all(tuple(of), list(inside), asked, cursor_of(request.GET), order=order)
+        found = _runs_of_all(tuple(of), list(inside), asked, cursor_of(request.GET), order=order, most=PAGE + 1)
         page = page_of(explained(found), PAGE, request.GET)
     for run in page.rows:
         run.workspace = inside[run.workspace_id]
@@ -111,11 +117,17 @@ def all_runs(request: HttpRequest) -> HttpResponse:
 
 @prepared
 def _runs_of_all(
-    workspaces: tuple[int, ...], inside: list[int], asked: dict[str, Any], cursor: UUID | None, *, order: str
+    workspaces: tuple[int, ...],
+    inside: list[int],
+    asked: dict[str, Any],
+    cursor: UUID | None,
+    *,
+    order: str,
+    most: int,
 ) -> RunQuerySet:
     among = Run.objects.filter(workspace__in=inside)
     rows = behind(RunsFilterForm.narrow(Run.objects.all(), asked), cursor, order, among=among)
-    return newest_of_each("workspace", workspaces, PAGE + 1, rows).order_by(order).for_lists()[: PAGE + 1]
+    return newest_of_each("workspace", workspaces, most, rows).order_by(order).for_lists()[:most]
 
 
 Columns = Callable[[int], dict[str, Any]]
@@ -183,7 +195,7 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     bars: dict[int, Chart] = {}
     if form.is_valid():
         by_name = form.cleaned_data["sort"] == "name"
-        rows = (_by_name if by_name else _busy_first)(workspace.pk, form.asked, cursor_of(request.GET))
+        rows = (_by_name if by_name else _busy_first)(workspace.pk, form.asked, cursor_of(request.GET), most=PAGE + 1)
         first = [job for job in rows if job.is_busy]
         page = page_of([job for job in rows if not job.is_busy], PAGE, request.GET)
         shown = {job.pk: job for job in (*first, *page.rows)}
@@ -205,19 +217,19 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @prepared
-def _by_name(workspace: int, asked: dict[str, Any], cursor: UUID | None) -> QuerySet[Any]:
+def _by_name(workspace: int, asked: dict[str, Any], cursor: UUID | None, *, most: int) -> QuerySet[Any]:
     among = Job.objects.filter(workspace=workspace)
     rows = JobFilterForm.narrow(among.live(), workspace, asked).annotate(is_busy=Value(False))
-    return behind(rows, cursor, "name", "pk", among=among).for_lists()[: PAGE + 1]
+    return behind(rows, cursor, "name", "pk", among=among).for_lists()[:most]
 
 
 @prepared
-def _busy_first(workspace: int, asked: dict[str, Any], cursor: UUID | None) -> QuerySet[Any]:
+def _busy_first(workspace: int, asked: dict[str, Any], cursor: UUID | None, *, most: int) -> QuerySet[Any]:
     """A page of those of which nothing runs or waits; and, where it is the first page, before it the others."""
     among, order = Job.objects.filter(workspace=workspace), ("-ran", "-pk")
     rows = JobFilterForm.narrow(among.live(), workspace, asked)
     unfinished = Run.objects.unfinished().filter(job=OuterRef("pk"))
-    calm = behind(rows.filter(~Exists(unfinished)), cursor, *order, among=among).values("pk")[: PAGE + 1]
+    calm = behind(rows.filter(~Exists(unfinished)), cursor, *order, among=among).values("pk")[:most]
     wanted = Q(pk__in=calm)
     if cursor is None:
         of = Run.objects.unfinished().filter(workspace=workspace).values("job")
