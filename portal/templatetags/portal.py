@@ -78,7 +78,7 @@ def clock(value: datetime | None) -> SafeString | str:
     if value is None:
         return ""
     here = localtime(value)
-    today = here.date() == localtime(now()).date()
+    today = here.date() == datetime.now(here.tzinfo).date()
     return _time(here, "%H:%M:%S %Z" if today else "%-d %b %Y, %H:%M %Z")
 
 
@@ -88,7 +88,7 @@ def short(value: datetime | None) -> SafeString | str:
     if value is None:
         return ""
     here = localtime(value)
-    this_year = here.year == localtime(now()).year
+    this_year = here.year == datetime.now(here.tzinfo).year
     return _time(here, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
 
 
