@@ -933,8 +933,9 @@ def _in_the_way(clusters: list[int], occupied: list[uuid.UUID], free: list[int])
         )
     ]
     lost = Node.objects.lost().filter(cluster__in=free).order_by().annotate(part=Value("lost"))
-    nodes: Any = lost.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank")
-    return parts[0].union(*parts[1:], nodes, all=True)
+    parts.append(lost.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank"))
+    found: models.QuerySet[Any, Any] = parts[0].union(*parts[1:], all=True)
+    return found
 
 
 def _being_made(clusters: Collection[Cluster]) -> dict[int, str]:

@@ -27,7 +27,7 @@ class Seconds(Func):
     def __init__(self, start: str, end: str) -> None:
         super().__init__(end, start)
 
-    def as_sqlite(self, compiler: Any, connection: Any) -> Any:
+    def as_sqlite(self, compiler: Any, connection: Any, **_: Any) -> Any:
         end, start = (compiler.compile(time) for time in self.get_source_expressions())
         sql = f"ROUND((JULIANDAY({end[0]}) - JULIANDAY({start[0]})) * 86400, 3)"
         return sql, [*end[1], *start[1]]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from copy import copy
 from datetime import datetime
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from django.core.exceptions import EmptyResultSet
@@ -65,7 +65,7 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
 
     @wraps(build)
     def ask(*values: P.args, **shape: P.kwargs) -> list[R]:
-        found = compiled(tuple(map(_form, values)), **shape)
+        found = compiled(tuple(map(_form, values)), **cast("dict[str, Any]", shape))
         if found is None:
             return []
         rows, made, pieces, holes = found

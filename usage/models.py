@@ -66,7 +66,10 @@ class RecordQuerySet(models.QuerySet["Record"]):
     def _groups(self, *by: str) -> models.QuerySet[Record, dict[str, Any]]:
         goes_on = Case(When(ended=None, then=F("pk")))
         groups = self.order_by().annotate(goes_on=goes_on).values("month", "goes_on", *by)
-        return groups.annotate(last=Max("pk"), since=Max("began"), **_FACTS, **_SUMS)
+        found: models.QuerySet[Record, dict[str, Any]] = groups.annotate(
+            last=Max("pk"), since=Max("began"), **_FACTS, **_SUMS
+        )
+        return found
 
     def amount(self, *, until: datetime) -> Amount:
         """All of it together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
 from django.db.models import QuerySet
@@ -23,7 +24,7 @@ def places(user: int, *, role: str) -> QuerySet[Organization]:
 
 
 @prepared
-def joined(since, uuids: list) -> QuerySet[User]:
+def joined(since: datetime, uuids: list[UUID]) -> QuerySet[User]:
     return User.objects.filter(date_joined__gte=since, uuid__in=uuids).order_by("email")
 
 
