@@ -21,6 +21,7 @@ from accounts.models import User
 from clusters.durations import Timer
 from portal import clouds, secrets, ssh
 from portal.aggregates import Pairs
+from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks.causes import Explanation, Way
 from portal.tasks.models import Task
@@ -136,15 +137,18 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
 
     def last_tasks(self, clusters: Collection[Cluster]) -> dict[int, Task]:
         """The last task of each of these, with what a row of a list says of it. By the cluster's primary key."""
-        if not clusters:
-            return {}
-        kind = ContentType.objects.get_for_model(Cluster)
-        last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
-        pks = self.filter(pk__in=[cluster.pk for cluster in clusters]).values(last=Subquery(last))
-        tasks = Task.objects.filter(pk__in=pks).only(
-            "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
-        )
+        tasks = _last_tasks([cluster.pk for cluster in clusters]) if clusters else []
         return {task.subject_id: task for task in tasks}
+
+
+@prepared
+def _last_tasks(clusters: list[int]) -> models.QuerySet[Task]:
+    kind = ContentType.objects.get_for_model(Cluster)
+    last = Task.objects.filter(subject_type=kind, subject_id=OuterRef("pk")).order_by("-pk").values("pk")[:1]
+    pks = Cluster.objects.filter(pk__in=clusters).values(last=Subquery(last))
+    return Task.objects.filter(pk__in=pks).only(
+        "uuid", "kind", "title", "status", "cancel_asked", "subject_id", "asked_by", "created"
+    )
 
 
 class Cluster(Subject):
@@ -336,7 +340,7 @@ class Cluster(Subject):
     @property
     def used(self) -> Amount:
         """Since it was made, until now."""
-        return Record.objects.filter(cluster=self.uuid).amount(until=now())
+        return Record.objects.of(self.uuid, until=now())
 
     def ways_out(self, why: Explanation) -> list[Way]:
         """Forms for one like it, filled in with what may be had instead; its cloud configuration, where that may help;

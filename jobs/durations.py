@@ -6,8 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
+
+from django.db.models import QuerySet
 
 from jobs.models import Run, newest_of_each
+from portal.aggregates import Seconds
+from portal.prepared import prepared
 from portal.templatetags.portal import duration
 
 MOST = 12  # runs of a job
@@ -24,8 +29,8 @@ class Chart:
     words: str
 
     @classmethod
-    def of(cls, runs: Sequence[tuple[str, timedelta]]) -> Chart | None:
-        """Of status and time of each, the newest first. One alone says no more than its time."""
+    def of(cls, runs: Sequence[tuple[str, float]]) -> Chart | None:
+        """Of status and seconds of each, the newest first. One alone says no more than its time."""
         if len(runs) < 2:
             return None
         longest, shortest = (pick(took for _, took in runs) for pick in (max, min))
@@ -34,18 +39,23 @@ class Chart:
             height = max(LEAST, round(HIGH * (took / longest))) if longest else LEAST
             paths[status == Run.Status.FINISHED].append(f"M{5 * n} {HIGH}v-{height}h4v{height}z")
         failed = sum(status == Run.Status.FAILED for status, _ in runs)
-        said = f"The last {len(runs)} runs took {duration(shortest)} to {duration(longest)}"
+        least, most = (duration(timedelta(seconds=took)) for took in (shortest, longest))
+        said = f"The last {len(runs)} runs took {least} to {most}"
         if failed:
             said += f"; {failed} of them failed"
         return cls("".join(paths[True]), "".join(paths[False]), said)
 
 
+@prepared
+def _ended(jobs: tuple[int, ...]) -> QuerySet[Any, Any]:
+    ended = Run.objects.filter(started__isnull=False, ended__isnull=False)
+    rows = newest_of_each("job", jobs, MOST, ended).order_by("-pk")
+    return rows.values_list("job", "status", Seconds("started", "ended"))
+
+
 def charts(jobs: Collection[int]) -> dict[int, Chart]:
     """By job, of those that ended after they had begun."""
-    ended = Run.objects.filter(started__isnull=False, ended__isnull=False)
-    rows = newest_of_each("job", jobs, MOST, ended).order_by("-pk").values_list("job", "status", "started", "ended")
-    found: defaultdict[int, list[tuple[str, timedelta]]] = defaultdict(list)
-    for job, status, started, at in rows:
-        if started and at:
-            found[job].append((status, max(timedelta(0), at - started)))
+    found: defaultdict[int, list[tuple[str, float]]] = defaultdict(list)
+    for job, status, took in _ended(tuple(jobs)):
+        found[job].append((status, max(0.0, took)))
     return {job: chart for job, runs in found.items() if (chart := Chart.of(runs))}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
@@ -658,16 +658,20 @@ class JobFilterForm(FilterForm):
         choices=[("", "Ran last"), ("name", "Name")], required=False, widget=forms.Select(attrs={"aria-label": "Order"})
     )
 
-    def __init__(self, *args: Any, workspace: Workspace, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.workspace = workspace
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Of what is filled in; the form has been found valid."""
+        cluster = self.chosen.pk if self.chosen else None
+        asked = {"q": self.cleaned_data["q"], "tag": self.cleaned_data["tag"].lower(), "cluster": cluster}
+        return {name: value for name, value in asked.items() if value}
 
-    def narrow(self, rows: JobQuerySet) -> JobQuerySet:
-        if word := self.cleaned_data["q"]:
-            rows = rows.filter(name__icontains=word)
-        if tag := self.cleaned_data["tag"].lower():
-            rows = rows.tagged(self.workspace, tag)
-        return rows.filter(cluster=self.chosen) if self.chosen else rows
+    @staticmethod
+    def narrow(rows: JobQuerySet, workspace: int, asked: Mapping[str, Any]) -> JobQuerySet:
+        if "q" in asked:
+            rows = rows.filter(name__icontains=asked["q"])
+        if "tag" in asked:
+            rows = rows.tagged(workspace, asked["tag"])
+        return rows.filter(cluster=asked["cluster"]) if "cluster" in asked else rows
 
 
 class RunsFilterForm(forms.Form):
@@ -714,21 +718,29 @@ class RunsFilterForm(forms.Form):
                 except ValueError as error:
                     raise forms.ValidationError("This is nobody.") from error
 
-    def narrow(self, rows: RunQuerySet) -> RunQuerySet:
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Of what is filled in; the form has been found valid."""
+        said = self.cleaned_data
+        asked = {said["status"] if said["status"] in ("going", "needs") else "status": said["status"]}
+        asked["who"] = said["who"]
+        asked["since"] = now() - timedelta(days=int(said["days"])) if said["days"] else None
+        return {name: value for name, value in asked.items() if value}
+
+    @staticmethod
+    def narrow(rows: RunQuerySet, asked: Mapping[str, Any]) -> RunQuerySet:
         """Each of these, and the order by number in the database, is a piece of an index."""
-        asked = self.cleaned_data
-        match asked["status"]:
-            case "":
-                pass
-            case "going":
-                rows = rows.unfinished()
-            case "needs":
-                rows = rows.filter(needs_you=True)
-            case status:
-                rows = rows.filter(status=status)
-        if asked["who"]:
+        if "going" in asked:
+            rows = rows.unfinished()
+        if "needs" in asked:
+            rows = rows.filter(needs_you=True)
+        if "status" in asked:
+            rows = rows.filter(status=asked["status"])
+        if "who" in asked:
             rows = rows.filter(started_by=Subquery(User.objects.filter(uuid=asked["who"]).values("pk")))
-        return rows.since(now() - timedelta(days=int(asked["days"]))) if asked["days"] else rows
+        if "cluster" in asked:
+            rows = rows.filter(cluster=asked["cluster"])
+        return rows.since(asked["since"]) if "since" in asked else rows
 
 
 class RunFilterForm(RunsFilterForm, FilterForm):
@@ -737,6 +749,6 @@ class RunFilterForm(RunsFilterForm, FilterForm):
     job = forms.UUIDField(required=False, widget=forms.HiddenInput)
     field_order = ("q", "status", "cluster", "who", "days", "sort")
 
-    def narrow(self, rows: RunQuerySet) -> RunQuerySet:
-        rows = super().narrow(rows)
-        return rows.filter(cluster=self.chosen) if self.chosen else rows
+    @property
+    def asked(self) -> dict[str, Any]:
+        return super().asked | ({"cluster": self.chosen.pk} if self.chosen else {})

@@ -30,6 +30,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.cron import Cron, Moment
 from portal import mail, secrets
+from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
 from portal.tasks.outputs import rank_name
@@ -82,7 +83,7 @@ class JobQuerySet(AccessQuerySet["Job"]):
     def live(self) -> JobQuerySet:
         return self.filter(deleted=None)
 
-    def tagged(self, workspace: Workspace, word: str) -> JobQuerySet:
+    def tagged(self, workspace: int, word: str) -> JobQuerySet:
         """Those of the workspace that have this tag."""
         return self.filter(pk__in=Tag.objects.filter(workspace=workspace, word=word).values("job"))
 
@@ -460,16 +461,12 @@ class RunQuerySet(AccessQuerySet["Run"]):
         first = Run.objects.filter(created__gte=moment).order_by("created").values("pk")[:1]
         return self.filter(pk__gte=Subquery(first))
 
-    def around(self, cluster: Cluster, most: int) -> RunQuerySet:
+    def around(self, cluster: Cluster, most: int) -> list[Run]:
         """Of this cluster's: the newest, those that are on it or wait, and the one that has it for itself.
 
-        At most so many of each.
+        At most so many of each, the newest first, as `explained`.
         """
-        # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
-        parts = [self.all(), self.unfinished().order_by("status", "pk")]
-        if cluster.occupied_by:
-            parts.append(self.filter(uuid=cluster.occupied_by))
-        return newest_of_each("cluster", [cluster.pk], most, *parts)
+        return explained(_around(cluster.pk, cluster.occupied_by, most=most))
 
     def for_lists(self) -> RunQuerySet:
         """With what a row of a list says of them: their badges cost no query each."""
@@ -480,13 +477,22 @@ class RunQuerySet(AccessQuerySet["Run"]):
         rows = self.annotate(_is_cancelling=Exists(cancelling)).select_related("job", "cluster", "started_by")
         return rows.defer(*_IN_NO_ROW_OF_RUNS)
 
-    def with_reasons(self) -> list[Run]:
-        """Those that wait say why, in `waits_for`."""
-        found = list(self)
-        why = reasons(found)
-        for run in found:
-            run.waits_for = why.get(run.pk, "")
-        return found
+
+def explained(runs: list[Run]) -> list[Run]:
+    """Those that wait say why, in `waits_for`."""
+    why = reasons(runs)
+    for run in runs:
+        run.waits_for = why.get(run.pk, "")
+    return runs
+
+
+@prepared
+def _around(cluster: int, on: uuid.UUID | None, *, most: int) -> RunQuerySet:
+    # In the order of an index: to find the oldest few, SQLite would read all that the cluster ever had.
+    parts = [Run.objects.all(), Run.objects.unfinished().order_by("status", "pk")]
+    if on:
+        parts.append(Run.objects.filter(uuid=on))
+    return newest_of_each("cluster", [cluster], most, *parts).for_lists().order_by("-pk")
 
 
 def newest_of_each(
@@ -604,7 +610,7 @@ class Run(Subject):
     head_rank = models.PositiveSmallIntegerField(default=0)  # of the node that keeps it, where it was started; and …
     place = models.CharField(max_length=400, blank=True)  # … its folder there. Empty: not started, or by an old portal
 
-    waits_for = ""  # why it is NEW, where a list has asked `with_reasons`
+    waits_for = ""  # why it is NEW, where a list has it `explained`
 
     objects = RunQuerySet.as_manager()
 
@@ -878,10 +884,6 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
         run.cluster for run in waiting if (run.resumes or run.due) and run.cluster.status == Cluster.Status.PAUSED
     ]
     last = Cluster.objects.last_tasks(paused)
-    on_them = Run.objects.filter(uuid__in=[cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by])
-    left_there = Run.objects.filter(cluster__in=clusters, may_be_left=True)
-    queue = Run.objects.waiting().due().filter(cluster__in=clusters).order_by()
-    nodes = Node.objects.lost().filter(cluster__in=[cluster for cluster in clusters.values() if cluster.is_free])
     before: Counter[int] = Counter()
     found = {}
     wanted = {run.pk for run in waiting}
@@ -889,15 +891,10 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
     on: dict[uuid.UUID, str] = {}
     left: dict[int, str] = {}
     lost: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
-    fields = ("pk", "cluster", "uuid", "job__name", "number")
-    parts: list[Any] = [
-        rows.annotate(part=Value(part)).values_list("part", *fields)
-        for part, rows in (("on", on_them), ("left", left_there), ("waits", queue))
-    ]
-    of_nodes = nodes.order_by().annotate(part=Value("lost"))
-    parts.append(of_nodes.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank"))
+    occupied = [cluster.occupied_by for cluster in clusters.values() if cluster.occupied_by]
+    free = [cluster.pk for cluster in clusters.values() if cluster.is_free]
     waits = []
-    for part, pk, cluster_pk, run_uuid, name, number in parts[0].union(*parts[1:], all=True):
+    for part, pk, cluster_pk, run_uuid, name, number in _in_the_way(list(clusters), occupied, free):
         if part == "on":
             on[run_uuid] = f"{name}, run {number}"
         elif part == "left":
@@ -921,6 +918,23 @@ def reasons(runs: Collection[Run]) -> dict[int, str]:
             others = before[cluster_pk]
             found[pk] = _reason(clusters[cluster_pk], others, on, names, left.get(cluster_pk), pk in resuming)
         before[cluster_pk] += 1
+    return found
+
+
+@prepared
+def _in_the_way(clusters: list[int], occupied: list[uuid.UUID], free: list[int]) -> models.QuerySet[Any, Any]:
+    """What is on these clusters, what may be left there, what waits, and which nodes of the `free` ones are lost."""
+    parts: list[Any] = [
+        rows.annotate(part=Value(part)).values_list("part", "pk", "cluster", "uuid", "job__name", "number")
+        for part, rows in (
+            ("on", Run.objects.filter(uuid__in=occupied)),
+            ("left", Run.objects.filter(cluster__in=clusters, may_be_left=True)),
+            ("waits", Run.objects.waiting().due().filter(cluster__in=clusters).order_by()),
+        )
+    ]
+    lost = Node.objects.lost().filter(cluster__in=free).order_by().annotate(part=Value("lost"))
+    parts.append(lost.values_list("part", "pk", "cluster", "cluster__uuid", "hostname", "rank"))
+    found: models.QuerySet[Any, Any] = parts[0].union(*parts[1:], all=True)
     return found
 
 

@@ -10,53 +10,55 @@ from collections.abc import Callable
 from copy import copy
 from datetime import datetime
 from functools import lru_cache, wraps
-from inspect import Parameter, signature
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connection, connections
 from django.db.models import DateTimeField, Expression, QuerySet, UUIDField
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_OF_ONE = re.compile(r"\d{4}|[0-9a-f]{8}")  # a time, a uuid, or a row's number that is no small one
+_OF_ONE = re.compile(r"\d{4}-\d\d|[0-9a-f]{8}")  # a time, or a uuid
 
 
 class Given(Expression):
     """Stands in a query for a value that is given when it is asked; behind `__in`, for a list of them.
 
-    Of an empty list no row is one: it is behind no `exclude`. `given[n]` is the nth of a list.
+    Of an empty list no row is one: it is behind no `exclude`.
     """
 
-    def __init__(self, place: int, item: int | None = None) -> None:
+    def __init__(self, place: int, key: Any = None) -> None:
         super().__init__()
-        self.place, self.item = place, item
-
-    def __getitem__(self, item: int) -> Given:
-        return Given(self.place, item)
+        self.place, self.key = place, key
 
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         return "%s", [self]
 
     def of(self, values: tuple[Any, ...]) -> Any:
         value = values[self.place]
-        return value if self.item is None else value[self.item]
+        return value if self.key is None else value[self.key]
 
 
 def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
     """What `build` takes by position are values: it is called with a `Given` for each, and never sees one of them.
 
-    So nothing that belongs to one person or to one moment stays in a query by which others are answered. What it takes
-    by name decides the query's shape, and there is one query for each: those are few.
+    So nothing that belongs to one person or to one moment stays in a query by which others are answered. It sees what
+    decides the query's shape: what it takes by name, that a value is None, and the keys of a dict and the length of a
+    tuple, whose values are a `Given` each. There is a query for each shape; those are few.
     """
-    count = sum(one.kind is not Parameter.KEYWORD_ONLY for one in signature(build).parameters.values())
 
-    @lru_cache(maxsize=500)
-    def compiled(**shape: Any) -> tuple[QuerySet[Any, R], Any, list[str], list[Any], Any]:
-        holes: Any = [Given(place) for place in range(count)]
+    @lru_cache(maxsize=1000)
+    def compiled(
+        forms: tuple[Any, ...], **shape: Any
+    ) -> tuple[QuerySet[Any, R], Any, list[str], list[Any], Any] | None:
+        holes: Any = [_hole(place, form) for place, form in enumerate(forms)]
         rows = build(*holes, **shape)
         compiler: Any = rows.query.get_compiler(connection=connections[rows.db])
-        sql, params = compiler.as_sql()
+        try:
+            sql, params = compiler.as_sql()
+        except EmptyResultSet:
+            return None
         pieces = sql.split("%s")
         assert len(pieces) == len(params) + 1
         kept = [str(value) for value in params if not isinstance(value, Given)]
@@ -66,7 +68,10 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
 
     @wraps(build)
     def ask(*values: P.args, **shape: P.kwargs) -> list[R]:
-        rows, made, pieces, holes, converters = compiled(**shape)  # type: ignore[arg-type]
+        found = compiled(tuple(map(_form, values)), **cast("dict[str, Any]", shape))
+        if found is None:
+            return []
+        rows, made, pieces, holes, converters = found
         sql, params = [pieces[0]], []
         for hole, piece in zip(holes, pieces[1:], strict=True):
             value = hole.of(values) if isinstance(hole, Given) else hole
@@ -82,6 +87,24 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
         return list(asked)
 
     return ask
+
+
+def _form(value: Any) -> Any:
+    match value:
+        case dict():
+            return tuple(value)
+        case tuple():
+            return len(value)
+    return None if value is None else "one"
+
+
+def _hole(place: int, form: Any) -> Any:
+    match form:
+        case tuple():
+            return {key: Given(place, key) for key in form}
+        case int():
+            return tuple(Given(place, n) for n in range(form))
+    return form and Given(place)
 
 
 def _adapted(value: Any) -> Any:

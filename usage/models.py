@@ -6,16 +6,18 @@ holds its own row meanwhile (`clusters.models.Cluster.move`): so records of one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, ClassVar, NoReturn
+from uuid import UUID
 
 from django.db import models
 from django.db.models import Case, F, Max, Q, Sum, When
 from django.db.models.functions import Cast, Round
 
 from accounts.models import database_now
+from portal.prepared import prepared
 from usage.amounts import Amount
 from usage.months import month_of, portions
 
@@ -59,20 +61,23 @@ class RecordQuerySet(models.QuerySet["Record"]):
         counts until `until`. One query, which adds up in the database: each row of its answer is a month of one set of
         values, or one record that is open.
         """
+        yield from _amounts(self._groups(*by), *by, until=until)
+
+    def _groups(self, *by: str) -> models.QuerySet[Record, dict[str, Any]]:
         goes_on = Case(When(ended=None, then=F("pk")))
         groups = self.order_by().annotate(goes_on=goes_on).values("month", "goes_on", *by)
-        for row in groups.annotate(last=Max("pk"), since=Max("began"), **_FACTS, **_SUMS):
-            values = tuple(row[name] for name in by)
-            if row["goes_on"] is None:
-                yield values, row["month"], row["last"], _amount(row)
-                continue
-            facts = {"nodes": row["nodes"], "cores": row["cores"], "price": row["price"]}
-            for start, _, minutes in portions(row["since"], max(row["since"], until)):
-                yield values, month_of(start), row["last"], Amount.of(minutes, **facts)
+        found: models.QuerySet[Record, dict[str, Any]] = groups.annotate(
+            last=Max("pk"), since=Max("began"), **_FACTS, **_SUMS
+        )
+        return found
 
     def amount(self, *, until: datetime) -> Amount:
         """All of it together."""
         return sum((amount for *_, amount in self.amounts(until=until)), Amount())
+
+    def of(self, cluster: UUID, *, until: datetime) -> Amount:
+        """All that a cluster used."""
+        return sum((amount for *_, amount in _amounts(_of(cluster), until=until)), Amount())
 
     def end(self, cluster: Any) -> bool:
         """What goes on of this cluster (its uuid) ends now. False where nothing did."""
@@ -89,6 +94,24 @@ class RecordQuerySet(models.QuerySet["Record"]):
         """For `Record.end`. False where it had ended already."""
         going_on = self.open().filter(pk=pk)
         return bool(super(RecordQuerySet, going_on).update(ended=ended, minutes=minutes))
+
+
+def _amounts(
+    rows: Iterable[dict[str, Any]], *by: str, until: datetime
+) -> Iterator[tuple[tuple[Any, ...], date, int, Amount]]:
+    for row in rows:
+        values = tuple(row[name] for name in by)
+        if row["goes_on"] is None:
+            yield values, row["month"], row["last"], _amount(row)
+            continue
+        facts = {"nodes": row["nodes"], "cores": row["cores"], "price": row["price"]}
+        for start, _, minutes in portions(row["since"], max(row["since"], until)):
+            yield values, month_of(start), row["last"], Amount.of(minutes, **facts)
+
+
+@prepared
+def _of(cluster: UUID) -> models.QuerySet[Any, dict[str, Any]]:
+    return Record.objects.filter(cluster=cluster)._groups()
 
 
 class Record(models.Model):

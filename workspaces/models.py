@@ -141,7 +141,7 @@ class CloudConfig(models.Model):
         """What a region is called there."""
         return "Pool" if self.kind == self.Kind.MACHINES else "Region"
 
-    @property
+    @cached_property
     def can(self) -> frozenset[clouds.Can]:
         """What its kind of cloud can do. Nobody is asked, and nothing sealed is opened."""
         return clouds.connect(self.connection).can

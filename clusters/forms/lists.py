@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django import forms
 from django.db.models import Case, F, IntegerField, Value, When
@@ -24,6 +25,8 @@ def _select(choices: list[tuple[str, str]], label: str) -> forms.ChoiceField:
 class GoneFilterForm(forms.Form):
     """Of the clusters that are TERMINATED."""
 
+    ORDERS: ClassVar[dict[str, tuple[str, ...]]] = {"": ("-pk",)}
+
     q = forms.CharField(
         max_length=40,
         required=False,
@@ -31,18 +34,25 @@ class GoneFilterForm(forms.Form):
     )
     tab = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    def narrow(self, rows: ClusterQuerySet) -> ClusterQuerySet:
-        """The form has been found valid."""
-        rows = rows.filter(status=Cluster.Status.TERMINATED)
-        return rows.filter(name__icontains=self.cleaned_data["q"]) if self.cleaned_data["q"] else rows
-
-    def placed(self, rows: ClusterQuerySet) -> ClusterQuerySet:
-        """With what `order` names besides fields."""
-        return rows
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Of what is filled in; the form has been found valid."""
+        return {"q": self.cleaned_data["q"]} if self.cleaned_data["q"] else {}
 
     @property
-    def order(self) -> tuple[str, ...]:
-        return ("-pk",)
+    def order(self) -> str:
+        """A key of `ORDERS`."""
+        return ""
+
+    @staticmethod
+    def narrow(rows: ClusterQuerySet, asked: Mapping[str, Any]) -> ClusterQuerySet:
+        rows = rows.filter(status=Cluster.Status.TERMINATED)
+        return rows.filter(name__icontains=asked["q"]) if "q" in asked else rows
+
+    @staticmethod
+    def placed(rows: ClusterQuerySet, order: str) -> ClusterQuerySet:
+        """With what `ORDERS` names besides fields."""
+        return rows
 
 
 class ClusterFilterForm(GoneFilterForm):
@@ -71,23 +81,30 @@ class ClusterFilterForm(GoneFilterForm):
         [("", "By name"), ("new", "Newest first"), ("status", "By status"), ("cores", "Most cores first")], "Order"
     )
 
-    def narrow(self, rows: ClusterQuerySet) -> ClusterQuerySet:
-        asked = self.cleaned_data
-        rows = rows.filter(status=asked["status"]) if asked["status"] else rows.live()
-        rows = rows.filter(dedicated=True) if asked["tab"] == "jobs" else rows
-        if asked["engine"]:
-            rows = rows.filter(engine_version__kind=asked["engine"])
-        return self.placed(rows.filter(name__icontains=asked["q"]) if asked["q"] else rows)
+    @property
+    def asked(self) -> dict[str, Any]:
+        said = {name: self.cleaned_data[name] for name in ("q", "status", "engine")}
+        said["jobs"] = self.cleaned_data["tab"] == "jobs"
+        return {name: value for name, value in said.items() if value}
 
-    def placed(self, rows: ClusterQuerySet) -> ClusterQuerySet:
-        match self.cleaned_data["sort"]:
+    @property
+    def order(self) -> str:
+        return str(self.cleaned_data["sort"])
+
+    @staticmethod
+    def narrow(rows: ClusterQuerySet, asked: Mapping[str, Any]) -> ClusterQuerySet:
+        rows = rows.filter(status=asked["status"]) if "status" in asked else rows.live()
+        rows = rows.filter(dedicated=True) if "jobs" in asked else rows
+        if "engine" in asked:
+            rows = rows.filter(engine_version__kind=asked["engine"])
+        return rows.filter(name__icontains=asked["q"]) if "q" in asked else rows
+
+    @staticmethod
+    def placed(rows: ClusterQuerySet, order: str) -> ClusterQuerySet:
+        match order:
             case "cores":
                 return rows.annotate(all_cores=F("cores_per_node") * F("node_count"))
             case "status":
                 places = [When(status=status, then=Value(place)) for place, status in enumerate(_BY_STATUS)]
                 return rows.annotate(place=Case(*places, default=len(places), output_field=IntegerField()))
         return rows
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        return self.ORDERS[self.cleaned_data["sort"]]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -16,9 +16,10 @@ from clusters import actions, charts, idle, life, samples
 from clusters.actions import OWN_REPAIRS, own_repairs
 from clusters.charts import NodeRow
 from clusters.forms.lists import ClusterFilterForm, GoneFilterForm
-from clusters.models import Cluster, Node
+from clusters.models import Cluster, ClusterQuerySet, Node
 from clusters.waysin import ways_in
 from portal.cursors import Page, behind, cursor_of, page_of
+from portal.prepared import prepared
 from portal.tasks.causes import explain_task
 from portal.tasks.history import Progress, progress
 from portal.tasks.models import Task
@@ -42,9 +43,10 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     form = GoneFilterForm(request.GET) if gone else ClusterFilterForm(request.GET)
     page: Page[Cluster] = Page([])
     if form.is_valid():
-        all_ = Cluster.objects.filter(workspace=workspace)
-        found = behind(form.narrow(all_), cursor_of(request.GET), *form.order, among=form.placed(all_))
-        page = page_of(found.for_lists().with_lost_nodes()[: PAGE + 1], PAGE, request.GET)
+        found = _found(
+            workspace.pk, form.asked, cursor_of(request.GET), form=type(form), order=form.order, most=PAGE + 1
+        )
+        page = page_of(found, PAGE, request.GET)
     rows = _rows(request, workspace, page.rows)
     context = {
         "workspace": workspace,
@@ -60,6 +62,21 @@ def clusters(request: HttpRequest, uuid: UUID) -> HttpResponse:
     }
     part = "clusters/clusters.html#list" if request.headers.get("HX-Target") == "cluster-list" else ""
     return render(request, part or "clusters/clusters.html", context)
+
+
+@prepared
+def _found(
+    workspace: int,
+    asked: dict[str, Any],
+    cursor: UUID | None,
+    *,
+    form: type[GoneFilterForm],
+    order: str,
+    most: int,
+) -> ClusterQuerySet:
+    among = form.placed(Cluster.objects.filter(workspace=workspace), order)
+    rows = behind(form.narrow(among, asked), cursor, *form.ORDERS[order], among=among)
+    return rows.for_lists().with_lost_nodes()[:most]
 
 
 @dataclass(frozen=True)
@@ -181,7 +198,7 @@ def cluster(request: HttpRequest, uuid: UUID) -> HttpResponse:
     announced = [node for node in nodes if running and node.notice]
     terminals = list(found.terminals.select_related("person").order_by("pk"))
     tasks = list(found.tasks.select_related("asked_by", "output").order_by("-pk")[:10])
-    runs = found.runs.around(found, MOST_RUNS).for_lists().order_by("-pk").with_reasons()
+    runs = found.runs.around(found, MOST_RUNS)
     # What is on it comes before what waits.
     unfinished = sorted((run for run in runs if not run.is_finished), key=lambda run: (run.status, run.pk))
     lacks_something = found.is_degraded or found.status == Cluster.Status.FAILED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,14 +20,16 @@ from django.views.decorators.http import require_safe
 from accounts.access import Can, OrganizationRole, may
 from accounts.place import enter_organization
 from clusters.models import Cluster
-from jobs.models import Run, Schedule, newest_of_each, reasons
+from jobs.models import Run, Schedule, explained, newest_of_each
 from jobs.views.lists import MOST_WORKSPACES, workspaces_of
+from portal.prepared import prepared
 from workspaces.models import Stray, Workspace
 from workspaces.place import workspace_for
 
 SHOWN = 8  # rows of each panel
 COMING = 5  # schedules whose time comes next
 WINDOW = 7  # days
+FIGURES = ("going", "waiting", "failed", "finished", "needing")
 MOST_COUNTED = 1000  # of a figure; more is "1,000+"
 
 
@@ -37,8 +39,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     """Of all workspaces in which the person is; or, until there is a run, the steps to the first one."""
     organization = enter_organization(request)
     is_admin = getattr(request, "roles", (None, None))[0] == OrganizationRole.ADMIN
-    strays = Stray.objects.there().filter(cloud_config__organization=organization)
-    workspaces = workspaces_of(request, organization, **({"strays": _count(strays)} if is_admin else {}))
+    workspaces = workspaces_of(request, organization, _strays if is_admin else None)
     inside = [workspace for workspace in reversed(workspaces) if workspace.inside]
     may_change = {workspace.pk for workspace in inside if workspace.may_run}
     ready = next((workspace for workspace in inside if workspace.status == Workspace.Status.READY), None)
@@ -54,11 +55,16 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         **_state(inside, may_change),
     }
     if is_admin:
-        context["strays"] = workspaces[0].strays if workspaces else strays.count()
+        there = Stray.objects.there().filter(cloud_config__organization=organization)
+        context["strays"] = workspaces[0].strays if workspaces else there.count()
     if not context["runs"]:
         context["has_config"] = organization.cloud_configs.live().exists()
     part = "dashboard.html#live" if request.headers.get("HX-Target") == "dashboard-live" else ""
     return render(request, part or "dashboard.html", context)
+
+
+def _strays(organization: int) -> dict[str, Any]:
+    return {"strays": _count(Stray.objects.there().filter(cloud_config__organization=organization))}
 
 
 @require_safe
@@ -78,13 +84,46 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
     Each row has the figures as columns: where there is no row, they are nothing.
     """
     by_pk = {workspace.pk: workspace for workspace in workspaces}
+    runs = _runs(tuple(by_pk), list(by_pk), list(mine) or None, now() - timedelta(days=WINDOW))
+    some = _clusters(list(by_pk))
+    known = {cluster.pk: cluster for cluster in some}
+    for run in runs:
+        run.workspace = by_pk[run.workspace_id]
+        run.cluster = known.get(run.cluster_id, run.cluster)
+    for cluster in some:
+        cluster.workspace = by_pk[cluster.workspace_id]
+    prefetch_related_objects([cluster.workspace for cluster in some if cluster.warned], "cloud_config")
+    coming = _coming(list(by_pk))
+    for schedule in coming:
+        schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
     status = Run.Status
-    of_these = Run.objects.filter(workspace__in=by_pk)
-    lately = of_these.since(now() - timedelta(days=WINDOW))
-    needing = Run.objects.filter(workspace__in=mine, needs_you=True)
+    waits = [run for run in reversed(explained(runs)) if run.status == status.NEW]
+    return {
+        "runs": runs,
+        "needs": [run for run in runs if run.needs_you and run.workspace_id in mine][:SHOWN],
+        "idle": [cluster for cluster in some if cluster.warning and cluster.workspace_id in mine],
+        "going": [run for run in runs if run.status == status.INPROGRESS][:SHOWN],
+        "waits": waits[:SHOWN],
+        "recent": [run for run in runs if run.is_finished][:SHOWN],
+        "clusters": some,
+        "coming": coming,
+        "figures": {name: _figure(runs, f"count_{name}") for name in FIGURES}
+        | {"clusters": _figure(some, "count_running")},
+        "window": WINDOW,
+        "key": uuid4(),
+    }
+
+
+@prepared
+def _runs(workspaces: tuple[int, ...], these: list[int], mine: list[int] | None, since: datetime) -> QuerySet[Any]:
+    """`these` are the workspaces."""
+    status = Run.Status
+    of_these = Run.objects.filter(workspace__in=these)
+    lately = of_these.since(since)
+    needing = Run.objects.filter(workspace__in=mine or [], needs_you=True)
     shown = newest_of_each(
         "workspace",
-        by_pk,
+        workspaces,
         SHOWN,
         *([needing] if mine else []),
         Run.objects.filter(status=status.INPROGRESS),
@@ -100,46 +139,23 @@ def _state(workspaces: Sequence[Workspace], mine: Collection[int]) -> dict[str, 
         "needing": needing,
     }
     counted = {f"count_{name}": _count(rows) for name, rows in figures.items()}
-    runs = list(shown.annotate(**counted).for_lists().order_by("-pk"))
-    clusters = Cluster.objects.filter(workspace__in=by_pk).live()
-    running = {"count_running": _count(clusters.filter(status=Cluster.Status.RUNNING))}
-    some = list(clusters.annotate(**running).with_lost_nodes().order_by(Cluster.objects.warned_first(), "-pk")[:SHOWN])
-    known = {cluster.pk: cluster for cluster in some}
-    for run in runs:
-        run.workspace = by_pk[run.workspace_id]
-        run.cluster = known.get(run.cluster_id, run.cluster)
-    for cluster in some:
-        cluster.workspace = by_pk[cluster.workspace_id]
-    prefetch_related_objects([cluster.workspace for cluster in some if cluster.warned], "cloud_config")
-    why = reasons(runs)
-    for run in runs:
-        run.waits_for = why.get(run.pk, "")
-    waits = [run for run in reversed(runs) if run.status == status.NEW]
-    return {
-        "runs": runs,
-        "needs": [run for run in runs if run.needs_you and run.workspace_id in mine][:SHOWN],
-        "idle": [cluster for cluster in some if cluster.warning and cluster.workspace_id in mine],
-        "going": [run for run in runs if run.status == status.INPROGRESS][:SHOWN],
-        "waits": waits[:SHOWN],
-        "recent": [run for run in runs if run.is_finished][:SHOWN],
-        "clusters": some,
-        "coming": _coming(workspaces),
-        "figures": {name: _figure(runs, f"count_{name}") for name in figures}
-        | {"clusters": _figure(some, "count_running")},
-        "window": WINDOW,
-        "key": uuid4(),
-    }
+    return shown.annotate(**counted).for_lists().order_by("-pk")
 
 
-def _coming(workspaces: Sequence[Workspace]) -> list[Schedule]:
+@prepared
+def _clusters(workspaces: list[int]) -> QuerySet[Any]:
+    there = Cluster.objects.filter(workspace__in=workspaces).live()
+    running = _count(there.filter(status=Cluster.Status.RUNNING))
+    rows = there.annotate(count_running=running).with_lost_nodes()
+    return rows.order_by(Cluster.objects.warned_first(), "-pk")[:SHOWN]
+
+
+@prepared
+def _coming(workspaces: list[int]) -> QuerySet[Schedule]:
     """The schedules there whose time comes next."""
-    by_pk = {workspace.pk: workspace for workspace in workspaces}
     fields = ("uuid", "workspace", "cron", "zone", "next_at", "trouble", "job__name")
-    coming = Schedule.objects.coming().filter(workspace__in=by_pk).select_related("job").only(*fields)
-    found = list(coming[:COMING])
-    for schedule in found:
-        schedule.workspace = schedule.job.workspace = by_pk[schedule.workspace_id]
-    return found
+    coming = Schedule.objects.coming().filter(workspace__in=workspaces).select_related("job")
+    return coming.only(*fields)[:COMING]
 
 
 def _count(rows: QuerySet[Any]) -> RawSQL | Value:

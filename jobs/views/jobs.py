@@ -34,13 +34,14 @@ from jobs.fields import OWN, ClusterField
 from jobs.forms import CredentialForm, EditJobForm, JobForm, MailForm, OwnClusterForm, ProgramForm
 from jobs.looking import Found
 from jobs.looking import look as look_for
-from jobs.models import Firing, Job, Kind, Run
+from jobs.models import Firing, Job, Kind, Run, RunQuerySet, explained
 from jobs.plans import RUN
 from jobs.views.lists import PAGE
 from portal import clouds, mail
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
 from portal.forms import refusals_in
+from portal.prepared import prepared
 from portal.secrets import CannotDecrypt, unseal
 from portal.text import uuid_in
 from workspaces.models import Workspace
@@ -215,6 +216,12 @@ def _job_for(request: HttpRequest, uuid: UUID, can: Can) -> Job:
     return row_for(request, Job, uuid, can, *of)
 
 
+@prepared
+def _runs(job: int, cursor: UUID | None) -> RunQuerySet:
+    rows = Run.objects.filter(job=job)
+    return behind(rows, cursor, "-pk", among=rows).for_lists()[: PAGE + 1]
+
+
 def _back(request: HttpRequest, job: Job, error: PortalError) -> HttpResponse:
     """To the job's page, which says what is wrong; to its clusters, where another one mends it."""
     messages.error(request, error.message)
@@ -235,8 +242,7 @@ def key_of(request: HttpRequest) -> UUID | None:
 def job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     found = _job_for(request, uuid, Can.VIEW)
     may_change = found.deleted is None and may(request, Can.RUN_JOBS)
-    rows = behind(found.runs.all(), cursor_of(request.GET), "-pk", among=found.runs.all()).for_lists()
-    page = page_of(rows[: PAGE + 1].with_reasons(), PAGE, request.GET)
+    page = page_of(explained(_runs(found.pk, cursor_of(request.GET))), PAGE, request.GET)
     schedules = {schedule.pk: schedule for schedule in found.schedules.live().select_related("owner").order_by("pk")}
     firings = list(Firing.objects.filter(schedule__in=schedules).select_related("run").order_by("-pk")[:SHOWN])
     for firing in firings:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Exists, F, OuterRef, Q, Subquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
@@ -18,8 +18,9 @@ from accounts.place import enter_organization, person
 from clusters.models import Cluster
 from jobs.durations import Chart, charts
 from jobs.forms import JobFilterForm, RunFilterForm, RunsFilterForm
-from jobs.models import Job, JobQuerySet, Run, newest_of_each
+from jobs.models import Job, Run, RunQuerySet, explained, newest_of_each
 from portal.cursors import Page, behind, cursor_of, page_of
+from portal.prepared import prepared
 from workspaces.models import Workspace, WorkspaceMember
 from workspaces.place import workspace_for
 
@@ -40,16 +41,14 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     jobs: list[Job] | None = None
     page: Page[Run] = Page([])
     if form.is_valid():
-        asked = form.cleaned_data
-        if asked["job"] or asked["q"]:
-            named = Q(uuid=asked["job"]) if asked["job"] else Q(name__icontains=asked["q"])
+        said = form.cleaned_data
+        if said["job"] or said["q"]:
+            named = Q(uuid=said["job"]) if said["job"] else Q(name__icontains=said["q"])
             jobs = list(Job.objects.filter(named, workspace=workspace).order_by("-ran")[: MOST_JOBS + 1])
-        all_runs = Run.objects.filter(workspace=workspace)
-        order = "pk" if asked["sort"] == "old" else "-pk"
-        rows = behind(form.narrow(all_runs), cursor_of(request.GET), order, among=all_runs)
-        if jobs is not None:
-            rows = newest_of_each("job", [job.pk for job in jobs[:MOST_JOBS]], PAGE + 1, rows).order_by(order)
-        page = page_of(rows.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
+        of = None if jobs is None else tuple(job.pk for job in jobs[:MOST_JOBS])
+        order = "pk" if said["sort"] == "old" else "-pk"
+        found = _runs(workspace.pk, of, form.asked, cursor_of(request.GET), order=order, most=PAGE + 1)
+        page = page_of(explained(found), PAGE, request.GET)
     context = {
         "workspace": workspace,
         "form": form,
@@ -65,6 +64,23 @@ def runs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "jobs/runs.html", context)
 
 
+@prepared
+def _runs(
+    workspace: int,
+    jobs: tuple[int, ...] | None,
+    asked: dict[str, Any],
+    cursor: UUID | None,
+    *,
+    order: str,
+    most: int,
+) -> RunQuerySet:
+    among = Run.objects.filter(workspace=workspace)
+    rows = behind(RunFilterForm.narrow(among, asked), cursor, order, among=among)
+    if jobs is not None:
+        rows = newest_of_each("job", jobs, most, rows).order_by(order)
+    return rows.for_lists()[:most]
+
+
 @require_safe
 @login_required
 def all_runs(request: HttpRequest) -> HttpResponse:
@@ -78,13 +94,11 @@ def all_runs(request: HttpRequest) -> HttpResponse:
     form = RunsFilterForm(request.GET, reader=request.user, may_run=bool(may_change))
     page: Page[Run] = Page([])
     if form.is_valid():
-        asked = form.cleaned_data
-        order = "pk" if asked["sort"] == "old" else "-pk"
-        among = Run.objects.filter(workspace__in=inside)
-        rows = behind(form.narrow(Run.objects.all()), cursor_of(request.GET), order, among=among)
-        of = may_change if asked["status"] == "needs" and may_change else inside
-        found = newest_of_each("workspace", of, PAGE + 1, rows).order_by(order)
-        page = page_of(found.for_lists()[: PAGE + 1].with_reasons(), PAGE, request.GET)
+        order = "pk" if form.cleaned_data["sort"] == "old" else "-pk"
+        asked = form.asked
+        of = may_change if "needs" in asked and may_change else inside
+        found = _runs_of_all(tuple(of), list(inside), asked, cursor_of(request.GET), order=order, most=PAGE + 1)
+        page = page_of(explained(found), PAGE, request.GET)
     for run in page.rows:
         run.workspace = inside[run.workspace_id]
     context = {
@@ -101,26 +115,45 @@ def all_runs(request: HttpRequest) -> HttpResponse:
     return render(request, part or "jobs/all_runs.html", context)
 
 
-def workspaces_of(request: HttpRequest, organization: Organization, **columns: Any) -> list[Any]:
+@prepared
+def _runs_of_all(
+    workspaces: tuple[int, ...],
+    inside: list[int],
+    asked: dict[str, Any],
+    cursor: UUID | None,
+    *,
+    order: str,
+    most: int,
+) -> RunQuerySet:
+    among = Run.objects.filter(workspace__in=inside)
+    rows = behind(RunsFilterForm.narrow(Run.objects.all(), asked), cursor, order, among=among)
+    return newest_of_each("workspace", workspaces, most, rows).order_by(order).for_lists()[:most]
+
+
+Columns = Callable[[int], dict[str, Any]]
+
+
+def workspaces_of(request: HttpRequest, organization: Organization, columns: Columns | None = None) -> list[Any]:
     """The newest that the person may see, the newest first; with what they may do: `inside`, `may_run`, `may_build`.
 
-    `columns`: what each of them is to have besides.
+    `columns`: what each of them is to have besides, by the primary key of the organization.
     """
-
-    role = WorkspaceMember.objects.filter(workspace=OuterRef("pk"), user=person(request)).values("role")
-    found: list[Any] = list(
-        Workspace.objects.where(request.user, Can.SEE_WORKSPACE)
-        .filter(organization=organization)
-        .live()
-        .annotate(role=Subquery(role), **columns)
-        .order_by("-pk")[:MOST_WORKSPACES]
-    )
+    user = person(request)
+    found: list[Any] = _workspaces(user.pk, organization.pk, columns=columns) if user.may_enter else []
     for workspace in found:
         workspace.organization = organization
         workspace.inside = gives(workspace.role, Can.VIEW)
         workspace.may_run = gives(workspace.role, Can.RUN_JOBS)
         workspace.may_build = gives(workspace.role, Can.MANAGE_CLUSTERS)
     return found
+
+
+@prepared
+def _workspaces(user: int, organization: int, *, columns: Columns | None) -> QuerySet[Workspace]:
+    role = WorkspaceMember.objects.filter(workspace=OuterRef("pk"), user=user).values("role")
+    seen = Workspace.objects.held_by(user, Can.SEE_WORKSPACE).filter(organization=organization).live()
+    more = columns(organization) if columns else {}
+    return seen.annotate(role=Subquery(role), **more).order_by("-pk")[:MOST_WORKSPACES]
 
 
 def _order(request: HttpRequest) -> dict[str, str]:
@@ -136,15 +169,17 @@ def _order(request: HttpRequest) -> dict[str, str]:
 def _clusters(workspace: Workspace, chosen: str | None) -> list[Cluster]:
     """What a list can be narrowed to: those that are there, and the one that was asked for, which may be gone."""
     try:
-        asked = Q(uuid=UUID(chosen or ""))
+        asked = UUID(chosen or "")
     except ValueError:
-        asked = Q(pk__in=[])
+        asked = None
+    return _choices(workspace.pk, asked)
+
+
+@prepared
+def _choices(workspace: int, asked: UUID | None) -> QuerySet[Cluster]:
     there = ~Q(status=Cluster.Status.TERMINATED)
-    return list(
-        workspace.clusters.filter(there | asked)
-        .only("uuid", "name", "status", "workspace")
-        .order_by("name", "-pk")[:200]
-    )
+    rows = Cluster.objects.filter(there | Q(uuid=asked) if asked else there, workspace=workspace)
+    return rows.only("uuid", "name", "status", "workspace").order_by("name", "-pk")[:200]
 
 
 @require_safe
@@ -153,25 +188,18 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """What can be run, with the last run of each: first, unless they are asked for by name, those that do or wait."""
     workspace = workspace_for(request, uuid, Can.VIEW)
     clusters = _clusters(workspace, request.GET.get("cluster"))
-    form = JobFilterForm(request.GET, clusters=clusters, workspace=workspace)
+    form = JobFilterForm(request.GET, clusters=clusters)
     page: Page[Job] = Page([])
     lasts: dict[int, Run] = {}
     first: list[Job] = []
     bars: dict[int, Chart] = {}
     if form.is_valid():
-        all_jobs = Job.objects.filter(workspace=workspace)
-        rows = form.narrow(all_jobs.live())
-        order = ("name", "pk") if form.cleaned_data["sort"] == "name" else ("-ran", "-pk")
-        cursor = cursor_of(request.GET)
-        if order[0] == "name":
-            found = list(behind(rows, cursor, *order, among=all_jobs).for_lists()[: PAGE + 1])
-        else:
-            found, first = _busy_first(workspace, rows, cursor, order, among=all_jobs)
-        page = page_of(found, PAGE, request.GET)
+        by_name = form.cleaned_data["sort"] == "name"
+        rows = (_by_name if by_name else _busy_first)(workspace.pk, form.asked, cursor_of(request.GET), most=PAGE + 1)
+        first = [job for job in rows if job.is_busy]
+        page = page_of([job for job in rows if not job.is_busy], PAGE, request.GET)
         shown = {job.pk: job for job in (*first, *page.rows)}
-        last = newest_of_each("job", shown, 1, Run.objects.all()).for_lists()
-        # The jobs are here already, and who asked for a run is in no row.
-        lasts = {run.job_id: run for run in last.select_related(None).select_related("cluster").with_reasons()}
+        lasts = {run.job_id: run for run in explained(_lasts(tuple(shown)))}
         for run in lasts.values():
             run.job = shown[run.job_id]
         bars = charts(shown)
@@ -188,17 +216,30 @@ def jobs(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return render(request, part or "jobs/jobs.html", context)
 
 
-def _busy_first(
-    workspace: Workspace, rows: JobQuerySet, cursor: UUID | None, order: Collection[str], *, among: JobQuerySet
-) -> tuple[list[Job], list[Job]]:
-    """A page of those of which nothing runs or waits; and, where it is the first page, the others. One query."""
+@prepared
+def _by_name(workspace: int, asked: dict[str, Any], cursor: UUID | None, *, most: int) -> QuerySet[Any]:
+    among = Job.objects.filter(workspace=workspace)
+    rows = JobFilterForm.narrow(among.live(), workspace, asked).annotate(is_busy=Value(False))
+    return behind(rows, cursor, "name", "pk", among=among).for_lists()[:most]
+
+
+@prepared
+def _busy_first(workspace: int, asked: dict[str, Any], cursor: UUID | None, *, most: int) -> QuerySet[Any]:
+    """A page of those of which nothing runs or waits; and, where it is the first page, before it the others."""
+    among, order = Job.objects.filter(workspace=workspace), ("-ran", "-pk")
+    rows = JobFilterForm.narrow(among.live(), workspace, asked)
     unfinished = Run.objects.unfinished().filter(job=OuterRef("pk"))
-    calm = behind(rows.filter(~Exists(unfinished)), cursor, *order, among=among).values("pk")[: PAGE + 1]
+    calm = behind(rows.filter(~Exists(unfinished)), cursor, *order, among=among).values("pk")[:most]
     wanted = Q(pk__in=calm)
     if cursor is None:
         of = Run.objects.unfinished().filter(workspace=workspace).values("job")
         wanted |= Q(pk__in=rows.filter(pk__in=of).order_by("-ran").values("pk")[:MOST_BUSY])
     running = Run.objects.filter(job=OuterRef("pk"), status=Run.Status.INPROGRESS)
     marked = Job.objects.filter(wanted).annotate(is_busy=Exists(unfinished), is_running=Exists(running))
-    found: list[Any] = list(marked.for_lists().order_by(F("is_running").desc(), *order))
-    return [job for job in found if not job.is_busy], [job for job in found if job.is_busy]
+    return marked.for_lists().order_by(F("is_running").desc(), *order)
+
+
+@prepared
+def _lasts(jobs: tuple[int, ...]) -> RunQuerySet:
+    """The last run of each. The jobs are known already, and who asked for a run is in no row."""
+    return newest_of_each("job", jobs, 1, Run.objects.all()).for_lists().select_related(None).select_related("cluster")

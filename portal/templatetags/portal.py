@@ -14,6 +14,8 @@ from django import template
 from django.conf import settings
 from django.forms import BaseForm, BoundField, Select, TextInput
 from django.forms.utils import flatatt
+from django.template.base import Node, Parser, TextNode, Token
+from django.template.library import SimpleNode
 from django.urls import reverse
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -76,7 +78,7 @@ def clock(value: datetime | None) -> SafeString | str:
     if value is None:
         return ""
     here = localtime(value)
-    today = here.date() == localtime(now()).date()
+    today = here.date() == datetime.now(here.tzinfo).date()
     return _time(here, "%H:%M:%S %Z" if today else "%-d %b %Y, %H:%M %Z")
 
 
@@ -86,7 +88,7 @@ def short(value: datetime | None) -> SafeString | str:
     if value is None:
         return ""
     here = localtime(value)
-    this_year = here.year == localtime(now()).year
+    this_year = here.year == datetime.now(here.tzinfo).year
     return _time(here, "%-d %b %H:%M" if this_year else "%-d %b %Y %H:%M")
 
 
@@ -159,11 +161,12 @@ def stamp(context: template.RequestContext, name: str, *same: Any, **places: Any
     the template that it prints as they are, and does nothing else with.
     """
     stamps: dict[Any, str] = vars(context.request).setdefault("stamps", {})
-    made = stamps.get((name, *same))
+    key = (name, *(tuple(one) if isinstance(one, list) else one for one in same))
+    made = stamps.get(key)
     if made is None:
         assert context.template is not None
         with context.push(**{place: _mark(place) for place in places}):
-            made = stamps[name, *same] = context.template.engine.get_template(name).render(context)
+            made = stamps[key] = context.template.engine.get_template(name).render(context)
     for place, value in places.items():
         made = made.replace(_mark(place), conditional_escape(value))
     return SafeString(made)
@@ -185,7 +188,15 @@ def new_key() -> UUID:
     return uuid4()
 
 
-@register.simple_tag
+@register.tag("icon")
+def icon_tag(parser: Parser, token: Token) -> Node:
+    """`{% icon "name" "look" %}`, which is text from then on where it is about no variable."""
+    said = [parser.compile_filter(one) for one in token.split_contents()[1:]]
+    if any(one.is_var or one.filters for one in said):
+        return SimpleNode(icon, False, said, {}, None)
+    return TextNode(icon(*(one.var for one in said)))
+
+
 @lru_cache(maxsize=1000)
 def icon(name: str, look: str = "") -> SafeString:
     """A picture from `portal/icons.css`, beside words: no screen reader hears of it."""

@@ -6,6 +6,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
+from django.test import Client
 
 from accounts.access import Can, get_for
 from accounts.models import Organization
@@ -59,3 +60,17 @@ def test_a_stranger_is_told_what_somebody_is_told_who_asks_for_nothing(cast, lab
     with pytest.raises(PermissionDenied):
         get_for(Workspace.objects.all(), bob, Can.MANAGE_WORKSPACE, uuid=lab.uuid)
     assert get_for(Workspace.objects.all(), bob, Can.SEE_WORKSPACE, uuid=lab.uuid) == lab
+
+
+def test_a_role_counts_from_the_next_page_on(lab, bob, vera, charlie):
+    def answers(user):
+        client = Client()
+        client.force_login(user)
+        return client.get(f"/workspaces/{lab.uuid}/jobs/new/").status_code
+
+    assert [answers(bob), answers(vera), answers(charlie)] == [200, 403, 404]
+    lab.members.filter(user=bob).update(role="viewer")
+    lab.members.filter(user=vera).update(role="user")
+    assert [answers(bob), answers(vera), answers(charlie)] == [403, 200, 404]
+    lab.members.filter(user=bob).delete()
+    assert [answers(bob), answers(vera)] == [404, 200]

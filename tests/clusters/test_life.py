@@ -27,7 +27,7 @@ from clusters.actions import (
 )
 from clusters.models import Cluster, EngineVersion, Node
 from jobs.dispatch import dispatch, dispatch_all
-from jobs.models import Job, Run
+from jobs.models import Job, Run, explained
 from portal import secrets, ssh
 from portal.clouds import Can, HostKey, NodesSpec, Refused
 from portal.errors import Conflict, PortalError
@@ -429,7 +429,7 @@ def test_a_run_waits_on_a_paused_cluster_and_says_so_and_nothing_repairs_that(ma
     Cluster.objects.update(auto_repair=True)
     run = wait_on(cluster)
     assert (dispatch(cluster.pk), dispatch_all(), repair_what_is_gone()) == (None, 0, [])
-    (found,) = Run.objects.for_lists().with_reasons()
+    (found,) = explained(list(Run.objects.for_lists()))
     assert (found.pk, found.status) == (run.pk, "new")
     assert found.waits_for == "tide is PAUSED, and the run begins once somebody resumes it"
     resume_cluster(cluster, by=alice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -27,14 +27,20 @@ def places(user: int, *, role: str) -> QuerySet[Organization]:
 
 
 @prepared
-def joined(since, uuids: list[UUID]) -> QuerySet[User]:
+def joined(since: datetime, uuids: list[UUID]) -> QuerySet[User]:
     return User.objects.filter(date_joined__gte=since, uuid__in=uuids).order_by("email")
 
 
 @prepared
-def emails(pks: list[int]):
-    pair = [User.objects.filter(pk=pks[n]).values_list("email", flat=True) for n in (0, 1)]
-    return pair[0].union(pair[1], all=True)
+def emails(pks: tuple[int, ...]):
+    each = [User.objects.filter(pk=pk).values_list("email", flat=True) for pk in pks]
+    return each[0].union(*each[1:], all=True)
+
+
+@prepared
+def called(asked: dict[str, str], before: datetime | None):
+    people = User.objects.filter(date_joined__lt=before) if before else User.objects.all()
+    return people.filter(**{f"{name}__icontains": value for name, value in asked.items()})
 
 
 def test_each_is_answered_by_what_they_gave_and_it_is_built_once_for_each_shape(alice, bob, charlie, harbor, elsewhere):
@@ -52,8 +58,21 @@ def test_times_uuids_and_lists_are_given_as_the_database_has_them(alice, bob, ve
     assert joined(now() + hour, [bob.uuid]) == []
 
 
-def test_one_of_a_list_can_be_named(alice, bob):
-    assert emails([bob.pk, alice.pk]) == [bob.email, alice.email]
+def test_each_length_of_a_tuple_has_a_query(alice, bob, vera):
+    assert emails((bob.pk, alice.pk)) == [bob.email, alice.email]
+    assert emails((vera.pk, bob.pk, alice.pk)) == [vera.email, bob.email, alice.email]
+
+
+def test_it_depends_on_what_is_said_at_all(alice, bob):
+    assert called({}, None) == [alice, bob]
+    assert called({"name": "ALI"}, None) == [alice]
+    assert called({"name": "ALI", "email": bob.email}, None) == []
+    assert called({"name": "ALI"}, alice.date_joined) == []
+
+
+def test_nothing_is_asked_where_nothing_can_be(alice, django_assert_num_queries):
+    with django_assert_num_queries(0):
+        assert prepared(lambda user: User.objects.none().filter(pk=user))(alice.pk) == []
 
 
 def test_what_belongs_to_somebody_does_not_stay_in_a_query(alice):
