@@ -41,18 +41,19 @@ FORGET_EVERY = 60.0
 
 
 class Bell:
-    """Rung when something changed. Each listener waits for the next ring, or for a while."""
+    """Rung when something changed. It has one listener: what rings while that looks is heard when it waits again."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
+        self._event.set()
 
     async def wait(self, seconds: float) -> None:
+        """Until it has rung since the last wait has ended, or for a while."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)
+        self._event.clear()
 
 
 class Watcher(Protocol):

@@ -146,6 +146,38 @@ def test_a_flood_of_rings_is_a_few_looks_and_each_look_asks_once(monkeypatch):
     assert 3 <= len(asked) <= 10 + 2 * AT_ONCE < rings
 
 
+def test_a_ring_that_comes_in_the_middle_of_a_look_has_it_look_again_at_once(monkeypatch):
+    monkeypatch.setattr(watch, "LONGEST_SLEEP", 60)
+    me, bell, asked = WatchProcess().pk, watch.Bell(), []
+
+    class Wanting(watch.SharingWatcher):
+        kind, rung_by = "nothing", ("nothing",)
+
+        async def wanted(self):
+            asked.append(1)
+            if len(asked) == 1:
+                bell.ring()  # what there is was read already
+            else:
+                again.set()
+            return set()
+
+        async def look_after(self, pk):
+            raise AssertionError(pk)
+
+    class Alive:
+        state = watch.State(me, frozenset({me}), frozenset(), 0, float("inf"))
+
+    async def go():
+        keeper = asyncio.create_task(watch.Keeper(Wanting(), Alive(), bell).run())
+        await asyncio.wait_for(again.wait(), 10)
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+    again = asyncio.Event()
+    asyncio.run(go())
+    assert len(asked) == 2
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_is_held_is_looked_at_while_a_lease_is_taken_and_it_is_not_lost_by_that(monkeypatch):
     """Renewing and taking are done by threads that do not wait for each other."""
