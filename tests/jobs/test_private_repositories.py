@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,7 +127,7 @@ def run(place, node, as_whom, repository):
         subprocess.run(["/bin/sh", "-c", waiting], input=words, check=True, capture_output=True,
                        env={**os.environ, "KEPT": "yes"}, **as_whom)  # fmt: skip
         until(lambda: (folder / "exit").exists(), seconds=30, what="the end")
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = json.loads(told.read_text()) if (told := folder / "facts.json").exists() else {}
         verdict = folder / "verdict.json"
         out = json.loads(verdict.read_text())["hydra"] if verdict.exists() else ""
         return facts, out, said_in(folder) + (folder / "err").read_text()
@@ -173,6 +175,39 @@ def test_nothing_of_it_stays_for_other_runs(run, place, node):
     assert not (place / "shared").exists()
     assert not list(node.iterdir())
     assert "t0ken" not in (place / "run" / "src" / ".git" / "config").read_text()
+
+
+def of_the_run():
+    """Processes that carry its mark, with their parents."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if b"COXSWAIN_RUN=r1" in Path("/proc", pid, "environ").read_bytes().split(b"\0"):
+                found[int(pid)] = int(Path("/proc", pid, "stat").read_text().rsplit(")", 1)[1].split()[1])
+    return found
+
+
+def test_who_signs_in_is_killed_in_the_middle_of_that_and_nothing_of_it_stays(run, place, node):
+    killed = []
+
+    def kill(path):
+        if not killed:
+            git_of_it = of_the_run()
+            killed.append(next(parent for parent in git_of_it.values() if parent not in git_of_it))
+            os.kill(killed[0], signal.SIGKILL)
+
+    with served({"ex.py": ""}, asks_for=(USERNAME, PASSWORD), before=kill) as url:
+        _, out, said = run(url=url)
+        end = json.loads((place / "run" / "exit").read_text())
+        assert (end["signal"], out) == (signal.SIGKILL, "")
+        until(lambda: not of_the_run(), what="the end of git")
+        files = [path for folder in (place, node) for path in folder.rglob("*") if path.is_file()]
+        assert files
+        assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+        assert "t0ken" not in said
+        facts, _, said = run(url=url, name="again")
+        assert facts.get("subject") == "Files", said
+    assert not list(node.iterdir()), "what the one before has left is taken away by the next"
 
 
 @pytest.mark.parametrize("credential", [(USERNAME, "wrong"), ("other", PASSWORD)])
