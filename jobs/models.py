@@ -624,10 +624,9 @@ class Run(Subject):
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
             models.Index(fields=["id"], name="run_to_pause_after", condition=Q(pauses=True, paused="")),
             models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
+            # Without its condition naming statuses, which SQLite does not find again in a statement's parameters.
             models.Index(
-                fields=["schedule"],
-                name="run_of_schedule_unfinished",
-                condition=Q(schedule__isnull=False, status__in=["new", "inprogress"]),
+                fields=["schedule", "status"], name="run_of_schedule_by_status", condition=Q(schedule__isnull=False)
             ),
         ]
         constraints = [
