@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db.models import BooleanField, Count, ExpressionWrapper, F, OuterRef, Q, Subquery
+from django.db.models import BooleanField, Count, ExpressionWrapper, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce, Now
 
 from accounts import audit
@@ -33,6 +33,7 @@ from portal.bulk import insert, move, primary_keys
 from portal.errors import PortalError
 from portal.failpoints import failpoint
 from portal.once import uuid_for
+from portal.questions import asked_often
 from portal.tasks import live
 from portal.tasks.models import Output
 from portal.tasks.pace import Pace
@@ -266,7 +267,26 @@ def fire_due(at: datetime | None = None) -> int:
 
     What is made one by one (a cluster of its own, an older run to be cancelled) has a transaction each.
     """
-    at = at or database_now()
+    begun = _fire_come(at or database_now()) if at or _due() else 0
+    return begun + (_fire_queued() if _queued() else 0)
+
+
+@asked_often
+def _due() -> QuerySet[Schedule]:
+    return Schedule.objects.filter(next_at__lte=Now())[:1]
+
+
+@asked_often
+def _due_soon() -> QuerySet[Schedule]:
+    return Schedule.objects.filter(next_at__lte=Now() + timedelta(seconds=EVERY))[:1]
+
+
+@asked_often
+def _queued() -> QuerySet[Firing]:
+    return Firing.objects.filter(outcome=QUEUED)[:1]
+
+
+def _fire_come(at: datetime) -> int:
     slow = Q(job__dedicated__isnull=False) | Q(overlap=Schedule.Overlap.CANCEL)
     come: dict[bool, list[int]] = {False: [], True: []}
     due = Schedule.objects.coming().filter(next_at__lte=at).order_by("job__cluster", "next_at", "pk")
@@ -276,7 +296,7 @@ def fire_due(at: datetime | None = None) -> int:
     for pks, most in ((come[False], AT_ONCE), (come[True], 1)):
         for start in range(0, len(pks), most):
             begun += _fire_guarded(pks[start : start + most], at)
-    return begun + _fire_queued()
+    return begun
 
 
 def _fire_guarded(pks: Collection[int], at: datetime) -> int:
@@ -625,6 +645,8 @@ def _refusals(claims: Iterable[_Claim]) -> dict[int, str]:
 
 def next_look() -> float:
     """Seconds until a time comes, or something that waits for room may have it."""
+    if not _due_soon():
+        return EVERY
     soonest = Schedule.objects.coming().annotate(now=Now()).values_list("next_at", "now").first()
     if soonest is None:
         return EVERY

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, DataError, IntegrityError, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.timezone import now
 
 from clusters.actions import report_lost
@@ -30,6 +30,7 @@ from portal.clouds import CloudNode
 from portal.detached import Alive, Spoilt
 from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
+from portal.questions import asked_often
 from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.output import plain_text
@@ -140,11 +141,13 @@ class LeftoverWatcher(SharingWatcher):
 
 
 def _with_leftovers() -> set[int]:
+    return _left(ContentType.objects.get_for_model(Run).pk)
+
+
+@asked_often
+def _left(kind: int) -> QuerySet[Run]:
     ended = Run.objects.filter(may_be_left=True, cluster__status=Cluster.Status.RUNNING)
-    tasks = Task.objects.unfinished().filter(
-        subject_type=ContentType.objects.get_for_model(Run), subject_id=OuterRef("pk")
-    )
-    return set(ended.filter(~Exists(tasks)).values_list("pk", flat=True))
+    return ended.filter(~Exists(Task.objects.unfinished().filter(subject_type=kind, subject_id=OuterRef("pk"))))
 
 
 def _sweep(pk: int) -> None:
@@ -163,8 +166,9 @@ def _sweep(pk: int) -> None:
         logger.warning("run %s: what it left was not looked for", pk, exc_info=True)
 
 
-def _to_observe() -> set[int]:
-    return set(Run.objects.filter(started__isnull=False, observed=False).values_list("pk", flat=True))
+@asked_often
+def _to_observe() -> QuerySet[Run]:
+    return Run.objects.filter(started__isnull=False, observed=False)
 
 
 @dataclass
