@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
@@ -29,6 +29,7 @@ from portal.clouds import InstanceType
 from portal.clouds.types import not_here
 from portal.errors import Conflict, PortalError
 from portal.once import uuid_for
+from portal.prepared import prepared_keys
 from portal.tasks import live
 from portal.tasks.ledger import break_off, cancel_task, start_task
 from portal.tasks.models import Task, TaskStatus
@@ -470,8 +471,10 @@ def repair_what_is_gone() -> list[Cluster]:
         tasks__status=TaskStatus.FAILED,
         tasks__finished__gt=now() - RECENT,
     )
+    begun = list[Cluster]()
+    if not _failed() and not _with_gone_nodes():
+        return begun
     wanted = Cluster.objects.filter(gone | failed, auto_repair=True).distinct()
-    begun = []
     for cluster in wanted.select_related("workspace__organization", "workspace__cloud_config"):
         if not _may_be_repaired_now(cluster):
             continue
@@ -504,9 +507,21 @@ def keep_failed(cluster: Cluster, *, by: User) -> None:
     live.ring(*cluster.live_names())
 
 
+@prepared_keys
+def _failed() -> QuerySet[Cluster]:
+    return Cluster.objects.filter(status=Cluster.Status.FAILED)[:1]
+
+
+@prepared_keys
+def _with_gone_nodes() -> QuerySet[Cluster]:
+    return Cluster.objects.filter(status=Cluster.Status.RUNNING, nodes__state=Node.State.GONE)[:1]
+
+
 def stop_what_failed() -> list[Cluster]:
     """Those whose creation has failed, and whom nobody keeps any longer, are stopped. Returns those begun."""
-    begun = []
+    begun = list[Cluster]()
+    if not _failed():
+        return begun
     due = Cluster.objects.filter(status=Cluster.Status.FAILED, kept_until__lte=Now())
     for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
         try:

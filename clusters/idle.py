@@ -26,7 +26,7 @@ from django.conf import settings
 from django.contrib.contenttypes.models import ContentType
 from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
 from django.utils.timezone import localtime, now, override
@@ -42,6 +42,7 @@ from clusters.samples import Sample
 from portal import mail
 from portal.errors import PortalError
 from portal.failpoints import failpoint
+from portal.prepared import prepared_keys
 from portal.tasks import live
 from portal.tasks.models import Task, TaskStatus
 
@@ -57,6 +58,20 @@ def look() -> list[EmailMessage]:
 
     What goes wrong with one of them is logged, and keeps nobody from the others.
     """
+    return (_look_at_timers() if _timed() else []) + (_look_at_failures() if _failed() else [])
+
+
+@prepared_keys
+def _timed() -> QuerySet[Cluster]:
+    return Cluster.objects.filter(status__in=Cluster.TIMED)[:1]
+
+
+@prepared_keys
+def _failed() -> QuerySet[Cluster]:
+    return Cluster.objects.filter(status=Cluster.Status.FAILED)[:1]
+
+
+def _look_at_timers() -> list[EmailMessage]:
     _note_use()
     fields = ("status", "auto_pause", "auto_shutdown", "last_active", "warned")
     timed = Cluster.objects.shared().filter(status__in=Cluster.TIMED).exclude(auto_pause=0, auto_shutdown=0)
@@ -73,6 +88,11 @@ def look() -> list[EmailMessage]:
                 _act(cluster, timer)
             elif warned := _warn(cluster, timer):
                 mails += _mails(cluster, warned)
+    return mails
+
+
+def _look_at_failures() -> list[EmailMessage]:
+    mails: list[EmailMessage] = []
     for cluster in _with_failures():
         with _alone(cluster):
             mails += _tell(cluster)

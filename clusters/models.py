@@ -84,7 +84,7 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         return self.with_lost_nodes()
 
     def live(self) -> ClusterQuerySet:
-        return self.exclude(status=Cluster.Status.TERMINATED)
+        return self.filter(status__in=Cluster.LIVE)
 
     def shared(self) -> ClusterQuerySet:
         """Those on which anybody may run something: not those that belong to one run."""
@@ -172,6 +172,7 @@ class Cluster(Subject):
         TERMINATED = "terminated"
 
     DELETED: ClassVar[set[str]] = {Status.TERMINATING, Status.TERMINATED}
+    LIVE: ClassVar[list[str]] = [status for status in Status.values if status != "terminated"]
     # What a cluster that was RUNNING is while its usage goes on: its nodes run, or may until somebody removes them.
     STILL_USED: ClassVar[set[str]] = {
         *(Status.RUNNING, Status.INPROGRESS, Status.RESTARTING, Status.SCALING, Status.FAILED),
@@ -261,11 +262,7 @@ class Cluster(Subject):
     objects = ClusterQuerySet.as_manager()
 
     class Meta:
-        indexes = [
-            models.Index(
-                fields=["workspace"], condition=Q(dedicated=True) & ~Q(status="terminated"), name="cluster_of_a_run"
-            )
-        ]
+        indexes = [models.Index(fields=["status", "workspace"], name="cluster_by_status")]
         constraints = [
             models.UniqueConstraint(
                 fields=["workspace", "name"], condition=~Q(status="terminated"), name="live_cluster_names_unique"

@@ -11,6 +11,7 @@ from functools import partial
 
 from django.core.mail import EmailMessage
 from django.db import DatabaseError
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from clusters import engines, hostfile, idle, reconcile, samples, terminals
@@ -21,6 +22,7 @@ from portal import ssh
 from portal.clouds import CloudNode
 from portal.errors import PortalError
 from portal.models import installation
+from portal.prepared import prepared_keys
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
@@ -330,12 +332,14 @@ class CloudWatcher(SharingWatcher):
             await DATABASE(reconcile.write_down)(stray, left)
 
 
-def _clouds() -> set[int]:
-    return set(CloudConfig.objects.filter(workspaces__isnull=False).values_list("pk", flat=True))
+@prepared_keys
+def _clouds() -> QuerySet[CloudConfig]:
+    return CloudConfig.objects.filter(workspaces__isnull=False)
 
 
-def _running() -> set[int]:
-    return set(Cluster.objects.filter(status=Cluster.Status.RUNNING).values_list("pk", flat=True))
+@prepared_keys
+def _running() -> QuerySet[Cluster]:
+    return Cluster.objects.filter(status=Cluster.Status.RUNNING)
 
 
 def _spot() -> dict[tuple[int, str], list[Cluster]]:
@@ -362,10 +366,15 @@ def note_announcements(clusters: Sequence[Cluster], listed: Listed) -> None:
 
 def _with_old_hostfiles() -> list[tuple[Cluster, Node]]:
     """With their head nodes."""
-    heads = Node.objects.filter(
+    heads = Node.objects.filter(pk__in=_heads_with_old_hostfiles())
+    return [(head.cluster, head) for head in heads.select_related("cluster__workspace__organization")]
+
+
+@prepared_keys
+def _heads_with_old_hostfiles() -> QuerySet[Node]:
+    return Node.objects.filter(
         rank=0, state=Node.State.ANSWERS, cluster__hostfile_is_old=True, cluster__status=Cluster.Status.RUNNING
     )
-    return [(head.cluster, head) for head in heads.select_related("cluster__workspace__organization")]
 
 
 def _hostfile_is_current(cluster: Cluster) -> None:

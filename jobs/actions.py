@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -86,6 +87,7 @@ class Program:
 
 SignIn = Credential | GitCredential | None  # typed for one job, or saved in its workspace
 _COPIED = tuple(Program.__dataclass_fields__.keys() - {"cluster", "dedicated", "time_limit", "environment"})
+_copied_of = attrgetter(*_COPIED)
 MOST_WAITING = 100  # runs that may wait for one cluster
 _NOTHING_SECRET = {"git_username": "", "git_password": "", "git_credential": None, "secret_values": ""}
 CLUSTER_GONE = "cluster_gone"  # the code of an error that another cluster mends
@@ -450,7 +452,7 @@ def start_run(
         cluster = _cluster_of(now_so, program)
     store = cluster.workspace.cloud_config.output_store
     key = uuid_for(Run, uuid, job=now_so)
-    values, of_output = values_of_run(now_so, number, cluster, program, store, by=by, uuid=key)
+    values, of_output = values_of_run(now_so.pk, number, cluster, program, store, by=by, uuid=key)
     run = Run(**values, output=Output(**of_output), due=due, schedule=schedule)
     run.workspace, run.job, run.cluster, run.started_by = job.workspace, now_so, cluster, by
     if retry_of:
@@ -495,14 +497,17 @@ def check_ranks(program: Program, is_due: bool) -> None:
 
 
 def values_of_run(
-    job: Job, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
+    job: int, number: int, cluster: Cluster, program: Program, store: str, *, by: User | None, uuid: UUID
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """By the names of attributes, of a new run and of its output: what a run has of its job is copied here alone."""
-    run = {name: getattr(program, name) for name in _COPIED}
-    run |= {
+    """By the names of attributes, of a new run and of its output: what a run has of its job is copied here alone.
+
+    `job`: its primary key. The cluster is in its workspace.
+    """
+    run = {
+        **dict(zip(_COPIED, _copied_of(program), strict=True)),
         "uuid": uuid,
-        "workspace_id": job.workspace_id,
-        "job_id": job.pk,
+        "workspace_id": cluster.workspace_id,
+        "job_id": job,
         "number": number,
         "cluster_id": cluster.pk,
         "time_limit": program.time_limit or settings.RUN_SECONDS,

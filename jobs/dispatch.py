@@ -29,7 +29,7 @@ from jobs.causes import ANOTHER_CLUSTER, Cause, of_deletion, span
 from jobs.models import Run, RunQuerySet
 from portal.errors import PortalError
 from portal.failpoints import failpoint
-from portal.prepared import prepared
+from portal.prepared import prepared, prepared_keys
 from portal.tasks import ledger, live, registry
 from portal.tasks.models import Task, TaskStatus
 from workspaces.models import Workspace
@@ -109,26 +109,64 @@ def dispatch_all() -> int:
     Runs whose cluster will never be free end here, in words. A cluster that an ended run has kept, because something
     died in between, is let go of. One that is PAUSED is resumed for a run that wants that.
     """
-    begin_clusters()
+    begun = 0
+    waits = bool(_waiting())
+    if waits:
+        begin_clusters()
+        resume_clusters()
+    if _occupied():
+        release_clusters()
+    if waits:
+        due = Run.objects.waiting().due().filter(cluster=OuterRef("pk"))
+        free = Cluster.objects.free().filter(Exists(due.order_by()))
+        begun = sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
+        # After the portal was away, a cluster may be free that has waited for its run for long: so only now.
+        for run in _hopeless().select_related("cluster__workspace")[:500]:
+            _give_up(run)
+    if _pausing():
+        pause_clusters()
+    if _dedicated():
+        end_clusters()
+    return begun
+
+
+# Whether there is anything at all to look at: for the greatest part of the time, nothing waits, or has to be ended.
+@prepared_keys
+def _waiting() -> QuerySet[Run]:
+    return Run.objects.waiting().order_by()[:1]
+
+
+@prepared_keys
+def _occupied() -> QuerySet[Cluster]:
+    return Cluster.objects.live().filter(occupied_by__isnull=False)[:1]
+
+
+@prepared_keys
+def _pausing() -> QuerySet[Run]:
+    return Run.objects.filter(pauses=True, paused="")[:1]
+
+
+@prepared_keys
+def _dedicated() -> QuerySet[Cluster]:
+    return Cluster.objects.live().filter(dedicated=True)[:1]
+
+
+def resume_clusters() -> None:
+    """Those that are PAUSED, for a run that wants that."""
     wakes = Q(resumes=True) | Q(due__isnull=False)
     asleep = Run.objects.waiting().due().filter(wakes, cluster__status=Cluster.Status.PAUSED)
     for run in asleep.select_related(*_WITH_CLUSTER)[:500]:
         resume_for(run)
+
+
+def release_clusters() -> None:
+    """Those that an ended run has kept."""
     on_it = Run.objects.filter(uuid=OuterRef("occupied_by"))  # a holder that is no run lets go by itself
     kept = Cluster.objects.filter(Exists(on_it), ~Exists(on_it.unfinished())).filter(
         ~Exists(on_it.filter(tasks__status__in=("new", "inprogress")))
     )
     for pk in kept.values_list("pk", flat=True):  # one by one: whoever holds a cluster waits for no other
         kept.filter(pk=pk).update(occupied_by=None, last_active=Now())
-    due = Run.objects.waiting().due().filter(cluster=OuterRef("pk"))
-    free = Cluster.objects.free().filter(Exists(due.order_by()))
-    begun = sum(dispatch(pk) is not None for pk in free.values_list("pk", flat=True))
-    # After the portal was away, a cluster may be free that has waited for its run for long: so only now.
-    for run in _hopeless().select_related("cluster__workspace")[:500]:
-        _give_up(run)
-    pause_clusters()
-    end_clusters()
-    return begun
 
 
 def begin_clusters() -> None:

@@ -16,12 +16,14 @@ from uuid import UUID, uuid5
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError
+from django.db.models import QuerySet
 
 from clusters.models import Cluster, Node
 from jobs.models import Run
 from jobs.plans import fence
 from portal import detached, ssh
 from portal.errors import PortalError, Refused
+from portal.prepared import prepared_keys
 from portal.tasks import live
 from portal.tasks.models import Task
 from portal.tasks.threads import LEASES, Threads
@@ -54,10 +56,10 @@ class FolderWatcher(SharingWatcher):
             await asyncio.sleep(EVERY)
 
 
-def _whole() -> set[int]:
+@prepared_keys
+def _whole() -> QuerySet[Cluster]:
     lost = Node.objects.exclude(state=Node.State.ANSWERS).values("cluster")
-    running = Cluster.objects.filter(status=Cluster.Status.RUNNING).exclude(pk__in=lost)
-    return set(running.values_list("pk", flat=True))
+    return Cluster.objects.filter(status=Cluster.Status.RUNNING).exclude(pk__in=lost)
 
 
 def clear(pk: int, seen: dict[UUID, float]) -> None:

@@ -150,7 +150,8 @@ def _about(letter: Letter) -> dict[str, object]:
 def find_slow() -> int:
     """Write of runs that go on for longer than usual, once of each. Returns how many."""
     told = Letter.objects.filter(run=OuterRef("pk"), kind=Letter.Kind.SLOW)
-    going = Run.objects.filter(~Exists(told), status=Run.Status.INPROGRESS, job__mail_slow=True, started__isnull=False)
+    on_nodes = Run.objects.filter(started__isnull=False, observed=False)
+    going = on_nodes.filter(~Exists(told), status=Run.Status.INPROGRESS, job__mail_slow=True)
     found = 0
     for run in going.select_related("job").order_by("pk"):  # no more than there are clusters
         usual = usual_time(run)

@@ -407,7 +407,7 @@ class Firing(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["schedule", "id"], name="firing_of_schedule"),
-            models.Index(fields=["schedule", "id"], name="firing_queued", condition=Q(outcome="queued")),
+            models.Index(fields=["outcome", "schedule", "id"], name="firing_by_outcome"),
         ]
         constraints = [models.UniqueConstraint(fields=["schedule", "due"], name="a_time_fires_once")]
 
@@ -625,15 +625,14 @@ class Run(Subject):
             models.Index(fields=["cluster", "status", "id"], name="run_of_cluster_by_status"),
             models.Index(fields=["workspace", "id"], name="run_needs_you", condition=Q(needs_you=True)),
             models.Index(fields=["created"], name="run_by_time"),
-            models.Index(fields=["cluster", "id"], name="run_waiting", condition=Q(status="new", turn=None)),
+            # No condition names a status: SQLite does not see that a parameter of a statement is the same.
+            models.Index(fields=["status", "cluster", "id"], name="run_waiting", condition=Q(turn=None)),
             models.Index(fields=["id"], name="run_to_observe", condition=Q(started__isnull=False, observed=False)),
             models.Index(fields=["cluster"], name="run_may_be_left", condition=Q(may_be_left=True)),
             models.Index(fields=["id"], name="run_to_pause_after", condition=Q(pauses=True, paused="")),
             models.Index(fields=["retry_at"], name="run_retry_at", condition=Q(retry_at__isnull=False)),
             models.Index(
-                fields=["schedule"],
-                name="run_of_schedule_unfinished",
-                condition=Q(schedule__isnull=False, status__in=["new", "inprogress"]),
+                fields=["schedule", "status"], name="run_of_schedule_by_status", condition=Q(schedule__isnull=False)
             ),
         ]
         constraints = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from accounts import audit
@@ -15,6 +16,7 @@ from accounts.access import Can
 from jobs.actions import Program, start_run
 from jobs.models import Job, Letter, Run
 from portal.errors import PortalError
+from portal.prepared import prepared_keys
 from portal.tasks import live
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,8 @@ MOST_AT_ONCE = 200  # of one look
 
 def retry_due() -> int:
     """Begin the attempts whose time has come. Returns how many."""
+    if not _due():
+        return 0
     due = Run.objects.filter(retry_at__lte=Now()).order_by("retry_at")
     of = ("job__workspace__organization", "job__workspace__cloud_config", "cluster", "started_by", "schedule")
     begun = 0
@@ -33,6 +37,11 @@ def retry_due() -> int:
         except Exception:  # whatever is wrong with one, the others are tried again
             logger.exception("run %s is not tried again now", run.uuid)
     return begun
+
+
+@prepared_keys
+def _due() -> QuerySet[Run]:
+    return Run.objects.filter(retry_at__lte=Now())[:1]
 
 
 @audit.atomic()

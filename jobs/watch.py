@@ -30,7 +30,7 @@ from portal.clouds import CloudNode
 from portal.detached import Alive, Spoilt
 from portal.errors import Passing, PortalError, Refused
 from portal.failpoints import failpoint
-from portal.prepared import prepared
+from portal.prepared import prepared, prepared_keys
 from portal.tasks import ledger, live
 from portal.tasks.models import Segment, Stream, Task, WrongOffset
 from portal.tasks.output import plain_text
@@ -141,11 +141,13 @@ class LeftoverWatcher(SharingWatcher):
 
 
 def _with_leftovers() -> set[int]:
+    return _left(ContentType.objects.get_for_model(Run).pk)
+
+
+@prepared_keys
+def _left(kind: int) -> QuerySet[Run]:
     ended = Run.objects.filter(may_be_left=True, cluster__status=Cluster.Status.RUNNING)
-    tasks = Task.objects.unfinished().filter(
-        subject_type=ContentType.objects.get_for_model(Run), subject_id=OuterRef("pk")
-    )
-    return set(ended.filter(~Exists(tasks)).values_list("pk", flat=True))
+    return ended.filter(~Exists(Task.objects.unfinished().filter(subject_type=kind, subject_id=OuterRef("pk"))))
 
 
 def _sweep(pk: int) -> None:
@@ -164,8 +166,9 @@ def _sweep(pk: int) -> None:
         logger.warning("run %s: what it left was not looked for", pk, exc_info=True)
 
 
-def _to_observe() -> set[int]:
-    return set(Run.objects.filter(started__isnull=False, observed=False).values_list("pk", flat=True))
+@prepared_keys
+def _to_observe() -> QuerySet[Run]:
+    return Run.objects.filter(started__isnull=False, observed=False)
 
 
 @prepared

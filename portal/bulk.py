@@ -6,10 +6,9 @@ of fifty columns. Rows that are made together have most of their values in commo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Field, Model
@@ -42,15 +41,25 @@ def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def primary_keys(model: type[Model], uuids: Iterable[UUID]) -> dict[UUID, int]:
-    """Those of the rows that have these, by uuid."""
-    return {uuid: pk for pk, uuid in model._base_manager.filter(uuid__in=uuids).values_list("pk", "uuid")}
+def primary_keys(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Those of rows that were inserted with a `uuid`, in their order."""
+    if not rows:
+        return []
+    (uuid,) = (field for field in model._meta.concrete_fields if field.name == "uuid")
+    uuids = _prepared(uuid, [row["uuid"] for row in rows])
+    quote = connections[DEFAULT_DB_ALIAS].ops.quote_name
+    table, column, key = (quote(str(word)) for word in (model._meta.db_table, uuid.column, model._meta.pk.column))
+    places = ", ".join(["%s"] * len(uuids))
+    with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+        cursor.execute(f"SELECT {column}, {key} FROM {table} WHERE {column} IN ({places})", uuids)  # noqa: S608 (ours)
+        found = dict(cursor.fetchall())
+    return [found[one] for one in uuids]
 
 
 def _prepared(field: Field[Any, Any], raws: Sequence[Any]) -> list[Any]:
     """As the database takes them: each value once, where they can be told from each other."""
     prepare, connection = field.get_db_prep_save, connections[DEFAULT_DB_ALIAS]
-    if all(isinstance(raw, _ALIKE) for raw in raws):
+    if all(issubclass(kind, _ALIKE) for kind in set(map(type, raws))):
         known = {raw: prepare(raw, connection) for raw in set(raws)}
         return [known[raw] for raw in raws]
     return [prepare(raw, connection) for raw in raws]

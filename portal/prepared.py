@@ -89,6 +89,20 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
     return ask
 
 
+def prepared_keys(build: Callable[P, QuerySet[Any, Any]]) -> Callable[P, set[int]]:
+    """As `prepared`, of the rows' primary keys alone: for questions that mostly find nothing."""
+
+    @prepared
+    def keys(*given: P.args, **shape: P.kwargs) -> QuerySet[Any, int]:
+        return build(*given, **shape).values_list("pk", flat=True)
+
+    @wraps(build)
+    def ask(*values: P.args, **shape: P.kwargs) -> set[int]:
+        return set(keys(*values, **shape))
+
+    return ask
+
+
 def _form(value: Any) -> Any:
     match value:
         case dict():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import timedelta
 from itertools import product
 from uuid import UUID
@@ -174,12 +175,13 @@ def undone():
 
 @pytest.mark.parametrize("who", CAST)
 def test_who_gets_in(things, who_is, who):
-    user = who_is(who) if who != "nobody" else None
+    client = Client()
+    if who != "nobody":
+        sign_in(client, who_is(who))
+    cookies = deepcopy(client.cookies)
     for name, method in product(ROWS, ("get", "post")):
         with undone():
-            client, told = Client(), (name, method)
-            if user:
-                sign_in(client, user)
+            client.cookies, told = deepcopy(cookies), (name, method)
             answer = getattr(client, method)(address(name, things.get(ROWS[name].about, "")))
             assert answer.status_code in status(name, who, method), told
             if answer.status_code == 302:
@@ -193,13 +195,14 @@ def test_who_gets_in(things, who_is, who):
 
 @pytest.mark.parametrize("who", sorted(SIGNED_IN - INSIDE))
 def test_what_belongs_to_others_is_as_if_it_were_not(things, who_is, who):
-    user, looked = who_is(who), 0
+    client, looked = Client(), 0
+    client.force_login(who_is(who))
+    cookies = deepcopy(client.cookies)
     for name in [name for name, row in ROWS.items() if row.about and row.get]:
         if knows(who, ROWS[name].about) or 302 in status(name, who, "get"):
             continue
         with undone():
-            client = Client()
-            client.force_login(user)
+            client.cookies = deepcopy(cookies)
             theirs = client.get(address(name, things[ROWS[name].about]))
             none = client.get(address(name, NOWHERE))
             assert (theirs.status_code, none.status_code) == (404, 404), name

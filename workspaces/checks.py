@@ -13,11 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from portal.clouds import Account
 from portal.errors import PortalError
+from portal.prepared import prepared_keys
 from portal.tasks import live
 from workspaces.models import CloudConfig
 
@@ -59,10 +60,11 @@ def renew(uuid: UUID) -> None:
     CloudConfig.objects.live().filter(uuid=uuid).update(check_due=Now())
 
 
-def due() -> set[int]:
+@prepared_keys
+def due() -> QuerySet[CloudConfig]:
     """Of one whose role nobody knows yet, there is nothing to ask."""
     unknown = Q(kind=CloudConfig.Kind.AWS, options__role__isnull=True, options__awaited__isnull=True)
-    return set(CloudConfig.objects.live().filter(check_due__lte=Now()).exclude(unknown).values_list("pk", flat=True))
+    return CloudConfig.objects.live().filter(check_due__lte=Now()).exclude(unknown)
 
 
 @transaction.atomic

@@ -12,12 +12,13 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from portal.clouds import Account, Can, InstanceType, Market, Offer, Zone
 from portal.clouds.market import Limit
 from portal.errors import PortalError
+from portal.prepared import prepared_keys
 from portal.tasks import live
 from workspaces.checks import trouble
 from workspaces.models import CloudConfig, Listing, Workspace
@@ -47,10 +48,10 @@ def ask(account: Account, region: str, *, whole: bool = True) -> dict[str, Any]:
 
 def due() -> set[int]:
     """Those to ask for now: of each region in which a workspace is, or is being made."""
-    far = Workspace.objects.staying().filter(cloud_config__kind__in=CloudConfig.FAR, cloud_config__deleted=None)
-    wanted = set(far.values_list("cloud_config", "region").distinct())
-    if not wanted:
+    far = _far()
+    if not far:
         return set()
+    wanted = set(Workspace.objects.filter(pk__in=far).values_list("cloud_config", "region").distinct())
     rows = {tuple(place): pk for pk, *place in Listing.objects.values_list("pk", "cloud_config", "region")}
     if new := wanted - rows.keys():
         Listing.objects.bulk_create(
@@ -61,6 +62,11 @@ def due() -> set[int]:
     asked = [pk for place, pk in rows.items() if place in wanted]
     is_due = Q(due__lte=Now()) | Q(count_due__lte=Now())
     return set(Listing.objects.filter(is_due, pk__in=asked).values_list("pk", flat=True))
+
+
+@prepared_keys
+def _far() -> QuerySet[Workspace]:
+    return Workspace.objects.staying().filter(cloud_config__kind__in=CloudConfig.FAR, cloud_config__deleted=None)
 
 
 def write_down(listing: Listing, found: dict[str, Any], *, whole: bool = True) -> None:

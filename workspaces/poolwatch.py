@@ -20,6 +20,7 @@ from portal.clouds.machines.check import check
 from portal.clouds.machines.findings import Finding
 from portal.clouds.machines.models import Computer, Pool
 from portal.errors import PortalError, Refused
+from portal.prepared import prepared_keys
 from portal.secrets import CannotDecrypt
 from portal.tasks import live
 from portal.tasks.threads import DATABASE, LEASES, apart
@@ -165,13 +166,19 @@ async def _keys_of(computers: Iterable[Computer]) -> tuple[dict[int, str], dict[
 
 
 def _due() -> set[int]:
-    return set(standing.due().filter(account__in=_accounts()).values_list("pk", flat=True))
+    return set(standing.due().filter(account__in=_accounts()).values_list("pk", flat=True)) if _some() else set()
 
 
-def _watched() -> set[int]:
+@prepared_keys
+def _some() -> QuerySet[Pool]:
+    return Pool.objects.all()[:1]
+
+
+@prepared_keys
+def _watched() -> QuerySet[Pool]:
     """Of a configuration that was deleted, those that have still to be cleaned after a cluster."""
     has_some = Q(computers__isnull=False, account__in=_accounts())
-    return set(Pool.objects.filter(has_some | Q(computers__is_leaving=True)).values_list("pk", flat=True))
+    return Pool.objects.filter(has_some | Q(computers__is_leaving=True))
 
 
 def _accounts() -> QuerySet[CloudConfig, UUID]:

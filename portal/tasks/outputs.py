@@ -272,7 +272,7 @@ class Part(models.Model):
                 fields=["output", "position"], name="one_part_at_a_position", condition=Q(size__gt=0)
             )
         ]
-        indexes = [models.Index(fields=["begun"], name="part_not_written", condition=Q(size__lte=0))]
+        indexes = [models.Index(fields=["size", "begun"], name="part_not_written")]
 
     def __str__(self) -> str:
         return f"{self.output_id} at {self.position}"

@@ -21,9 +21,11 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 from django.db import DatabaseError, close_old_connections
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from redis.exceptions import RedisError
 
+from portal.prepared import prepared_keys
 from portal.tasks import leases, live, queue, registry
 from portal.tasks.leases import TERM, Lease, WatchProcess
 from portal.tasks.models import Task
@@ -350,8 +352,16 @@ class TaskWatcher:
             await pace.turn()
 
 
+@prepared_keys
+def _waiting() -> QuerySet[Task]:
+    """For a worker, or for their time."""
+    return Task.objects.unfinished().filter(Q(lease_until=None) | Q(lease_until__lt=Now()) | Q(lease=None))[:1]
+
+
 def queue_due() -> float:
     """Queue what is due and in no queue. Returns after how many seconds to look again."""
+    if not _waiting():
+        return LONGEST_SLEEP
     due = list(Task.objects.due().order_by("wake_at")[:500])
     if due and (pushed := queue.push_missing(due)):
         logger.info("queued %s tasks that were due", pushed)

@@ -7,6 +7,7 @@ from threading import Barrier, Thread
 
 import pytest
 from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from accounts.models import AuditEvent, User
@@ -133,6 +134,34 @@ def test_skip_leaves_out_what_comes_while_a_run_goes_on_and_tells_it_in_one_row(
     assert schedule.firings.latest("pk").reason == "A run of it had not ended."
     end_runs()
     assert fire_due(AT + 4 * HOUR) == 1
+
+
+def test_times_left_out_in_a_row_are_one_row_behind_the_run_that_was_in_their_way(job, bob):
+    schedule = hourly(job, bob, overlap="skip", missed="all")
+    assert fire_due(AT) == 1
+    fire_due(AT + HOUR)
+    end_runs()
+    assert fire_due(AT + 4 * HOUR) == 1  # of three times that were come to at once
+    assert history(schedule) == [("ran", 1), ("skipped", 1), ("ran", 1), ("skipped", 2)]
+    fire_due(AT + 6 * HOUR)
+    assert history(schedule)[3:] == [("skipped", 4)]
+    last = schedule.firings.latest("pk")
+    assert (last.due, last.until) == (AT + 3 * HOUR, AT + 6 * HOUR)
+
+
+def test_many_times_that_are_left_out_cost_no_more_questions_than_two(job, bob):
+    found = [hourly(job, bob, overlap="skip") for _ in range(12)]
+    assert fire_due(AT) == 12
+    asked = []
+    for of, hours in ((found[:2], 1), (found[2:], 1), (found[:2], 2), (found[2:], 2)):  # rows begin, and then go on
+        Schedule.objects.filter(pk__in=[one.pk for one in found]).update(next_at=None)
+        Schedule.objects.filter(pk__in=[one.pk for one in of]).update(next_at=AT + hours * HOUR)
+        with CaptureQueriesContext(connection) as questions:
+            fire_due(AT + hours * HOUR)
+        asked.append(len(questions))
+    assert all(history(one) == [("ran", 1), ("skipped", 2)] for one in found)
+    assert asked[0] == asked[1]
+    assert asked[2] == asked[3]
 
 
 def test_queue_lets_times_wait_until_there_is_room_in_their_order(job, bob):
