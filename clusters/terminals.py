@@ -255,7 +255,8 @@ class Shell:
         believed = clock()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), LOOK)
+                async with asyncio.timeout(LOOK):
+                    await self._look_now.wait()
             if self._stop:
                 return self._stop
             if self.alone_since is not None and clock() - self.alone_since > ALONE:

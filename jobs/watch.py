@@ -724,7 +724,8 @@ async def _next(
         return _NOTHING_YET if messages.empty() else messages.get_nowait()
     patience.reschedule(asyncio.get_running_loop().time() + SILENCE)
     try:
-        return await asyncio.wait_for(messages.get(), wait)
+        async with asyncio.timeout(wait):
+            return await messages.get()
     except TimeoutError:
         return _NOTHING_YET
     finally:

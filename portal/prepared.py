@@ -16,6 +16,7 @@ from uuid import UUID
 from django.core.exceptions import EmptyResultSet
 from django.db import connection, connections
 from django.db.models import DateTimeField, Expression, QuerySet, UUIDField
+from django.db.transaction import TransactionManagementError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,13 +46,11 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
 
     So nothing that belongs to one person or to one moment stays in a query by which others are answered. It sees what
     decides the query's shape: what it takes by name, that a value is None, and the keys of a dict and the length of a
-    tuple, whose values are a `Given` each. There is a query for each shape; those are few.
+    tuple, whose values are a `Given` each. There is a query for each shape; those that were asked last are kept.
     """
 
-    @lru_cache(maxsize=1000)
-    def compiled(
-        forms: tuple[Any, ...], **shape: Any
-    ) -> tuple[QuerySet[Any, R], Any, list[str], list[Any], Any] | None:
+    @lru_cache(maxsize=200)
+    def compiled(forms: tuple[Any, ...], **shape: Any) -> tuple[QuerySet[Any, R], Any, list[str], list[Any]] | None:
         holes: Any = [_hole(place, form) for place, form in enumerate(forms)]
         rows = build(*holes, **shape)
         compiler: Any = rows.query.get_compiler(connection=connections[rows.db])
@@ -63,15 +62,15 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
         assert len(pieces) == len(params) + 1
         kept = [str(value) for value in params if not isinstance(value, Given)]
         assert not any(map(_OF_ONE.search, kept)), f"somebody's, or of one moment: {kept}"
-        converters = compiler.get_converters([column[0] for column in compiler.select[: compiler.col_count]])
-        return rows, compiler, pieces, list(params), converters
+        compiler.connection = None  # of this thread, and not to be kept when that has ended
+        return rows, compiler, pieces, list(params)
 
     @wraps(build)
     def ask(*values: P.args, **shape: P.kwargs) -> list[R]:
         found = compiled(tuple(map(_form, values)), **cast("dict[str, Any]", shape))
         if found is None:
             return []
-        rows, made, pieces, holes, converters = found
+        rows, made, pieces, holes = found
         sql, params = [pieces[0]], []
         for hole, piece in zip(holes, pieces[1:], strict=True):
             value = hole.of(values) if isinstance(hole, Given) else hole
@@ -80,8 +79,9 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
             sql += [", ".join(["%s"] * len(several)) or "NULL", piece]
         compiler = copy(made)
         compiler.connection = connections[rows.db]
+        if rows.query.select_for_update and compiler.connection.get_autocommit():
+            raise TransactionManagementError("Rows are locked within a transaction alone.")
         compiler.as_sql = lambda: ("".join(sql), params)
-        compiler.get_converters = lambda _: converters
         asked: Any = rows.all()
         asked.query.get_compiler = lambda *_, **__: compiler
         return list(asked)

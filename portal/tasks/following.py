@@ -51,4 +51,5 @@ async def follow(
             return
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reader.beyond(State(position, state.ended, state.kept)), RECHECK)
+                async with asyncio.timeout(RECHECK):
+                    await reader.beyond(State(position, state.ended, state.kept))

@@ -101,7 +101,8 @@ class Reader:
         while self.state.head <= told.head and self.state[1:] == told[1:]:
             await self.start()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.moved.wait(), LOOK)
+                async with asyncio.timeout(LOOK):
+                    await self.moved.wait()
 
     async def frame(self, after: int) -> bytes:
         key = (after, self.state)
@@ -148,7 +149,8 @@ async def _listen(reader: Reader, ready: asyncio.Event) -> None:
             del reader
             if not more:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(rang.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await rang.wait()
                 await pace.turn()
             held = waiting()
             if held is None:

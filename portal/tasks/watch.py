@@ -53,8 +53,10 @@ class Bell:
 
     async def wait(self, seconds: float) -> None:
         """Until it has rung since the last wait has ended, or for a while."""
+        # Not `wait_for`, which in Python 3.11 returns what is there already in the place of being cancelled.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         self._event.clear()
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
@@ -91,6 +91,14 @@ def test_rows_are_locked_as_the_query_says_and_read_anew_each_time(alice):
         User.objects.filter(pk=alice.pk).update(name="Alice anew")
         assert held(alice.pk)[0].name == "Alice anew"
     assert ("FOR NO KEY UPDATE" in asked[0]["sql"]) == (connection.vendor == "postgresql")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nobody_locks_what_is_let_go_of_at_once(alice):
+    with transaction.atomic():
+        assert held(alice.pk) == [alice]
+    with pytest.raises(transaction.TransactionManagementError, match="within a transaction"):
+        held(alice.pk)
 
 
 @prepared

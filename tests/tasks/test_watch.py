@@ -178,6 +178,27 @@ def test_a_ring_that_comes_in_the_middle_of_a_look_has_it_look_again_at_once(mon
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_who_is_ended_just_when_it_rings_ends(turns):
+    async def go():
+        bell, looks = watch.Bell(), []
+
+        async def watcher():
+            while True:
+                looks.append(1)
+                await bell.wait(60)
+
+        watching = asyncio.create_task(watcher())
+        bell.ring()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait([watching], timeout=10)
+        assert watching.cancelled()
+
+    asyncio.run(go())
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_is_held_is_looked_at_while_a_lease_is_taken_and_it_is_not_lost_by_that(monkeypatch):
     """Renewing and taking are done by threads that do not wait for each other."""
