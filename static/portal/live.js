@@ -290,6 +290,11 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     line.signedOut();
   }
 });
+// htmx reads an address when it looks at an element, which is a moment after that was changed: a task that has dropped
+// down just now would be shut again.
+document.addEventListener("htmx:configRequest", ({ detail }) => {
+  if (detail.triggeringEvent?.type === "refresh") detail.path = detail.elt.getAttribute("hx-get");
+});
 // What another element has put into its place is fetched, too.
 document.addEventListener("htmx:afterRequest", ({ detail }) => {
   for (const element of new Set([detail.elt, detail.target])) line.fetched(element, detail.xhr);

@@ -60,6 +60,20 @@ def test_a_task_drops_down_by_keyboard_and_stays_open_through_what_happens(open_
     expect(details).to_have_attribute("aria-expanded", "false")
 
 
+def test_what_is_fetched_again_is_what_the_page_shows_by_then(open_desk, lab, two):
+    """A task that has dropped down a moment before, which htmx has not looked at yet, is not shut by live news."""
+    page = open_desk(f"/workspaces/{lab}/clusters/")
+    page.evaluate(
+        """(uuid) => {
+          const list = document.getElementById("cluster-list");
+          list.setAttribute("hx-get", `${location.pathname}?open=${uuid}`);
+          htmx.trigger(list, "refresh");
+        }""",
+        two["cod"],
+    )
+    expect(page.locator(f"#dropped-{two['cod']}")).to_contain_text("Nodes boot and answer")
+
+
 def test_the_list_without_javascript(open_desk, lab, two):
     page = open_desk(f"/workspaces/{lab}/clusters/", java_script_enabled=False)
     page.click(f"#drop-{two['cod']}")
