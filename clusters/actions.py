@@ -471,9 +471,9 @@ def repair_what_is_gone() -> list[Cluster]:
         tasks__status=TaskStatus.FAILED,
         tasks__finished__gt=now() - RECENT,
     )
-    begun = list[Cluster]()
-    if not _failed() and not _with_gone_nodes():
-        return begun
+    if not some_failed() and not _with_gone_nodes():
+        return []
+    begun = []
     wanted = Cluster.objects.filter(gone | failed, auto_repair=True).distinct()
     for cluster in wanted.select_related("workspace__organization", "workspace__cloud_config"):
         if not _may_be_repaired_now(cluster):
@@ -508,7 +508,7 @@ def keep_failed(cluster: Cluster, *, by: User) -> None:
 
 
 @prepared_keys
-def _failed() -> QuerySet[Cluster]:
+def some_failed() -> QuerySet[Cluster]:
     return Cluster.objects.filter(status=Cluster.Status.FAILED)[:1]
 
 
@@ -519,9 +519,9 @@ def _with_gone_nodes() -> QuerySet[Cluster]:
 
 def stop_what_failed() -> list[Cluster]:
     """Those whose creation has failed, and whom nobody keeps any longer, are stopped. Returns those begun."""
-    begun = list[Cluster]()
-    if not _failed():
-        return begun
+    if not some_failed():
+        return []
+    begun = []
     due = Cluster.objects.filter(status=Cluster.Status.FAILED, kept_until__lte=Now())
     for cluster in due.select_related("workspace__organization", "workspace__cloud_config"):
         try:

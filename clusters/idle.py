@@ -33,7 +33,7 @@ from django.utils.timezone import localtime, now, override
 
 from accounts.access import Can, WorkspaceRole
 from accounts.models import User
-from clusters.actions import delete_cluster, pause_cluster
+from clusters.actions import delete_cluster, pause_cluster, some_failed
 from clusters.durations import Timer, in_words
 from clusters.life import PAUSE
 from clusters.models import SOON, Cluster, Node, Terminal
@@ -58,17 +58,12 @@ def look() -> list[EmailMessage]:
 
     What goes wrong with one of them is logged, and keeps nobody from the others.
     """
-    return (_look_at_timers() if _timed() else []) + (_look_at_failures() if _failed() else [])
+    return (_look_at_timers() if _timed() else []) + (_look_at_failures() if some_failed() else [])
 
 
 @prepared_keys
 def _timed() -> QuerySet[Cluster]:
     return Cluster.objects.filter(status__in=Cluster.TIMED)[:1]
-
-
-@prepared_keys
-def _failed() -> QuerySet[Cluster]:
-    return Cluster.objects.filter(status=Cluster.Status.FAILED)[:1]
 
 
 def _look_at_timers() -> list[EmailMessage]:
