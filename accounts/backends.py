@@ -26,7 +26,7 @@ class PersonBackend(AuthenticationBackend):  # type: ignore[misc]
     @contextmanager
     def reading_together(self, sessions: Iterable[SessionBase]) -> Iterator[None]:
         """Meanwhile `get_user` knows the people of these sessions, which are read with one query, and nobody else."""
-        people = _people([int(session[SESSION_KEY]) for session in sessions if SESSION_KEY in session])
+        people = _people(list({int(session[SESSION_KEY]) for session in sessions if SESSION_KEY in session}))
         token = _at_hand.set({str(user.pk): user for user in people})
         try:
             yield
