@@ -47,6 +47,9 @@ def prepared(build: Callable[P, QuerySet[Any, R]]) -> Callable[P, list[R]]:
     So nothing that belongs to one person or to one moment stays in a query by which others are answered. It sees what
     decides the query's shape: what it takes by name, that a value is None, and the keys of a dict and the length of a
     tuple, whose values are a `Given` each. There is a query for each shape; those that were asked last are kept.
+
+    Whatever else it reads (a setting, a content type, a variable around it) stays in the query as it was then: nothing
+    of a person may be among that, and no time but the database's, `Now()`.
     """
 
     @lru_cache(maxsize=200)
