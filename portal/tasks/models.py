@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
-from portal.prepared import prepared
+from portal.prepared import prepared, prepared_keys
 from portal.states import Badge, State
 from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live, registry
@@ -151,7 +151,7 @@ class Task(models.Model):
     def claim(cls, pk: int, *, worker: str) -> Task | None:
         """Take the task for this worker, or return None if it is finished, not due, or another's."""
         lease = uuid.uuid4()
-        was_left = cls.objects.filter(pk=pk, lease_until__lt=Now()).exists()
+        was_left = bool(_left(pk))
         claimed = (
             cls.objects.due()
             .filter(pk=pk)
@@ -231,6 +231,12 @@ class Task(models.Model):
     def changed(self) -> None:
         """Tell open pages, once what was written is there to read."""
         live.ring(*self.live_names())
+
+
+@prepared_keys
+def _left(pk: int) -> models.QuerySet[Task]:
+    """Whose lease has run out."""
+    return Task.objects.filter(pk=pk, lease_until__lt=Now())
 
 
 @prepared
