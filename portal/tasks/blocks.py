@@ -7,6 +7,7 @@ So a reader that finds nothing in one looks into the other, and again into the f
 from __future__ import annotations
 
 import zlib
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -288,46 +289,66 @@ def _stub_of(chunk: Chunk) -> Stub:
 
 def _part_stubs(output: Output, after: int, end: int, most: int) -> list[Stub]:
     """Of the part that holds position `after`."""
-    part = _part_with(output, after)
-    if part is None:
-        return []
-    stubs = _stubs(part)
-    first = bisect_right(stubs, after, key=lambda stub: stub.end)
-    return [stub for stub in stubs[first : first + most] if stub.position < end]
+    directory = _directory_with(output, after)
+    return directory.between(after, end, most) if directory else []
 
 
-def _part_with(output: Output, position: int) -> Part | None:
-    parts = output.parts.filter(size__gt=0, position__lte=position).defer("directory").order_by("-position")
-    part = parts.first()
-    return part if part and position < part.position + part.size else None
+def _directory_with(output: Output, position: int) -> _Directory | None:
+    for part in _some_parts(output.pk, position):
+        if position < part.position + part.size:
+            return _directory(part.pk, part.file)
+    return None
 
 
-class _ByFile:
-    """A part, for a cache: parts never change, and no two have an object of the same name."""
+@prepared
+def _some_parts(output: int, position: int) -> QuerySet[Part]:
+    """The last one that begins there or before."""
+    parts = Part.objects.filter(output=output, size__gt=0, position__lte=position)
+    return parts.only("file", "position", "size").order_by("-position")[:1]
+
+
+@lru_cache(maxsize=256)  # some 50 KiB each; parts never change, and no two have an object of the same name
+def _directory(pk: int, file: str) -> _Directory | None:
+    """None of a part that is deleted by now."""
+    return next(map(_Directory, _parts(pk, file)), None)
+
+
+@prepared
+def _parts(pk: int, file: str) -> QuerySet[Part]:
+    return Part.objects.filter(pk=pk, file=file)
+
+
+class _Directory:
+    """The blocks of a part, in order: where each begins, what comes before it, and what is known of it."""
 
     def __init__(self, part: Part) -> None:
-        self.part = part
+        self._part = part
+        sizes, lines, times, packed, self._streams = zip(*BLOCK.iter_unpack(bytes(part.directory)), strict=True)
+        self._times = array("q", times)
+        # Each with the end of the last block: an entry more than there are blocks.
+        self._positions = array("q", accumulate(sizes, initial=part.position))
+        self._lines = array("q", accumulate(lines, initial=part.line))
+        self._indexes = array("q", accumulate(packed, initial=part.size))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByFile) and self.part.file == other.part.file
+    def between(self, after: int, end: int, most: int) -> list[Stub]:
+        """From the block that holds position `after` on."""
+        first, last = bisect_right(self._positions, after) - 1, bisect_left(self._positions, end)
+        return [self._stub(n) for n in range(first, min(first + most, last, len(self._times)))]
 
-    def __hash__(self) -> int:
-        return hash(self.part.file)
+    def before(self, end: int, most: int) -> list[Stub]:
+        """Up to the block that holds the byte before position `end`, the last one first."""
+        last = bisect_left(self._positions, end)
+        return [self._stub(n) for n in range(last - 1, max(-1, last - 1 - most), -1)]
 
+    def with_line(self, line: int) -> Stub:
+        """The one in which a line ends."""
+        return self._stub(bisect_left(self._lines, line, hi=len(self._times)) - 1)
 
-def _stubs(part: Part) -> list[Stub]:
-    return _stubs_of(_ByFile(part))
-
-
-@lru_cache(maxsize=64)  # some 100 KiB each
-def _stubs_of(key: _ByFile) -> list[Stub]:
-    part = key.part
-    position, line, index = part.position, part.line, part.size
-    found = []
-    for size, lines, ms, packed, streams in BLOCK.iter_unpack(bytes(part.directory)):
-        found.append(Stub(position, size, line, ms, None, streams, None, part, index, packed))
-        position, line, index = position + size, line + lines, index + packed
-    return found
+    def _stub(self, n: int) -> Stub:
+        begin, index = self._positions[n], self._indexes[n]
+        size, packed = self._positions[n + 1] - begin, self._indexes[n + 1] - index
+        known = (begin, size, self._lines[n], self._times[n], None, self._streams[n])
+        return Stub(*known, part=self._part, index=index, index_size=packed)
 
 
 def stub_with_line(output: Output, line: int) -> Stub | None:
@@ -337,11 +358,9 @@ def stub_with_line(output: Output, line: int) -> Stub | None:
     chunk = output.chunks.filter(line__lt=line).order_by("-position").defer("data").first()
     if chunk is not None:
         return _stub_of(chunk)
-    part = output.parts.filter(size__gt=0, line__lt=line).defer("directory").order_by("-position").first()
-    if part is None:
-        return None
-    stubs = _stubs(part)
-    return stubs[bisect_left(stubs, line, key=lambda stub: stub.line) - 1]
+    part = output.parts.filter(size__gt=0, line__lt=line).only("file").order_by("-position").first()
+    directory = part and _directory(part.pk, part.file)
+    return directory.with_line(line) if directory else None
 
 
 def outline_before(output: Output, before: int, most: int) -> list[Stub]:
@@ -367,12 +386,8 @@ def _chunk_stubs_before(output: Output, before: int, most: int) -> list[Stub]:
 
 
 def _part_stubs_before(output: Output, before: int, most: int) -> list[Stub]:
-    part = _part_with(output, before - 1)
-    if part is None:
-        return []
-    stubs = _stubs(part)
-    last = bisect_right(stubs, before - 1, key=lambda stub: stub.position)
-    return stubs[max(0, last - most) : last][::-1]
+    directory = _directory_with(output, before - 1)
+    return directory.before(before, most) if directory else []
 
 
 def with_segments(output: Output, stubs: Sequence[Stub], streams: int | None = None) -> list[Stub]:

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.timezone import now
 
-from portal.prepared import prepared, prepared_keys
+from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks import leases as leases  # its models are found by Django through here
 from portal.tasks import live, registry
@@ -150,8 +150,11 @@ class Task(models.Model):
     @classmethod
     def claim(cls, pk: int, *, worker: str) -> Task | None:
         """Take the task for this worker, or return None if it is finished, not due, or another's."""
+        lapsed = _lapsed_leases(pk)  # most hints that come to nothing are of what has ended, and that is soon read
+        if not lapsed:
+            return None
+        was_left = lapsed != [None]
         lease = uuid.uuid4()
-        was_left = bool(_left(pk))
         claimed = (
             cls.objects.due()
             .filter(pk=pk)
@@ -233,10 +236,10 @@ class Task(models.Model):
         live.ring(*self.live_names())
 
 
-@prepared_keys
-def _left(pk: int) -> models.QuerySet[Task]:
-    """Whose lease has run out."""
-    return Task.objects.filter(pk=pk, lease_until__lt=Now())
+@prepared
+def _lapsed_leases(pk: int) -> models.QuerySet[Task, datetime | None]:
+    """None of a task that nobody has left. Of one that is not due there is none."""
+    return Task.objects.due().filter(pk=pk).values_list("lease_until", flat=True)
 
 
 @prepared

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from portal.errors import Passing, Refused
 from portal.tasks import keeping, registry
 from portal.tasks import output as store
+from portal.tasks.blocks import blocks
 from portal.tasks.keeping import drop_unfinished, join_small, keep, keep_due
 from portal.tasks.outputs import Chunk, Output, Part, Stream
 from portal.tasks.stores import Store
@@ -99,6 +100,21 @@ def test_whoever_dies_while_keeping_the_next_one_goes_on(output, objects, small_
     drop_unfinished()
     assert not Part.objects.filter(size__lte=0).exists()
     is_right(output, expected, objects)
+
+
+def test_a_frame_from_the_store_costs_one_question_wherever_it_is(
+    output, objects, small_parts, django_assert_num_queries
+):
+    output.append_log([out(0, b"line %d\n" % n) for n in range(100)], offset=0, size=1)
+    keep(output)
+    assert output.parts.count() > 2
+    everything = whole(output)
+    for n in range(0, output.head, 7):
+        blocks(output, n)
+    for n in range(0, output.head, 7):
+        with django_assert_num_queries(1):
+            (first, *_) = blocks(output, n)
+        assert first.data == everything[n : first.end]
 
 
 def test_an_object_that_is_still_being_written_is_left_alone(output, objects, monkeypatch):

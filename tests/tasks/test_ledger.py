@@ -440,6 +440,14 @@ def test_a_finished_task_makes_room_for_the_next(task, lab, alice):
     assert start_task(lab, "test", by=alice).status == "new"
 
 
+def test_a_hint_for_a_task_that_has_ended_costs_one_question(task, world, django_assert_num_queries):
+    run_task(task.pk)
+    calls = list(world.calls)
+    with django_assert_num_queries(1):
+        run_task(task.pk)
+    assert world.calls == calls
+
+
 def test_the_outcome_and_its_meaning_are_one_transaction(task, world):
     def unsettled(task):
         raise WorkerDied
