@@ -28,6 +28,7 @@ from jobs.repositories import where_it_is_now
 from portal import detached, ssh
 from portal.detached import Alive
 from portal.errors import Passing, PortalError, Refused
+from portal.prepared import reread
 from portal.secrets import CannotDecrypt, unseal
 from portal.tasks import keeping, live
 from portal.tasks.ledger import Work
@@ -229,7 +230,7 @@ def _credential(run: Run) -> str:
 def stop(work: Work) -> None:
     """TERM, five seconds later KILL, to its process group; then whatever is of it, on every node."""
     run: Run = work.subject
-    run.refresh_from_db()
+    reread(run)
     if run.started is None:
         return
     head, folder = run.kept_at()
@@ -253,7 +254,7 @@ def stop(work: Work) -> None:
         if waited < 30:
             raise
         work.log(f"{error.message} What runs there is ended when it answers, before anything else is started there.")
-    run.refresh_from_db()
+    reread(run)
     if not run.observed and waited < 20:
         work.wait(0.3, "waiting for the end of its output")
     Run.objects.filter(pk=run.pk).update(observed=True)
@@ -262,14 +263,14 @@ def stop(work: Work) -> None:
 def wait_for_end(work: Work) -> None:
     """The watch process writes down the end, and wakes this. What it does meanwhile is in the run, not in the step."""
     run: Run = work.subject
-    run.refresh_from_db(fields=["ended"])
+    reread(run)
     if run.ended is None:
         work.wait(60, "")
 
 
 def keep(work: Work) -> None:
     run: Run = work.subject
-    run.refresh_from_db()
+    reread(run)
     if run.started and not work.memo.get("looked") and run.cluster.nodes.exclude(address="").exists():
         work.memo["looked"] = True
         end_what_is_left(work, run)
@@ -289,7 +290,7 @@ def keep(work: Work) -> None:
         keeping.keep(run.output, sums, lives=work.lives)
     except Passing as error:  # the watch process tries again, and compares then; the nodes need not wait for that
         work.log(f"{error.message} All of it is in the database, and is tried again from time to time.")
-    stored = Output.objects.get(pk=run.output_id)
+    reread(stored := run.output)
     if stored.agrees is False:
         raise PortalError(
             "The stored output differs from the files on the head node.",
@@ -359,7 +360,7 @@ def sweep(run: Run, *, but: Run | None = None) -> tuple[str, dict[str, int]]:
 def clean_up(work: Work) -> None:
     """No process and no folder of it stays on the nodes. What was fetched of its repository does, for the next run."""
     run: Run = work.subject
-    run.refresh_from_db()
+    reread(run)
     if run.started is None:
         return
     if not run.cluster.nodes.exclude(address="").exists():
@@ -388,7 +389,7 @@ def remove_folder(run: Run) -> None:
 def settle(task: Task) -> None:
     """The watch process writes how a run ended; what it has not seen to its end has ended as its task has."""
     run: Run = task.subject
-    run.refresh_from_db()
+    reread(run)
     ended = run.ended or now()
     if task.status == TaskStatus.CANCELLED:
         who = f" by {run.cancelled_by}" if run.cancelled_by else ""

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connection, connections
-from django.db.models import DateTimeField, Expression, QuerySet, UUIDField
+from django.db.models import DateTimeField, Expression, Model, QuerySet, UUIDField
 from django.db.transaction import TransactionManagementError
 
 P = ParamSpec("P")
@@ -104,6 +104,24 @@ def prepared_keys(build: Callable[P, QuerySet[Any, Any]]) -> Callable[P, set[int
         return set(keys(*values, **shape))
 
     return ask
+
+
+def reread(instance: Model) -> None:
+    """Have what the database has of it now. What it refers to stays as it was read, unless it refers to another.
+
+    Raises the model's `DoesNotExist`.
+    """
+    model = type(instance)
+    for row in _rows(instance.pk, model=model):
+        for field in model._meta.concrete_fields:
+            setattr(instance, field.attname, getattr(row, field.attname))
+        return
+    raise model.DoesNotExist  # type: ignore[attr-defined]
+
+
+@prepared
+def _rows(pk: int, *, model: type[Model]) -> QuerySet[Model]:
+    return model._base_manager.filter(pk=pk)
 
 
 def _form(value: Any) -> Any:

@@ -29,11 +29,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from django.db import DatabaseError, connection, connections, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Least, Length, Now
 
 from portal.errors import Passing, PortalError
 from portal.failpoints import failpoint
+from portal.prepared import prepared_keys, reread
 from portal.tasks import live
 from portal.tasks.blocks import Block, Stub, blocks, joined, outline, read_data, with_segments
 from portal.tasks.outputs import BLOCK, ENTRY, Chunk, Output, Part, Stream, time_of
@@ -65,7 +66,9 @@ def keep(output: Output, expected: dict[str, str] | None = None, *, lives: Calla
     """
     if expected is not None:
         Output.objects.filter(pk=output.pk).update(expected=expected)
-    output.refresh_from_db()
+    reread(output)
+    if expected is None and output.keep_at is None and output.kept == output.digested == output.head:
+        return
     goal = output.head
     while output.kept < goal:
         _keep_part(output, goal)
@@ -85,7 +88,7 @@ def keep(output: Output, expected: dict[str, str] | None = None, *, lives: Calla
             keep_at=None, keep_tries=0, loose=0
         )
         live.ring(output.live_name)
-    output.refresh_from_db()
+    reread(output)
 
 
 def try_to_keep(output: Output) -> None:
@@ -134,7 +137,7 @@ def _keep_part(output: Output, goal: int) -> None:
             part.delete()
         raise
     failpoint("output.part.kept")
-    output.refresh_from_db()  # where somebody else was first, theirs counts
+    reread(output)  # where somebody else was first, theirs counts
 
 
 class _Content:
@@ -173,11 +176,15 @@ def _from(output: Output, begin: int, end: int) -> Iterator[Block]:
         at = found[-1].end
 
 
+@prepared_keys
+def _some_in_parts(output: int, kept: int, *, most: int) -> QuerySet[Chunk]:
+    """By their end: one that was joined meanwhile may begin in a part and end behind it."""
+    return Chunk.objects.filter(output=output, position__lte=kept - F("size")).order_by("position")[:most]
+
+
 def _drop_kept_chunks(output: Output, lives: Callable[[], object] = bool) -> None:
-    # By their end: one that was joined meanwhile may begin in a part and end behind it.
-    kept = output.chunks.filter(position__lte=output.kept - F("size")).order_by("position")
     with _without_zeros():
-        while keys := list(kept.values_list("pk", flat=True)[:AT_ONCE]):
+        while keys := _some_in_parts(output.pk, output.kept, most=AT_ONCE):
             with _politely():
                 Chunk.objects.filter(pk__in=keys).delete()
             lives()
@@ -236,7 +243,7 @@ def _digest(output: Output, lives: Callable[[], object]) -> None:
                 sums[Stream((stub.streams or 0).bit_length() - 1)].update(data)
     digests = {**output.digests, **{stream.name.lower(): found.hexdigest() for stream, found in sums.items()}}
     Output.objects.filter(pk=output.pk, digested=before).update(digests=digests, digested=kept)
-    output.refresh_from_db()
+    reread(output)
 
 
 def _parts_between(output: Output, begin: int, end: int) -> Iterator[Stub]:

@@ -228,7 +228,7 @@ def test_an_output_whose_end_nobody_tells_is_said_to_be_without_it_and_its_own_c
     Cluster.objects.update(dedicated=dedicated)
     for minutes in (9, 11):
         Run.objects.filter(pk=begun_run.pk).update(ended=now() - timedelta(minutes=minutes))
-        work = Told(begun_run)
+        work = Told(Run.objects.get(pk=begun_run.pk))
         if dedicated and minutes > 10:
             plans.keep(work)
             assert work.said == ["The head node has told no checksums: the end of the output may be missing."]

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils.timezone import now
 
 from accounts.models import Membership, Organization, User
-from portal.prepared import prepared
+from portal.prepared import prepared, reread
 
 pytestmark = pytest.mark.django_db
 
@@ -99,6 +99,22 @@ def test_nobody_locks_what_is_let_go_of_at_once(alice):
         assert held(alice.pk) == [alice]
     with pytest.raises(transaction.TransactionManagementError, match="within a transaction"):
         held(alice.pk)
+
+
+def test_what_a_row_refers_to_stays_read_as_long_as_it_is_that(alice, bob, harbor, django_assert_num_queries):
+    membership = Membership.objects.select_related("organization", "user").get(user=alice)
+    Membership.objects.filter(pk=membership.pk).update(role="member")
+    with django_assert_num_queries(1):
+        reread(membership)
+        assert (membership.role, membership.organization, membership.user) == ("member", harbor, alice)
+    Membership.objects.get(user=bob).delete()
+    Membership.objects.filter(pk=membership.pk).update(user=bob)
+    with django_assert_num_queries(2):
+        reread(membership)
+        assert membership.user == bob
+    Membership.objects.all().delete()
+    with pytest.raises(Membership.DoesNotExist):
+        reread(membership)
 
 
 @prepared
