@@ -750,6 +750,9 @@ async def _pump(out: Any, messages: asyncio.Queue[Message | PortalError | None])
                     break
                 await messages.put((word, bytes(buffer[at + 1 : at + 1 + size])))
                 del buffer[: at + 1 + size]
+                if word.keys() & {"sha256", "gone"}:
+                    out.is_over = not buffer
+                    return
             if len(buffer) > 2 * MOST_LINE:
                 raise ValueError("a line without an end")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -13,7 +13,7 @@ import shlex
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
@@ -107,8 +107,11 @@ def start(
 
 def observe(
     connections: ssh.Connections, host: ssh.Host, folder: str, at: int
-) -> AbstractAsyncContextManager[ssh.Reader]:
-    """What tells how it goes, as it goes, with its log from byte `at` on; see `observe` in the program."""
+) -> AbstractAsyncContextManager[ssh.Stream]:
+    """What tells how it goes, as it goes, with its log from byte `at` on; see `observe` in the program.
+
+    It is over once `sha256` or `gone` was told.
+    """
     return connections.stream(host, OWN.command(), input=_line("observe", folder, str(at)), ahead=True)
 
 
@@ -132,11 +135,15 @@ def sweep(
 
     With `alone`, also whatever was started with that path, under whatever name; with `others`, also what was started by
     SSH with another key than the portal's, where the nodes' server can tell. The variables are for nodes whose
-    sessions do not see each other: there the SSH server ends the sessions themselves, which nothing in them can hinder.
+    sessions do not see each other: there the SSH server ends the sessions themselves, which nothing in them can hinder,
+    and nobody has to look for more.
     """
     env = {"COXSWAIN_SWEEP": run, **({"COXSWAIN_SWEEP_STAYING": "1"} if alone else {})}
     env |= {"COXSWAIN_SWEEP_OTHERS": "1"} if others else {}
-    return ssh.run_on_all(hosts, OWN.command(**env), input=_line("sweep", f"COXSWAIN_RUN={run}", alone))
+    command, words = OWN.command(**env), _line("sweep", f"COXSWAIN_RUN={run}", alone)
+    # Of this computer's nodes alone: what a shell finds in its environment elsewhere, a run may have put there.
+    near = replace(command, line=f'test "$COXSWAIN_APART" && exec echo "$COXSWAIN_SWEPT"; {command.line}')
+    return ssh.run_each([(host, near if host.door else command, words) for host in hosts])
 
 
 def end_all(

@@ -248,6 +248,21 @@ def fingerprint(public: str) -> str:
 Process: TypeAlias = "asyncssh.SSHClientProcess[bytes]"
 
 
+class Stream:
+    """The standard output of a command as it comes."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.is_over = False  # set by who reads: all is said, and the command waits for the words of another call
+
+    async def read(self, most: int = -1) -> bytes:
+        """What has come, at most so many bytes; nothing at the end. Without `most`, all there will be."""
+        return await self._reader.read(most)
+
+    async def readline(self) -> bytes:
+        return await self._reader.readline()
+
+
 @dataclass(eq=False)
 class _Kept:
     """A connection, and how many commands of ours go on over it. It is closed when there were none for a while."""
@@ -285,7 +300,7 @@ class Connections:
         self._kept: dict[Host, _Kept] = {}  # the longest unused first
         self._left: set[_Kept] = set()  # full ones, each until its last command has ended
         self._leading: set[asyncio.Task[None]] = set()  # each waits for the end of a connection through another host
-        self._ahead: dict[tuple[Host, Command], asyncio.Task[tuple[_Kept, Process]]] = {}
+        self._ahead: dict[tuple[Host, Command], asyncio.Future[tuple[_Kept, Process]]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -455,20 +470,25 @@ class Connections:
         raise AssertionError("not reached")
 
     @contextlib.asynccontextmanager
-    async def _process(self, host: Host, command: Command, *, ahead: bool) -> AsyncIterator[tuple[_Kept, Any]]:
+    async def _process(
+        self, host: Host, command: Command, *, ahead: bool
+    ) -> AsyncIterator[tuple[_Kept, Process, Stream]]:
         kept, process = (await self._take_ahead(host, command) if ahead else None) or await self._open_process(
             host, command
         )
+        stream = Stream(process.stdout)
         try:
-            yield kept, process
+            yield kept, process, stream
         finally:
-            process.close()
+            if not (stream.is_over and self._have_wait(host, command, kept, process)):
+                process.close()
+                if ahead:
+                    asyncio.get_running_loop().call_later(AHEAD_AFTER, self._start_ahead, host, command)
             self._give_back(host, kept)
 
     async def _take_ahead(self, host: Host, command: Command) -> tuple[_Kept, Process] | None:
-        """What was started for this call, if it still waits; and another one is started for the next."""
+        """What was started for this call, or has waited since an earlier one, if it still does."""
         waiting = self._ahead.pop((host, command), None)
-        asyncio.get_running_loop().call_later(AHEAD_AFTER, self._start_ahead, host, command)
         if waiting:
             await asyncio.wait([waiting])  # not awaited itself: its being dropped must not look like our own end
             if not waiting.cancelled() and not waiting.exception():
@@ -476,6 +496,14 @@ class Connections:
                 if process.exit_status is None and not process.is_closing():
                     return self._use_again(kept), process
         return None
+
+    def _have_wait(self, host: Host, command: Command, kept: _Kept, process: Process) -> bool:
+        """For the next call like it. False where that is not needed, or not to be had."""
+        if self._kept.get(host) is not kept or kept.is_dead or (host, command) in self._ahead:
+            return False
+        self._ahead[host, command] = asyncio.get_running_loop().create_future()
+        self._ahead[host, command].set_result((kept, process))
+        return True
 
     def _start_ahead(self, host: Host, command: Command) -> None:
         if host not in self._kept or (host, command) in self._ahead:
@@ -506,7 +534,7 @@ class Connections:
         before it has read its input, and end without any. An answer of more than `most` bytes is `Refused`.
         """
         command = Command(command) if isinstance(command, str) else command
-        async with self._process(host, command, ahead=ahead) as (kept, process):
+        async with self._process(host, command, ahead=ahead) as (kept, process, _):
             try:
                 async with asyncio.timeout(seconds):
                     _write(process, input, end=True)
@@ -540,13 +568,17 @@ class Connections:
         *,
         input: bytes = b"",  # noqa: A002
         ahead: bool = False,
-    ) -> AsyncIterator[Reader]:
-        """The standard output of a command as it comes. Leaving the block ends the command. `ahead`: see `run`."""
+    ) -> AsyncIterator[Stream]:
+        """The standard output of a command as it comes. Leaving the block ends the command.
+
+        With `ahead`, one is started for the next call, as `run` does it, unless the stream `is_over`: then it is this
+        one that is told the words of that call. So there is no end of its input while it is used.
+        """
         command = Command(command) if isinstance(command, str) else command
-        async with self._process(host, command, ahead=ahead) as (kept, process):
+        async with self._process(host, command, ahead=ahead) as (kept, process, stream):
             try:
-                _write(process, input, end=True)
-                yield process.stdout
+                _write(process, input, end=not ahead)
+                yield stream
             except (OSError, asyncssh.Error) as error:
                 self._drop(host, kept)
                 raise Passing(f"The connection to {host.name} broke.", evidence=str(error)) from error
@@ -554,7 +586,7 @@ class Connections:
     @contextlib.asynccontextmanager
     async def terminal(self, host: Host, command: Command) -> AsyncIterator[Terminal]:
         """A command on a terminal of `command.size`. Leaving the block ends it. Raises `Passing` and `Refused`."""
-        async with self._process(host, command, ahead=False) as (_, process):
+        async with self._process(host, command, ahead=False) as (_, process, _):
             yield Terminal(process)
 
     def close(self) -> None:

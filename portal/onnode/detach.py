@@ -10,7 +10,8 @@
     sweep NAME=VALUE PATH
                      ends all that carry this in their environment, whoever has the file PATH open or anything below
                      it, and what descends from them; prints how many
-    wait [MODULE]    < ["start", FOLDER] and so on: waits for its words, as a line of JSON
+    wait [MODULE]    < ["start", FOLDER] and so on: waits for its words, as a line of JSON; after an observation that it
+                     has seen to its end, for others
 
 `boot.py` brings it there. A command is an argv, or `main(argv)` of a module that was brought too; with a secret it is
 `main(argv, secret)`, and the memory that had it is nobody's to read, although the command's own processes belong to the
@@ -589,13 +590,16 @@ def has_open(pid, path):
 
 
 def main(words, stream):
-    if words[0] == "wait":
-        for module in words[1:]:
-            importlib.import_module(module)
-        line = stream.readline()
-        if not line:
-            return  # it was not needed
-        words = json.loads(line)
+    if words[0] != "wait":
+        do(words, stream)
+        return
+    for module in words[1:]:
+        importlib.import_module(module)
+    while line := stream.readline():  # none: it is not needed
+        do(json.loads(line), stream)
+
+
+def do(words, stream):
     verb, target, *rest = words
     if verb == "start":
         if rest == ["secret"]:

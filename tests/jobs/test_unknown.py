@@ -159,13 +159,11 @@ def test_a_node_whose_processes_cannot_be_counted_is_not_taken_for_a_clean_one(b
     """Its sweep ended well, and said something else than a number."""
     Run.objects.filter(pk=begun_run.pk).update(may_be_left=True, status="failed", ended=now())
     for text in (b"", b"Last login: Thu", b"\xff"):
-        monkeypatch.setattr(
-            ssh, "run_on_all", lambda hosts, *_, said=text, **__: [ssh.Answer(0, said, b"")] * len(hosts)
-        )
+        monkeypatch.setattr(ssh, "run_each", lambda calls, said=text, **_: [ssh.Answer(0, said, b"")] * len(calls))
         assert plans.sweep(begun_run) == ("tide-1", {})
         begun_run.refresh_from_db()
         assert begun_run.may_be_left
-    monkeypatch.setattr(ssh, "run_on_all", lambda hosts, *_, **__: [ssh.Answer(0, b"0\n", b"")] * len(hosts))
+    monkeypatch.setattr(ssh, "run_each", lambda calls, **_: [ssh.Answer(0, b"0\n", b"")] * len(calls))
     assert plans.sweep(begun_run) == ("", {})
     begun_run.refresh_from_db()
     assert not begun_run.may_be_left

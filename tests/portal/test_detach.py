@@ -159,6 +159,25 @@ def test_one_that_waits_and_is_not_needed_ends_without_a_word():
     assert process.returncode == 0
 
 
+def test_one_that_has_observed_to_the_end_observes_again(folder, tmp_path):
+    other = tmp_path / "other"
+    for place in (folder, other):
+        call("start", place, text=order(["/bin/sh", "-c", "exit 3"]))
+    process = begin()
+    tell(process, "observe", folder, "0")
+    process.stdin.flush()
+    for place in (other, folder, None):
+        told = []
+        while not told or "sha256" not in told[-1]:
+            told.append(json.loads(process.stdout.readline()))
+        assert [word["exit"]["status"] for word in told if "exit" in word] == [3]
+        if place:
+            process.stdin.write(json.dumps(["observe", str(place), "0"]).encode() + b"\n")
+            process.stdin.flush()
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
+
+
 SLEEPS = ["/bin/sh", "-c", "echo became; exec sleep 60"]
 
 

@@ -30,6 +30,11 @@ async def node(monkeypatch, request):
             process.exit(0)
             return
         line = await process.stdin.readline()
+        while process.command == "again" and line:
+            process.stdout.write(b"%d %s" % (number, line))
+            line = await process.stdin.readline()
+        if process.command == "again":
+            return  # it is not needed any more
         process.stdout.write(b"%d %s" % (number, line))
         process.exit(0)
 
@@ -117,6 +122,48 @@ async def test_a_stream_is_told_its_words_as_well(node):
             assert await out.read() == b"%d words\n" % n
         await started.get()
         await asyncio.wait_for(_not_empty(started), 30)
+
+
+async def test_what_waits_again_is_told_the_words_of_the_next_call(node):
+    host, connections, started = node
+    for n in (1, 2, 3):
+        async with connections.stream(host, "again", input=b"words %d\n" % n, ahead=True) as out:
+            assert await out.readline() == b"1 words %d\n" % n
+            out.is_over = True
+    assert started.qsize() == 1
+    async with connections.stream(host, "again", input=b"a\n", ahead=True) as out:
+        assert await out.readline() == b"1 a\n"  # and it may have more to say
+    process = await started.get()
+    await asyncio.wait_for(process.wait_closed(), 30)
+    await asyncio.wait_for(_not_empty(started), 30)
+    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
+        assert await out.readline() == b"2 b\n"
+
+
+async def test_of_two_that_wait_again_one_is_let_go(node):
+    host, connections, started = node
+    async with (
+        connections.stream(host, "again", input=b"a\n", ahead=True) as one,
+        connections.stream(host, "again", input=b"b\n", ahead=True) as other,
+    ):
+        assert {await one.readline(), await other.readline()} == {b"1 a\n", b"2 b\n"}
+        one.is_over = other.is_over = True
+    first = await started.get()
+    await asyncio.wait_for(first.wait_closed(), 30)
+    async with connections.stream(host, "again", input=b"c\n", ahead=True) as out:
+        assert await out.readline() == b"2 c\n"
+
+
+async def test_what_waits_again_goes_with_its_connection(node):
+    host, connections, started = node
+    async with connections.stream(host, "again", input=b"a\n", ahead=True) as out:
+        assert await out.readline() == b"1 a\n"
+        out.is_over = True
+    connections.drop(host)
+    process = await started.get()
+    await asyncio.wait_for(process.wait_closed(), 30)
+    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
+        assert await out.readline() == b"2 b\n"
 
 
 async def test_what_waits_goes_with_its_connection(node):

@@ -66,6 +66,8 @@ def session_environment(
         )
         environment["PATH"] = f"{programs / _SIMULATED}:{environment['PATH']}"
         environment["PYTHONPATH"] = str(programs / _SIMULATED / "python")
+    else:
+        environment["COXSWAIN_APART"] = "1"  # with the end of a session nothing of it is left, and none sees another
     return environment
 
 
