@@ -21,6 +21,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from portal import detached
 from portal.clouds import Passing, Refused
 from portal.clouds.local import LocalAccount, LocalCloud, limits, processes, shims
 from portal.clouds.local import cloud as local_module
@@ -458,6 +459,17 @@ def test_a_run_is_swept_before_the_command_that_asks_for_it(make, rung):
     assert not _sleepers(two)
 
 
+def test_the_portal_sweeps_a_node_of_whichever_kind(make, rung):
+    (node,) = make(rung).nodes
+    one, two = a_number(), a_number() + "1"
+    _stay(node, one, "run-1")
+    _stay(node, two, "run-2")
+    where = [hands.host(node)]
+    counts = [int(answer.text) for answer in detached.sweep(where, "run-1") + detached.sweep(where, "run-1")]
+    assert (counts[0] > 0, counts[1]) == (True, 0)
+    assert (len(_sleepers(one)), len(_sleepers(two))) == (0, 3)
+
+
 def test_what_others_than_the_portal_started_is_swept_whatever_they_call_it(make, rung):
     (node,) = make(rung).nodes
     number = a_number()
@@ -859,6 +871,11 @@ def test_a_node_that_takes_too_much_memory_is_the_one_that_pays(local, monkeypat
     groups = [Path(group) for group in cluster.state(0).groups]
     cluster.cloud.delete_nodes(cluster.tags)
     assert not any(group.exists() for group in groups)
+
+
+def test_the_portal_has_the_processors_before_nodes(make, rung):
+    node = make(rung).nodes[0]
+    assert int(hands.said(node, "nice")) == min(19, os.nice(0) + 10)
 
 
 def test_the_killer_takes_nodes_before_the_portal(make, rung):

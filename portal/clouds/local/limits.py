@@ -12,6 +12,7 @@ _PREFIX = "coxswain"
 _FILES = (8192, 65536)  # open at once: what a program starts with, and what it may ask for
 _LOCKED = 64 << 20  # bytes of memory that may not be swapped out
 _QUEUES = 1 << 20  # bytes of POSIX message queues
+_NICE = 10  # of what people run: the portal, which starts, follows and ends it, comes first
 _OURS = 512  # processes of a node that people's programs cannot have: leaders of sessions, and what the portal asks for
 
 
@@ -90,10 +91,11 @@ def take_all_files() -> None:
 
 
 def bound_session(processes: int) -> None:
-    """The limits of a session's programs. That of processes counts all of the same user in the node's namespace.
+    """The limits of a session's programs, and their niceness.
 
-    Of files they have half of ours at most. The kernel counts descriptors that are on their way over unix sockets for
-    a user, whatever namespace he is in, and refuses a process beyond its own limit: programs reach theirs before ours.
+    That of processes counts all of the same user in the node's namespace. Of files they have half of ours at most: the
+    kernel counts descriptors that are on their way over unix sockets for a user, whatever namespace he is in, and
+    refuses a process beyond its own limit, so that programs reach theirs before ours.
     """
     for what, (soft, hard) in (
         (resource.RLIMIT_NPROC, (processes, processes)),
@@ -108,6 +110,7 @@ def bound_session(processes: int) -> None:
                 most = max(most // 2, min(most, 1024))
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(what, (soft, hard))
+    os.nice(_NICE)
 
 
 def groups_of(mark: str) -> list[Path]:
