@@ -27,18 +27,31 @@ def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> None:
     connection, blank = connections[DEFAULT_DB_ALIAS], model()
     quote = connection.ops.quote_name
     columns = ", ".join(quote(str(field.column)) for field in fields)
-    places = ", ".join(["%s"] * len(fields))
-    values = [
-        _prepared(field, [row[field.attname] for row in rows])
-        if field.attname in rows[0]
-        else [field.get_db_prep_save(field.pre_save(blank, True), connection)] * len(rows)
+    raws = {field: [row[field.attname] for row in rows] for field in fields if field.attname in rows[0]}
+    alike = {
+        field: field.get_db_prep_save(raws[field][0] if field in raws else field.pre_save(blank, True), connection)
         for field in fields
-    ]
+        if field not in raws or raws[field].count(raws[field][0]) == len(rows)
+    }
+    apart = {field: _prepared(field, raws[field]) for field in fields if field not in alike}
+    start = f"INSERT INTO {quote(model._meta.db_table)} ({columns})"
     with connection.cursor() as cursor:
-        cursor.executemany(
-            f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places})",  # noqa: S608 (names of ours)
-            list(zip(*values, strict=True)),
-        )
+        if connection.vendor == "postgresql" and apart:
+            # Each value that is sent costs there what it costs to write it as SQL: those that rows have in common once.
+            # An array's length is none of its type's business: what is too long is refused, and not cut.
+            types = [str(field.db_type(connection)).partition("(")[0] for field in apart]
+            names = {field: f"v{n}" for n, field in enumerate(apart)}
+            chosen = ", ".join(names.get(field, "%s") for field in fields)
+            arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+            cursor.execute(
+                f"{start} SELECT {chosen} FROM unnest({arrays}) AS v ({', '.join(names.values())})",  # noqa: S608 (ours)
+                [*(alike[field] for field in fields if field in alike), *apart.values()],
+            )
+        else:
+            cursor.executemany(
+                f"{start} VALUES ({', '.join(['%s'] * len(fields))})",
+                list(zip(*(apart.get(field) or [alike[field]] * len(rows) for field in fields), strict=True)),
+            )
 
 
 def primary_keys(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> list[int]:
