@@ -16,7 +16,7 @@ from portal.models import Installation
 from portal.tasks import output as store
 from portal.tasks.models import Output, Stream, Task
 from usage.models import Record
-from workspaces.models import Stray, Workspace
+from workspaces.models import CloudConfig, Stray, Workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -144,20 +144,29 @@ def test_runs_that_waited_or_ran_when_the_portal_was_upgraded_go_on(old):
     assert sorted(Workspace.objects.using("old").values_list("name", flat=True)) == ["Lab (2)", "lab"]
 
 
+def test_names_of_before_that_differ_in_how_they_are_written_are_told_apart(old):
+    apps = MigrationExecutor(old).migrate([("workspaces", "0001_initial")]).apps
+    harbor = apps.get_model("accounts", "Organization").objects.using("old").create(name="Harbor")
+    configs = apps.get_model("workspaces", "CloudConfig").objects.using("old")
+    for name in ("here", "Here", "HERE (2)", "there"):
+        configs.create(organization=harbor, name=name, kind="local")
+    MigrationExecutor(old).migrate([("workspaces", "0003_names_and_deletion")])
+    found = CloudConfig.objects.using("old").order_by("pk").values_list("name", flat=True)
+    assert list(found) == ["here", "Here (2)", "HERE (2) (2)", "there"]
+
+
 def test_what_was_left_behind_before_the_upgrade_can_be_looked_at_after_it(old):
     before = [("workspaces", "0006_checks"), ("accounts", "0006_names")]
-    executor = MigrationExecutor(old)
-    executor.migrate(before)
-    apps = executor.loader.project_state(before).apps
+    apps = MigrationExecutor(old).migrate(before).apps
 
     def make(model, **fields):
         return apps.get_model(model).objects.using("old").create(**fields)
 
     harbor = make("accounts.Organization", name="Harbor")
     config = make("workspaces.CloudConfig", organization=harbor, name="here", kind="local")
-    for subject, ended in (("a", None), ("b", now())):
+    for subject, ended in (("a", None), ("b", None), ("c", now())):
         make("workspaces.Stray", cloud_config=config, region="x", workspace="w", subject=subject, ended=ended)
     MigrationExecutor(old).migrate([("workspaces", "0007_strays_as_subjects")])
-    there, gone = Stray.objects.using("old").order_by("subject")
-    assert (there.status, gone.status, there.workspace_tag) == ("there", "gone", "w")
-    assert there.uuid != gone.uuid
+    found = Stray.objects.using("old").order_by("subject")
+    assert [(one.status, one.workspace_tag) for one in found] == [("there", "w"), ("there", "w"), ("gone", "w")]
+    assert len({one.uuid for one in found}) == 3

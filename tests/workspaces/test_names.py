@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django.forms import CharField
 from django.urls import reverse
 
-from accounts.access import OrganizationRole, WorkspaceRole
-from accounts.models import AuditEvent, Membership
+from accounts.access import WorkspaceRole
+from accounts.models import AuditEvent
 from portal.errors import Conflict, Passing, PortalError, Taken
 from portal.secrets import unseal
 from tests.clouds.bad import AccountOf, MemoryCloud
@@ -23,7 +21,7 @@ from workspaces.actions import (
     delete_cloud_config,
     rename,
 )
-from workspaces.models import CloudConfig, Stray, Workspace, WorkspaceMember
+from workspaces.models import CloudConfig, Workspace, WorkspaceMember
 
 
 @pytest.fixture
@@ -253,36 +251,3 @@ def test_a_cloud_that_does_not_answer_is_said_at_its_field(client, harbor, this_
     assert answer.status_code == 200
     assert "The cloud does not answer. Try again in a minute." in words(answer)
     assert not Workspace.objects.filter(name="bay").exists()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_names_of_before_that_differ_in_how_they_are_written_are_told_apart(alice):
-    executor = MigrationExecutor(connection)
-    executor.migrate([("workspaces", "0001_initial")])
-    apps = executor.loader.project_state([("workspaces", "0001_initial")]).apps
-    configs = apps.get_model("workspaces", "CloudConfig").objects
-    harbor = Membership.objects.filter(user=alice, role=OrganizationRole.ADMIN).first()
-    assert harbor is not None
-    for name in ("here", "Here", "HERE (2)", "there"):
-        configs.create(organization_id=harbor.organization_id, name=name, kind="local")
-    executor = MigrationExecutor(connection)
-    executor.migrate(executor.loader.graph.leaf_nodes())
-    found = CloudConfig.objects.filter(organization=harbor.organization).order_by("pk").values_list("name", flat=True)
-    assert [name for name in found if "here" in name.lower()] == ["here", "Here (2)", "HERE (2) (2)", "there"]
-
-
-@pytest.mark.django_db(transaction=True)
-def test_what_was_left_behind_before_has_an_id_and_a_status_of_its_own(this_computer):
-    before, pk = [("workspaces", "0006_checks")], this_computer.pk
-    executor = MigrationExecutor(connection)
-    executor.migrate(before)
-    strays = executor.loader.project_state(before).apps.get_model("workspaces", "Stray").objects
-    for n, ended in enumerate((None, None, "2026-11-01T00:00Z")):
-        strays.create(
-            cloud_config_id=pk, region="x", organization="o", workspace="w", subject=str(n), name="n", ended=ended
-        )
-    executor = MigrationExecutor(connection)
-    executor.migrate(executor.loader.graph.leaf_nodes())
-    found = Stray.objects.order_by("pk")
-    assert [(one.status, one.workspace_tag) for one in found] == [("there", "w"), ("there", "w"), ("gone", "w")]
-    assert len({one.uuid for one in found}) == 3
