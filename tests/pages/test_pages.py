@@ -201,10 +201,10 @@ def test_every_page_is_well_made_and_offers_only_what_is_there_and_may_be_done(r
             assert page.primary <= 1, path
     if who == "alice":
         return
-    for path, page in pages.items():
-        for method, action in page.forms:
-            if method == "post" and "logout" not in action:
-                assert client.post(urljoin(path, action)).status_code != 403, (path, action)
+    sent = {urljoin(path, to): path for path, page in pages.items() for method, to in page.forms if method == "post"}
+    for address, path in sent.items():
+        if "logout" not in address:
+            assert client.post(address).status_code != 403, (path, address)
 
 
 def pages_of_a_role(filled):
