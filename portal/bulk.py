@@ -31,7 +31,7 @@ def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> None:
     alike = {
         field: field.get_db_prep_save(raws[field][0] if field in raws else field.pre_save(blank, True), connection)
         for field in fields
-        if field not in raws or raws[field].count(raws[field][0]) == len(rows)
+        if field not in raws or _are_alike(raws[field])
     }
     apart = {field: _prepared(field, raws[field]) for field in fields if field not in alike}
     start = f"INSERT INTO {quote(model._meta.db_table)} ({columns})"
@@ -67,6 +67,12 @@ def primary_keys(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> list[
         cursor.execute(f"SELECT {column}, {key} FROM {table} WHERE {column} IN ({places})", uuids)  # noqa: S608 (ours)
         found = dict(cursor.fetchall())
     return [found[one] for one in uuids]
+
+
+def _are_alike(raws: Sequence[Any]) -> bool:
+    if raws.count(raws[0]) < len(raws):
+        return False
+    return isinstance(raws[0], _ALIKE) or len(set(map(repr, raws))) == 1  # {"a": 1} is equal to {"a": True}
 
 
 def _prepared(field: Field[Any, Any], raws: Sequence[Any]) -> list[Any]:

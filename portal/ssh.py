@@ -479,6 +479,9 @@ class Connections:
         stream = Stream(process.stdout)
         try:
             yield kept, process, stream
+        except BaseException:
+            stream.is_over = False  # who reads may have found that what was said makes no sense
+            raise
         finally:
             if not (stream.is_over and self._have_wait(host, command, kept, process)):
                 process.close()

@@ -412,6 +412,12 @@ def is_of_an_earlier_boot(folder):
 
 
 def observe(folder, at):
+    """Nothing that it opens stays open: the process observes others after this one."""
+    with contextlib.ExitStack() as opened:
+        tell_all(folder, at, opened)
+
+
+def tell_all(folder, at, opened):
     """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
 
     The order matters: `exit` is looked for before the log is read, so that all output comes before it. The checksums
@@ -442,7 +448,7 @@ def observe(folder, at):
             moved = True
         if log is None:
             with contextlib.suppress(OSError):
-                log = open_file(folder / "log")
+                log = opened.enter_context(open_file(folder / "log"))
         while log is not None and (data := os.pread(log.fileno(), BLOCK, at)):
             tell({"log": at, "size": len(data)}, data)
             at += len(data)
@@ -475,7 +481,8 @@ def observe(folder, at):
             to.flush()
         if begun and not watched:
             with contextlib.suppress(OSError):
-                life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
+                life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                opened.callback(os.close, life)
                 if stat.S_ISFIFO(os.fstat(life).st_mode):
                     poll.register(life, select.POLLIN)
                     rung = True

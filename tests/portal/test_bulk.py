@@ -47,6 +47,12 @@ def test_each_row_has_its_own_values_and_what_all_have(many):
         assert (output.ended, output.digests, output.cut) == (blank.ended, blank.digests, blank.cut)
 
 
+def test_what_python_takes_for_equal_is_told_apart():
+    rows = [{"uuid": uuid4(), "expected": {"a": value}} for value in (1, True, 1.0)]
+    insert(Output, rows)
+    assert [type(row["expected"]["a"]) for row in read(rows)] == [int, bool, float]
+
+
 def test_no_rows_are_none():
     insert(Output, [])
     assert primary_keys(Output, []) == []

@@ -159,21 +159,27 @@ def test_one_that_waits_and_is_not_needed_ends_without_a_word():
     assert process.returncode == 0
 
 
-def test_one_that_has_observed_to_the_end_observes_again(folder, tmp_path):
-    other = tmp_path / "other"
-    for place in (folder, other):
-        call("start", place, text=order(["/bin/sh", "-c", "exit 3"]))
+def opened_below(pid, place):
+    with contextlib.suppress(FileNotFoundError):  # one was just closed
+        return [file for file in map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()) if file.startswith(str(place))]
+    return [place]
+
+
+def test_one_that_has_observed_to_the_end_observes_again(tmp_path):
     process = begin()
-    tell(process, "observe", folder, "0")
-    process.stdin.flush()
-    for place in (other, folder, None):
+    process.stdin.write(PROGRAMS.data)
+    for n in range(3):
+        folder = tmp_path / f"run{n}"
+        call("start", folder, text=order(["/bin/sh", "-c", "echo begun; exec sleep 60"]))
+        process.stdin.write(json.dumps(["observe", str(folder), "0"]).encode() + b"\n")
+        process.stdin.flush()
+        until(lambda: opened_below(process.pid, tmp_path), seconds=20, what="it to listen")
+        assert call("signal", folder, "KILL") == "sent\n"
         told = []
         while not told or "sha256" not in told[-1]:
             told.append(json.loads(process.stdout.readline()))
-        assert [word["exit"]["status"] for word in told if "exit" in word] == [3]
-        if place:
-            process.stdin.write(json.dumps(["observe", str(place), "0"]).encode() + b"\n")
-            process.stdin.flush()
+        assert [word["exit"]["signal"] for word in told if "exit" in word] == [9]
+        until(lambda: not opened_below(process.pid, tmp_path), seconds=20, what="it to close what it has opened")
     assert process.communicate() == (b"", b"")
     assert process.returncode == 0
 

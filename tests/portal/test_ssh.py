@@ -140,6 +140,23 @@ async def test_what_waits_again_is_told_the_words_of_the_next_call(node):
         assert await out.readline() == b"2 b\n"
 
 
+async def test_one_that_has_said_nonsense_is_told_nothing_more(node):
+    host, connections, started = node
+
+    async def hear():
+        async with connections.stream(host, "again", input=b"a\n", ahead=True) as out:
+            assert await out.readline() == b"1 a\n"
+            out.is_over = True
+            raise ValueError("nonsense")
+
+    with pytest.raises(ValueError, match="nonsense"):
+        await hear()
+    process = await started.get()
+    await asyncio.wait_for(process.wait_closed(), 30)
+    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
+        assert await out.readline() == b"2 b\n"
+
+
 async def test_of_two_that_wait_again_one_is_let_go(node):
     host, connections, started = node
     async with (
