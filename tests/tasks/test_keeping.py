@@ -102,6 +102,13 @@ def test_whoever_dies_while_keeping_the_next_one_goes_on(output, objects, small_
     is_right(output, expected, objects)
 
 
+def test_what_nobody_has_compared_is_compared_although_there_is_nothing_to_keep(output):
+    """As it is when whoever was told the checksums of a run that printed nothing dies at once."""
+    Output.objects.filter(pk=output.pk).update(expected={"stdout": sha256(b"lost").hexdigest()})
+    keep(again(output))
+    assert again(output).agrees is False
+
+
 def test_a_frame_from_the_store_costs_one_question_wherever_it_is(
     output, objects, small_parts, django_assert_num_queries
 ):
