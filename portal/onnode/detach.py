@@ -412,17 +412,18 @@ def is_of_an_earlier_boot(folder):
 
 
 def observe(folder, at):
-    """Nothing that it opens stays open: the process observes others after this one."""
+    """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
+
+    The order matters: `exit` is looked for before the log is read, so that all output comes before it. The checksums
+    come last, one a kind of frame; while they are computed there are beats, however long it takes. Nothing stays open:
+    this process observes others after this one.
+    """
     with contextlib.ExitStack() as opened:
         tell_all(folder, at, opened)
 
 
 def tell_all(folder, at, opened):
-    """Write JSON lines to stdout, those of the log followed by `size` raw bytes; end when the command has ended.
-
-    The order matters: `exit` is looked for before the log is read, so that all output comes before it. The checksums
-    come last, one a kind of frame; while they are computed there are beats, however long it takes.
-    """
+    """For `observe`: what it opens is closed by `opened`."""
     to = sys.stdout.buffer
     log = None
     facts, told = "", 0.0
