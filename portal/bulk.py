@@ -37,8 +37,8 @@ def insert(model: type[Model], rows: Sequence[Mapping[str, Any]]) -> None:
     start = f"INSERT INTO {quote(model._meta.db_table)} ({columns})"
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql" and apart:
-            # Each value that is sent costs there what it costs to write it as SQL: those that rows have in common once.
-            # An array's length is none of its type's business: what is too long is refused, and not cut.
+            # psycopg writes each value as SQL, which takes longer than to store it: what rows have in common, once.
+            # A type without its length: a cast to varchar(9)[] would cut what is too long, and the column refuses it.
             types = [str(field.db_type(connection)).partition("(")[0] for field in apart]
             names = {field: f"v{n}" for n, field in enumerate(apart)}
             chosen = ", ".join(names.get(field, "%s") for field in fields)
