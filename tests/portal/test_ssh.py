@@ -124,6 +124,16 @@ async def test_a_stream_is_told_its_words_as_well(node):
         await asyncio.wait_for(_not_empty(started), 30)
 
 
+async def _is_let_go(process):
+    await asyncio.wait_for(process.wait_closed(), 30)
+
+
+async def _line(connections, host):
+    """What the next call is told by the command that waits again, or by a new one."""
+    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
+        return await out.readline()
+
+
 async def test_what_waits_again_is_told_the_words_of_the_next_call(node):
     host, connections, started = node
     for n in (1, 2, 3):
@@ -133,11 +143,9 @@ async def test_what_waits_again_is_told_the_words_of_the_next_call(node):
     assert started.qsize() == 1
     async with connections.stream(host, "again", input=b"a\n", ahead=True) as out:
         assert await out.readline() == b"1 a\n"  # and it may have more to say
-    process = await started.get()
-    await asyncio.wait_for(process.wait_closed(), 30)
+    await _is_let_go(await started.get())
     await asyncio.wait_for(_not_empty(started), 30)
-    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
-        assert await out.readline() == b"2 b\n"
+    assert await _line(connections, host) == b"2 b\n"
 
 
 async def test_one_that_has_said_nonsense_is_told_nothing_more(node):
@@ -151,10 +159,8 @@ async def test_one_that_has_said_nonsense_is_told_nothing_more(node):
 
     with pytest.raises(ValueError, match="nonsense"):
         await hear()
-    process = await started.get()
-    await asyncio.wait_for(process.wait_closed(), 30)
-    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
-        assert await out.readline() == b"2 b\n"
+    await _is_let_go(await started.get())
+    assert await _line(connections, host) == b"2 b\n"
 
 
 async def test_of_two_that_wait_again_one_is_let_go(node):
@@ -165,10 +171,8 @@ async def test_of_two_that_wait_again_one_is_let_go(node):
     ):
         assert {await one.readline(), await other.readline()} == {b"1 a\n", b"2 b\n"}
         one.is_over = other.is_over = True
-    first = await started.get()
-    await asyncio.wait_for(first.wait_closed(), 30)
-    async with connections.stream(host, "again", input=b"c\n", ahead=True) as out:
-        assert await out.readline() == b"2 c\n"
+    await _is_let_go(await started.get())
+    assert await _line(connections, host) == b"2 b\n"
 
 
 async def test_what_waits_again_goes_with_its_connection(node):
@@ -177,10 +181,8 @@ async def test_what_waits_again_goes_with_its_connection(node):
         assert await out.readline() == b"1 a\n"
         out.is_over = True
     connections.drop(host)
-    process = await started.get()
-    await asyncio.wait_for(process.wait_closed(), 30)
-    async with connections.stream(host, "again", input=b"b\n", ahead=True) as out:
-        assert await out.readline() == b"2 b\n"
+    await _is_let_go(await started.get())
+    assert await _line(connections, host) == b"2 b\n"
 
 
 async def test_what_waits_goes_with_its_connection(node):
