@@ -26,7 +26,7 @@ lint: ## Check style, types, imports, templates, migrations and production setti
 	exec bin/lint
 
 bench: ## Measure, and print a table
-	exec bin/python --test -m pytest tests/bench -m bench -s $(ARGS)
+	exec bin/python --test -m pytest -m bench -s $(ARGS)
 
 chaos: ## Kill processes and cut connections, and look for what was lost
 	exec bin/python --test -m pytest -m chaos $(ARGS)

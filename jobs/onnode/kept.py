@@ -38,8 +38,6 @@ class Store:
 
     def take(self, name, how, what):
         """A descriptor that has the lock until it is closed. `what` it is waited for is said when it takes long."""
-        take_back(self.folder, stat.S_ISDIR)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         began, told = time.monotonic(), False
         while (descriptor := self.take_if_free(name, how)) is None:
             if time.monotonic() > self.until:
@@ -56,6 +54,8 @@ class Store:
 
     def take_if_free(self, name, how=fcntl.LOCK_EX):
         """None when somebody has it; or it was thrown away just now, and what we have is the lock of nothing."""
+        take_back(self.folder, stat.S_ISDIR)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / f"{name}.lock"
         take_back(path, stat.S_ISREG)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -105,11 +105,19 @@ class Store:
             return
         with contextlib.suppress(OSError):
             (folder / MARK).unlink()  # first: half of it is nothing to use
+        self._remove(folder, name)
+        os.close(descriptor)
+
+    def forget_half(self, name):
+        """What is no more than begun is nothing. Whoever calls has its lock."""
+        if not self.is_kept(name):
+            self._remove(self.folder / name, name)
+
+    def _remove(self, folder, name):
         with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
             shutil.rmtree(folder, ignore_errors=True)
         if not (self.folder / name).exists():
             (self.folder / f"{name}.lock").unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 def _last_use(folder):

@@ -37,12 +37,18 @@ class TookTooLong(Exception):
         self.said = said
 
 
-def run(argv, *, env, cwd, until, tell=None, merged=False, holds=(), meanwhile=None):
-    """(standard output, what it said); raises `ProgramFailed` or, at `until` of the monotonic clock, `TookTooLong`.
+def run(argv, *, until, **how):
+    """(standard output, what it said); raises `ProgramFailed` or, at `until` of the monotonic clock, `TookTooLong`."""
+    with begun(argv, **how) as wait:
+        return wait(until)
+
+
+@contextlib.contextmanager
+def begun(argv, *, env, cwd, tell=None, merged=False, holds=()):
+    """It goes on: what is given waits for its end until then, as `run` does. At the end of this it is ended.
 
     What it says is its standard error, or with `merged` both, and `tell(line)` is called with each line of that as it
-    comes. A carriage return ends a line too. `holds` are descriptors that it has as well. When it has begun,
-    `meanwhile()` is called.
+    comes, while it is waited for. A carriage return ends a line too. `holds` are descriptors that it has as well.
     """
     output, lines = bytearray(), _Lines(tell)
     process = subprocess.Popen(
@@ -54,36 +60,36 @@ def run(argv, *, env, cwd, until, tell=None, merged=False, holds=(), meanwhile=N
         stderr=subprocess.STDOUT if merged else subprocess.PIPE,
         pass_fds=holds,
     )
+
+    def wait(until):
+        while selector.get_map():
+            for key, _ in selector.select(max(0, until - time.monotonic())):
+                data = os.read(key.fd, 65536)
+                key.data(data)
+                if not data:
+                    selector.unregister(key.fileobj)
+            if len(output) > MOST_OUTPUT:
+                raise ProgramFailed(f"{argv[0]} printed more than {MOST_OUTPUT >> 20} MiB, and was ended.")
+            if time.monotonic() > until:
+                raise TookTooLong(lines.said())
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise TookTooLong(lines.said()) from error
+        if process.returncode:
+            printed = "" if merged else output[-LAST:].decode(errors="replace")
+            raise ProgramFailed(f"{lines.said()}\n{printed}".strip())
+        return bytes(output), lines.said()
+
     with process, selectors.DefaultSelector() as selector:
         try:
             selector.register(process.stdout, selectors.EVENT_READ, lines if merged else output.extend)
             if process.stderr:
                 selector.register(process.stderr, selectors.EVENT_READ, lines)
-            if meanwhile:
-                began = time.monotonic()
-                meanwhile()
-                until += time.monotonic() - began
-            while selector.get_map():
-                for key, _ in selector.select(max(0, until - time.monotonic())):
-                    data = os.read(key.fd, 65536)
-                    key.data(data)
-                    if not data:
-                        selector.unregister(key.fileobj)
-                if len(output) > MOST_OUTPUT:
-                    raise ProgramFailed(f"{argv[0]} printed more than {MOST_OUTPUT >> 20} MiB, and was ended.")
-                if time.monotonic() > until:
-                    raise TookTooLong(lines.said())
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired as error:
-            _end(process.pid)
-            raise TookTooLong(lines.said()) from error
-        except BaseException:
-            _end(process.pid)
-            raise
-    if process.returncode:
-        printed = "" if merged else output[-LAST:].decode(errors="replace")
-        raise ProgramFailed(f"{lines.said()}\n{printed}".strip())
-    return bytes(output), lines.said()
+            yield wait
+        finally:
+            if process.poll() is None:
+                _end(process.pid)
 
 
 class _Lines:

@@ -17,7 +17,7 @@ import addresses
 import kept
 from addresses import shown
 from detach import open_file, take_back
-from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, run
+from programs import ProgramFailed, Progress, SetupFailed, TookTooLong, begun
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 SCRATCH = "/tmp"  # noqa: S108 (in it, a folder of a name that nobody guesses)
@@ -41,6 +41,8 @@ SMALL = 16 << 20  # bytes of a mirror from which a run is checked out before it 
 MOST_FILES = 200  # of objects in one mirror, before it is packed anew
 GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
 LFS = b"version https://git-lfs.github.com/spec/"
+FETCH = ("fetch", "--progress", "--prune", "--no-tags", "--")
+EVERYTHING = (b"+HEAD:refs/remotes/origin/HEAD", b"+refs/heads/*:refs/remotes/origin/*", b"+refs/tags/*:refs/tags/*")
 LISTED = ("HEAD", "refs/heads/*", "refs/tags/*")
 HEAD_IS_NOW = re.compile(r"^HEAD is now at [0-9a-f]+ ?(.*)$", re.MULTILINE)
 
@@ -225,31 +227,49 @@ class Git:
 
     def go(self, words, options, server, seconds, env, as_it_is):
         """`as_it_is(text)` is what it says, in words that mean something elsewhere."""
-        until = min(self.until, time.monotonic() + (seconds or self.seconds))
-        began, progress = time.monotonic(), Progress(self.say)
         meanwhile, self.meanwhile = self.meanwhile, None
         try:
-            # In the root folder, for git looks for a repository in each folder above the one that it is called in.
-            output, said = run(
-                [*self.argv, *options, *words],
-                env={**self.trust, **env},
-                cwd="/",
-                until=until,
-                tell=lambda line: progress(as_it_is(line)),
-                holds=self.holds,
-                meanwhile=meanwhile,
-            )
-        except TookTooLong as error:
-            raise self.waited(server, time.monotonic() - began, as_it_is(error.said)) from error
+            with self.out(words, options, server, seconds, env, as_it_is) as come_back:
+                began = time.monotonic()
+                if meanwhile:
+                    meanwhile()
+                return come_back(time.monotonic() - began)
         except ProgramFailed as error:
             if server and self.trust and UNTRUSTED.search(error.said):
                 self.trust = {}  # an authority may be in the folder alone
                 return self.go(words, options, server, seconds, env, as_it_is)
-            if server and SILENT.search(error.said):
+            raise
+
+    def ahead(self, *words, server):
+        """It is out, as `out` has it, where the words alone say what is to be done."""
+        return self.out(words, server.options, server, None, self.env, str)
+
+    @contextlib.contextmanager
+    def out(self, words, options, server, seconds, env, as_it_is):
+        """It goes on. What is given waits for its output, longer by what nobody waited. At the end of this it is ended."""
+        until = min(self.until, time.monotonic() + (seconds or self.seconds))
+        began, progress = time.monotonic(), Progress(self.say)
+
+        def come_back(late=0.0):
+            try:
+                output, said = wait(until + late)
+            except TookTooLong as error:
                 raise self.waited(server, time.monotonic() - began, as_it_is(error.said)) from error
-            raise ProgramFailed(as_it_is(error.said)) from error
-        self.said = as_it_is(said)
-        return output
+            except ProgramFailed as error:
+                if server and SILENT.search(error.said):
+                    raise self.waited(server, time.monotonic() - began, as_it_is(error.said)) from error
+                raise ProgramFailed(as_it_is(error.said)) from error
+            self.said = as_it_is(said)
+            return output
+
+        with begun(
+            [*self.argv, *options, *words],
+            env={**self.trust, **env},
+            cwd="/",  # for git looks for a repository in each folder above the one that it is called in
+            tell=lambda line: progress(as_it_is(line)),
+            holds=self.holds,
+        ) as wait:
+            yield come_back
 
     def waited(self, server, seconds, said):
         where = f"Git waited {seconds:.0f} s for {server.host}" if server else f"Git took longer than {seconds:.0f} s"
@@ -274,6 +294,8 @@ class Fetcher:
         self.advice = "Check that the path of the job is right and may be read without a password; or give the job one."
         self.submodules = 0
         self.expected = None  # (mirror, what was listed, commit, folder) of what is checked out already; its subject
+        self.begun = contextlib.ExitStack()  # of the mirror that is made while its server is asked
+        self.making = None  # (its name, what waits for its fetch)
 
     @contextlib.contextmanager
     def signed_in(self, url, credential):
@@ -295,13 +317,15 @@ class Fetcher:
     def bring(self, url, reference, folder):
         """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
         server, begin = addresses.Server(url, self.here), self.git.meanwhile
-        self.git.meanwhile = lambda: (begin(), self.expect(server.url, reference, folder))
+        self.git.meanwhile = lambda: (begin(), self.expect(server, reference, folder))
         try:
             commit, subject = self.check_out(server, reference, folder)
             self.complete(url, commit, folder, 1)
         except ProgramFailed as failure:
             self.say(failure.said)
             raise SetupFailed("The source could not be cloned.", failure.said, self.advice, "source") from failure
+        finally:
+            self.begun.close()
         return commit, subject
 
     # What the server has
@@ -361,25 +385,40 @@ class Fetcher:
         name = mirror_of(server.url)
         mirror, what = self.store.folder / name, f"the mirror of {shown(server.url)}"
         while True:
-            known = mirror.is_dir()
+            known = self.store.is_kept(name)
             try:
-                with self.store.locked(name, what) as lock:
-                    self.git.holds.append(lock)  # if we are killed, git has the lock until it ends too
-                    try:
-                        self.update(name, server, refs)
-                        commit = self.find(mirror, server, reference, refs, exact)
-                        expected, self.expected = self.expected, None
-                        if expected and expected[0] == (name, listing(refs), commit, folder):
-                            return commit, expected[1]
-                        self.copy(mirror, server.url, commit, folder)
-                    finally:
-                        self.git.holds.remove(lock)
+                with self.locked(name, what):
+                    self.update(name, server, refs)
+                    commit = self.find(mirror, server, reference, refs, exact)
+                    expected, self.expected = self.expected, None
+                    if expected and expected[0] == (name, listing(refs), commit, folder):
+                        return commit, expected[1]
+                    self.copy(mirror, server.url, commit, folder)
                 return commit, self.write(commit, folder)
             except (ProgramFailed, OSError):
                 with self.store.locked(name, what):
                     shutil.rmtree(mirror, ignore_errors=True)
                 if not known:
                     raise
+
+    @contextlib.contextmanager
+    def locked(self, name, what):
+        """Nobody else has the mirror now. Git has its lock too: if we are killed, until it ends."""
+        if self.making and self.making[0] == name:
+            with self.begun:
+                yield
+            return
+        self.begun.close()  # the server is elsewhere
+        with self.store.locked(name, what) as lock, self.held(lock):
+            yield
+
+    @contextlib.contextmanager
+    def held(self, lock):
+        self.git.holds.append(lock)
+        try:
+            yield
+        finally:
+            self.git.holds.remove(lock)
 
     def write(self, commit, folder):
         """The commit's files, in the folder that has its repository. Returns its subject."""
@@ -388,27 +427,64 @@ class Fetcher:
         said = HEAD_IS_NOW.search(self.git.said)
         return said.group(1)[:200] if said else ""
 
-    def expect(self, url, reference, folder):
+    def expect(self, server, reference, folder):
         """While the server is asked: check out what the mirror has, for most often the server lists nothing new.
 
         Whatever is wrong with it is said by `check_out`, which then does all of it. What is large is left to that.
+        Where there is no mirror, one is begun.
         """
-        name, ref = mirror_of(url), b"HEAD"
+        name, ref = mirror_of(server.url), b"HEAD"
         if reference not in ("", "HEAD"):
             ref = b"refs/heads/" + reference.encode(errors="surrogateescape")
         mirror = self.store.folder / name
         with contextlib.suppress(ProgramFailed, OSError):
-            if not 0 < kept.how_large(mirror) <= SMALL or (lock := self.store.take_if_free(name)) is None:
+            lock = self.store.take_if_free(name)
+            if lock is None:
+                return
+            size = kept.how_large(mirror)
+            if not size and not self.git.relay:
+                self.begin(name, server, lock)
                 return
             with closing(lock):
+                if not 0 < size <= SMALL:
+                    return
                 take_back(mirror, stat.S_ISDIR)
                 listed = content_of(mirror / "listing") or b""
                 lines = (line.partition(b"\t") for line in listed.splitlines())
                 commit = {ref: commit.decode("ascii", "replace") for commit, _, ref in lines}.get(ref)
                 if commit is None:
                     return
-                self.copy(mirror, url, commit, folder)
+                self.copy(mirror, server.url, commit, folder)
             self.expected = (name, listed, commit, folder), self.write(commit, folder)
+
+    def begin(self, name, server, lock):
+        """A mirror, as if no name that the server has were in the way. Its lock is closed with what is `begun`."""
+        mirror = self.store.folder / name
+        with contextlib.ExitStack() as begun:
+            begun.enter_context(closing(lock))
+            begun.enter_context(self.held(lock))
+            begun.callback(self.store.forget_half, name)
+            self.make(mirror)
+            words = ("--git-dir", str(mirror), *FETCH, server.url, *EVERYTHING)
+            self.making = name, begun.enter_context(self.git.ahead(*words, server=server))
+            self.begun = begun.pop_all()
+
+    def has_made(self, mirror, now):
+        """Whether the mirror that was begun is whole, and has what the server lists now."""
+        making, self.making = self.making, None
+        if making is None:
+            return False
+        with contextlib.suppress(ProgramFailed):
+            making[1]()
+            self.pack(mirror)
+            return listing(packed(mirror)) == now
+        return False
+
+    def make(self, mirror):
+        """An empty one."""
+        take_back(mirror, stat.S_ISDIR)
+        shutil.rmtree(mirror, ignore_errors=True)
+        self.git("init", "--quiet", "--bare", "--template=", str(mirror))
 
     def update(self, name, server, refs):
         """Have what the repository lists now."""
@@ -416,31 +492,38 @@ class Fetcher:
         seen = mirror / "listing"  # what was listed when it was last fetched
         take_back(mirror, stat.S_ISDIR)
         take_back(seen, stat.S_ISREG)
-        ours, now = names_in(refs), listing(refs)
+        now = listing(refs)
         if not (seen.exists() and self.store.is_kept(name)):
             self.say(f"Cloning {shown(server.url)}")
-            shutil.rmtree(mirror, ignore_errors=True)
-            self.git("init", "--quiet", "--bare", "--template=", str(mirror))
+            if not self.has_made(mirror, now):
+                self.make(mirror)
+                self.fetch(mirror, server, refs)
         elif content_of(seen) == now:
             self.store.use(name)
             return
         else:
             self.say(f"Fetching what is new in {shown(server.url)}")
-        seen.write_bytes(b"")  # whatever happens from here on, it is fetched again
-        names = [b"+refs/heads/*:refs/remotes/origin/*", b"+refs/tags/*:refs/tags/*"]
-        if b"HEAD" in refs:
-            names.append(b"+HEAD:refs/remotes/origin/HEAD")
-        # Names that are no files, or not beside the others'. They are listed, and found by their commits.
-        folders = {ref[: slash.start()] for ref in ours for slash in re.finditer(b"/", ref)} | {b"refs/heads/HEAD"}
-        names += [b"^" + ref for ref in ours if ref in folders or max(map(len, ref.split(b"/"))) > LONGEST]
-        at = ("--git-dir", str(mirror))
-        self.git(*at, "fetch", "--progress", "--prune", "--no-tags", "--", server.url, *names, server=server)
-        if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > MOST_FILES:
-            self.git(*at, "gc", "--quiet", "--force", "--prune=now")
-        self.git(*at, "pack-refs", "--all")
+            seen.write_bytes(b"")  # whatever happens from here on, it is fetched again
+            self.fetch(mirror, server, refs)
         seen.write_bytes(now)
         self.store.keep(name)
         self.store.make_room()
+
+    def fetch(self, mirror, server, refs):
+        ours = names_in(refs)
+        names = [*(EVERYTHING if b"HEAD" in refs else EVERYTHING[1:])]
+        # Names that are no files, or not beside the others'. They are listed, and found by their commits.
+        folders = {ref[: slash.start()] for ref in ours for slash in re.finditer(b"/", ref)} | {b"refs/heads/HEAD"}
+        names += [b"^" + ref for ref in ours if ref in folders or max(map(len, ref.split(b"/"))) > LONGEST]
+        self.git("--git-dir", str(mirror), *FETCH, server.url, *names, server=server)
+        self.pack(mirror)
+
+    def pack(self, mirror):
+        """What was fetched, in few files."""
+        at = ("--git-dir", str(mirror))
+        if sum(len(files) for _, _, files in os.walk(mirror / "objects")) > MOST_FILES:
+            self.git(*at, "gc", "--quiet", "--force", "--prune=now")
+        self.git(*at, "pack-refs", "--all")
 
     def find(self, mirror, server, reference, refs, exact):
         """The commit that the reference means; the mirror has it then. Raises `SetupFailed`."""
@@ -578,6 +661,20 @@ def names_in(refs):
 def listing(refs):
     """What a mirror has of what a server lists, as it is kept beside it."""
     return b"".join(refs[ref].encode() + b"\t" + ref + b"\n" for ref in names_in(refs))
+
+
+def packed(mirror):
+    """{ref: commit} of what a mirror has, by the server's names."""
+    refs, ref = {}, b""
+    for line in (mirror / "packed-refs").read_bytes().splitlines():
+        commit, _, name = line.partition(b" ")
+        if name and not line.startswith(b"#"):
+            ref = name.replace(b"refs/remotes/origin/", b"refs/heads/", 1)
+            ref = b"HEAD" if ref == b"refs/heads/HEAD" else ref
+            refs[ref] = commit.decode()
+        elif line.startswith(b"^"):
+            refs[ref + b"^{}"] = commit[1:].decode()
+    return refs
 
 
 def not_there(reference, refs):

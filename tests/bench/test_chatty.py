@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from tests.bench import measured
 from tests.browser.conftest import browser_type_launch_args  # noqa: F401 (a fixture)
@@ -15,6 +16,15 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
 MOST_FRAMES, MOST_HEAP = 10, 100  # a second; MB, after the browser has thrown away what it can
 AT_ONCE = 3  # frames more than that may come after a quiet time: see portal.tasks.pace
+
+
+@pytest.fixture(scope="module")
+def browser(browser_type_launch_args):
+    """Gone after this file: the event loop of Playwright is in the way of any other."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**browser_type_launch_args)
+        yield browser
+        browser.close()
 
 
 def test_chatty(portal, client, small, job, table, browser):

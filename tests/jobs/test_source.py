@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -499,10 +500,55 @@ def test_mirrors_together_are_no_larger_than_they_may_be(run, smart, tmp_path, r
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "-m", "Noise")
     for n in range(4):
-        run(url=f"{smart.url}/source/.git{'/' * n}", kept_bytes=900_000)
+        shutil.copytree(repository, tmp_path / f"source-{n}")
+        _, facts, _ = run(url=f"{smart.url}/source-{n}/.git", kept_bytes=900_000)
+        assert facts["commit"]
     kept = [path for path in (tmp_path / "shared" / ".sources").iterdir() if path.is_dir()]
     assert len(kept) == 2
     assert len(list((tmp_path / "shared" / ".sources").glob("*.lock"))) == 2
+
+
+def both_ask(server, then=lambda: None):
+    """Nobody is told what there is before two have asked for it; and one of the two only after `then()`."""
+    both = threading.Barrier(2)
+
+    def before(path):
+        if "/info/refs" in path and not both.wait(30):
+            then()
+
+    server.handler.before = staticmethod(before)
+
+
+def test_a_new_repository_is_fetched_while_the_server_is_asked_what_it_has(run, server, repository):
+    both_ask(server)
+    _, facts, setup = run()
+    assert facts["commit"] == git(repository, "rev-parse", "main")
+    assert "Cloning" in setup
+    assert len([path for path in server.asked if "/info/refs" in path]) == 2
+
+
+def test_what_is_pushed_between_the_two_is_not_lost(run, server, repository):
+    before = git(repository, "rev-parse", "main")
+
+    def push():
+        git(repository, "commit", "--quiet", "--allow-empty", "-m", "Third")
+        git(repository, "branch", "another")
+        git(repository, "update-server-info")
+        server.handler.before = None
+
+    both_ask(server, push)
+    _, facts, _ = run()
+    after = git(repository, "rev-parse", "main")
+    assert facts["commit"] in (before, after)
+    _, facts, _ = run(reference="another")
+    assert facts["commit"] == after
+
+
+def test_of_a_repository_that_is_not_there_nothing_is_left(run, server, tmp_path):
+    done, facts, _ = run(url=f"{server.url}/nowhere/.git")
+    assert done.returncode == 70
+    assert "not be cloned" in facts["failure"]["message"]
+    assert list((tmp_path / "shared" / ".sources").iterdir()) == []
 
 
 @pytest.mark.parametrize("reference", ["", "main"])
