@@ -41,6 +41,7 @@ SMALL = 16 << 20  # bytes of a mirror from which a run is checked out before it 
 MOST_FILES = 200  # of objects in one mirror, before it is packed anew
 GITLINK = b"\x00\x00\xe0\x00"  # mode of a submodule in an index
 LFS = b"version https://git-lfs.github.com/spec/"
+CONFIG = "[core]\n\trepositoryformatversion = 0\n\tbare = {}\n"
 FETCH = ("fetch", "--progress", "--prune", "--no-tags", "--")
 EVERYTHING = (b"+HEAD:refs/remotes/origin/HEAD", b"+refs/heads/*:refs/remotes/origin/*", b"+refs/tags/*:refs/tags/*")
 LISTED = ("HEAD", "refs/heads/*", "refs/tags/*")
@@ -240,13 +241,9 @@ class Git:
                 return self.go(words, options, server, seconds, env, as_it_is)
             raise
 
-    def ahead(self, *words, server):
-        """It is out, as `out` has it, where the words alone say what is to be done."""
-        return self.out(words, server.options, server, None, self.env, str)
-
     @contextlib.contextmanager
     def out(self, words, options, server, seconds, env, as_it_is):
-        """It goes on. What is given waits for its output, longer by what nobody waited. At the end of this it is ended."""
+        """It goes on. What is given waits for its output, longer by what nobody waited; at the end of this it ends."""
         until = min(self.until, time.monotonic() + (seconds or self.seconds))
         began, progress = time.monotonic(), Progress(self.say)
 
@@ -317,7 +314,7 @@ class Fetcher:
     def bring(self, url, reference, folder):
         """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
         server, begin = addresses.Server(url, self.here), self.git.meanwhile
-        self.git.meanwhile = lambda: (begin(), self.expect(server, reference, folder))
+        self.git.meanwhile = lambda: (self.begin(server), begin(), self.expect(server.url, reference, folder))
         try:
             commit, subject = self.check_out(server, reference, folder)
             self.complete(url, commit, folder, 1)
@@ -427,47 +424,45 @@ class Fetcher:
         said = HEAD_IS_NOW.search(self.git.said)
         return said.group(1)[:200] if said else ""
 
-    def expect(self, server, reference, folder):
+    def begin(self, server):
+        """While the server is asked: a mirror, where there is none, as if no name that is listed were in the way."""
+        name = mirror_of(server.url)
+        mirror = self.store.folder / name
+        with contextlib.suppress(OSError), contextlib.ExitStack() as begun:
+            if self.git.relay or (lock := self.store.take_if_free(name)) is None:
+                return
+            begun.enter_context(closing(lock))
+            if self.store.is_kept(name):
+                return
+            begun.enter_context(self.held(lock))
+            begun.callback(self.store.forget_half, name)
+            self.make(mirror)
+            words = ("--git-dir", str(mirror), *FETCH, server.url, *EVERYTHING)
+            fetching = self.git.out(words, server.options, server, None, self.git.env, str)
+            self.making = name, begun.enter_context(fetching)
+            self.begun = begun.pop_all()
+
+    def expect(self, url, reference, folder):
         """While the server is asked: check out what the mirror has, for most often the server lists nothing new.
 
         Whatever is wrong with it is said by `check_out`, which then does all of it. What is large is left to that.
-        Where there is no mirror, one is begun.
         """
-        name, ref = mirror_of(server.url), b"HEAD"
+        name, ref = mirror_of(url), b"HEAD"
         if reference not in ("", "HEAD"):
             ref = b"refs/heads/" + reference.encode(errors="surrogateescape")
         mirror = self.store.folder / name
         with contextlib.suppress(ProgramFailed, OSError):
-            lock = self.store.take_if_free(name)
-            if lock is None:
-                return
-            size = kept.how_large(mirror)
-            if not size and not self.git.relay:
-                self.begin(name, server, lock)
+            if not 0 < kept.how_large(mirror) <= SMALL or (lock := self.store.take_if_free(name)) is None:
                 return
             with closing(lock):
-                if not 0 < size <= SMALL:
-                    return
                 take_back(mirror, stat.S_ISDIR)
                 listed = content_of(mirror / "listing") or b""
                 lines = (line.partition(b"\t") for line in listed.splitlines())
                 commit = {ref: commit.decode("ascii", "replace") for commit, _, ref in lines}.get(ref)
                 if commit is None:
                     return
-                self.copy(mirror, server.url, commit, folder)
+                self.copy(mirror, url, commit, folder)
             self.expected = (name, listed, commit, folder), self.write(commit, folder)
-
-    def begin(self, name, server, lock):
-        """A mirror, as if no name that the server has were in the way. Its lock is closed with what is `begun`."""
-        mirror = self.store.folder / name
-        with contextlib.ExitStack() as begun:
-            begun.enter_context(closing(lock))
-            begun.enter_context(self.held(lock))
-            begun.callback(self.store.forget_half, name)
-            self.make(mirror)
-            words = ("--git-dir", str(mirror), *FETCH, server.url, *EVERYTHING)
-            self.making = name, begun.enter_context(self.git.ahead(*words, server=server))
-            self.begun = begun.pop_all()
 
     def has_made(self, mirror, now):
         """Whether the mirror that was begun is whole, and has what the server lists now."""
@@ -481,10 +476,13 @@ class Fetcher:
         return False
 
     def make(self, mirror):
-        """An empty one."""
+        """An empty one, as `git init` makes it, which would be one more program to wait for."""
         take_back(mirror, stat.S_ISDIR)
         shutil.rmtree(mirror, ignore_errors=True)
-        self.git("init", "--quiet", "--bare", "--template=", str(mirror))
+        (mirror / "objects").mkdir(parents=True, exist_ok=True)
+        (mirror / "refs").mkdir(exist_ok=True)
+        (mirror / "HEAD").write_text("ref: refs/heads/main\n")
+        (mirror / "config").write_text(CONFIG.format("true"))
 
     def update(self, name, server, refs):
         """Have what the repository lists now."""
@@ -586,8 +584,8 @@ class Fetcher:
         (own / "HEAD").write_text(f"{commit}\n")
         origin = json.dumps(url, ensure_ascii=False)
         (own / "config").write_text(
-            "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
-            f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+            CONFIG.format("false")
+            + f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
         )
 
     # What a commit does not have in it

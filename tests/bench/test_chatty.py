@@ -19,7 +19,7 @@ AT_ONCE = 3  # frames more than that may come after a quiet time: see portal.tas
 
 
 @pytest.fixture(scope="module")
-def browser(browser_type_launch_args):
+def browser(browser_type_launch_args):  # noqa: F811
     """Gone after this file: the event loop of Playwright is in the way of any other."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**browser_type_launch_args)
