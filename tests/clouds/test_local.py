@@ -875,7 +875,7 @@ def test_a_node_that_takes_too_much_memory_is_the_one_that_pays(local, monkeypat
 
 def test_the_portal_has_the_processors_before_nodes(make, rung):
     node = make(rung).nodes[0]
-    assert int(hands.said(node, "nice")) == min(19, os.nice(0) + 10)
+    assert int(hands.said(node, "nice")) == min(19, os.nice(0) + 5)
 
 
 def test_the_killer_takes_nodes_before_the_portal(make, rung):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_a_cluster_of_real_nodes_goes_through_its_whole_life_and_leaves_nothing(
         return [node["name"] for node in portal.call("nodes", cluster=cluster)]
 
     becomes("RUNNING")
+    web, worker = (os.getpriority(os.PRIO_PROCESS, portal.pids(part)[0]) for part in ("web", "worker"))
+    assert web < worker < int(on(0, "nice")), "pages come first, and what people run last"
     on(1, "echo mine > ~/kept; echo ours > /shared/kept")
     change("pause", "PAUSED")
     change("resume", "RUNNING")

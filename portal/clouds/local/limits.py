@@ -12,7 +12,7 @@ _PREFIX = "coxswain"
 _FILES = (8192, 65536)  # open at once: what a program starts with, and what it may ask for
 _LOCKED = 64 << 20  # bytes of memory that may not be swapped out
 _QUEUES = 1 << 20  # bytes of POSIX message queues
-_NICE = 10  # of what people run: the portal, which starts, follows and ends it, comes first
+_NICE = 5  # of what people run: the workers, which start the nodes and have as much themselves, come first
 _OURS = 512  # processes of a node that people's programs cannot have: leaders of sessions, and what the portal asks for
 
 

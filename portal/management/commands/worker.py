@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from argparse import ArgumentTypeError
 from typing import Any
@@ -13,6 +14,8 @@ from portal.database import keep_connection
 from portal.loaded import keep_what_is_loaded
 from portal.tasks.queue import queue
 from portal.tasks.worker import PortalWorker
+
+NICE = 5  # who looks at a page comes first, and the workers before what runs on nodes of this computer
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        os.nice(NICE)
         keep_connection()
         keep_what_is_loaded()
         queues = [queue(name) for name in options["queues"] or settings.QUEUES]
