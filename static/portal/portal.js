@@ -235,8 +235,13 @@ const zone = {
   },
 };
 
-addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+// A browser may keep a page as it was left, and show that on the way back. What is sent from it then is another thing
+// than what was made before, and gets a key of its own; without one, the portal gives it.
+addEventListener("pageshow", (event) => {
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+    if (event.persisted && form.elements.key) form.elements.key.value = crypto.randomUUID?.() ?? "";
+  }
 });
 
 document.addEventListener("DOMContentLoaded", () => {

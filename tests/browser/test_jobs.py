@@ -164,3 +164,29 @@ def test_an_example_keeps_what_was_typed(open_desk, lab, cluster):
     expect(page.locator("[name=command]")).to_have_value("chatty.py")
     assert page.input_value("[name=name]") == "my own name"
     assert page.input_value("[name=time_limit]") == "5"
+
+
+def test_what_is_sent_after_the_way_back_is_made_too(
+    portal, lab, cluster, browser_type, browser_type_launch_args, session_cookies
+):
+    """A browser of people keeps pages as they were left, which Playwright tells it not to do."""
+    options = {"ignore_default_args": ["--disable-back-forward-cache"]}
+    browser = browser_type.launch(**browser_type_launch_args, **options)
+    context = browser.new_context()
+    context.add_cookies(session_cookies)
+    page = context.new_page()
+    page.goto(f"{portal.url}/workspaces/{lab}/jobs/new/")
+    page.evaluate("addEventListener('pageshow', (event) => { window.kept = event.persisted })")
+    made = []
+    for name in ("there", "and back"):
+        page.fill("[name=name]", name)
+        page.fill("[name=command]", "hostnames.py")
+        page.fill("[name=git_url]", f"{portal.url}/examples/hostnames")
+        page.click("#create")
+        page.wait_for_url("**/runs/**")
+        made.append(page.url)
+        page.evaluate("history.back()")
+        page.wait_for_url("**/jobs/new/", wait_until="commit")  # what is shown again is not loaded
+        page.wait_for_function("window.kept")
+    browser.close()
+    assert len(set(made)) == 2, "the second one was taken for the first"
