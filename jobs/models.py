@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import uuid
 from collections import Counter, defaultdict
@@ -10,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from hashlib import sha256
 from typing import Any, ClassVar
 
 from django.contrib.contenttypes.models import ContentType
@@ -30,6 +28,7 @@ from clusters.specification import Specification
 from jobs import rules
 from jobs.cron import Cron, Moment
 from portal import mail, secrets
+from portal.forms import version_of
 from portal.prepared import prepared
 from portal.states import Badge, State
 from portal.tasks.models import Chunk, Output, Step, StepStatus, Task, TaskStatus
@@ -221,6 +220,13 @@ class Job(models.Model):
         return ""
 
     @property
+    def version(self) -> str:
+        """Another one whenever its form would be filled in otherwise."""
+        of = ("name", "cluster_id", "dedicated", "git_url", "reference", "kind", "command", "time_limit", "retries")
+        more = ("retry_delay", "retry_on_timeout", "ranks", "ranks_per_node", "environment", "secret_names", "resumes")
+        return version_of(*(getattr(self, name) for name in (*of, *more, "pauses", "tags")))
+
+    @property
     def specification(self) -> Specification | None:
         """Of the cluster that each run of it has for itself."""
         return Specification.read(self.dedicated) if self.dedicated else None
@@ -273,7 +279,12 @@ class Template(models.Model):
     @property
     def version(self) -> str:
         """Another one whenever a job of it would be another."""
-        return sha256(json.dumps([self.parameters, self.program], sort_keys=True).encode()).hexdigest()[:32]
+        return version_of(self.parameters, self.program)
+
+    @property
+    def whole_version(self) -> str:
+        """Another one whenever its form would be filled in otherwise."""
+        return version_of(self.version, self.name, self.description)
 
     @property
     def job(self) -> Job:
@@ -358,6 +369,12 @@ class Schedule(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("schedule", args=[self.uuid])
+
+    @property
+    def version(self) -> str:
+        """Another one whenever its form would be filled in otherwise."""
+        rules = (self.most_runs, self.overlap, self.missed, self.excluded, self.heeds_calendar)
+        return version_of(self.cron, self.zone, *rules)
 
     @property
     def clock(self) -> Cron:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.forms import BaseForm
@@ -22,6 +25,24 @@ def refusals_in(form: BaseForm) -> Iterator[None]:
         yield
     except PortalError as error:
         form.add_error(error.field if error.field in form.fields else None, error.message)
+
+
+def version_of(*what: Any) -> str:
+    """Another one whenever one of these is another."""
+    return sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def is_overtaken(form: BaseForm, version: str) -> bool:
+    """Whether what the form is about, which is of this version, was changed since its page was opened: else whoever
+    had it open would take back what they never saw. The form says so, once: its page has the new version.
+    """
+    if form.data.get("version", version) == version:
+        return False
+    form.add_error(
+        None,
+        "It was changed since you opened this. Look at what it is now; sent once more, this takes the place of that.",
+    )
+    return True
 
 
 def plain_line(text: str) -> None:

@@ -40,7 +40,7 @@ from jobs.views.lists import PAGE
 from portal import clouds, mail
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
-from portal.forms import refusals_in
+from portal.forms import is_overtaken, refusals_in
 from portal.prepared import prepared
 from portal.secrets import CannotDecrypt, unseal
 from portal.text import uuid_in
@@ -301,7 +301,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         look=look,
     )
     checked = _check(request, found.workspace, found) if look == "check" else None
-    if not look and form.is_valid():
+    if not look and form.is_valid() and not is_overtaken(form, found.version):
         had_password = bool(found.signs_in_at)
         with refusals_in(form):
             wanted = wanted_of(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}
@@ -322,6 +322,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
     here = reverse("edit-job", args=[uuid])
     context = {
         "job": found,
+        "version": (look and asked.get("version")) or found.version,
         "workspace": found.workspace,
         "form": form,
         "checked": checked,

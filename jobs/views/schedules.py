@@ -31,7 +31,7 @@ from jobs.views.jobs import key_of
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
 from portal.errors import PortalError
-from portal.forms import refusals_in
+from portal.forms import is_overtaken, refusals_in, version_of
 from workspaces.models import Workspace
 from workspaces.place import row_for, workspace_for
 
@@ -87,7 +87,8 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
         return render(request, "jobs/schedule_form.html#times", {**_preview(asked, job.workspace), "form_page": here})
     looks = request.POST.get("look") == "times"
     form = ScheduleForm(request.POST if request.method == "POST" else None, reader=request.user, of=of)
-    if request.method == "POST" and not looks and form.is_valid():
+    version = of.version if of else ""
+    if request.method == "POST" and not looks and form.is_valid() and not (of and is_overtaken(form, version)):
         with refusals_in(form):
             if of:
                 change_schedule(of, form.clock, by=person(request), **form.rules)
@@ -106,6 +107,7 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
     context = {
         "job": job,
         "schedule": of,
+        "version": (looks and request.POST.get("version")) or version,
         "form": form,
         "examples": EXAMPLES,
         "form_page": here,
@@ -200,10 +202,12 @@ def remove_schedule(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def excluded_days(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Of a workspace. Who may look sees them; who may run jobs changes them."""
     workspace = workspace_for(request, uuid, Can.RUN_JOBS if request.method == "POST" else Can.VIEW)
-    form = CalendarForm(request.POST or None, initial={"days": _days(workspace)})
-    if request.method == "POST" and form.is_valid():
+    days = _days(workspace)
+    form = CalendarForm(request.POST or None, initial={"days": days})
+    version = version_of(days)
+    if request.method == "POST" and form.is_valid() and not is_overtaken(form, version):
         change_calendar(workspace, form.cleaned_data["days"], by=person(request))
         messages.success(request, "The excluded days are changed.")
         return redirect("excluded-days", uuid=uuid)
-    context = {"workspace": workspace, "form": form, "may_change": may(request, Can.RUN_JOBS)}
+    context = {"workspace": workspace, "form": form, "version": version, "may_change": may(request, Can.RUN_JOBS)}
     return render(request, "jobs/excluded_days.html", context)

@@ -24,7 +24,7 @@ from jobs.templates import change_template, create_template, delete_template
 from jobs.views.jobs import looked, own_cluster, part_of, wanted_of
 from jobs.views.lists import PAGE
 from portal.cursors import behind, cursor_of, page_of
-from portal.forms import refusals_in
+from portal.forms import is_overtaken, refusals_in
 from workspaces.models import Workspace
 from workspaces.place import row_for, workspace_for
 
@@ -48,6 +48,7 @@ def templates(request: HttpRequest, uuid: UUID) -> HttpResponse:
 def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, job: Job | None) -> HttpResponse:
     sent = request.POST if request.method == "POST" else None
     look = "typed" if sent and sent.get("look") else ""
+    version = of.whole_version if of else ""
     form = TemplateForm(sent, workspace=workspace, template=of, of=job, look=look)
     rows = parameters_form(sent, of)
     if sent and not look and form.is_valid() and rows.is_valid():
@@ -57,7 +58,7 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
         for row in rows.forms:
             if row.parameter and row.parameter.name in wrong:
                 row.add_error("name", wrong[row.parameter.name])
-        if not wrong:
+        if not wrong and not (of and is_overtaken(form, version)):
             said = {name: form.cleaned_data[name] for name in ("name", "description")}
             with refusals_in(form):
                 if of:
@@ -84,6 +85,7 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
     came_from = of or job
     back = came_from.get_absolute_url() if came_from else reverse("templates", args=[workspace.uuid])
     context = {"workspace": workspace, "template": of, "job": job, "form": form, "rows": rows, "back": back}
+    context["version"] = (sent and look and sent.get("version")) or version
     return render(request, "jobs/template_form.html", context)
 
 
