@@ -74,6 +74,8 @@ class Cron:
             found = cls(text, zone)
             next(found.after(datetime(2024, 1, 1, tzinfo=UTC)))
         except CronSimError as error:
+            if "day-of-month" in str(error) and _is_day(text.split()[2]):
+                raise NotCron("That time never comes: none of these months has that day.") from error
             raise NotCron(f"{str(error).replace('Bad ', 'This cannot be read: the field ')}.") from error
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise NotCron(f"{zone} is no time zone that this portal knows.") from error
@@ -152,6 +154,15 @@ class Cron:
             if not _exists(naive.replace(tzinfo=self.place)):
                 found.append(naive)
         return found
+
+
+def _is_day(field: str) -> bool:
+    """Whether some month has it."""
+    try:
+        CronSim(f"0 0 {field} * *", datetime(2024, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
 
 
 def _exists(here: datetime) -> bool:
