@@ -236,7 +236,7 @@ def git_url(text: str) -> str:
     url = url.rstrip("/")
     if is_shared(url):
         return _shared(url)
-    if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-"):
+    if re.search(r"\s", url) or not url.isprintable() or url.startswith("-"):
         raise ValidationError("This is not a web address.", code="no_address")
     try:
         parts = urlsplit(url)
@@ -246,6 +246,8 @@ def git_url(text: str) -> str:
         raise ValidationError("This is not a web address.", code="no_address") from error
     if not (parts.scheme in {"https", "ssh"} or here) or not parts.hostname or bad_port:
         raise ValidationError(_begin_with(url, parts), code="scheme")
+    if parts.netloc.startswith("-") or parts.hostname.startswith("-"):
+        raise ValidationError("No server has a name that begins with a dash.", code="no_server")
     if parts.password or (parts.username and parts.scheme != "ssh"):
         raise ValidationError("Leave the user name and password out of the address.", code="password")
     if not parts.path.strip("/"):
@@ -300,7 +302,7 @@ def in_folder(text: str, path: str) -> str:
 
 def _begin_with(url: str, parts: SplitResult) -> str:
     if scp := _SCP.fullmatch(url):
-        return f"Begin with https:// or ssh://. This one is ssh://{scp['at']}/{scp['path']}"
+        return f"Begin with https:// or ssh://. This one is ssh://{scp['at']}/{scp['path'].lstrip('/')}"
     if parts.scheme == "http" and parts.hostname:
         return f"Begin with https:// or ssh://: what comes by http:// can be changed on its way. Try https{url[4:]}"
     return "Begin with https:// or ssh://."
@@ -309,7 +311,7 @@ def _begin_with(url: str, parts: SplitResult) -> str:
 def reference(text: str) -> str:
     """A branch, a tag or a commit; empty for the repository's default branch."""
     text = text.strip()
-    if len(text) > LONGEST_REFERENCE or _NO_REFERENCE.search(text):
+    if len(text) > LONGEST_REFERENCE or _NO_REFERENCE.search(text) or not text.isprintable():
         raise ValidationError("This is no name of a branch, tag or commit.", code="no_reference")
     return text
 

@@ -26,6 +26,11 @@ def refused(rule, value):
         ("https://u:p@git.example.org/x", "Leave the user name and password out", "password"),
         ("https://[::1/x", "not a web address", "no_address"),
         ("https://h/a b", "not a web address", "no_address"),
+        ("https://h/a\u202eb", "not a web address", "no_address"),
+        ("user@host:/srv/project", "This one is ssh://user@host/srv/project", "scheme"),
+        ("ssh://-oProxyCommand=x/a/b", "begins with a dash", "no_server"),
+        ("ssh://git@-oProxyCommand=x/a/b", "begins with a dash", "no_server"),
+        ("ssh://-oProxyCommand=x@host/a/b", "begins with a dash", "no_server"),
         ("https://h/" + "x" * 500, "at most 500 characters", "too_long"),
     ],
 )
