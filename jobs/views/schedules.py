@@ -99,7 +99,8 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
             messages.success(request, f"{job} runs {made.clock.words} from now on.")
             return redirect("schedule", uuid=made.uuid)
     if looks:  # nothing is wrong with what is not done yet
-        form = ScheduleForm(initial=request.POST.dict(), reader=request.user, of=of)
+        shown = request.POST.dict() | {"heeds_calendar": "heeds_calendar" in request.POST}
+        form = ScheduleForm(initial=shown, reader=request.user, of=of)
     typed: Any = asked if request.method == "POST" else {}
     if of and request.method != "POST":
         typed = {"cron": of.cron, "zone": of.zone, "heeds_calendar": of.heeds_calendar}

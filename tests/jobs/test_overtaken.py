@@ -93,5 +93,7 @@ def test_a_form_that_is_shown_again_for_its_times_still_knows_when_it_was_opened
     by_another()
     again = client.post(address, opened | typed | {"look": "times"})
     assert "It was changed" not in words(again)
+    assert "heeds_calendar" not in typed
+    assert not again.context["form"]["heeds_calendar"].value(), "what was taken away stays so"
     client.post(address, hidden(again.content.decode()) | typed)
     assert Schedule.objects.get().cron == "0 5 * * *"
