@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
 from django.forms.models import ModelChoiceIterator
 from django.http import QueryDict
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
+from django.utils.timezone import now
 
 from clusters.models import Cluster
 from jobs import rules
@@ -50,6 +53,31 @@ class ClusterField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
     def to_python(self, value: Any) -> Any:
         return OWN if self.own and value == OWN else super().to_python(value)
+
+
+class DueField(forms.DateTimeField):
+    """When a run begins, by the clock of whoever reads the page: of a time that comes twice, the first, as schedules
+    have it."""
+
+    widget = forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%d-%m-%Y %H:%M"], **kwargs)
+
+    def clean(self, value: Any) -> datetime | None:
+        try:
+            due = super().clean(value)
+        except ValidationError as error:
+            if error.code != "ambiguous_timezone" or not error.params:
+                raise
+            naive, place = error.params["datetime"], error.params["current_timezone"]
+            due = naive.replace(tzinfo=place)
+            if due.astimezone(UTC).astimezone(place).replace(tzinfo=None) != naive:
+                raise ValidationError(
+                    f"{naive:%H:%M} does not exist that day in {place}, because clocks go forward. Give another time.",
+                    code="no_such_time",
+                ) from error
+        return rules.due(due, now()) if due else None
 
 
 class TagsField(forms.CharField):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -21,7 +21,7 @@ from jobs import calendar, repositories, rules
 from jobs.actions import Credential, Program
 from jobs.causes import span
 from jobs.cron import Cron, NotCron, zones
-from jobs.fields import OWN, ClusterField, EnvironmentField, SecretsField, TagsField
+from jobs.fields import OWN, ClusterField, DueField, EnvironmentField, SecretsField, TagsField
 from jobs.models import Job, JobQuerySet, Kind, Run, RunQuerySet, Schedule
 from portal import clouds
 from portal.clouds import InstanceType
@@ -502,11 +502,9 @@ def _typed(form: type[forms.Form], data: Any) -> dict[str, Any]:
 class JobForm(EditJobForm, CredentialForm):
     """Of a new job."""
 
-    due = forms.DateTimeField(
+    due = DueField(
         required=False,
         label="Schedule",
-        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
-        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%d-%m-%Y %H:%M"],
         error_messages={"invalid": "Give a day and a time, such as 2026-12-31 17:30."},
     )
 
@@ -514,12 +512,6 @@ class JobForm(EditJobForm, CredentialForm):
         super().__init__(*args, **kwargs)
         self.offer_credentials(self.workspace)
         self.fields["due"].help_text = f"When it begins, by the time of {get_current_timezone_name()}. Empty: now."
-
-    def clean_due(self) -> datetime | None:
-        due: datetime | None = self.cleaned_data["due"]
-        if due and due < now() - timedelta(minutes=2):
-            raise forms.ValidationError("This time has passed. Leave it empty to begin now.", code="past")
-        return due
 
 
 class DaysField(forms.CharField):

@@ -11,6 +11,7 @@ import shlex
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
@@ -20,6 +21,7 @@ from portal.environment import is_loopback
 
 LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
 MOST_MINUTES = 60 * 24 * 365
+MOST_DAYS_AHEAD = 3653
 MOST_RANKS = 100_000
 MOST_RETRIES = 20
 MOST_TAGS, LONGEST_TAG = 10, 30  # of a job; characters
@@ -323,6 +325,15 @@ def time_limit(minutes: int | None) -> int | None:
     if not 1 <= minutes <= MOST_MINUTES:
         raise ValidationError(f"Give between 1 and {MOST_MINUTES:,} minutes.", code="out_of_range")
     return minutes * 60
+
+
+def due(at: datetime, now: datetime) -> datetime:
+    """When a run begins at the earliest. Not so far ahead that some place's clock could not show it."""
+    if at < now - timedelta(minutes=2):
+        raise ValidationError("This time has passed. Leave it empty to begin now.", code="past")
+    if at > now + timedelta(days=MOST_DAYS_AHEAD):
+        raise ValidationError("Give a time within ten years.", code="too_far")
+    return at
 
 
 def ranks(number: int | None) -> int | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from django.core.exceptions import ValidationError
+from django.utils import timezone
 
 from clusters.models import Cluster, EngineVersion
+from jobs.fields import DueField
 from jobs.forms import JobForm
 
 pytestmark = pytest.mark.django_db
@@ -69,3 +74,25 @@ def test_an_address_may_end_as_the_server_says(errors, url):
 )
 def test_a_reference_may_be_written_as_git_writes_it(errors, reference):
     assert errors(reference=reference) == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("2027-10-31T02:30", "31 Oct 00:30"),  # comes twice, and runs the first time
+        ("2027-10-31T03:30", "31 Oct 02:30"),
+        ("2027-03-28T02:30", "02:30 does not exist that day in Europe/Berlin, because clocks go forward."),
+        ("2036-12-31T00:00", "30 Dec 23:00"),
+        ("2037-01-02T00:00", "Give a time within ten years."),
+        ("9999-12-31T23:59", "Give a time within ten years."),  # which no clock east of Greenwich could show
+        ("2026-12-31T23:00", "This time has passed."),
+    ],
+)
+def test_when_a_run_begins_is_a_time_that_clocks_there_show(typed, found, monkeypatch):
+    monkeypatch.setattr("jobs.fields.now", lambda: datetime(2027, 1, 1, tzinfo=UTC))
+    with timezone.override("Europe/Berlin"):
+        try:
+            said = f"{DueField(required=False).clean(typed).astimezone(UTC):%-d %b %H:%M}"
+        except ValidationError as error:
+            (said,) = error.messages
+    assert said.startswith(found)
