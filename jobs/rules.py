@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from portal.environment import is_loopback
+from portal.forms import JOINERS
 
 LONGEST_NAME, LONGEST_COMMAND, LONGEST_URL, LONGEST_REFERENCE = 80, 4000, 500, 200  # characters
 MOST_MINUTES = 60 * 24 * 365
@@ -41,6 +42,8 @@ _NO_REFERENCE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^-|^@$")
 
 # A word as it was typed, with its quotes; and those that a shell would not hand on.
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
+# What is quoted, and else the end of a line behind a backslash.
+_PIECE = re.compile(r"""(?P<kept>"(?:[^"\\]|\\.)*"|'[^']*'|\\[^\n])|\\\n""", re.DOTALL)
 _OPERATOR = re.compile(r"\d*(?:&&|\|\|?|&>|[<>]+&?|[;&])|`|\$\(")
 _OPERATOR_LAST = re.compile(r"(?<!\\)(?:&&|\|\||[|;&<>])$")
 _SCP = re.compile(r"(?P<at>[\w.-]+@[\w.-]+):(?P<path>(?!//)\S+)")  # git@host:path, as servers offer it for copying
@@ -54,7 +57,8 @@ def name(text: str) -> str:
         raise ValidationError("Give the job a name.", code="required")
     if len(text) > LONGEST_NAME:
         raise ValidationError(f"A name has at most {LONGEST_NAME} characters, this has {len(text)}.", code="too_long")
-    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for character in text):
+    unseen = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    if any(unicodedata.category(one) in unseen and one not in JOINERS for one in text):
         raise ValidationError("A name cannot have characters in it that cannot be seen.", code="invisible")
     return text
 
@@ -78,7 +82,7 @@ def tags(text: str) -> list[str]:
 
 def command(text: str) -> str:
     """A Python file of the repository, or a module after -m, with its arguments, quoted as for a shell."""
-    text = _one_argument(text)
+    text = _one_line(text)
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -119,7 +123,7 @@ def shell_command(text: str) -> str:
 
 def notebook(text: str) -> str:
     """A notebook of the repository, and parameters of it as papermill has them: -p NAME VALUE, or -r for a text."""
-    text = _one_argument(text)
+    text = _one_line(text)
     try:
         path, *rest = shlex.split(text) or [""]
     except ValueError as error:
@@ -156,6 +160,17 @@ def _one_argument(text: str) -> str:
         )
     if "\0" in text:
         raise ValidationError("A command cannot contain a NUL character.", code="nul")
+    return text
+
+
+def _one_line(text: str) -> str:
+    """As a shell reads it: a backslash at the end of a line goes on with it. Other lines would be other commands."""
+    text = _PIECE.sub(lambda piece: piece["kept"] or "", _one_argument(text))
+    if "\n" in _PIECE.sub("", text):
+        raise ValidationError(
+            "No shell runs this, so it has one line: write it in one, or choose Shell command as the type.",
+            code="lines",
+        )
     return text
 
 

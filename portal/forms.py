@@ -15,7 +15,7 @@ from django.forms import BaseForm
 from portal.errors import PortalError
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS = frozenset("\u200c\u200d")
+JOINERS = frozenset("\u200c\u200d")
 
 
 @contextmanager
@@ -51,5 +51,5 @@ def plain_line(text: str) -> None:
     A line break begins a line of its own there, and what turns the direction of writing turns the sentence around it.
     Joiners are a part of Persian words, and of some signs.
     """
-    if any(unicodedata.category(one) in _UNSEEN and one not in _JOINERS for one in text):
+    if any(unicodedata.category(one) in _UNSEEN and one not in JOINERS for one in text):
         raise ValidationError("Write it in one line, without characters that cannot be seen.", code="unseen")

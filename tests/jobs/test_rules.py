@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from django.core.exceptions import ValidationError
 
@@ -56,12 +58,33 @@ def test_a_file_a_module_or_code_is_a_command(command):
     assert rules.command(command) == command.strip()
 
 
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("a.py \\\n  --x 1 \\\r\n  --y", "a.py   --x 1   --y"),
+        ("a.py 'two\nlines' \\\n 3", "a.py 'two\nlines'  3"),
+        ("a.py \"it's\" \\\n '\\\n'", "a.py \"it's\"  '\\\n'"),
+        ("a.py \\\\ b", "a.py \\\\ b"),
+    ],
+)
+def test_a_command_goes_on_behind_a_backslash_as_in_a_shell(typed, kept):
+    assert rules.command(typed) == kept
+    assert "\n" not in shlex.split(rules.command(typed)), "no argument of its own"
+
+
+@pytest.mark.parametrize("text", ["a.py\nb.py", "a.py 1\n--x 'y\nz'"])
+def test_a_second_line_is_no_argument_of_the_first(text):
+    assert refused(rules.command, text)[1] == "lines"
+    assert refused(rules.notebook, text.replace(".py", ".ipynb"))[1] == "lines"
+    assert rules.shell_command(text) == text
+
+
 @pytest.mark.parametrize("name", ["", "  ", "x" * 81, "tide\u202eevil", "a\tb", "a\u200bb"])
 def test_a_name_that_cannot_be_seen_or_is_too_long_is_refused(name):
     assert refused(rules.name, name)[1] in {"required", "too_long", "invisible"}
 
 
-@pytest.mark.parametrize("name", ["Flut 2026", "日本", "<script>", "e\u0301tude"])
+@pytest.mark.parametrize("name", ["Flut 2026", "日本", "<script>", "e\u0301tude", "n\u0645\u06cc\u200c\u062e"])
 def test_other_names_are_kept_as_they_are(name):
     assert rules.name(f" {name} ") == name
 
