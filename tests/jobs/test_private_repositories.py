@@ -353,7 +353,7 @@ def test_what_an_earlier_run_left_in_the_home_does_not_get_it(run, place, as_who
     home = place / "home"
     (home / "bin").mkdir(parents=True)
     (home / ".config" / "git").mkdir(parents=True)
-    thief = f"#!/bin/sh\ncat /proc/self/fd/[3-9] >> {place}/LOOT\nexit 1\n"
+    thief = f"#!/bin/sh\n/bin/cat /proc/self/fd/[3-9] >> {place}/LOOT\nexit 1\n"
     config = f'[credential]\n\thelper = "!cat >> {place}/LOOT; :"\n[core]\n\taskPass = {home}/bin/git\n'
     config += f'[url "http://127.0.0.1:1/"]\n\tinsteadOf = {forge.url}/\n'
     for path in (".gitconfig", ".config/git/config"):
