@@ -71,6 +71,14 @@ class CredentialForm(forms.Form):
         field.choices = [("", "None"), *((uuid, one.words) for uuid, one in saved.items())]
         field.coerce = saved.__getitem__
 
+    def add_error(self, field: str | None, error: Any) -> None:
+        """The page that says it has no password in it any more: a person who mends the rest would send none."""
+        super().add_error(field, error)
+        for name, one in self.fields.items():
+            typed = isinstance(one.widget, forms.PasswordInput) and self.data.get(self.add_prefix(name))
+            if typed and field not in (name, "git_credential") and name not in self.errors:
+                super().add_error(name, "This is not shown again: type it once more.")
+
     def clean(self) -> dict[str, Any]:
         data = super().clean() or {}
         username, password = data.get("git_username", ""), data.get("git_password", "")

@@ -74,6 +74,17 @@ def test_what_cannot_be_is_said_at_the_field_and_the_part_is_open(create, fields
     assert Job.objects.count() == 0
 
 
+def test_a_password_that_goes_from_the_page_with_another_error_is_asked_for_again(create, lab, cluster, bob):
+    answer = create(git_password=TOKEN, command="nothing")
+    assert answer.context["form"].errors.keys() == {"command", "git_password"}
+    assert TOKEN not in answer.content.decode()
+    assert "This is not shown again: type it once more." in words(answer)
+    assert "git_password" not in create(command="nothing").context["form"].errors, "none was typed"
+    assert create(git_password=TOKEN).status_code == 302
+    Job.objects.update(name="taken")
+    assert create(name="taken", git_password=TOKEN).context["form"].errors.keys() == {"name", "git_password"}
+
+
 def test_it_is_replaced_and_taken_away(client, create, bob):
     create(git_username="bob", git_password=TOKEN)
     job = Job.objects.get()
