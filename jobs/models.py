@@ -998,7 +998,8 @@ _ASLEEP: dict[str, str] = {Cluster.Status.PAUSED: "resumes", Cluster.Status.STOP
 def _reason(
     cluster: Cluster, before: int, on: dict[uuid.UUID, str], lost: Sequence[str], left: str | None, resumes: bool
 ) -> str:
-    others = f", and {before} more wait before it" if before else ""
+    wait = "waits" if before == 1 else "wait"
+    others = f", and {before} more {wait} before it" if before else ""
     if resumes or cluster.status == Cluster.Status.RESUMING:
         return f"{cluster.name} resumes{others}"
     if does := _ASLEEP.get(cluster.status):
@@ -1011,4 +1012,4 @@ def _reason(
         return f"{cluster.name} is DEGRADED, {', '.join(lost)} cannot be reached; it begins when that is repaired"
     if left:
         return f"the portal looks whether something of {left} is left on {cluster.name}"
-    return f"{before} wait before it on {cluster.name}" if before else f"{cluster.name} is about to take it"
+    return f"{before} {wait} before it on {cluster.name}" if before else f"{cluster.name} is about to take it"

@@ -61,7 +61,7 @@ def test_the_others_wait_as_rows_in_the_order_in_which_they_were_asked_for(job, 
     first, second, third = ask(job, bob, 3)
     assert Task.objects.count() == 1
     assert why(second) == "count, run 1 is on tide"
-    assert why(third) == "count, run 1 is on tide, and 1 more wait before it"
+    assert why(third) == "count, run 1 is on tide, and 1 more waits before it"
     assert dispatch(tide.pk) is None
     end(first)
     tide.release(first.uuid)

@@ -81,7 +81,7 @@ def test_however_many_ask_it_is_resumed_once(tide, job, bob):
     first, second = start_run(job, by=bob), start_run(job, by=bob)
     dispatch_all()
     assert resumptions() == 1
-    assert (why(first), why(second)) == ("tide resumes", "tide resumes, and 1 more wait before it")
+    assert (why(first), why(second)) == ("tide resumes", "tide resumes, and 1 more waits before it")
 
 
 @pytest.mark.django_db(transaction=True)
