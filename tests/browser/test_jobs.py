@@ -190,3 +190,8 @@ def test_what_is_sent_after_the_way_back_is_made_too(
         page.wait_for_function("window.kept")
     browser.close()
     assert len(set(made)) == 2, "the second one was taken for the first"
+
+
+def test_a_command_has_room_on_a_telephone(open_desk, lab, cluster):
+    page = open_desk(f"/workspaces/{lab}/jobs/new/", viewport={"width": 320, "height": 800})
+    assert page.locator("[name=command]").bounding_box()["width"] > 200
