@@ -662,7 +662,7 @@ class JobFilterForm(FilterForm):
     def asked(self) -> dict[str, Any]:
         """Of what is filled in; the form has been found valid."""
         cluster = self.chosen.pk if self.chosen else None
-        asked = {"q": self.cleaned_data["q"], "tag": self.cleaned_data["tag"].lower(), "cluster": cluster}
+        asked = {"q": self.cleaned_data["q"], "tag": rules.tag_of(self.cleaned_data["tag"]), "cluster": cluster}
         return {name: value for name, value in asked.items() if value}
 
     @staticmethod

@@ -63,13 +63,19 @@ def name(text: str) -> str:
     return text
 
 
+def tag_of(text: str) -> str:
+    """As it is kept and looked for, however its letters and their marks were typed."""
+    return unicodedata.normalize("NFC", text.lower())
+
+
 def tags(text: str) -> list[str]:
     """Of a job, by which it is found: words with spaces or commas between them, in small letters, each once."""
-    words = list(dict.fromkeys(text.lower().replace(",", " ").split()))
+    words = list(dict.fromkeys(tag_of(text).replace(",", " ").split()))
     if len(words) > MOST_TAGS:
         raise ValidationError(f"At most {MOST_TAGS} tags; these are {len(words):,}.", code="too_many")
     for word in words:
-        if not re.fullmatch(r"\w[\w.:-]*", word):
+        letters = "".join(one for one in word if not unicodedata.category(one).startswith("M"))  # without their marks
+        if not re.fullmatch(r"\w[\w.:-]*", letters):
             raise ValidationError(
                 f"“{word[:LONGEST_TAG]}” is no tag: it has letters, digits, and . : - _ within.", code="no_tag"
             )

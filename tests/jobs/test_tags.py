@@ -42,12 +42,17 @@ def listed(client, lab, query):
 def test_tags_are_words_in_small_letters_each_once():
     assert rules.tags(" Nightly, eu-west nightly\tgroup:q3  ") == ["nightly", "eu-west", "group:q3"]
     assert rules.tags("") == []
+    assert rules.tags("\u0939\u093f\u0928\u094d\u0926\u0940") == ["\u0939\u093f\u0928\u094d\u0926\u0940"], (
+        "with its vowels"
+    )
+    assert rules.tags("E\u0301TUDE \u00e9tude") == ["\u00e9tude"], "however it was typed"
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("<b>", "“<b>” is no tag: it has letters, digits, and . : - _ within."),
+        ("\u0301", "“\u0301” is no tag: it has letters, digits, and . : - _ within."),
         ("-x", "“-x” is no tag: it has letters, digits, and . : - _ within."),
         ("x\u202ey", "“x\u202ey” is no tag: it has letters, digits, and . : - _ within."),
         ("x" * 31, f"A tag has at most 30 characters, “{'x' * 30}…” has 31."),
