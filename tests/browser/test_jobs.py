@@ -195,3 +195,16 @@ def test_what_is_sent_after_the_way_back_is_made_too(
 def test_a_command_has_room_on_a_telephone(open_desk, lab, cluster):
     page = open_desk(f"/workspaces/{lab}/jobs/new/", viewport={"width": 320, "height": 800})
     assert page.locator("[name=command]").bounding_box()["width"] > 200
+
+
+def test_no_name_is_wider_than_a_page(open_desk, portal, lab, cluster):
+    url = f"{portal.url}/examples/hostnames"
+    long = "L" * 80
+    made = portal.call("make_job", workspace=lab, cluster=cluster, git_url=url, command="missing.py", name=long)
+    page = open_desk()
+    page.set_viewport_size({"width": 320, "height": 800})
+    there = [f"/jobs/{made['job']}/", f"/runs/{made['run']}/", f"/workspaces/{lab}/jobs/", f"/workspaces/{lab}/runs/"]
+    for path in (*there, f"/workspaces/{lab}/dashboard/"):
+        page.goto(portal.url + path)
+        assert page.locator("main", has_text=long).count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth") == 320, path
