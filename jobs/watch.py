@@ -65,7 +65,8 @@ SWITCHED_OFF = Cause(
     "The portal was stopped while the run was on its nodes.", advice="Run it again.", code="switched_off"
 )
 ANSWERS_WITHIN = 8.0  # seconds, a node that is asked what became of it
-AGE = "cat /proc/uptime /proc/1/stat && getconf CLK_TCK"
+# Where sessions are apart, the first process is the session's own, and as old as the question.
+AGE = 'test "$COXSWAIN_APART" || { cat /proc/uptime /proc/1/stat && getconf CLK_TCK; }'
 VANISHED = 5.0  # seconds that a node may say that a run never began, after it said that it has
 SWEEPS = Threads("sweeps", 8)  # through nodes, which may take their time
 STREAMS = {"o": Stream.STDOUT, "e": Stream.STDERR, "n": Stream.SETUP, "s": Stream.SETUP}
@@ -686,7 +687,7 @@ class _End:
             if not good or ago != ago or not isinstance(verdict, dict | None):
                 raise ValueError(words)
             return cls(
-                {**words, "verdict": sound(verdict or {})},
+                {**words, "verdict": sound(verdict) if verdict else None},
                 now() - timedelta(seconds=min(max(0.0, ago), 10 * 365 * 86400.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

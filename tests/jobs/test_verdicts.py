@@ -115,6 +115,17 @@ def test_a_run_ends_whatever_types_its_verdict_has(begun_run, verdict):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("status", "code"), [(74, "no_room"), (1, "launcher")])
+def test_a_launcher_that_left_no_verdict_says_by_its_status_why(begun_run, monkeypatch, status, code):
+    async def age(self, host):
+        raise AssertionError("it was asked")
+
+    monkeypatch.setattr(Observer, "_age", age)
+    begun_run.cluster.nodes.create(rank=1, hostname="tide-2", address="127.0.0.2", state="answers")
+    assert observed(begun_run, end(None, status=status)).code == code
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_setup_that_failed_without_saying_why_is_a_failure(begun_run):
     facts = {"phase": "clone\0", "subject": "caf\udce9", "failure": {"evidence": ["\0"]}}
     assert observed(begun_run, {"facts": facts}, end(None)).cause == "The run could not be set up on the head node."
@@ -268,6 +279,7 @@ def stat(began_at):
      r"tide-2 was started again at \d\d:\d\d:\d\d UTC, while the run was on it\."),
     (b"100.00 80.00\n%b\n100" % stat(1), r"mpiexec ended with exit status 255\."),
     (b"sh: getconf: not found", r"mpiexec ended with exit status 255\."),
+    (b"", r"mpiexec ended with exit status 255\."),  # its sessions do not see its first process
     (Passing("no answer"), r"tide-2 went away while the run was on it, and does not answer\."),
     (Refused("no entry"), r"mpiexec ended with exit status 255\."),
 ])  # fmt: skip

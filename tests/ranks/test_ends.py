@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
+from jobs.watch import Observer
+from portal import ssh
 from tests.running import until
 
 
@@ -40,3 +45,18 @@ def test_a_rank_that_fails_ends_the_run_and_is_named(three, how, wait):
 def test_all_that_fail_are_counted_though_few_are_named(three):
     ended = three.run("/bin/sh", "-c", "exit 3", size=80, nodes=1, seconds=60)
     assert (ended.verdict["failed"], ended.verdict["size"], len(ended.failures)) == (80, 80, 16), ended.why
+
+
+def test_a_node_is_not_said_to_be_younger_than_a_run_that_was_on_it(three):
+    """By which it would have been started again under the run: sessions do not see how old their node is."""
+    began = time.monotonic()
+    three.run("/bin/sh", "-c", "exit 3", size=6)
+
+    async def age():
+        connections = ssh.Connections()
+        try:
+            return await Observer(0, connections)._age(three.host(1))
+        finally:
+            connections.close()
+
+    assert asyncio.run(age()) > time.monotonic() - began
