@@ -307,8 +307,8 @@ class Launcher:
     def event(self, key, payload, when):
         try:
             facts = json.loads(payload)
-            known = isinstance(facts, dict)
-        except ValueError:
+            known = isinstance(facts, dict) and isinstance(facts.get("left", 0), int)
+        except (ValueError, RecursionError):
             known = False
         if not known:
             return self.fail(key, when, broken=True)
@@ -323,7 +323,7 @@ class Launcher:
                 known["error"] = self.hider.text(known["error"])
             self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
         if "fails" not in facts and "aborts" not in facts:
-            self.left += int(facts.get("left", 0))
+            self.left += facts.get("left", 0)
             if key[0] == 0:
                 if key not in self.ends:
                     self.ended.append([key[1], when / 1e9])
@@ -495,7 +495,7 @@ class Launcher:
 
         def follows(failure):
             words = self.words.get((failure["world"], failure["rank"]), b"")
-            if FOLLOWS.search(words) or FOLLOWS.search(failure.get("error", "").encode()):
+            if FOLLOWS.search(words) or FOLLOWS.search(failure.get("error", "").encode(errors="replace")):
                 return 2
             return int("signal" in failure)
 

@@ -20,6 +20,13 @@ def _run():
         except OSError:
             return  # the program has closed it: how it ends is seen all the same
 
+    def text(error):
+        """Its words; none where it cannot be printed, which must not hide that there was one."""
+        try:
+            return str(error)
+        except BaseException:  # noqa: BLE001 (whatever it is, it is raised again or ends as Python ends it)
+            return ""
+
     def spawns():
         """How many ranks there are, where that is more than one and each has started workers, as bodo.pandas does."""
         size = os.environ.get("PMI_SIZE", "1")
@@ -120,7 +127,7 @@ def _run():
         if end.code is not None and end.code != 0:
             is_number = isinstance(end.code, int)
             fits = is_number and -(2**63) <= end.code < 2**63  # python makes -1 of what does not
-            tell(end.code & 255 if fits else 255 if is_number else 1, "" if is_number else str(end.code))
+            tell(end.code & 255 if fits else 255 if is_number else 1, "" if is_number else text(end.code))
         raise
     except BaseException as error:  # noqa: BLE001 (as the interpreter itself would)
         trace = error.__traceback__
@@ -130,10 +137,7 @@ def _run():
         name = kind.__qualname__  # as the last line of a traceback has it
         if kind.__module__ not in ("__main__", "builtins"):
             name = f"{kind.__module__}.{name}"
-        try:
-            words = f"{name}: {error}" if str(error) else name
-        except Exception:  # noqa: BLE001 (an exception that cannot be printed)
-            words = name
+        words = f"{name}: {said}" if (said := text(error)) else name
         tell(1, f"bodo.pandas on {size} ranks: {words}" if (size := spawns()) else words)
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
         sys.excepthook(type(error), error.with_traceback(trace), trace)

@@ -55,6 +55,15 @@ def test_an_exception_has_the_name_that_its_traceback_has(three):
     assert ended.first["error"] == last
 
 
+def test_an_exception_about_a_name_that_is_no_utf_8_is_named(three):
+    ended = three.run("python", "-c", r"open(b'caf\xe9.txt')", size=2)
+    assert ended.first["error"] == "FileNotFoundError: [Errno 2] No such file or directory: b'caf\\xe9.txt'"
+    ended = three.run("python", "-c", r"open('caf\udce9.txt')", size=2)
+    assert ended.first["error"] == "FileNotFoundError: [Errno 2] No such file or directory: 'caf\\udce9.txt'"
+    ended = three.run("python", "-c", r"raise ValueError('caf\udce9')", size=2)
+    assert ended.first["error"] == "ValueError: caf\udce9"
+
+
 def test_programs_that_a_rank_calls_are_its_own(three):
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1 + 1)'], check=True)"
     ended = three.run("python", "-c", code, size=2)

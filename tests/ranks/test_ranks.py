@@ -149,6 +149,8 @@ def test_a_rank_that_is_its_wrappers_python_finds_what_one_finds_that_is_started
         (["-c", "1/0"], 1, "ZeroDivisionError"),
         (["-c", "import sys; sys.exit(2**70)"], 255, ""),
         (["-c", "import os; os.closerange(3, 256); 1/0"], 1, "ZeroDivisionError"),
+        (["-c", "import sys; sys.exit(type('No', (), {'__str__': lambda _: 1/0})())"], 1, ""),
+        (["-c", "raise type('No', (Exception,), {'__str__': lambda _: 1/0})"], 1, "exception str() failed"),
         (["-c", "def"], 1, "SyntaxError"),
     ],
 )
@@ -197,8 +199,10 @@ def test_it_is_said_which_ranks_have_ended_while_others_go_on(three):
     assert Ended(folder).verdict["good"]
 
 
-def test_a_rank_that_writes_into_its_wrappers_pipe_harms_its_own_run_alone(three):
-    code = "import os; fd = os.open(f'/proc/{os.getppid()}/fd/1', os.O_WRONLY); os.write(fd, b'x' * 100)"
+@pytest.mark.parametrize("words", ["", '{"status":0,"left":"many"}', "[" * 20_000])
+def test_a_rank_that_writes_into_its_wrappers_pipe_harms_its_own_run_alone(three, words):
+    event = f"b'x' + len({words!r}).to_bytes(4, 'big') + bytes(8) + {words!r}.encode()" if words else "b'x' * 100"
+    code = f"import os; fd = os.open(f'/proc/{{os.getppid()}}/fd/1', os.O_WRONLY); os.write(fd, {event})"
     ended = three.run("python", "-c", code, size=2)
     assert not ended.verdict["good"]
     assert any("broken" in failure for failure in ended.failures), ended.why
