@@ -414,6 +414,40 @@ def rows(output: Output, pieces: Iterable[Piece]) -> list[Row]:
     ]
 
 
+def first_lines(pieces: Iterable[Piece], most: int) -> list[Piece]:
+    """What of these lies before so many newlines have come."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        at = _after_newline(piece.data, most)
+        if at is not None:
+            return [*kept, piece._replace(data=piece.data[:at])]
+        most -= piece.data.count(b"\n")
+        kept.append(piece)
+    return kept
+
+
+def last_lines(pieces: Sequence[Piece], most: int) -> list[Piece]:
+    """What of these comes after all newlines but so many."""
+    kept: list[Piece] = []
+    for piece in reversed(pieces):
+        count = piece.data.count(b"\n")
+        if count > most:
+            at = _after_newline(piece.data, count - most) or 0
+            if at < len(piece.data):
+                moved = {"position": piece.position + at, "line": piece.line + count - most}
+                kept.append(piece._replace(data=piece.data[at:], **moved))
+            break
+        most -= count
+        kept.append(piece)
+    return kept[::-1]
+
+
+def _after_newline(data: bytes, number: int) -> int | None:
+    """Where the newline of this number, from 1 on, ends; None where there are fewer."""
+    parts = data.split(b"\n", number)
+    return len(data) - len(parts[-1]) if len(parts) > number else None
+
+
 def plain_text(raw: bytes, *, longest: int = _LONGEST) -> str:
     """A line as text: wrong UTF-8 replaced, overwritten parts and control sequences dropped, cut when very long."""
     text = raw.decode(errors="replace").rstrip("\r\n")

@@ -55,6 +55,7 @@ def _may_change(request: HttpRequest, task: Task) -> bool:
 
 
 STREAMS = (("", "All streams"), ("stdout", "stdout"), ("stderr", "stderr"), ("portal,setup", "portal and set-up"))
+MOST_ROWS = 500  # lines of a page without JavaScript: as many bytes as it reads may be as many lines
 
 
 def viewer(
@@ -62,8 +63,9 @@ def viewer(
 ) -> dict[str, Any]:
     """What `_viewer.html` needs: rows for a page without JavaScript, and where a page with it begins.
 
-    `wanted` is the filter that `stream` and `rank` are the words of. Rows go from `start` to `until`; `after` None: to
-    the end. Where the output cannot be read now, `empty` says so, and the page is there all the same.
+    `wanted` is the filter that `stream` and `rank` are the words of. Rows go from `after` to `until`; `after` None:
+    they are the last ones, and scripts begin at `start`. Where the output cannot be read now, `empty` says so, and the
+    page is there all the same.
     """
     fault = ""
     try:
@@ -77,6 +79,7 @@ def viewer(
         "start": start,
         "until": until,
         "rows": store.rows(output, pieces),
+        "has_before": bool(pieces) and pieces[0].position > 0,
         "streams": [one.name.lower() for one in Stream if output.size(one)],
         "has_ranks": bool(output.nodes.get("of")) or any(piece.rank is not None for piece in pieces),
         "choices": STREAMS,
@@ -88,21 +91,54 @@ def viewer(
 
 
 def _shown(output: Output, after: int | None, wanted: store.Filter | None) -> tuple[int, int, list[Piece]]:
-    """Where the rows of a page begin and end, and what they show."""
+    """Where a page begins and ends, and what its rows show."""
     pieces: list[Piece] = []
     if wanted and after is None:
-        pieces = store.tail(output, wanted)
-        start, until = pieces[0].position if pieces else 0, output.head
-    elif wanted:
-        start = max(0, min(after or 0, output.head))
+        pieces = store.last_lines(store.tail(output, wanted), MOST_ROWS)
+        return pieces[0].position if pieces else 0, output.head, pieces
+    start = store.tail_position(output) if after is None else max(0, min(after, output.head))
+    if wanted:
         pieces, until = store.find(output, wanted, start, limit=store.TAIL)
     else:
-        start = until = store.tail_position(output) if after is None else max(0, min(after, output.head))
-        end = min(output.head, start + store.TAIL)
-        while until < end and (more := store.read(output, until, until=end)):
-            pieces += more
-            until = more[-1].end
-    return start, until, pieces
+        pieces, until = _all(output, start, min(output.head, start + store.TAIL))
+    if after is None:
+        return start, until, store.last_lines(pieces, MOST_ROWS)
+    shown = store.first_lines(pieces, MOST_ROWS)
+    return start, shown[-1].end if shown and shown[-1].end < pieces[-1].end else until, shown
+
+
+def _all(output: Output, start: int, end: int) -> tuple[list[Piece], int]:
+    """All of its pieces between these positions, and where the last one ends."""
+    pieces: list[Piece] = []
+    while start < end and (more := store.read(output, start, until=end)):
+        pieces += more
+        start = more[-1].end
+    return pieces, start
+
+
+def _before(output: Output, wanted: store.Filter | None, start: int) -> tuple[int, bool]:
+    """Where a page begins that ends at `start`, and whether there may be one."""
+    if wanted:
+        at, found = store.reach(output, wanted, start)
+        pieces, _ = store.find(output, wanted, at, limit=store.TAIL, until=start)
+    else:
+        at, found = max(0, start - store.TAIL), start
+        pieces, _ = _all(output, at, start)
+    last = store.last_lines(pieces, MOST_ROWS)
+    return last[0].position if last else at, bool(at or found)
+
+
+def _with_line(output: Output, line: int) -> int | None:
+    """Where a page begins that has the line of this number in its midst; None where there is no such line."""
+    if (stub := stub_with_line(output, line)) is None:
+        return None
+    at = max(0, stub.position - store.TAIL // 4)  # it may have begun before
+    try:
+        pieces, _ = _all(output, at, stub.end)
+    except Passing:  # the page says so
+        return at
+    before = store.last_lines(store.first_lines(pieces, line - pieces[0].line), MOST_ROWS // 2)
+    return before[0].position if before else at
 
 
 def _nothing(stream: str, rank: str, *, so_far: bool, part: bool) -> str:
@@ -259,24 +295,24 @@ def output_page(request: HttpRequest, uuid: UUID) -> HttpResponse:
         fault = str(error)
     try:
         after = max(0, int(request.GET["after"])) if "after" in request.GET else None
-        if "line" in request.GET and (stub := stub_with_line(output, int(request.GET["line"]))):
-            after = max(0, stub.position - store.TAIL // 4)  # it may have begun before
+        if "line" in request.GET and (near := _with_line(output, int(request.GET["line"]))) is not None:
+            after = near
     except ValueError as error:
         raise Http404 from error
     stream, rank = request.GET.get("stream", ""), request.GET.get("rank", "")
     shown = viewer(output, after=after if wanted else after or 0, stream=stream, rank=rank, wanted=wanted)
     start = shown["start"]
     try:
-        earlier, found = store.reach(output, wanted, start) if wanted else (max(0, start - store.TAIL), start)
+        earlier, has_earlier = _before(output, wanted, start)
     except Passing:  # the page says so
-        earlier = found = 0
+        earlier, has_earlier = 0, False
     context = {
         "task": task,
         "subject": subject,
         "title": task.title if task else str(subject),
         "viewer": shown | {"fault": fault},
         "earlier": earlier,
-        "has_earlier": earlier or found,
+        "has_earlier": has_earlier,
     }
     return render(request, "tasks/output.html", context)
 

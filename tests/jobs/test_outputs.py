@@ -1,6 +1,8 @@
-"""Where what a run has printed is kept."""
+"""Where what a run has printed is kept, and what a page shows of it without scripts."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from django.conf import settings
@@ -44,3 +46,52 @@ def test_where_a_kind_of_cloud_has_no_store_it_lies_in_the_portals_own(job, bob,
     run.output.append(Stream.STDOUT, b"hello\n")
     keeping.keep(run.output)
     assert b"".join(stream_bytes(Output.objects.get(pk=run.output_id))) == b"hello\n"
+
+
+LINES = 3000
+
+
+@pytest.fixture
+def turn(job, bob, client):
+    """Opens pages of a run that has printed short lines: (their numbers, where Earlier and Later lead)."""
+    run = start_run(job, by=bob)
+    run.output.append(Stream.STDOUT, b"\n" * LINES)
+    client.force_login(bob)
+
+    def turn(path=f"/outputs/{run.output.uuid}/", query=""):
+        page = client.get(path + query).content.decode()
+        leads = re.findall(
+            r'href="(\?after=[^"]*)"\s*>(?:\s|<svg.*?</svg>|<i .*?</i>)*(Earlier|Later)', page, re.DOTALL
+        )
+        shown = [int(number) for number in re.findall(r'class="ln stdout" id="L(\d+)"', page)]
+        return shown, {word: where.replace("&amp;", "&") for where, word in leads}
+
+    turn.run = run
+    return turn
+
+
+def test_a_page_shows_the_last_lines_however_short_they_are(turn):
+    shown, _ = turn(f"/runs/{turn.run.uuid}/")
+    assert shown == list(range(LINES - 499, LINES + 1))
+
+
+@pytest.mark.parametrize(
+    ("filtered", "word"), [("", "Later"), ("&stream=stdout", "Later"), ("&stream=stdout", "Earlier")]
+)
+def test_one_turns_pages_through_all_of_an_output(turn, filtered, word):
+    """Whatever was kept of it: blocks, or a part in a store."""
+    keeping.keep(turn.run.output)
+    seen, query = [], f"?after=0{filtered}" if word == "Later" else f"?{filtered}"
+    while query:
+        shown, leads = turn(query=query)
+        assert len(shown) <= 500
+        seen += shown if word == "Later" else reversed(shown)
+        query = leads.get(word)
+    assert seen == list(range(1, LINES + 1))[:: 1 if word == "Later" else -1]
+
+
+@pytest.mark.parametrize("line", [1, 1234, LINES])
+def test_a_page_with_a_line_has_it_and_those_before_it(turn, line):
+    shown, _ = turn(query=f"?line={line}")
+    assert line in shown
+    assert shown[0] == max(1, line - 249)

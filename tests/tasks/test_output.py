@@ -193,6 +193,20 @@ def test_the_number_of_a_line_is_its_number_in_the_download(output):
     assert all(downloaded[row.number - 1].rstrip() == row.text.rstrip() for row in numbered)
 
 
+def test_the_first_and_the_last_lines_are_cut_out_in_the_middle_of_what_was_written_at_once(output):
+    output.append_log([out(0, b"a\nb\nc\nd"), out(1, b"\n\n"), out(0, b"\ne\nf")], offset=0, size=1)
+    pieces = store.read(output, 0)
+
+    def said(some):
+        return [(piece.position, piece.line, piece.data) for piece in some]
+
+    assert said(store.first_lines(pieces, 2)) == [(0, 0, b"a\nb\n")]
+    assert said(store.first_lines(pieces, 4)) == [(0, 0, b"a\nb\nc\nd"), (7, 3, b"\n")]
+    assert said(store.last_lines(pieces, 1)) == [(10, 6, b"e\nf")]
+    assert said(store.last_lines(pieces, 3)) == [(8, 4, b"\n"), (9, 5, b"\ne\nf")]
+    assert store.first_lines(pieces, 8) == store.last_lines(pieces, 7) == pieces
+
+
 def test_a_log_is_stored_once_whoever_tries_again(output):
     again = Output.objects.get(pk=output.pk)
     output.append_log([out(0, b"abc\n")], offset=0, size=30)
