@@ -54,10 +54,14 @@ class Hider:
                     return start
         return size
 
-    def text(self, words):
-        return (
-            self.pattern.sub(HIDDEN, words.encode(errors="replace")).decode(errors="replace") if self.wanted else words
-        )
+    def text(self, words, *, most=None):
+        """`most`: characters after which the text was cut, perhaps in the middle of a value."""
+        if not self.wanted:
+            return words
+        data = self.pattern.sub(HIDDEN, words.encode(errors="replace"))
+        if most is not None and len(words) >= most and (end := self._open(data, 0)) < len(data):
+            data = data[:end] + HIDDEN
+        return data.decode(errors="replace")
 
     def rest(self):
         """(stream, data) of what is held, when nothing more will come."""

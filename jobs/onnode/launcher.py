@@ -49,6 +49,7 @@ TOGETHER = 0.25  # seconds within which failures are taken for one: what follows
 LINGER, FINALIZE = 1.0, 10.0  # seconds that mpiexec has once all have ended; or are in MPI_Finalize, the last of them
 CLEAR = 6.0  # seconds within which all nodes are clear, or it is said that one is not
 TERMINATED = 4.0  # seconds between a TERM to us and the end of mpiexec; who asked has a little more patience
+MOST_ERROR = 500  # characters of an error that `runner.py` tells
 WORDS = 4096  # bytes of what a rank said last that are kept for the verdict
 MOST_FAILURES = 64
 LOOK = 0.1  # seconds between looks at what programs that others spawned have printed, and at facts
@@ -320,7 +321,7 @@ class Launcher:
         if "aborts" in facts or any(facts.get(word) for word in ("fails", "status", "signal")):
             known = {name: facts[name] for name in ("aborts", "status", "signal", "rss", "error") if name in facts}
             if isinstance(known.get("error"), str):
-                known["error"] = self.hider.text(known["error"])
+                known["error"] = self.hider.text(known["error"], most=MOST_ERROR)
             self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
         if "fails" not in facts and "aborts" not in facts:
             self.left += facts.get("left", 0)

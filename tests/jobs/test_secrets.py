@@ -155,4 +155,14 @@ def test_lines_of_a_value_are_hidden_one_by_one_and_streams_do_not_mix():
     assert hider.hide(2, b"efgh") == b"efgh"
     assert hider.hide(1, b"efgh") == b"[hidden]"
     assert Hider([]).hide(1, b"abcd") == b"abcd"
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("no s3cret-tok", "no [hidden]"),
+    ("it is s3cret-token", "it is [hidden]"),
+    ("nothing of it", "nothing of it"),
+    ("shorter: s3", "shorter: s3"),
+])  # fmt: skip
+def test_a_text_that_was_cut_ends_with_no_beginning_of_a_value(text, kept):
+    assert Hider(["s3cret-token"]).text(text, most=12) == kept
     assert Hider(["é-secret"]).text("ValueError: é-secret!") == "ValueError: [hidden]!"
