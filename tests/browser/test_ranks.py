@@ -107,12 +107,15 @@ def test_the_last_lines_of_a_rank_are_fetched_from_far_behind(page, say):
 
 def test_earlier_lines_of_a_rank_can_be_loaded_and_the_end_is_found_again(page, say):
     for part in range(3):
-        say(*([n % 2, f"{part} {n:05} {'z' * 80}\n"] for n in range(6_000)))
+        say(*([n % 2, f"{part} {n:05} {'z' * (80 if n % 15 else 400)}\n"] for n in range(6_000)))
     page.click(".follow")
     page.wait_for_selector(".ln .no:text-is('18000')")
     page.get_by_label("Rank").fill("1")
     page.wait_for_selector(".gap-row:has-text('There may be earlier lines of rank 1')")
     first = int(rows(page)[0][0])
+    page.eval_on_selector(".log", "log => { log.scrollTop = 0 }")
+    inside = "one => one.getBoundingClientRect().right < one.closest('.log').getBoundingClientRect().right"
+    assert page.eval_on_selector(".gap-row button", inside), "it is in the middle of lines that are wider than the pane"
     page.click("text=Load earlier")
     until(lambda: (now := rows(page)) and int(now[0][0]) < first, what="earlier lines")
     numbers = [int(number) for number, mark, _ in rows(page) if mark == "r1"]
