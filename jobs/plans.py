@@ -322,7 +322,8 @@ def end_what_is_left(work: Work, run: Run) -> str:
         return ""
     silent, ended = sweep(run, but=work.subject)
     for hostname, count in ended.items():
-        work.log(f"{count} processes of {run} were left on {hostname}; ended.")
+        were = "process of {} was" if count == 1 else "processes of {} were"
+        work.log(f"{count} {were.format(run)} left on {hostname}; ended.")
     return silent
 
 

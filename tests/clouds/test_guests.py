@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 
 import pytest
 
 from clusters.samples import COUNT, PING, _Counts
+from portal.clouds.local.sessions import Sessions
 
 from . import hands
 
@@ -66,6 +69,30 @@ def test_programs_of_people_end_no_session_of_the_portal(local):
                 return said, [(await one.wait()).stdout.strip().splitlines()[-1:] for one in (run, terminal)]
 
     assert asyncio.run(go()) == (["-\n"] * 3, [["did it"]] * 2)
+
+
+def test_what_is_about_to_end_is_not_counted_among_what_was_ended():
+    """A run's keeper says that the run has ended, and is gone a moment later: it has left nothing behind."""
+
+    class Session:
+        def __init__(self):
+            self.ended = asyncio.get_running_loop().create_future()
+
+        def signal(self, number):
+            self.ended.set_result(-number)
+
+    async def go():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            sessions = Sessions(ours)
+            going, ending = Session(), Session()
+            sessions._running = {1: (going, -1), 2: (ending, -1)}
+            asyncio.get_running_loop().call_soon(ending.ended.set_result, 0)
+            count = await sessions.end(lambda _: True, patience=0.05)
+            asyncio.get_running_loop().remove_reader(ours)
+            return count, going.ended.result(), ending.ended.result()
+
+    assert asyncio.run(go()) == (1, -signal.SIGKILL, 0)
 
 
 @pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])

@@ -39,6 +39,7 @@ from portal.clouds.local.sessions import Session, Sessions
 Process = asyncssh.SSHServerProcess[bytes]
 
 _BLOCK = 1 << 16
+_ENDING = 0.2  # seconds that what has told its end has until it is gone, before it counts as left behind
 _PATIENCE = 3.0  # for output that is still on its way after the command has ended
 _FROM_CLIENT = ("LC_", "COXSWAIN_")
 _KEY = "COXSWAIN_KEY"  # the number of the key that one signed in with
@@ -316,7 +317,8 @@ class _Client:
         return await self._sessions.end(
             lambda session: bool(
                 (run and session.run == run) or (staying and session.stays) or (others and session.key != self._key)
-            )
+            ),
+            patience=_ENDING,
         )
 
     def _could_not(self, exc: OSError) -> None:

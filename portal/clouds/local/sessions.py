@@ -440,9 +440,15 @@ class Sessions:
     def count(self, which: Callable[[Session], bool]) -> int:
         return sum(which(session) for session, _ in self._running.values())
 
-    async def end(self, which: Callable[[Session], bool]) -> int:
-        """End these sessions, wait until nothing of them is left, and say how many they were."""
+    async def end(self, which: Callable[[Session], bool], *, patience: float = 0.0) -> int:
+        """End these sessions, wait until nothing of them is left, and say how many they were.
+
+        `patience`: seconds in which those that are about to end do so by themselves, and are not counted.
+        """
         found = [session for session, _ in self._running.values() if which(session)]
+        if found and patience:
+            await asyncio.wait([session.ended for session in found], timeout=patience)
+            found = [session for session in found if not session.ended.done()]
         for session in found:
             session.signal(signal.SIGKILL)
         if found:
