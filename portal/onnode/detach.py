@@ -438,7 +438,8 @@ def tell_all(folder, at, opened):
         unknown, moved = "", False
         try:
             ended = there(folder / "exit")
-            begun = ended or there(folder / "begun")
+            # Its lock was there before: without it, programs are just deleting the folder, and nothing says who lives.
+            begun = ended or (there(folder / "begun") and there(folder / "lock"))
             alive = ended or (begun and is_alive(folder))
         except Unknown as why:
             unknown, ended, begun, alive = str(why), False, True, True

@@ -452,6 +452,14 @@ def test_where_the_file_system_does_not_say_whether_it_lives_nobody_takes_it_for
     assert end_of(folder)["signal"] == 9
 
 
+def test_one_whose_folder_is_just_being_deleted_is_not_said_to_be_dead(folder):
+    call("start", folder, text=order(SLEEPS))
+    keeper = keeper_of(folder)
+    (folder / "lock").unlink()
+    assert word_of(folder) == word_of(folder) == {"never": True}
+    os.kill(keeper, signal.SIGKILL)
+
+
 def test_a_dead_one_is_dead_only_where_it_can_be_seen(folder):
     call("start", folder, text=order(SLEEPS))
     os.kill(keeper_of(folder), signal.SIGKILL)
