@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import uuid
 from collections import Counter
@@ -158,7 +159,8 @@ class Output(models.Model):
         That makes the one who knows the offset the only writer: bytes are stored exactly once, whoever dies.
 
         Segments are in order of arrival. There may be none: then the log had nothing to show in those bytes. What goes
-        beyond settings.OUTPUT_GIB is counted in `cut` and not stored, and the output says so where it is cut.
+        beyond settings.OUTPUT_GIB, or would take the last of the portal's own disk, is counted in `cut` and not stored,
+        and the output says so where it is cut.
         """
         if self.log != offset:
             self.refresh_from_db()  # what is stored up to this offset decides what still fits
@@ -170,23 +172,26 @@ class Output(models.Model):
 
     def _fitting(self, segments: Sequence[Segment]) -> tuple[Sequence[Segment], int]:
         """What may be stored of these, and how many bytes may not."""
-        most = int(settings.OUTPUT_GIB * 1024**3)
-        room = max(0, most - self.stdout - self.stderr - self.setup)
         size = sum(len(segment.data) for segment in segments)
         if self.cut:
             return [], size
-        if not most or size <= room:
+        most = int(settings.OUTPUT_GIB * 1024**3)
+        room = max(0, most - self.stdout - self.stderr - self.setup) if most else size
+        why = f"it is more than {settings.OUTPUT_GIB:g} GiB, the most that this portal stores of one run"
+        mends = "raise PORTAL_OUTPUT_GIB"
+        if size and _disk_is_full():
+            room, why, mends = 0, "the portal's own disk is nearly full", "make room on it"
+        if size <= room:
             return segments, 0
         fitting: list[Segment] = []
         for segment in segments:
-            fitting.append(replace(segment, data=segment.data[:room]))
-            room -= len(fitting[-1].data)
             if not room:
                 break
+            fitting.append(replace(segment, data=segment.data[:room]))
+            room -= len(fitting[-1].data)
         words = (
-            f"The output is cut here: it is more than {settings.OUTPUT_GIB:g} GiB, the most that this portal stores of "
-            "one run. What follows is counted and not stored. Let the program write less, or into files on /shared; "
-            "whoever runs the portal can raise PORTAL_OUTPUT_GIB.\n"
+            f"The output is cut here: {why}. What follows is counted and not stored. Let the program write less, or "
+            f"into files on /shared; whoever runs the portal can {mends}.\n"
         )
         fitting.append(Segment(Stream.PORTAL, words.encode(), now()))
         return fitting, size - sum(len(segment.data) for segment in fitting[:-1])
@@ -212,6 +217,14 @@ class Output(models.Model):
                 chunk.output, chunk.position, chunk.line = self, chunk.position + position, chunk.line + line
             Chunk.objects.bulk_create(packed)
             live.ring(self.live_name)
+
+
+def _disk_is_full() -> bool:
+    """Whether half of what nodes of this computer leave free is gone: soon the database takes nothing from anybody."""
+    disk = os.statvfs(settings.VAR)
+    of: dict[str, Any] = settings.LOCAL_NODES
+    left: int = min(of["free_mib"] << 20, disk.f_blocks * disk.f_frsize * of["free_percent"] // 100)
+    return disk.f_bavail * disk.f_frsize < left // 2
 
 
 class Chunk(models.Model):

@@ -526,6 +526,22 @@ def test_an_output_of_just_the_size_that_is_stored_is_whole(output, settings):
     assert again(output).cut == 1
 
 
+def test_an_output_that_would_take_the_last_of_the_portals_disk_is_cut_and_says_so(output, settings):
+    output.append_log([out(0, b"before\n")], offset=0, size=7)
+    settings.LOCAL_NODES = {**settings.LOCAL_NODES, "free_mib": 1 << 40, "free_percent": 250}
+    output.append_log([], offset=7, size=3)
+    output.append_log([out(0, b"much\n"), out(1, b"more\n")], offset=10, size=10)
+    output.append(Stream.PORTAL, b"cleaned up\n")
+    settings.LOCAL_NODES = {**settings.LOCAL_NODES, "free_mib": 0}
+    output.append_log([out(0, b"after\n")], offset=20, size=6)
+    row = again(output)
+    assert (row.stdout, row.cut, row.log) == (7, 16, 26)
+    said = whole(output, stream="portal")
+    assert said.startswith(b"The output is cut here: the portal's own disk is nearly full.")
+    assert whole(output) == b"before\n" + said
+    assert said.endswith(b"can make room on it.\ncleaned up\n")
+
+
 def test_without_a_cap_all_is_stored(output, settings):
     settings.OUTPUT_GIB = 0
     output.append_log([out(0, b"x" * 100)], offset=0, size=100)
