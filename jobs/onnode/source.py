@@ -479,7 +479,7 @@ class Fetcher:
         """An empty one, as `git init` makes it, which would be one more program to wait for."""
         take_back(mirror, stat.S_ISDIR)
         shutil.rmtree(mirror, ignore_errors=True)
-        (mirror / "objects").mkdir(parents=True, exist_ok=True)
+        (mirror / "objects" / "pack").mkdir(parents=True, exist_ok=True)  # git makes it, but not for a server of files
         (mirror / "refs").mkdir(exist_ok=True)
         (mirror / "HEAD").write_text("ref: refs/heads/main\n")
         (mirror / "config").write_text(CONFIG.format("true"))

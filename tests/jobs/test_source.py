@@ -527,6 +527,12 @@ def test_a_new_repository_is_fetched_while_the_server_is_asked_what_it_has(run, 
     assert len([path for path in server.asked if "/info/refs" in path]) == 2
 
 
+def test_a_server_of_files_may_have_them_packed(run, server, repository):
+    git(repository, "gc", "--quiet")
+    _, facts, setup = run()
+    assert facts.get("commit") == git(repository, "rev-parse", "main"), setup
+
+
 def test_what_is_pushed_between_the_two_is_not_lost(run, server, repository):
     before = git(repository, "rev-parse", "main")
 
