@@ -436,6 +436,7 @@ class Fetcher:
                 return
             begun.enter_context(self.held(lock))
             begun.callback(self.store.forget_half, name)
+            begun.callback(setattr, self, "making", None)
             self.make(mirror)
             words = ("--git-dir", str(mirror), *FETCH, server.url, *EVERYTHING)
             fetching = self.git.out(words, server.options, server, None, self.git.env, str)
@@ -466,11 +467,10 @@ class Fetcher:
 
     def has_made(self, mirror, now):
         """Whether the mirror that was begun is whole, and has what the server lists now."""
-        making, self.making = self.making, None
-        if making is None:
+        if self.making is None:
             return False
         with contextlib.suppress(ProgramFailed):
-            making[1]()
+            self.making[1]()
             self.pack(mirror)
             return listing(packed(mirror)) == now
         return False
@@ -664,7 +664,7 @@ def listing(refs):
 def packed(mirror):
     """{ref: commit} of what a mirror has, by the server's names."""
     refs, ref = {}, b""
-    for line in (mirror / "packed-refs").read_bytes().splitlines():
+    for line in (content_of(mirror / "packed-refs") or b"").splitlines():
         commit, _, name = line.partition(b" ")
         if name and not line.startswith(b"#"):
             ref = name.replace(b"refs/remotes/origin/", b"refs/heads/", 1)

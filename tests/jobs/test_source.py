@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -548,6 +549,26 @@ def test_what_is_pushed_between_the_two_is_not_lost(run, server, repository):
     assert facts["commit"] in (before, after)
     _, facts, _ = run(reference="another")
     assert facts["commit"] == after
+
+
+def test_a_mirror_is_locked_also_where_an_address_led_elsewhere_a_moment_before(run, smart, repository, tmp_path):
+    old, free = f"{smart.url}/old", []
+    git(tmp_path, "clone", "--quiet", "--bare", str(repository), "old")
+    run(url=f"{smart.url}/source/.git")
+    add_submodule(repository, "lib", old, git(repository, "rev-parse", "v1"))
+    smart.moved["/old/"] = f"{smart.url}/source/.git/"
+
+    def before(path):
+        if path.startswith("/source/"):
+            smart.moved.clear()
+        elif path == "/old/git-upload-pack":
+            lock = tmp_path / "shared" / ".sources" / f"{hashlib.sha256(old.encode()).hexdigest()[:24]}.lock"
+            free.append(subprocess.run(["flock", "-n", str(lock), "true"], check=False).returncode == 0)
+
+    smart.before = before
+    _, _, setup = run(url=old)
+    assert "The submodule lib is at" in setup
+    assert free[-1:] == [False]
 
 
 def test_of_a_repository_that_is_not_there_nothing_is_left(run, server, tmp_path):
