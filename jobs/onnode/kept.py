@@ -113,6 +113,14 @@ class Store:
         if not self.is_kept(name):
             self._remove(self.folder / name, name)
 
+    def clear(self, name):
+        """Nothing is in its place: what cannot be thrown away is put aside. Whoever calls has its lock."""
+        folder = self.folder / name
+        take_back(folder, stat.S_ISDIR)
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(folder, ignore_errors=True)
+        take_back(folder, lambda mode: False)
+
     def _remove(self, folder, name):
         with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
             shutil.rmtree(folder, ignore_errors=True)

@@ -392,9 +392,9 @@ class Fetcher:
                         return commit, expected[1]
                     self.copy(mirror, server.url, commit, folder)
                 return commit, self.write(commit, folder)
-            except (ProgramFailed, OSError):
+            except (ProgramFailed, OSError, RecursionError):  # this one of folders that are too deep
                 with self.store.locked(name, what):
-                    shutil.rmtree(mirror, ignore_errors=True)
+                    self.store.clear(name)
                 if not known:
                     raise
 
@@ -477,8 +477,7 @@ class Fetcher:
 
     def make(self, mirror):
         """An empty one, as `git init` makes it, which would be one more program to wait for."""
-        take_back(mirror, stat.S_ISDIR)
-        shutil.rmtree(mirror, ignore_errors=True)
+        self.store.clear(mirror.name)
         (mirror / "objects" / "pack").mkdir(parents=True, exist_ok=True)  # git makes it, but not for a server of files
         (mirror / "refs").mkdir(exist_ok=True)
         (mirror / "HEAD").write_text("ref: refs/heads/main\n")
@@ -576,9 +575,13 @@ class Fetcher:
 
     def copy(self, mirror, url, commit, folder):
         """A repository of the run's own, as a clone would be."""
+
+        def deeper(at, names):  # than git's are: somebody may have made it too deep to be copied
+            return [name for name in names if at != str(objects) and os.path.isdir(os.path.join(at, name))]
+
         empty(folder)
-        own = folder / ".git"
-        shutil.copytree(mirror / "objects", own / "objects", copy_function=link)
+        own, objects = folder / ".git", mirror / "objects"
+        shutil.copytree(objects, own / "objects", copy_function=link, ignore=deeper)
         (own / "refs").mkdir()
         shutil.copy(mirror / "packed-refs", own / "packed-refs")
         (own / "HEAD").write_text(f"{commit}\n")

@@ -631,6 +631,29 @@ def test_whatever_lies_in_the_place_of_a_mirror_the_next_run_has_its_source(run,
     assert ex(process.folder)
 
 
+@pytest.mark.parametrize("what", ["kept", "kept, and old", "half made"])
+def test_a_mirror_that_somebody_made_too_deep_is_in_nobodys_way(run, smart, repository, tmp_path, what):
+    url = f"{smart.url}/source/.git"
+    run(url)
+    store = tmp_path / "shared" / ".sources"
+    (mirror,) = (path for path in store.iterdir() if path.is_dir())
+    (mirror / "objects" / "aa").mkdir()
+    at = os.open(mirror / "objects" / "aa", os.O_RDONLY)
+    for _ in range(1200):  # more than Python calls itself
+        os.mkdir("d", dir_fd=at)
+        above, at = at, os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(above)
+    os.close(at)
+    if what == "kept, and old":
+        git(repository, "commit", "--quiet", "--allow-empty", "-m", "More")
+    elif what == "half made":
+        (mirror / ".complete").unlink()
+    done, facts, setup = run(url)
+    subprocess.run(["rm", "-r", str(store)], check=True)  # which is too deep for pytest too
+    assert done.returncode == 0, setup
+    assert facts["commit"] == git(repository, "rev-parse", "main")
+
+
 # Whom git trusts
 
 ASK = f"""
