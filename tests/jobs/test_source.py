@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -135,18 +136,17 @@ def test_a_name_that_only_the_proxy_knows_is_the_proxys_to_find(run):
         asked = []
 
         def answer():
-            connection, _ = proxy.accept()
-            with connection:
-                asked.append(connection.recv(1000).split(b"\r\n")[0])
-                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            while True:  # of those that ask at once, one is ended when the other has its answer
+                connection, _ = proxy.accept()
+                with connection, contextlib.suppress(OSError):
+                    asked.append(connection.recv(1000).split(b"\r\n")[0])
+                    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
-        answering = threading.Thread(target=answer, daemon=True)
-        answering.start()
+        threading.Thread(target=answer, daemon=True).start()
         env = {"https_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}", "no_proxy": "", "NO_PROXY": ""}
         _, facts, _ = run(url="https://no-such-host.invalid/x", env=env)
         assert facts["failure"]["message"] == "The source could not be cloned."
-        answering.join(20)
-        assert asked == [b"CONNECT no-such-host.invalid:443 HTTP/1.1"]
+        assert set(asked) - {b""} == {b"CONNECT no-such-host.invalid:443 HTTP/1.1"}
         _, facts, _ = run(url="https://169.254.169.254/x", env=env)
         assert "where no Git server may be" in facts["failure"]["message"]
         _, facts, _ = run(url="https://no-such-host.invalid/x", env={**env, "no_proxy": ".invalid"})

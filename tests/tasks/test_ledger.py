@@ -411,6 +411,7 @@ def test_a_task_ends_and_waits_whatever_characters_a_machine_has_said(task, worl
     world.do["two"] = refuse
     run_task(task.pk)
     assert task.steps.get(name="one").detail == "ab"
+    until(lambda: Task.objects.due().filter(pk=task.pk).exists(), what="the next millisecond")
     run_task(task.pk)
     task.refresh_from_db()
     assert (task.status, task.evidence) == ("failed", "ef")
