@@ -240,7 +240,8 @@ const zone = {
 addEventListener("pageshow", (event) => {
   for (const form of document.querySelectorAll("form[data-sent]")) {
     delete form.dataset.sent;
-    if (event.persisted && form.elements.key) form.elements.key.value = crypto.randomUUID?.() ?? "";
+    const key = form.querySelector('[type="hidden"][name="key"]'); // an AWS account's is another
+    if (event.persisted && key) key.value = crypto.randomUUID?.() ?? "";
   }
 });
 
