@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from pathlib import Path
 
@@ -118,10 +117,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup):
-    """PostgreSQL drops no database to which somebody is connected: threads that are gone may have left a connection."""
+def django_db_setup(django_db_setup, django_db_blocker):
+    """PostgreSQL drops no database to which somebody is connected, and threads of ours keep their connections."""
     yield
-    gc.collect()
+    if connection.vendor == "postgresql":
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
 
 
 @pytest.fixture(scope="session")
