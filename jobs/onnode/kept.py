@@ -117,15 +117,19 @@ class Store:
         """Nothing is in its place: what cannot be thrown away is put aside. Whoever calls has its lock."""
         folder = self.folder / name
         take_back(folder, stat.S_ISDIR)
-        with contextlib.suppress(RecursionError):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_tree(folder)
         take_back(folder, lambda mode: False)
 
     def _remove(self, folder, name):
-        with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_tree(folder)
         if not (self.folder / name).exists():
             (self.folder / f"{name}.lock").unlink(missing_ok=True)
+
+
+def _remove_tree(folder):
+    """As far as it goes."""
+    with contextlib.suppress(RecursionError):  # somebody made it too deep to be thrown away like this
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_use(folder):

@@ -291,7 +291,7 @@ class Fetcher:
         self.advice = "Check that the path of the job is right and may be read without a password; or give the job one."
         self.submodules = 0
         self.expected = None  # (mirror, what was listed, commit, folder) of what is checked out already; its subject
-        self.begun = contextlib.ExitStack()  # of the mirror that is made while its server is asked
+        self.ahead = contextlib.ExitStack()  # what holds a mirror that is made while its server is asked
         self.making = None  # (its name, what waits for its fetch)
 
     @contextlib.contextmanager
@@ -314,7 +314,7 @@ class Fetcher:
     def bring(self, url, reference, folder):
         """The commit and its subject, when they and their submodules lie in the folder. Raises `SetupFailed`."""
         server, begin = addresses.Server(url, self.here), self.git.meanwhile
-        self.git.meanwhile = lambda: (self.begin(server), begin(), self.expect(server.url, reference, folder))
+        self.git.meanwhile = lambda: (self.go_ahead(server), begin(), self.expect(server.url, reference, folder))
         try:
             commit, subject = self.check_out(server, reference, folder)
             self.complete(url, commit, folder, 1)
@@ -322,7 +322,7 @@ class Fetcher:
             self.say(failure.said)
             raise SetupFailed("The source could not be cloned.", failure.said, self.advice, "source") from failure
         finally:
-            self.begun.close()
+            self.ahead.close()
         return commit, subject
 
     # What the server has
@@ -402,10 +402,10 @@ class Fetcher:
     def locked(self, name, what):
         """Nobody else has the mirror now. Git has its lock too: if we are killed, until it ends."""
         if self.making and self.making[0] == name:
-            with self.begun:
+            with self.ahead:
                 yield
             return
-        self.begun.close()  # the server is elsewhere
+        self.ahead.close()  # the server is elsewhere
         with self.store.locked(name, what) as lock, self.held(lock):
             yield
 
@@ -424,24 +424,24 @@ class Fetcher:
         said = HEAD_IS_NOW.search(self.git.said)
         return said.group(1)[:200] if said else ""
 
-    def begin(self, server):
+    def go_ahead(self, server):
         """While the server is asked: a mirror, where there is none, as if no name that is listed were in the way."""
         name = mirror_of(server.url)
         mirror = self.store.folder / name
-        with contextlib.suppress(OSError), contextlib.ExitStack() as begun:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as ahead:
             if self.git.relay or (lock := self.store.take_if_free(name)) is None:
                 return
-            begun.enter_context(closing(lock))
+            ahead.enter_context(closing(lock))
             if self.store.is_kept(name):
                 return
-            begun.enter_context(self.held(lock))
-            begun.callback(self.store.forget_half, name)
-            begun.callback(setattr, self, "making", None)
+            ahead.enter_context(self.held(lock))
+            ahead.callback(self.store.forget_half, name)
+            ahead.callback(setattr, self, "making", None)
             self.make(mirror)
             words = ("--git-dir", str(mirror), *FETCH, server.url, *EVERYTHING)
             fetching = self.git.out(words, server.options, server, None, self.git.env, str)
-            self.making = name, begun.enter_context(fetching)
-            self.begun = begun.pop_all()
+            self.making = name, ahead.enter_context(fetching)
+            self.ahead = ahead.pop_all()
 
     def expect(self, url, reference, folder):
         """While the server is asked: check out what the mirror has, for most often the server lists nothing new.
@@ -466,7 +466,7 @@ class Fetcher:
             self.expected = (name, listed, commit, folder), self.write(commit, folder)
 
     def has_made(self, mirror, now):
-        """Whether the mirror that was begun is whole, and has what the server lists now."""
+        """Whether the mirror that is ahead is whole, and has what the server lists now."""
         if self.making is None:
             return False
         with contextlib.suppress(ProgramFailed):
