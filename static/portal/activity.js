@@ -69,15 +69,16 @@ class Activity {
       notes.push(["muted", `${nothing.length === 1 ? "rank" : "ranks"} ${ranges(nothing)} wrote nothing`]);
     if (most) notes.push(["muted", `only the first ${number(most)} ranks are shown`]);
     const span = `${lasting(this.data.to - this.data.from)}, ${clock(this.data.from)} to ${clock(this.data.to)}`;
+    const count = `${number(ranks.length)} ${ranks.length === 1 ? "rank" : "ranks"}`;
     const key = JSON.stringify([notes, span]);
     if (key !== this.said) {
       this.said = key;
       this.words.replaceChildren(...notes.map((note) => this.note(...note)));
       const short = silent.length ? `, ${silent.length} silent` : "";
-      this.place.querySelector("[data-short]").textContent = `${number(ranks.length)} ranks, ${span}${short}`;
+      this.place.querySelector("[data-short]").textContent = `${count}, ${span}${short}`;
     }
     if (!this.place.open) return;
-    const alternative = [`Output of ${ranks.length} ranks, ${span}`, ...notes.map((note) => note[1])].join(". ");
+    const alternative = [`Output of ${count}, ${span}`, ...notes.map((note) => note[1])].join(". ");
     this.draw(ranks, `${alternative}.`);
   }
 
