@@ -130,7 +130,7 @@ def test_enter_in_the_command_is_a_line_of_a_shell_and_sends_any_other(open_desk
     page.select_option("[name=kind]", "ipynb")
     assert not page.locator(".only-python").is_visible(), "no notebook is run by it"
     command.press("Enter")
-    page.wait_for_selector(".error-summary:has-text('is no notebook')")
+    page.wait_for_selector(".error-summary:has-text('No shell runs this')")
 
 
 def test_filters_work_without_a_script(open_desk, lab, made):
