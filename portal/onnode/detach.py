@@ -214,10 +214,14 @@ def keep(keeper, begun, told=None):
         os.close(told)
     keeper.until = time.monotonic() + order["seconds"] if order.get("seconds") else None
     own = os.getpid()
+    readable, writable = os.pipe()
     keeper.command = os.fork()
     if not keeper.command:
         os.close(begun)
-        become(keeper, own)
+        become(keeper, own, writable)
+    os.close(writable)
+    os.read(readable, 1)  # until it is a group, and hears signals: those that were sent before would be lost
+    os.close(readable)
     with contextlib.suppress(OSError):  # a disk that takes no more: it runs all the same
         os.fsync(begun)
     os.close(begun)
@@ -325,8 +329,11 @@ def descendants(family):
     return family - first
 
 
-def become(keeper, parent):
-    """In the keeper's child: turn into the command, in a session of its own. Never returns."""
+def become(keeper, parent, hears):
+    """In the keeper's child: turn into the command, in a session of its own. Never returns.
+
+    `hears` is closed when the command is there for whoever signals it.
+    """
     folder, order = keeper.folder, keeper.order
     status = 1
     try:
@@ -336,6 +343,7 @@ def become(keeper, parent):
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # ends when its keeper is killed
         for name in ("SIGTERM", "SIGHUP", "SIGINT"):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+        os.close(hears)
         if os.getppid() != parent:
             os._exit(status)  # it was killed before the call
         for number, name in ((1, "out"), (2, "err")):

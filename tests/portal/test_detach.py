@@ -112,6 +112,32 @@ def test_a_mistake_in_a_program_is_in_its_output(folder, programs):
     assert "ValueError: a mistake" in (folder / "err").read_text()
 
 
+HELD = """
+import os
+import _ctypes
+
+_address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+
+def prctl(option, value):
+    if option == 1:  # PR_SET_PDEATHSIG: in the command's process, before it is the command
+        open(os.environ["HELD"]).read()
+    _ctypes.call_function(_address, (option, value, 0, 0, 0))
+"""
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL"])
+def test_a_signal_is_not_lost_on_a_command_that_is_about_to_begin(folder, tmp_path, name):
+    place, held = tmp_path / "held", tmp_path / "fifo"
+    place.mkdir()
+    (place / "prctl.py").write_text(HELD)
+    os.mkfifo(held)
+    text = order(["/bin/sh", "-c", "exec sleep 60"])
+    call("start", folder, text=text, programs=detached.Programs(place), HELD=str(held))
+    assert call("signal", folder, name) == "sent\n"
+    held.write_text("go on")
+    assert end_of(folder)["signal"] == getattr(signal, f"SIG{name}")
+
+
 def test_a_command_that_is_not_there_is_said(folder):
     call("start", folder, text=order(["/nonexistent/program"]))
     end = end_of(folder)
