@@ -34,6 +34,7 @@ urlpatterns = [
     path("schedules/<uuid:uuid>/delete/", schedules.remove_schedule, name="delete-schedule"),
     path("workspaces/<uuid:uuid>/excluded-days/", schedules.excluded_days, name="excluded-days"),
     path("runs/<uuid:uuid>/", runs.run, name="run"),
+    path("runs/<uuid:uuid>/state/", runs.state, name="run-state"),
     path("runs/<uuid:uuid>/notebook/", runs.notebook, name="notebook"),
     path("runs/<uuid:uuid>/notebook/file/", runs.notebook_file, name="notebook-file"),
     path("runs/<uuid:uuid>/cancel/", runs.cancel, name="cancel-run"),

@@ -164,6 +164,7 @@ ROWS = {
     "delete-schedule": Row("schedule", RUNNERS, RUNNERS),
     "excluded-days": Row("workspace", INSIDE, RUNNERS),
     "run": Row("run", INSIDE),
+    "run-state": Row("run", INSIDE),
     "compare-runs": Row("run", INSIDE),
     "notebook": Row("run", INSIDE),
     "notebook-file": Row("run", INSIDE),

@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.access import Can, may
+from accounts.access import Can, get_for, may
 from accounts.place import person
 from jobs import causes, notebooks, record
 from jobs.actions import cancel_run, dismiss_run, repeat_run
@@ -22,6 +22,7 @@ from jobs.plans import RUN
 from jobs.views.jobs import clusters_for, key_of, one_run
 from portal.errors import Passing, PortalError
 from portal.tasks import permission
+from portal.tasks.callers import for_programs
 from portal.tasks.models import Step, StepStatus, Task
 from portal.tasks.views import viewer
 from workspaces.place import row_for
@@ -138,6 +139,40 @@ def run(request: HttpRequest, uuid: UUID) -> HttpResponse:
         return render(request, "jobs/_run_news.html", context)
     permission.learn(request, *found.live_names()[:2], found.output.live_name)
     return render(request, "jobs/run.html", {**context, "viewer": viewer(found.output)})
+
+
+@require_safe
+@for_programs
+def state(request: HttpRequest, person: Any, uuid: UUID) -> HttpResponse:
+    """How it goes or has ended, in JSON; also for whoever calls with an API token.
+
+    `status` is the word of its page. Times are of ISO 8601, or null. Where it failed: `cause` and `advice` in words,
+    `code` of the cause (`jobs/causes.py`), `retry_at` where it is tried again, and `retried_as` the UUID of that run.
+    """
+    found = get_for(Run.objects.select_related("job", "output", "retried_as"), person, Can.VIEW, uuid=uuid)
+    retried = getattr(found, "retried_as", None)
+    return JsonResponse(
+        {
+            "uuid": found.uuid,
+            "job": found.job.name,
+            "number": found.number,
+            "page": request.build_absolute_uri(found.get_absolute_url()),
+            "output": request.build_absolute_uri(reverse("output-download", args=[found.output.uuid])),
+            "commit": found.commit,
+            "status": found.badge.word,
+            "has_ended": found.is_finished,
+            "created": found.created,
+            "started": found.started,
+            "ended": found.ended,
+            "exit_status": found.exit_status,
+            "exit_signal": found.exit_signal,
+            "code": found.code,
+            "cause": found.cause,
+            "advice": found.advice,
+            "retry_at": found.retry_at,
+            "retried_as": retried and retried.uuid,
+        }
+    )
 
 
 @require_safe

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db import transaction
@@ -27,6 +26,7 @@ from portal.tasks import output as store
 from portal.tasks import permission, registry
 from portal.tasks.activity import activity
 from portal.tasks.blocks import Piece, blocks, stub_with_line
+from portal.tasks.callers import for_programs
 from portal.tasks.causes import explain_task
 from portal.tasks.following import follow
 from portal.tasks.history import progress
@@ -393,7 +393,8 @@ def output_search(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 
 @require_safe
-def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
+@for_programs
+def output_download(request: HttpRequest, person: Any, uuid: UUID) -> HttpResponseBase:
     """What `?stream=` and `?rank=` ask for, or all of it; also for whoever calls with an API token.
 
     As whole lines, which those of different ranks would not be in the order in which their bytes arrived; with
@@ -401,12 +402,6 @@ def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     `?order=arrival`, the bytes are as they were stored. The checksums of `Output.digests` are of
     `?order=arrival&stream=NAME`, and `Repr-Digest` says it. With `?follow=1` it goes on until the output has ended.
     """
-    caller = registry.caller(request)
-    person = caller or request.user
-    if not person.is_authenticated:
-        if "Authorization" not in request.headers:
-            return redirect_to_login(request.get_full_path())
-        return HttpResponse("This is no API token.\n", status=401, headers={"WWW-Authenticate": 'Basic realm="portal"'})
     seen = seen_output(person, uuid)
     if seen is None:
         raise Http404
@@ -426,7 +421,7 @@ def output_download(request: HttpRequest, uuid: UUID) -> HttpResponseBase:
     body: Any
     if follows:
         form, end = (store.bytes_of, bytes) if plain else (lines.feed, lines.end)
-        body = follow(output, wanted, form, end, _recheck(request, output, by_token=caller is not None))
+        body = follow(output, wanted, form, end, _recheck(request, output, by_token=person is not request.user))
     elif plain:
         body = (store.stream_bytes_async if asynchronous else store.stream_bytes)(output, wanted)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 from django.urls import reverse
 from django.utils.timezone import now
 
+from accounts.actions import create_token
 from accounts.models import AuditEvent
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import Credential, Program, change_job, create_job, delete_job, start_run
@@ -258,6 +260,28 @@ def needing(job):
     return list(job.runs.filter(needs_you=True))
 
 
+def test_a_program_learns_how_a_run_ended_and_where_its_output_is(client, lab, job, alice, elsewhere, charlie):
+    lab_token = create_token(lab.organization, name="ci", role="viewer", by=alice, days=1, workspace=lab)
+    run = job.runs.get()
+    told = client.get(reverse("run-state", args=[run.uuid]), headers=basic(lab_token)).json()
+    assert (told["status"], told["has_ended"], told["ended"]) == ("NEW", False, None)
+    Run.objects.filter(pk=run.pk).update(status="inprogress", started=now())
+    run.refresh_from_db()
+    run.move(Run.Status.FAILED, ended=now(), exit_status=3, cause="Rank 1 exited with 3.", retry_at=None)
+    told = client.get(reverse("run-state", args=[run.uuid]), headers=basic(lab_token)).json()
+    assert (told["status"], told["has_ended"], told["exit_status"]) == ("FAILED", True, 3)
+    assert told["cause"] == "Rank 1 exited with 3."
+    assert client.get(told["output"], headers=basic(lab_token)).status_code == 200
+    theirs = create_token(elsewhere, name="ci", role="member", by=charlie, days=1)
+    for token, status in ((theirs, 404), ((lab_token[0], "wrong"), 401)):
+        assert client.get(reverse("run-state", args=[run.uuid]), headers=basic(token)).status_code == status
+
+
+def basic(token):
+    row, secret = token
+    return {"authorization": "Basic " + base64.b64encode(f"{row.uuid}:{secret}".encode()).decode()}
+
+
 def test_the_last_failure_of_a_job_needs_somebody_until_a_later_run_is_finished(job):
     first, second = a_run(job, "failed"), a_run(job, "failed")
     assert needing(job) == [second]
@@ -336,6 +360,12 @@ def test_advice_that_nobody_can_follow_any_more_is_not_given(client, bob, job, m
     assert "Look at its output." in client_get(client, bob, "run", run)
     delete_job(job, by=bob)
     assert "Look at its output." not in client_get(client, bob, "run", run)
+
+
+def test_a_workspace_without_clusters_offers_a_job_to_whoever_may_give_it_one_of_its_own(client, alice, bob, lab):
+    new = f'href="{reverse("new-job", args=[lab.uuid])}"'
+    assert new in client_get(client, alice, "workspace-dashboard", lab)
+    assert new not in client_get(client, bob, "workspace-dashboard", lab)
 
 
 def test_where_no_cluster_is_left_each_form_of_a_job_leads_to_one_or_names_who_makes_it(client, alice, bob, job):
