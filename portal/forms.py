@@ -34,7 +34,8 @@ def version_of(*what: Any) -> str:
 
 def is_overtaken(form: BaseForm, version: str) -> bool:
     """Whether what the form is about, which is of this version, was changed since its page was opened: else whoever
-    had it open would take back what they never saw. The form says so, once: its page has the new version.
+    had it open would take back what they never saw. The form says so, once: its page has the new version. So this is
+    asked of each form that is sent, and not of those alone that are right in all else.
     """
     if form.data.get("version", version) == version:
         return False

@@ -301,7 +301,7 @@ def edit_job(request: HttpRequest, uuid: UUID) -> HttpResponse:
         look=look,
     )
     checked = _check(request, found.workspace, found) if look == "check" else None
-    if not look and form.is_valid() and not is_overtaken(form, found.version):
+    if not look and not is_overtaken(form, found.version) and form.is_valid():
         had_password = bool(found.signs_in_at)
         with refusals_in(form):
             wanted = wanted_of(form, request) | {name: form.cleaned_data[name] for name in ("name", "git_url")}

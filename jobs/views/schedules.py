@@ -88,7 +88,8 @@ def _form_page(request: HttpRequest, job: Job, of: Schedule | None) -> HttpRespo
     looks = request.POST.get("look") == "times"
     form = ScheduleForm(request.POST if request.method == "POST" else None, reader=request.user, of=of)
     version = of.version if of else ""
-    if request.method == "POST" and not looks and form.is_valid() and not (of and is_overtaken(form, version)):
+    told = bool(of and not looks and is_overtaken(form, version))
+    if request.method == "POST" and not looks and not told and form.is_valid():
         with refusals_in(form):
             if of:
                 change_schedule(of, form.clock, by=person(request), **form.rules)
@@ -206,7 +207,7 @@ def excluded_days(request: HttpRequest, uuid: UUID) -> HttpResponse:
     days = _days(workspace)
     form = CalendarForm(request.POST or None, initial={"days": days})
     version = version_of(days)
-    if request.method == "POST" and form.is_valid() and not is_overtaken(form, version):
+    if request.method == "POST" and not is_overtaken(form, version) and form.is_valid():
         change_calendar(workspace, form.cleaned_data["days"], by=person(request))
         messages.success(request, "The excluded days are changed.")
         return redirect("excluded-days", uuid=uuid)

@@ -51,14 +51,15 @@ def _form_page(request: HttpRequest, workspace: Workspace, of: Template | None, 
     version = of.whole_version if of else ""
     form = TemplateForm(sent, workspace=workspace, template=of, of=job, look=look)
     rows = parameters_form(sent, of)
-    if sent and not look and form.is_valid() and rows.is_valid():
+    told = bool(of and not look and is_overtaken(form, version))
+    if sent and not look and not told and form.is_valid() and rows.is_valid():
         program = form.program_values
         wrong = parameters.check(rows.parameters, program)
         form.add_wrong(wrong)
         for row in rows.forms:
             if row.parameter and row.parameter.name in wrong:
                 row.add_error("name", wrong[row.parameter.name])
-        if not wrong and not (of and is_overtaken(form, version)):
+        if not wrong:
             said = {name: form.cleaned_data[name] for name in ("name", "description")}
             with refusals_in(form):
                 if of:

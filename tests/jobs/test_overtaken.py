@@ -74,6 +74,21 @@ def test_what_was_changed_since_a_form_was_opened_is_told_once(client, bob, form
     assert kept(about) != before
 
 
+@pytest.mark.parametrize("name", ["edit-job", "edit-schedule", "edit-template", "excluded-days"])
+def test_a_form_with_another_mistake_in_it_tells_it_too(client, bob, forms, name):
+    about, typed, by_another = forms[name]
+    address = reverse(name, args=[about.uuid])
+    client.force_login(bob)
+    opened = hidden(client.get(address).content.decode())
+    by_another()
+    wrong = {field: "no such" for field in typed if field in ("git_url", "cron", "days")}
+    answer = client.post(address, opened | typed | wrong)
+    assert "It was changed since you opened this." in words(answer)
+    again = client.post(address, hidden(answer.content.decode()) | typed | wrong)
+    assert "It was changed" not in words(again), "once"
+    assert again.status_code == 200
+
+
 def test_a_secret_variable_is_not_lost_by_a_form_that_does_not_know_it(client, bob, job):
     client.force_login(bob)
     address = reverse("edit-job", args=[job.uuid])
