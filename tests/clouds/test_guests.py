@@ -71,15 +71,16 @@ def test_programs_of_people_end_no_session_of_the_portal(local):
     assert asyncio.run(go()) == (["-\n"] * 3, [["did it"]] * 2)
 
 
+class Session:
+    def __init__(self):
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def signal(self, number):
+        self.ended.set_result(-number)
+
+
 def test_what_is_about_to_end_is_not_counted_among_what_was_ended():
     """A run's keeper says that the run has ended, and is gone a moment later: it has left nothing behind."""
-
-    class Session:
-        def __init__(self):
-            self.ended = asyncio.get_running_loop().create_future()
-
-        def signal(self, number):
-            self.ended.set_result(-number)
 
     async def go():
         ours, theirs = socket.socketpair()
@@ -93,6 +94,21 @@ def test_what_is_about_to_end_is_not_counted_among_what_was_ended():
             return count, going.ended.result(), ending.ended.result()
 
     assert asyncio.run(go()) == (1, -signal.SIGKILL, 0)
+
+
+def test_what_begins_while_others_end_by_themselves_is_ended_too():
+    async def go():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            sessions = Sessions(ours)
+            going, late = Session(), Session()
+            sessions._running = {1: (going, -1)}
+            asyncio.get_running_loop().call_soon(sessions._running.__setitem__, 2, (late, -1))
+            count = await sessions.end(lambda _: True, patience=0.05)
+            asyncio.get_running_loop().remove_reader(ours)
+            return count, late.ended.done()
+
+    assert asyncio.run(go()) == (2, True)
 
 
 @pytest.mark.parametrize("rung", ["namespaces", "landlock", "plain"])

@@ -445,10 +445,14 @@ class Sessions:
 
         `patience`: seconds in which those that are about to end do so by themselves, and are not counted.
         """
-        found = [session for session, _ in self._running.values() if which(session)]
+
+        def there() -> list[Session]:
+            return [one for one, _ in self._running.values() if which(one) and not one.ended.done()]
+
+        found = there()
         if found and patience:
             await asyncio.wait([session.ended for session in found], timeout=patience)
-            found = [session for session in found if not session.ended.done()]
+            found = there()  # and what they have begun meanwhile
         for session in found:
             session.signal(signal.SIGKILL)
         if found:
