@@ -308,7 +308,8 @@ class Launcher:
     def event(self, key, payload, when):
         try:
             facts = json.loads(payload)
-            known = isinstance(facts, dict) and isinstance(facts.get("left", 0), int)
+            known = isinstance(facts, dict)
+            known = known and isinstance(facts.get("left", 0), int) and isinstance(facts.get("error", ""), str)
         except (ValueError, RecursionError):
             known = False
         if not known:
@@ -320,7 +321,7 @@ class Launcher:
             return None
         if "aborts" in facts or any(facts.get(word) for word in ("fails", "status", "signal")):
             known = {name: facts[name] for name in ("aborts", "status", "signal", "rss", "error") if name in facts}
-            if isinstance(known.get("error"), str):
+            if "error" in known:
                 known["error"] = self.hider.text(known["error"], most=MOST_ERROR)
             self.fail(key, when, **({"status": facts["fails"]} if "fails" in facts else {}), **known)
         if "fails" not in facts and "aborts" not in facts:

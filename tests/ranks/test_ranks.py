@@ -199,7 +199,7 @@ def test_it_is_said_which_ranks_have_ended_while_others_go_on(three):
     assert Ended(folder).verdict["good"]
 
 
-@pytest.mark.parametrize("words", ["", '{"status":0,"left":"many"}', "[" * 20_000])
+@pytest.mark.parametrize("words", ["", '{"status":0,"left":"many"}', '{"fails":1,"error":[]}', "[" * 20_000])
 def test_a_rank_that_writes_into_its_wrappers_pipe_harms_its_own_run_alone(three, words):
     event = f"b'x' + len({words!r}).to_bytes(4, 'big') + bytes(8) + {words!r}.encode()" if words else "b'x' * 100"
     code = f"import os; fd = os.open(f'/proc/{{os.getppid()}}/fd/1', os.O_WRONLY); os.write(fd, {event})"
