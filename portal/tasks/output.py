@@ -183,9 +183,14 @@ def reach(output: Output, wanted: Filter, before: int, *, enough: int = TAIL) ->
 def tail(output: Output, wanted: Filter, *, enough: int = TAIL) -> list[Piece]:
     """The last `enough` bytes that are wanted, as far back as one `reach` looks; a little more, as pieces are whole."""
     at, _ = reach(output, wanted, output.head, enough=enough)
+    return find_all(output, wanted, at, output.head)
+
+
+def find_all(output: Output, wanted: Filter, start: int, end: int) -> list[Piece]:
+    """What is wanted between these positions, however many pieces it is in: for places that `reach` has found."""
     pieces: list[Piece] = []
-    while at < output.head:
-        found, at = find(output, wanted, at, limit=enough)
+    while start < end:
+        found, start = find(output, wanted, start, limit=TAIL, until=end)
         pieces += found
     return pieces
 

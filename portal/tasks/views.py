@@ -120,7 +120,7 @@ def _before(output: Output, wanted: store.Filter | None, start: int) -> tuple[in
     """Where a page begins that ends at `start`, and whether there may be one."""
     if wanted:
         at, found = store.reach(output, wanted, start)
-        pieces, _ = store.find(output, wanted, at, limit=store.TAIL, until=start)
+        pieces = store.find_all(output, wanted, at, start)
     else:
         at, found = max(0, start - store.TAIL), start
         pieces, _ = _all(output, at, start)

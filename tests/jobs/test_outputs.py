@@ -6,6 +6,7 @@ import re
 
 import pytest
 from django.conf import settings
+from django.utils.timezone import now
 
 from clusters.models import Cluster, EngineVersion
 from jobs.actions import start_run
@@ -13,7 +14,7 @@ from jobs.models import Job
 from portal.clouds import Can
 from portal.tasks import keeping, stores
 from portal.tasks.output import stream_bytes
-from portal.tasks.outputs import Output, Stream
+from portal.tasks.outputs import Output, Segment, Stream
 from workspaces.models import CloudConfig
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rings")]
@@ -63,7 +64,7 @@ def turn(job, bob, client):
         leads = re.findall(
             r'href="(\?after=[^"]*)"\s*>(?:\s|<svg.*?</svg>|<i .*?</i>)*(Earlier|Later)', page, re.DOTALL
         )
-        shown = [int(number) for number in re.findall(r'class="ln stdout" id="L(\d+)"', page)]
+        shown = [int(number) for number in re.findall(r'class="ln std(?:out|err)" id="L(\d+)"', page)]
         return shown, {word: where.replace("&amp;", "&") for where, word in leads}
 
     turn.run = run
@@ -88,6 +89,17 @@ def test_one_turns_pages_through_all_of_an_output(turn, filtered, word):
         seen += shown if word == "Later" else reversed(shown)
         query = leads.get(word)
     assert seen == list(range(1, LINES + 1))[:: 1 if word == "Later" else -1]
+
+
+def test_one_turns_back_through_lines_that_ranks_wrote_in_turns(turn):
+    """More pieces than one read of an output looks for."""
+    ranks = 9000
+    turn.run.output.append_log(
+        [Segment(Stream.STDERR, b"\n", now(), rank=rank) for rank in range(ranks)], offset=0, size=ranks
+    )
+    first, leads = turn(query="?stream=stderr")
+    before, _ = turn(query=leads["Earlier"])
+    assert before == list(range(LINES + ranks - 999, LINES + ranks - 499))
 
 
 @pytest.mark.parametrize("line", [1, 1234, LINES])
