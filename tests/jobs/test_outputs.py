@@ -97,7 +97,7 @@ def test_one_turns_back_through_lines_that_ranks_wrote_in_turns(turn):
     turn.run.output.append_log(
         [Segment(Stream.STDERR, b"\n", now(), rank=rank) for rank in range(ranks)], offset=0, size=ranks
     )
-    first, leads = turn(query="?stream=stderr")
+    _, leads = turn(query="?stream=stderr")
     before, _ = turn(query=leads["Earlier"])
     assert before == list(range(LINES + ranks - 999, LINES + ranks - 499))
 
