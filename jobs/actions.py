@@ -242,8 +242,9 @@ def change_secrets(job: Job, secrets: Mapping[str, str | None], *, by: User) -> 
 
     Raises `PortalError` where what is to stay cannot be decrypted.
     """
-    _held(job)
-    had = job.secret_names
+    found = _held(job)
+    had = job.secret_names = found.secret_names
+    job.secret_values = found.secret_values  # somebody may just have given others
     if list(secrets) == had and not any(secrets.values()):
         return False
     try:

@@ -105,6 +105,14 @@ def test_with_the_job_they_are_gone_and_its_page_says_so_before(client, create, 
     assert Job.objects.get().secret_values == ""
 
 
+def test_what_two_people_give_at_once_is_kept(create, bob):
+    create(["A", "B"], ["of-before", "of-before"])
+    job = Job.objects.get()
+    change_secrets(Job.objects.get(), {"A": "given-anew", "B": None}, by=bob)
+    change_secrets(job, {"A": None, "B": "given-anew"}, by=bob)
+    assert json.loads(unseal(Job.objects.get(), "secret_values")) == {"A": "given-anew", "B": "given-anew"}
+
+
 def test_a_ciphertext_of_another_job_does_not_open(create, bob, lab, tide):
     create(["A"], [TOKEN])
     mine = Job.objects.get()
