@@ -288,6 +288,11 @@ def test_a_strip_says_who_wrote_when_and_who_has_fallen_silent(portal, page, tas
     page.get_by_text("Activity by rank").click()
     page.wait_for_selector("[data-activity] [data-words]:has-text('r4 is silent since')")
     page.wait_for_selector("[role=img][aria-label*='Output of 6 ranks']")
+    page.emulate_media(color_scheme="light")
+    seen = page.locator("[data-strip]").evaluate(
+        "one => [getComputedStyle(one)].map(s => [s.backgroundColor, s.colorScheme])[0]"
+    )
+    assert seen == ["rgba(0, 0, 0, 0)", "dark"], "in light pages too"
     assert faults(page) == []
     page.click("button:has-text('r4 is silent since')")
     until(lambda: {mark for mark, _ in shown(page)} == {"r4"}, what="rank 4 alone")

@@ -51,6 +51,8 @@ def test_a_schedule_is_made_by_keyboard_runs_and_is_deactivated(open_desk, porta
     expect(page.locator("#schedule-state")).to_contain_text("Not active")
     page.goto(f"{portal.url}/jobs/{job}/")
     expect(page.locator("#schedule-list")).to_contain_text("Not active")
+    wide = "(one, part) => one.querySelector(part).offsetWidth > 0.8 * one.offsetWidth"
+    assert page.locator("#schedule-list .feed > li").evaluate(wide, ".grow"), "it has no status to leave room for"
     assert faults(page) == []
 
     plain = open_desk(f"/jobs/{job}/schedules/new/", java_script_enabled=False)
