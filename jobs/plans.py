@@ -433,7 +433,7 @@ RUN = Plan(
             "run",
             "Run",
             wait_for_end,
-            why="on every core, each line live",
+            why="each line of its output live, with its rank",
             icon="bi-cpu",
             limit=ANY_TIME,
             looks=True,

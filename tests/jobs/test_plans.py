@@ -170,6 +170,7 @@ def test_who_asks_for_a_run_or_cancels_it_is_told_what_of_it_stays(client, begun
     client.force_login(bob)
     asks = client.get(reverse("new-job", args=[begun_run.workspace.uuid])).content.decode()
     assert "belongs onto the shared filesystem, at $COXSWAIN_SHARED" in asks
+    assert "<small>each line of its output live, with its rank</small>" in asks, "a shell command is not on every core"
     assert "its own folder goes" in client.get(f"{begun_run.get_absolute_url()}cancel/").content.decode()
 
 
