@@ -21,6 +21,9 @@ def test_axe_finds_nothing(open_desk, portal):
         page.goto(f"{portal.url}/admin/{path}")
         found[path] = faults(page, [1280], preload=False)
     assert {path: said for path, said in found.items() if said} == {}
+    page.goto(f"{portal.url}/admin/tasks/task/queues/")
+    assert "coxswain-launch" in page.inner_text("#content")
+    assert faults(page, [320], preload=False) == [], "what is wide scrolls in its place"
 
 
 def test_axe_finds_nothing_on_the_pages_of_single_things(open_desk, portal, cluster):
