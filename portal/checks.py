@@ -92,6 +92,14 @@ def ready_for_production(**_: Any) -> list[CheckMessage]:
         found.append(
             Warning("The database is SQLite.", hint="Set DATABASE_URL=postgresql://… for a team.", id="portal.W001")
         )
+    if urlsplit(settings.PORTAL_URL).scheme != "https":
+        found.append(
+            Warning(
+                f"PORTAL_URL is {settings.PORTAL_URL}: passwords and cookies cross the network as they are.",
+                hint="Set PORTAL_URL=https://… and have a proxy end TLS: secure cookies and HSTS come of it.",
+                id="portal.W010",
+            )
+        )
     if settings.EMBEDDED_REDIS:
         found.append(Warning("Redis is the embedded one.", hint="Set REDIS_URL=redis://….", id="portal.W002"))
     if sys.platform != "linux":

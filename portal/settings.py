@@ -352,3 +352,5 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W003",  # CSRF cookie: the token lives in the session
     "models.W042",
 ]
+if _site.scheme != "https":  # portal.W010 says it in terms of the portal's own settings
+    SILENCED_SYSTEM_CHECKS += ["security.W004", "security.W008", "security.W012"]

@@ -127,3 +127,15 @@ def test_outputs_in_a_store_that_all_hosts_see_are_no_trouble(settings):
 def test_keys_that_were_generated_are_those_of_one_host(settings, given, found):
     settings.KEYS_ARE_GIVEN = given
     assert {one.id for one in ready_for_production()} & {"portal.W005"} == found
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"), [("http://portal.example.org", True), ("https://portal.example.org", False)]
+)
+def test_what_is_missing_for_tls_is_said_by_the_setting_that_brings_it(tmp_path, url, warned):
+    call = [sys.executable, ROOT / "manage.py", "check", "--deploy"]
+    env = {"PATH": os.environ["PATH"], "PORTAL_VAR": str(tmp_path / "var"), "PORTAL_URL": url}
+    said = subprocess.run(call, env=env, capture_output=True, text=True, check=True).stderr
+    assert ("portal.W010" in said) is warned
+    assert "SECURE_" not in said
+    assert "SESSION_COOKIE" not in said
