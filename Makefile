@@ -5,7 +5,7 @@
 help: ## Show this list
 	echo 'Coxswain. Needs Python 3.11 or newer, git and a package index; no root.'
 	echo
-	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-13s %s\n", $$1, $$2 }'
+	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: ## From nothing to a cluster on this machine and a real MPI job's output; EXIT=1 stops after it
 	exec bin/python manage.py demo $(if $(filter-out 0 no,$(EXIT)),--exit) $(ARGS)
