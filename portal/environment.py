@@ -23,7 +23,11 @@ def flag(name: str, *, default: bool) -> bool:
 
 
 def number(name: str, default: int) -> int:
-    return int(text(name) or default)
+    value = text(name)
+    try:
+        return int(value or default)
+    except ValueError:
+        raise ValueError(f"{name} must be a whole number, and is {value!r}") from None
 
 
 def words(name: str) -> list[str]:

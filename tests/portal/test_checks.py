@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from portal import environment
 from portal.checks import ready_for_production, settings_are_sane
 from tests.running import ROOT
 
@@ -139,3 +140,10 @@ def test_what_is_missing_for_tls_is_said_by_the_setting_that_brings_it(tmp_path,
     assert ("portal.W010" in said) is warned
     assert "SECURE_" not in said
     assert "SESSION_COOKIE" not in said
+
+
+@pytest.mark.parametrize("value", ["1d", "1.5", "ten"])
+def test_a_setting_that_is_no_number_is_named(monkeypatch, value):
+    monkeypatch.setenv("PORTAL_RUN_MINUTES", value)
+    with pytest.raises(ValueError, match=f"^PORTAL_RUN_MINUTES must be a whole number, and is '{value}'"):
+        environment.number("PORTAL_RUN_MINUTES", 1440)
