@@ -95,10 +95,14 @@ class ClusterQuerySet(AccessQuerySet["Cluster"]):
         begun = Cluster.objects.filter(pk=OuterRef("pk"), tasks__isnull=False).order_by()
         return self.filter(~Exists(begun), dedicated=True, status=Cluster.Status.NEW)
 
-    def free(self) -> ClusterQuerySet:
-        """Those that something may begin on: RUNNING with all of their nodes, and nobody on them."""
+    def ready(self) -> ClusterQuerySet:
+        """Those on which runs can be: RUNNING with all of their nodes."""
         lost = Node.objects.lost().filter(cluster=OuterRef("pk")).order_by()
-        return self.filter(~Exists(lost), status=Cluster.Status.RUNNING, occupied_by=None)
+        return self.filter(~Exists(lost), status=Cluster.Status.RUNNING)
+
+    def free(self) -> ClusterQuerySet:
+        """Those that something may begin on now: nobody is on them."""
+        return self.ready().filter(occupied_by=None)
 
     def opening_terminals(self) -> ClusterQuerySet:
         """As `Cluster.opens_terminals`."""

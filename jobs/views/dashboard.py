@@ -145,7 +145,7 @@ def _runs(workspaces: tuple[int, ...], these: list[int], mine: list[int] | None,
 @prepared
 def _clusters(workspaces: list[int]) -> QuerySet[Any]:
     there = Cluster.objects.filter(workspace__in=workspaces).live()
-    running = _count(there.filter(status=Cluster.Status.RUNNING))
+    running = _count(there.ready())
     rows = there.annotate(count_running=running).with_lost_nodes()
     return rows.order_by(Cluster.objects.warned_first(), "-pk")[:SHOWN]
 
