@@ -92,3 +92,15 @@ def test_files_are_compressed_and_cached_for_ever(portal):
         with urllib.request.urlopen(request) as answer:
             assert answer.headers["Content-Encoding"] == "br", address
             assert "immutable" in answer.headers["Cache-Control"], address
+
+
+def test_a_long_command_in_the_audit_leaves_room_for_who_and_from_where(open_desk, portal, lab, cluster):
+    url = f"{portal.url}/examples/hostnames"
+    command = f"hostnames.py{300 * ' word'}"
+    portal.call("make_job", workspace=lab, cluster=cluster, name="wordy", git_url=url, command=command)
+    page = open_desk("/organization/audit/")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    row = page.locator("tr:has-text('created job')", has_text="wordy").first
+    for cell in ("Who", "From"):
+        height = row.locator(f"[data-l={cell}] > span").bounding_box()["height"]
+        assert height < 70, f"{cell} is {height} pixels high, where two lines or three would do"
