@@ -511,3 +511,11 @@ def test_without_a_mail_server_nobody_is_told_to_look_into_their_mail(client, se
     assert ("A link is sent to your address." in asked) is goes_out
     assert ("is on its way" in done) is goes_out
     assert ("it has no mail server" in done) is not goes_out
+
+
+def test_who_may_not_even_look_is_not_told_that_they_may(client, bob, lab):
+    client.force_login(bob)
+    answer = client.get(reverse("audit"))
+    assert answer.status_code == 403
+    assert "Your role does not allow this" in words(answer)
+    assert "may look" not in words(answer)
