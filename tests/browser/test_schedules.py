@@ -50,7 +50,7 @@ def test_a_schedule_is_made_by_keyboard_runs_and_is_deactivated(open_desk, porta
     page.wait_for_load_state()
     expect(page.locator("#schedule-state")).to_contain_text("Not active")
     page.goto(f"{portal.url}/jobs/{job}/")
-    expect(page.locator("#schedule-list")).to_contain_text("Not active")
+    expect(page.locator("#schedule-list")).to_contain_text("Not active. In the name of Alice.")
     wide = "(one, part) => one.querySelector(part).offsetWidth > 0.8 * one.offsetWidth"
     assert page.locator("#schedule-list .feed > li").evaluate(wide, ".grow"), "it has no status to leave room for"
     assert faults(page) == []
