@@ -218,6 +218,7 @@ def keep(keeper, begun, told=None):
     keeper.command = os.fork()
     if not keeper.command:
         os.close(begun)
+        os.close(readable)
         become(keeper, own, writable)
     os.close(writable)
     os.read(readable, 1)  # until it is a group, and hears signals: those that were sent before would be lost
