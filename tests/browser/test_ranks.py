@@ -344,7 +344,8 @@ def test_500_ranks_cost_no_long_task_and_a_bounded_page(portal, browser, open_de
     longest = longest_task(browser.stop_tracing())
     plain = open_desk("/")
     browser.start_tracing(page=plain, categories=["toplevel"])
-    assert plain.evaluate(ROWS) > 0
+    for _ in range(4):  # a page's first task may be over before it is traced
+        assert plain.evaluate(ROWS) > 0
     floor = longest_task(browser.stop_tracing(), by=max)
     assert longest <= 3 * floor, f"{longest:.0f} ms, and {floor:.0f} ms for 1,000 plain rows"
     assert page.locator("*").count() < 40_000
