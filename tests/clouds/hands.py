@@ -201,7 +201,8 @@ def give(cloud, where, folder):
     if user is not None:
         for top, names, files in os.walk(folder):
             for name in (".", *names, *files):
-                os.chown(os.path.join(top, name), user, user, follow_symlinks=False)
+                with contextlib.suppress(FileNotFoundError):  # a program there makes and renames files
+                    os.chown(os.path.join(top, name), user, user, follow_symlinks=False)
 
 
 def of_people(folder):
