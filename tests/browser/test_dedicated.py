@@ -92,7 +92,7 @@ def test_it_is_asked_for_and_cancelled_while_it_is_made_without_javascript(open_
     assert "It has hostnames.py." in page.text_content("#checked")
     assert page.input_value("[name=command]") == "hostnames.py"
     page.click("button[value=drop]")
-    assert page.locator("select[name=cluster]").count() == 1
+    expect(page.locator("select[name=cluster]")).to_have_count(1)
     page.click("button[value=own]")
     page.fill("[name=own-node_count]", "2")
     page.click("#create")

@@ -138,13 +138,13 @@ def test_filters_work_without_a_script(open_desk, lab, made):
     page.select_option("[name=status]", "failed")
     page.select_option("[name=days]", "7")
     page.click("text=Find")
-    assert "status=failed" in page.url
-    assert page.locator(f"#run-{made['run']}").count() == 1
+    page.wait_for_url("**status=failed**")
+    expect(page.locator(f"#run-{made['run']}")).to_have_count(1)
     page.select_option("[name=status]", "new")
     page.click("text=Find")
-    assert "Nothing found" in page.text_content("main")
+    expect(page.locator("main")).to_contain_text("Nothing found")
     page.click("text=Show all")
-    assert page.url.endswith("/runs/")
+    page.wait_for_url("**/runs/")
 
 
 def test_the_sums_of_a_cluster_follow_what_is_chosen(open_desk, lab, cluster):

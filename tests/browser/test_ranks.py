@@ -278,7 +278,7 @@ def test_words_far_away_are_found_and_a_line_has_an_address(open_desk, page, tas
         assert int(rows(other)[0][0]) > 30_000
     other.get_by_label("Find in output").fill("needle")
     other.click("button:has-text('Search all')")
-    assert other.locator(".hits li").count() == 2
+    expect(other.locator(".hits li")).to_have_count(2)
     other.click("text=Line 1")
     assert "needle" in other.text_content("#L1")
 
