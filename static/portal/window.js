@@ -562,6 +562,7 @@ class OutputWindow extends Frames {
   }
 
   end() {
+    this.log.focus(); // what was pressed is gone
     if (!this.moving) return this.jump();
     this.following = true;
     this.toEnd();

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import rows
 from tests.running import until
@@ -122,13 +123,16 @@ def test_a_burst_leaves_a_window_and_says_what_is_not_in_it(page, say):
 def test_somebody_who_reads_further_up_is_left_alone(page, say):
     say("".join(f"line {n}\n" for n in range(200)))
     page.wait_for_selector(".ln .no:text-is('200')")
+    place = page.locator(".log").bounding_box()
     page.eval_on_selector(".log", "log => { log.scrollTop = 300 }")
     page.wait_for_selector(".follow:visible")
+    assert page.locator(".log").bounding_box() == place, "what is about to be pressed stays under the pointer"
     before = page.eval_on_selector(".log", "log => log.scrollTop")
     say("more\n" * 50)
     page.wait_for_selector(".ln .no:text-is('250')", state="attached")
     assert page.eval_on_selector(".log", "log => log.scrollTop") == before
     page.click(".follow")
+    expect(page.locator(".log")).to_be_focused()
     assert page.eval_on_selector(".log", "log => log.scrollHeight - log.scrollTop - log.clientHeight") < 2
 
 
