@@ -56,13 +56,19 @@ def kept(about):
     return type(about).objects.filter(pk=about.pk).values().get()
 
 
-@pytest.mark.parametrize("name", ["edit-job", "edit-schedule", "edit-template", "excluded-days"])
-def test_what_was_changed_since_a_form_was_opened_is_told_once(client, bob, forms, name):
-    about, typed, by_another = forms[name]
+def overtaken(client, bob, name, about, by_another):
+    """The address of a form, and what is hidden in it, as bob had it before somebody else changed what it is about."""
     address = reverse(name, args=[about.uuid])
     client.force_login(bob)
     opened = hidden(client.get(address).content.decode())
     by_another()
+    return address, opened
+
+
+@pytest.mark.parametrize("name", ["edit-job", "edit-schedule", "edit-template", "excluded-days"])
+def test_what_was_changed_since_a_form_was_opened_is_told_once(client, bob, forms, name):
+    about, typed, by_another = forms[name]
+    address, opened = overtaken(client, bob, name, about, by_another)
     before = kept(about)
     answer = client.post(address, opened | typed)
     assert "It was changed since you opened this." in words(answer)
@@ -77,10 +83,7 @@ def test_what_was_changed_since_a_form_was_opened_is_told_once(client, bob, form
 @pytest.mark.parametrize("name", ["edit-job", "edit-schedule", "edit-template", "excluded-days"])
 def test_a_form_with_another_mistake_in_it_tells_it_too(client, bob, forms, name):
     about, typed, by_another = forms[name]
-    address = reverse(name, args=[about.uuid])
-    client.force_login(bob)
-    opened = hidden(client.get(address).content.decode())
-    by_another()
+    address, opened = overtaken(client, bob, name, about, by_another)
     wrong = {field: "no such" for field in typed if field in ("git_url", "cron", "days")}
     answer = client.post(address, opened | typed | wrong)
     assert "It was changed since you opened this." in words(answer)
