@@ -77,7 +77,7 @@ class Find {
   tell() {
     const place = this.view.root.querySelector("[data-hits]");
     if (!this.query) place.textContent = "";
-    else if (!this.hits.length) place.textContent = "not in the lines shown";
+    else if (!this.hits.length) place.textContent = "Not in the lines shown";
     else place.textContent = `${this.at + 1 || "–"} of ${number(this.hits.length)} in the lines shown`;
   }
 }

@@ -142,9 +142,12 @@ def test_keys_find_lines_only_while_the_output_has_the_focus(page, say):
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.name") != "find"
     page.focus(".log")
+    button = page.get_by_role("button", name="Search all")
+    place = button.bounding_box()
     page.keyboard.press("/")
     page.keyboard.type("NEEDLE")
     page.wait_for_selector("[data-hits]:has-text('1 of 2 in the lines shown')")
+    assert button.bounding_box() == place, "it does not go away from under the pointer"
     page.keyboard.press("Enter")
     page.wait_for_selector("[data-hits]:has-text('2 of 2')")
     assert "needle four" in page.text_content(".is-here")
